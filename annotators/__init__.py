@@ -1,0 +1,16 @@
+"""Media and text -> signals. One module per thing measured; nothing here knows of Beam or thresholds."""
+
+#: name in the config -> "module:class". Loaded where used.
+ANNOTATORS = {
+    "clean": "annotators.clean:Clean",
+    "quality": "annotators.quality:Quality",
+    "language": "annotators.language:Language",
+    "minhash": "annotators.minhash:MinHash",
+    "ngrams": "annotators.ngrams:Ngrams",
+    "facts": "annotators.facts:Facts",
+    "motion": "annotators.motion:Motion",
+    "overlay": "annotators.overlay:Overlay",
+    "alignment": "annotators.alignment:Alignment",
+    "video_alignment": "annotators.alignment:VideoAlignment",
+    "fingerprint": "annotators.fingerprint:Fingerprint",
+}

@@ -1,0 +1,79 @@
+"""Names, fingerprints and chance, all from blake2b."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+def canonical_json(value: Any) -> bytes:
+    """`value` as JSON with sorted keys, fixed separators and a newline at the end: the same value, the same bytes.
+
+    Raises ValueError for NaN and infinities, which JSON has no words for.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def digest(*parts: bytes, size: int = 16) -> bytes:
+    """blake2b of `parts`, each preceded by its length so that no two lists of parts run together."""
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.digest()
+
+
+def fingerprint(value: Any) -> str:
+    """32 hex digits that stand for a JSON value."""
+    return digest(canonical_json(value)).hex()
+
+
+def sample_key(source: str, container: str, position: str, media_sha256: str, text: str) -> str:
+    """The name of a sample: 26 characters [a-z2-7], no dot.
+
+    A function of what the sample is and where it lies in its source, never of run order.
+    """
+    text_hash = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    parts = (p.encode("utf-8", "surrogatepass") for p in (source, container, position, media_sha256, text_hash))
+    return base64.b32encode(digest(*parts)).decode().lower().rstrip("=")
+
+
+def draws(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.uint64]:
+    """uint64 (n,): one uniform draw a key, a function of (seed, key, purpose) and nothing else."""
+    head = hashlib.blake2b(f"{seed}\x00{purpose}\x00".encode(), digest_size=8)
+    values = []
+    for key in keys:
+        state = head.copy()
+        state.update(key.encode())
+        values.append(int.from_bytes(state.digest(), "little"))
+    return np.array(values, dtype=np.uint64)
+
+
+def uniform(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.float64]:
+    """float64 (n,) in [0, 1): `draws` as fractions."""
+    return (draws(seed, keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a local file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def rows_fingerprint(ids: pa.Array | pa.ChunkedArray) -> str:
+    """32 hex digits that stand for an ordered column of ids (binary or string)."""
+    state = hashlib.blake2b(digest_size=16)
+    for value in ids.to_pylist():
+        part = value.encode() if isinstance(value, str) else value
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()

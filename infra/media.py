@@ -1,0 +1,80 @@
+"""The words that annotators and the decoder share: where media lies, which frames are wanted, what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Modality = Literal["video", "image", "multi_image", "text"]
+MODALITIES: tuple[Modality, ...] = ("video", "image", "multi_image", "text")
+
+
+@dataclass(frozen=True)
+class MediaRef:
+    """One medium as a byte range: `uri` is a path or fsspec URI, `length` < 0 means to the end."""
+
+    uri: str
+    offset: int = 0
+    length: int = -1
+    start_s: float = 0.0
+    end_s: float = -1.0  # < 0: to the end
+    kind: Literal["video", "image"] = "video"
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """Which frames of a video an annotator wants, and at which size. An image always gives its one frame.
+
+    times "middle": the one frame nearest half the duration.
+    times "uniform": `count` frames at the centres of `count` equal parts of the duration.
+    times "rate": `fps` frames a second from 0, plus the first and the last frame when `ends`;
+        when that makes more than `count`, `count` of them spread evenly.
+    fit "short"/"long": that side becomes `size` pixels, the aspect is kept, never enlarged;
+        "skew": exactly size × size, aspect ignored.
+    """
+
+    times: Literal["middle", "uniform", "rate"]
+    size: int
+    fit: Literal["short", "long", "skew"]
+    count: int = 1
+    fps: float = 1.0
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class Frames:
+    """pixels: uint8 RGB (n, height, width, 3); times: float64 (n,), seconds from the start, ascending."""
+
+    pixels: NDArray[np.uint8]
+    times: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What one pass over one medium gave. `error` is set when it failed ("kind: detail"); the rest is then empty."""
+
+    header: Mapping[str, Any] = field(default_factory=dict)
+    frames: Mapping[str, Frames] = field(default_factory=dict)  # by annotator name
+    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by annotator name
+    error: str | None = None
+
+
+class StreamObserver(Protocol):
+    """Runs beside the decoder, in its process: sees every decoded frame once, in presentation order.
+
+    Instances travel to the decoder's process by pickle, before `start`.
+    """
+
+    export_motion_vectors: bool
+
+    def start(self, header: Mapping[str, Any]) -> None: ...
+
+    def frame(self, frame: Any) -> None:
+        """`frame` is an av.VideoFrame; it is only valid during the call."""
+
+    def finish(self) -> Mapping[str, Any]:
+        """Plain scalars, by column name; may hold "error": str."""
