@@ -1,0 +1,179 @@
+"""The tables: their schemas with versions, and the one way they are written, so that equal rows are equal bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra import storage
+
+#: Raised whenever a column's meaning or type changes.
+VERSION = 1
+
+MEDIUM = pa.struct(
+    [
+        ("uri", pa.string()),  # relative to the source's root
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),  # < 0: to the end
+        ("sha256", pa.string()),  # of the bytes; "" where they could not be read
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("modality", pa.string()),
+        ("source", pa.string()),
+        ("container", pa.string()),
+        ("position", pa.string()),
+        ("media", pa.list_(MEDIUM)),
+        ("text", pa.string()),  # raw; null: there is none
+        ("licence", pa.string()),
+        ("origin", pa.string()),
+        ("extra", pa.string()),  # the rest of the row, as canonical JSON
+        ("error", pa.string()),  # set: failed at ingest, with why
+    ]
+)
+
+OTHER_REASON = pa.struct(
+    [("filter", pa.string()), ("reason", pa.string()), ("value", pa.float64()), ("threshold", pa.float64())]
+)
+
+VERDICTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("modality", pa.string()),
+        ("source", pa.string()),
+        ("outcome", pa.string()),  # kept, dropped, duplicate, failed
+        ("filter", pa.string()),  # the filter that dropped it, "duplicates", "resample", or the stage that failed
+        ("reason", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("duplicate_of", pa.string()),
+        ("keep_probability", pa.float64()),
+        ("others", pa.list_(OTHER_REASON)),  # every other failing filter among those measured
+    ]
+)
+
+DUPLICATES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("row", pa.uint64()),
+        ("survivor", pa.string()),  # key; the row's own where it survives
+        ("component", pa.uint64()),  # smallest row id of the group
+        ("similarity", pa.float64()),  # of the strongest edge: cosine, matched share, or estimated Jaccard
+        ("match", pa.string()),  # key at the other end of that edge
+        ("start_s", pa.float64()),  # matched span in this sample, videos only
+        ("end_s", pa.float64()),
+        ("match_start_s", pa.float64()),  # and in the other
+        ("match_end_s", pa.float64()),
+    ]
+)
+
+MEMBERS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),  # of the first member's header block
+        ("size", pa.int64()),  # to the end of the last member's padding
+        ("members", pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))),
+        ("modality", pa.string()),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("kind", pa.string()),  # what the text is: caption, document, conversation kinds
+        ("language", pa.string()),
+        ("tokens", pa.int64()),
+        ("seconds", pa.float64()),
+        ("bytes", pa.int64()),
+    ]
+)
+
+SCHEMAS = {
+    "samples": SAMPLES,
+    "verdicts": VERDICTS,
+    "duplicates": DUPLICATES,
+    "members": MEMBERS,
+}
+
+_INPUT = b"reelmill.input"
+_RETRY = b"reelmill.retry"
+
+
+def to_bytes(table: pa.Table, *, fingerprint: str = "", retry: bool = False, groups: Sequence[int] = ()) -> bytes:
+    """`table` as Parquet, the same bytes for the same rows however it was chunked.
+
+    fingerprint: of the inputs, kept in the footer; `retry` marks a result that the next run must redo.
+    groups: row counts of the row groups, in order; by default one group.
+    """
+    metadata = dict(table.schema.metadata or {})
+    metadata[b"reelmill.version"] = str(VERSION).encode()
+    if fingerprint:
+        metadata[_INPUT] = fingerprint.encode()
+    if retry:
+        metadata[_RETRY] = b"1"
+    table = table.replace_schema_metadata(metadata).combine_chunks()
+    sink = io.BytesIO()
+    writer = pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=3,
+        version="2.6",
+        data_page_version="1.0",
+        use_dictionary=True,
+        write_statistics=True,
+        write_page_index=False,
+        store_schema=True,
+    )
+    with writer:
+        start = 0
+        for count in groups or (table.num_rows,):
+            writer.write_table(table.slice(start, count), row_group_size=max(count, 1))
+            start += count
+    return sink.getvalue()
+
+
+def write(uri: str, table: pa.Table, *, fingerprint: str = "", retry: bool = False, groups: Sequence[int] = ()) -> None:
+    """Write a table whole (see `to_bytes`, `storage.write_bytes`)."""
+    storage.write_bytes(uri, to_bytes(table, fingerprint=fingerprint, retry=retry, groups=groups))
+
+
+def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole table, or some of its columns."""
+    with storage.open_read(uri) as file:
+        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns), use_threads=False)
+
+
+def read_group(uri: str, group: int) -> pa.Table:
+    """One row group of a table."""
+    with storage.open_read(uri) as file:
+        return pq.ParquetFile(file).read_row_group(group, use_threads=False)
+
+
+def footer(uri: str) -> tuple[str, int, bool] | None:
+    """(input fingerprint, rows, to be redone) of a committed table; None when there is none or it is damaged."""
+    if not storage.is_file(uri):
+        return None
+    with storage.open_read(uri) as file:
+        try:
+            metadata = pq.ParquetFile(file).metadata
+        except pa.ArrowInvalid:
+            return None
+    pairs: Mapping[bytes, bytes] = metadata.metadata or {}
+    return pairs.get(_INPUT, b"").decode(), metadata.num_rows, _RETRY in pairs
+
+
+def is_done(uri: str, fingerprint: str) -> bool:
+    """Whether a task's result is there, made from these very inputs, and need not be redone."""
+    found = footer(uri)
+    return found is not None and found[0] == fingerprint and not found[2]
+
+
+def empty(schema: pa.Schema) -> pa.Table:
+    """A table without rows."""
+    return pa.Table.from_batches([], schema=schema)
