@@ -1,0 +1,460 @@
+"""Loading models: one intra-op thread, pinned weights, one instance per process.
+
+Nothing is fetched unless the config asks for it by name: an open_clip tag, an `hf-hub:` model, or a TorchScript file
+by URL. A TorchScript file holds code, so it is loaded only when its sha256 is the pinned one, and from the very bytes
+that were hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import ConfigError, MissingExtra, StageError
+from infra.hashing import file_sha256
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+#: open_clip's names for weights that are wholly in one type.
+_PRECISION = {"float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"}
+#: Names under which open_clip looks for weights in a folder, best first.
+_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+_CONFIG = "open_clip_config.json"
+_CACHE = "~/.cache/reelmill/models"
+_loading = threading.RLock()
+_Loader = TypeVar("_Loader", bound=Callable[..., Any])
+
+
+def _once(load: _Loader) -> _Loader:
+    """Cache by arguments; threads that ask together wait for the one that loads."""
+    cached = lru_cache(maxsize=8)(load)
+
+    def locked(*arguments: Any) -> Any:
+        with _loading:
+            return cached(*arguments)
+
+    return locked  # type: ignore[return-value]
+
+
+def torch(purpose: str = "this model") -> Any:
+    """The torch module, set to one intra-op thread: with more, results change with the shape of the batch.
+
+    Raises MissingExtra.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra("torch", "models", purpose)
+    import torch as module
+
+    if module.get_num_threads() != 1:
+        module.set_num_threads(1)
+    return module
+
+
+def torchvision(purpose: str = "this model") -> Any:
+    """The torchvision module.
+
+    Its wheel from the package index is built for CUDA and cannot be imported beside a CPU build of torch, because the
+    schemas of two operators are then unknown. Only in that case they are declared first; transforms and models work,
+    the operators themselves do not. Raises MissingExtra.
+    """
+    library = torch(purpose).library
+    if importlib.util.find_spec("torchvision") is None:
+        raise MissingExtra("torchvision", "models", purpose)
+    try:
+        import torchvision as module
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            try:
+                library.define(f"torchvision::{operator}", schema)
+            except RuntimeError:  # the half-finished import had declared this one already
+                continue
+        import torchvision as module
+    return module
+
+
+def open_clip(purpose: str = "alignment") -> Any:
+    """The open_clip module. Raises MissingExtra."""
+    torchvision(purpose)
+    if importlib.util.find_spec("open_clip") is None:
+        raise MissingExtra("open_clip_torch", "models", purpose)
+    import open_clip as module
+
+    return module
+
+
+def check_device(device: Device) -> Any:
+    """The torch device; on CUDA, arithmetic is set to be repeatable. Raises ConfigError when there is none."""
+    module = torch()
+    if device == "cuda":
+        if not module.cuda.is_available():
+            raise ConfigError("device cuda is asked for, but torch sees no CUDA device", hint="set device: cpu")
+        module.backends.cudnn.benchmark = False
+        module.backends.cudnn.deterministic = True
+        module.backends.cuda.matmul.allow_tf32 = False
+        module.backends.cudnn.allow_tf32 = False
+    return module.device(device)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def check_sha256(sha256: str) -> str:
+    """`sha256` in lower case. Raises ValueError unless it is 64 hex digits."""
+    lower = sha256.lower()
+    if len(lower) != 64 or set(lower) - set("0123456789abcdef"):
+        raise ValueError(f"a sha256 is 64 hex digits, not {sha256!r}")
+    return lower
+
+
+def fetch(place: str, sha256: str, cache: str | None = None) -> bytes:
+    """The bytes of a pinned file.
+
+    place: a local path, or an http(s) URL, which is downloaded once into the folder `cache` (by default
+    ~/.cache/reelmill/models) under its sha256 and read from there afterwards.
+    Raises ConfigError when the bytes are not the pinned ones or the path is missing, StageError when the download
+    fails.
+    """
+    sha256 = check_sha256(sha256)
+    if not place.startswith(("http://", "https://")):
+        data = _read(Path(place).expanduser())
+    else:
+        kept = Path(cache or _CACHE).expanduser() / sha256
+        if kept.is_file():
+            data = kept.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha256:
+                return data
+        data = _download(place)
+        if hashlib.sha256(data).hexdigest() == sha256:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_name(f"{kept.name}.{os.getpid()}.{threading.get_ident()}.part")
+            temporary.write_bytes(data)
+            temporary.replace(kept)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise ConfigError(
+            f"{place} is not the pinned file: its sha256 is {found}, the config says {sha256}",
+            hint="pin the sha256 that a trusted source publishes for this file",
+        )
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the weights {path}: {error.strerror}") from None
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            body: bytes = answer.read()
+            return body
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise StageError(
+            f"cannot download {url}: {error}",
+            hint="download the file elsewhere and give its path; its sha256 stays the same",
+        ) from None
+
+
+# --- TorchScript ------------------------------------------------------------------------------------------------------
+
+
+@_once
+def load_script(place: str, sha256: str, device: Device = "cpu", cache: str | None = None) -> Any:
+    """A TorchScript module in evaluation mode from a path or URL, after its sha256 has been checked.
+
+    Raises ConfigError, StageError (see `fetch`) and MissingExtra.
+    """
+    library = torch("a TorchScript model")
+    data = fetch(place, sha256, cache)
+    try:
+        module = library.jit.load(io.BytesIO(data), map_location=check_device(device))
+    except RuntimeError as error:
+        raise ConfigError(f"{place} is not a TorchScript file: {_first_line(error)}") from None
+    return module.eval()
+
+
+# --- open_clip --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Which CLIP.
+
+    model: "local-dir:PATH" (a folder with open_clip_config.json and open_clip_model.safetensors), "hf-hub:ORG/NAME",
+        or an architecture that open_clip knows ("ViT-B-32").
+    pretrained: for an architecture: a weights file or an open_clip tag ("laion2b_s34b_b79k").
+    sha256: the weights must have this hash; None takes them as they are.
+    cache: where tags and hub models are downloaded to; None is the libraries' own folder.
+    """
+
+    model: str
+    pretrained: str | None = None
+    sha256: str | None = None
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """model: `ClipSource.model` with a hub name replaced by its folder; config: open_clip's JSON for it;
+    weights: the file; sha256: of that file."""
+
+    model: str
+    config: dict[str, Any]
+    weights: Path
+    sha256: str
+
+
+def clip_input_size(source: ClipSource) -> int:
+    """The side in pixels to which a picture's short side is brought. Reads JSON only, for local models and
+    architectures without importing torch."""
+    config = _clip_config(source)
+    size = config["vision_cfg"].get("image_size", 224)
+    return max(size) if isinstance(size, list) else int(size)
+
+
+def _clip_config(source: ClipSource) -> dict[str, Any]:
+    """embed_dim, vision_cfg, text_cfg; a folder's preprocess_cfg is added under that name."""
+    folder = _clip_folder(source)
+    if folder is None:
+        spec = importlib.util.find_spec("open_clip")
+        if spec is None or spec.origin is None:
+            raise MissingExtra("open_clip_torch", "models", "alignment")
+        path = Path(spec.origin).parent / "model_configs" / f"{source.model.replace('/', '-')}.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"open_clip has no architecture {source.model!r}",
+                hint='a model of your own is given as "local-dir:PATH"',
+            )
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config
+    path = folder / _CONFIG
+    try:
+        both = json.loads(path.read_text(encoding="utf-8"))
+        return {**both["model_cfg"], "vision_cfg": both["model_cfg"]["vision_cfg"], **_only(both, "preprocess_cfg")}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not an open_clip config: {error!r}") from None
+
+
+def _only(mapping: dict[str, Any], name: str) -> dict[str, Any]:
+    return {name: mapping[name]} if name in mapping else {}
+
+
+def _clip_folder(source: ClipSource) -> Path | None:
+    """The folder of a local or hub model; the hub's is filled first. None for an architecture."""
+    kind, _, rest = source.model.partition(":")
+    if kind == "local-dir":
+        folder = Path(rest).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"model folder not found: {folder}")
+        return folder
+    if kind == "hf-hub":
+        return _hub_folder(rest, source.cache)
+    if rest:
+        raise ConfigError(
+            f"unknown kind of model {source.model!r}", hint='"local-dir:PATH", "hf-hub:ORG/NAME" or a name'
+        )
+    return None
+
+
+@_once
+def _hub_folder(name: str, cache: str | None) -> Path:
+    hub = open_clip().pretrained
+    try:
+        config = hub.download_pretrained_from_hf(name, filename=_CONFIG, cache_dir=cache)
+        hub.download_pretrained_from_hf(name, cache_dir=cache)
+    except OSError as error:
+        raise _offline(f"hf-hub:{name}", error) from None
+    return Path(config).parent
+
+
+def _offline(what: str, error: BaseException) -> StageError:
+    return StageError(
+        f"cannot download {what}: {_first_line(error)}",
+        hint='download it where there is a network and give it as model: "local-dir:PATH"',
+    )
+
+
+@_once
+def clip_files(source: ClipSource) -> ClipFiles:
+    """Find (for a tag or hub model: download) the files of a model and check the pinned sha256.
+
+    Raises ConfigError, StageError and MissingExtra.
+    """
+    config = _clip_config(source)
+    folder = _clip_folder(source)
+    if folder is None:
+        model, weights = source.model, _architecture_weights(source)
+    else:
+        if source.pretrained is not None:
+            raise ConfigError("pretrained goes with an architecture's name; a folder or hub model has its own weights")
+        model, weights = f"local-dir:{folder}", _folder_weights(folder)
+    sha256 = file_sha256(weights)
+    if source.sha256 is not None and sha256 != check_sha256(source.sha256):
+        raise ConfigError(f"{weights} is not the pinned file: its sha256 is {sha256}, the config says {source.sha256}")
+    return ClipFiles(model, config, weights, sha256)
+
+
+def _folder_weights(folder: Path) -> Path:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"{folder} holds no weights", hint=f"open_clip expects {_WEIGHTS[0]} in it")
+
+
+def _architecture_weights(source: ClipSource) -> Path:
+    if source.pretrained is None:
+        raise ConfigError(f"model {source.model} needs pretrained: a weights file or an open_clip tag")
+    if Path(source.pretrained).expanduser().is_file():
+        return Path(source.pretrained).expanduser()
+    hub = open_clip().pretrained
+    tag = hub.get_pretrained_cfg(source.model, source.pretrained)
+    if not tag:
+        known = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
+        raise ConfigError(
+            f"{source.pretrained!r} is neither a file nor a tag of {source.model}", hint=f"its tags: {known}"
+        )
+    try:
+        return Path(hub.download_pretrained(tag, cache_dir=source.cache))
+    except (OSError, RuntimeError) as error:
+        raise _offline(f"{source.model} {source.pretrained}", error) from None
+
+
+class Clip:
+    """A loaded CLIP: pictures and texts to unit vectors.
+
+    batch: how many rows pass through the model at once. The shape of a batch changes the last bits of its results
+        (measured with open_clip on one CPU thread: about 2e-6), so a batch is always full: the last one is padded.
+        With 1, the default, a row cannot depend on its neighbours by construction.
+    """
+
+    def __init__(self, model: Any, preprocess: Any, tokenizer: Any, device: Any, dtype: Any, batch: int) -> None:
+        self._model, self._preprocess, self._tokenizer = model, preprocess, tokenizer
+        self._device, self._dtype, self._batch = device, dtype, batch
+
+    def encode_images(self, pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """pictures: uint8 RGB (height, width, 3), any size; they go through open_clip's own evaluation transform.
+        Returns float64 (n, d), rows of length 1, or NaN where the model gave no finite, non-zero vector."""
+        from PIL import Image
+
+        def prepared(part: list[NDArray[np.uint8]]) -> Any:
+            rows = [self._preprocess(Image.fromarray(np.ascontiguousarray(picture))) for picture in part]
+            return torch().stack(rows).to(self._dtype)
+
+        return self._encode(pictures, prepared, self._model.encode_image)
+
+    def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float64]:
+        """Like `encode_images`, for texts; what exceeds the model's context is cut off, as open_clip does."""
+        return self._encode(texts, self._tokenizer, self._model.encode_text)
+
+    def _encode(
+        self, rows: Iterable[Any], prepare: Callable[[list[Any]], Any], run: Callable[[Any], Any]
+    ) -> NDArray[np.float64]:
+        parts = []
+        with torch().inference_mode():
+            for part in _groups(rows, self._batch):
+                inputs = prepare(part).to(self._device)
+                padding = inputs[-1:].repeat(self._batch - len(part), *[1] * (inputs.ndim - 1))
+                vectors = run(torch().cat([inputs, padding]))
+                parts.append(vectors.float().cpu().numpy()[: len(part)])
+        return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, 0))
+
+
+def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """float64 (n, d): each row divided by its length, or all NaN where that cannot be done."""
+    rows = np.ascontiguousarray(vectors, np.float64)
+    lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    usable = np.isfinite(lengths) & (lengths > 0)
+    unit: NDArray[np.float64] = np.where(usable, rows, np.nan) / np.where(usable, lengths, 1.0)
+    return unit
+
+
+def _groups(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@_once
+def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float32", batch: int = 1) -> Clip:
+    """The model, once per process. Raises ConfigError, StageError and MissingExtra."""
+    library, clip = torch("alignment"), open_clip()
+    from safetensors import SafetensorError
+
+    files = clip_files(source)
+    place = check_device(device)
+    # open_clip reports every step and every unknown size to the root logger; what matters comes as an error.
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        model, preprocess = clip.create_model_from_pretrained(
+            files.model,
+            pretrained=_pretrained(source),
+            precision=_PRECISION[dtype],
+            device=place,
+            cache_dir=source.cache,
+        )
+        tokenizer = clip.get_tokenizer(files.model, cache_dir=source.cache)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ConfigError(f"open_clip cannot load {source.model}: {_first_line(error)}") from None
+    finally:
+        logging.getLogger().setLevel(level)
+    return Clip(model.eval(), preprocess, tokenizer, place, getattr(library, dtype), batch)
+
+
+def _pretrained(source: ClipSource) -> str | None:
+    """`source.pretrained` with ~ filled in when it is a file."""
+    if source.pretrained is None or not Path(source.pretrained).expanduser().is_file():
+        return source.pretrained
+    return str(Path(source.pretrained).expanduser())
+
+
+def clip_maker(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> dict[str, object]:
+    """What the vectors of this model depend on, without any path: the config, the weights' sha256, and, where they
+    differ from the CPU's reference, device, type and batch shape."""
+    files = clip_files(source)
+    maker: dict[str, object] = {"weights_sha256": files.sha256, "config": files.config}
+    if files.model == source.model and not source.model.startswith("local-dir:"):
+        # A tag also sets normalisation and resizing.
+        tag = source.pretrained if _pretrained(source) == source.pretrained else None
+        maker |= {"architecture": source.model, "tag": tag}
+    return maker | {"device": device, "dtype": dtype, "batch": batch}
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
