@@ -1,0 +1,150 @@
+"""Clean text: what every later reader of a caption or document sees. The raw text stays in the samples."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from annotators import text as words
+from infra.config import Strict
+from infra.media import MODALITIES, Decoded
+
+# Element names of HTML. Anything else in angle brackets ("5 < 6", "<unk>", "List<String>") is text.
+_TAGS = (
+    "a|abbr|article|b|big|blockquote|body|br|button|center|cite|code|dd|div|dl|dt|em|figcaption|figure|font|footer|"
+    "form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li|link|main|mark|meta|nav|ol|p|pre|q|s|section|"
+    "small|span|strike|strong|sub|sup|table|tbody|td|th|thead|title|tr|tt|u|ul|wbr"
+)
+_HIDDEN = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,20000}?</\1\s*>|<!--.{0,20000}?-->", re.I | re.S)
+_TAG = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]{{0,2000}}|/)?>", re.I)
+_INLINE = re.compile(
+    r"</?(?:a|abbr|b|big|cite|em|font|i|ins|mark|q|s|small|span|strike|strong|sub|sup|tt|u|wbr)\b", re.I
+)
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+
+# C0 and C1 controls but for the line break, soft hyphen, zero-width and bidirectional marks, byte order marks,
+# interlinear marks, the invisible "tag" letters, and the code points that are no characters.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ufdd0-\ufdef\ufffe\uffff\U000e0000-\U000e007f]"
+)
+# Joiners shape emoji, Indic and Arabic text: they stay between two such characters and go elsewhere.
+_SHAPED = "[\u0590-\u200b\u200e-\U0010ffff]"
+_JOINER = re.compile(f"(?<!{_SHAPED})[\u200c\u200d]|[\u200c\u200d](?!{_SHAPED})")
+_BLANKS = re.compile(r"(?<=\S)[^\S\n]+")
+_SENTENCE = re.compile(r"(^|[.!?]\s+)(\W*)(\w)")
+_WORD = re.compile(r"[^\W_]+")
+_PLAIN = re.compile(r"[\n -%'-;=?-~]*")  # ASCII without controls, "&", "<" and ">": nothing to repair but its spaces
+_ACRONYMS = frozenset("NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA".split())
+
+
+class Settings(Strict):
+    """caption_chars, document_chars: longer texts are cut there, so that one absurd caption costs no more than others
+    (ours). repair_shouting: captions with at least this share of letters in capital words become sentence case
+    (Llama 3, arXiv 2407.21783, names fixing capitalisation without a rule; the share is ours)."""
+
+    caption_chars: int = Field(default=10_000, gt=0)
+    document_chars: int = Field(default=1_000_000, gt=0)
+    repair_shouting: float = Field(default=0.8, gt=0.0, le=1.0)
+
+
+class Clean:
+    """clean.text: string, never null; "" where there is no text.
+
+    Everywhere: UTF-8 repaired (ftfy), NFC, no control or invisible characters, runs of blanks one blank.
+    Captions (all modalities but text): one line, HTML entities and tags resolved, shouting repaired.
+    Documents (modality text): lines and indentation kept, at most one empty line in a row, mark-up left alone.
+    Depends on the raw text and on whether the row's modality is text.
+    """
+
+    name: ClassVar[str] = "clean"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "text"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
+    reads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
+    stored: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def maker(self) -> Mapping[str, object]:
+        return self.settings.model_dump()
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        settings = self.settings
+        results = []
+        captions = []
+        for row, (modality, raw) in enumerate(
+            zip(chunk["modality"].to_pylist(), words.strings(chunk["text"]), strict=True)
+        ):
+            if modality == "text":
+                results.append(document(raw, settings.document_chars))
+            else:
+                results.append(caption(raw, settings.caption_chars))
+                captions.append(row)
+        loud = words.shouting([results[row] for row in captions]) >= settings.repair_shouting
+        for row in (row for row, is_loud in zip(captions, loud, strict=True) if is_loud):
+            results[row] = sentence_case(results[row])
+        return words.table(chunk.num_rows, self.columns, {"text": results})
+
+
+def caption(raw: str, limit: int = 10_000) -> str:
+    """One clean line of at most `limit` characters, capitals untouched."""
+    text = raw[: 4 * limit]
+    if not _PLAIN.fullmatch(text):
+        text = _repaired(_without_markup(text))
+    return " ".join(text.split())[:limit].rstrip()
+
+
+def document(raw: str, limit: int = 1_000_000) -> str:
+    """Clean lines with their indentation, together at most `limit` characters."""
+    text = raw[:limit]
+    if not _PLAIN.fullmatch(text):
+        text = _repaired(text)
+    lines = (_BLANKS.sub(" ", line).rstrip() for line in text.replace("\t", "    ").split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n").rstrip()[:limit].rstrip()
+
+
+def sentence_case(text: str) -> str:
+    """`text` with one capital a sentence. Words with digits, words without a vowel and a few well-known acronyms stay;
+    other acronyms and names are lost, as they cannot be told from words."""
+
+    def lowered(match: re.Match[str]) -> str:
+        word = match[0]
+        keep = word in _ACRONYMS or (len(word) > 1 and not set(word) & set("AEIOUYaeiouy") and word.isascii())
+        return word if keep or any(c.isdigit() for c in word) else word.lower()
+
+    text = re.sub(r"\bi\b", "I", _WORD.sub(lowered, text))
+    return unicodedata.normalize("NFC", _SENTENCE.sub(lambda m: m[1] + m[2] + m[3].upper(), text))
+
+
+def _without_markup(text: str) -> str:
+    # Web captions are often escaped twice; a few rounds reach the text, a bound keeps hostile nesting cheap.
+    for _ in range(4):
+        before = text
+        text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
+        if "<" in text:
+            text = _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _HIDDEN.sub(" ", text))
+        if text == before:
+            break
+    return text
+
+
+def _repaired(text: str) -> str:
+    import ftfy
+
+    # UTF-16 joins the surrogate pairs that JSON escapes leave behind and replaces those that stand alone.
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
+    config = ftfy.TextFixerConfig(unescape_html=False, uncurl_quotes=False, fix_character_width=False, explain=False)
+    text = ftfy.fix_text(unicodedata.normalize("NFC", text), config)
+    text = _JOINER.sub("", _INVISIBLE.sub("", text.replace("\x0b", " ").replace("\x0c", " ")))
+    return unicodedata.normalize("NFC", text)

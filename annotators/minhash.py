@@ -1,0 +1,92 @@
+"""Fingerprints of text documents: an exact hash of the normalised words, and a MinHash signature for near duplicates
+(Broder 1997; rensa's permutations)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from annotators import text as words
+from infra.config import Strict
+from infra.media import Decoded
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+class Settings(Strict):
+    """num_perm: values in a signature; ngram: words in a shingle; seed: of the permutations (all ours; 128 and 5 are
+    common)."""
+
+    num_perm: int = Field(default=128, ge=8, le=4096)
+    ngram: int = Field(default=5, ge=1)
+    seed: int = Field(default=1, ge=0)
+
+
+class MinHash:
+    """exact: blake2b-128 of the normalised text (NFKC, case-folded, its words joined by one blank): equal for texts that
+    differ in case, punctuation and spacing only. signature: `num_perm` uint32, little-endian; the share of equal values
+    estimates the Jaccard similarity of two texts' sets of word n-grams. A text shorter than one n-gram is one shingle,
+    so that it is near to its copies only. words: words of the normalised text.
+
+    A text without any word is hashed as it stands, so that "!!!" and "???" are no duplicates.
+    """
+
+    name: ClassVar[str] = "minhash"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "text"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    columns: ClassVar[Mapping[str, pa.DataType]] = {
+        "exact": pa.binary(16),
+        "signature": pa.binary(),
+        "words": pa.int32(),
+    }
+    stored: ClassVar[frozenset[str]] = frozenset({"signature"})
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def maker(self) -> Mapping[str, object]:
+        import rensa
+
+        return {**self.settings.model_dump(), "rensa_algorithm": int(rensa.RMinHash.ALGORITHM_VERSION)}
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        texts = words.strings(chunk["clean.text"])
+        found = [normalised(text) for text in texts]
+        exact = [
+            hashlib.blake2b((" ".join(w) if w else t).encode(), digest_size=16).digest()
+            for w, t in zip(found, texts, strict=True)
+        ]
+        shingled = [shingles(w, self.settings.ngram) or [t] for w, t in zip(found, texts, strict=True)]
+        signature = [row.tobytes() for row in self._signatures(shingled)]
+        values = {"exact": exact, "signature": signature, "words": [len(w) for w in found]}
+        return words.table(chunk.num_rows, self.columns, values)
+
+    def _signatures(self, shingled: list[list[str]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
+        import rensa
+
+        if not shingled:
+            return np.zeros((0, self.settings.num_perm), dtype="<u4")
+        matrix = rensa.RMinHash.digest_matrix_from_token_sets(shingled, self.settings.num_perm, self.settings.seed)
+        return np.array(matrix.to_rows(), dtype="<u4")
+
+
+def normalised(text: str) -> list[str]:
+    """The words of `text`: runs of letters, digits and marks after NFKC and case folding."""
+    return _WORD.findall(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def shingles(found: list[str], ngram: int) -> list[str]:
+    """The word n-grams of a text, or the whole of it where it is shorter; [] without words."""
+    if not found:
+        return []
+    return [" ".join(found[i : i + ngram]) for i in range(max(len(found) - ngram + 1, 1))]
