@@ -41,7 +41,8 @@ _BLANKS = re.compile(r"(?<=\S)[^\S\n]+")
 _SENTENCE = re.compile(r"(^|[.!?]\s+)(\W*)(\w)")
 _WORD = re.compile(r"[^\W_]+")
 _PLAIN = re.compile(r"[\n -%'-;=?-~]*")  # ASCII without controls, "&", "<" and ">": nothing to repair but its spaces
-_ACRONYMS = frozenset("NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA".split())
+_KNOWN = "NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA"
+_ACRONYMS = frozenset(_KNOWN.split())
 
 
 class Settings(Strict):

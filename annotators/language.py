@@ -18,7 +18,7 @@ from infra.hashing import file_sha256
 from infra.media import MODALITIES, Decoded
 
 _LABEL = "__label__"
-_FLOOR = 0.001  # probabilities below are not listed; `english` is then 0
+_FLOOR = 0.01  # probabilities below are not listed; `english` is then 0
 
 # Words that hardly occur in other languages written in Latin letters (so not "is", "in", "at", "her", "for").
 _WORDS = """
@@ -37,7 +37,7 @@ class Settings(Strict):
 
 class Language:
     """label: the likeliest language (ISO 639 code as in lid.176); score: its probability; english: probability of
-    English, 0 below 0.001; letters: letters read; latin: those of them in Latin script; english_share: share of words
+    English, 0 below 0.01; letters: letters read; latin: those of them in Latin script; english_share: share of words
     that are unmistakably English. Text is lower-cased first, which the model reads better than capitals."""
 
     name: ClassVar[str] = "language"

@@ -1,4 +1,4 @@
-"""How much a text repeats itself: the n-gram shares of Gopher (arXiv 2112.11446, appendix A.1.1), many texts at once."""
+"""How much a text repeats itself: the n-gram shares of Gopher (arXiv 2112.11446, A.1.1), many texts at once."""
 
 from __future__ import annotations
 

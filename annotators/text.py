@@ -59,9 +59,10 @@ def count(texts: pa.Array, pattern: str) -> NDArray[np.int64]:
 def shouting(texts: Sequence[str] | pa.Array) -> NDArray[np.float64]:
     """float64 (n,) in [0, 1]: share of the letters of words that stand in words all in capitals.
 
-    Words of one letter do not count. Acronyms and names in capitals are no shouting: as long as any word is in ordinary case, capital words only
-    count if one of them is an everyday English word. "NASA and ESA launch the JWST" is 0, "A DOG RUNS ACROSS THE
-    FIELD" is 1, "CUTE DOG RUNS ACROSS the park" between. Scripts without case are 0. The measure is ours.
+    Words of one letter do not count. Acronyms and names in capitals are no shouting: as long as any word is in
+    ordinary case, capital words only count if one of them is an everyday English word. "NASA and ESA launch the
+    JWST" is 0, "A DOG RUNS ACROSS THE FIELD" is 1, "CUTE DOG RUNS ACROSS the park" between. Scripts without case
+    are 0. The measure is ours.
     """
     array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
     size = len(array)
@@ -75,7 +76,8 @@ def shouting(texts: Sequence[str] | pa.Array) -> NDArray[np.float64]:
     everyday = capital & pc.is_in(lower, pa.array(sorted(EVERYDAY))).to_numpy(zero_copy_only=False)
 
     def letters(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.bincount(rows[mask], weights=lengths[mask].astype(np.float64), minlength=size)
+        total: NDArray[np.float64] = np.bincount(rows[mask], weights=lengths[mask], minlength=size)
+        return total
 
     loud, all_letters = letters(capital), letters(cased)
     names_only = (letters(everyday) == 0) & (all_letters > loud)
