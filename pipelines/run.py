@@ -1,0 +1,53 @@
+"""One run: where its files lie and what its configuration resolved to. Every stage starts from this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infra import storage
+from infra.beam import Runner
+from infra.config import Config, Document, read_document, validate
+
+
+LOCAL = Runner()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration and the place of its results. Travels to workers by pickle; holds nothing heavy."""
+
+    config: Config
+    document: Document
+    runner: Runner = LOCAL
+    quiet: bool = False
+
+    @property
+    def out(self) -> str:
+        return self.config.out
+
+    @property
+    def store(self) -> str:
+        return self.config.store
+
+    def at(self, *parts: str) -> str:
+        """A place below the run's folder."""
+        return storage.join(self.out, *parts)
+
+    def work(self, *parts: str) -> str:
+        """A place for what is needed in between; never covered by checksums, safe to remove."""
+        return storage.join(self.out, "work", *parts)
+
+
+def open_run(
+    path: str, *, overrides: Mapping[str, Any] | None = None, runner: Runner = LOCAL, quiet: bool = False
+) -> Run:
+    """Read a config file into a Run; `overrides` replace top-level keys (`out`, `seed`, …).
+
+    Raises ConfigError with file and line for any mistake.
+    """
+    document = read_document(path)
+    data = {**document.data, **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    document = Document(document.path, data, document.lines)
+    return Run(validate(document, Config, document.data), document, runner, quiet)
