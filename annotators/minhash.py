@@ -31,9 +31,10 @@ class Settings(Strict):
 
 class MinHash:
     """exact: blake2b-128 of the normalised text (NFKC, case-folded, its words joined by one blank): equal for texts
-    that differ in case, punctuation and spacing only. signature: `num_perm` uint32, little-endian; the share of equal values
-    estimates the Jaccard similarity of two texts' sets of word n-grams. A text shorter than one n-gram is one shingle,
-    so that it is near to its copies only. words: words of the normalised text.
+    that differ in case, punctuation and spacing only.
+    signature: `num_perm` uint32, little-endian; the share of equal values estimates the Jaccard similarity of two
+    texts' sets of word n-grams. A text shorter than one n-gram is one shingle, so it is near to its copies only.
+    words: words of the normalised text.
 
     A text without any word is hashed as it stands, so that "!!!" and "???" are no duplicates.
     """

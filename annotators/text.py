@@ -76,8 +76,7 @@ def shouting(texts: Sequence[str] | pa.Array) -> NDArray[np.float64]:
     everyday = capital & pc.is_in(lower, pa.array(sorted(EVERYDAY))).to_numpy(zero_copy_only=False)
 
     def letters(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-        total: NDArray[np.float64] = np.bincount(rows[mask], weights=lengths[mask], minlength=size)
-        return total
+        return np.bincount(rows[mask], weights=lengths[mask].astype(np.float64), minlength=size).astype(np.float64)
 
     loud, all_letters = letters(capital), letters(cased)
     names_only = (letters(everyday) == 0) & (all_letters > loud)
