@@ -1,0 +1,35 @@
+"""Does it move, and not too wildly? Static pictures dressed as videos and strobing or shaking ones teach no events.
+
+Thresholds are in frame diagonals a second; those of other tools are in other units and do not carry over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from filters.interface import Judgement, missing, numbers
+from infra.config import Strict
+from infra.media import Modality
+
+READS = ("motion.score",)
+MODALITIES: frozenset[Modality] = frozenset({"video"})
+
+
+class Settings(Strict):
+    """min_score, max_score: diagonals a second, both ends pass; max_score None: no upper end."""
+
+    min_score: float = Field(default=0.002, ge=0)
+    max_score: float | None = Field(default=None, ge=0)
+
+
+def judge(signals: pa.Table, settings: Settings) -> Judgement:
+    """Reasons: "static" below min_score, "frantic" above max_score, "missing" where there is no score."""
+    value = numbers(signals, READS[0])
+    lost = missing(signals, READS)
+    ceiling = np.inf if settings.max_score is None else settings.max_score
+    frantic = value > ceiling
+    passed = ~lost & (value >= settings.min_score) & ~frantic
+    reason = np.where(passed, "", np.where(lost, "missing", np.where(frantic, "frantic", "static")))
+    return Judgement(passed, value, np.where(frantic, ceiling, settings.min_score), reason)
