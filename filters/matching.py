@@ -1,0 +1,136 @@
+"""Whether one video is contained in another: how many frames of the shorter match frames of the longer, in order.
+
+Single frames that look alike say little (the same title card, the same studio). Copies keep the order of time: a
+re-encoded, scaled, cropped or letterboxed copy matches frame by frame, a clip cut out of a longer video matches a
+stretch of it, a sped-up or slowed one matches with another step. So the measure is the longest chain of matches that
+runs forward in both videos, as a share of the shorter video's sampled frames.
+
+Frames are those that were sampled and can be searched (blank ones are not): a video's times are the seconds of these,
+ascending. Requiring order, and how often a frame may be matched, are ours; no paper publishes such a rule.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: A chain is reported as two spans where it skips more than this many sampling steps in the video that it skips in.
+SPAN_GAP = 8.0
+#: A copy may be slowed down by this much: that many frames of it may match one frame of the original.
+SLOWEST = 2.0
+
+
+class Span(NamedTuple):
+    """A stretch of one video that matches a stretch of another: first and last matched frame, in seconds of each."""
+
+    a_start: float
+    a_end: float
+    b_start: float
+    b_end: float
+
+
+class Match(NamedTuple):
+    """share: float in [0, 1], `frames` / frames of the shorter video, rounded to 6 decimals.
+
+    frames: how many frames of the shorter video match in order. spans: in order of time; none where nothing matches.
+    """
+
+    share: float
+    frames: int
+    spans: tuple[Span, ...]
+
+
+NONE = Match(0.0, 0, ())
+
+
+def ordered_match(
+    index_a: NDArray[np.integer],
+    index_b: NDArray[np.integer],
+    times_a: NDArray[np.floating],
+    times_b: NDArray[np.floating],
+    *,
+    least: float = 0.0,
+) -> Match:
+    """The longest chain of frame hits that runs forward in both videos.
+
+    index_a, index_b: int (h,), the hits: positions in times_a and times_b of two frames that look alike; any order,
+    repeats allowed. times_a, times_b: float (n_a,), (n_b,), seconds of all searchable frames, ascending.
+    The shorter video is the one with fewer frames (a on a tie); each of its frames counts once. A frame of the longer
+    may be matched by several, as many as fit between two samples of it in a copy slowed down by SLOWEST: a long video
+    is sampled sparsely. Where `least` cannot be reached, which a count shows without a search, the result is NONE.
+    Of equally long chains the most compact from its end is taken, so that a repeated shot does not stretch the span.
+    """
+    if len(times_a) == 0 or len(times_b) == 0 or len(index_a) == 0:
+        return NONE
+    if len(times_b) < len(times_a):
+        other = ordered_match(index_b, index_a, times_b, times_a, least=least)
+        return other._replace(spans=tuple(Span(s.b_start, s.b_end, s.a_start, s.a_end) for s in other.spans))
+    step_a, step_b = _step(times_a), _step(times_b)
+    uses = max(1, int(np.ceil(SLOWEST * step_b / step_a))) if step_a > 0 and step_b > 0 else 1
+    short, long = np.unique(np.stack([index_a, index_b]).astype(np.int64), axis=1)
+    bound = min(len(np.unique(short)), uses * len(np.unique(long)))
+    if bound / len(times_a) < least:
+        return NONE
+    chain = _chain(short, long, uses)
+    share = round(len(chain) / len(times_a), 6)
+    if share < least:
+        return NONE
+    return Match(share, len(chain), _spans(chain, times_a, times_b, SPAN_GAP * step_a, SPAN_GAP * step_b))
+
+
+def _step(times: NDArray[np.floating]) -> float:
+    """The sampling interval in seconds; 0 for a single frame."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def _chain(short: NDArray[np.int64], long: NDArray[np.int64], uses: int) -> list[tuple[int, int]]:
+    """The longest chain, strictly ascending in `short`, in `long` with at most `uses` hits in a row at one frame.
+
+    A longest common subsequence, bit-parallel (Hyyrö's form of Allison and Dix): every frame of the longer video is
+    `uses` bits wide, a row of the table is one integer in which a zero bit is a step of the row's lengths. A video of
+    256 frames takes 256 additions, however many hits there are.
+    """
+    frames = sorted(set(short.tolist()))
+    width = (int(long.max()) + 1) * uses
+    cell = (1 << uses) - 1
+    full = (1 << width) - 1
+    hits = dict.fromkeys(frames, 0)
+    for i, j in zip(short.tolist(), long.tolist(), strict=True):
+        hits[i] |= cell << (j * uses)
+    row = full
+    rows = []
+    for i in frames:
+        match = row & hits[i]
+        row = ((row + match) | (row - match)) & full
+        rows.append(row)
+    chain = []
+    stop = (~row & full).bit_length()  # only bits below it may be used: the first at which the full length is reached
+    for place in range(len(frames) - 1, -1, -1):
+        now = ~rows[place] & ((1 << stop) - 1)
+        before = ~rows[place - 1] & ((1 << stop) - 1) if place else 0
+        if now.bit_count() == before.bit_count():
+            continue  # the chain is as long without this frame
+        # One longer with this frame. Of its hits in reach the last leaves most room for the rest of the chain below.
+        stop = (hits[frames[place]] & ((1 << stop) - 1)).bit_length() - 1
+        chain.append((frames[place], stop // uses))
+    return chain[::-1]
+
+
+def _spans(
+    chain: list[tuple[int, int]],
+    times_a: NDArray[np.floating],
+    times_b: NDArray[np.floating],
+    gap_a: float,
+    gap_b: float,
+) -> tuple[Span, ...]:
+    if not chain:
+        return ()
+    a = np.asarray(times_a, dtype=np.float64)[[i for i, _ in chain]]
+    b = np.asarray(times_b, dtype=np.float64)[[j for _, j in chain]]
+    cuts = np.flatnonzero((np.diff(a) > gap_a) | (np.diff(b) > gap_b)) + 1
+    spans = []
+    for first, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(chain)], strict=True):
+        spans.append(Span(*(round(float(x), 6) for x in (a[first], a[end - 1], b[first], b[end - 1]))))
+    return tuple(spans)
