@@ -1,0 +1,193 @@
+"""Which entries of an n-gram vocabulary stand in a text: what resampling counts and draws for.
+
+A text is looked up word by word in a prefix tree. The tree is held as one table of integer pairs per depth, so a whole
+chunk goes down a level in one vectorised step, and every step is exact: no hash stands in for a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import repeat
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from infra.config import Strict
+from infra.media import MODALITIES, Decoded
+from infra.vocabulary import BREAK, SEPARATE, Case, Vocabulary, load, stream
+
+Ints = NDArray[np.int64]
+
+_UNKNOWN, _BREAK = -1, -2
+
+
+class Settings(Strict):
+    """vocabulary: path of a JSON list of strings (MetaCLIP's form; `reelmill vocab` makes one).
+    case: "lower" compares words in lower case (ours: Llama 3 does not say); "keep" tells Dog from dog, as MetaCLIP.
+    """
+
+    vocabulary: str = Field(min_length=1)
+    case: Case = "lower"
+
+
+class _Places:
+    """A set of int64 numbers >= 0, each with a place of its own in [0, size): a hash table with open addressing, filled
+    and asked by whole arrays. At most a quarter full, so that nearly every question is answered at the first look."""
+
+    def __init__(self, numbers: Ints) -> None:
+        bits = max(3, (4 * len(numbers)).bit_length())
+        self.size = 1 << bits
+        self._shift = np.uint64(64 - bits)
+        self._table = np.full(self.size, -1, dtype=np.int64)
+        place = self._first(numbers)
+        while len(numbers):
+            free = self._table[place] < 0
+            self._table[place[free]] = numbers[free]
+            waits = self._table[place] != numbers
+            numbers, place = numbers[waits], (place[waits] + 1) & (self.size - 1)
+
+    def find(self, wanted: Ints) -> Ints:
+        """int64 (n,): the place of each number, -1 for those that are not in the set."""
+        place = self._first(wanted)
+        seen = self._table[place]
+        again = np.flatnonzero((seen != wanted) & (seen >= 0))
+        while len(again):
+            place[again] = (place[again] + 1) & (self.size - 1)
+            seen[again] = self._table[place[again]]
+            again = again[(seen[again] != wanted[again]) & (seen[again] >= 0)]
+        return np.where(seen == wanted, place, -1)
+
+    def _first(self, numbers: Ints) -> Ints:
+        # Fibonacci hashing: the high bits of a product with 2^64 / golden ratio.
+        return ((numbers.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> self._shift).view(np.int64)
+
+
+class Matcher:
+    """Finds the entries of a vocabulary in texts. Entries of any number of words; where several come to the same
+    words, the first is the one that is found."""
+
+    def __init__(self, entries: Sequence[str], case: Case) -> None:
+        self.size = len(entries)
+        self.case = case
+        tokens, self._word_ids = _number(stream(entries, case))
+        self._words = len(self._word_ids) + 1
+        ends = np.flatnonzero(tokens == _BREAK)
+        starts = np.append(0, ends + 1)[:-1]
+        lengths = ends - starts
+
+        # A node of depth 1 is its word; a node of depth k > 1 is the place of (node above, word) in that depth's table,
+        # the pair written as node * words + word. `ends` holds the entry that ends at each node, or -1.
+        rows = np.flatnonzero(lengths > 0)
+        nodes = tokens[starts[rows]]
+        rows, nodes, self._single = _leaves(rows, nodes, lengths[rows] == 1, self._words)
+        self._deeper: list[tuple[_Places, Ints]] = []
+        while len(rows):
+            depth = len(self._deeper) + 2
+            pairs = nodes * self._words + tokens[starts[rows] + depth - 1]
+            places = _Places(np.unique(pairs))
+            rows, nodes, found = _leaves(rows, places.find(pairs), lengths[rows] == depth, places.size)
+            self._deeper.append((places, found))
+
+    def match(self, texts: pa.Array | pa.ChunkedArray) -> pa.ListArray:
+        """list<int32> (n,): the distinct ids found in each text, ascending. A null text has none."""
+        text_words = stream(texts.to_pylist(), self.case)
+        tokens = np.fromiter(map(self._word_ids.get, text_words, repeat(_UNKNOWN)), np.int64, len(text_words))
+        text_of = np.cumsum(tokens == _BREAK)
+
+        # One walk down the tree starts at each known word; `at` is the token that the walk has reached. No walk passes
+        # a BREAK, which is also the last token.
+        at = np.flatnonzero(tokens > 0)
+        nodes = tokens[at]
+        entries = self._single[nodes]
+        found = [(at, entries)]
+        for places, ends in self._deeper:
+            at = at + 1
+            word = tokens[at]
+            goes = word > 0
+            at = at[goes]
+            nodes = places.find(nodes[goes] * self._words + word[goes])
+            goes = nodes >= 0
+            at, nodes = at[goes], nodes[goes]
+            if not len(at):
+                break
+            found.append((at, ends[nodes]))
+
+        last = np.concatenate([at for at, _ in found])
+        entries = np.concatenate([entries for _, entries in found])
+        hit = entries >= 0
+        pairs = np.sort(text_of[last[hit]] * self.size + entries[hit])
+        repeated = pairs[1:] == pairs[:-1]
+        rows, ids = np.divmod(pairs[np.append(True, ~repeated)[: len(pairs)]], self.size)
+        offsets = np.zeros(len(texts) + 1, dtype=np.int32)
+        np.cumsum(np.bincount(rows, minlength=len(texts)), out=offsets[1:])
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids.astype(np.int32)))
+
+
+def _number(tokens: list[str]) -> tuple[Ints, dict[str, int]]:
+    """The words as numbers, and the number of each: BREAK is -2, the others count from 1, those that are in most
+    entries first. What is looked up most then lies together in memory."""
+    first: dict[str, int] = {}
+    number = first.setdefault
+    plain = np.fromiter((number(word, len(first)) for word in tokens), np.int64, len(tokens))
+    order = np.argsort(-np.bincount(plain), kind="stable")
+    by_count = np.array(list(first), dtype=object)[order]
+    fresh = "\n".join(by_count).split("\n")  # words hold no white space; new strings are laid side by side
+    ids = {word: i + 1 for i, word in enumerate(fresh)}
+    ids[BREAK] = _BREAK
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = [ids[word] for word in fresh]
+    return rank[plain], ids
+
+
+def _leaves(rows: Ints, nodes: Ints, ended: NDArray[np.bool_], size: int) -> tuple[Ints, Ints, Ints]:
+    """(rows, nodes) of the entries that go on, and the entry that ended at each of `size` nodes, or -1."""
+    entry = np.full(size, -1, dtype=np.int64)
+    entry[nodes[ended][::-1]] = rows[ended][::-1]  # backwards: of equals, the first stays
+    return rows[~ended], nodes[~ended], entry
+
+
+class Ngrams:
+    """ids: list<int32>, the distinct vocabulary entries in the clean text, ascending; an empty list where none is there
+    or where the sample has no text at all. Needs no medium."""
+
+    name: ClassVar[str] = "ngrams"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "text"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
+    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    columns: ClassVar[Mapping[str, pa.DataType]] = {"ids": pa.list_(pa.int32())}
+    stored: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Read where first needed. Raises ConfigError for a file that is no vocabulary."""
+        return load(self.settings.vocabulary)
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        return Matcher(self.vocabulary.entries, self.settings.case)
+
+    def __getstate__(self) -> dict[str, object]:
+        # Workers read the file themselves: half a million entries do not travel with the task.
+        return {"settings": self.settings}
+
+    def maker(self) -> Mapping[str, object]:
+        return {"vocabulary": self.vocabulary.sha256, "case": self.settings.case, "separate": SEPARATE}
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        clean = chunk["clean.text"].combine_chunks()
+        ids = self.matcher.match(clean)
+        # A text whose cleaning failed is not a text without n-grams.
+        lost = clean.is_null().to_numpy(zero_copy_only=False) & chunk["text"].is_valid().to_numpy()
+        errors = pa.array(["missing: clean.text" if row else None for row in lost.tolist()], pa.string())
+        if lost.any():
+            ids = pa.ListArray.from_arrays(ids.offsets, ids.values, mask=pa.array(lost))
+        return pa.table({"ids": ids, "error": errors})
