@@ -50,12 +50,12 @@ def sample_key(source: str, container: str, position: str, media_sha256: str, te
 def draws(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     """uint64 (n,): one uniform draw a key, a function of (seed, key, purpose) and nothing else."""
     head = hashlib.blake2b(f"{seed}\x00{purpose}\x00".encode(), digest_size=8)
-    values = []
+    digests = []
     for key in keys:
         state = head.copy()
         state.update(key.encode())
-        values.append(int.from_bytes(state.digest(), "little"))
-    return np.array(values, dtype=np.uint64)
+        digests.append(state.digest())
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def uniform(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.float64]:
