@@ -114,9 +114,7 @@ def measure(kind: str, n: int, seed: int) -> dict[str, Any]:
     brute_cpu, brute_wall = ((x + y) * n / len(queries) for x, y in zip(before[:2], after[:2], strict=True))
 
     edges, unplanted = true_edges(data, np.concatenate([before[2], after[2]]))
-    root = np.arange(n)
-    root[b.astype(np.int64)] = a.astype(np.int64)
-    together = root[edges[:, 0]] == root[edges[:, 1]]
+    together = components.joined(ids[edges[:, 0]], ids[edges[:, 1]], (a, b))
     return {
         "recall": round(float(together.mean()), 6),
         "time_ratio": round(cpu / brute_cpu, 6),

@@ -140,6 +140,20 @@ def components(a: Ids, b: Ids) -> tuple[Ids, Ids]:
     return ids[order], roots[order]
 
 
+def joined(a: Ids, b: Ids, forest: tuple[Ids, Ids]) -> NDArray[np.bool_]:
+    """bool (m,): whether the ends of each pair lie in one component of `forest` (as `spanning_forest` gives it)."""
+    together: NDArray[np.bool_] = _root(a, forest) == _root(b, forest)
+    return together
+
+
+def _root(ids: Ids, forest: tuple[Ids, Ids]) -> Ids:
+    root, member = forest
+    if len(member) == 0:
+        return ids
+    place = np.minimum(np.searchsorted(member, ids), len(member) - 1)
+    return np.where(member[place] == ids, root[place], ids)
+
+
 def component_sizes(roots: Ids) -> dict[int, int]:
     """How many components there are of each size, by size: {2: 310, 3: 12}. `roots` as `components` returns it."""
     _, members = np.unique(roots, return_counts=True)

@@ -321,6 +321,15 @@ def find_edges(
     return link_cells(everything, everything, threshold)
 
 
+def found_share(vectors: Vectors, ids: Ids, forest: tuple[Ids, Ids], threshold: float) -> tuple[int, int]:
+    """What cells cost, checked on real rows: (pairs over the threshold among these rows, how many `forest` joins).
+
+    All pairs of the rows given (some thousands) are compared; `forest` is that of the whole search.
+    """
+    edges = search_cell(vectors, ids, vectors, ids, threshold)
+    return len(edges.a), int(components.joined(edges.a, edges.b, forest).sum())
+
+
 class _Groups:
     """Which of n nodes belong together so far. Joins are put off until enough of them wait."""
 

@@ -11,6 +11,7 @@ ascending. Requiring order, and how often a frame may be matched, are ours; no p
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,36 @@ class Match(NamedTuple):
 NONE = Match(0.0, 0, ())
 
 
+def match_videos(
+    a: NDArray[np.uint64],
+    b: NDArray[np.uint64],
+    times: Mapping[int, NDArray[np.floating]],
+    *,
+    shift: int = 8,
+    least: float = 0.0,
+) -> Iterator[tuple[int, int, Match]]:
+    """`ordered_match` for every pair of videos that share a hit.
+
+    a, b: uint64 (h,), hits between frames whose ids are video << shift | position in the video's times; any order,
+    either direction, repeats allowed. times: of every video that occurs. Hits inside one video are passed over.
+    Yields (video, video, match) with the smaller first, ascending, where the share is at least `least` and above 0.
+    """
+    first, second = np.minimum(a, b), np.maximum(a, b)
+    left, right = first >> np.uint64(shift), second >> np.uint64(shift)
+    order = np.lexsort((right, left))
+    order = order[(left != right)[order]]
+    left, right = left[order], right[order]
+    position = np.uint64((1 << shift) - 1)
+    first, second = (first[order] & position).astype(np.int64), (second[order] & position).astype(np.int64)
+    cuts = np.flatnonzero((np.diff(left) != 0) | (np.diff(right) != 0)) + 1
+    for start, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(order)], strict=True):
+        if end > start:
+            one, other = int(left[start]), int(right[start])
+            match = ordered_match(first[start:end], second[start:end], times[one], times[other], least=least)
+            if match.frames:
+                yield one, other, match
+
+
 def ordered_match(
     index_a: NDArray[np.integer],
     index_b: NDArray[np.integer],
@@ -69,11 +100,12 @@ def ordered_match(
         return other._replace(spans=tuple(Span(s.b_start, s.b_end, s.a_start, s.a_end) for s in other.spans))
     step_a, step_b = _step(times_a), _step(times_b)
     uses = max(1, int(np.ceil(SLOWEST * step_b / step_a))) if step_a > 0 and step_b > 0 else 1
-    short, long = np.unique(np.stack([index_a, index_b]).astype(np.int64), axis=1)
-    bound = min(len(np.unique(short)), uses * len(np.unique(long)))
-    if bound / len(times_a) < least:
+    alike = np.zeros((len(times_a), len(times_b)), dtype=np.bool_)
+    alike[index_a, index_b] = True
+    bound = min(int(alike.any(axis=1).sum()), uses * int(alike.any(axis=0).sum()))
+    if round(bound / len(times_a), 6) < least:
         return NONE
-    chain = _chain(short, long, uses)
+    chain = _chain(alike, uses)
     share = round(len(chain) / len(times_a), 6)
     if share < least:
         return NONE
@@ -82,23 +114,24 @@ def ordered_match(
 
 def _step(times: NDArray[np.floating]) -> float:
     """The sampling interval in seconds; 0 for a single frame."""
-    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    if len(times) < 2:
+        return 0.0
+    steps = np.sort(np.diff(np.asarray(times, dtype=np.float64)))
+    return float(steps[len(steps) // 2])
 
 
-def _chain(short: NDArray[np.int64], long: NDArray[np.int64], uses: int) -> list[tuple[int, int]]:
-    """The longest chain, strictly ascending in `short`, in `long` with at most `uses` hits in a row at one frame.
+def _chain(alike: NDArray[np.bool_], uses: int) -> list[tuple[int, int]]:
+    """The longest chain of (row, column) hits: each row at most once, each column at most `uses` times, both forward.
 
-    A longest common subsequence, bit-parallel (Hyyrö's form of Allison and Dix): every frame of the longer video is
-    `uses` bits wide, a row of the table is one integer in which a zero bit is a step of the row's lengths. A video of
-    256 frames takes 256 additions, however many hits there are.
+    A longest common subsequence, bit-parallel (Hyyrö's form of Allison and Dix): every column is `uses` bits wide, a
+    row of the table is one integer in which a zero bit is a step of the row's lengths. 256 frames take 256 additions,
+    however many hits there are.
     """
-    frames = sorted(set(short.tolist()))
-    width = (int(long.max()) + 1) * uses
-    cell = (1 << uses) - 1
+    frames = np.flatnonzero(alike.any(axis=1)).tolist()
+    width = alike.shape[1] * uses
     full = (1 << width) - 1
-    hits = dict.fromkeys(frames, 0)
-    for i, j in zip(short.tolist(), long.tolist(), strict=True):
-        hits[i] |= cell << (j * uses)
+    packed = np.packbits(np.repeat(alike[frames], uses, axis=1), axis=1, bitorder="little")
+    hits = {i: int.from_bytes(bits.tobytes(), "little") for i, bits in zip(frames, packed, strict=True)}
     row = full
     rows = []
     for i in frames:

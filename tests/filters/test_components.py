@@ -104,6 +104,13 @@ def test_stars_join_equal_values(values):
     assert np.array_equal(components.stars(np.array(values), ids), components.spanning_forest(*pairs(edges)))
 
 
+@given(EDGES, EDGES)
+def test_joined_pairs_are_those_of_one_component(edges, asked):
+    root = plain(edges)
+    found = components.joined(*pairs(asked), components.spanning_forest(*pairs(edges)))
+    assert found.tolist() == [root.get(a, a) == root.get(b, b) for a, b in asked]
+
+
 def test_packing_is_16_little_endian_bytes_a_pair():
     a, b = pairs([(1, 2**64 - 1), (258, 3)])
     block = components.pack(a, b)

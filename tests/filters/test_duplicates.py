@@ -271,6 +271,16 @@ def test_cells_lose_next_to_nothing(clumps):
     assert all(true_root[x] == true_root.get(y, y) for x, y in root.items())  # and nothing else is joined
 
 
+def test_share_found_is_counted_over_all_pairs_of_the_rows_given():
+    vectors, ids = crowded(50, 8, 11), names(50, 11)
+    expected = sorted(all_pairs(vectors, ids, THRESHOLD))
+    forest = forest_of(expected[::2])
+    root = dict(zip(forest[1].tolist(), forest[0].tolist(), strict=True))
+    together = sum(root.get(a, a) == root.get(b, b) for a, b in expected)
+    assert 0 < together < len(expected)
+    assert duplicates.found_share(vectors, ids, forest, THRESHOLD) == (len(expected), together)
+
+
 def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
     probes = {}
     for clumps in (0, 60):

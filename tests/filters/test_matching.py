@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.matching import NONE, Span, ordered_match
+from filters.matching import NONE, Span, match_videos, ordered_match
 
 ONE_A_SECOND = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), max_size=40)
 
@@ -133,6 +133,23 @@ def test_least_that_cannot_be_reached_is_none_and_one_that_can_changes_nothing()
     assert 0.5 <= match.share < 0.55
     assert ordered_match(i, j, a, b, least=match.share) == match
     assert ordered_match(i, j, a, b, least=0.6) == NONE
+
+
+def test_hits_are_sorted_out_by_pair_of_videos():
+    times = {3: np.arange(20.0), 5: np.arange(12.0), 9: np.arange(6.0)}
+
+    def frames(video, index):
+        return np.uint64(video) << np.uint64(8) | np.asarray(index, dtype=np.uint64)
+
+    clip = np.arange(6)
+    a = np.concatenate([frames(3, clip + 4), frames(9, [0, 5]), frames(5, [1]), frames(3, [7])])
+    b = np.concatenate([frames(9, clip), frames(5, [3, 9]), frames(3, [2]), frames(3, [8])])
+    order = np.random.default_rng(0).permutation(len(a))
+    found = list(match_videos(a[order], b[order], times))
+    assert [(one, other, match.frames) for one, other, match in found] == [(3, 5, 1), (3, 9, 6), (5, 9, 2)]
+    assert found[1][2] == ordered_match(clip + 4, clip, times[3], times[9])
+    assert [pair[:2] for pair in match_videos(a, b, times, least=0.9)] == [(3, 9)]
+    assert list(match_videos(a[:0], b[:0], times)) == []
 
 
 def test_empty_input():
