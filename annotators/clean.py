@@ -21,8 +21,8 @@ _TAGS = (
     "form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li|link|main|mark|meta|nav|ol|p|pre|q|s|section|"
     "small|span|strike|strong|sub|sup|table|tbody|td|th|thead|title|tr|tt|u|ul|wbr"
 )
-_HIDDEN = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,20000}?</\1\s*>|<!--.{0,20000}?-->", re.I | re.S)
-_TAG = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]{{0,2000}}|/)?>", re.I)
+_HIDDEN = re.compile(r"<!--|<(?:script|style)\b[^<>]*>", re.I)
+_TAG = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*|/)?>", re.I)
 _INLINE = re.compile(
     r"</?(?:a|abbr|b|big|cite|em|font|i|ins|mark|q|s|small|span|strike|strong|sub|sup|tt|u|wbr)\b", re.I
 )
@@ -38,7 +38,7 @@ _INVISIBLE = re.compile(
 _SHAPED = "[\u0590-\u200b\u200e-\U0010ffff]"
 _JOINER = re.compile(f"(?<!{_SHAPED})[\u200c\u200d]|[\u200c\u200d](?!{_SHAPED})")
 _BLANKS = re.compile(r"(?<=\S)[^\S\n]+")
-_SENTENCE = re.compile(r"(^|[.!?]\s+)(\W*)(\w)")
+_SENTENCE = re.compile(r"(^|[.!?][\"'”’)]*\s+)(\W*)(\w)")
 _WORD = re.compile(r"[^\W_]+")
 _PLAIN = re.compile(r"[\n -%'-;=?-~]*")  # ASCII without controls, "&", "<" and ">": nothing to repair but its spaces
 _KNOWN = "NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA"
@@ -133,10 +133,28 @@ def _without_markup(text: str) -> str:
         before = text
         text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
         if "<" in text:
-            text = _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _HIDDEN.sub(" ", text))
+            text = _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _without_hidden(text))
         if text == before:
             break
     return text
+
+
+def _without_hidden(text: str) -> str:
+    """`text` without comments, scripts and style sheets. What is never closed stays: one search for each kind of end
+    that is not there, so that the time is linear in the text."""
+    kept, position, unclosed = [], 0, set()
+    for opening in _HIDDEN.finditer(text):
+        end = "-->" if opening[0] == "<!--" else f"</{opening[0][1:6].lower()}"
+        if opening.start() < position or end in unclosed:
+            continue
+        found = re.compile(end, re.I).search(text, opening.end())
+        close = text.find(">", found.start()) if found else -1
+        if close < 0:
+            unclosed.add(end)
+            continue
+        kept.append(text[position : opening.start()])
+        position = close + 1
+    return " ".join([*kept, text[position:]])
 
 
 def _repaired(text: str) -> str:

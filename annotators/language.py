@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from annotators import text as words
 from infra.config import Strict
@@ -18,12 +18,16 @@ from infra.hashing import file_sha256
 from infra.media import MODALITIES, Decoded
 
 _LABEL = "__label__"
+_WORD = re.compile(r"[^\W\d_]+")
 _FLOOR = 0.01  # probabilities below are not listed; `english` is then 0
 
 # Words that hardly occur in other languages written in Latin letters (so not "is", "in", "at", "her", "for").
 _WORDS = """
     the and of with from while wearing their they this that these through into behind there which where
-    people person woman playing standing sitting holding walking riding"""
+    people person woman playing standing sitting holding walking riding girl boy women children child dog guy someone
+    something talks talking shows showing looking wears cooking making singing dancing driving eating being down near
+    beside around along against front next top young large small two three who his has have are
+    white black green blue yellow street beach tree trees"""
 UNMISTAKABLE = frozenset(_WORDS.split())
 
 
@@ -75,25 +79,21 @@ class Language:
             scores.append(min(float(probabilities[0]), 1.0) if names else 0.0)
             found = names.index(f"{_LABEL}en") if f"{_LABEL}en" in names else -1
             english.append(min(float(probabilities[found]), 1.0) if found >= 0 else 0.0)
-        array = pa.array(texts, pa.string())
+        characters = words.Characters.of(texts)
         values = {
             "label": labels,
             "score": np.array(scores, dtype=np.float64),
             "english": np.array(english, dtype=np.float64),
-            "letters": words.count(array, r"\p{L}"),
-            "latin": words.count(array, r"\p{Latin}"),
-            "english_share": _english_share(array),
+            "letters": characters.count(words.LETTER),
+            "latin": characters.count(words.LATIN),
+            "english_share": np.array([_english_share(text) for text in texts], dtype=np.float64),
         }
         return words.table(chunk.num_rows, self.columns, values)
 
 
-def _english_share(texts: pa.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
-    parts = pc.utf8_split_whitespace(pc.replace_substring_regex(texts, r"[^\p{L}\p{M}]+", " "))
-    rows = pc.list_parent_indices(parts).to_numpy(zero_copy_only=False)
-    flat = pc.list_flatten(parts)
-    real = pc.greater(pc.utf8_length(flat), 0).to_numpy(zero_copy_only=False)
-    english = pc.is_in(flat, pa.array(sorted(UNMISTAKABLE))).to_numpy(zero_copy_only=False)
-    return words.ratio(np.bincount(rows[english], minlength=len(texts)), np.bincount(rows[real], minlength=len(texts)))
+def _english_share(text: str) -> float:
+    found = _WORD.findall(text)
+    return sum(word in UNMISTAKABLE for word in found) / len(found) if found else 0.0
 
 
 def _path(model: str | None) -> Path:

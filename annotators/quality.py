@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from annotators import text as words
 from annotators.repetition import duplicate_shares, ngram_shares
@@ -95,56 +96,54 @@ class Quality:
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
         size = chunk.num_rows
-        texts = pa.array(words.strings(chunk["clean.text"]), pa.string())
-        raw = pa.array([t[:_RAW_CHARS] for t in words.strings(chunk["text"])], pa.string())
+        clean = words.strings(chunk["clean.text"])
+        texts = pa.array(clean, pa.string())
+        raw = [t[:_RAW_CHARS] for t in words.strings(chunk["text"])]
+        characters, raw_characters = words.Characters.of(clean), words.Characters.of(raw)
+        visible = np.diff(characters.ends) - characters.count(words.SPACE)
 
         lines = pc.split_pattern(texts, "\n")
-        line, line_rows = pc.utf8_trim_whitespace(pc.list_flatten(lines)), pc.list_parent_indices(lines)
-        written = pc.greater(pc.utf8_length(line), 0).to_numpy(zero_copy_only=False)
-        line_count = np.bincount(line_rows.to_numpy(zero_copy_only=False)[written], minlength=size)
+        line, line_rows = pc.utf8_trim_whitespace(pc.list_flatten(lines)), _parents(lines)
+        line_count = np.bincount(line_rows[_flags(pc.not_equal(line, ""))], minlength=size)
 
-        def line_share(pattern: str) -> np.ndarray:
-            hit = pc.match_substring_regex(line, pattern).to_numpy(zero_copy_only=False)
-            return words.ratio(np.bincount(line_rows.to_numpy(zero_copy_only=False)[hit], minlength=size), line_count)
+        def line_share(pattern: str) -> NDArray[np.float64]:
+            hit = _flags(pc.match_substring_regex(line, pattern))
+            return words.ratio(np.bincount(line_rows[hit], minlength=size), line_count)
 
-        tokens = _tokens(texts)
-        token, rows = pc.list_flatten(tokens), pc.list_parent_indices(tokens).to_numpy(zero_copy_only=False)
+        tokens = _tokens(texts, characters)
+        token, rows = pc.list_flatten(tokens), _parents(tokens)
+        token_characters = words.Characters.of(token.to_pylist())
         token_count = np.bincount(rows, minlength=size)
-        token_chars = np.bincount(rows, weights=pc.utf8_length(token).to_numpy(zero_copy_only=False), minlength=size)
+        token_chars = np.bincount(rows, weights=np.diff(token_characters.ends), minlength=size)
+        word_count = np.bincount(rows[token_characters.count(words.LETTER | words.DIGIT) > 0], minlength=size)
+        alpha_count = np.bincount(rows[token_characters.count(words.LETTER) > 0], minlength=size)
 
-        def having(pattern: str) -> np.ndarray:
-            hit = pc.match_substring_regex(token, pattern).to_numpy(zero_copy_only=False)
-            return np.bincount(rows[hit], minlength=size)
-
-        bare = pc.utf8_trim(token, ".,;:!?\"'()[]")
-        stop = pc.index_in(bare, pa.array(STOP_WORDS)).to_numpy(zero_copy_only=False)
-        found = ~np.isnan(stop.astype(np.float64))
-        different = np.unique(rows[found].astype(np.int64) * len(STOP_WORDS) + stop[found].astype(np.int64))
-        counted = having(r"[\p{L}\p{N}]")
-        visible = words.count(texts, r"[^\s]")
         dup_lines, dup_line_chars = duplicate_shares(lines)
         dup_paragraphs, dup_paragraph_chars = duplicate_shares(pc.split_pattern(texts, "\n\n"))
+        known = words.LETTER | words.MARK | words.DIGIT | words.SPACE
         values: dict[str, object] = {
-            "words": counted,
-            "chars": pc.utf8_length(texts),
-            "letters": words.count(texts, r"\p{L}"),
-            "upper_share": words.ratio(words.count(raw, r"\p{Lu}"), words.count(raw, r"[\p{Lu}\p{Ll}]")),
+            "words": word_count,
+            "chars": np.diff(characters.ends),
+            "letters": characters.count(words.LETTER),
+            "upper_share": words.ratio(
+                raw_characters.count(words.UPPER), raw_characters.count(words.UPPER | words.LOWER)
+            ),
             "shouted_share": words.shouting(raw),
-            "symbol_ratio": words.ratio(words.count(texts, r"[^\p{L}\p{M}\p{N}\s]"), visible),
-            "digit_ratio": words.ratio(words.count(texts, r"\p{N}"), visible),
+            "symbol_ratio": words.ratio(np.diff(characters.ends) - characters.count(known), visible),
+            "digit_ratio": words.ratio(characters.count(words.DIGIT), visible),
             "mean_word_length": words.ratio(token_chars, token_count),
-            "hash_ratio": words.ratio(words.count(texts, "#"), counted),
-            "ellipsis_ratio": words.ratio(words.count(texts, r"\.\.\.|…"), counted),
+            "hash_ratio": words.ratio(words.count(texts, "#"), word_count),
+            "ellipsis_ratio": words.ratio(words.count(texts, r"\.\.\.|…"), word_count),
             "bullet_lines": line_share(r"^[•‣◦▪●○·*–—-]"),
             "ellipsis_lines": line_share(r"(?:\.\.\.|…)$"),
             "terminal_lines": line_share(r"[.!?\"”'’]$"),
-            "alpha_words": words.ratio(having(r"\p{L}"), token_count),
+            "alpha_words": words.ratio(alpha_count, token_count),
             **ngram_shares(tokens, TOP, REPEATED),
             "dup_lines": dup_lines,
             "dup_line_chars": dup_line_chars,
             "dup_paragraphs": dup_paragraphs,
             "dup_paragraph_chars": dup_paragraph_chars,
-            "stop_words": np.bincount(different // len(STOP_WORDS), minlength=size),
+            "stop_words": _stop_words(token, rows, size),
             "sentences": words.count(texts, r"[.!?]+[\"'”’)]*(?:\s|$)"),
             "urls": words.count(texts, r"(?i)https?://|\bwww\."),
             "braces": words.count(texts, r"[{}]"),
@@ -153,16 +152,33 @@ class Quality:
         }
         return words.table(size, self.columns, values)
 
-    def _bad_words(self, texts: pa.Array) -> np.ndarray:
+    def _bad_words(self, texts: pa.Array) -> NDArray[np.int64]:
         if self.settings.bad_words is None:
             return np.zeros(len(texts), dtype=np.int64)
         return words.count(texts, _pattern(self.settings.bad_words))
 
 
-def _tokens(texts: pa.Array) -> pa.ListArray:
+def _tokens(texts: pa.Array, characters: words.Characters) -> pa.ListArray:
     """Lower-case blank-separated tokens, unspaced scripts cut into pairs of characters."""
-    spaced = pc.replace_substring_regex(texts, rf"([{_UNSPACED}]{{1,2}})", r" \1 ")
-    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(spaced)))
+    if characters.count(words.UNSPACED).any():
+        texts = pc.replace_substring_regex(texts, rf"([{_UNSPACED}]{{1,2}})", r" \1 ")
+    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(texts)))
+
+
+def _stop_words(token: pa.Array, rows: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """int64 (n,): how many different stop words stand in each text."""
+    found = pc.index_in(pc.utf8_trim(token, ".,;:!?\"'()[]"), pa.array(STOP_WORDS))
+    index = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    different = np.unique(rows[index >= 0] * len(STOP_WORDS) + index[index >= 0])
+    return np.bincount(different // len(STOP_WORDS), minlength=size)
+
+
+def _parents(lists: pa.ListArray) -> NDArray[np.int64]:
+    return np.asarray(pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _flags(values: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 @functools.cache

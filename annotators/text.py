@@ -1,8 +1,12 @@
-"""What the text annotators share: reading a text column whatever is in it, and how much of a text is shouted."""
+"""What the text annotators share: reading a text column whatever is in it, counting its characters by class, and
+telling how much of it is shouted."""
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,7 +60,52 @@ def count(texts: pa.Array, pattern: str) -> NDArray[np.int64]:
     return np.asarray(pc.count_substring_regex(texts, pattern).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def shouting(texts: Sequence[str] | pa.Array) -> NDArray[np.float64]:
+LETTER, UPPER, LOWER, DIGIT, MARK, SPACE, LATIN, UNSPACED = (1 << bit for bit in range(8))
+
+_LATIN = ((0x41, 0x24F), (0x1E00, 0x1EFF), (0x2C60, 0x2C7F), (0xA722, 0xA7FF), (0xAB30, 0xAB64), (0xFF21, 0xFF5A))
+# Thai, Lao, Myanmar, Khmer, kana, Han and its extensions: written without blanks between words.
+_UNSPACED = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
+_LAST = 0x323B0  # behind the last letters; what follows is of no class
+
+
+@functools.cache
+def _classes() -> NDArray[np.uint8]:
+    classes = np.zeros(_LAST + 1, dtype=np.uint8)
+    flags = {"L": LETTER, "N": DIGIT, "M": MARK}
+    for code in range(_LAST):
+        category = unicodedata.category(chr(code))
+        classes[code] = flags.get(category[0], 0) | {"Lu": UPPER, "Ll": LOWER}.get(category, 0)
+        if chr(code).isspace():
+            classes[code] |= SPACE
+    letters = (classes & LETTER) != 0
+    for flag, ranges in ((LATIN, _LATIN), (UNSPACED, (*_UNSPACED, (0x20000, _LAST - 1)))):
+        for first, last in ranges:
+            classes[first : last + 1][letters[first : last + 1]] |= flag
+    return classes
+
+
+@dataclass(frozen=True)
+class Characters:
+    """All characters of n texts in one row: `classes` uint8 (c,) of flags; text i lies at ends[i] to ends[i + 1]
+    (int64, n + 1 places)."""
+
+    classes: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> Characters:
+        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        return Characters(_classes()[np.minimum(codes, _LAST)], np.concatenate([[0], np.cumsum(lengths)]))
+
+    def count(self, flags: int) -> NDArray[np.int64]:
+        """int64 (n,): characters that have any of `flags`."""
+        before = np.concatenate([[0], np.cumsum((self.classes & flags) != 0)])
+        counts: NDArray[np.int64] = before[self.ends[1:]] - before[self.ends[:-1]]
+        return counts
+
+
+def shouting(texts: Sequence[str]) -> NDArray[np.float64]:
     """float64 (n,) in [0, 1]: share of the letters of words that stand in words all in capitals.
 
     Words of one letter do not count. Acronyms and names in capitals are no shouting: as long as any word is in
@@ -64,20 +113,21 @@ def shouting(texts: Sequence[str] | pa.Array) -> NDArray[np.float64]:
     JWST" is 0, "A DOG RUNS ACROSS THE FIELD" is 1, "CUTE DOG RUNS ACROSS the park" between. Scripts without case
     are 0. The measure is ours.
     """
-    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
-    size = len(array)
-    parts = pc.utf8_split_whitespace(pc.replace_substring_regex(array, r"[^\p{L}\p{M}'’]+", " "))
-    rows = pc.list_parent_indices(parts).to_numpy(zero_copy_only=False)
-    words = pc.utf8_trim(pc.list_flatten(parts), "'’")
-    lower = pc.utf8_lower(words)
-    lengths = pc.utf8_length(words).to_numpy(zero_copy_only=False)
-    cased = (lengths >= 2) & pc.not_equal(lower, pc.utf8_upper(words)).to_numpy(zero_copy_only=False)
-    capital = cased & pc.utf8_is_upper(words).to_numpy(zero_copy_only=False)
-    everyday = capital & pc.is_in(lower, pa.array(sorted(EVERYDAY))).to_numpy(zero_copy_only=False)
-
-    def letters(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.bincount(rows[mask], weights=lengths[mask].astype(np.float64), minlength=size).astype(np.float64)
-
-    loud, all_letters = letters(capital), letters(cased)
-    names_only = (letters(everyday) == 0) & (all_letters > loud)
-    return np.where(names_only, 0.0, ratio(loud, all_letters))
+    size = len(texts)
+    apart = [f"{text} " for text in texts]  # no word may run on into the next text
+    joined, characters = "".join(apart), Characters.of(apart)
+    inside = (characters.classes & (LETTER | MARK)) != 0
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+    starts, ends = edges[::2], edges[1::2]
+    rows = np.searchsorted(characters.ends, starts, side="right") - 1
+    spans = np.column_stack([starts, ends]).ravel()
+    spanned = Characters(characters.classes, spans)
+    letters, upper, lower = (spanned.count(flag)[::2] for flag in (LETTER, UPPER, LOWER))
+    cased = (letters >= 2) & (upper + lower > 0)
+    capital = cased & (lower == 0)
+    everyday = np.zeros(size, dtype=bool)
+    for word in np.flatnonzero(capital):
+        everyday[rows[word]] |= joined[starts[word] : ends[word]].lower() in EVERYDAY
+    loud = np.bincount(rows[capital], weights=letters[capital], minlength=size)
+    total = np.bincount(rows[cased], weights=letters[cased], minlength=size)
+    return np.where(~everyday & (total > loud), 0.0, ratio(loud, total))

@@ -33,8 +33,9 @@ class Settings(Strict):
 
     English with foreign words ("a plate of boeuf bourguignon with pommes frites") is often labelled as the language
     of those words. It stays where at least mixed_share of its words are unmistakably English (the, with, of, ...)
-    and English has a probability of at least mixed_english. min_latin: share of the letters that must be Latin for
-    a text to pass as English; a few Han characters make the model fall back on English.
+    and English has a probability of at least mixed_english, or where English is a close second with at least
+    close_english. min_latin: share of the letters that must be Latin for a text to pass as English; on a few Han
+    characters alone the model falls back on English.
     """
 
     allowed: tuple[str, ...] = Field(default=("en",), min_length=1)
@@ -42,6 +43,7 @@ class Settings(Strict):
     undecided_letters: int = Field(default=20, ge=0)
     undecided_score: float = Field(default=0.5, ge=0, le=1)
     undecided_english: float = Field(default=0.05, ge=0, le=1)
+    close_english: float = Field(default=0.25, ge=0, le=1)
     mixed_english: float = Field(default=0.02, ge=0, le=1)
     mixed_share: float = Field(default=0.08, ge=0, le=1)
     min_latin: float = Field(default=0.5, ge=0, le=1)
@@ -52,19 +54,13 @@ def judge(signals: pa.Table, settings: Settings) -> Judgement:
     probability of English, threshold: that of the likeliest language, which beat it), "low_score" (value: probability
     of the allowed label, threshold min_score), "missing". Passed rows show the score and 0, or undecided_score."""
     lost = missing(signals, READS)
-    english_wanted = "en" in settings.allowed
-    score, english, share = (numbers(signals, f"language.{name}") for name in ("score", "english", "english_share"))
+    score, english = (numbers(signals, f"language.{name}") for name in ("score", "english"))
     latin = _latin(signals)
-    label_en = _labelled(signals, ("en",))
     labelled = _labelled(signals, settings.allowed)
-
-    script = latin >= settings.min_latin
-    mixed = english_wanted & script & (english >= settings.mixed_english) & (share >= settings.mixed_share)
-    open_ = undecided(signals, settings)
-    wrong_script = label_en & labelled & ~script & ~open_
+    wrong_script = _labelled(signals, ("en",)) & labelled & ~(latin >= settings.min_latin)
     weak = np.zeros(len(lost), dtype=bool) if settings.min_score is None else score < settings.min_score
-    certain = labelled & ~wrong_script & ~weak
-    passed = (certain | mixed | open_) & ~lost
+    open_ = undecided(signals, settings)
+    passed = ((labelled & ~wrong_script & ~weak) | _mixed(signals, settings) | open_) & ~lost
 
     reason = np.select(
         [passed, lost, wrong_script, labelled], ["", "missing", "not_latin", "low_score"], default="other_language"
@@ -85,7 +81,16 @@ def undecided(signals: pa.Table, settings: Settings) -> NDArray[np.bool_]:
     short = (letters < settings.undecided_letters) & (score < settings.undecided_score)
     if "en" in settings.allowed:
         short &= (english >= settings.undecided_english) & (_latin(signals) >= settings.min_latin)
-    return short & ~_labelled(signals, settings.allowed) & ~missing(signals, READS)
+    decided = _labelled(signals, settings.allowed) | _mixed(signals, settings) | missing(signals, READS)
+    return short & ~decided
+
+
+def _mixed(signals: pa.Table, settings: Settings) -> NDArray[np.bool_]:
+    """English among foreign words, or nearly as likely as the label."""
+    english, share = (numbers(signals, f"language.{name}") for name in ("english", "english_share"))
+    among = (english >= settings.mixed_english) & (share >= settings.mixed_share)
+    close = english >= settings.close_english
+    return ("en" in settings.allowed) & (_latin(signals) >= settings.min_latin) & (among | close)
 
 
 def _labelled(signals: pa.Table, languages: tuple[str, ...]) -> NDArray[np.bool_]:

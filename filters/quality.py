@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
 from filters.interface import Judgement, missing, numbers
 from filters.rules import Rule, first_broken, where
@@ -95,7 +94,7 @@ class Settings(Strict):
     min_words: int | None = 3
     min_chars: int | None = 6
     max_words: int | None = 512
-    max_shouted: float | None = Field(default=0.5)
+    max_shouted: float | None = 0.5
     max_symbol_ratio: float | None = 0.3
     max_digit_ratio: float | None = 0.4
     max_dup_2gram: float | None = 0.4

@@ -66,7 +66,7 @@ def where(first: Flags, one: Judgement, other: Judgement) -> Judgement:
 
 def quantile_threshold(values: Floats, fraction: float) -> float:
     """The smallest score to keep so that the top `fraction` (0..1] of the scores stays: the n-th largest of them with
-    n = ceil(fraction · scores), as DataComp's fraction mode takes its threshold. Equal scores stand or fall together.
+    n = ceil(fraction · scores), much as in DataComp's fraction mode. Equal scores stand or fall together.
 
     NaN are no scores and are not counted. Without any score the threshold is infinite: nothing is kept.
     """
