@@ -10,7 +10,6 @@ from infra import storage
 from infra.beam import Runner
 from infra.config import Config, Document, read_document, validate
 
-
 LOCAL = Runner()
 
 
@@ -30,6 +29,11 @@ class Run:
     @property
     def store(self) -> str:
         return self.config.store
+
+    @property
+    def captions_optional(self) -> frozenset[str]:
+        """Sources whose media may lack a caption."""
+        return frozenset(source.name for source in self.config.sources if source.captions.optional)
 
     def at(self, *parts: str) -> str:
         """A place below the run's folder."""

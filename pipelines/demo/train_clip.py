@@ -1,0 +1,306 @@
+"""Trains the demo's CLIP: a very small image–text model in open_clip's format, on "train" scenes only.
+
+    python -m pipelines.demo.train_clip            about ten minutes on one core; writes pipelines/demo/weights/clip
+
+It knows painted subjects, tints and little else: it is for the demo's world only. Photographs, seeds and captions of
+the two splits are disjoint (see `pipelines.demo.scenes`), and the changed captions made here are kept only when they
+too belong to the train split.
+
+The loss is the sigmoid loss on every pair of a batch (SigLIP, arXiv 2303.15343), because one absolute threshold is
+what the filter needs, plus the softmax contrastive loss of CLIP (arXiv 2103.00020). Each picture brings a second,
+wrong caption that differs in one attribute. Two linear heads, thrown away afterwards, read the attributes off either
+embedding, which makes so short a training converge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra import models
+from infra.hashing import file_sha256
+from pipelines.demo import scenes
+from pipelines.demo.scenes import Scene
+
+SIDE = 64
+CONTEXT = 40
+CONFIG: dict[str, Any] = {
+    "embed_dim": 96,
+    "init_logit_bias": -8.0,
+    "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32, "patch_size": None},
+    "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
+}
+#: "squash" shows the whole of a wide picture; the usual centre crop would cut subjects off.
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "squash"}
+#: Pictures are kept this much larger than the model's input, so that a crop can be drawn at every step.
+ROOM = 8
+_SIZES = ((160, 120), (160, 90), (120, 120), (160, 120), (90, 120), (192, 108))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """pixels: uint8 (n, SIDE + ROOM, SIDE + ROOM, 3); scenes; still: bool (n,), shown and described as a picture."""
+
+    pixels: NDArray[np.uint8]
+    scenes: list[Scene]
+    still: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def make_examples(seed: int, count: int, purpose: str, frames: int = 1) -> Examples:
+    """`frames` pictures of each of `count` scenes of the train split, a function of (seed, count, purpose, frames)."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    rng = scenes.generator(seed, "clip", purpose)
+    side = SIDE + ROOM
+    pixels = np.empty((count * frames, side, side, 3), np.uint8)
+    drawn, still = [], np.empty(count * frames, bool)
+    for i in range(count):
+        scene = scenes.make_scene(seed, "train", f"clip {purpose} {i}")
+        width, height = _SIZES[int(rng.integers(len(_SIZES)))]
+        film = scene.film(width, height)
+        for j in range(frames):
+            row = i * frames + j
+            still[row] = rng.random() < 0.4
+            picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))]
+            picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
+            pixels[row] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+            drawn.append(scene)
+    return Examples(pixels, drawn, still)
+
+
+def caption(scene: Scene, still: bool, variant: int) -> str:
+    """One of the scene's own captions, or (variant `scenes.VARIANTS`) a terse one with only what every caption says."""
+    if variant < scenes.VARIANTS:
+        return scene.describe(variant, bool(still))
+    return " and ".join(f"a {s.colour} {s.noun}" for s in scene.subjects) + f" in a {scene.tint} photo"
+
+
+def altered(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with one thing changed that its captions name: tint, or a subject's colour or shape, or all of a
+    subject. The result belongs to the train split too."""
+    while True:
+        what = rng.choice(["tint", "colour", "shape", "both"], p=[0.25, 0.35, 0.25, 0.15])
+        if what == "tint":
+            changed = replace(scene, tint=str(rng.choice(scenes.TINTS)))
+        else:
+            index = int(rng.integers(len(scene.subjects)))
+            subject = scene.subjects[index]
+            colour = str(rng.choice(list(scenes.COLOURS))) if what != "shape" else subject.colour
+            shape = str(rng.choice(scenes.SHAPES)) if what != "colour" else subject.shape
+            others = [s for i, s in enumerate(scene.subjects) if i != index]
+            if any(s.colour == colour or s.shape == shape for s in others):
+                continue
+            subjects = [
+                replace(subject, colour=colour, shape=shape) if i == index else s for i, s in enumerate(scene.subjects)
+            ]
+            changed = replace(scene, subjects=tuple(subjects))
+        if changed.attributes != scene.attributes and scenes.split_of(changed.attributes) == "train":
+            return changed
+
+
+def targets(scene: Scene) -> NDArray[np.float32]:
+    """float32 (k,) of 0 and 1: which tint, colours, shapes, textures, sizes, counts and coloured shapes are named."""
+    colours, shapes = list(scenes.COLOURS), scenes.SHAPES
+    groups = [
+        [t == scene.tint for t in scenes.TINTS],
+        [any(s.colour == c for s in scene.subjects) for c in colours],
+        [any(s.shape == f for s in scene.subjects) for f in shapes],
+        [any(s.texture == t for s in scene.subjects) for t in scenes.TEXTURES],
+        [any(s.size == z for s in scene.subjects) for z in scenes.SIZES],
+        [any(s.count == n for s in scene.subjects) for n in (1, 2, 3)],
+        [any(s.colour == c and s.shape == f for s in scene.subjects) for c in colours for f in shapes],
+    ]
+    return np.array([value for group in groups for value in group], np.float32)
+
+
+def _views(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A random crop of each picture, up to a ninth a side, now and then with a stripe over it (as lettering is)."""
+    out = np.empty((len(pixels), SIDE, SIDE, 3), np.uint8)
+    for i, picture in enumerate(pixels):
+        y, x = rng.integers(ROOM + 1, size=2)
+        out[i] = picture[y : y + SIDE, x : x + SIDE]
+        if rng.random() < 0.1:
+            top, high = int(rng.integers(0, SIDE - 8)), int(rng.integers(4, 8))
+            out[i, top : top + high, 4:-4] = rng.choice(np.array([0, 255]), size=(high, SIDE - 8, 1), p=[0.6, 0.4])
+    return out
+
+
+def _normalised(pixels: NDArray[np.uint8]) -> Any:
+    torch = models.torch()
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+    return (x - 0.5) / 0.25
+
+
+def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[str], None]) -> tuple[Any, set[int]]:
+    """The trained open_clip model, and the ids of the tokens that it has seen."""
+    torch, clip = models.torch("training"), models.open_clip("training")
+    functional = torch.nn.functional
+    torch.manual_seed(seed)
+    model = clip.CLIP(**CONFIG)
+    tokenizer = clip.get_tokenizer("ViT-B-32", context_length=CONTEXT)
+    labels = np.stack([targets(s) for s in examples.scenes])
+    frequency = labels.mean(axis=0)
+    heads = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
+    heads_weight = torch.from_numpy(np.clip((1 - frequency) / np.maximum(frequency, 1e-3), 1, 12))
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": 0.02},
+        {"params": [*plain, *heads.parameters()], "weight_decay": 0.0},
+    ]
+    peak = 2e-3
+    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
+    rng = scenes.generator(seed, "clip", "order")
+    order = np.concatenate([rng.permutation(len(examples)) for _ in range(-(-steps * batch // len(examples)))])
+    seen: set[int] = set()
+    sign = 2 * torch.eye(batch, 2 * batch) - 1
+    diagonal = torch.arange(batch)
+    began, running = time.monotonic(), 0.0
+    for step in range(steps):
+        rows = order[step * batch : (step + 1) * batch]
+        still = examples.still[rows]
+        shown = [examples.scenes[r] for r in rows]
+        variants = rng.integers(scenes.VARIANTS + 1, size=(2, batch))
+        wrong = [altered(scene, rng) for scene in shown]
+        texts = [caption(s, k, v) for s, k, v in zip(shown, still, variants[0], strict=True)]
+        texts += [caption(s, k, v) for s, k, v in zip(wrong, still, variants[1], strict=True)]
+        tokens = tokenizer(texts)
+        seen.update(tokens.unique().tolist())
+        picture = functional.normalize(model.encode_image(_normalised(_views(examples.pixels[rows], rng))), dim=-1)
+        text = functional.normalize(model.encode_text(tokens), dim=-1)
+        logits = model.logit_scale.exp() * picture @ text.T
+        sigmoid = -functional.logsigmoid(sign * (logits + model.logit_bias)).sum(dim=1).mean()
+        # The same attributes may stand twice in a batch; such pairs are not wrong.
+        softmax = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(logits[:, :batch].T, diagonal)
+        goal = torch.from_numpy(labels[rows])
+        goal_wrong = torch.from_numpy(np.stack([targets(s) for s in wrong]))
+        read = functional.binary_cross_entropy_with_logits(heads[0](picture * 8), goal, pos_weight=heads_weight)
+        read_text = functional.binary_cross_entropy_with_logits(
+            heads[1](text * 8), torch.cat([goal, goal_wrong]), pos_weight=heads_weight
+        )
+        share = max(0.1, 1 - 1.5 * step / steps)
+        loss = sigmoid + 0.5 * softmax + 4 * share * (read + read_text)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, np.log(40.0))
+        running += float(sigmoid.detach())
+        if (step + 1) % 100 == 0:
+            log(f"step {step + 1}/{steps}  sigmoid loss {running / 100:.3f}  {time.monotonic() - began:.0f} s")
+            running = 0.0
+    return model.eval(), seen
+
+
+def save(model: Any, seen: set[int], folder: Path) -> None:
+    """open_clip's two files, weights in float16. Tokens that training never saw become the zero vector: a word that
+    the model does not know then says nothing, and the file packs well."""
+    torch = models.torch()
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unseen = torch.tensor(sorted(set(range(CONFIG["text_cfg"]["vocab_size"])) - seen))
+    with torch.no_grad():
+        model.token_embedding.weight[unseen] = 0
+    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    text = json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}, indent=2, sort_keys=True)
+    (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def validate(folder: Path, examples: Examples, seed: int) -> dict[str, Any]:
+    """Scores of held-out pictures with their own captions, another scene's, and ones wrong in one attribute.
+
+    The threshold is ours: the one that keeps the larger of the two error rates (own captions lost, other captions
+    kept) smallest, where losing an own caption weighs five times, because the good samples of a corpus outnumber the
+    bad ones.
+    """
+    clip = models.load_clip(models.ClipSource(f"local-dir:{folder}"))
+    margin = ROOM // 2
+    inner = examples.pixels[:, margin : margin + SIDE, margin : margin + SIDE]
+    pictures = clip.encode_images(list(inner))
+    rng = scenes.generator(seed, "clip", "validate")
+    n = len(examples)
+
+    def scores(shown: Sequence[Scene]) -> NDArray[np.float64]:
+        words = [caption(s, k, int(rng.integers(scenes.VARIANTS))) for s, k in zip(shown, examples.still, strict=True)]
+        return np.asarray((pictures * clip.encode_texts(words)).sum(axis=1))
+
+    own = scores(examples.scenes)
+    offsets = rng.integers(1, n, size=n)
+    swapped = [examples.scenes[(i + int(o)) % n] for i, o in enumerate(offsets)]
+    other = scores(swapped)[[a.attributes != b.attributes for a, b in zip(swapped, examples.scenes, strict=True)]]
+    near = scores([altered(scene, rng) for scene in examples.scenes])
+    grid = np.unique(np.concatenate([own, other]).round(3))
+    worst = [max(5 * float((own < t).mean()), float((other >= t).mean())) for t in grid]
+    best = np.flatnonzero(np.asarray(worst) == min(worst))
+    threshold = float(grid[best[len(best) // 2]].round(3))
+    caught, lost = float((other < threshold).mean()), float((own < threshold).mean())
+    return {
+        "threshold": threshold,
+        "pictures": n,
+        "recall": round(caught, 4),
+        "precision_even": round(caught / (caught + lost), 4),
+        "own_lost": round(lost, 4),
+        "caught_of_one_attribute_wrong": round(float((near < threshold).mean()), 4),
+        "auc_one_attribute": round(float((own[:, None] > near[None, :]).mean()), 4),
+        "own_quantiles": [round(float(v), 3) for v in np.quantile(own, [0.001, 0.01, 0.05, 0.5])],
+        "other_quantiles": [round(float(v), 3) for v in np.quantile(other, [0.5, 0.95, 0.99, 0.999])],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--scenes", type=int, default=12_000)
+    parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1_500)
+    parser.add_argument("--batch", type=int, default=64)
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    examples = make_examples(options.seed, options.scenes, "train", options.frames)
+    log(f"{len(examples)} pictures in {time.monotonic() - began:.0f} s")
+    model, seen = train(options.seed, examples, options.steps, options.batch, log)
+    save(model, seen, options.out)
+    figures = validate(options.out, make_examples(options.seed, 1_500, "validation"), options.seed)
+    card = {
+        "figures": figures,
+        "seed": options.seed,
+        "threshold": figures["threshold"],
+        "trained_on": {
+            "scenes": options.scenes,
+            "frames": options.frames,
+            "steps": options.steps,
+            "batch": options.batch,
+        },
+        "weights_sha256": file_sha256(options.out / "open_clip_model.safetensors"),
+    }
+    (options.out / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    log(f"{time.monotonic() - began:.0f} s in all")
+    print(json.dumps(card))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
