@@ -1,9 +1,9 @@
 """Builds an n-gram vocabulary from high-quality text: frequent words, pairs of words that belong together, titles.
 
 `count` each part of the text, `merge` the counts in any order, `build` the list. The recipe is MetaCLIP's (arXiv
-2309.16671 and its repository): Wikipedia's words, its pairs by pointwise mutual information, its titles, and the numbers
-0 to 99. WordNet, its fourth source, can be passed as titles. Words are those of `infra.vocabulary`, so whatever is built
-can be found.
+2309.16671 and its repository): Wikipedia's words, its pairs by pointwise mutual information, its titles, and the
+numbers 0 to 99. WordNet, its fourth source, can be passed as titles. Words are those of `infra.vocabulary`, so
+whatever is built can be found.
 """
 
 from __future__ import annotations
