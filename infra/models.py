@@ -424,7 +424,7 @@ def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float3
     try:
         model, preprocess = clip.create_model_from_pretrained(
             files.model,
-            pretrained=_pretrained(source),
+            pretrained=_weights_file(source) or source.pretrained,
             precision=_PRECISION[dtype],
             device=place,
             cache_dir=source.cache,
@@ -437,11 +437,10 @@ def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float3
     return Clip(model.eval(), preprocess, tokenizer, place, getattr(library, dtype), batch)
 
 
-def _pretrained(source: ClipSource) -> str | None:
-    """`source.pretrained` with ~ filled in when it is a file."""
-    if source.pretrained is None or not Path(source.pretrained).expanduser().is_file():
-        return source.pretrained
-    return str(Path(source.pretrained).expanduser())
+def _weights_file(source: ClipSource) -> str | None:
+    """`source.pretrained` when it is a file, with ~ filled in."""
+    path = Path(source.pretrained or "").expanduser()
+    return str(path) if path.is_file() else None
 
 
 def clip_maker(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> dict[str, object]:
@@ -451,7 +450,7 @@ def clip_maker(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> 
     maker: dict[str, object] = {"weights_sha256": files.sha256, "config": files.config}
     if files.model == source.model and not source.model.startswith("local-dir:"):
         # A tag also sets normalisation and resizing.
-        tag = source.pretrained if _pretrained(source) == source.pretrained else None
+        tag = None if _weights_file(source) else source.pretrained
         maker |= {"architecture": source.model, "tag": tag}
     return maker | {"device": device, "dtype": dtype, "batch": batch}
 

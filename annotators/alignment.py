@@ -1,0 +1,289 @@
+"""How well picture and caption agree: the cosine between their embeddings in a CLIP, or in a video–text model.
+
+Scores are raw cosines, -1..1, never multiplied by the model's logit scale, and a threshold belongs to one model.
+Llama 3 filters image–text pairs by a CLIP score and videos by a frame's first and a video model's after that
+(arXiv 2407.21783, section 7.1); which models and thresholds is not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from infra import models
+from infra.config import Strict
+from infra.errors import ConfigError
+from infra.media import Decoded, FramePlan, Frames
+
+
+class VideoText(Strict):
+    """A video–text model as TorchScript, for engine "video_text".
+
+    The module takes care of its own normalisation and has two exported methods:
+        encode_video(frames: uint8 (1, t, size, size, 3) RGB, ascending in time) -> float (1, d)
+        encode_text(tokens: int64 (1, context)) -> float (1, d)
+    Tokens are those of CLIP's byte-pair vocabulary, padded with 0.
+
+    weights: path or URL; sha256: of that file, 64 hex digits; size: side of the frames in pixels, cut from the middle
+    after the short side has been brought to it; context: tokens a text.
+    """
+
+    weights: str
+    sha256: str
+    size: int = Field(default=224, ge=16)
+    context: int = Field(default=77, ge=3)
+
+    _checked = field_validator("sha256")(staticmethod(models.check_sha256))
+
+
+class Settings(Strict):
+    """Which model, and where it runs. `engine`, `frames` and `video_text` are for `video_alignment` alone.
+
+    model, pretrained: "local-dir:PATH" or "hf-hub:ORG/NAME" alone, or an open_clip architecture with a tag or a
+        weights file. Only hub models and tags are ever downloaded.
+    sha256: of the weights file; None takes it as it is (it enters the maker all the same).
+    cache: folder for downloads; None is the library's own.
+    device, dtype: "cuda" and the half types give slightly other numbers, so they enter the maker.
+    batch: rows that pass through the model at once. A batch is always full (the last one is padded), because its
+        shape changes the last bits; 1 makes rows independent by construction, a GPU wants more.
+    engine: "pooled" averages the embeddings of `frames` frames; "video_text" asks a video–text model.
+    """
+
+    model: str | None = None
+    pretrained: str | None = None
+    sha256: str | None = None
+    cache: str | None = None
+    device: models.Device = "cpu"
+    dtype: models.Dtype = "float32"
+    batch: int = Field(default=1, ge=1, le=1024)
+    engine: Literal["pooled", "video_text"] = "pooled"
+    frames: int = Field(default=8, ge=1, le=64)
+    video_text: VideoText | None = None
+
+    @field_validator("sha256")
+    @classmethod
+    def _sha256(cls, value: str | None) -> str | None:
+        return None if value is None else models.check_sha256(value)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Settings:
+        if self.engine == "pooled" and self.model is None:
+            raise ValueError("model is missing: an open_clip name, local-dir:PATH or hf-hub:ORG/NAME")
+        if (self.engine == "video_text") != (self.video_text is not None):
+            raise ValueError('video_text goes with engine "video_text", and that engine needs it')
+        if self.engine == "video_text" and (self.model or self.pretrained or self.sha256):
+            raise ValueError('model, pretrained and sha256 are for engine "pooled"')
+        return self
+
+    @property
+    def source(self) -> models.ClipSource:
+        return models.ClipSource(self.model or "", self.pretrained, self.sha256, self.cache)
+
+
+class Pairing(Protocol):
+    """A model that embeds pictures and words into one space."""
+
+    @property
+    def size(self) -> int:
+        """Pixels of a frame's short side."""
+
+    def maker(self) -> Mapping[str, object]:
+        """Weights and everything else that the embeddings depend on."""
+
+    def picture(self, frames: Frames) -> NDArray[np.float64]:
+        """(n, d): the unit vectors that stand for these frames; NaN where the model gave none."""
+
+    def text(self, text: str) -> NDArray[np.float64]:
+        """(d,), unit length or NaN."""
+
+
+class _Clip:
+    """Each frame by itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def size(self) -> int:
+        return models.clip_input_size(self._settings.source)
+
+    def maker(self) -> Mapping[str, object]:
+        s = self._settings
+        return models.clip_maker(s.source, s.device, s.dtype, s.batch)
+
+    def _model(self) -> models.Clip:
+        s = self._settings
+        return models.load_clip(s.source, s.device, s.dtype, s.batch)
+
+    def picture(self, frames: Frames) -> NDArray[np.float64]:
+        return self._model().encode_images(frames.pixels)
+
+    def text(self, text: str) -> NDArray[np.float64]:
+        vector: NDArray[np.float64] = self._model().encode_texts([text])[0]
+        return vector
+
+
+class _Pooled(_Clip):
+    """The mean of the frames' unit vectors, brought back to length 1."""
+
+    def picture(self, frames: Frames) -> NDArray[np.float64]:
+        return models.unit_rows(super().picture(frames).mean(axis=0, keepdims=True))
+
+
+class _Script:
+    """A video–text model from a TorchScript file."""
+
+    def __init__(self, video_text: VideoText, device: models.Device, cache: str | None) -> None:
+        self._settings, self._device, self._cache = video_text, device, cache
+
+    @property
+    def size(self) -> int:
+        return self._settings.size
+
+    def maker(self) -> Mapping[str, object]:
+        s = self._settings
+        return {"weights_sha256": s.sha256, "size": s.size, "context": s.context, "device": self._device}
+
+    def _model(self) -> Any:
+        model = models.load_script(self._settings.weights, self._settings.sha256, self._device, self._cache)
+        for method in ("encode_video", "encode_text"):
+            if not hasattr(model, method):
+                raise ConfigError(f"{self._settings.weights} has no method {method}")
+        return model
+
+    def _embed(self, method: str, value: Any) -> NDArray[np.float64]:
+        with models.torch().inference_mode():
+            vector = getattr(self._model(), method)(value.to(self._device))
+        return models.unit_rows(vector.float().cpu().numpy())
+
+    def picture(self, frames: Frames) -> NDArray[np.float64]:
+        pixels = np.stack([_middle(picture, self.size) for picture in frames.pixels])
+        return self._embed("encode_video", models.torch().from_numpy(pixels)[None])
+
+    def text(self, text: str) -> NDArray[np.float64]:
+        tokens = models.open_clip("video alignment").tokenize([text], context_length=self._settings.context)
+        vector: NDArray[np.float64] = self._embed("encode_text", tokens)[0]
+        return vector
+
+
+def _middle(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The size × size middle of a picture whose short side has been brought to `size`."""
+    from PIL import Image
+
+    high, wide = picture.shape[:2]
+    scale = size / min(high, wide)
+    if scale != 1:
+        shape = (max(size, round(wide * scale)), max(size, round(high * scale)))
+        picture = np.asarray(Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC))
+        high, wide = picture.shape[:2]
+    top, left = (high - size) // 2, (wide - size) // 2
+    return picture[top : top + size, left : left + size]
+
+
+class Alignment:
+    """One score a sample: a video by its middle frame, an image, or the mean over the pictures of a multi_image.
+
+    Frames come with the short side at the model's input size and then pass through open_clip's own evaluation
+    transform, so what remains between this score and open_clip's is the decoder's resampling filter.
+    """
+
+    name: ClassVar[str] = "alignment"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "pair"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "multi_image", "video"})
+    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    columns: ClassVar[Mapping[str, pa.DataType]] = {"score": pa.float64()}
+    stored: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Settings) -> None:
+        unused = {"engine", "frames", "video_text"} & settings.model_fields_set
+        if unused:
+            raise ConfigError(f"alignment does not use {', '.join(sorted(unused))}", hint="video_alignment does")
+        self._pairing: Pairing = _Clip(settings)
+
+    @property
+    def plan(self) -> FramePlan:
+        return FramePlan(times="middle", size=self._pairing.size, fit="short")
+
+    def maker(self) -> Mapping[str, object]:
+        return self._pairing.maker()
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        scores, _, errors = _scores(self.name, self._pairing, chunk, media)
+        return pa.table({"score": pa.array(scores, pa.float64()), "error": pa.array(errors, pa.string())})
+
+
+class VideoAlignment:
+    """One score a video, from several frames: by engine "pooled" or "video_text". `frames` is how many there were."""
+
+    name: ClassVar[str] = "video_alignment"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "pair"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
+    modalities: ClassVar[frozenset[str]] = frozenset({"video"})
+    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    columns: ClassVar[Mapping[str, pa.DataType]] = {"score": pa.float64(), "frames": pa.int32()}
+    stored: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pairing: Pairing
+        if settings.video_text is None:
+            self._pairing = _Pooled(settings)
+        else:
+            self._pairing = _Script(settings.video_text, settings.device, settings.cache)
+
+    @property
+    def plan(self) -> FramePlan:
+        return FramePlan(times="uniform", size=self._pairing.size, fit="short", count=self._settings.frames)
+
+    def maker(self) -> Mapping[str, object]:
+        return {"engine": self._settings.engine, "frames": self._settings.frames, **self._pairing.maker()}
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        scores, counts, errors = _scores(self.name, self._pairing, chunk, media)
+        return pa.table(
+            {
+                "score": pa.array(scores, pa.float64()),
+                "frames": pa.array(counts, pa.int32()),
+                "error": pa.array(errors, pa.string()),
+            }
+        )
+
+
+def _scores(
+    name: str, pairing: Pairing, chunk: pa.Table, media: Sequence[Decoded | None]
+) -> tuple[list[float | None], list[int | None], list[str | None]]:
+    """Score, number of frames and error of each row; a row has either the first two or the third."""
+    scores: list[float | None] = []
+    counts: list[int | None] = []
+    errors: list[str | None] = []
+    for text, decoded in zip(chunk.column("clean.text").to_pylist(), media, strict=True):
+        found = _score(name, pairing, text, decoded)
+        failed = isinstance(found, str)
+        scores.append(None if isinstance(found, str) else found[0])
+        counts.append(None if isinstance(found, str) else found[1])
+        errors.append(found if failed else None)  # type: ignore[arg-type]
+    return scores, counts, errors
+
+
+def _score(name: str, pairing: Pairing, text: str | None, decoded: Decoded | None) -> tuple[float, int] | str:
+    if decoded is None or decoded.error is not None:
+        return "no_media: nothing was decoded" if decoded is None or decoded.error is None else decoded.error
+    if not text:
+        return "no_text: the caption is empty"
+    frames = decoded.frames.get(name)
+    if frames is None or len(frames.pixels) == 0:
+        return "no_frames: the medium gave no picture"
+    # Row-wise sums, not BLAS: its results may depend on the shape of the whole.
+    score = float((pairing.picture(frames) * pairing.text(text)).sum(axis=1).mean())
+    if not np.isfinite(score):
+        return "model: the embedding is not a finite, non-zero vector"
+    return round(score, 6), len(frames.pixels)

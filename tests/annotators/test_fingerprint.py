@@ -1,0 +1,207 @@
+"""Fingerprints: unit vectors that stay with a copy, never a vector from a broken model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from annotators.fingerprint import Fingerprint, Settings
+from annotators.interface import Annotator
+from infra.media import Decoded, Frames
+
+
+def photo(seed: int, high: int = 180, wide: int = 240) -> np.ndarray:
+    """Smooth random shapes: what a perceptual hash is made for."""
+    import cv2
+
+    small = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(small, (wide, high), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def decoded(*pictures: np.ndarray) -> Decoded:
+    frames = Frames(np.stack(pictures), np.arange(len(pictures), dtype=np.float64))
+    return Decoded(frames={"fingerprint": frames})
+
+
+def measure(annotator: Fingerprint, *media: Decoded | None) -> pa.Table:
+    chunk = pa.table({"key": [str(i) for i in range(len(media))]})
+    table = annotator.measure(chunk, media)
+    assert table.column_names == [*annotator.columns, "error"]
+    assert [table.schema.field(n).type for n in annotator.columns] == list(annotator.columns.values())
+    return table
+
+
+def vectors(table: pa.Table, row: int, column: str = "vectors") -> np.ndarray:
+    values = table.to_pylist()[row]
+    return np.frombuffer(values[column], "<f2").reshape(-1, values["dim"])
+
+
+def test_it_is_an_annotator_and_its_plan_is_as_set() -> None:
+    annotator = Fingerprint(Settings())
+    assert isinstance(annotator, Annotator)
+    plan = annotator.plan
+    assert (plan.times, plan.fps, plan.ends, plan.count, plan.size, plan.fit) == ("rate", 1.0, True, 256, 256, "skew")
+    assert annotator.stored <= set(annotator.columns)
+
+
+def test_pdq_bits_are_a_unit_vector_whose_cosine_counts_bits() -> None:
+    import pdqhash
+
+    a, b = photo(1), photo(2)
+    table = measure(Fingerprint(Settings()), decoded(a), decoded(b))
+    rows = [vectors(table, i)[0].astype(np.float64) for i in range(2)]
+    bits = [pdqhash.compute(p)[0] for p in (a, b)]
+    assert [float(r @ r) for r in rows] == [1.0, 1.0]
+    assert float(rows[0] @ rows[1]) == 1 - 2 * int((bits[0] != bits[1]).sum()) / 256
+    assert [list(r > 0) for r in rows] == [list(x == 1) for x in bits]
+
+
+def test_a_copy_keeps_its_hash_and_another_picture_does_not() -> None:
+    import cv2
+
+    a = photo(3)
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", a, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
+    table = measure(Fingerprint(Settings()), decoded(a), decoded(np.asarray(jpeg, np.uint8)), decoded(photo(4)))
+    one, copy, other = (vectors(table, i)[0].astype(np.float64) for i in range(3))
+    assert one @ copy > 0.9
+    assert one @ other < 0.5
+
+
+def test_blank_frames_are_counted_and_not_searched() -> None:
+    blank, red = np.full((96, 96, 3), 7, np.uint8), np.zeros((96, 96, 3), np.uint8)
+    red[..., 0] = 200
+    row = measure(Fingerprint(Settings()), decoded(blank, photo(5, 96, 96), red)).to_pylist()[0]
+    assert row["frames"] == 3
+    assert row["times"] == [1.0]
+    assert len(row["vectors"]) == 256 * 2
+    assert row["error"] is None
+    assert 0 < row["quality"] < 50
+
+
+def test_a_medium_of_blank_frames_has_no_vector_and_no_error() -> None:
+    row = measure(Fingerprint(Settings(mirror=True)), decoded(np.zeros((96, 96, 3), np.uint8))).to_pylist()[0]
+    assert (row["frames"], row["dim"], row["vectors"], row["mirrored"], row["times"]) == (1, 256, b"", b"", [])
+    assert row["error"] is None
+
+
+def test_a_mirrored_copy_matches_the_mirrored_vector_only() -> None:
+    a = photo(6)
+    flipped = np.ascontiguousarray(a[:, ::-1])
+    table = measure(Fingerprint(Settings(mirror=True)), decoded(a), decoded(flipped))
+    assert (vectors(table, 0, "mirrored") == vectors(table, 1)).all()
+    cosine = float(vectors(table, 0)[0].astype(np.float64) @ vectors(table, 1)[0].astype(np.float64))
+    assert cosine < 0.5
+    assert measure(Fingerprint(Settings()), decoded(a)).column("mirrored").null_count == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.data())
+def test_a_row_does_not_depend_on_its_neighbours(seeds: list[int], data: st.DataObject) -> None:
+    annotator = Fingerprint(Settings())
+    media = [decoded(photo(s, 64, 80)) for s in seeds]
+    together = measure(annotator, *media)
+    row = data.draw(st.integers(0, len(seeds) - 1))
+    assert together.slice(row, 1).to_pylist() == measure(annotator, media[row]).to_pylist()
+
+
+def test_what_was_not_decoded_is_an_error_and_has_no_values() -> None:
+    empty = Decoded(frames={"fingerprint": Frames(np.zeros((0, 64, 64, 3), np.uint8), np.zeros(0))})
+    table = measure(Fingerprint(Settings()), Decoded(error="decode: broken"), None, Decoded(), empty)
+    assert table.column("error").to_pylist()[0] == "decode: broken"
+    assert table.column("error").null_count == 0
+    assert all(table.column(name).null_count == 4 for name in Fingerprint.columns)
+
+
+# --- SSCD -------------------------------------------------------------------------------------------------------------
+
+torch = pytest.importorskip("torch")
+
+
+class Descriptor(torch.nn.Module):
+    """512 numbers from an 8 × 8 thumbnail; what it does with a red first pixel is up to `fault`."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        torch.manual_seed(0)
+        self.projection = torch.nn.Linear(192, 512, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.projection(torch.nn.functional.adaptive_avg_pool2d(x, (8, 8)).flatten(1))
+        if self.fault == "nan":
+            return torch.where(x[:, :1, 0, 0] > 2, out * float("nan"), out)
+        if self.fault == "zero":
+            return torch.where(x[:, :1, 0, 0] > 2, out * 0, out)
+        return torch.nn.functional.normalize(out)
+
+
+def sscd(folder: Path, fault: str = "", **more: Any) -> Fingerprint:
+    path = folder / f"descriptor{fault}.torchscript.pt"
+    torch.jit.script(Descriptor(fault)).save(str(path))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Fingerprint(Settings(engine="sscd", weights=str(path), sha256=sha256, **more))
+
+
+def test_sscd_gets_normalised_rgb_and_gives_unit_vectors(tmp_path: Path) -> None:
+    picture = photo(7, 320, 320)
+    table = measure(sscd(tmp_path), decoded(picture))
+    found = vectors(table, 0)[0]
+    pixels = (picture / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    with torch.inference_mode():
+        expected = Descriptor("")(torch.tensor(pixels.transpose(2, 0, 1)[None], dtype=torch.float32))[0].numpy()
+    assert found.shape == (512,)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert abs(np.linalg.norm(found.astype(np.float64)) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("fault", ["nan", "zero"])
+def test_a_model_that_gives_no_vector_makes_an_error_of_that_row_alone(fault: str, tmp_path: Path) -> None:
+    bad = photo(8, 96, 96)
+    bad[0, 0, 0] = 255
+    good = photo(9, 96, 96)
+    good[0, 0, 0] = 0
+    table = measure(sscd(tmp_path, fault), decoded(good), decoded(good, bad), decoded(good))
+    errors = table.column("error").to_pylist()
+    assert errors[0] is errors[2] is None
+    assert errors[1].startswith("model:")
+    assert table.column("vectors").to_pylist()[1] is None
+    assert table.column("vectors").to_pylist()[0] == table.column("vectors").to_pylist()[2]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_sscd_rows_do_not_depend_on_chunk_or_order(batch: int, tmp_path: Path) -> None:
+    annotator = sscd(tmp_path, batch=batch, mirror=True)
+    media = [decoded(*(photo(10 * m + f, 96, 96) for f in range(m + 1))) for m in range(4)]
+    together = measure(annotator, *media).to_pylist()
+    assert together == [measure(annotator, m).to_pylist()[0] for m in media]
+    assert together == measure(annotator, *media[::-1]).to_pylist()[::-1]
+
+
+def test_the_maker_follows_what_the_numbers_depend_on(tmp_path: Path) -> None:
+    makers = [dict(Fingerprint(Settings()).maker()), dict(Fingerprint(Settings(mirror=True)).maker())]
+    makers += [dict(sscd(tmp_path).maker()), dict(sscd(tmp_path, "nan").maker()), dict(sscd(tmp_path, fps=2.0).maker())]
+    assert all(a != b for i, a in enumerate(makers) for b in makers[:i])
+    assert str(tmp_path) not in str(makers)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"engine": "sscd"},
+        {"engine": "sscd", "weights": "x.pt"},
+        {"engine": "sscd", "weights": "x.pt", "sha256": "12"},
+        {"engine": "pdq", "weights": "x.pt", "sha256": "0" * 64},
+        {"fps": 0.0},
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)

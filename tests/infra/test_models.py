@@ -1,0 +1,264 @@
+"""Loading: what is pinned is checked, what is missing is explained, what is loaded is loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infra import models
+from infra.errors import ConfigError, MissingExtra, StageError
+
+torch = pytest.importorskip("torch")
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with random weights in open_clip's folder format."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(3)
+    model = models.open_clip().CLIP(**TINY)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
+    return folder
+
+
+class Double(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("script") / "double.torchscript.pt"
+    torch.jit.script(Double()).save(str(path))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def server(script: tuple[Path, str]) -> Iterator[tuple[str, list[str]]]:
+    """A web server for the script's folder, and the paths that were asked of it."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(script[0].parent))
+
+        def log_message(self, form: str, *arguments: Any) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+        thread.join()
+
+
+def test_importing_the_module_loads_no_heavy_library() -> None:
+    code = "import sys, infra.models; print([m for m in ('torch', 'torchvision', 'open_clip') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_torch_runs_on_one_thread() -> None:
+    torch.set_num_threads(2)
+    assert models.torch().get_num_threads() == 1
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision", "open_clip"])
+def test_a_missing_package_names_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = models.importlib.util.find_spec
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    with pytest.raises(MissingExtra, match=package) as caught:
+        models.open_clip("alignment")
+    assert "[models]" in str(caught.value)
+
+
+def test_torchvision_transforms_work_whichever_build_is_installed() -> None:
+    resized = models.torchvision().transforms.Resize(4)(torch.zeros(3, 8, 16))
+    assert tuple(resized.shape) == (3, 4, 8)
+
+
+def test_a_script_loads_once_with_its_hash(script: tuple[Path, str]) -> None:
+    path, sha256 = script
+    module = models.load_script(str(path), sha256)
+    assert module is models.load_script(str(path), sha256)
+    assert not module.training
+    assert module(torch.ones(2)).tolist() == [2.0, 2.0]
+
+
+def test_threads_that_load_together_get_one_instance(script: tuple[Path, str], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(script[0].read_bytes())
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(id(models.load_script(str(copy), script[1])))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+
+
+def test_a_script_with_another_hash_is_never_loaded(script: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("loaded before the hash was checked")
+
+    monkeypatch.setattr(torch.jit, "load", refuse)
+    with pytest.raises(ConfigError, match=script[1]):
+        models.load_script(str(script[0]), "0" * 64)
+
+
+def test_a_hash_must_look_like_one(script: tuple[Path, str]) -> None:
+    with pytest.raises(ValueError, match="64 hex digits"):
+        models.load_script(str(script[0]), "abc")
+
+
+def test_a_file_that_is_no_script_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "no.pt"
+    path.write_bytes(b"not a script")
+    with pytest.raises(ConfigError, match="not a TorchScript file"):
+        models.load_script(str(path), hashlib.sha256(b"not a script").hexdigest())
+    with pytest.raises(ConfigError, match="cannot read"):
+        models.load_script(str(tmp_path / "absent.pt"), "0" * 64)
+
+
+def test_a_url_is_downloaded_once_and_checked_each_time(
+    script: tuple[Path, str], server: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    url, asked = f"{server[0]}/{script[0].name}", server[1]
+    cache = tmp_path / "cache"
+    data = models.fetch(url, script[1], str(cache))
+    assert data == script[0].read_bytes()
+    assert models.fetch(url, script[1], str(cache)) == data
+    assert len(asked) == 1
+    (cache / script[1]).write_bytes(b"damaged")
+    assert models.fetch(url, script[1], str(cache)) == data
+    assert len(asked) == 2
+    assert [p.name for p in cache.iterdir()] == [script[1]]
+
+
+def test_a_url_with_another_hash_is_refused_and_not_kept(
+    script: tuple[Path, str], server: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="not the pinned file"):
+        models.fetch(f"{server[0]}/{script[0].name}", "0" * 64, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_download_is_explained(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="cannot download") as caught:
+        models.fetch(f"{server[0]}/absent.pt", "0" * 64, str(tmp_path))
+    assert "give its path" in str(caught.value)
+
+
+def test_clip_loads_from_a_folder_without_the_network(tiny_clip: Path) -> None:
+    source = models.ClipSource(f"local-dir:{tiny_clip}")
+    clip = models.load_clip(source)
+    assert clip is models.load_clip(source)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    image, text = clip.encode_images([picture]), clip.encode_texts(["a red ball"])
+    assert image.shape == text.shape == (1, 16)
+    np.testing.assert_allclose([np.linalg.norm(image), np.linalg.norm(text)], 1, atol=1e-12)
+
+
+def test_the_input_size_and_the_maker_need_no_torch(tiny_clip: Path) -> None:
+    code = (
+        "import sys; from infra import models; "
+        f"s = models.ClipSource('local-dir:{tiny_clip}'); "
+        "print(models.clip_input_size(s), models.clip_input_size(models.ClipSource('ViT-L-14-336', 'openai')), "
+        "bool(models.clip_maker(s, 'cpu', 'float32', 1)), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["32", "336", "True", "False"], done.stderr
+
+
+def test_the_maker_holds_the_weights_and_no_path(tiny_clip: Path) -> None:
+    maker = models.clip_maker(models.ClipSource(f"local-dir:{tiny_clip}"), "cpu", "float32", 1)
+    weights = (tiny_clip / "open_clip_model.safetensors").read_bytes()
+    assert maker["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert str(tiny_clip.parent) not in json.dumps(maker)
+
+
+def test_the_maker_tells_architectures_and_tags_apart(tiny_clip: Path) -> None:
+    weights = str(tiny_clip / "open_clip_model.safetensors")
+    one = models.clip_maker(models.ClipSource("ViT-B-32", weights), "cpu", "float32", 1)
+    other = models.clip_maker(models.ClipSource("ViT-B-16", weights), "cpu", "float32", 1)
+    assert one != other
+    assert one["tag"] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (models.ClipSource("local-dir:/nowhere/at/all"), "folder not found"),
+        (models.ClipSource("no-such-net", "openai"), "no architecture"),
+        (models.ClipSource("ViT-B-32"), "needs pretrained"),
+        (models.ClipSource("ViT-B-32", "no_such_tag"), "neither a file nor a tag"),
+        (models.ClipSource("ftp:place"), "unknown kind of model"),
+    ],
+)
+def test_a_wrong_source_is_explained(source: models.ClipSource, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        models.clip_files(source)
+
+
+def test_wrong_weights_are_explained(tiny_clip: Path, tmp_path: Path) -> None:
+    config = (tiny_clip / "open_clip_config.json").read_text()
+    (tmp_path / "open_clip_config.json").write_text(config)
+    source = models.ClipSource(f"local-dir:{tmp_path}")
+    with pytest.raises(ConfigError, match="holds no weights"):
+        models.load_clip(source)
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"\x00" * 64)
+    with pytest.raises(ConfigError, match="cannot load"):
+        models.load_clip(source)
+    with pytest.raises(ConfigError, match="not the pinned file"):
+        models.load_clip(models.ClipSource(f"local-dir:{tiny_clip}", sha256="0" * 64))
+    with pytest.raises(ConfigError, match="own weights"):
+        models.load_clip(models.ClipSource(f"local-dir:{tiny_clip}", pretrained="openai"))
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not an open_clip config"):
+        models.clip_input_size(source)
+
+
+def test_a_device_that_is_not_there_is_explained() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        models.check_device("cuda")
+
+
+def test_a_row_does_not_depend_on_its_batch(tiny_clip: Path) -> None:
+    rng = np.random.default_rng(5)
+    pictures = list(rng.integers(0, 256, (13, 32, 40, 3), dtype=np.uint8))
+    source = models.ClipSource(f"local-dir:{tiny_clip}")
+    for batch in (1, 4):
+        clip = models.load_clip(source, "cpu", "float32", batch)
+        together = clip.encode_images(pictures)
+        assert together.tobytes() == np.concatenate([clip.encode_images([p]) for p in pictures]).tobytes()
+        assert together.tobytes() == clip.encode_images(pictures[::-1])[::-1].tobytes()
+
+
+def test_unit_rows() -> None:
+    rows = models.unit_rows(np.array([[3.0, 4.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]], np.float32))
+    np.testing.assert_array_equal(rows[0], [0.6, 0.8])
+    assert np.isnan(rows[1:]).all()
