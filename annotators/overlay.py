@@ -118,12 +118,18 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: Settings) ->
     moving = video and count > 1
     read = range(0, count, 2) if moving else range(count)
     lines = [line for i in read for line in _find(pixels[i], i, engine, settings)]
-    if lines:
-        scene = Scene(pixels, lines) if moving else None
-        _recognise(lines, pixels, scene, engine)
-        lines = [line for line in lines if line.found >= settings.min_find]
-        judge_lines(lines, scene, (height, width))
-        lines = [line for line in lines if line.certain or _is_read(line, settings)]
+    scene = Scene(pixels, lines) if moving else None
+    _recognise(lines, pixels, scene, engine)
+    judge_lines(lines, scene, (height, width))
+    if scene is not None and scene.moves():
+        faint = _find(scene.mean, len(read) // 2 * 2, engine, settings)
+        for line in faint:
+            line.motion = scene.lasts(line)
+            line.overlay = line.certain = 2 * int(line.motion.still.sum()) > count
+            line.text, line.score = _say(engine, scene.mean, line)
+        # A sign in the middle of a zoom leaves a ghost in the mean; what a frame shows, that frame has judged.
+        lines += [f for f in faint if f.overlay and not any(overlap(f.rect, other.rect) > 0.1 for other in lines)]
+    lines = [line for line in lines if _is_text(line, height * width, settings)]
     everything, burned = [], []
     for i in read:
         here = [line for line in lines if line.frame == i]
@@ -151,16 +157,25 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: Settings) ->
 
 # Finding and reading
 
+_LEGIBLE = 384  # long side in pixels under which pictures are enlarged, at most twice, before text is sought
+
 
 def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: Settings) -> list[Line]:
+    import cv2
+
     height, width = picture.shape[:2]
+    larger = min(max(_LEGIBLE / max(height, width), 1.0), 2.0)
+    if larger > 1:
+        size = round(width * larger), round(height * larger)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     lines = []
     for region in engine.find(picture):
-        x0, y0 = np.floor(region.quad.min(axis=0)).astype(int)
-        x1, y1 = np.ceil(region.quad.max(axis=0)).astype(int)
+        quad = region.quad / larger
+        x0, y0 = np.floor(quad.min(axis=0)).astype(int)
+        x1, y1 = np.ceil(quad.max(axis=0)).astype(int)
         rect = (max(int(x0), 0), max(int(y0), 0), min(int(x1), width), min(int(y1), height))
         if region.score >= settings.min_find and rect[2] - rect[0] >= 4 and rect[3] - rect[1] >= 4:
-            lines.append(Line(frame, region.quad, region.score, rect))
+            lines.append(Line(frame, quad.astype(np.float32), region.score, rect))
     return lines
 
 
@@ -174,12 +189,19 @@ def _recognise(lines: Sequence[Line], pixels: NDArray[np.uint8], scene: Scene | 
                     line.text, line.score = before.text, before.score
                     break
         if not line.text:
-            text, score = engine.read(upright(pixels[line.frame], line.quad))
-            line.text, line.score = clean(text), score
+            line.text, line.score = _say(engine, pixels[line.frame], line)
 
 
-def _is_read(line: Line, settings: Settings) -> bool:
-    return line.score >= settings.min_read and sum(c.isalnum() for c in line.text) >= 2
+def _say(engine: ocr.Engine, picture: NDArray[np.uint8], line: Line) -> tuple[str, float]:
+    text, score = engine.read(upright(picture, line.quad))
+    return clean(text), round(float(score), 6)
+
+
+def _is_text(line: Line, pixels: int, settings: Settings) -> bool:
+    """What can be read is text; what cannot is when it stands in a moving scene and is shaped like a line."""
+    if line.score >= settings.min_read and sum(c.isalnum() for c in line.text) >= 2:
+        return True
+    return line.certain and line.width >= 1.5 * line.height and line.width * line.height <= 0.2 * pixels
 
 
 def upright(picture: NDArray[np.uint8], quad: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -191,7 +213,7 @@ def upright(picture: NDArray[np.uint8], quad: NDArray[np.float32]) -> NDArray[np
     target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     matrix = cv2.getPerspectiveTransform(quad.astype(np.float32), target)
     line = cv2.warpPerspective(picture, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return np.rot90(line) if height >= 1.5 * width else line
+    return np.asarray(np.rot90(line) if height >= 1.5 * width else line, np.uint8)
 
 
 def clean(text: str) -> str:
@@ -257,26 +279,36 @@ class _Motion:
     calm: NDArray[np.bool_]
 
 
-_REACH = 3  # pixels searched around a line for where its strokes went
+_REACH = np.mgrid[-2:3, -8:9].reshape(2, -1)  # shifts (y, x) searched for where a line's strokes went
+_HERE = _REACH.shape[1] // 2
 _CELL = 16  # side in pixels of the cells in which the scene's motion is judged
 
 
 class Scene:
-    """The frames of a video as evidence: gradients for strokes, cells for the motion of the whole."""
+    """The frames of a video as evidence: gradients for strokes, cells for the motion of the whole.
+
+    mean: uint8 (height, width, 3), the mean frame, in which a moving scene blurs and what was burned in stays.
+    """
 
     def __init__(self, pixels: NDArray[np.uint8], lines: Sequence[Line]) -> None:
         import cv2
 
-        grays = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pixels]
-        self.gray: Gray = np.stack([cv2.GaussianBlur(g, (3, 3), 0) for g in grays]).astype(np.float32)
-        self.count, self.height, self.width = self.gray.shape
-        self.dx = np.stack([cv2.Sobel(g, cv2.CV_32F, 1, 0) for g in self.gray])
-        self.dy = np.stack([cv2.Sobel(g, cv2.CV_32F, 0, 1) for g in self.gray])
+        self.count, self.height, self.width = pixels.shape[:3]
+        self.mean = pixels.mean(axis=0).round().astype(np.uint8)
+        colour = np.stack([cv2.GaussianBlur(picture, (3, 3), 0) for picture in pixels])
+        self.gray: Gray = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in colour]).astype(np.float32)
+        # By channel, (n, height, width, 3): yellow letters on white are seen in the blue one only.
+        self.dx = np.stack([cv2.Sobel(picture, cv2.CV_32F, 1, 0) for picture in colour])
+        self.dy = np.stack([cv2.Sobel(picture, cv2.CV_32F, 0, 1) for picture in colour])
         self.written = np.zeros((self.count, self.height, self.width), bool)
         for line in lines:
             x0, y0, x1, y1 = line.rect
             self.written[line.frame, y0:y1, x0:x1] = True
         self._swept: dict[int, NDArray[np.float64]] = {}
+
+    def moves(self) -> bool:
+        """Most of the picture changes between most of the frames."""
+        return bool(np.median(np.delete(self.swept(self.count // 2), self.count // 2)) >= 0.6)
 
     def swept(self, frame: int) -> NDArray[np.float64]:
         """float64 (n,), 0..1: share of the textured cells outside text that look different in each other frame."""
@@ -291,7 +323,7 @@ class Scene:
             blocks = cells(self.gray)
             blocks = blocks - blocks.mean(axis=-1, keepdims=True)
             spread = blocks.std(axis=-1)
-            free = ~cells(self.written.any(axis=0)).any(axis=-1)
+            free = cells(np.asarray(self.written.any(axis=0))).any(axis=-1) == 0
             textured = free & (spread[frame] >= 6)
             alike = (blocks * blocks[frame]).mean(axis=-1) / np.maximum(spread * spread[frame], 1e-6)
             changed = (alike < 0.7)[:, textured]
@@ -302,47 +334,70 @@ class Scene:
     def follow(self, line: Line) -> _Motion:
         """Where the strokes of a line are in every frame, and what its neighbourhood did."""
         i, (x0, y0, x1, y1) = line.frame, line.rect
-        dx, dy = self.dx[i, y0:y1, x0:x1], self.dy[i, y0:y1, x0:x1]
-        strength = np.hypot(dx, dy)
-        edge = strength >= max(float(np.quantile(strength, 0.8)), 16.0)
-        ys, xs = np.nonzero(edge)
-        if len(ys) < 12:
+        letters = _letters(line)
+        strokes = _strokes(self.dx[i, y0:y1, x0:x1], self.dy[i, y0:y1, x0:x1], letters)
+        if strokes is None:
             nothing = np.zeros(self.count, bool)
             return _Motion(nothing, nothing, nothing, nothing)
-        agree = self._agreement(i, ys + y0, xs + x0)
-        here = agree[:, _REACH, _REACH]
-        best = agree.reshape(self.count, -1).max(axis=1)
-        still = (here >= 0.5) & (here >= best - 0.05)
-        shifted = (best >= 0.5) & ~still
+        channel, kinds = strokes
+        # Each direction must agree by itself: long level edges say nothing of a level motion.
+        found = [self._found(i, channel, ys + y0, xs + x0) for ys, xs in kinds]
+        agree = np.minimum(*(f.mean(axis=-1) for f in found))
+        here, best = agree[:, _HERE], agree.max(axis=1)
+        still = (here >= 0.45) & (here >= best - 0.05)
+        shifted = (best >= 0.45) & ~still
 
-        behind = self._change(i, line.rect, ~_grown(edge, 2)) >= 0.25
+        # What passes behind the letters leaves them; what passes before a sign takes them along.
+        slices = max(round((x1 - x0) / (0.8 * (y1 - y0))), 1)
+        columns = [xs * slices // (x1 - x0) for _, xs in kinds]
+        kept = _by_slice(np.concatenate([f[:, _HERE] for f in found], axis=1), np.concatenate(columns), slices) >= 0.5
+        edge = np.zeros((y1 - y0, x1 - x0), bool)
+        for ys, xs in kinds:
+            edge[ys, xs] = True
+        ground = np.nonzero(letters & ~_grown(edge, 2))
+        changed = self._differs(i, ground[0] + y0, ground[1] + x0)
+        other = _by_slice(changed, ground[1] * slices // (x1 - x0), slices) >= 0.25
+        behind, before = (other & kept).sum(axis=1), (other & ~kept).sum(axis=1)
+        passed = (behind >= max(0.2 * slices, 1)) & (behind > 2 * before)
+
         calm, anchored = self._around(line)
         swept = self.swept(i)
-        parted = still & (behind | ((swept >= 0.6) & ~anchored))
+        parted = still & (here >= 0.5) & (passed | ((swept >= 0.6) & ~anchored))
         parted[i] = False
         return _Motion(still, shifted, parted, calm & (swept < 0.3))
 
-    def _agreement(self, frame: int, ys: NDArray[np.intp], xs: NDArray[np.intp]) -> NDArray[np.float64]:
-        """float64 (n, 2R+1, 2R+1): share of the stroke pixels whose gradient is found again, by frame and shift."""
-        step = max(len(ys) // 600, 1)
-        ys, xs = ys[::step], xs[::step]
-        gx, gy = self.dx[frame, ys, xs], self.dy[frame, ys, xs]
-        power = gx * gx + gy * gy
-        shifts = np.arange(-_REACH, _REACH + 1)
-        rows = np.clip(ys[None, None] + shifts[:, None, None], 0, self.height - 1)
-        columns = np.clip(xs[None, None] + shifts[None, :, None], 0, self.width - 1)
-        ox, oy = self.dx[:, rows, columns], self.dy[:, rows, columns]
-        return np.asarray((2 * (ox * gx + oy * gy) >= 0.7 * (power + ox * ox + oy * oy)).mean(axis=-1))
+    def lasts(self, line: Line) -> _Motion:
+        """The same for a line of the mean frame: still where a frame shows the strokes that the mean of all others
+        has, the regression of the one's gradients on the other's; clutter behind faint letters averages out."""
+        x0, y0, x1, y1 = line.rect
+        dx, dy = self.dx[:, y0:y1, x0:x1].mean(axis=-1), self.dy[:, y0:y1, x0:x1].mean(axis=-1)
+        still = np.ones(self.count, bool)
+        for gradient, across in ((dx, dy), (dy, dx)):
+            mean = gradient.mean(axis=0)
+            strong = abs(mean) >= np.maximum(abs(across.mean(axis=0)), np.quantile(abs(mean), 0.7))
+            seen = gradient[:, strong]
+            rest = (seen.sum(axis=0) - seen) / max(self.count - 1, 1)
+            still &= (seen * rest).sum(axis=1) >= 0.5 * np.maximum((rest * rest).sum(axis=1), 1.0)
+        nothing = np.zeros(self.count, bool)
+        return _Motion(still, nothing, nothing, nothing)
 
-    def _change(self, frame: int, rect: Rect, where: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """float64 (n,): share of the pixels `where` of a rectangle that differ, a common change of light set aside."""
-        x0, y0, x1, y1 = rect
-        if where.sum() < 12:
-            return np.zeros(self.count)
-        seen = self.gray[:, y0:y1, x0:x1][:, where]
+    def _found(self, frame: int, channel: int, ys: NDArray[np.intp], xs: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """bool (n, shifts, pixels): the gradient at these pixels is found again, by frame and shift."""
+        gx, gy = self.dx[frame, ys, xs, channel], self.dy[frame, ys, xs, channel]
+        rows = np.clip(ys + _REACH[0][:, None], 0, self.height - 1)
+        columns = np.clip(xs + _REACH[1][:, None], 0, self.width - 1)
+        ox, oy = self.dx[:, rows, columns, channel], self.dy[:, rows, columns, channel]
+        again: NDArray[np.bool_] = 2 * (ox * gx + oy * gy) >= 0.7 * (gx * gx + gy * gy + ox * ox + oy * oy)
+        return again
+
+    def _differs(self, frame: int, ys: NDArray[np.intp], xs: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """bool (n, pixels): pixels that differ from `frame`, a common change of light set aside."""
+        if not len(ys):
+            return np.zeros((self.count, 0), bool)
+        seen = self.gray[:, ys, xs]
         difference = seen - seen[frame]
-        difference -= np.median(difference, axis=1, keepdims=True)
-        return np.asarray((np.abs(difference) > 14).mean(axis=1))
+        differs: NDArray[np.bool_] = np.abs(difference - np.median(difference, axis=1, keepdims=True)) > 14
+        return differs
 
     def _around(self, line: Line) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """bool (n,) each: the band around a line did not change; it did not change although it has texture, so
@@ -353,15 +408,59 @@ class Scene:
         band = ~self.written[:, rect[1] : rect[3], rect[0] : rect[2]].any(axis=0)
         if band.sum() < 24:
             return np.zeros(self.count, bool), np.zeros(self.count, bool)
-        calm = self._change(i, rect, band) < 0.1
+        ys, xs = np.nonzero(band)
+        calm = self._differs(i, ys + rect[1], xs + rect[0]).mean(axis=1) < 0.1
         textured = float(self.gray[i, rect[1] : rect[3], rect[0] : rect[2]][band].std()) >= 8
         return calm, calm & textured
+
+
+_Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+def _letters(line: Line) -> NDArray[np.bool_]:
+    """bool, of the size of the line's rectangle: its quadrilateral without the margin that detectors leave above and
+    below the letters, where the edge of a sign may be."""
+    import cv2
+
+    x0, y0, x1, y1 = line.rect
+    top, bottom = line.quad[:2], line.quad[[3, 2]]
+    inner = np.concatenate([0.88 * top + 0.12 * bottom, (0.12 * top + 0.88 * bottom)[::-1]]) - (x0, y0)
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    cv2.fillPoly(mask, [np.round(inner).astype(np.int32)], 1)
+    letters: NDArray[np.bool_] = mask > 0
+    return letters
+
+
+def _strokes(dx: Gray, dy: Gray, letters: NDArray[np.bool_]) -> tuple[int, tuple[_Pixels, _Pixels]] | None:
+    """The channel in which the strokes of a line stand out most, and its edge pixels (ys, xs), at most 300 of each
+    kind: the upright and the level ones. None where there are too few to tell."""
+    strength = np.hypot(dx, dy)
+    if not letters.any():
+        return None
+    channel = int(np.quantile(strength[letters], 0.85, axis=0).argmax())
+    dx, dy, strength = dx[..., channel], dy[..., channel], strength[..., channel]
+    edge = letters & (strength >= max(float(np.quantile(strength[letters], 0.75)), 16.0))
+    kinds = []
+    for kind in (edge & (abs(dx) >= abs(dy)), edge & (abs(dx) < abs(dy))):
+        ys, xs = np.nonzero(kind)
+        if len(ys) < 8:
+            return None
+        step = -(-len(ys) // 300)
+        kinds.append((ys[::step], xs[::step]))
+    return channel, (kinds[0], kinds[1])
+
+
+def _by_slice(values: NDArray[np.bool_], slice_of: NDArray[np.intp], slices: int) -> NDArray[np.float64]:
+    """float64 (n, slices): means of bool (n, pixels) over the pixels of each slice, 0 for empty ones."""
+    members = slice_of[:, None] == np.arange(slices)
+    return np.asarray(values.astype(np.float64) @ members / np.maximum(members.sum(axis=0), 1))
 
 
 def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     import cv2
 
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)), bool)
+    grown: NDArray[np.bool_] = cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
+    return grown
 
 
 # Burned in or part of the scene
@@ -369,33 +468,48 @@ def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 
 def judge_lines(lines: Sequence[Line], scene: Scene | None, shape: tuple[int, int]) -> None:
     """Set `overlay` and `certain` of each line."""
+    unsettled = []
     for line in lines:
         if scene is None or line.motion is None:
-            line.overlay = placed_like_overlay(line.quad, shape)
+            line.overlay = _placed(line, shape)
             continue
         motion, other = line.motion, np.arange(scene.count) != line.frame
         parted, shifted = int(motion.parted.sum()), int((motion.shifted & other).sum())
-        stood = int((motion.still & other).sum())
-        if parted and parted >= shifted:
+        if parted > shifted:
             line.overlay, line.certain = True, parted >= 2
-        elif stood and not shifted:
-            line.overlay = placed_like_overlay(line.quad, shape)
-        elif not stood:
-            line.overlay = _runs(line, lines, scene) or _flashes(line, lines, scene)
+        elif shifted or not (motion.still & other).any():
+            unsettled.append(line)
+            line.overlay = not shifted and _flashes(line, lines, scene)
+        else:
+            line.overlay = _placed(line, shape)
+    if scene is not None:
+        for row in _rows(unsettled):
+            if _runs(row, scene):
+                for line in row:
+                    line.overlay = True
+    # One line in two boxes, and the next subtitle in the row of the last.
+    sure = [line for line in lines if line.overlay and line.certain]
     for line in lines:
-        if not line.overlay and any(other.overlay and other.certain and _same_row(line, other) for other in lines):
-            line.overlay = line.motion is not None and not bool(line.motion.shifted.any())
+        if line.motion is not None and not line.motion.shifted.any() and any(_same_row(line, s) for s in sure):
+            line.overlay = True
+
+
+def _placed(line: Line, shape: tuple[int, int]) -> bool:
+    return line.score >= 0.8 and placed_like_overlay(line.quad, shape)
 
 
 def placed_like_overlay(quad: NDArray[np.float32], shape: tuple[int, int]) -> bool:
-    """For want of motion: level text that lies in the upper or lower fifth, or is as wide or tall as titles are."""
+    """For want of motion: level text in the upper or lower fifth of the picture, or centred as titles are."""
     height, width = shape
     run, rise = quad[1] - quad[0]
     if abs(np.degrees(np.arctan2(rise, run))) > 3:
         return False
-    size = quad.max(axis=0) - quad.min(axis=0)
-    middle = float(quad[:, 1].mean()) / height
-    return bool(middle < 0.2 or middle > 0.8 or size[0] >= 0.5 * width or size[1] >= 0.12 * height)
+    low, high = quad.min(axis=0), quad.max(axis=0)
+    x, y = (low + high) / 2 / (width, height)
+    share = (high - low) / (width, height)
+    return bool(
+        y < 0.2 or y > 0.8 or share[0] >= 0.7 or (abs(x - 0.5) < 0.04 and (share[0] >= 0.4 or share[1] >= 0.12))
+    )
 
 
 def _same_row(a: Line, b: Line) -> bool:
@@ -403,56 +517,60 @@ def _same_row(a: Line, b: Line) -> bool:
     return abs(a.rect[1] - b.rect[1]) < 0.3 * size and abs(a.rect[3] - b.rect[3]) < 0.3 * size
 
 
-def _runs(line: Line, lines: Sequence[Line], scene: Scene) -> bool:
-    """A ticker: a wide line of the border bands, in the same row of at least half of the other frames read, that
-    runs along the row while what is above and below does not run with it."""
+def _rows(lines: Sequence[Line]) -> list[list[Line]]:
+    rows: list[list[Line]] = []
+    for line in lines:
+        row = next((row for row in rows if _same_row(row[0], line)), None)
+        if row is None:
+            rows.append([line])
+        else:
+            row.append(line)
+    return rows
+
+
+def _runs(row: Sequence[Line], scene: Scene) -> bool:
+    """A ticker: wide lines in one row of a border band, in at least half of the frames read, that run along the row
+    at one speed while what is beyond the row does not run with them."""
     import cv2
 
-    middle = (line.rect[1] + line.rect[3]) / 2 / scene.height
-    at_edge = line.rect[0] <= 0.03 * scene.width or line.rect[2] >= 0.97 * scene.width
-    if 0.25 < middle < 0.75 or not (at_edge or line.width >= 0.3 * scene.width):
+    middle = (row[0].rect[1] + row[0].rect[3]) / 2 / scene.height
+    wide = max(line.width for line in row) >= 0.3 * scene.width
+    if 0.25 < middle < 0.75 or not wide or 2 * len({line.frame for line in row}) < max(scene.count // 2, 3):
         return False
-    read = {other.frame for other in lines}
-    rows = {other.frame for other in lines if other.frame != line.frame and _same_row(line, other)}
-    if 2 * len(rows) < scene.count // 2 - 1 or not read:
+    across = scene.dx.mean(axis=-1)
+    speeds, along = [], []
+    for line in row:
+        x0, y0, x1, y1 = line.rect
+        quarter = (x1 - x0) // 4
+        strip = _beyond(line, scene)
+        for k in (line.frame - 1, line.frame + 1):
+            if not 0 <= k < scene.count or x1 - x0 < 24:
+                continue
+
+            def best(top: int, bottom: int) -> tuple[float, int]:
+                piece = across[line.frame, top:bottom, x0 + quarter : x1 - quarter]  # noqa: B023
+                match = cv2.matchTemplate(across[k, top:bottom], piece, cv2.TM_CCOEFF_NORMED)[0]  # noqa: B023
+                return float(match.max()), (int(match.argmax()) - x0 - quarter) * (k - line.frame)  # noqa: B023
+
+            score, speed = best(y0, y1)
+            if score >= 0.3:
+                speeds.append(speed)
+                score, other = best(*strip)
+                along.append(score >= 0.3 and abs(other - speed) <= max(2, 0.15 * abs(speed)))
+    if len(speeds) < 2:
         return False
-    x0, y0, x1, y1 = line.rect
-    quarter = (x1 - x0) // 4
-    piece = scene.gray[line.frame, y0:y1, x0 + quarter : x1 - quarter]
-    strip = _strip(line, scene)
-    for k in (line.frame - 1, line.frame + 1):
-        if not 0 <= k < scene.count:
-            continue
-        match = cv2.matchTemplate(scene.gray[k, y0:y1], piece, cv2.TM_CCOEFF_NORMED)[0]
-        run = int(match.argmax()) - (x0 + quarter)
-        if match.max() < 0.6 or abs(run) < 2:
-            continue
-        return not _goes_along(scene, line.frame, k, strip, run)
-    return False
+    usual = float(np.median(speeds))
+    steady = abs(np.array(speeds) - usual) <= max(2, 0.15 * abs(usual))
+    return bool(abs(usual) >= 1 and steady.mean() >= 0.5 and np.mean(along) < 0.5)
 
 
-def _strip(line: Line, scene: Scene) -> Rect:
-    """What lies beyond the ticker's bar, on the side of the picture's middle."""
-    x0, y0, x1, y1 = line.rect
+def _beyond(line: Line, scene: Scene) -> tuple[int, int]:
+    """Rows beside a line on the side of the picture's middle, beyond the bar that it may have."""
+    _, y0, _, y1 = line.rect
     size = line.height
     if y0 + y1 > scene.height:
-        return x0, max(y0 - 2 * size, 0), x1, max(y0 - size // 2, 1)
-    return x0, min(y1 + size // 2, scene.height - 1), x1, min(y1 + 2 * size, scene.height)
-
-
-def _goes_along(scene: Scene, i: int, k: int, strip: Rect, run: int) -> bool:
-    x0, y0, x1, y1 = strip
-    left, right = max(x0, -run), min(x1, scene.width - run)
-    left = max(left, 0)
-    right = min(right, scene.width)
-    if right - left < 8:
-        return False
-    a = scene.gray[i, y0:y1, left:right]
-    b = scene.gray[k, y0:y1, left + run : right + run]
-    spread = float(a.std() * b.std())
-    if spread < 16:
-        return False
-    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread >= 0.6
+        return max(y0 - 2 * size, 0), max(y0 - size // 2, 8)
+    return min(y1 + size // 2, scene.height - 8), min(y1 + 2 * size, scene.height)
 
 
 def _flashes(line: Line, lines: Sequence[Line], scene: Scene) -> bool:
