@@ -86,7 +86,7 @@ def test_bad_words_are_whole_words_or_phrases(tmp_path: Path) -> None:
         measure(["x"], bad_words=str(tmp_path / "empty.txt"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(alphabet="aA bé\n.#9犬…", max_size=30), min_size=1, max_size=6))
 def test_rows_do_not_depend_on_each_other_and_shares_are_shares(texts: list[str]) -> None:
     rows = measure(list(texts))

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.repetition import duplicate_shares, ngram_shares
@@ -32,6 +32,7 @@ def oracle(tokens: list[str]) -> dict[str, float]:
     return shares
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(words, max_size=6))
 def test_shares_equal_the_plain_loop_for_every_text_of_a_chunk(texts: list[list[str]]) -> None:
     found = ngram_shares(pa.array(texts, pa.list_(pa.string())), TOP, REPEATED)
@@ -61,6 +62,7 @@ def test_nothing_in_nothing_out() -> None:
     assert [share.tolist() for share in duplicate_shares(empty)] == [[], []]
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(["", " ", "x", "yy", "yy "]), max_size=8), max_size=5))
 def test_duplicate_lines_equal_the_plain_loop(texts: list[list[str]]) -> None:
     by_part, by_char = duplicate_shares(pa.array(texts, pa.list_(pa.string())))

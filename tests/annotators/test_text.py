@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.text import count, ratio, shouting, strings, table
@@ -33,6 +33,7 @@ def test_partly_shouted_lies_between() -> None:
     assert shouting(["CUTE DOG RUNS ACROSS the park"])[0] == pytest.approx(17 / 24)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(max_size=40), max_size=8))
 def test_shouting_is_a_share_and_knows_no_neighbours(texts: list[str]) -> None:
     shares = shouting(texts)

@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from filters.alignment import (
+    THRESHOLDS,
+    Settings,
+    default_threshold,
+    judge,
+    quantile_threshold,
+    with_threshold,
+)
+
+
+def table(scores: list[float | None]) -> pa.Table:
+    return pa.table({"alignment.score": pa.array(scores, pa.float64())})
+
+
+def test_low_score_and_missing() -> None:
+    result = judge(table([0.28, 0.279999, None, math.nan]), Settings(min_score=0.28))
+    assert result.passed.tolist() == [True, False, False, False]
+    assert result.reason.tolist() == ["", "low_score", "missing", "missing"]
+    assert result.value.tolist()[:2] == [0.28, 0.279999]
+    assert result.threshold.tolist()[:2] == [0.28, 0.28]
+
+
+def test_zero_is_a_threshold() -> None:
+    assert judge(table([-0.1, 0.0]), Settings(min_score=0.0)).passed.tolist() == [False, True]
+
+
+def test_a_threshold_belongs_to_weights() -> None:
+    assert default_threshold("ViT-B-32", "openai") == 0.28
+    assert default_threshold("ViT-B-32", "/somewhere/own.pt") is None
+    assert all(-1 <= value <= 1 for value in THRESHOLDS.values())
+    with pytest.raises(ValueError, match="min_score or keep_top"):
+        judge(table([0.5]), Settings())
+
+
+def test_settings_are_one_limit() -> None:
+    for wrong in ({"min_score": 0.2, "keep_top": 0.3}, {"keep_top": 0.0}, {"min_score": 28.0}, {"min": 0.2}):
+        with pytest.raises(ValidationError):
+            Settings(**wrong)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.none() | st.floats(-1, 1), min_size=1, max_size=15), st.floats(0.05, 1))
+def test_a_share_passes_all_until_its_score_is_known(scores: list[float | None], share: float) -> None:
+    asked = Settings(keep_top=share)
+    measured = [score is not None for score in scores]
+    assert judge(table(scores), asked).passed.tolist() == measured
+    values = np.array([math.nan if score is None else score for score in scores])
+    result = judge(table(scores), with_threshold(asked, quantile_threshold(values, share)))
+    assert result.passed.sum() >= share * sum(measured) - 1e-9
+    order = np.argsort(values)
+    again = judge(table([scores[i] for i in order]), with_threshold(asked, quantile_threshold(values, share)))
+    assert again.passed.tolist() == result.passed[order].tolist()

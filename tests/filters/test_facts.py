@@ -1,0 +1,75 @@
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from filters.facts import Settings, judge
+
+VIDEO = {"modality": "video", "width": 640, "height": 360, "duration": 10.0, "fps": 25.0, "codec": "h264"}
+IMAGE = {"modality": "image", "width": 640, "height": 480, "duration": None, "fps": None, "codec": None}
+ALL = Settings(max_pixels=4_000_000, min_duration=2.0, max_duration=60.0, min_fps=16.0, codecs=("h264", "vp9"))
+
+
+def table(*rows: dict[str, object]) -> pa.Table:
+    kinds = {"width": pa.int32(), "height": pa.int32(), "duration": pa.float64(), "fps": pa.float64()}
+    names = ("width", "height", "duration", "fps", "codec")
+    columns = {f"facts.{name}": pa.array([row[name] for row in rows], kinds.get(name, pa.string())) for name in names}
+    return pa.table({"modality": [row["modality"] for row in rows], **columns})
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "value", "threshold"),
+    [
+        ({"height": 199}, "too_small", 199, 200),
+        ({"width": 1081}, "too_wide", 1081 / 360, 3),
+        ({"width": 360, "height": 1081}, "too_wide", 1081 / 360, 3),
+        ({"width": 2001, "height": 2000}, "too_large", 4_002_000, 4_000_000),
+        ({"duration": 1.9}, "too_brief", 1.9, 2),
+        ({"duration": 61.0}, "too_lengthy", 61, 60),
+        ({"fps": 15.9}, "too_few_frames", 15.9, 16),
+        ({"codec": "mjpeg"}, "codec", 0, 1),
+    ],
+)
+def test_every_rule(fault: dict[str, object], reason: str, value: float, threshold: float) -> None:
+    result = judge(table(VIDEO, VIDEO | fault), ALL)
+    assert result.reason.tolist() == ["", reason]
+    assert (result.value[1], result.threshold[1]) == (pytest.approx(value), threshold)
+
+
+def test_images_have_no_duration() -> None:
+    assert judge(table(IMAGE, IMAGE | {"modality": "multi_image"}), ALL).passed.tolist() == [True, True]
+    assert judge(table(IMAGE | {"height": 100}), ALL).reason.tolist() == ["too_small"]
+
+
+@pytest.mark.parametrize("name", ["width", "height", "duration", "fps", "codec"])
+def test_what_is_asked_and_missing_fails_closed(name: str) -> None:
+    result = judge(table(VIDEO | {name: None}), ALL)
+    assert (result.passed[0], result.reason[0]) == (False, "missing")
+
+
+def test_nan_fails_closed_and_what_is_not_asked_may_be_missing() -> None:
+    assert judge(table(VIDEO | {"duration": math.nan}), ALL).reason.tolist() == ["missing"]
+    assert judge(table(VIDEO | {"duration": None, "fps": None, "codec": None}), Settings()).passed.tolist() == [True]
+    assert judge(table(VIDEO | {"width": 0, "height": 0}), Settings(min_side=None)).reason.tolist() == ["too_wide"]
+
+
+def test_everything_off_passes_what_was_measured() -> None:
+    off = Settings(min_side=None, max_aspect=None)
+    assert judge(table(VIDEO, IMAGE | {"width": None}), off).passed.tolist() == [True, False]
+
+
+rows = st.sampled_from([VIDEO, IMAGE, VIDEO | {"fps": None}, VIDEO | {"height": 10}, IMAGE | {"width": 5000}])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(rows, min_size=1, max_size=10))
+def test_verdicts_do_not_depend_on_order_or_chunks(drawn: list[dict[str, object]]) -> None:
+    whole = judge(table(*drawn), ALL)
+    backwards = judge(table(*drawn[::-1]), ALL)
+    for field in ("passed", "value", "threshold", "reason"):
+        np.testing.assert_array_equal(getattr(backwards, field), getattr(whole, field)[::-1])
+        single = [getattr(judge(table(row), ALL), field)[0] for row in drawn]
+        np.testing.assert_array_equal(np.array(single), getattr(whole, field))

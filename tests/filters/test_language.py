@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotators.language import Language
+from filters.language import READS, Settings, judge, undecided
+
+ENGLISH = {"label": "en", "score": 0.9, "english": 0.9, "letters": 40, "latin": 40, "english_share": 0.3}
+GERMAN = {"label": "de", "score": 0.95, "english": 0.01, "letters": 40, "latin": 40, "english_share": 0.0}
+
+
+def table(*rows: dict[str, object]) -> pa.Table:
+    return pa.table(
+        {name: pa.array([row[name.partition(".")[2]] for row in rows], Language.columns[name[9:]]) for name in READS}
+    )
+
+
+def verdict(row: dict[str, object], **settings: object) -> tuple[bool, str]:
+    result = judge(table(row), Settings(**settings))  # type: ignore[arg-type]
+    return bool(result.passed[0]), str(result.reason[0])
+
+
+def test_top_label_decides() -> None:
+    result = judge(table(ENGLISH, GERMAN), Settings())
+    assert result.passed.tolist() == [True, False]
+    assert result.reason.tolist() == ["", "other_language"]
+    assert result.value.tolist() == [0.9, 0.01]
+    assert result.threshold.tolist() == [0.0, 0.95]  # what English was beaten by
+    assert verdict(ENGLISH | {"score": 0.1, "english": 0.1}) == (True, "")
+
+
+def test_short_and_unsure_is_undecided_and_stays() -> None:
+    short = GERMAN | {"letters": 19, "latin": 19, "score": 0.49, "english": 0.05}
+    assert verdict(short) == (True, "")
+    assert judge(table(short), Settings()).threshold.tolist() == [0.5]
+    assert undecided(table(short, ENGLISH, GERMAN), Settings()).tolist() == [True, False, False]
+    assert verdict(short | {"letters": 20})[0] is False
+    assert verdict(short | {"score": 0.5})[0] is False
+    assert verdict(short | {"english": 0.04})[0] is False
+    assert verdict(short | {"latin": 0})[0] is False
+
+
+def test_english_among_foreign_words_stays() -> None:
+    mixed = GERMAN | {"english": 0.02, "english_share": 0.08}
+    assert verdict(mixed) == (True, "")
+    assert verdict(GERMAN | {"english": 0.25}) == (True, "")
+    assert not undecided(table(mixed), Settings())[0]
+    assert verdict(mixed | {"english_share": 0.07})[0] is False
+    assert verdict(mixed | {"english": 0.01})[0] is False
+    assert verdict(mixed | {"latin": 10})[0] is False
+    assert verdict(mixed, allowed=("fr",))[0] is False
+
+
+def test_english_without_latin_letters_is_not_english() -> None:
+    han = ENGLISH | {"letters": 3, "latin": 0, "score": 0.34, "english": 0.34, "english_share": 0.0}
+    result = judge(table(han), Settings())
+    assert (result.passed[0], result.reason[0], result.value[0], result.threshold[0]) == (False, "not_latin", 0.0, 0.5)
+    assert verdict(ENGLISH | {"letters": 0, "latin": 0}) == (True, "")  # nothing to judge: a matter for `quality`
+
+
+def test_other_languages_may_be_wanted_and_sure() -> None:
+    assert verdict(GERMAN, allowed=("en", "de")) == (True, "")
+    assert verdict(ENGLISH, allowed=("de",)) == (False, "other_language")
+    weak = GERMAN | {"score": 0.6}
+    result = judge(table(weak), Settings(allowed=("de",), min_score=0.8))
+    assert (result.reason[0], result.value[0], result.threshold[0]) == ("low_score", 0.6, 0.8)
+
+
+@pytest.mark.parametrize("name", [name[9:] for name in READS])
+def test_anything_missing_fails_closed(name: str) -> None:
+    for value in (None, math.nan):
+        if value is not None and not pa.types.is_floating(Language.columns[name]):
+            continue
+        for row in (ENGLISH, GERMAN | {"letters": 5, "score": 0.3, "english": 0.2}):
+            result = judge(table(row | {name: value}), Settings(allowed=("en", "de")))
+            assert (result.passed[0], result.reason[0]) == (False, "missing")
+            assert math.isnan(result.value[0])
+
+
+rows = st.fixed_dictionaries(
+    {
+        "label": st.sampled_from(["en", "de", None]),
+        "score": st.sampled_from([0.3, 0.9, math.nan]),
+        "english": st.sampled_from([0.0, 0.1, 0.3]),
+        "letters": st.sampled_from([0, 10, 30]),
+        "latin": st.sampled_from([0, 10]),
+        "english_share": st.sampled_from([0.0, 0.2]),
+    }
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(rows, min_size=1, max_size=8), st.data())
+def test_verdicts_do_not_depend_on_order_or_chunks(drawn: list[dict[str, object]], data: st.DataObject) -> None:
+    signals = table(*drawn)
+    whole = judge(signals, Settings())
+    assert ((whole.reason == "") == whole.passed).all()
+    order = np.array(data.draw(st.permutations(range(len(drawn)))))
+    shuffled = judge(signals.take(order), Settings())
+    for field in ("passed", "value", "threshold", "reason"):
+        expected = getattr(whole, field)
+        np.testing.assert_array_equal(getattr(shuffled, field), expected[order])
+        single = [getattr(judge(signals.slice(i, 1), Settings()), field)[0] for i in range(len(drawn))]
+        np.testing.assert_array_equal(np.array(single), expected)
