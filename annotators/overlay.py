@@ -356,9 +356,10 @@ class Scene:
             edge[ys, xs] = True
         ground = np.nonzero(letters & ~_grown(edge, 2))
         changed = self._differs(i, ground[0] + y0, ground[1] + x0)
-        other = _by_slice(changed, ground[1] * slices // (x1 - x0), slices) >= 0.25
-        behind, before = (other & kept).sum(axis=1), (other & ~kept).sum(axis=1)
-        passed = (behind >= max(0.2 * slices, 1)) & (behind > 2 * before)
+        share = _by_slice(changed, ground[1] * slices // (x1 - x0), slices)
+        share *= np.bincount(ground[1] * slices // (x1 - x0), minlength=slices) / letters.sum()
+        behind, before = (share * kept).sum(axis=1), (share * ~kept).sum(axis=1)
+        passed = (behind >= 0.06) & (behind > 2 * before)
 
         calm, anchored = self._around(line)
         swept = self.swept(i)
