@@ -58,27 +58,41 @@ class Examples:
         return len(self.scenes)
 
 
-def make_examples(seed: int, count: int, purpose: str, frames: int = 1) -> Examples:
-    """`frames` pictures of each of `count` scenes of the train split, a function of (seed, count, purpose, frames)."""
+class _Restaged(scenes.Film):
+    """Other subjects before a plate that is ready: the plate is what rendering costs."""
+
+    def __init__(self, film: scenes.Film, scene: Scene) -> None:
+        self.scene, self.width, self.height = scene, film.width, film.height
+        self._plate, self._unit = film._plate, film._unit
+        self._sprites = [scenes._sprite(s, max(6, round(s.radius * self._unit))) for s in scene.subjects]
+
+
+def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Examples:
+    """One picture of each of `count` × `casts` scenes of the train split: `casts` sets of subjects before each of
+    `count` backgrounds. A function of the arguments."""
     import cv2
 
     cv2.setNumThreads(1)
     rng = scenes.generator(seed, "clip", purpose)
     side = SIDE + ROOM
-    pixels = np.empty((count * frames, side, side, 3), np.uint8)
-    drawn, still = [], np.empty(count * frames, bool)
+    pixels = np.empty((count * casts, side, side, 3), np.uint8)
+    drawn, still = [], np.empty(count * casts, bool)
     for i in range(count):
         scene = scenes.make_scene(seed, "train", f"clip {purpose} {i}")
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
         film = scene.film(width, height)
-        for j in range(frames):
-            row = i * frames + j
+        for j in range(casts):
+            if j:
+                fixed = {"photo": scene.photo, "tint": scene.tint, "camera": scene.camera}
+                cast = scenes.make_scene(seed, "train", f"clip {purpose} {i} {j}", **fixed)
+                film = _Restaged(film, replace(scene, subjects=cast.subjects))
+            row = i * casts + j
             still[row] = rng.random() < 0.4
             picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
             quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))]
             picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
             pixels[row] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-            drawn.append(scene)
+            drawn.append(film.scene)
     return Examples(pixels, drawn, still)
 
 
@@ -142,16 +156,32 @@ def _views(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
 def _normalised(pixels: NDArray[np.uint8]) -> Any:
     torch = models.torch()
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
-    return (x - 0.5) / 0.25
+    return ((x - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
-def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[str], None]) -> tuple[Any, set[int]]:
-    """The trained open_clip model, and the ids of the tokens that it has seen."""
+def vocabulary(examples: Examples, tokenizer: Any) -> NDArray[np.int64]:
+    """The ids of all tokens that captions of such scenes have, ascending. A few thousand scenes have every word."""
+    shown = examples.scenes[:3000]
+    texts = [caption(s, i % 2 == 0, i // 2 % (scenes.VARIANTS + 1)) for i, s in enumerate(shown)]
+    return np.unique(tokenizer(texts).numpy())
+
+
+def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[str], None]) -> dict[str, Any]:
+    """The state of the trained open_clip model.
+
+    While training, the table of token embeddings holds only the tokens that occur, which is far cheaper; in the
+    result all others are the zero vector. A word that the model does not know then says nothing, and the file packs
+    well.
+    """
     torch, clip = models.torch("training"), models.open_clip("training")
     functional = torch.nn.functional
     torch.manual_seed(seed)
-    model = clip.CLIP(**CONFIG)
     tokenizer = clip.get_tokenizer("ViT-B-32", context_length=CONTEXT)
+    known = vocabulary(examples, tokenizer)
+    compact = torch.zeros(CONFIG["text_cfg"]["vocab_size"], dtype=torch.long)
+    compact[known] = torch.arange(len(known))  # ascending, so that the end token stays the highest
+    model = clip.CLIP(**{**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": len(known)}})
+    model.visual.to(memory_format=torch.channels_last)
     labels = np.stack([targets(s) for s in examples.scenes])
     frequency = labels.mean(axis=0)
     heads = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
@@ -167,7 +197,6 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
     rng = scenes.generator(seed, "clip", "order")
     order = np.concatenate([rng.permutation(len(examples)) for _ in range(-(-steps * batch // len(examples)))])
-    seen: set[int] = set()
     sign = 2 * torch.eye(batch, 2 * batch) - 1
     diagonal = torch.arange(batch)
     began, running = time.monotonic(), 0.0
@@ -179,8 +208,7 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
         wrong = [altered(scene, rng) for scene in shown]
         texts = [caption(s, k, v) for s, k, v in zip(shown, still, variants[0], strict=True)]
         texts += [caption(s, k, v) for s, k, v in zip(wrong, still, variants[1], strict=True)]
-        tokens = tokenizer(texts)
-        seen.update(tokens.unique().tolist())
+        tokens = compact[tokenizer(texts)]
         picture = functional.normalize(model.encode_image(_normalised(_views(examples.pixels[rows], rng))), dim=-1)
         text = functional.normalize(model.encode_text(tokens), dim=-1)
         logits = model.logit_scale.exp() * picture @ text.T
@@ -203,24 +231,22 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(40.0))
         running += float(sigmoid.detach())
-        if (step + 1) % 100 == 0:
-            log(f"step {step + 1}/{steps}  sigmoid loss {running / 100:.3f}  {time.monotonic() - began:.0f} s")
+        if (step + 1) % 50 == 0:
+            log(f"step {step + 1}/{steps}  sigmoid loss {running / 50:.3f}  {time.monotonic() - began:.0f} s")
             running = 0.0
-    return model.eval(), seen
+    state: dict[str, Any] = model.state_dict()
+    table = torch.zeros(CONFIG["text_cfg"]["vocab_size"], state["token_embedding.weight"].shape[1])
+    table[known] = state["token_embedding.weight"]
+    return {**state, "token_embedding.weight": table}
 
 
-def save(model: Any, seen: set[int], folder: Path) -> None:
-    """open_clip's two files, weights in float16. Tokens that training never saw become the zero vector: a word that
-    the model does not know then says nothing, and the file packs well."""
-    torch = models.torch()
+def save(state: dict[str, Any], folder: Path) -> None:
+    """open_clip's two files, weights in float16."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    unseen = torch.tensor(sorted(set(range(CONFIG["text_cfg"]["vocab_size"])) - seen))
-    with torch.no_grad():
-        model.token_embedding.weight[unseen] = 0
-    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file(state, folder / "open_clip_model.safetensors")
+    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(half, folder / "open_clip_model.safetensors")
     text = json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}, indent=2, sort_keys=True)
     (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -270,9 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--scenes", type=int, default=12_000)
-    parser.add_argument("--frames", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=1_500)
+    parser.add_argument("--backgrounds", type=int, default=1_000)
+    parser.add_argument("--casts", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -280,11 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
-    examples = make_examples(options.seed, options.scenes, "train", options.frames)
+    examples = make_examples(options.seed, options.backgrounds, "train", options.casts)
     log(f"{len(examples)} pictures in {time.monotonic() - began:.0f} s")
-    model, seen = train(options.seed, examples, options.steps, options.batch, log)
-    save(model, seen, options.out)
-    figures = validate(options.out, make_examples(options.seed, 1_500, "validation"), options.seed)
+    save(train(options.seed, examples, options.steps, options.batch, log), options.out)
+    figures = validate(options.out, make_examples(options.seed, 1_000, "validation"), options.seed)
     card = {
         "figures": figures,
         "seed": options.seed,
