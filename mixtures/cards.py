@@ -1,0 +1,114 @@
+"""A shard's card: what is in it, where from, what was dropped on the way and why. Pure: rows in, JSON values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+#: Raised when a field's meaning changes.
+VERSION = 1
+
+#: Columns of signals whose distribution every card shows, where they were measured.
+SCORES = (
+    "quality.words",
+    "language.english",
+    "overlay.area",
+    "overlay.text_area",
+    "alignment.score",
+    "video_alignment.score",
+    "motion.score",
+    "facts.duration",
+    "facts.width",
+    "facts.height",
+    "facts.aspect",
+    "facts.fps",
+)
+
+#: Bins of a histogram; edges are those of the values themselves, so that nothing falls outside.
+BINS = 16
+
+
+def histogram(values: NDArray[np.float64]) -> dict[str, Any] | None:
+    """count, mean, min, p05, p50, p95, max, and equal-width bins of the finite values; None where there are none."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = float(values.min()), float(values.max())
+    counts, edges = np.histogram(values, bins=BINS, range=(low, high if high > low else low + 1.0))
+    p05, p50, p95 = (float(x) for x in np.quantile(values, (0.05, 0.5, 0.95)))
+    # Summed in order of size: the mean does not depend on the order of rows.
+    mean = float(np.sort(values).sum() / len(values))
+    return {
+        "count": len(values),
+        "mean": _short(mean),
+        "min": _short(low),
+        "p05": _short(p05),
+        "p50": _short(p50),
+        "p95": _short(p95),
+        "max": _short(high),
+        "counts": counts.tolist(),
+        "edges": [_short(float(edge)) for edge in edges],
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def counts(values: Sequence[Any]) -> dict[str, int]:
+    """How often each value stands, by value as text."""
+    found: dict[str, int] = {}
+    for value in values:
+        name = "" if value is None else str(value)
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def card(
+    *,
+    name: str,
+    tar: Mapping[str, Any],
+    series: str,
+    members: pa.Table,
+    signals: pa.Table,
+    ledger: Mapping[str, Any],
+    reasons: Mapping[str, int],
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The card of one shard.
+
+    tar: {"sha256", "bytes"}; members: rows of the members table; signals: the same samples' signals; ledger, reasons: of
+    all inputs whose place in the order lies within this shard, dropped ones too; made_by: run, code and models.
+    """
+    scores = {}
+    for column in SCORES:
+        if column in signals.schema.names:
+            values = pc.cast(signals[column], pa.float64())
+            found = histogram(np.asarray(pc.fill_null(values, float("nan")), dtype=np.float64))
+            if found is not None:
+                scores[column] = found
+    seconds = np.asarray(members["seconds"], dtype=np.float64)
+    return {
+        "card": VERSION,
+        "shard": name,
+        "tar": dict(tar),
+        "modality": series.split(":")[0],
+        "suffixes": series.split(":")[1].split(","),
+        "samples": members.num_rows,
+        "sources": counts(members["source"].to_pylist()),
+        "licences": counts(members["licence"].to_pylist()),
+        "kinds": counts(members["kind"].to_pylist()),
+        "languages": counts(members["language"].to_pylist()),
+        "tokens": int(pc.sum(members["tokens"]).as_py() or 0),
+        "seconds": _short(float(np.sort(seconds).sum())),
+        "media_bytes": int(pc.sum(members["bytes"]).as_py() or 0),
+        "scores": scores,
+        "ledger": dict(ledger),
+        "reasons": dict(reasons),
+        "made_by": dict(made_by),
+    }
