@@ -109,15 +109,12 @@ def judge(signals: pa.Table, settings: Settings) -> Judgement:
     Captions: too_short (words, then characters), too_long, shouted, symbols, digits, repetitive, urls, bad_words.
     Documents: too_short, too_long, word_length, shouted, symbols, bullets, ellipses, not_words, no_stop_words,
     too_few_sentences, no_sentence_ends, braces, lorem_ipsum, bad_words, duplicate_lines, duplicate_paragraphs,
-    repetitive. An empty caption is left to filter `caption`, which knows whether captions are optional.
+    repetitive.
     `signals` has the column `modality` beside those in READS.
     """
     column = {name.partition(".")[2]: numbers(signals, name) for name in READS}
     lost = missing(signals, READS)
     captions = first_broken(_caption_rules(column, settings), lost)
-    empty = (column["chars"] == 0) & ~lost
-    captions = Judgement(captions.passed | empty, captions.value, captions.threshold, captions.reason)
-    captions.reason[empty] = ""
     documents = first_broken(_document_rules(column, settings.document), lost)
     is_document = np.asarray(pc.equal(signals["modality"], "text").to_numpy(), dtype=bool)
     return where(is_document, documents, captions)

@@ -15,6 +15,11 @@ READS = ("video_alignment.score",)
 MODALITIES = frozenset({"video"})
 
 
+def default_threshold(model: str, pretrained: str) -> float | None:
+    """None: no threshold for pooled frames or a video–text model is published; the config must give its own."""
+    return None
+
+
 def judge(signals: pa.Table, settings: Settings) -> Judgement:
     """value is the score over the video's frames, threshold min_score; reason "low_score", or "missing"."""
     return alignment.judge_score(signals, READS[0], settings)

@@ -90,11 +90,6 @@ def test_documents_are_not_judged_as_captions() -> None:
     assert judge(table([CAPTION, CAPTION], ["text", "video"]), Settings()).reason.tolist() == ["too_short", ""]
 
 
-def test_empty_captions_are_left_to_the_caption_filter() -> None:
-    empty = CAPTION | {"words": 0, "chars": 0}
-    assert judge(table([empty, empty], ["image", "text"]), Settings()).passed.tolist() == [True, False]
-
-
 @pytest.mark.parametrize("name", [name.partition(".")[2] for name in READS])
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_anything_missing_fails_closed(name: str, value: float | None) -> None:

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from filters.video_alignment import MODALITIES, Settings, judge
+from filters.video_alignment import MODALITIES, Settings, default_threshold, judge
 
 
 def test_its_own_column_and_modality() -> None:
@@ -16,3 +16,7 @@ def test_its_own_column_and_modality() -> None:
 def test_no_limit_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="min_score"):
         judge(pa.table({"video_alignment.score": [0.3]}), Settings())
+
+
+def test_no_threshold_is_made_up() -> None:
+    assert default_threshold("ViT-B-32", "openai") is None
