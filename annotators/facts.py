@@ -22,8 +22,8 @@ class Facts:
     its format ("JPEG") and codec is null. pix_fmt: FFmpeg's name, or Pillow's mode. width, height: pixels, upright.
     fps: frames a second, on average over the video. duration: seconds. frames: of a video, or of an animated image,
     1 for a still. aspect: width / height. rotation: degrees clockwise by which the stored frames are turned.
-    audio: whether there is a sound track. bit_rate: bits a second of the video stream. bytes: of the medium, or of
-    all images of the sample. images: how many it has, null for a video.
+    audio: whether there is a sound track. bit_rate: bits a second of the video stream. bytes: of the medium.
+    images: how many the sample has, null for a video; the other facts are those of its first image.
     """
 
     name: ClassVar[str] = "facts"

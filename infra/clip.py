@@ -108,6 +108,7 @@ class Clip:
             avi = self._container.format.name == "avi"
             start = stream.start_time
             self._base = int(start) if start is not None else 0
+            self._base_is_first = avi or start is None
             self._tick = Fraction(stream.time_base or Fraction(1, 1000))
             self._rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         self._seek_to = None
@@ -199,6 +200,8 @@ class Clip:
             number += 1
             pts, dts = packet.pts, packet.dts
             known = pts if pts is not None else dts
+            if number == 1 and self._base_is_first and known is not None:
+                self._base = known
             stamp = known if known is not None else self._base + round((number - 1) / self._rate / self._tick)
             soonest = dts if dts is not None else stamp - lead
             if (soonest - self._base) * self._tick >= self._end:
@@ -268,7 +271,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Turn:
-    """How a frame is brought upright: sides swapped first, then mirrored. degrees: clockwise, 0, 90, 180 or 270."""
+    """How a frame is brought upright: sides swapped first, then mirrored. degrees: clockwise, 0, 90, 180 or 270; of a
+    mirrored frame 0 or 90."""
 
     swap: bool
     left_right: bool
@@ -278,17 +282,23 @@ class Turn:
     @staticmethod
     def of(frame: Any) -> Turn:
         """From the display matrix, whose first two rows say where the picture's x and y axes go."""
-        degrees = round(-frame.rotation / 90) * 90 % 360
         try:
             matrix = frame.side_data.get("DISPLAYMATRIX")
         except ValueError:  # PyAV has no name for some other piece of side data, and then gives none at all
-            return Turn(degrees in (90, 270), degrees in (90, 180), degrees in (180, 270), degrees)
+            return Turn.by(round(-frame.rotation / 90) * 90 % 360)
         if matrix is None:
-            return Turn(False, False, False, 0)
+            return Turn.by(0)
         xx, xy, _, yx, yy = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
         swap = abs(xy) > abs(xx)
         left_right, up_down = (yx < 0, xy < 0) if swap else (xx < 0, yy < 0)
-        return Turn(swap, left_right, up_down, degrees)
+        for degrees in (0, 90, 180, 270):
+            if Turn(swap, left_right, up_down, degrees) == Turn.by(degrees):
+                return Turn.by(degrees)
+        return Turn(swap, left_right, up_down, 90 if swap else 0)
+
+    @staticmethod
+    def by(degrees: int) -> Turn:
+        return Turn(degrees in (90, 270), degrees in (90, 180), degrees in (180, 270), degrees)
 
     def apply(self, pixels: Pixels) -> Pixels:
         if self.swap:

@@ -14,9 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -198,30 +197,3 @@ def _nameless_file() -> int:
         return os.memfd_create("reelmill-frames")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def together(parts: Sequence[Decoded]) -> Decoded:
-    """Several images of one sample as one: the first's header with `images` and the sum of `bytes`, frames in order.
-
-    Images that a plan left at different sizes are laid on white, top left, on the largest height and width among
-    them; times number the images from 0. Any image's error is the sample's, with the image's number.
-    """
-    for number, part in enumerate(parts):
-        if part.error is not None:
-            kind, _, detail = part.error.partition(": ")
-            return Decoded(error=f"{kind}: image {number + 1} of {len(parts)}: {detail}")
-    if not parts:
-        return Decoded(error="empty: no images")
-    header: dict[str, Any] = dict(parts[0].header)
-    header["images"] = len(parts)
-    header["bytes"] = sum(int(part.header["bytes"]) for part in parts)
-    frames = {}
-    for name in parts[0].frames:
-        pictures = [part.frames[name].pixels[0] for part in parts]
-        height = max(picture.shape[0] for picture in pictures)
-        width = max(picture.shape[1] for picture in pictures)
-        pixels = np.full((len(parts), height, width, 3), 255, dtype=np.uint8)
-        for row, picture in zip(pixels, pictures, strict=True):
-            row[: picture.shape[0], : picture.shape[1]] = picture
-        frames[name] = Frames(pixels, np.arange(len(parts), dtype=np.float64))
-    return Decoded(header=header, frames=frames)

@@ -174,9 +174,14 @@ def resized(pixels: Pixels, width: int, height: int) -> Pixels:
     old_height, old_width = pixels.shape[:2]
     if (old_width, old_height) == (width, height):
         return np.ascontiguousarray(pixels)
-    shrinks = width < old_width or height < old_height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method), dtype=np.uint8)
+    method = cv2.INTER_AREA if width < old_width or height < old_height else cv2.INTER_LINEAR
+    try:
+        made = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
+        raise
+    return np.asarray(made, dtype=np.uint8)
 
 
 def on_white(rgba: Pixels) -> Pixels:
