@@ -82,8 +82,8 @@ def card(
 ) -> dict[str, Any]:
     """The card of one shard.
 
-    tar: {"sha256", "bytes"}; members: rows of the members table; signals: the same samples' signals; ledger, reasons: of
-    all inputs whose place in the order lies within this shard, dropped ones too; made_by: run, code and models.
+    tar: {"sha256", "bytes"}; members: rows of the members table; signals: of the same samples; ledger, reasons: of
+    all inputs whose place lies within this shard, dropped ones too; made_by: run, code and models.
     """
     scores = {}
     for column in SCORES:

@@ -1,0 +1,221 @@
+"""The command line. Data goes to stdout, logs and progress to stderr; exit 0 done, 1 something found, 2 wrong usage."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.beam import Runner
+from infra.errors import ReelmillError
+from infra.hashing import canonical_json
+
+app = typer.Typer(
+    name="reelmill",
+    help="Turns raw videos, images and text into audited, re-mixable training data for video-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="The config file (YAML).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+RunnerName = Annotated[str, typer.Option("--runner", help="A Beam runner by name.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine (FnApiRunner).")]
+BeamOptions = Annotated[list[str] | None, typer.Option("--beam", help="A further Beam option, as --beam=--name=value.")]
+Out = Annotated[str | None, typer.Option("--out", help="Another folder for the run than the config's.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Overwrite a run that was made with another config.")]
+
+
+def _runner(name: str, workers: int, options: list[str] | None) -> Runner:
+    return Runner(name, workers, tuple(options or ()))
+
+
+def _print(value: Any) -> None:
+    sys.stdout.write(canonical_json(value).decode())
+    sys.stdout.flush()
+
+
+# -- stages -----------------------------------------------------------------------------------------------------
+
+
+@app.command("run")
+def run_(
+    config: ConfigPath,
+    out: Out = None,
+    replace: Replace = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show every filter with its thresholds, do nothing.")
+    ] = False,
+    json: Json = False,
+    runner: RunnerName = "FnApiRunner",
+    workers: Workers = 1,
+    beam: BeamOptions = None,
+) -> None:
+    """Ingest, measure, decide and export; resumes by itself."""
+    from pipelines import main, summary
+
+    run = main.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
+    if explain:
+        _print(main.explained(run)) if json else summary.show_explained(run)
+        return
+    main.run_all(run)
+    _print(main.result(run)) if json else summary.show_run(run)
+
+
+def _stage(name: str, help_: str) -> Callable[..., None]:
+    def command(
+        config: ConfigPath,
+        out: Out = None,
+        replace: Replace = False,
+        json: Json = False,
+        runner: RunnerName = "FnApiRunner",
+        workers: Workers = 1,
+        beam: BeamOptions = None,
+    ) -> None:
+        from pipelines import main, summary
+
+        run = main.open_for_work(
+            str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json
+        )
+        manifest = main.run_stage(run, name)
+        value = {
+            "stage": name,
+            "units": len(manifest.units),
+            "rows": manifest.rows,
+            "fingerprint": manifest.fingerprint,
+        }
+        _print(value) if json else summary.show_stage(value)
+
+    command.__doc__ = help_
+    command.__name__ = name
+    return command
+
+
+for _name, _help in (
+    ("ingest", "List the sources, cut them into units, hash every medium once."),
+    ("measure", "Measure what the cascade asks for and the store does not have."),
+    ("decide", "Judge, deduplicate and resample what was measured."),
+    ("export", "Write shards, members index and cards of what is kept."),
+):
+    app.command(_name)(_stage(_name, _help))
+
+
+# -- looking and planning ---------------------------------------------------------------------------------------
+
+
+@app.command("what-if")
+def what_if(
+    run: Annotated[str, typer.Argument(help="A finished run's folder.", show_default=False)],
+    set_: Annotated[list[str], typer.Option("--set", help="filters.NAME.KEY=VALUE, as often as you like.")],
+    json: Json = False,
+) -> None:
+    """What other thresholds would keep, from what is measured; nothing is written."""
+    from pipelines import what_if as asked
+
+    value = asked.what_if(run, set_)
+    _print(value) if json else asked.show(value)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    share: Annotated[
+        float, typer.Option("--share", min=0.0001, max=1.0, help="Share of the inputs to measure.")
+    ] = 0.01,
+    json: Json = False,
+    workers: Workers = 1,
+) -> None:
+    """Measure a keyed share of the inputs and forecast yield, hours, bytes and tokens, with intervals."""
+    from pipelines import plan as planning
+
+    value = planning.plan(str(config), share=share, workers=workers, quiet=json)
+    _print(value) if json else planning.show(value)
+
+
+@app.command()
+def init(preset: Annotated[str, typer.Argument(help="llama3-image, llama3-video or apollo.")] = "apollo") -> None:
+    """Print a commented config to start from."""
+    from pipelines.presets import preset_text
+
+    sys.stdout.write(preset_text(preset))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A config, whose models are looked at too.")] = None,
+    json: Json = False,
+) -> None:
+    """What is installed, which engines are in use, what is missing and how to get it."""
+    from pipelines import doctor as looking
+
+    findings = looking.examine(None if config is None else str(config))
+    _print(findings) if json else looking.show(findings)
+    if any(not finding["ok"] and finding["needed"] for finding in findings["findings"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(
+    table: Annotated[str | None, typer.Argument(help="config, samples, verdicts, duplicates or members.")] = None,
+    json: Json = False,
+) -> None:
+    """The schema of the config and of each table, with versions."""
+    from pipelines import schemas
+
+    value = schemas.schemas(table)
+    _print(value) if json else schemas.show(value)
+
+
+@app.command()
+def vocab(
+    texts: Annotated[list[str], typer.Argument(help="High-quality text: .txt or JSONL files.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="The vocabulary file to write (JSON list).")],
+    titles: Annotated[str | None, typer.Option("--titles", help="A file of titles, one a line.")] = None,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, help="Least count of a word.")] = 100,
+    min_pmi: Annotated[float, typer.Option("--min-pmi", help="Least PMI of a word pair.")] = 30.0,
+    text_column: Annotated[str, typer.Option("--text-column", help="Column of JSONL files.")] = "text",
+    json: Json = False,
+    workers: Workers = 1,
+) -> None:
+    """Build an n-gram vocabulary for resampling from high-quality text."""
+    from pipelines import vocab as building
+
+    value = building.build(texts, out, titles, min_count, min_pmi, text_column, Runner(workers=workers))
+    _print(value) if json else building.show(value)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", help="Where the demo's world and run go.")] = "demo",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another world.")] = 1,
+    json: Json = False,
+    workers: Workers = 2,
+) -> None:
+    """Make a small corpus with planted faults, run everything on it, show what each filter caught and missed."""
+    from pipelines.demo import demo as showing
+
+    report = showing.run_demo(out, seed=seed, workers=workers, quiet=json)
+    _print(report) if json else showing.show(report, out)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, force=True)
+    try:
+        app(standalone_mode=True)
+    except ReelmillError as error:
+        sys.stderr.write(f"reelmill: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("reelmill: interrupted; what was committed stays, run the same command to go on\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
