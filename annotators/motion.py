@@ -37,6 +37,7 @@ _VECTOR = np.dtype(
 _AREA = np.outer(np.arange(256), np.arange(256)).astype(np.float32).ravel()
 _INTRA, _BIDIRECTIONAL = 1, 3  # FFmpeg's picture types
 _MACROBLOCK = 16
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 Gray = NDArray[np.uint8]
 
@@ -71,6 +72,7 @@ class Motion:
     def maker(self) -> Mapping[str, object]:
         return {
             "vector_codecs": sorted(VECTOR_CODECS),
+            "share": Vectors.SHARE,
             "texture": Vectors.TEXTURE,
             "looks_a_second": Vectors.LOOKS_A_SECOND,
             "flow": dict(Flow.PARAMETERS),
@@ -121,8 +123,8 @@ class MotionObserver:
         if self._flow is None and self._vectors is not None:
             method, steps = "vectors", self._vectors.finish()
         else:
-            method, steps = "flow", self._flow.steps if self._flow is not None else []
-        if not steps:
+            method, steps = "flow", np.array(self._flow.steps if self._flow is not None else [])
+        if not len(steps):
             return {"error": f"no_motion: {self._seen} frames, none comparable"}
         score = round(float(np.mean(steps)) * self._rate, 6)
         return {"score": score, "method": method, "frames": len(steps)}
@@ -138,54 +140,67 @@ class Vectors:
     cheapest to write, and no eye could see the motion.
     """
 
+    SHARE = (
+        0.5  # of the frames whose vectors are read, spread by the golden ratio so as not to fall in step with B-frames
+    )
     LOOKS_A_SECOND = 2  # how often the texture is looked at
-    TEXTURE = 4  # least difference in levels between a block's quarters for it to show motion
+    TEXTURE = 4  # least difference in levels between the sixteenths of a block for it to show motion
+    _BATCH = 8192  # vectors; numpy's fixed cost a call would otherwise be most of the cost of a small frame
 
     def __init__(self, rate: float) -> None:
         self.found = False
-        self._steps: list[float] = []
-        self._ahead: list[tuple[int, float, float]] = []  # awaiting the later anchor: index, behind, future
-        self._anchor: int | None = None
         self._index = -1
+        self._anchors: list[int] = []
+        self._frames: list[int] = []  # index of each frame with vectors that is in _sums or _waiting
+        self._sums: list[NDArray[np.float64]] = []  # (frames, 2): displacement to the past and to the future
+        self._waiting: list[NDArray[np.void]] = []
+        self._held = 0
         self._every = max(round(rate / self.LOOKS_A_SECOND), 1)
         self._size = (0, 0)
         self._looked = 0
-        self._textured: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._weight: NDArray[np.float32] = np.zeros(0, np.float32)
         self._gray = Gray8()
 
     def add(self, frame: Any) -> None:
         self._index += 1
         kind = int(frame.pict_type)
         if kind != _BIDIRECTIONAL:
-            self._resolve(self._index)
-        if kind != _INTRA:
-            vectors = motion_vectors(frame)
-            if vectors is not None:
-                self.found = True
-                past, future = displacement(vectors, frame.width, frame.height, self._texture(frame))
-                behind = past / (self._index - self._anchor) if self._anchor is not None else 0.0
-                self._ahead.append((self._index, behind, future))
-                if kind != _BIDIRECTIONAL:
-                    self._resolve(self._index + 1)
-        if kind != _BIDIRECTIONAL:
-            self._anchor = self._index
-
-    def finish(self) -> list[float]:
-        self._resolve(self._index + 1)
-        return self._steps
-
-    def _resolve(self, anchor: int) -> None:
-        self._steps.extend(behind + future / (anchor - index) for index, behind, future in self._ahead)
-        self._ahead.clear()
-
-    def _texture(self, frame: Any) -> NDArray[np.float32]:
+            self._anchors.append(self._index)
+        if kind == _INTRA or self._index * _GOLDEN % 1 < 1 - self.SHARE:
+            return
+        vectors = motion_vectors(frame)
+        if vectors is None:
+            return
+        self.found = True
         size = (frame.width, frame.height)
         if size != self._size or self._index - self._looked >= self._every:
+            self._flush()
             self._size, self._looked = size, self._index
             columns, rows = blocks(*size)
-            picture = self._gray.of(frame, 4 * columns, 4 * rows)
-            self._textured = textured(picture, self.TEXTURE)
-        return self._textured
+            self._weight = textured(self._gray.of(frame, 4 * columns, 4 * rows), self.TEXTURE)
+        self._frames.append(self._index)
+        self._waiting.append(vectors.copy())
+        self._held += len(vectors)
+        if self._held >= self._BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._sums.append(displacement(self._waiting, *self._size, self._weight))
+            self._waiting, self._held = [], 0
+
+    def finish(self) -> NDArray[np.float64]:
+        """(frames,): of each frame with vectors."""
+        self._flush()
+        if not self._sums:
+            return np.zeros(0)
+        past, future = np.concatenate(self._sums).T
+        frames, anchors = np.array(self._frames), np.array([-1, *self._anchors, self._index + 1])
+        after = np.searchsorted(anchors, frames, side="right")
+        before = np.searchsorted(anchors, frames, side="left") - 1
+        # Nothing lies before the first anchor: what refers there was cut off, and its distance is not known.
+        behind = np.where(before > 0, past / (frames - anchors[before]), 0.0)
+        return np.asarray(behind + future / (anchors[after] - frames))
 
 
 def blocks(width: int, height: int) -> tuple[int, int]:
@@ -214,34 +229,40 @@ def motion_vectors(frame: Any) -> NDArray[np.void] | None:
 
 
 def displacement(
-    vectors: NDArray[np.void], width: int, height: int, weight: NDArray[np.float32]
-) -> tuple[float, float]:
-    """Mean over the frame of the vectors' lengths to the past and to the future, each in diagonals.
+    frames: Sequence[NDArray[np.void]], width: int, height: int, weight: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(n, 2): by frame, the mean over its area of the vectors' lengths to the past and to the future, in diagonals.
 
     weight: (blocks,), 0..1, of each macroblock. Where prediction is from both sides the two share the block's area, so
     that no block counts twice. A vector longer than the diagonal is damage and counts as the diagonal.
     """
     diagonal = math.hypot(width, height)
     columns, rows = blocks(width, height)
+    counts = np.array([len(frame) for frame in frames])
+    starts = np.cumsum(counts) - counts
+    vectors = np.concatenate(frames)
+    scale = max(int(vectors["scale"][0]), 1)  # fractions of a pixel, the same all through a stream
     dx, dy = vectors["dx"].astype(np.float32), vectors["dy"].astype(np.float32)
-    length = np.sqrt(dx * dx + dy * dy)
-    scale = max(int(vectors["scale"][0]), 1)  # fractions of a pixel, one for the whole frame
-    np.minimum(length, np.float32(diagonal * scale), out=length)
-    # The centre of a block names its macroblock. Damaged streams point outside and are held inside.
-    column = np.minimum(np.maximum(vectors["x"] >> 4, 0), columns - 1)
-    row = np.minimum(np.maximum(vectors["y"] >> 4, 0), rows - 1)
-    block = row.astype(np.intp) * columns + column
-    area = _AREA.take(vectors["shape"])
-    forward = (vectors["source"] > 0).astype(np.float32)
-    both = 0 < forward.sum() < len(vectors)
-    if both:
-        covered = np.bincount(block, weights=area, minlength=len(weight))
-        weight = (weight / np.maximum(covered / _MACROBLOCK**2, 1)).astype(np.float32)
-    length *= area
+    dx *= dx
+    dy *= dy
+    dx += dy
+    length = np.minimum(np.sqrt(dx, out=dx), np.float32(diagonal * scale), out=dx)
+    length *= _AREA.take(vectors["shape"])
+    # The centre of a block names its macroblock. Damaged streams may point outside: any block then, but one of ours.
+    block = (vectors["y"] >> 4) * np.int32(columns)
+    block += vectors["x"] >> 4
+    np.clip(block, 0, columns * rows - 1, out=block)
     length *= weight.take(block)
-    whole = columns * rows * _MACROBLOCK**2 * diagonal * scale
-    total, later = float(length.sum()) / whole, float(np.dot(length, forward)) / whole
-    return max(total - later, 0.0), later
+    forward = vectors["source"] > 0
+    later = np.zeros(len(frames))
+    if forward.any():
+        place = np.repeat(np.arange(len(frames)) * (columns * rows), counts) + block
+        covered = np.bincount(place, weights=_AREA.take(vectors["shape"]), minlength=len(frames) * columns * rows)
+        length /= np.maximum(covered / _MACROBLOCK**2, 1).astype(np.float32).take(place)
+        later = np.add.reduceat(length * forward, starts, dtype=np.float64)
+    total = np.add.reduceat(length, starts, dtype=np.float64)
+    sums = np.stack([np.maximum(total - later, 0), later], axis=1)
+    return np.asarray(sums / (columns * rows * _MACROBLOCK**2 * diagonal * scale))
 
 
 class Flow:
@@ -294,9 +315,6 @@ class Flow:
         length = np.hypot(flow[..., 0] * (width / columns), flow[..., 1] * (height / rows))
         diagonal = math.hypot(width, height)
         self.steps.append(float(np.minimum(length, diagonal).mean()) / diagonal)
-
-
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def common(a: Gray, b: Gray) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from filters.interface import Judgement, missing, numbers
 from infra.config import Strict
@@ -22,6 +22,12 @@ class Settings(Strict):
 
     min_score: float = Field(default=0.002, ge=0)
     max_score: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Settings:
+        if self.max_score is not None and self.max_score < self.min_score:
+            raise ValueError(f"max_score {self.max_score:g} is below min_score {self.min_score:g}: nothing would pass")
+        return self
 
 
 def judge(signals: pa.Table, settings: Settings) -> Judgement:
