@@ -36,8 +36,9 @@ CONTEXT = 40
 CONFIG: dict[str, Any] = {
     "embed_dim": 96,
     "init_logit_bias": -8.0,
-    "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32, "patch_size": None},
-    "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
+    "init_logit_scale": 3.0,
+    "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 10, "head_width": 32, "patch_size": None},
+    "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 1},
 }
 #: "squash" shows the whole of a wide picture; the usual centre crop would cut subjects off.
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "squash"}
@@ -192,7 +193,7 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
         {"params": decayed, "weight_decay": 0.02},
         {"params": [*plain, *heads.parameters()], "weight_decay": 0.0},
     ]
-    peak = 2e-3
+    peak = 3e-3
     optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
     rng = scenes.generator(seed, "clip", "order")
@@ -296,9 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--backgrounds", type=int, default=1_000)
+    parser.add_argument("--backgrounds", type=int, default=400)
     parser.add_argument("--casts", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     examples = make_examples(options.seed, options.backgrounds, "train", options.casts)
     log(f"{len(examples)} pictures in {time.monotonic() - began:.0f} s")
     save(train(options.seed, examples, options.steps, options.batch, log), options.out)
-    figures = validate(options.out, make_examples(options.seed, 1_000, "validation"), options.seed)
+    figures = validate(options.out, make_examples(options.seed, 600, "validation"), options.seed)
     card = {
         "figures": figures,
         "seed": options.seed,
