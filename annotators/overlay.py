@@ -158,6 +158,7 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: Settings) ->
 # Finding and reading
 
 _LEGIBLE = 384  # long side in pixels under which pictures are enlarged, at most twice, before text is sought
+_LARGE = 0.2  # share of the picture above which one box is rarely one line
 
 
 def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: Settings) -> list[Line]:
@@ -198,10 +199,14 @@ def _say(engine: ocr.Engine, picture: NDArray[np.uint8], line: Line) -> tuple[st
 
 
 def _is_text(line: Line, pixels: int, settings: Settings) -> bool:
-    """What can be read is text; what cannot is when it stands in a moving scene and is shaped like a line."""
+    """What can be read is text; what cannot is when it stands in a moving scene and is shaped like a line. Boxes
+    around much of the picture are mostly texture that reads as a few strokes, and must read well."""
+    said = {c for c in line.text.casefold() if c.isalnum()}
+    if line.width * line.height > _LARGE * pixels:
+        return line.score >= 0.9 and len(said) >= 2
     if line.score >= settings.min_read and sum(c.isalnum() for c in line.text) >= 2:
         return True
-    return line.certain and line.width >= 1.5 * line.height and line.width * line.height <= 0.2 * pixels
+    return line.certain and line.width >= 1.5 * line.height
 
 
 def upright(picture: NDArray[np.uint8], quad: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -302,8 +307,9 @@ class Scene:
         self.dy = np.stack([cv2.Sobel(picture, cv2.CV_32F, 0, 1) for picture in colour])
         self.written = np.zeros((self.count, self.height, self.width), bool)
         for line in lines:
-            x0, y0, x1, y1 = line.rect
-            self.written[line.frame, y0:y1, x0:x1] = True
+            if line.width * line.height <= _LARGE * self.height * self.width:
+                x0, y0, x1, y1 = line.rect
+                self.written[line.frame, y0:y1, x0:x1] = True
         self._swept: dict[int, NDArray[np.float64]] = {}
 
     def moves(self) -> bool:

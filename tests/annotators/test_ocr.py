@@ -1,0 +1,71 @@
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from annotators import ocr
+from infra.errors import ConfigError, MissingExtra
+
+SETTINGS = ocr.Settings()
+
+
+def _page(text: str) -> np.ndarray:
+    page = np.full((90, 400, 3), 40, np.uint8)
+    cv2.putText(page, text, (20, 55), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (255, 240, 90), 2, cv2.LINE_AA)
+    return page
+
+
+def test_rapidocr_finds_a_line_and_reads_it() -> None:
+    engine = ocr.load(SETTINGS)
+    (region,) = engine.find(_page("Hello World"))
+    assert region.quad.shape == (4, 2) and 0.5 < region.score <= 1
+    low, high = region.quad.min(axis=0), region.quad.max(axis=0)
+    assert low[0] < 40 and low[1] < 40 and high[0] > 180 and high[1] > 50
+    text, score = engine.read(_page("Hello World")[20:70])
+    assert text.replace(" ", "") == "HelloWorld" and score > 0.9
+
+
+def test_finding_after_reading_still_finds() -> None:
+    """The engine's switches stay set from call to call; each of ours must set them all."""
+    engine = ocr.load(SETTINGS)
+    before = engine.find(_page("One two"))
+    engine.read(_page("One two"))
+    after = engine.find(_page("One two"))
+    assert len(before) == len(after) == 1 and np.array_equal(before[0].quad, after[0].quad)
+
+
+def test_nothing_to_find_or_read() -> None:
+    engine = ocr.load(SETTINGS)
+    assert engine.find(np.zeros((60, 80, 3), np.uint8)) == []
+    assert engine.read(np.zeros((12, 40, 3), np.uint8))[0] == ""
+
+
+def test_one_engine_a_thread() -> None:
+    mine, other = ocr.load(SETTINGS), []
+    assert ocr.load(ocr.Settings()) is mine
+    thread = threading.Thread(target=lambda: other.append(ocr.load(SETTINGS)))
+    thread.start()
+    thread.join()
+    assert other[0] is not mine
+
+
+def test_weights_have_names_and_hashes(tmp_path: Path) -> None:
+    hashes = ocr.weights_sha256(SETTINGS)
+    assert set(hashes) == {"det", "rec"} and all(len(h) == 64 for h in hashes.values())
+    (tmp_path / "a.onnx").write_bytes(b"a")
+    other = ocr.weights_sha256(ocr.Settings(det_model=str(tmp_path / "a.onnx")))
+    assert other["det"] != hashes["det"] and other["rec"] == hashes["rec"]
+    with pytest.raises(ConfigError, match=r"rec_model does not exist: .*b\.onnx"):
+        ocr.weights(ocr.Settings(rec_model=str(tmp_path / "b.onnx")))
+
+
+def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.delitem(sys.modules, "paddleocr", raising=False)
+    with pytest.raises(MissingExtra) as caught:
+        ocr.load(ocr.Settings(engine="paddle", det_model="d", rec_model="r"))
+    assert "[paddle]" in str(caught.value)

@@ -1,0 +1,296 @@
+"""Clips are made here: photographs that move, with text burned in over them or standing in the scene."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotators import ocr
+from annotators.interface import FrameAnnotator
+from annotators.overlay import Line, Overlay, Settings, clean, covered, look, placed_like_overlay, transcript
+from infra.media import Decoded, Frames
+
+data = pytest.importorskip("skimage.data")
+WHITE, BLACK, YELLOW = (255, 255, 255), (0, 0, 0), (255, 230, 40)
+HEIGHT, WIDTH = 180, 320
+Picture = np.ndarray
+
+
+def _write(
+    picture: Picture, text: str, at: tuple[int, int], scale: float, colour=WHITE, thick=1, outline=False
+) -> None:
+    if outline:
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, BLACK, thick + 3, cv2.LINE_AA)
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
+
+
+def _photo(name: str, height: int, width: int) -> Picture:
+    return cv2.resize(getattr(data, name)(), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _clip(
+    draw: Callable[[Picture, int], None], scene: Picture | None = None, speed: float = 9, photo="coffee"
+) -> Frames:
+    """Eight frames of a pan over a photograph (or over `scene`), each drawn upon, with a JPEG's damage."""
+    scene = _photo(photo, HEIGHT + 80, WIDTH + 120) if scene is None else scene
+    frames = []
+    for i in range(8):
+        x, y = round(10 + speed * i), round(10 + 0.6 * speed * i)
+        frame = scene[y : y + HEIGHT, x : x + WIDTH].copy()
+        draw(frame, i)
+        good, code = cv2.imencode(".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])
+        assert good
+        frames.append(cv2.imdecode(code, cv2.IMREAD_COLOR)[:, :, ::-1])
+    return Frames(np.stack(frames), np.arange(8) * 0.25)
+
+
+def _look(frames: Frames, video: bool = True) -> dict:
+    return look(frames, video, ocr.load(Settings()), Settings())
+
+
+def _nothing(frame: Picture, i: int) -> None:
+    pass
+
+
+# Burned in
+
+
+def _subtitle(frame: Picture, i: int) -> None:
+    _write(frame, "people walk over the bridge", (20, 165), 0.6, outline=True)
+
+
+def _two_lines(frame: Picture, i: int) -> None:
+    _write(frame, "the first line is here", (50, 145), 0.55, YELLOW)
+    _write(frame, "and the second below", (55, 168), 0.55, YELLOW)
+
+
+def _changing(frame: Picture, i: int) -> None:
+    _write(frame, "good morning" if i < 4 else "where are we going", (60, 165), 0.6, outline=True)
+
+
+def _watermark(frame: Picture, i: int) -> None:
+    layer = frame.copy()
+    _write(layer, "www.clips.tv", (190, 25), 0.6, thick=2)
+    frame[:] = cv2.addWeighted(layer, 0.5, frame, 0.5, 0)
+
+
+def _title(frame: Picture, i: int) -> None:
+    if 2 <= i < 6:
+        _write(frame, "CHAPTER TWO", (30, 100), 1.2, thick=3, outline=True)
+
+
+def _ticker(frame: Picture, i: int) -> None:
+    frame[150:176] = (20, 20, 90)
+    _write(frame, "markets rise again today while rain is near the coast", (60 - 14 * i, 169), 0.6)
+
+
+BURNED = [_subtitle, _two_lines, _changing, _watermark, _title, _ticker]
+
+
+@pytest.mark.parametrize("draw", BURNED)
+def test_burned_in_text_is_found_in_a_moving_scene(draw: Callable[[Picture, int], None]) -> None:
+    got = _look(_clip(draw))
+    assert got["area"] > 0.01
+    assert got["area"] <= got["text_area"] <= 1
+    assert got["overlay_text"]
+
+
+def test_what_is_burned_in_is_read_once_and_in_order() -> None:
+    got = _look(_clip(_two_lines))
+    assert got["overlay_text"].split("\n") == ["the first line is here", "and the second below"]
+    assert got["frames"] == 4 and len({box["time"] for box in got["boxes"]}) == 4
+    # Each line is about 250 x 20 of 320 x 180 pixels, boxes a little larger.
+    assert 0.12 < got["area"] < 0.25
+
+
+def test_text_that_is_there_half_the_time_counts_half() -> None:
+    always = _look(_clip(lambda frame, i: _title(frame, 3)))["area"]
+    assert 0.4 * always < _look(_clip(_title))["area"] < 0.6 * always
+
+
+def test_text_over_a_passing_subject_is_told_though_the_camera_stands() -> None:
+    def draw(frame: Picture, i: int) -> None:
+        cv2.circle(frame, (40 + 35 * i, 130), 45, (200, 60, 30), -1)
+        _write(frame, "middle of nowhere", (15, 135), 0.5)
+
+    got = _look(_clip(draw, speed=0))
+    assert got["area"] > 0.01
+
+
+# Of the scene
+
+
+def _with_signs() -> Picture:
+    scene = _photo("coffee", HEIGHT + 80, WIDTH + 120)
+    for text, (x, y) in {"EXIT": (90, 90), "PLATFORM 9": (200, 190), "TAXI": (260, 110)}.items():
+        cv2.rectangle(scene, (x - 8, y - 24), (x + 18 * len(text), y + 10), (30, 60, 30), -1)
+        _write(scene, text, (x, y), 0.7, thick=2)
+    return scene
+
+
+@pytest.mark.parametrize("speed", [2, 9])
+def test_signs_move_with_the_camera_and_are_not_burned_in(speed: float) -> None:
+    got = _look(_clip(_nothing, _with_signs(), speed=speed))
+    assert got["area"] == 0
+    assert got["text_area"] > 0.01 and "EXIT" in got["text"]
+
+
+def test_a_subtitle_over_signs_is_told_from_them() -> None:
+    got = _look(_clip(_subtitle, _with_signs()))
+    assert got["overlay_text"] == "people walk over the bridge"
+    assert "TAXI" in got["text"]
+
+
+@pytest.mark.parametrize("step", [3, -12])
+def test_a_label_on_a_moving_subject_is_not_burned_in(step: int) -> None:
+    def draw(frame: Picture, i: int) -> None:
+        x = 110 + step * i
+        cv2.rectangle(frame, (x - 40, 60), (x + 100, 130), (190, 180, 60), -1)
+        _write(frame, "BUS 42", (x, 100), 0.7, BLACK, 2)
+
+    got = _look(_clip(draw, speed=0))
+    assert got["area"] == 0 and "42" in got["text"]
+
+
+@pytest.mark.parametrize(("photo", "speed"), [("coffee", 0), ("astronaut", 9), ("rocket", 9)])
+def test_photographs_hold_no_overlay(photo: str, speed: float) -> None:
+    assert _look(_clip(_nothing, speed=speed, photo=photo))["area"] == 0
+
+
+# Where nothing moves
+
+
+def test_in_a_still_clip_place_decides() -> None:
+    assert _look(_clip(_subtitle, speed=0))["area"] > 0.01
+
+    def sign(frame: Picture, i: int) -> None:
+        _write(frame, "EXIT", (70, 80), 0.7, thick=2, outline=True)
+
+    got = _look(_clip(sign, speed=0))
+    assert got["area"] == 0 and got["text"] == "EXIT"
+
+
+def test_an_image_is_judged_by_place_and_has_no_time() -> None:
+    clip = _clip(_subtitle)
+    got = _look(Frames(clip.pixels[:1], clip.times[:1]), video=False)
+    assert got["area"] > 0.01 and got["frames"] == 1
+    assert {box["time"] for box in got["boxes"]} == {0.0}
+
+
+@pytest.mark.parametrize("degrees", [0, 8])
+def test_slanted_text_is_not_placed_like_an_overlay(degrees: float) -> None:
+    turn = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    quad = np.array([[0, 0], [100, 0], [100, 12], [0, 12]]) @ matrix + (20, 160)
+    assert placed_like_overlay(quad.astype(np.float32), (180, 320)) == (degrees == 0)
+
+
+# The annotator
+
+
+def test_rows_stand_alone_and_errors_are_not_scores() -> None:
+    annotator = Overlay()
+    assert isinstance(annotator, FrameAnnotator)
+    assert annotator.plan.count == 2 * annotator.settings.frames and annotator.plan.fit == "long"
+    clip, still = Decoded(frames={"overlay": _clip(_subtitle)}), Decoded(frames={"overlay": _clip(_nothing)})
+    media = [clip, Decoded(error="codec: broken"), still, Decoded(), clip]
+    chunk = pa.table({"key": list("abcde"), "modality": ["video"] * 5, "text": [""] * 5})
+    got = annotator.measure(chunk, media)
+    assert got.schema.names == [*Overlay.columns, "error"]
+    assert [got.schema.field(name).type for name in Overlay.columns] == list(Overlay.columns.values())
+    rows = got.to_pylist()
+    assert rows[1]["error"] == "codec: broken" and rows[3]["error"].startswith("no_frames")
+    assert all(rows[i][name] is None for i in (1, 3) for name in Overlay.columns)
+    assert rows[0] == rows[4] and rows[0]["area"] > 0.01 and rows[2]["area"] == 0 and rows[0]["error"] is None
+    alone = annotator.measure(chunk.slice(4), media[4:])
+    assert alone.to_pylist() == rows[4:]
+
+
+def test_the_maker_knows_weights_and_settings() -> None:
+    maker = Overlay().maker()
+    json.dumps(maker)
+    assert maker != Overlay(Settings(frames=3)).maker()
+    assert set(maker["weights"]) == {"det", "rec"}  # type: ignore[call-overload]
+
+
+class Scripted:
+    """An engine that finds what it is told: the junk that real detectors give is rare in small tests."""
+
+    def __init__(self, quad: list[list[float]], text: str, score: float) -> None:
+        self.region, self.said = ocr.Region(np.array(quad, np.float32), 0.9), (text, score)
+
+    def find(self, picture: Picture) -> list[ocr.Region]:
+        return [self.region]
+
+    def read(self, line: Picture) -> tuple[str, float]:
+        return self.said
+
+
+def test_a_box_around_the_whole_picture_that_reads_as_nothing_is_dropped() -> None:
+    whole = [[0.0, 0.0], [WIDTH, 0.0], [WIDTH, HEIGHT], [0.0, HEIGHT]]
+    got = look(_clip(_nothing, speed=0), True, Scripted(whole, "", 0.0), Settings(size=384))
+    assert got["text_area"] == 0 and got["boxes"] == []
+
+
+def test_a_script_that_cannot_be_read_counts_when_it_stands_in_a_moving_scene() -> None:
+    line = [[15.0, 148.0], [310.0, 148.0], [310.0, 174.0], [15.0, 174.0]]
+    larger = 384 / WIDTH  # the detector is given an enlarged picture
+    quad = [[x * larger, y * larger] for x, y in line]
+    unread = Scripted(quad, "", 0.1)
+    assert look(_clip(_subtitle), True, unread, Settings())["area"] == pytest.approx(295 * 26 / (320 * 180), rel=0.05)
+    assert look(_clip(_nothing), True, unread, Settings())["text_area"] == 0
+
+
+# Parts
+
+
+rectangles = st.tuples(st.integers(0, 30), st.integers(0, 20), st.integers(1, 12), st.integers(1, 10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(rectangles, max_size=6))
+def test_covered_is_the_union(boxes: list[tuple[int, int, int, int]]) -> None:
+    height, width = 34, 46
+    cells = {(x + i, y + j) for x, y, w, h in boxes for i in range(w) for j in range(h)}
+    quads = [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float32) for x, y, w, h in boxes]
+    assert covered(quads, height, width) == pytest.approx(len(cells) / (height * width))
+
+
+@given(st.text())
+def test_clean_text_has_no_control_characters(text: str) -> None:
+    got = clean(text)
+    assert got == clean(got) == got.strip()
+    assert got.isprintable() or all(c.isprintable() or c.isspace() for c in got)
+    assert not any(ord(c) < 32 or ord(c) == 127 for c in got)
+
+
+def test_reading_order_is_rows_then_columns() -> None:
+    def line(text: str, x: int, y: int) -> Line:
+        quad = np.array([[x, y], [x + 50, y], [x + 50, y + 10], [x, y + 10]], np.float32)
+        return Line(0, quad, 0.9, (x, y, x + 50, y + 10), text, 0.9)
+
+    lines = [line("d", 0, 40), line("b", 100, 8), line("a", 0, 10), line("A!", 100, 41)]
+    assert transcript(lines) == "a\nb\nd"
+
+
+@pytest.mark.skipif("REELMILL_CORPUS" not in os.environ, reason="REELMILL_CORPUS is not set")
+def test_real_pictures_are_read() -> None:
+    root = Path(os.environ["REELMILL_CORPUS"])
+    with open(root / "MANIFEST.jsonl") as lines:
+        rows = [row for row in map(json.loads, lines) if row.get("ocr_text")]
+    assert rows
+    read = 0
+    for row in rows:
+        picture = cv2.imread(str(root / row["path"]))[:, :, ::-1]
+        scale = min(480 / max(picture.shape[:2]), 1)
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        got = _look(Frames(small[None], np.zeros(1)), video=False)
+        read += all(word in got["text"].casefold() for word in row["ocr_text"])
+    assert read >= 0.8 * len(rows)
