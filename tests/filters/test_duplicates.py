@@ -281,6 +281,18 @@ def test_share_found_is_counted_over_all_pairs_of_the_rows_given():
     assert duplicates.found_share(vectors, ids, forest, THRESHOLD) == (len(expected), together)
 
 
+@pytest.mark.parametrize("scale", [(1, 1), (20, 1), (1, 20)])
+@pytest.mark.parametrize("clumps", [0, 5])
+def test_ruling_out_by_half_of_a_vector_loses_no_pair(scale, clumps):
+    """Whether the first half of the places tells vectors apart, tells nothing, or is all there is."""
+    vectors = planted(1500, 128, clumps, 12).astype(np.float64)
+    vectors = unit(vectors * np.repeat(scale, 64))
+    ids = names(1500, 12)
+    expected = all_pairs(vectors, ids, THRESHOLD)
+    assert len(expected) > 100
+    assert as_dict(duplicates.search_cell(vectors, ids, vectors, ids, THRESHOLD, tile=100_000)) == expected
+
+
 def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
     probes = {}
     for clumps in (0, 60):
