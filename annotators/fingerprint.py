@@ -110,15 +110,15 @@ class Fingerprint:
     stored: ClassVar[frozenset[str]] = frozenset({"vectors", "times", "mirrored"})
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
 
     @property
     def plan(self) -> FramePlan:
-        s = self._settings
+        s = self.settings
         return FramePlan(times="rate", size=s.side, fit=s.fit, count=s.max_frames, fps=s.fps, ends=True)
 
     def maker(self) -> Mapping[str, object]:
-        s = self._settings
+        s = self.settings
         maker: dict[str, object] = {
             "engine": s.engine,
             "size": s.side,
@@ -132,7 +132,7 @@ class Fingerprint:
         return maker
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
-        describe = None if self._settings.engine == "pdq" else self._sscd()
+        describe = None if self.settings.engine == "pdq" else self._sscd()
         found = [self._print(decoded, describe) for decoded in media]
         prints = [None if isinstance(p, str) else p for p in found]
         columns: dict[str, list[Any]] = {
@@ -157,7 +157,7 @@ class Fingerprint:
         bits, quality, deviation = _pdq(pictures if describe is None else [_small(picture) for picture in pictures])
         searchable = (quality >= MIN_QUALITY) & (deviation >= MIN_DEVIATION)
         found = [picture for picture, wanted in zip(pictures, searchable, strict=True) if wanted]
-        turned = [np.ascontiguousarray(picture[:, ::-1]) for picture in found] if self._settings.mirror else []
+        turned = [np.ascontiguousarray(picture[:, ::-1]) for picture in found] if self.settings.mirror else []
         if describe is None:
             vectors, mirrored = bits[searchable], _pdq(turned)[0]
         else:
@@ -170,12 +170,12 @@ class Fingerprint:
             frames=len(pictures),
             quality=float(quality.mean()),
             vectors=vectors.astype("<f2"),
-            mirrored=mirrored.astype("<f2") if self._settings.mirror else None,
+            mirrored=mirrored.astype("<f2") if self.settings.mirror else None,
             times=frames.times[searchable],
         )
 
     def _sscd(self) -> Describe:
-        s = self._settings
+        s = self.settings
         torch = models.torch("engine sscd")
         model = models.load_script(str(s.weights), str(s.sha256), s.device, s.cache)
         mean, deviation = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))

@@ -451,7 +451,7 @@ def clip_maker(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> 
     if files.model == source.model and not source.model.startswith("local-dir:"):
         # A tag also sets normalisation and resizing.
         tag = None if _weights_file(source) else source.pretrained
-        maker |= {"architecture": source.model, "tag": tag}
+        maker |= {"model": source.model, "weights": tag}
     return maker | {"device": device, "dtype": dtype, "batch": batch}
 
 

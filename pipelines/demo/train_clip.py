@@ -7,7 +7,7 @@ the two splits are disjoint (see `pipelines.demo.scenes`), and the changed capti
 too belong to the train split.
 
 The loss is the sigmoid loss on every pair of a batch (SigLIP, arXiv 2303.15343), because one absolute threshold is
-what the filter needs, plus the softmax contrastive loss of CLIP (arXiv 2103.00020). Each picture brings a second,
+what the filter needs, plus the softmax contrastive loss of CLIP (arXiv 2103.00020). Every second picture brings a
 wrong caption that differs in one attribute. Two linear heads, thrown away afterwards, read the attributes off either
 embedding, which makes so short a training converge.
 """
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from infra import models
 from infra.hashing import file_sha256
-from pipelines.demo import scenes
+from pipelines.demo import captions, scenes
 from pipelines.demo.scenes import Scene
 
 SIDE = 64
@@ -97,11 +97,10 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
     return Examples(pixels, drawn, still)
 
 
-def caption(scene: Scene, still: bool, variant: int) -> str:
-    """One of the scene's own captions, or (variant `scenes.VARIANTS`) a terse one with only what every caption says."""
-    if variant < scenes.VARIANTS:
-        return scene.describe(variant, bool(still))
-    return " and ".join(f"a {s.colour} {s.noun}" for s in scene.subjects) + f" in a {scene.tint} photo"
+def caption(scene: Scene, still: bool, rng: np.random.Generator) -> str:
+    """A true caption of the scene: half of them plain, the rest in the demo's other good styles."""
+    style = "plain" if rng.random() < 0.5 else str(rng.choice(captions.STYLES))
+    return captions.good_caption(scene, style, rng, still=bool(still))
 
 
 def altered(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -163,7 +162,8 @@ def _normalised(pixels: NDArray[np.uint8]) -> Any:
 def vocabulary(examples: Examples, tokenizer: Any) -> NDArray[np.int64]:
     """The ids of all tokens that captions of such scenes have, ascending. A few thousand scenes have every word."""
     shown = examples.scenes[:3000]
-    texts = [caption(s, i % 2 == 0, i // 2 % (scenes.VARIANTS + 1)) for i, s in enumerate(shown)]
+    rng = scenes.generator(0, "clip", "vocabulary")
+    texts = [caption(s, i % 2 == 0, rng) for i, s in enumerate(shown)]
     return np.unique(tokenizer(texts).numpy())
 
 
@@ -198,17 +198,15 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
     rng = scenes.generator(seed, "clip", "order")
     order = np.concatenate([rng.permutation(len(examples)) for _ in range(-(-steps * batch // len(examples)))])
-    sign = 2 * torch.eye(batch, 2 * batch) - 1
+    sign = 2 * torch.eye(batch, batch + batch // 2) - 1
     diagonal = torch.arange(batch)
     began, running = time.monotonic(), 0.0
     for step in range(steps):
         rows = order[step * batch : (step + 1) * batch]
         still = examples.still[rows]
         shown = [examples.scenes[r] for r in rows]
-        variants = rng.integers(scenes.VARIANTS + 1, size=(2, batch))
-        wrong = [altered(scene, rng) for scene in shown]
-        texts = [caption(s, k, v) for s, k, v in zip(shown, still, variants[0], strict=True)]
-        texts += [caption(s, k, v) for s, k, v in zip(wrong, still, variants[1], strict=True)]
+        wrong = [altered(scene, rng) for scene in shown[: batch // 2]]
+        texts = [caption(s, k, rng) for s, k in zip([*shown, *wrong], [*still, *still[: batch // 2]], strict=True)]
         tokens = compact[tokenizer(texts)]
         picture = functional.normalize(model.encode_image(_normalised(_views(examples.pixels[rows], rng))), dim=-1)
         text = functional.normalize(model.encode_text(tokens), dim=-1)
@@ -267,7 +265,7 @@ def validate(folder: Path, examples: Examples, seed: int) -> dict[str, Any]:
     n = len(examples)
 
     def scores(shown: Sequence[Scene]) -> NDArray[np.float64]:
-        words = [caption(s, k, int(rng.integers(scenes.VARIANTS))) for s, k in zip(shown, examples.still, strict=True)]
+        words = [caption(s, k, rng) for s, k in zip(shown, examples.still, strict=True)]
         return np.asarray((pictures * clip.encode_texts(words)).sum(axis=1))
 
     own = scores(examples.scenes)
@@ -297,9 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--backgrounds", type=int, default=400)
-    parser.add_argument("--casts", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--backgrounds", type=int, default=250)
+    parser.add_argument("--casts", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -310,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     examples = make_examples(options.seed, options.backgrounds, "train", options.casts)
     log(f"{len(examples)} pictures in {time.monotonic() - began:.0f} s")
     save(train(options.seed, examples, options.steps, options.batch, log), options.out)
-    figures = validate(options.out, make_examples(options.seed, 600, "validation"), options.seed)
+    figures = validate(options.out, make_examples(options.seed, 300, "validation", 2), options.seed)
     card = {
         "figures": figures,
         "seed": options.seed,
