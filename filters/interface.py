@@ -1,9 +1,9 @@
 """What every filter is: one question about signals. A filter is a module with
 
-    READS        the columns it must have, as "annotator.column"
-    MODALITIES   what it applies to
-    Settings     its thresholds, each with its documented default and source
-    judge(signals, settings) -> Judgement
+READS        the columns it must have, as "annotator.column"
+MODALITIES   what it applies to
+Settings     its thresholds, each with its documented default and source
+judge(signals, settings) -> Judgement
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+#: The reason of a row that could not be judged because a value is null or NaN.
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Judgement:
 def numbers(signals: pa.Table, column: str) -> NDArray[np.float64]:
     """A numeric or bool column as float64 (n,), null as NaN."""
     values = pc.cast(signals[column], pa.float64())
-    return pc.fill_null(values, float("nan")).to_numpy()
+    return np.asarray(pc.fill_null(values, float("nan")), dtype=np.float64)
 
 
 def missing(signals: pa.Table, reads: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.interface import missing
+from filters.interface import MISSING
 from pipelines.resolve import Resolved, Step
 
 #: What a row is after its own filters and before its neighbours are looked at.
@@ -105,25 +105,26 @@ def judge_rows(
             measured &= ~wrong
         if step.filter is None:
             continue
-        lost = missing(signals, step.filter.reads)
-        unmeasured = measured & lost & (outcome == ALIVE)
-        # NaN where something was measured is a failure; nothing at all is a cell that was not reached.
+        columns = [column for annotator in step.annotators for column, _ in resolved.columns(annotator)]
         nothing = np.ones(n, dtype=bool)
-        for column in step.filter.reads:
+        for column in columns:
             nothing &= np.asarray(pc.is_null(signals[column]), dtype=bool)
-        unknown |= unmeasured & nothing
-        failed = unmeasured & ~nothing & ~unknown
-        outcome[failed], name[failed], reason[failed] = "failed", "measure", f"{step.filter.name}: missing value"
-        rows = np.flatnonzero(measured & ~lost)
+        unknown |= measured & nothing & (outcome == ALIVE)
+        rows = np.flatnonzero(measured & ~nothing)
         if not len(rows):
             continue
-        columns = [column for annotator in step.annotators for column, _ in resolved.columns(annotator)]
-        seen = signals.select(columns).append_column("modality", samples["modality"]).take(pa.array(rows))
-        judged = step.filter.judge(seen)
+        judged = step.filter.judge(
+            signals.select(columns).append_column("modality", samples["modality"]).take(pa.array(rows))
+        )
         bad = rows[~judged.passed]
         for position, row in zip(np.flatnonzero(~judged.passed), bad, strict=True):
             why = str(judged.reason[position])
-            if outcome[row] == ALIVE and not unknown[row]:
+            if why == MISSING:
+                # A filter fails closed on null and NaN; that is a failure to measure, not a low score.
+                if outcome[row] == ALIVE and not unknown[row]:
+                    outcome[row], name[row] = "failed", "measure"
+                    reason[row] = f"{step.filter.name}: missing value"
+            elif outcome[row] == ALIVE and not unknown[row]:
                 outcome[row], name[row], reason[row] = "dropped", step.filter.name, why
                 value[row], threshold[row] = judged.value[position], judged.threshold[position]
             else:
