@@ -18,9 +18,16 @@ MODALITIES: frozenset[Modality] = frozenset({"video"})
 
 
 class Settings(Strict):
-    """min_score, max_score: diagonals a second, both ends pass; max_score None: no upper end."""
+    """min_score, max_score: diagonals a second, both ends pass; max_score None: no upper end.
 
-    min_score: float = Field(default=0.002, ge=0)
+    The default min_score is ours. Calibrated on H.264 (x264, CRF 23) made from photographs, 480x360, 25 fps: perfectly
+    still clips score up to 0.00001, still ones under sensor noise (sigma 3 of 255) up to 0.0002 and under flicker of
+    0.3 % up to 0.0004; a subject of 5 % of the area crossing at 5 % of the width a second scores 0.001, at 10 %
+    0.0027, a pan of 1 % of the width a second 0.003 to 0.006, of 2 % 0.008 to 0.013. Not told apart: flicker of 0.6 %
+    and more (0.0015 to 0.012 in still clips) passes as motion, and that subject at 2 % a second (0.0002) as none.
+    """
+
+    min_score: float = Field(default=0.0007, ge=0)
     max_score: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
