@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from filters import components, duplicates, matching, text_duplicates
 from infra import beam, storage, tables
 from infra.commit import Unit, read_json, unit_index, write_manifest
+from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
 from pipelines import exchange
@@ -27,8 +28,9 @@ from pipelines.judge import ALIVE
 from pipelines.resolve import Resolved, resolve
 from pipelines.run import Run
 
-#: Vectors of one sample at most; a frame is named by its sample's number and this many low bits.
+#: A vector is named by its sample's number and this many low bits: its frame, and whether it is seen in a mirror.
 FRAME_BITS = 10
+MIRRORED = 1 << (FRAME_BITS - 1)
 #: Vectors that one search task takes in, from which the number of partitions follows (ours).
 PARTITION_VECTORS = 500_000
 
@@ -167,20 +169,20 @@ def unit_vectors(job: Job, name: str) -> tuple[Ids, NDArray[np.int32], NDArray[n
         empty = np.zeros(0)
         return rows, empty.astype(np.int32), np.zeros((0, 0), np.float16), [], rows
     cells = stored_cells(job, name, "fingerprint", rows)
-    frames = cells["frames"].to_pylist()
     dims = [d for d in cells["dim"].to_pylist() if d]
-    dim = dims[0] if dims else 0
-    parts = [
-        np.frombuffer(blob, dtype=np.float16).reshape(-1, dim) if blob else np.zeros((0, dim), np.float16)
-        for blob in cells["vectors"].to_pylist()
-    ]
+    dim = dims[0] if dims else 1
+    frames, parts = [], []
+    plain, mirrored = cells["vectors"].to_pylist(), cells["mirrored"].to_pylist()
+    for one, other in zip(plain, mirrored, strict=True):
+        for blob, first in ((one, 0), (other, MIRRORED)):
+            part = np.frombuffer(blob or b"", dtype=np.float16).reshape(-1, dim)
+            if len(part) > MIRRORED:
+                raise StageError(f"a sample has more than {MIRRORED} fingerprints", hint="lower max_frames")
+            parts.append(part)
+            frames.append(first + np.arange(len(part), dtype=np.int32))
+    row = np.repeat(np.repeat(rows, 2), [len(part) for part in parts])
     times = [list(t or []) for t in cells["times"].to_pylist()]
-    count = [len(part) for part in parts]
-    assert all(c <= 2**FRAME_BITS for c in count), "more vectors in a sample than frames can be named"
-    assert len(frames) == len(parts)
-    row = np.repeat(rows, count)
-    frame = np.concatenate([np.arange(c, dtype=np.int32) for c in count]) if count else np.zeros(0, np.int32)
-    return row, frame, np.concatenate(parts), times, rows
+    return row, np.concatenate(frames), np.concatenate(parts), times, rows
 
 
 def write_sample(job: Job, name: str) -> Mapping[str, int]:
@@ -270,7 +272,8 @@ def partition_rows(job: Job, partition: int) -> tuple[duplicates.Rows, duplicate
     mine = np.where(cells % job.partitions == partition, cells, -1)
     mine[cells < 0] = -1
     ids = (number.astype(np.uint64) << np.uint64(FRAME_BITS)) | table["frame"].to_numpy().astype(np.uint64)
-    home = np.flatnonzero(mine[:, 0] >= 0)
+    # Mirrored vectors only ask: two mirrored copies meet through their plain ones.
+    home = np.flatnonzero((mine[:, 0] >= 0) & (table["frame"].to_numpy() < MIRRORED))
     return (
         duplicates.Rows(vectors[home], ids[home], cells[home]),
         duplicates.Rows(vectors, ids, mine),
@@ -311,7 +314,7 @@ def write_hits(job: Job, name: str) -> Mapping[str, int]:
                 pieces.append((edges.a, edges.b))
     a = np.concatenate([p[0] for p in pieces]) if pieces else np.zeros(0, np.uint64)
     b = np.concatenate([p[1] for p in pieces]) if pieces else np.zeros(0, np.uint64)
-    shift, low = np.uint64(FRAME_BITS), np.uint64(2**FRAME_BITS - 1)
+    shift, low = np.uint64(FRAME_BITS), np.uint64(MIRRORED - 1)
     row_a, row_b = rows[(a >> shift).astype(np.int64)], rows[(b >> shift).astype(np.int64)]
     table = pa.table(
         {"a": row_a, "b": row_b, "i": (a & low).astype(np.int32), "j": (b & low).astype(np.int32)}, schema=HITS

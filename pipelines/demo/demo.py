@@ -1,0 +1,125 @@
+"""demo: make a world with planted faults, run everything on it, hold the verdicts against the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from infra import storage, tables
+from infra.beam import Runner
+from infra.commit import need_manifest, read_json
+from infra.errors import StageError
+from infra.hashing import canonical_json, file_sha256
+from pipelines.demo.score import score
+from pipelines.demo.world import make_world, read_truth
+from pipelines.main import open_for_work, run_all
+from pipelines.run import Run
+
+
+def run_demo(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1.0) -> dict[str, Any]:
+    """Make the world of `seed` under OUT/raw, run the whole pipeline, write OUT/report.json and return it."""
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder is talkative
+    begun = time.time()
+    folder = Path(out).resolve()
+    _tell(quiet, f"making the world of seed {seed} in {folder / 'raw'}")
+    make_world(folder, seed, workers=workers, scale=scale)
+    made = time.time()
+    config = folder / "config.yaml"
+    storage.write_bytes(str(config), config_text(folder, seed).encode())
+    run = open_for_work(str(config), out=None, replace=False, runner=Runner(workers=workers), quiet=quiet)
+    run_all(run)
+    report = score(read_truth(folder), all_verdicts(run), read_json(run.at("ledger.json")))
+    report["seed"] = seed
+    report["seconds"] = round(time.time() - begun, 1)
+    report["seconds_world"] = round(made - begun, 1)
+    storage.write_bytes(str(folder / "report.json"), canonical_json(report))
+    return report
+
+
+def _tell(quiet: bool, text: str) -> None:
+    if not quiet:
+        sys.stderr.write(text + "\n")
+
+
+def weights() -> Path:
+    """The folder of the demo's own small models."""
+    return Path(str(files("pipelines.demo") / "weights"))
+
+
+def config_text(folder: Path, seed: int) -> str:
+    """The demo's config with its places filled in."""
+    clip, copy = weights() / "clip", weights() / "copy.pt"
+    if not copy.is_file():
+        raise StageError(
+            "the demo's models are not here", where=str(weights()), hint="see docs/models.md to train them"
+        )
+    clip_facts = json.loads((clip / "facts.json").read_text("utf-8"))
+    copy_facts = json.loads((weights() / "copy.json").read_text("utf-8"))
+    return (
+        (files("pipelines.demo") / "config.yaml")
+        .read_text("utf-8")
+        .format(
+            seed=seed,
+            folder=folder,
+            clip=clip,
+            clip_threshold=clip_facts["threshold"],
+            copy=copy,
+            copy_sha256=file_sha256(copy),
+            copy_size=copy_facts["size"],
+            copy_threshold=copy_facts["threshold"],
+        )
+    )
+
+
+def all_verdicts(run: Run) -> pa.Table:
+    """Every verdict with the place of its sample."""
+    parts = []
+    for unit in need_manifest(run.out, "verdicts").units:
+        verdicts = tables.read(run.at("verdicts", f"{unit.name}.parquet")).replace_schema_metadata(None)
+        samples = tables.read(run.at("samples", f"{unit.name}.parquet"), ["container", "position"])
+        for name in ("container", "position"):
+            verdicts = verdicts.append_column(name, samples[name])
+        parts.append(verdicts)
+    return pa.concat_tables(parts)
+
+
+def show(report: dict[str, Any], out: str) -> None:
+    """The report as a table."""
+    width = max(100, shutil.get_terminal_size().columns)
+    console = Console(width=width)
+    table = Table(title=f"What was planted and what was found (seed {report['seed']})", title_justify="left")
+    for name in ("filter", "planted", "caught", "precision", "recall", "look-alikes", "wrongly dropped"):
+        table.add_column(name, justify="left" if name == "filter" else "right")
+    for name, entry in report["filters"].items():
+        table.add_row(
+            name,
+            *(str(entry[key]) for key in ("planted", "caught")),
+            *("-" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall")),
+            *(str(entry.get(key, "")) for key in ("hard_negatives", "hard_dropped")),
+        )
+    console.print(table)
+    broken, lottery = report["broken"], report["resample"]
+    console.print(f"broken files: {json.dumps(_short(broken))}", highlight=False)
+    console.print(f"resampling: {json.dumps(_short(lottery))}", highlight=False)
+    entry = report["ledger"]["all"]
+    dropped, failed = sum(entry["dropped"].values()), sum(entry["failed"].values())
+    console.print(
+        f"ledger: {entry['inputs']:,} inputs = {entry['kept']:,} kept + {dropped:,} dropped + "
+        f"{entry['duplicates']:,} duplicates + {failed:,} failed",
+        highlight=False,
+    )
+    console.print(f"{report['seconds']:,.0f} s; the report is in {out}/report.json", highlight=False)
+
+
+def _short(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: held for key, held in value.items() if not isinstance(held, list | dict)}
