@@ -138,6 +138,9 @@ def unit_signals(run: Run, name: str) -> pa.Table:
         for column in late.schema.names:
             if column not in signals.schema.names:
                 signals = signals.append_column(late.schema.field(column), late[column])
+            elif column != "key":  # in the cascade of some modalities, late for the others
+                both = pc.coalesce(signals[column], late[column])
+                signals = signals.set_column(signals.schema.get_field_index(column), late.schema.field(column), both)
     return signals
 
 
