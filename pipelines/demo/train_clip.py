@@ -295,9 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--backgrounds", type=int, default=250)
+    parser.add_argument("--backgrounds", type=int, default=450)
     parser.add_argument("--casts", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -313,12 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "figures": figures,
         "seed": options.seed,
         "threshold": figures["threshold"],
-        "trained_on": {
-            "scenes": options.scenes,
-            "frames": options.frames,
-            "steps": options.steps,
-            "batch": options.batch,
-        },
+        "trained_on": {name: getattr(options, name) for name in ("backgrounds", "casts", "steps", "batch")},
         "weights_sha256": file_sha256(options.out / "open_clip_model.safetensors"),
     }
     (options.out / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")

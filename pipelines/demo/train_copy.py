@@ -252,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "copy")
     parser.add_argument("--seed", type=int, default=12)
-    parser.add_argument("--groups", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--groups", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     import cv2

@@ -262,3 +262,38 @@ def test_unit_rows() -> None:
     rows = models.unit_rows(np.array([[3.0, 4.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]], np.float32))
     np.testing.assert_array_equal(rows[0], [0.6, 0.8])
     assert np.isnan(rows[1:]).all()
+
+
+WEIGHTS = Path(__file__).parents[2] / "pipelines" / "demo" / "weights"
+
+
+@pytest.mark.parametrize(("kind", "file"), [("clip", "open_clip_model.safetensors"), ("copy", "copy.torchscript.pt")])
+def test_the_demos_weights_are_those_of_their_card(kind: str, file: str) -> None:
+    card = json.loads((WEIGHTS / kind / "card.json").read_text(encoding="utf-8"))
+    assert card["weights_sha256"] == hashlib.sha256((WEIGHTS / kind / file).read_bytes()).hexdigest()
+    assert str(card["threshold"]) in (WEIGHTS / kind / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_demos_clip_loads_and_tells_colours_apart() -> None:
+    clip = models.load_clip(models.ClipSource(f"local-dir:{WEIGHTS / 'clip'}"))
+    from pipelines.demo import scenes
+
+    right = 0
+    for i in range(12):
+        scene = scenes.make_scene(5, "train", f"models test {i}", subjects_n=1, tint="sepia")
+        other = "blue" if scene.subjects[0].colour != "blue" else "orange"
+        caption = scene.describe(still=True)
+        picture = clip.encode_images([scene.render(0.0, 160, 120)])
+        words = clip.encode_texts([caption, caption.replace(scene.subjects[0].colour, other)])
+        own, wrong = (picture @ words.T)[0]
+        right += int(own > wrong)
+    assert right >= 10
+
+
+def test_the_demos_copy_descriptor_gives_unit_vectors_at_any_size() -> None:
+    card = json.loads((WEIGHTS / "copy" / "card.json").read_text(encoding="utf-8"))
+    model = models.load_script(str(WEIGHTS / "copy" / "copy.torchscript.pt"), card["weights_sha256"])
+    for shape in ((2, 3, 64, 64), (1, 3, 320, 320), (3, 3, 100, 180)):
+        vectors = model(torch.rand(shape))
+        assert tuple(vectors.shape) == (shape[0], 512)
+        np.testing.assert_allclose(vectors.norm(dim=1).detach().numpy(), 1, atol=1e-5)
