@@ -43,7 +43,7 @@ CODECS: dict[str, Codec] = {
     "vp9-webm": Codec("webm", "webm", "libvpx-vp9", _VP9),
     "h264-mkv": Codec("mkv", "matroska", "libx264", _X264),
     "av1-mkv": Codec("mkv", "matroska", "libsvtav1", _AV1),
-    "mpeg4-avi": Codec("avi", "avi", "mpeg4", (("q", "5"), ("qscale", "5"), ("flags", "+qscale"))),
+    "mpeg4-avi": Codec("avi", "avi", "mpeg4", (("b", "500000"),)),
     "hevc-mkv": Codec("mkv", "matroska", "libx265", _X265),
     "av1-mp4": Codec("mp4", "mp4", "libsvtav1", _AV1),
 }
@@ -101,7 +101,7 @@ class Shot:
         frozen = film.frame(0.0) if self.static else None
         for i in range(max(2, round(self.seconds * self.fps))):
             t = i / self.fps
-            picture = film.frame(t) if frozen is None else _restless(frozen, self.static, rng)
+            picture = film.frame(t) if frozen is None else _restless(frozen, self.static, t, rng)
             yield picture if burn is None else burn.on(picture, t)
 
 
@@ -211,7 +211,7 @@ def encode(frames: Iterable[Pixels], codec: str, fps: int) -> bytes:
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = wanted.pixels
         stream.codec_context.thread_count = 1
-        stream.codec_context.gop_size = 2 * fps
+        stream.codec_context.gop_size = 250
         sound = container.add_stream("aac", rate=16000) if codec == "h264-sound" else None
         count = 0
         for picture in _chain(first, pictures):
@@ -246,14 +246,16 @@ def decode(data: bytes) -> list[Pixels]:
         return [np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8) for frame in container.decode(stream)]
 
 
-def _restless(frozen: Pixels, how: str, rng: np.random.Generator) -> Pixels:
-    """One more look at a picture in which nothing moves."""
+def _restless(frozen: Pixels, how: str, t: float, rng: np.random.Generator) -> Pixels:
+    """One more look at a picture in which nothing moves: the same; in light that swells and fades by 0.3 %; or with
+    the grain of a camera, here and there a level of 255 up or down."""
     if how == "frozen":
         return frozen
     if how == "flicker":
-        return np.clip(frozen.astype(np.int16) + int(rng.integers(-2, 3)), 0, 255).astype(np.uint8)
-    grain = rng.integers(-2, 3, (*frozen.shape[:2], 1), dtype=np.int16)
-    return np.asarray(np.clip(frozen.astype(np.int16) + grain, 0, 255), dtype=np.uint8)
+        gain = 1 + 0.003 * math.sin(2 * math.pi * 0.7 * t)
+        return np.asarray(np.clip(frozen * gain + 0.5, 0, 255), dtype=np.uint8)
+    shift = rng.choice(np.array([-1, 0, 0, 0, 0, 1], dtype=np.int16), (*frozen.shape[:2], 1))
+    return np.asarray(np.clip(frozen.astype(np.int16) + shift, 0, 255), dtype=np.uint8)
 
 
 STATICS = ("frozen", "flicker", "grain")
