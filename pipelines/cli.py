@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.beam import Runner
-from infra.errors import ReelmillError
-from infra.hashing import canonical_json
+# One thread a process, set before numpy loads: results must not depend on cores, and workers give the parallelism.
+for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+
+from infra.beam import Runner  # noqa: E402
+from infra.errors import ReelmillError  # noqa: E402
+from infra.hashing import canonical_json  # noqa: E402
 
 app = typer.Typer(
     name="reelmill",

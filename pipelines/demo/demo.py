@@ -58,13 +58,13 @@ def weights() -> Path:
 
 def config_text(folder: Path, seed: int) -> str:
     """The demo's config with its places filled in."""
-    clip, copy = weights() / "clip", weights() / "copy.pt"
-    if not copy.is_file():
+    clip, copy = weights() / "clip", weights() / "copy"
+    if not (clip / "card.json").is_file() or not (copy / "card.json").is_file():
         raise StageError(
             "the demo's models are not here", where=str(weights()), hint="see docs/models.md to train them"
         )
-    clip_facts = json.loads((clip / "facts.json").read_text("utf-8"))
-    copy_facts = json.loads((weights() / "copy.json").read_text("utf-8"))
+    clip_card, copy_card = (json.loads((model / "card.json").read_text("utf-8")) for model in (clip, copy))
+    script = copy / "copy.torchscript.pt"
     return (
         (files("pipelines.demo") / "config.yaml")
         .read_text("utf-8")
@@ -72,11 +72,11 @@ def config_text(folder: Path, seed: int) -> str:
             seed=seed,
             folder=folder,
             clip=clip,
-            clip_threshold=clip_facts["threshold"],
-            copy=copy,
-            copy_sha256=file_sha256(copy),
-            copy_size=copy_facts["size"],
-            copy_threshold=copy_facts["threshold"],
+            clip_threshold=clip_card["threshold"],
+            copy=script,
+            copy_sha256=file_sha256(script),
+            copy_size=copy_card["size"],
+            copy_threshold=copy_card["threshold"],
         )
     )
 
@@ -108,9 +108,17 @@ def show(report: dict[str, Any], out: str) -> None:
             *(str(entry.get(key, "")) for key in ("hard_negatives", "hard_dropped")),
         )
     console.print(table)
-    broken, lottery = report["broken"], report["resample"]
-    console.print(f"broken files: {json.dumps(_short(broken))}", highlight=False)
-    console.print(f"resampling: {json.dumps(_short(lottery))}", highlight=False)
+    broken, lottery = report["broken"], report["resample"]["all"]
+    console.print(
+        f"broken files: {broken['caught']} of {broken['planted']} failed, and {broken['named'] - broken['right']} others; "
+        f"odd but sound ones lost: {broken['hard_dropped']} of {broken['hard_negatives']}",
+        highlight=False,
+    )
+    console.print(
+        f"resampling: {lottery['kept']} of {lottery['drawn']} kept, {lottery['expected']:.0f} expected (z {lottery['z']}); "
+        f"rare n-grams kept: {lottery['rare_kept']} of {lottery['rare']}",
+        highlight=False,
+    )
     entry = report["ledger"]["all"]
     dropped, failed = sum(entry["dropped"].values()), sum(entry["failed"].values())
     console.print(
@@ -119,7 +127,3 @@ def show(report: dict[str, Any], out: str) -> None:
         highlight=False,
     )
     console.print(f"{report['seconds']:,.0f} s; the report is in {out}/report.json", highlight=False)
-
-
-def _short(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: held for key, held in value.items() if not isinstance(held, list | dict)}

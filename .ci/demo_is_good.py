@@ -1,0 +1,22 @@
+"""Exit 1 unless a demo's report meets the project's own bar: precision and recall of every scored filter >= 0.95."""
+
+import json
+import sys
+
+BAR = 0.95
+
+report = json.load(open(sys.argv[1], encoding="utf-8"))
+wrong = []
+for name, entry in report["filters"].items():
+    for measure in ("precision", "recall"):
+        if entry["planted"] and (entry[measure] is None or entry[measure] < BAR):
+            wrong.append(f"{name}: {measure} {entry[measure]}")
+if not report["resample"]["fair"]:
+    wrong.append(f"resample: {report['resample']['all']}")
+broken = report["broken"]
+if broken["caught"] != broken["planted"] or broken["named"] != broken["right"]:
+    wrong.append(f"broken files: {broken['caught']} of {broken['planted']} failed, {broken['named']} rows failed")
+if report["unmatched"]["truth"] or report["unmatched"]["verdicts"]:
+    wrong.append(f"unmatched: {report['unmatched']}")
+sys.stderr.write(f"seed {report['seed']}, {report['seconds']} s: {'good' if not wrong else wrong}\n")
+sys.exit(bool(wrong))
