@@ -11,13 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-# One thread a process, set before numpy loads: results must not depend on cores, and workers give the parallelism.
-for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_threads, "1")
-
-from infra.beam import Runner  # noqa: E402
-from infra.errors import ReelmillError  # noqa: E402
-from infra.hashing import canonical_json  # noqa: E402
+from infra.errors import ReelmillError
 
 app = typer.Typer(
     name="reelmill",
@@ -37,11 +31,15 @@ Out = Annotated[str | None, typer.Option("--out", help="Another folder for the r
 Replace = Annotated[bool, typer.Option("--replace", help="Overwrite a run that was made with another config.")]
 
 
-def _runner(name: str, workers: int, options: list[str] | None) -> Runner:
+def _runner(name: str, workers: int, options: list[str] | None = None) -> Any:
+    from infra.beam import Runner
+
     return Runner(name, workers, tuple(options or ()))
 
 
 def _print(value: Any) -> None:
+    from infra.hashing import canonical_json
+
     sys.stdout.write(canonical_json(value).decode())
     sys.stdout.flush()
 
@@ -191,7 +189,7 @@ def vocab(
     """Build an n-gram vocabulary for resampling from high-quality text."""
     from pipelines import vocab as building
 
-    value = building.build(texts, out, titles, min_count, min_pmi, text_column, Runner(workers=workers))
+    value = building.build(texts, out, titles, min_count, min_pmi, text_column, _runner("FnApiRunner", workers))
     _print(value) if json else building.show(value)
 
 
@@ -211,6 +209,9 @@ def demo(
 
 def main() -> None:
     """Entry point of the console script."""
+    # One thread a process, set before numpy loads: results must not depend on cores; workers give the parallelism.
+    for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, force=True)
     try:
         app(standalone_mode=True)

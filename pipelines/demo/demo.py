@@ -110,13 +110,13 @@ def show(report: dict[str, Any], out: str) -> None:
     console.print(table)
     broken, lottery = report["broken"], report["resample"]["all"]
     console.print(
-        f"broken files: {broken['caught']} of {broken['planted']} failed, and {broken['named'] - broken['right']} others; "
-        f"odd but sound ones lost: {broken['hard_dropped']} of {broken['hard_negatives']}",
+        f"broken files: {broken['caught']} of {broken['planted']} failed, "
+        f"and {broken['named'] - broken['right']} others; odd but sound ones lost: {broken['hard_dropped']} of {broken['hard_negatives']}",
         highlight=False,
     )
     console.print(
-        f"resampling: {lottery['kept']} of {lottery['drawn']} kept, {lottery['expected']:.0f} expected (z {lottery['z']}); "
-        f"rare n-grams kept: {lottery['rare_kept']} of {lottery['rare']}",
+        f"resampling: {lottery['kept']} of {lottery['drawn']} kept, "
+        f"{lottery['expected']:.0f} expected (z {lottery['z']}); rare n-grams kept: {lottery['rare_kept']} of {lottery['rare']}",
         highlight=False,
     )
     entry = report["ledger"]["all"]
