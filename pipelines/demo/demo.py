@@ -109,16 +109,13 @@ def show(report: dict[str, Any], out: str) -> None:
         )
     console.print(table)
     broken, lottery = report["broken"], report["resample"]["all"]
+    other = broken["named"] - broken["right"]
     console.print(
-        f"broken files: {broken['caught']} of {broken['planted']} failed, "
-        f"and {broken['named'] - broken['right']} others; odd but sound ones lost: {broken['hard_dropped']} of {broken['hard_negatives']}",
-        highlight=False,
+        f"broken files: {broken['caught']} of {broken['planted']} failed, {other} others did", highlight=False
     )
-    console.print(
-        f"resampling: {lottery['kept']} of {lottery['drawn']} kept, "
-        f"{lottery['expected']:.0f} expected (z {lottery['z']}); rare n-grams kept: {lottery['rare_kept']} of {lottery['rare']}",
-        highlight=False,
-    )
+    drawn = f"{lottery['kept']} of {lottery['drawn']} kept, {lottery['expected']:.0f} expected (z {lottery['z']})"
+    rare = f"with a rare n-gram: {lottery['rare_kept']} of {lottery['rare']}"
+    console.print(f"resampling: {drawn}; {rare}", highlight=False)
     entry = report["ledger"]["all"]
     dropped, failed = sum(entry["dropped"].values()), sum(entry["failed"].values())
     console.print(
