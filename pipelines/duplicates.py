@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,12 +146,12 @@ def stored_cells(job: Job, name: str, annotator: str, rows: Ids) -> pa.Table:
 
 
 def _vectors(job: Job) -> Job:
-    counts = job.go("sample", write_sample, job.units)
-    total = counts.get("vectors", 0)
-    chosen = getattr(resolve(job.run).duplicates, job.modality)
-    wanted = resolve(job.run).duplicates.buckets or -(-total * chosen.probes // PARTITION_VECTORS)
-    job = Job(job.run, job.modality, job.units, max(1, int(wanted)), fingerprint([job.inputs, total]))
-    _train(job, total)
+    total = job.go("sample", write_sample, job.units).get("vectors", 0)
+    trained = _train(job, total)
+    # Evenly spread vectors are searched in many cells: a partition is sized by copies, not by vectors.
+    copies = total * trained["probed"]
+    wanted = resolve(job.run).duplicates.buckets or math.ceil(copies / PARTITION_VECTORS)
+    job = Job(job.run, job.modality, job.units, max(1, int(wanted)), fingerprint([job.inputs, trained]))
     job.go("cells", write_cells, job.units)
     if job.modality == "image":
         job.go("search", link_partition, job.partition_names)
@@ -201,15 +202,15 @@ def write_sample(job: Job, name: str) -> Mapping[str, int]:
     return {"vectors": len(row)}
 
 
-def _train(job: Job, total: int) -> None:
-    """The driver's part: one sample of bounded size, centroids, and how far a vector must be searched."""
+def _train(job: Job, total: int) -> dict[str, Any]:
+    """The driver's part, on one sample of bounded size: centroids, how far a vector is searched, in how many cells."""
     uri = job.at("centroids.json")
-    if storage.is_file(uri) and read_json(uri).get("inputs") == job.inputs:
-        return
+    if storage.is_file(uri) and read_json(uri)["inputs"] == job.inputs:
+        return dict(read_json(uri))
     parts = pa.concat_tables([tables.read(job.at("sample", f"{name}.parquet")) for name in job.units])
     k = duplicates.cluster_count(total)
     ids = parts["id"].to_numpy()
-    margin = 0.0
+    margin, probed = 0.0, 1.0
     centroids = np.zeros((0, 0), np.float32)
     if len(ids):
         chosen = duplicates.sample_rows(ids, duplicates.sample_size(k), job.run.config.seed)
@@ -218,10 +219,18 @@ def _train(job: Job, total: int) -> None:
         train, held = duplicates.split_sample(sample) if k > 1 else (sample, sample[:0])
         centroids = duplicates.train_centroids(train, k, seed=job.run.config.seed)
         margin = duplicates.probe_margin(held, centroids, _threshold(job))
+        cells = duplicates.nearest_cells(sample[:4096], centroids, _probes(job), margin=margin)
+        probed = round(float((cells >= 0).sum(axis=1).mean()), 3)
     buffer = io.BytesIO()
     np.save(buffer, centroids)
     storage.write_bytes(job.at("centroids.npy"), buffer.getvalue())
-    storage.write_bytes(uri, canonical_json({"inputs": job.inputs, "cells": k, "margin": margin, "vectors": total}))
+    value = {"inputs": job.inputs, "cells": k, "margin": margin, "probed": probed, "vectors": total}
+    storage.write_bytes(uri, canonical_json(value))
+    return value
+
+
+def _probes(job: Job) -> int:
+    return int(getattr(resolve(job.run).duplicates, job.modality).probes)
 
 
 def _threshold(job: Job) -> float:
@@ -236,11 +245,10 @@ def write_cells(job: Job, name: str) -> Mapping[str, int]:
     row, frame, vectors, _, _ = unit_vectors(job, name)
     trained = read_json(job.at("centroids.json"))
     centroids = np.load(io.BytesIO(storage.read_bytes(job.at("centroids.npy"))))
-    probes = getattr(resolve(job.run).duplicates, job.modality).probes
     if not len(row):
         exchange.write(uri, tables.empty(VECTOR), np.zeros(0, np.int64), job.partitions, job.inputs)
         return {"vectors": 0}
-    cells = duplicates.nearest_cells(vectors, centroids, probes, margin=trained["margin"])
+    cells = duplicates.nearest_cells(vectors, centroids, _probes(job), margin=trained["margin"])
     partition = np.where(cells >= 0, cells % job.partitions, -1)
     take: list[NDArray[np.int64]] = []
     where: list[NDArray[np.int64]] = []
@@ -339,28 +347,24 @@ def match_partition(job: Job, name: str) -> Mapping[str, int]:
 
 
 def _matches(job: Job, hits: pa.Table, least: float) -> Iterator[dict[str, object]]:
-    a, b = hits["a"].to_numpy(), hits["b"].to_numpy()
-    i, j = hits["i"].to_numpy(), hits["j"].to_numpy()
-    order = np.lexsort((j, i, b, a))
-    a, b, i, j = a[order], b[order], i[order], j[order]
-    starts = np.flatnonzero(np.r_[True, (np.diff(a) != 0) | (np.diff(b) != 0)][: len(a)])
-    ends = np.r_[starts[1:], len(a)]
-    times = _times(job, np.unique(np.concatenate([a, b])))
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        one, two = int(a[start]), int(b[start])
-        part = slice(start, end)
-        match = matching.ordered_match(i[part], j[part], times[one], times[two], least=least)
-        if match.share >= least and match.spans:
-            spans = match.spans
-            yield {
-                "a": one,
-                "b": two,
-                "share": match.share,
-                "a_start": spans[0].a_start,
-                "a_end": spans[-1].a_end,
-                "b_start": spans[0].b_start,
-                "b_end": spans[-1].b_end,
-            }
+    ends = np.concatenate([hits["a"].to_numpy(), hits["b"].to_numpy()])
+    rows, number = np.unique(ends, return_inverse=True)
+    frames = np.concatenate([hits["i"].to_numpy(), hits["j"].to_numpy()]).astype(np.uint64)
+    ids = (number.astype(np.uint64) << np.uint64(FRAME_BITS)) | frames
+    a, b = ids[: hits.num_rows], ids[hits.num_rows :]
+    known = _times(job, rows)
+    times = {index: known[int(row)] for index, row in enumerate(rows)}
+    for one, other, match in matching.match_videos(a, b, times, shift=FRAME_BITS, least=least):
+        spans = match.spans
+        yield {
+            "a": int(rows[one]),
+            "b": int(rows[other]),
+            "share": match.share,
+            "a_start": spans[0].a_start,
+            "a_end": spans[-1].a_end,
+            "b_start": spans[0].b_start,
+            "b_end": spans[-1].b_end,
+        }
 
 
 def _times(job: Job, rows: Ids) -> dict[int, NDArray[np.float64]]:
