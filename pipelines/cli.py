@@ -165,7 +165,7 @@ def doctor(
 
 @app.command()
 def schema(
-    table: Annotated[str | None, typer.Argument(help="config, samples, verdicts, duplicates or members.")] = None,
+    table: Annotated[str | None, typer.Argument(help="config, signals, or a table; by default all.")] = None,
     json: Json = False,
 ) -> None:
     """The schema of the config and of each table, with versions."""
@@ -177,19 +177,34 @@ def schema(
 
 @app.command()
 def vocab(
-    texts: Annotated[list[str], typer.Argument(help="High-quality text: .txt or JSONL files.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", help="The vocabulary file to write (JSON list).")],
+    texts: Annotated[
+        list[str], typer.Argument(help="High-quality text: .txt, .jsonl or .parquet, or folders.", show_default=False)
+    ],
+    out: Annotated[str, typer.Option("--out", help="The vocabulary file to write (JSON list).", show_default=False)],
     titles: Annotated[str | None, typer.Option("--titles", help="A file of titles, one a line.")] = None,
-    min_count: Annotated[int, typer.Option("--min-count", min=1, help="Least count of a word.")] = 100,
-    min_pmi: Annotated[float, typer.Option("--min-pmi", help="Least PMI of a word pair.")] = 30.0,
-    text_column: Annotated[str, typer.Option("--text-column", help="Column of JSONL files.")] = "text",
+    small: Annotated[
+        bool, typer.Option("--small", help="Limits for less than some 100 million words: 5, 5, 5.")
+    ] = False,
+    min_count: Annotated[int | None, typer.Option("--min-count", min=1, help="Least count of a word [100].")] = None,
+    min_pmi: Annotated[float | None, typer.Option("--min-pmi", help="Least PMI of a word pair [30].")] = None,
+    min_pair_count: Annotated[
+        int | None, typer.Option("--min-pair-count", min=1, help="Least count of a word pair [1].")
+    ] = None,
+    case: Annotated[str, typer.Option("--case", help="lower, or keep; as in measure.ngrams.case.")] = "lower",
+    text_column: Annotated[str, typer.Option("--text-column", help="Column of JSONL and Parquet files.")] = "text",
     json: Json = False,
+    runner: RunnerName = "FnApiRunner",
     workers: Workers = 1,
+    beam: BeamOptions = None,
 ) -> None:
     """Build an n-gram vocabulary for resampling from high-quality text."""
     from pipelines import vocab as building
 
-    value = building.build(texts, out, titles, min_count, min_pmi, text_column, _runner("FnApiRunner", workers))
+    settings = building.settings_of(small, case, min_count, min_pmi, min_pair_count)
+    value = building.build(
+        texts, out, titles=titles, settings=settings, text_column=text_column,
+        runner=_runner(runner, workers, beam), quiet=json,
+    )  # fmt: skip
     _print(value) if json else building.show(value)
 
 
