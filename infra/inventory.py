@@ -117,7 +117,7 @@ def list_source(source: Source) -> Listing:
         (wanted if match else others).append(entry)
     kind = source.format or _guess(source, wanted)
     if kind == "folder":
-        return _list_folder(source, wanted, len(others))
+        return _list_folder(source, wanted, others)
     suffixes = {"webdataset": (".tar",), "table": TABLES, "llava": (".json", ".jsonl")}[kind]
     containers = [entry for entry in wanted if entry.path.lower().endswith(suffixes)]
     ignored = len(wanted) - len(containers) + len(others)
@@ -148,7 +148,8 @@ def _stem(path: str) -> str:
     return str(pure.with_suffix("")) if pure.suffix else path
 
 
-def _list_folder(source: Source, entries: Sequence[storage.Entry], ignored: int) -> Listing:
+def _list_folder(source: Source, entries: Sequence[storage.Entry], others: Sequence[storage.Entry]) -> Listing:
+    ignored = len(others)
     suffixes = SUFFIXES[source.modality]
     media = [entry for entry in entries if entry.path.lower().endswith(suffixes)]
     if source.modality == "text":
@@ -187,7 +188,9 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], ignored: int)
     all_sidecars = {path for paths in beside.values() for path in paths}
     for path in sorted(all_sidecars - used):
         items.append(Item(path, "", source.modality, error="orphan caption: there is no medium beside it"))
-    for key in sorted(set(table) - named):
+    # A captions file may serve several sources: a medium that this one leaves out is no missing medium.
+    left_out = {name for entry in others for name in _names_of(entry.path)}
+    for key in sorted(set(table) - named - left_out):
         items.append(
             Item(
                 captions_file or "",
@@ -203,10 +206,15 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], ignored: int)
 
 
 def _caption_for(table: Mapping[str, dict[str, Any]], path: str) -> dict[str, Any] | None:
-    for name in (path, PurePosixPath(path).name, _stem(path), PurePosixPath(_stem(path)).name):
+    for name in _names_of(path):
         if name in table:
             return table[name]
     return None
+
+
+def _names_of(path: str) -> tuple[str, ...]:
+    """What a captions file may call a medium: path or base name, with or without suffix."""
+    return path, PurePosixPath(path).name, _stem(path), PurePosixPath(_stem(path)).name
 
 
 def _captions_table(source: Source) -> dict[str, dict[str, Any]]:

@@ -69,7 +69,7 @@ def spaced(text: str, case: Case) -> str:
 
 
 def load(path: str | Path) -> Vocabulary:
-    """Read and check a vocabulary.
+    """Read and check a vocabulary: a JSON list, or a .txt file with an entry a line.
 
     Raises ConfigError, naming the file and the entry, when it cannot be read, is not a JSON list of strings, is empty,
     or holds an entry that is blank or cannot be written as UTF-8.
@@ -82,7 +82,9 @@ def load(path: str | Path) -> Vocabulary:
     except OSError as error:
         raise ConfigError(f"cannot read the vocabulary: {error.strerror}", where=where) from None
     try:
-        entries = json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        lines = [line.strip() for line in text.splitlines()]
+        entries = [line for line in lines if line] if where.endswith(".txt") else json.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"the vocabulary is not UTF-8 text: {error}", where=where, hint=_SHAPE) from None
     except json.JSONDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from rich.console import Console
@@ -13,8 +14,8 @@ from pipelines.run import Run
 
 
 def console() -> Console:
-    """Where tables for people go."""
-    return Console(soft_wrap=False)
+    """Where tables for people go; a pipe has no width, and names must not be cut there."""
+    return Console(width=max(110, shutil.get_terminal_size().columns))
 
 
 def show_run(run: Run) -> None:

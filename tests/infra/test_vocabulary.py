@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,9 @@ def test_nothing_is_written_when_an_entry_is_bad(tmp_path):
     with pytest.raises(ConfigError, match="blank"):
         vocabulary.save(tmp_path / "v.json", ["dog", " "])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_file_holds_an_entry_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("dog\n\n  big dog \n", encoding="utf-8")
+    assert vocabulary.load(file).entries == ("dog", "big dog")
