@@ -21,6 +21,7 @@ from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
 from pipelines.demo.score import score
+from pipelines.demo.train_copy import SIDE
 from pipelines.demo.world import make_world, read_truth
 from pipelines.main import open_for_work, run_all
 from pipelines.run import Run
@@ -75,7 +76,7 @@ def config_text(folder: Path, seed: int) -> str:
             clip_threshold=clip_card["threshold"],
             copy=script,
             copy_sha256=file_sha256(script),
-            copy_size=copy_card["size"],
+            copy_size=SIDE,
             copy_threshold=copy_card["threshold"],
         )
     )
