@@ -154,7 +154,9 @@ class _ById:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.name = fingerprint(run.config.model_dump(mode="json"))
+        # Filters in their order, which canonical JSON would sort away and which is the cascade.
+        made = None if run.made is None else dict(run.made)
+        self.name = fingerprint([run.config.model_dump(mode="json"), list(run.config.filters), made])
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -166,7 +168,8 @@ class _ById:
 def resolve(run: Run) -> Resolved:
     """Check every part of the config against the module that it names.
 
-    Raises ConfigError with file and line. Loads no model and opens no medium.
+    Raises ConfigError with file and line. Loads no model and opens no medium; hashes weights and vocabularies, unless
+    `run.made` already says who measured ("" stands for an annotator that did not).
     """
     return _resolve(_ById(run))
 
@@ -191,6 +194,7 @@ class _Resolver:
     def __init__(self, document: Document, run: Run) -> None:
         self.document = document
         self.config = run.config
+        self.made = run.made
         self.annotators: dict[str, Annotator] = {}
         self.makers: dict[str, str] = {}
 
@@ -265,6 +269,9 @@ class _Resolver:
             settings = validate(self.document, annotator_settings(kind), self.own.get(name), place)
             annotator = kind(settings)
             self.annotators[name] = annotator
+            if self.made is not None:
+                self.makers[name] = self.made.get(name, "")
+                return (*before, name)
             try:
                 made = annotator.maker()
             except ConfigError as error:

@@ -21,6 +21,8 @@ class Run:
     document: Document
     runner: Runner = LOCAL
     quiet: bool = False
+    #: Who measured, by annotator, where that is known from a finished run: then no weights or vocabulary are opened.
+    made: Mapping[str, str] | None = None
 
     @property
     def out(self) -> str:
