@@ -60,12 +60,29 @@ class Examples:
 
 
 class _Restaged(scenes.Film):
-    """Other subjects before a plate that is ready: the plate is what rendering costs."""
+    """A scene before a plate that is ready: the plate is what rendering costs."""
 
-    def __init__(self, film: scenes.Film, scene: Scene) -> None:
-        self.scene, self.width, self.height = scene, film.width, film.height
-        self._plate, self._unit = film._plate, film._unit
+    def __init__(self, scene: Scene, plate: NDArray[np.uint8], width: int, height: int) -> None:
+        self.scene, self.width, self.height = scene, width, height
+        self._plate, self._unit = plate, min(width, height)
         self._sprites = [scenes._sprite(s, max(6, round(s.radius * self._unit))) for s in scene.subjects]
+
+
+def _another_photo(plate: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The untinted plate as if of another photograph: night or snow, other colours. Eight photographs are too few to
+    learn what a tint is; without this, scenes before a starry sky were taken for something else."""
+    x = plate.astype(np.float32) / 255
+    if rng.random() < 0.15:
+        x = 1 - x
+    if rng.random() < 0.35:  # grey values through a gradient of three colours
+        stops = rng.uniform(0, 1, (3, 3)) + np.array([[-0.4], [0.0], [0.4]])
+        grey = x.mean(axis=2)
+        x = np.stack([np.interp(grey, [0, 0.5, 1], stops[:, c]) for c in range(3)], axis=2)
+    elif rng.random() < 0.5:
+        x = x[..., rng.permutation(3)]
+    x = np.clip(x, 0, 1) ** float(np.exp(rng.uniform(-0.7, 1.5)))
+    low, high = rng.uniform(0, 0.12), rng.uniform(0.75, 1.0)
+    return np.asarray((low + (high - low) * x) * 255 + 0.5, np.uint8)
 
 
 def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Examples:
@@ -81,12 +98,14 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
     for i in range(count):
         scene = scenes.make_scene(seed, "train", f"clip {purpose} {i}")
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
-        film = scene.film(width, height)
+        plate = replace(scene, tint="natural", subjects=()).film(width, height)._plate
         for j in range(casts):
             if j:
-                fixed = {"photo": scene.photo, "tint": scene.tint, "camera": scene.camera}
+                fixed = {"photo": scene.photo, "camera": scene.camera}
                 cast = scenes.make_scene(seed, "train", f"clip {purpose} {i} {j}", **fixed)
-                film = _Restaged(film, replace(scene, subjects=cast.subjects))
+                scene = replace(scene, subjects=cast.subjects, tint=cast.tint)
+            shown = plate if rng.random() < 0.3 else _another_photo(plate, rng)
+            film = _Restaged(scene, scenes.tinted(shown, scene.tint), width, height)
             row = i * casts + j
             still[row] = rng.random() < 0.4
             picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
@@ -295,9 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--backgrounds", type=int, default=450)
+    parser.add_argument("--backgrounds", type=int, default=400)
     parser.add_argument("--casts", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()
