@@ -29,20 +29,8 @@ DEDUPLICATED = ("video", "image", "multi_image", "text")
 
 def decide(run: Run) -> Manifest:
     """Bring RUN/verdicts and RUN/ledger.json up to date and return the manifest."""
-    samples = need_manifest(run.out, "samples")
-    signals = need_manifest(run.out, "signals")
     resolved = resolve(run)
-    names = [unit.name for unit in signals.units]
-    cutoffs = _cutoffs(run, resolved, names)
-    stamp = fingerprint(
-        {
-            "samples": samples.fingerprint,
-            "signals": signals.fingerprint,
-            "cascade": cascade_fingerprint(resolved, resolved.steps),
-            "cutoffs": cutoffs,
-        }
-    )
-    _tasks(run, "judge", functools.partial(judge_unit, run, stamp, cutoffs), names, run.work("judged"))
+    names, stamp = judge_units(run)
     settings = [stamp, resolved.duplicates.model_dump(mode="json"), run.config.seed]
     find_duplicates(run, names, fingerprint(settings))
     resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
@@ -62,6 +50,25 @@ def decide(run: Run) -> Manifest:
     manifest = write_manifest(folder, "verdicts", stamp, units)
     write_ledger(run, names)
     return manifest
+
+
+def judge_units(run: Run) -> tuple[list[str], str]:
+    """Every unit's rows against their own filters, into RUN/work/judged; the units' names, and what stands for this."""
+    samples = need_manifest(run.out, "samples")
+    signals = need_manifest(run.out, "signals")
+    resolved = resolve(run)
+    names = [unit.name for unit in signals.units]
+    cutoffs = _cutoffs(run, resolved, names)
+    stamp = fingerprint(
+        {
+            "samples": samples.fingerprint,
+            "signals": signals.fingerprint,
+            "cascade": cascade_fingerprint(resolved, resolved.steps),
+            "cutoffs": cutoffs,
+        }
+    )
+    _tasks(run, "judge", functools.partial(judge_unit, run, stamp, cutoffs), names, run.work("judged"))
+    return names, stamp
 
 
 def _tasks(run: Run, job: str, task: Any, names: Sequence[str], folder: str) -> None:

@@ -339,6 +339,18 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
             "bytes": sum(part.size for part in parts)}  # fmt: skip
 
 
+def preview(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:
+    """(bytes, tokens) that rows of a unit would have in shards; no medium is read."""
+    take = pa.array(list(rows), pa.int64())
+    signals = unit_signals(run, unit).take(take)
+    samples = tables.read(run.at("samples", f"{unit}.parquet")).take(take).to_pylist()
+    found = []
+    for sample, facts, caption in zip(samples, signals.to_pylist(), _captions(run, signals), strict=True):
+        made = _sample(run, {"sample": sample, "signals": facts, "caption": caption})
+        found.append((int(made["bytes"]), int(made["record"]["tokens"])))
+    return found
+
+
 def _length(uri: str) -> int:
     if storage.is_local(uri):
         path = storage.local_path(uri)

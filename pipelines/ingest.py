@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,11 @@ class Slice:
 
 def ingest(run: Run) -> Manifest:
     """Bring RUN/samples up to date and return its manifest."""
-    parts, ignored = _take_inventory(run)
+    return ingest_parts(run, *take_inventory(run))
+
+
+def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str, int]) -> Manifest:
+    """The same from inventory parts (tables of inventory.ITEMS), listed by source."""
     units = _cut(run, parts)
     storage.write_bytes(run.work("units.json"), canonical_json(units))
     result = run.work("ingest.counters.json")
@@ -68,7 +73,7 @@ def _source_facts(source: Source) -> dict[str, object]:
 # -- inventory --------------------------------------------------------------------------------------------------
 
 
-def _take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
+def take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
     """Write the inventory of every source and return its parts per source, and what is ignored per modality."""
     parts: list[list[str]] = []
     ignored: dict[str, int] = {}
@@ -193,6 +198,7 @@ class Cutter:
 
 def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     """Task: one unit's samples. Media is read once, to hash it; a unit whose files have not changed is left alone."""
+    begun = time.monotonic()
     (number,), *slices = read_json(run.work("units.json"))[name]
     source = run.config.sources[number]
     items = pa.concat_tables([tables.read(uri).slice(start, count) for uri, start, count in slices])
@@ -207,7 +213,7 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     rows = [_sample(source, root, item) for item in content]
     tables.write(uri, pa.Table.from_pylist(rows, schema=tables.SAMPLES), fingerprint=inputs)
     storage.write_bytes(seen, canonical_json(stamps))
-    return {"units_made": 1, "samples": len(rows)}
+    return {"units_made": 1, "samples": len(rows), "total_ms": int(1000 * (time.monotonic() - begun))}
 
 
 def _sample(source: Source, root: str, item: dict[str, object]) -> dict[str, object]:

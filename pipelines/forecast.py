@@ -1,0 +1,95 @@
+"""What a keyed sample says about everything: counts, totals and numbers of copies, with 95 % intervals. Pure.
+
+A sample of n out of N without replacement: what is counted in it is hypergeometric, so intervals for counts are exact
+and no wider than the finite population asks for; with n = N they are points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Two-sided confidence of every interval here.
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that is not known exactly: low <= value <= high."""
+
+    value: float
+    low: float
+    high: float
+
+    def plain(self, digits: int = 0) -> dict[str, float]:
+        """As JSON; whole numbers for digits 0."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return {k: round(v) if digits == 0 else round(v, digits) for k, v in numbers.items()}
+
+
+def count(seen: int, n: int, total: int) -> Estimate:
+    """How many of `total` are what `seen` of n sampled ones are: Clopper and Pearson's interval for a hypergeometric
+    count."""
+    if n == 0:
+        return Estimate(0.0, 0.0, float(total))
+    return Estimate(total * seen / n, float(_lower(seen, n, total)), float(total - _lower(n - seen, n, total)))
+
+
+def _lower(seen: int, n: int, total: int) -> int:
+    """The smallest K with P(X >= seen | K of total) above half of what CONFIDENCE leaves."""
+    from scipy.stats import hypergeom
+
+    low, high = seen, total - (n - seen)
+    while low < high:
+        middle = (low + high) // 2
+        if hypergeom.sf(seen - 1, total, middle, n) > (1 - CONFIDENCE) / 2:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def total(values: NDArray[np.float64], population: int) -> Estimate:
+    """The sum over the population of what is `values` (n,), each >= 0, in the sample: Student's t with the finite
+    population's correction. Never below what the sample itself holds."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n == 0:
+        return Estimate(0.0, 0.0, math.inf if population else 0.0)
+    value = population * float(values.mean())
+    if n == population:
+        return Estimate(value, value, value)
+    spread = float(values.std(ddof=1)) if n > 1 else value
+    half = float(t.ppf((1 + CONFIDENCE) / 2, max(n - 1, 1)))
+    half *= population * spread * math.sqrt((1 - n / population) / n)
+    return Estimate(value, max(float(values.sum()), value - half), value + half)
+
+
+def pairs(seen: int, n: int, total_: int) -> Estimate:
+    """How many pairs of copies there are among `total_`, when n of them, drawn at random, hold `seen` pairs.
+
+    A pair is seen when both its halves are drawn; the interval is Garwood's for a Poisson count. Few draws say little:
+    none seen among 200 of 20,000 leaves room for 37,000 pairs.
+    """
+    from scipy.stats import chi2
+
+    if n < 2:
+        return Estimate(0.0, 0.0, math.inf if total_ > 1 else 0.0)
+    scale = total_ * (total_ - 1) / (n * (n - 1))
+    tail = (1 - CONFIDENCE) / 2
+    low = float(chi2.ppf(tail, 2 * seen)) / 2 if seen else 0.0
+    high = float(chi2.ppf(1 - tail, 2 * seen + 2)) / 2
+    return Estimate(seen * scale, low * scale, high * scale) if n < total_ else Estimate(*[float(seen)] * 3)
+
+
+def added(parts: Sequence[Estimate]) -> Estimate:
+    """The sum of independent estimates: distances to their ends add in squares (Zou and Donner 2008)."""
+    value = sum(part.value for part in parts)
+    below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts))
+    above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts))
+    return Estimate(value, value - below, value + above)
