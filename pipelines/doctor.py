@@ -103,7 +103,7 @@ def show(value: Mapping[str, Any]) -> None:
         if not one["ok"] and one["fix"]:
             out.print(f"{one['name']}: {one['fix']}", markup=False, highlight=False, soft_wrap=True)
     missing = sum(not one["ok"] and one["needed"] for one in value["findings"])
-    out.print(f"{missing} things are missing" if missing else "nothing that is needed is missing", highlight=False)
+    out.print(f"what is missing: {missing}" if missing else "nothing that is needed is missing", highlight=False)
 
 
 # -- this machine -------------------------------------------------------------------------------------------------
