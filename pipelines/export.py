@@ -336,7 +336,7 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         parts.append(shards.Part("txt", data=caption.encode()))
     parts.sort(key=lambda part: part.suffix)
     return {"key": sample["key"], "parts": parts, "record": record, "seconds": seconds,
-            "bytes": sum(part.size for part in parts)}  # fmt: skip
+            "bytes": sum(part.size if part.data is None else len(part.data) for part in parts)}  # fmt: skip
 
 
 def preview(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:
