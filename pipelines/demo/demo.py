@@ -76,7 +76,7 @@ def config_text(folder: Path, seed: int) -> str:
             clip_threshold=clip_card["threshold"],
             copy=script,
             copy_sha256=file_sha256(script),
-            copy_size=SIDE,
+            copy_size=2 * SIDE,
             copy_threshold=copy_card["threshold"],
         )
     )
