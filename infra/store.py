@@ -8,6 +8,7 @@ one folder and unites its parts, so that no index has to be kept right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,15 @@ class Cells:
         """Whether anything was ever stored for this unit as it stands."""
         return bool(storage.names(storage.join(self.folder, unitset)))
 
-    def read(self, unitset: str) -> pa.Table | None:
-        """All cells of a unit, in no special order, each id once; None when there are none."""
+    def read(self, unitset: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """All cells of a unit, in no special order, each id once; None when there are none. `columns` beside the id."""
         folder = storage.join(self.folder, unitset)
-        parts = [tables.read(storage.join(folder, name)) for name in storage.names(folder)]
+        wanted = None if columns is None else ["id", *columns]
+        parts = [tables.read(storage.join(folder, name), wanted) for name in storage.names(folder)]
         if not parts:
             return None
-        return pa.concat_tables(parts).combine_chunks()
+        cells = pa.concat_tables(parts).combine_chunks()
+        return cells if len(parts) == 1 else first_of_each(cells)  # copies may have been measured for different parts
 
     def add(self, unitset: str, cells: pa.Table) -> None:
         """Store new cells as one immutable part; rows with an id that stands twice are stored once."""

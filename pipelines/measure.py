@@ -31,6 +31,9 @@ from pipelines.run import Run
 #: Rows of a chunk: how rows are processed, nothing that is committed depends on it.
 CHUNK = 256
 
+#: Bytes of new cells that are held before they go to the store as one part, so that vectors never pile up.
+PART_BYTES = 64 * 2**20
+
 #: The error of a medium whose decoding took too long by the clock: never stored, redone by the next run.
 WATCHDOG = "watchdog"
 
@@ -130,12 +133,12 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
     cells: dict[str, pa.Table | None] = {}
     for annotator in ordered(steps):
         of = resolved.annotators[annotator].of
-        cells[annotator] = Cells(run.store, annotator, resolved.makers[annotator]).read(unitsets[of])
+        known = Cells(run.store, annotator, resolved.makers[annotator])
+        cells[annotator] = known.read(unitsets[of], held(resolved, annotator))
     roots = {source.name: root_of(source) for source in run.config.sources}
     door = decoder(limits(resolved.measure))
     bench = Bench(resolved, steps, samples, ids, cells, alive, roots, run.captions_optional, door)
-    bench.run()
-    for annotator, new in bench.new_cells():
+    for annotator, new in bench.run():
         of = resolved.annotators[annotator].of
         Cells(run.store, annotator, resolved.makers[annotator]).add(unitsets[of], new)
     uri = run.at(stage, f"{name}.parquet")
@@ -146,31 +149,69 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
     return bench.counters
 
 
+def held(resolved: Resolved, name: str) -> list[str]:
+    """Columns of an annotator that are needed while its unit is at work: vectors go to the store and are let go of."""
+    annotator = resolved.annotators[name]
+    read = {column for other in resolved.annotators.values() for column in other.reads}
+    wanted = [c for c in annotator.columns if c not in annotator.stored or f"{name}.{c}" in read]
+    return [*wanted, "error"]
+
+
 @dataclass
 class Group:
-    """One annotator's cells for the rows of a unit: pieces of tables, and where each row's cell is (-1: nowhere)."""
+    """One annotator's cells for the rows of a unit: pieces of tables, and where each row's cell is (-1: nowhere).
+
+    new: what was measured and is not yet stored, rows and their whole tables.
+    """
 
     annotator: Annotator
+    columns: list[str]
     where: Rows
     pieces: list[pa.Table]
-    stored: int  # how many cells came from the store
-    new: list[Rows] = field(default_factory=list)
-    reached: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    reached: Mask
+    starts: list[int] = field(default_factory=lambda: [0])  # of each piece, and where the next one begins
+    new: list[tuple[Rows, pa.Table]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for piece in self.pieces:
+            self.starts.append(self.starts[-1] + piece.num_rows)
 
     def add(self, rows: Rows, table: pa.Table) -> None:
-        self.where[rows] = sum(piece.num_rows for piece in self.pieces) + np.arange(len(rows))
-        self.pieces.append(table)
-        self.new.append(rows)
+        self.where[rows] = self.starts[-1] + np.arange(len(rows))
+        self.pieces.append(table.select(self.columns))
+        self.starts.append(self.starts[-1] + len(rows))
+        self.new.append((rows, table))
 
-    def column(self, name: str, rows: Rows, where: Rows | None = None) -> pa.ChunkedArray:
-        where = self.where[rows] if where is None else where
-        kind = pa.string() if name == "error" else self.annotator.columns[name]
-        values = pa.chunked_array([c for piece in self.pieces for c in piece[name].chunks], type=kind)
-        return values.take(pa.array(where, mask=where < 0))
+    def cells(self, names: Sequence[str], rows: Rows) -> pa.Table:
+        """Some columns for some rows, null where a row has no cell."""
+        return self.at(names, self.where[rows])
+
+    def at(self, names: Sequence[str], where: Rows) -> pa.Table:
+        """The same by place. Only the pieces that hold one are touched: a chunk costs the same early and late."""
+        kinds = {"error": pa.string(), **self.annotator.columns}
+        schema = pa.schema([(name, kinds[name]) for name in names])
+        piece = np.searchsorted(self.starts, where, side="right") - 1
+        order = np.argsort(piece, kind="stable")
+        found = []
+        for part in np.split(order, np.flatnonzero(np.diff(piece[order])) + 1):
+            if not len(part):
+                continue
+            which = piece[part[0]]
+            if which < 0:
+                found.append(pa.table([pa.nulls(len(part), kind) for kind in schema.types], schema=schema))
+            else:
+                inside = where[part] - self.starts[which]
+                found.append(self.pieces[which].select(names).cast(schema).take(pa.array(inside)))
+        table = pa.concat_tables(found) if found else tables.empty(schema)
+        if (np.diff(order) == 1).all():
+            return table
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return table.take(pa.array(back))
 
 
 class Bench:
-    """Measures the rows of one unit: `run()`, then `signals()` and `new_cells()`.
+    """Measures the rows of one unit: what `run()` yields is for the store; then `signals()` are there.
 
     A row goes through the steps until it fails one. What only the text or the header is needed for is measured at
     once; a row that needs pixels waits, is decoded with the plans of all that it may still reach, and goes through the
@@ -192,6 +233,7 @@ class Bench:
         self.resolved = resolved
         self.steps = steps
         self.samples = samples
+        self.places = samples.select(["source", "media"])
         self.ids = ids
         self.alive = alive
         self.roots = roots
@@ -206,11 +248,13 @@ class Bench:
             found = cells.get(name)
             where = align(ids[annotator.of], found)
             pieces = [] if found is None else [found.drop_columns(["id"])]
-            stored = 0 if found is None else found.num_rows
-            self.groups[name] = Group(annotator, where, pieces, stored, reached=np.zeros(len(where), dtype=bool))
+            columns = held(resolved, name)
+            self.groups[name] = Group(annotator, columns, where, pieces, np.zeros(len(where), dtype=bool))
+        self.passed = {id(step): np.zeros(samples.num_rows, dtype=bool) for step in steps}
+        self.fresh = 0  # bytes of new cells that are not yet stored
 
-    def run(self) -> None:
-        """Measure all rows, chunk by chunk."""
+    def run(self) -> Iterator[tuple[str, pa.Table]]:
+        """Measure all rows, chunk by chunk; yields (annotator, cells that the store did not have)."""
         before = (self.door.decodes, self.door.probes, self.door.decode_seconds)
         rows = np.flatnonzero(self.alive)
         for start in range(0, len(rows), CHUNK):
@@ -218,6 +262,9 @@ class Bench:
             for window, media in self._windows(waiting):
                 self._steps(window, media)
                 self._keep_streams(window, media)
+            if self.fresh >= PART_BYTES:
+                yield from self._new_cells()
+        yield from self._new_cells()
         self.count("decodes", self.door.decodes - before[0])
         self.count("probes", self.door.probes - before[1])
         self.count("decode_ms", int(1000 * (self.door.decode_seconds - before[2])))
@@ -246,12 +293,15 @@ class Bench:
                     asked, active = np.setdiff1d(asked, todo), np.setdiff1d(active, todo)
                 elif len(todo):
                     self._measure(group, todo, media)
-                wrong = np.asarray(pc.is_valid(group.column("error", active)), dtype=bool)
+                wrong = np.asarray(pc.is_valid(group.cells(["error"], active)["error"]), dtype=bool)
                 alive = np.setdiff1d(alive, active[wrong])
                 active = active[~wrong]
-            if step.filter is not None and step.filter.absolute and len(active):
-                passed = step.filter.judge(self.view(step, active)).passed
-                alive = np.setdiff1d(alive, active[~passed])
+            if step.filter is not None and step.filter.absolute:
+                left = active[~self.passed[id(step)][active]]  # a row comes by again after it was decoded
+                if len(left):
+                    passed = step.filter.judge(self.view(step, left)).passed
+                    self.passed[id(step)][left[passed]] = True
+                    alive = np.setdiff1d(alive, left[~passed])
         return np.unique(np.concatenate(waiting)) if waiting else rows[:0]
 
     def _modality(self, rows: Rows, modalities: frozenset[str]) -> Mask:
@@ -260,10 +310,12 @@ class Bench:
     def view(self, step: Step, rows: Rows) -> pa.Table:
         """What a step's filter gets to see of some rows: key, modality, and all columns of the step's annotators."""
         table = self.samples.select(["key", "modality"]).take(pa.array(rows))
+        columns = dict(zip(table.column_names, table.columns, strict=True))
         for name in step.annotators:
-            for column, _ in self.resolved.columns(name):
-                table = table.append_column(column, self.groups[name].column(column.split(".", 1)[1], rows))
-        return table
+            names = [column.split(".", 1)[1] for column, _ in self.resolved.columns(name)]
+            cells = self.groups[name].cells(names, rows)
+            columns |= {f"{name}.{own}": cells[own] for own in names}
+        return pa.table(columns)
 
     def _measure(self, group: Group, rows: Rows, media: Mapping[int, Decoded] | None) -> None:
         annotator = group.annotator
@@ -277,12 +329,14 @@ class Bench:
         chunk = self.samples.select(["key", "modality", "text"]).take(pa.array(rows))
         for column in annotator.reads:
             name, _, own = column.partition(".")
-            chunk = chunk.append_column(column, self.groups[name].column(own, rows))
+            chunk = chunk.append_column(column, self.groups[name].cells([own], rows)[own])
         begun = time.monotonic()
         result = annotator.measure(chunk, found)
         self.count(f"{annotator.name}_ms", int(1000 * (time.monotonic() - begun)))
         self.count(f"{annotator.name}_cells", len(rows))
-        group.add(rows, result.select([*annotator.columns, "error"]))
+        result = result.select([*annotator.columns, "error"])
+        self.fresh += result.nbytes
+        group.add(rows, result)
 
     def _keep_streams(self, rows: Rows, media: Mapping[int, Decoded]) -> None:
         """What ran beside the decoder is there for rows that failed before it was asked for too: the store keeps it."""
@@ -299,8 +353,8 @@ class Bench:
 
     def refs(self, row: int) -> list[MediaRef]:
         """Where the media of a row lie."""
-        sample = self.samples.slice(row, 1).to_pylist()[0]
-        kind: Literal["video", "image"] = "video" if sample["modality"] == "video" else "image"
+        sample = self.places.slice(row, 1).to_pylist()[0]
+        kind: Literal["video", "image"] = "video" if self.modality[row] == "video" else "image"
         root = self.roots[sample["source"]]
         return [
             MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind)
@@ -371,26 +425,26 @@ class Bench:
     def signals(self) -> pa.Table:
         """The rows' signals: what this config's cascade reached, and nothing else that the store happens to know."""
         schema = self.resolved.schema(self.steps)
-        everything = np.arange(self.samples.num_rows)
         columns = {"key": self.samples["key"]}
         for name, group in self.groups.items():
-            where = np.where(group.reached, group.where, -1)
-            for column, _ in self.resolved.columns(name):
-                columns[column] = group.column(column.split(".", 1)[1], everything, where)
+            names = [column.split(".", 1)[1] for column, _ in self.resolved.columns(name)]
+            cells = group.at(names, np.where(group.reached, group.where, -1))
+            columns |= {f"{name}.{own}": cells[own] for own in names}
         return pa.table([columns[name] for name in schema.names], schema=schema)
 
-    def new_cells(self) -> Iterator[tuple[str, pa.Table]]:
-        """For each annotator what the store did not have; victims of the clock are not for keeping."""
+    def _new_cells(self) -> Iterator[tuple[str, pa.Table]]:
+        """For each annotator what is not yet in the store; victims of the clock are not for keeping."""
         for name, group in self.groups.items():
             if not group.new:
                 continue
-            rows = np.concatenate(group.new)
-            table = pa.concat_tables(group.pieces[-len(group.new) :])
-            table = table.add_column(
-                0, pa.field("id", pa.binary(16)), self.ids[group.annotator.of].take(pa.array(rows))
-            )
+            rows = np.concatenate([rows for rows, _ in group.new])
+            ids = self.ids[group.annotator.of].take(pa.array(rows))
+            table = pa.concat_tables([table for _, table in group.new])
+            table = table.add_column(0, pa.field("id", pa.binary(16)), ids)
+            group.new = []
             late = pc.fill_null(pc.starts_with(table["error"], WATCHDOG), False)
             yield name, table.filter(pc.invert(late))
+        self.fresh = 0
 
 
 def _joined(parts: Sequence[Decoded]) -> Decoded:
