@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from infra.errors import ConfigError
 from infra.media import Modality
@@ -20,9 +20,22 @@ Place = tuple[str | int, ...]
 
 
 class Strict(BaseModel):
-    """Base of every settings class: unknown keys are errors, values are not coerced across kinds, frozen."""
+    """Base of every settings class: unknown keys are errors, frozen. Values are not coerced across kinds, except that a
+    number may stand in quotes: what ${VARIABLES} hold is text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML's yes, no, on and off are bools, and Python's bools are numbers: `seed: on` would be 1.
+        if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"{str(value).lower()} is no value for this key")
+        return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation in (Any, bool) or any(map(_takes_bool, get_args(annotation)))
 
 
 class Captions(Strict):
@@ -163,6 +176,9 @@ class Document:
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+#: Aliases of aliases multiply: a file of ten lines can stand for more values than fit in memory.
+MAX_PLACES = 100_000
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -188,8 +204,13 @@ def read_document(path: str | Path, text: str | None = None) -> Document:
         raise ConfigError(f"not valid YAML: {error.problem}", where=f"{name}:{line}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", where=name) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", where=name) from None
     lines: dict[Place, int] = {(): 1}
-    data = _plain(node, (), lines, name) if node is not None else {}
+    try:
+        data = _plain(node, (), lines, name) if node is not None else {}
+    except RecursionError:
+        raise ConfigError("an alias (*name) stands within what it names", where=name) from None
     if not isinstance(data, dict):
         raise ConfigError("the config must be a mapping of keys", where=f"{name}:1")
     return Document(name, data, lines)
@@ -198,10 +219,12 @@ def read_document(path: str | Path, text: str | None = None) -> Document:
 def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> Any:
     line = node.start_mark.line + 1
     lines.setdefault(place, line)
+    if len(lines) > MAX_PLACES:
+        raise ConfigError(f"the config has more than {MAX_PLACES:,} values, aliases included", where=f"{name}:{line}")
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = _scalar(key_node)
+            key = _scalar(key_node, name)
             key_line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise ConfigError(f"keys must be words, got {key!r}", where=f"{name}:{key_line}")
@@ -212,14 +235,20 @@ def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) ->
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_plain(child, (*place, i), lines, name) for i, child in enumerate(node.value)]
-    value = _scalar(node)
+    value = _scalar(node, name)
     return _fill(value, f"{name}:{line}") if isinstance(value, str) else value
 
 
-def _scalar(node: yaml.Node) -> Any:
+def _scalar(node: yaml.Node, name: str) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
+    except (yaml.MarkedYAMLError, ValueError) as error:
+        where = f"{name}:{node.start_mark.line + 1}"
+        if node.tag.endswith(":merge"):
+            raise ConfigError("merging with << is not supported", where=where, hint="write the keys out") from None
+        what = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+        raise ConfigError(f"not a plain value: {what}", where=where) from None
     finally:
         loader.dispose()
 
@@ -245,20 +274,36 @@ def validate(document: Document, kind: type[Settings], data: Any, place: Place =
         return kind.model_validate({} if data is None else data)
     except ValidationError as error:
         first = error.errors()[0]
-        loc = tuple(first["loc"])
+        loc = _place_in(data, tuple(first["loc"]), first["type"] == "missing")
         dotted = ".".join(str(part) for part in (*place, *loc)) or "config"
         hint = ""
-        what = f"{dotted}: {first['msg']}"
+        what = f"{dotted}: {first['msg'].removeprefix('Value error, ')}"
         if first["type"] == "extra_forbidden":
             known = _fields(kind, loc[:-1])
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
             what = f"{dotted}: there is no such key"
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        elif first["type"] in ("model_type", "dict_type", "mapping_type"):
+            what = f"{dotted}: keys with values are wanted here"
         elif first["type"] == "missing":
             what = f"{dotted}: this key is required"
         if len(error.errors()) > 1:
             hint = f"{hint}\n  ".lstrip("\n ") + f"({len(error.errors()) - 1} more after this one)"
         raise ConfigError(what, where=document.where((*place, *loc)), hint=hint) from None
+
+
+def _place_in(data: Any, loc: Place, is_missing: bool) -> Place:
+    """`loc` without the names of types that pydantic puts in for unions."""
+    found: list[str | int] = []
+    for i, part in enumerate(loc):
+        known = (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+        )
+        if known:
+            data = data[part]
+        if known or (is_missing and i == len(loc) - 1):
+            found.append(part)
+    return tuple(found)
 
 
 def _fields(kind: type[BaseModel], loc: Place) -> list[str]:
