@@ -13,7 +13,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -109,7 +109,8 @@ def list_source(source: Source) -> Listing:
         raise ConfigError(
             f"source {source.name!r}: there is nothing at {source.path}", hint="check the path and its ${VARIABLES}"
         )
-    entries = storage.list_files(source.path)
+    # A name that is no Unicode cannot be stored; the one given here opens nothing, so its file becomes a failed row.
+    entries = [replace(entry, path=valid(entry.path)) for entry in storage.list_files(source.path)]
     wanted: list[storage.Entry] = []
     others: list[storage.Entry] = []
     for entry in entries:
@@ -239,9 +240,13 @@ def scan(source: Source, entry: storage.Entry) -> Iterator[Item]:
         found = _scan_llava(source, entry, uri)
     else:
         found = _scan_table(source, entry, uri)
-    for item in found:
-        item.stamp = entry.stamp
-        yield item
+    try:
+        for item in found:
+            item.stamp = entry.stamp
+            yield item
+    except OSError as error:
+        why = f"unreadable archive: {error.strerror or error}"
+        yield Item(entry.path, "", source.modality, stamp=entry.stamp, error=why)
 
 
 def entry_uri(source: Source, path: str) -> str:
