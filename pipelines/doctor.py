@@ -13,7 +13,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def examine(config: str | None = None) -> dict[str, Any]:
     found = [_python(), *_packages(needs), *_codecs(needs), _faiss(), _torch(needs), _ocr(needs), _language(needs)]
     if run is not None:
         found += _config(run, needs)
-    return {"findings": [asdict(finding) for finding in found]}
+    return {"findings": [asdict(one if not one.ok else replace(one, fix="")) for one in found]}
 
 
 def show(value: Mapping[str, Any]) -> None:
@@ -170,7 +170,8 @@ def _packages(needs: Needs) -> list[Finding]:
             detail += f"; other versions: {', '.join(others)}"
         name = f"extra {extra}" if extra else "packages"
         fix = _INSTALL.format(f"[{extra}]" if extra else "")
-        needed = bool(absent) and (not extra or extra in needs.extras)
+        # Another version than the pinned one may well work: worth knowing, and no reason to stop.
+        needed = (not extra or extra in needs.extras) and (bool(absent) or not others)
         found.append(Finding(name, not absent and not others, needed, detail, fix))
     return found
 

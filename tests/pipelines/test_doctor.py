@@ -60,6 +60,7 @@ def test_this_machine_can_run_the_tests() -> None:
     assert all(found[f"codec {name}"]["ok"] for name in doctor.DECODERS)
     assert "in use: CPU" in found["faiss"]["detail"]
     assert found["language model"]["ok"]
+    assert all(bool(one["fix"]) <= (not one["ok"]) for one in found.values())
     assert not any(one["needed"] and not one["ok"] for one in found.values())
 
 
@@ -81,6 +82,12 @@ def test_wrong_versions_and_absent_packages_are_named_with_the_pip_line(monkeypa
     assert (extra.ok, extra.needed) == (False, False)
     assert "open_clip_torch" in extra.detail and "torch 2.13.0+cpu" not in extra.detail
     assert '".[models]"' in extra.fix
+    there["Pillow"] = "12"
+    core = doctor._packages(doctor.Needs())[0]
+    assert (core.ok, core.needed) == (False, False), "another version is worth knowing and no reason to stop"
+    there["av"] = "2.0"
+    core = doctor._packages(doctor.Needs())[0]
+    assert (core.ok, core.needed) == (True, True)
 
 
 def test_an_extra_is_needed_when_the_config_needs_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
