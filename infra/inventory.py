@@ -80,9 +80,9 @@ class Item:
     def row(self) -> dict[str, Any]:
         value = dict(self.__dict__)
         value["container"], value["position"] = valid(self.container), valid(self.position)
-        value["text"] = None if self.text is None else valid(self.text)
+        for name in ("text", "licence", "origin", "error"):
+            value[name] = None if value[name] is None else valid(value[name])
         value["extra"] = canonical_json(jsonable(self.extra)).decode().strip()
-        value["extra"] = valid(value["extra"])
         return value
 
 
@@ -540,14 +540,14 @@ def _json_object(data: bytes) -> dict[str, Any]:
 def jsonable(value: Any) -> Any:
     """`value` with what JSON has no words for put as text."""
     if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {valid(str(k)): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(v) for v in value]
     if isinstance(value, float) and value - value != 0:
         return str(value)
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, int | float | bool):
         return value
-    return str(value)
+    return valid(str(value))
 
 
 def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str, Any], str | None]:

@@ -225,7 +225,7 @@ def _sample(source: Source, root: str, item: dict[str, object]) -> dict[str, obj
         found, fields, error = inventory.read_sidecars(root, sidecars)
         text = None if found is None else inventory.valid(found)
         if fields:
-            extra = inventory.valid(canonical_json(inventory.jsonable(fields)).decode().strip())
+            extra = canonical_json(inventory.jsonable(fields)).decode().strip()
     media = []
     hashes = []
     for medium in item["media"] or []:  # type: ignore[attr-defined]
