@@ -96,8 +96,8 @@ class Listing:
 
 
 def valid(text: str) -> str:
-    """`text` as it can be stored: what is no Unicode text (lone surrogates) becomes U+FFFD."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    """`text` as it can be stored: surrogates that are no pair become U+FFFD, one each; a pair becomes its character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def list_source(source: Source) -> Listing:
