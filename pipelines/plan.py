@@ -327,7 +327,10 @@ class _Plan:
         ids = pa.chunked_array(rows.ids, pa.list_(pa.int32())).filter(pa.array(single))
         mine = resampling.frequencies(ids, 2**31 - 1)
         keys = rows.keys[single].tolist()
-        if kind in known:
+        if rows.n == rows.total:
+            t = settings.t if settings.t is not None else resampling.tail_threshold(mine.counts, settings.tail_share)
+            chances = [resampling.keep_probability(ids, mine, float(t), settings.rule, settings.unmatched)] * 2
+        elif kind in known:
             table = self._frequencies(*known[kind], kind, rows, mine)
             t = settings.t if settings.t is not None else resampling.tail_threshold(table.counts, settings.tail_share)
             chances = [resampling.keep_probability(ids, table, float(t), settings.rule, settings.unmatched)] * 2
