@@ -72,6 +72,16 @@ def file_sha256(path: str | Path) -> str:
 def rows_fingerprint(ids: pa.Array | pa.ChunkedArray) -> str:
     """32 hex digits that stand for an ordered column of ids (binary or string)."""
     state = hashlib.blake2b(digest_size=16)
+    if pa.types.is_fixed_size_binary(ids.type) and not ids.null_count:
+        array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        width = ids.type.byte_width
+        rows = np.empty((len(array), 8 + width), dtype=np.uint8)
+        rows[:, :8] = np.frombuffer(width.to_bytes(8, "little"), dtype=np.uint8)
+        if len(array):
+            flat = np.frombuffer(array.buffers()[1], dtype=np.uint8, offset=array.offset * width)
+            rows[:, 8:] = flat[: len(array) * width].reshape(-1, width)
+        state.update(rows.data)
+        return state.hexdigest()
     for value in ids.to_pylist():
         part = value.encode() if isinstance(value, str) else value
         state.update(len(part).to_bytes(8, "little"))

@@ -29,12 +29,13 @@ def borrow(run: Run, steps: tuple[Step, ...], units: list[str]) -> int:
     """
     resolved = resolve(run)
     wanted: list[tuple[str, str, str]] = []
-    sets = {name: _unitsets(run, name) for name in units} if units else {}
+    stored = {}
     for annotator in ordered(steps):
-        cells = Cells(run.store, annotator, resolved.makers[annotator])
-        known = set(storage.folders(cells.folder))
-        if not known:
-            continue
+        if folders := set(storage.folders(Cells(run.store, annotator, resolved.makers[annotator]).folder)):
+            stored[annotator] = folders
+    # Hashing every sample's content is for a store that could give something.
+    sets = {name: _unitsets(run, name) for name in units} if stored else {}
+    for annotator, known in stored.items():
         of = resolved.annotators[annotator].of
         wanted += [(annotator, name, of) for name in units if sets[name][of] not in known]
     if not wanted:
