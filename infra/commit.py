@@ -124,6 +124,14 @@ def lock(run: str) -> Iterator[None]:
                 where=run,
                 hint=f"wait for it, or remove {uri} if you are sure that it is gone",
             )
+    elif storage.is_local(uri):
+        # Of two commands started at the same instant one makes the file, and the other learns of it here.
+        path = storage.local_path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            raise StageError("another process has just begun to work in this run", where=run) from None
     stop = threading.Event()
 
     def beat() -> None:

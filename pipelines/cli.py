@@ -13,6 +13,9 @@ import typer
 
 from infra.errors import ReelmillError
 
+#: Exit code after Ctrl-C, as typer gives it.
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="reelmill",
     help="Turns raw videos, images and text into audited, re-mixable training data for video-language models.",
@@ -233,9 +236,10 @@ def main() -> None:
     except ReelmillError as error:
         sys.stderr.write(f"reelmill: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("reelmill: interrupted; what was committed stays, run the same command to go on\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("reelmill: what was committed stays; run the same command to go on\n")
+        raise
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 
 from filters import resample as resampling
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, need_manifest, read_json, unit_index, write_manifest
+from infra.commit import Manifest, Unit, need_manifest, read_json, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
-from pipelines.duplicates import find_duplicates
+from pipelines.duplicates import find_duplicates, unit_duplicates
 from pipelines.ingest import load_ignored
 from pipelines.judge import ALIVE, add_ledgers, judge_rows, tally
 from pipelines.measure import cascade_fingerprint
@@ -141,18 +141,6 @@ def survivors_mask(judged: pa.Table, duplicates: Mapping[str, dict[str, Any]]) -
     alive = np.asarray(pc.equal(judged["outcome"], ALIVE), dtype=bool)
     keys = judged["key"].to_pylist()
     return alive & np.array([duplicates.get(k, {"survivor": k})["survivor"] == k for k in keys], dtype=bool)
-
-
-def unit_duplicates(run: Run, name: str) -> dict[str, dict[str, Any]]:
-    """Rows of RUN/duplicates that belong to a unit, by key."""
-    low = unit_index(name) << 32
-    found: dict[str, dict[str, Any]] = {}
-    for unit in need_manifest(run.out, "duplicates").units:
-        table = tables.read(run.at("duplicates", f"{unit.name}.parquet"))
-        rows = table["row"].to_numpy()
-        mine = (rows >= np.uint64(low)) & (rows < np.uint64(low + 2**32))
-        found.update({row["key"]: row for row in table.filter(pa.array(mine)).to_pylist()})
-    return found
 
 
 def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[str], stamp: str) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from filters import components, duplicates, matching, text_duplicates
 from infra import beam, storage, tables
-from infra.commit import Unit, read_json, unit_index, write_manifest
+from infra.commit import Unit, need_manifest, read_json, unit_index, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
@@ -117,6 +117,23 @@ def find_duplicates(run: Run, units: Sequence[str], inputs: str) -> None:
             found = tables.footer(uri)
             made.append(Unit(f"{modality}-{name}", found[1] if found else 0, storage.sha256(uri)))
     write_manifest(run.at("duplicates"), "duplicates", fingerprint([inputs, [u.sha256 for u in made]]), made)
+
+
+def unit_duplicates(run: Run, name: str) -> dict[str, dict[str, Any]]:
+    """Rows of RUN/duplicates that belong to a unit, by key."""
+    position = [unit.name for unit in need_manifest(run.out, "signals").units].index(name)
+    found: dict[str, dict[str, Any]] = {}
+    for unit in need_manifest(run.out, "duplicates").units:
+        modality, _, part = unit.name.partition("-")
+        uri = run.work("duplicates", modality, "by-unit", f"{part}.parquet")
+        if storage.is_file(uri):
+            table = tables.read_group(uri, position)
+        else:  # somebody has cleared RUN/work
+            table = tables.read(run.at("duplicates", f"{unit.name}.parquet"))
+            mine = pc.equal(pc.shift_right(table["row"], pa.scalar(32, pa.uint64())), unit_index(name))
+            table = table.filter(mine)
+        found.update({row["key"]: row for row in table.to_pylist()})
+    return found
 
 
 def survivors_of(job: Job, name: str) -> tuple[pa.Table, pa.Table, Ids]:
@@ -564,7 +581,9 @@ def write_survivors(job: Job, name: str) -> Mapping[str, int]:
         return {}
     members = exchange.read(job.at("ranks"), job.units, int(name[1:]), RANKS)
     if not members.num_rows:
-        tables.write(uri, tables.empty(tables.DUPLICATES), fingerprint=job.inputs)
+        none = tables.empty(tables.DUPLICATES)
+        exchange.write(job.at("by-unit", f"{name}.parquet"), none, np.zeros(0, np.int64), len(job.units), job.inputs)
+        tables.write(uri, none, fingerprint=job.inputs)
         return {}
     members = members.take(pc.sort_indices(members["row"]))
     rows, roots = members["row"].to_numpy(), members["root"].to_numpy()
@@ -591,6 +610,9 @@ def write_survivors(job: Job, name: str) -> Mapping[str, int]:
         },
         schema=tables.DUPLICATES,
     )
+    # Each unit's verdicts need its own rows only: they are laid out by unit beside the final table.
+    unit = np.searchsorted([unit_index(u) for u in job.units], (rows >> np.uint64(32)).astype(np.int64))
+    exchange.write(job.at("by-unit", f"{name}.parquet"), table, unit, len(job.units), job.inputs)
     tables.write(uri, table, fingerprint=job.inputs)
     return {"groups": len(np.unique(roots)), "duplicates": int((kept != rows).sum())}
 
