@@ -16,8 +16,8 @@ may be shared, which wall time would show (overhead_wall, printed too: it also h
 There are as many samples as make --seconds of CPU time in the two runs of B, by a first timing of B.
 
 peak_mb_small, peak_mb_large: peak resident memory of a process that measures 2,000 and one that measures 20,000
-samples (50 % documents, 42 % images of 320x240, 8 % clips of half a second), with its decoder's child added; units of 250 to
-1,000 rows on both sides. Inputs are made and ingested by another process.
+samples (50 % documents, 42 % images of 320x240, 8 % clips of half a second), with its decoder's child added; units of
+about 250 and at most 1,000 rows on both sides. Inputs are made and ingested by another process.
 """
 
 from __future__ import annotations
