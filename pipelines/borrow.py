@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import beam, storage, tables
+from infra.commit import need_manifest
 from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import Cells, content_ids
 from pipelines.resolve import Step, ordered, resolve
@@ -74,7 +75,7 @@ def _join(run: Run, annotator: str, maker: str, units: list[tuple[str, str]]) ->
             | "report" >> ab.Map(functools.partial(_report, result))
         )
 
-    beam.run(f"borrow {annotator}", build, run.runner)
+    beam.run(f"borrow {annotator}", build, run.runner_for(need_manifest(run.out, "samples").rows))
 
 
 def _stored(cells: Cells, place: Place) -> Iterator[tuple[bytes, Place]]:

@@ -71,10 +71,14 @@ def judge_units(run: Run) -> tuple[list[str], str]:
     return names, stamp
 
 
+def _runner(run: Run) -> beam.Runner:
+    return run.runner_for(need_manifest(run.out, "samples").rows)
+
+
 def _tasks(run: Run, job: str, task: Any, names: Sequence[str], folder: str) -> None:
     done = functools.partial(_count_files, folder)
     with progress.watch(job, len(names), done, what="units", quiet=run.quiet):
-        beam.run_tasks(job, task, names, run.work(f"{job}.counters.json"), run.runner)
+        beam.run_tasks(job, task, names, run.work(f"{job}.counters.json"), _runner(run))
 
 
 def _count_files(folder: str) -> int:
@@ -163,7 +167,7 @@ def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[s
             | "write" >> ab.Map(functools.partial(_write_frequencies, run, modality, uri, stamp))
         )
 
-    beam.run(f"count n-grams {modality}", build, run.runner)
+    beam.run(f"count n-grams {modality}", build, _runner(run))
 
 
 def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.Frequencies:

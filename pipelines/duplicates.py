@@ -84,11 +84,15 @@ class Job:
     def at(self, *parts: str) -> str:
         return self.run.work("duplicates", self.modality, *parts)
 
+    @property
+    def runner(self) -> beam.Runner:
+        return self.run.runner_for(need_manifest(self.run.out, "samples").rows)
+
     def go(self, name: str, function: Any, tasks: Sequence[str]) -> dict[str, int]:
         """Run one task function over task ids; each leaves alone what it finds done."""
         job = f"duplicates {self.modality} {name}"
         return beam.run_tasks(
-            job, functools.partial(function, self), tasks, self.at(f"{name}.counters.json"), self.run.runner
+            job, functools.partial(function, self), tasks, self.at(f"{name}.counters.json"), self.runner
         )
 
     @property
@@ -481,7 +485,7 @@ def _forest(job: Job, prefix: str, names: Sequence[str]) -> None:
             | "write" >> ab.Map(functools.partial(_write_components, uri, job.inputs))
         )
 
-    beam.run(f"duplicates {job.modality} components", build, job.run.runner)
+    beam.run(f"duplicates {job.modality} components", build, job.runner)
 
 
 def packed_edges(uri: str) -> bytes:

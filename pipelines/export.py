@@ -55,7 +55,11 @@ def export(run: Run) -> Manifest:
     stamp = fingerprint([verdicts.fingerprint, late.fingerprint if late else None, settings, sources, cards.VERSION])
     names = [unit.name for unit in verdicts.units]
     beam.run_tasks(
-        "plan shards", functools.partial(plan_unit, run, stamp), names, run.work("export-plan.json"), run.runner
+        "plan shards",
+        functools.partial(plan_unit, run, stamp),
+        names,
+        run.work("export-plan.json"),
+        run.runner_for(verdicts.rows),
     )
     layout = _layout(run, names)
     todo = layout.names()
@@ -469,6 +473,7 @@ def config_fingerprint(run: Run) -> str:
     value = run.config.model_dump(mode="json", exclude={"store", "out"})
     for source in value["sources"]:
         source.pop("path")
+    value["filters"] = list(value["filters"].items())  # canonical JSON sorts keys, and their order matters
     return fingerprint(value)
 
 

@@ -94,7 +94,11 @@ def take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
         plan.append(mine)
         parts.append([])
     beam.run_tasks(
-        "inventory", functools.partial(scan_container, run), tasks, run.work("inventory.counters.json"), run.runner
+        "inventory",
+        functools.partial(scan_container, run),
+        tasks,
+        run.work("inventory.counters.json"),
+        run.runner_for(len(tasks) * PART_ROWS),
     )
     for number, mine in enumerate(plan):
         for task in mine:

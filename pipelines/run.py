@@ -12,6 +12,9 @@ from infra.config import Config, Document, read_document, validate
 
 LOCAL = Runner()
 
+#: Rows of tables (not media) from which a job over columns is worth starting worker processes for (ours).
+WORTH_A_POOL = 200_000
+
 
 @dataclass(frozen=True)
 class Run:
@@ -36,6 +39,12 @@ class Run:
     def captions_optional(self) -> frozenset[str]:
         """Sources whose media may lack a caption."""
         return frozenset(source.name for source in self.config.sources if source.captions.optional)
+
+    def runner_for(self, rows: int) -> Runner:
+        """Where a job over so many rows of tables should run. On this machine a pool of processes takes seconds to
+        start, and some jobs take less: those run here. The results are the same bytes."""
+        small = self.runner.name == LOCAL.name and rows < WORTH_A_POOL
+        return LOCAL if small else self.runner
 
     def at(self, *parts: str) -> str:
         """A place below the run's folder."""
