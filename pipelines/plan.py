@@ -25,8 +25,8 @@ from infra.beam import Runner
 from infra.commit import need_manifest, read_json
 from infra.hashing import draws
 from pipelines import forecast
-from pipelines.decide import judge_units, survivors_mask, unit_duplicates
-from pipelines.duplicates import find_duplicates
+from pipelines.decide import judge_units, survivors_mask
+from pipelines.duplicates import find_duplicates, unit_duplicates
 from pipelines.export import preview
 from pipelines.forecast import Estimate
 from pipelines.ingest import ingest_parts, take_inventory

@@ -28,8 +28,8 @@ from infra.config import Config, Document, validate
 from infra.errors import ConfigError, StageError
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
-from pipelines.decide import survivors_mask, unit_duplicates, with_cutoffs
-from pipelines.duplicates import find_duplicates
+from pipelines.decide import survivors_mask, with_cutoffs
+from pipelines.duplicates import find_duplicates, unit_duplicates
 from pipelines.judge import ALIVE, concerns, judge_rows, wordless
 from pipelines.resolve import Resolved, ordered, resolve
 from pipelines.run import Run
