@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 from pydantic import Field, model_validator
 
@@ -25,8 +27,10 @@ THRESHOLDS: dict[tuple[str, str], float] = {
 class Settings(Strict):
     """min_score: least raw cosine (not the 100-fold logit); it belongs to one model's weights, see THRESHOLDS.
     keep_top: share (0..1] of the scored rows to keep, in place of min_score. It needs all scores at once, so no
-    measuring stops at it: until `with_threshold` has filled in its value, every scored row passes."""
+    measuring stops at it: until `with_threshold` has filled in its value, every scored row passes.
+    modalities: which are asked; a model may know single pictures and no albums."""
 
+    modalities: tuple[Literal["image", "multi_image", "video"], ...] = ("image", "multi_image", "video")
     min_score: float | None = Field(default=None, ge=-1, le=1)
     keep_top: float | None = Field(default=None, gt=0, le=1)
 

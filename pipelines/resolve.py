@@ -85,7 +85,8 @@ class Filter:
     @property
     def modalities(self) -> frozenset[str]:
         chosen = getattr(self.settings, "modalities", None)
-        return frozenset(self.module.MODALITIES if chosen is None else chosen)
+        able = frozenset(self.module.MODALITIES)
+        return able if chosen is None else able & frozenset(chosen)
 
     @property
     def absolute(self) -> bool:

@@ -78,6 +78,7 @@ def config_text(folder: Path, seed: int) -> str:
             copy_sha256=file_sha256(script),
             copy_size=2 * SIDE,
             copy_threshold=copy_card["threshold"],
+            copy_threshold_video=copy_card["threshold_video"],
         )
     )
 
