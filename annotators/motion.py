@@ -72,7 +72,7 @@ class Motion:
     def maker(self) -> Mapping[str, object]:
         return {
             "vector_codecs": sorted(VECTOR_CODECS),
-            "share": Vectors.SHARE,
+            "reads_a_second": Vectors.READS_A_SECOND,
             "texture": Vectors.TEXTURE,
             "looks_a_second": Vectors.LOOKS_A_SECOND,
             "flow": dict(Flow.PARAMETERS),
@@ -94,8 +94,8 @@ class Motion:
 
 
 class MotionObserver:
-    """Watches one decoder. Vectors and flow are both begun, as only the stream tells whether it holds vectors; with
-    the first vector flow is given up, which costs the conversion of one frame."""
+    """Watches one decoder. Only the stream tells whether it holds vectors: flow stays one frame behind, so that with a
+    vector in the second frame, as is usual, nothing was converted in vain."""
 
     export_motion_vectors = True
 
@@ -105,6 +105,7 @@ class MotionObserver:
         codec = header.get("codec")
         self._vectors = Vectors(self._rate, codec == "h264") if codec in VECTOR_CODECS else None
         self._flow: Flow | None = Flow(self._rate)
+        self._held: Any = None
         self._seen = 0
 
     def frame(self, frame: Any) -> None:
@@ -112,9 +113,11 @@ class MotionObserver:
         if self._vectors is not None:
             self._vectors.add(frame)
             if self._vectors.found:
-                self._flow = None
+                self._flow = self._held = None
         if self._flow is not None:
-            self._flow.add(frame)
+            if self._held is not None:
+                self._flow.add(self._held)
+            self._held = frame
 
     def finish(self) -> Mapping[str, Any]:
         """{"score", "method", "frames"} or {"error"}."""
@@ -125,6 +128,8 @@ class MotionObserver:
         if self._flow is None and self._vectors is not None:
             method, steps = "vectors", self._vectors.finish()
         else:
+            if self._flow is not None and self._held is not None:
+                self._flow.add(self._held)
             method, steps = "flow", np.array(self._flow.steps if self._flow is not None else [])
         if not len(steps):
             return {"error": f"no_motion: {self._seen} frames, none comparable"}
@@ -144,9 +149,7 @@ class Vectors:
     whatever vector is the cheapest to write, and no eye could see the motion.
     """
 
-    SHARE = (
-        0.5  # of the frames whose vectors are read, spread by the golden ratio so as not to fall in step with B-frames
-    )
+    READS_A_SECOND = 8  # frames; spread by the golden ratio so as not to fall in step with B-frames
     LOOKS_A_SECOND = 2  # how often the texture is looked at
     TEXTURE = 4  # least difference in levels between the sixteenths of a block for it to show motion
     _BATCH = 8192  # vectors; numpy's fixed cost a call would otherwise be most of the cost of a small frame
@@ -161,6 +164,7 @@ class Vectors:
         self._waiting: list[NDArray[np.void]] = []
         self._held = 0
         self._every = max(round(rate / self.LOOKS_A_SECOND), 1)
+        self._share = min(self.READS_A_SECOND / max(rate, 1.0), 1.0)
         self._size = (0, 0)
         self._looked = 0
         self._weight: NDArray[np.float32] = np.zeros(0, np.float32)
@@ -173,7 +177,7 @@ class Vectors:
             self._anchors.append(self._index)
         if kind == _INTRA or (kind == _BIDIRECTIONAL and not self._bidirectional):
             return
-        if self._index * _GOLDEN % 1 < 1 - self.SHARE:
+        if self.found and self._index * _GOLDEN % 1 >= self._share:
             return
         vectors = motion_vectors(frame)
         if vectors is None:
@@ -227,8 +231,12 @@ def textured(picture: Gray, least: int) -> NDArray[np.float32]:
 
 def motion_vectors(frame: Any) -> NDArray[np.void] | None:
     """The vectors of an av.VideoFrame as structured rows over its own memory, or None where it has none."""
+    from av.sidedata.sidedata import SideDataContainer
+
     try:
-        side = frame.side_data.get("MOTION_VECTORS")
+        # Not frame.side_data: the frame would keep it and it the frame, a cycle, so that no picture would be freed
+        # before the garbage collector came by. Fresh memory for every frame doubles the cost of decoding.
+        side = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
     except ValueError:  # PyAV cannot list side data of a kind newer than itself
         return None
     vectors = np.frombuffer(b"" if side is None else side, dtype=_VECTOR)

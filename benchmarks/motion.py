@@ -45,6 +45,7 @@ from annotators.motion import Gray8, MotionObserver
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
 SIZES = ((320, 240), (480, 360), (640, 360), (854, 480), (1280, 720))
 RATES = (24, 25, 30, 50, 60)
+SECONDS = 3.0
 GOLDEN = (math.sqrt(5) - 1) / 2
 Picture = NDArray[np.uint8]
 
@@ -108,12 +109,14 @@ def clip(kind: str, speed: float, seed: int, width: int, height: int, rate: int,
 
 
 def write(path: Path, frames: Iterator[Picture], width: int, height: int, rate: int) -> None:
-    with av.open(str(path), "w") as container:
+    part = path.with_suffix(".part")
+    with av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "23", "bf": "3"})
         stream.width, stream.height, stream.pix_fmt, stream.thread_count = width, height, "yuv420p", 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")))
         container.mux(stream.encode())
+    part.rename(path)
 
 
 def generate(folder: Path, quick: bool) -> list[tuple[Path, float | None]]:
@@ -125,14 +128,15 @@ def generate(folder: Path, quick: bool) -> list[tuple[Path, float | None]]:
     wanted += [("shake", 0.05), ("shake", 0.3), ("twice", 0.02), ("twice", 0.3), ("noisy_pan", 0.02)]
     wanted += [("noisy_pan", 0.1), ("plain", 0.02), ("plain", 0.2)]
     clips = []
-    for seed, (kind, speed) in enumerate(wanted[:: 4 if quick else 1]):
+    for seed, (kind, speed) in list(enumerate(wanted))[:: 4 if quick else 1]:
         width, height = SIZES[(seed * 2) % 5]
         rate = RATES[(seed * 3 + seed // 5) % 5]
         known = None
         if kind in ("pan", "tilt", "diagonal", "twice", "noisy_pan"):
             known = speed * width / math.hypot(width, height)
         path = folder / f"{seed:03d}-{kind}-{speed}.mp4"
-        write(path, clip(kind, speed, seed, width, height, rate, 1.0 if quick else 2.0), width, height, rate)
+        if not path.exists():
+            write(path, clip(kind, speed, seed, width, height, rate, SECONDS), width, height, rate)
         clips.append((path, known))
     return clips
 

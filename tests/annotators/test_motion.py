@@ -1,3 +1,4 @@
+import gc
 import io
 import math
 import os
@@ -12,9 +13,11 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from av.sidedata.sidedata import SideDataContainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from annotators import motion
 from annotators.interface import StreamAnnotator
 from annotators.motion import _VECTOR, Flow, Motion, MotionObserver, Vectors, blocks, displacement, textured
 from infra.media import Decoded
@@ -222,7 +225,7 @@ def test_textured_against_a_plain_loop(rows_: int, columns: int, least: int, see
     assert textured(picture, least).tolist() == [float(int(c.max()) - int(c.min()) >= least) for c in cells]
 
 
-def test_distances_are_to_the_nearest_anchors() -> None:
+def test_distances_are_to_the_nearest_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     """I B B P with vectors of 3, 3, 3, 9 quarter pixels: to the past 1, 2 and 3 frames, to the future 2 and 1."""
 
     class Shown:
@@ -230,12 +233,12 @@ def test_distances_are_to_the_nearest_anchors() -> None:
 
         def __init__(self, kind: int, vectors: list[Any]) -> None:
             self.pict_type = kind
-            self.side_data = SimpleNamespace(get=lambda _: rows(vectors).tobytes() if vectors else None)
+            self.vectors = rows(vectors) if vectors else None
 
         def reformat(self) -> None: ...
 
-    parts = Vectors(25.0)
-    parts.SHARE = 1.0  # type: ignore[misc]
+    monkeypatch.setattr(motion, "motion_vectors", lambda frame: frame.vectors)
+    parts = Vectors(Vectors.READS_A_SECOND)  # every frame is read
     parts._gray = SimpleNamespace(of=lambda *_: np.arange(16, dtype=np.uint8).reshape(4, 4) * 16)  # type: ignore[assignment]
     block = (16, 16), 8, 8
     back, ahead = (-1, *block, 12, 0), (1, *block, 12, 0)
@@ -258,7 +261,35 @@ def test_tiny_frames_have_a_flow() -> None:
 
 
 def test_makers_name_what_the_score_depends_on() -> None:
-    assert Motion().maker().keys() >= {"vector_codecs", "texture", "share", "flow"}
+    assert Motion().maker().keys() >= {"vector_codecs", "texture", "reads_a_second", "flow"}
+
+
+def test_frames_are_given_back_as_soon_as_they_are_seen() -> None:
+    """PyAV's frame.side_data ties frame and vectors into a cycle that only the garbage collector undoes."""
+    data = encode(pan(1.0, 20))
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(thing, SideDataContainer) for thing in gc.get_objects())
+        assert watch(data)["method"] == "vectors"
+        assert sum(isinstance(thing, SideDataContainer) for thing in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
+def test_flow_sees_every_frame_when_vectors_never_come() -> None:
+    observer = MotionObserver()
+    observer.start({"codec": "h264", "fps": 2.0})
+    with av.open(io.BytesIO(encode(pan(2.0, 7), g="1"))) as container:
+        for frame in container.decode(video=0):
+            observer.frame(frame)
+    alone = Flow(2.0)
+    with av.open(io.BytesIO(encode(pan(2.0, 7), g="1"))) as container:
+        for frame in container.decode(video=0):
+            alone.add(frame)
+    found = observer.finish()
+    assert found["frames"] == len(alone.steps) > 3
+    assert found["score"] == round(float(np.mean(alone.steps)) * 2, 6)
 
 
 # Real media
