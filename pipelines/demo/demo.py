@@ -23,8 +23,12 @@ from infra.hashing import canonical_json, file_sha256
 from pipelines.demo.score import score
 from pipelines.demo.train_copy import SIDE
 from pipelines.demo.world import make_world, read_truth
-from pipelines.main import open_for_work, run_all
+from pipelines.main import open_for_work, run_all, run_stage
+from pipelines.resolve import PDQ_THRESHOLD
 from pipelines.run import Run
+
+#: What fingerprints decide.
+PICTURED = ("duplicates.image", "duplicates.video")
 
 
 def run_demo(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1.0) -> dict[str, Any]:
@@ -35,16 +39,26 @@ def run_demo(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1
     _tell(quiet, f"making the world of seed {seed} in {folder / 'raw'}")
     make_world(folder, seed, workers=workers, scale=scale)
     made = time.time()
-    config = folder / "config.yaml"
-    storage.write_bytes(str(config), config_text(folder, seed).encode())
-    run = open_for_work(str(config), out=None, replace=False, runner=Runner(workers=workers), quiet=quiet)
+    truth = read_truth(folder)
+    run = _open(folder / "config.yaml", config_text(folder, seed), workers, quiet)
     run_all(run)
-    report = score(read_truth(folder), all_verdicts(run), read_json(run.at("ledger.json")))
+    report = score(truth, all_verdicts(run), read_json(run.at("ledger.json")))
+    _tell(quiet, "the same with PDQ fingerprints: the store serves all but those")
+    beside = _open(folder / "config-pdq.yaml", config_text(folder, seed, pdq=True), workers, quiet)
+    for stage in ("ingest", "measure", "decide"):
+        run_stage(beside, stage)
+    other = score(truth, all_verdicts(beside), read_json(beside.at("ledger.json")))
+    report["pdq"] = {name: entry for name, entry in other["filters"].items() if name in PICTURED}
     report["seed"] = seed
     report["seconds"] = round(time.time() - begun, 1)
     report["seconds_world"] = round(made - begun, 1)
     storage.write_bytes(str(folder / "report.json"), canonical_json(report))
     return report
+
+
+def _open(config: Path, text: str, workers: int, quiet: bool) -> Run:
+    storage.write_bytes(str(config), text.encode())
+    return open_for_work(str(config), out=None, replace=False, runner=Runner(workers=workers), quiet=quiet)
 
 
 def _tell(quiet: bool, text: str) -> None:
@@ -57,8 +71,8 @@ def weights() -> Path:
     return Path(str(files("pipelines.demo") / "weights"))
 
 
-def config_text(folder: Path, seed: int) -> str:
-    """The demo's config with its places filled in."""
+def config_text(folder: Path, seed: int, *, pdq: bool = False) -> str:
+    """The demo's config with its places filled in; with `pdq` the one that fingerprints by PDQ instead."""
     clip, copy = weights() / "clip", weights() / "copy"
     if not (clip / "card.json").is_file() or not (copy / "card.json").is_file():
         raise StageError(
@@ -66,19 +80,19 @@ def config_text(folder: Path, seed: int) -> str:
         )
     clip_card, copy_card = (json.loads((model / "card.json").read_text("utf-8")) for model in (clip, copy))
     script = copy / "copy.torchscript.pt"
+    learned = f'{{engine: sscd, weights: "{script}", sha256: "{file_sha256(script)}", size: {2 * SIDE}, fps: 2.0}}'
     return (
         (files("pipelines.demo") / "config.yaml")
         .read_text("utf-8")
         .format(
             seed=seed,
             folder=folder,
+            out="run-pdq" if pdq else "run",
             clip=clip,
             clip_threshold=clip_card["threshold"],
-            copy=script,
-            copy_sha256=file_sha256(script),
-            copy_size=2 * SIDE,
-            copy_threshold=copy_card["threshold"],
-            copy_threshold_video=copy_card["threshold_video"],
+            fingerprint="{engine: pdq, fps: 2.0}" if pdq else learned,
+            threshold_image=PDQ_THRESHOLD if pdq else copy_card["threshold"],
+            threshold_video=PDQ_THRESHOLD if pdq else copy_card["threshold_video"],
         )
     )
 
@@ -102,7 +116,8 @@ def show(report: dict[str, Any], out: str) -> None:
     table = Table(title=f"What was planted and what was found (seed {report['seed']})", title_justify="left")
     for name in ("filter", "planted", "caught", "precision", "recall", "look-alikes", "wrongly dropped"):
         table.add_column(name, justify="left" if name == "filter" else "right")
-    for name, entry in report["filters"].items():
+    beside = {f"{name} by PDQ": entry for name, entry in report["pdq"].items()}
+    for name, entry in {**report["filters"], **beside}.items():
         table.add_row(
             name,
             *(str(entry[key]) for key in ("planted", "caught")),
