@@ -38,6 +38,9 @@ CAPTION_SUFFIXES = (".txt", ".json")
 #: A caption or text row larger than this is a failed input, not a text (ours).
 MAX_TEXT_BYTES = 16 * 2**20
 
+#: Levels of a row's other fields that are kept; far below where Python's stack would end (ours).
+MAX_DEPTH = 64
+
 #: WebDataset's rule: the key ends at the first dot of the base name.
 _MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _CAPTION_KEYS = ("caption", "text", "description", "title")
@@ -100,6 +103,12 @@ def valid(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def name_of(raw: str) -> str:
+    """A name of a file or member as it can be stored: bytes that are no Unicode are told by their number, so that names
+    that differ stay different."""
+    return valid(re.sub("[\udc80-\udcff]", lambda found: f"\ufffd{ord(found.group()) - 0xDC00:02x}", raw))
+
+
 def list_source(source: Source) -> Listing:
     """List a source.
 
@@ -110,7 +119,7 @@ def list_source(source: Source) -> Listing:
             f"source {source.name!r}: there is nothing at {source.path}", hint="check the path and its ${VARIABLES}"
         )
     # A name that is no Unicode cannot be stored; the one given here opens nothing, so its file becomes a failed row.
-    entries = [replace(entry, path=valid(entry.path)) for entry in storage.list_files(source.path)]
+    entries = [replace(entry, path=name_of(entry.path)) for entry in storage.list_files(source.path)]
     wanted: list[storage.Entry] = []
     others: list[storage.Entry] = []
     for entry in entries:
@@ -267,38 +276,60 @@ def _scan_tar(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item]:
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     failed: list[Item] = []
     seen: set[str] = set()
+    taken: set[str] = {""}  # the archive's own place
     broken = ""
     with storage.open_read(uri) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:", ignore_zeros=False) as archive:
                 for info in archive:
+                    if info.isreg() and not info.issparse() and info.offset_data + info.size > size:
+                        broken = f"the archive breaks off at byte {size}"
+                        break
                     if info.isdir():
                         continue
-                    name = info.name
+                    name = name_of(info.name)
+                    match = _MEMBER.match(name)
+                    beside = {} if match is None else groups.get(match.group(1), {})
                     problem = ""
-                    if not info.isreg():
-                        problem = "hostile member: a link or device"
+                    if not info.isreg() or info.issparse():
+                        problem = "hostile member: a link, a device, or a file with holes"
                     elif _hostile(name):
                         problem = "hostile member: its path leaves the archive"
                     elif name in seen:
                         problem = "duplicate member: the name stands in this archive twice"
+                    elif match is not None and match.group(2).lower() in beside:
+                        problem = "duplicate member: another differs from it only in the case of its suffix"
                     if problem:
-                        position = f"{name}@{info.offset}" if name in seen else name
+                        position = _apart(name, taken, f"@{info.offset}")
                         failed.append(Item(entry.path, position, source.modality, error=problem))
                         continue
+                    info.name = name
                     seen.add(name)
-                    match = _MEMBER.match(name)
+                    taken.add(name)
                     if match is None or PurePosixPath(name).name.startswith("__"):
                         continue
                     groups.setdefault(match.group(1), {})[match.group(2).lower()] = info
-                if entry.size < archive.offset:
-                    broken = f"the archive breaks off at byte {entry.size}"
+                else:
+                    # The library takes damage between two members for the end, which is a block of zeros.
+                    file.seek(archive.offset)
+                    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                        broken = f"the archive has no end, or is damaged at byte {archive.offset}"
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             broken = f"the archive cannot be read: {error}"
         items = [item for key, members in groups.items() for item in _tar_items(source, entry, file, key, members)]
     if broken:
         failed.append(Item(entry.path, "", source.modality, error=f"unreadable archive: {broken}"))
     yield from sorted(items + failed, key=lambda item: item.position)
+
+
+def _apart(position: str, taken: set[str], mark: str) -> str:
+    """`position`, marked until it is none of `taken`, to which it is added: two items in one place would be one key."""
+    while position in taken:
+        position += mark
+    taken.add(position)
+    return position
 
 
 def _tar_items(
@@ -328,7 +359,7 @@ def _tar_items(
         if text is not None:
             yield Item(
                 entry.path,
-                key,
+                members[min(members)].name,
                 source.modality,
                 text=text,
                 extra=extra,
@@ -360,15 +391,15 @@ def _scan_table(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
     for number, row, error in _rows(uri):
         position = f"row={number}"
         if error is not None or not isinstance(row, dict):
+            position = _apart(position, taken, "@row")
             yield Item(entry.path, position, "text", error=error or "broken row: not an object")
             continue
         problem = None
         if source.id_column and row.get(source.id_column) is not None:
-            position = str(row[source.id_column])
+            position = valid(str(row[source.id_column]))
             if position in taken:
                 problem = f"duplicate member: the id {position!r} stands in this table twice"
-                position = f"{position}@row={number}"
-            taken.add(position)
+        position = _apart(position, taken, f"@row={number}")
         turns = row.get("conversations") or row.get("messages")
         text = _text_of(row.get(source.text_column))
         if text is None and isinstance(turns, list):
@@ -394,16 +425,16 @@ def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
     for number, row, error in _rows(uri):
         position = f"row={number}"
         if error is not None or not isinstance(row, dict):
+            position = _apart(position, taken, "@row")
             yield Item(entry.path, position, source.modality, error=error or "broken row: not an object")
             continue
         identity = row.get(source.id_column or "id")
         problem = None
         if identity is not None:
-            position = str(identity)
+            position = valid(str(identity))
             if position in taken:
                 problem = f"duplicate member: the id {position!r} stands in this table twice"
-                position = f"{position}@row={number}"
-            taken.add(position)
+        position = _apart(position, taken, f"@row={number}")
         paths, modality = _llava_media(row)
         media = []
         size = 0
@@ -467,6 +498,7 @@ def _rows(uri: str) -> Iterator[tuple[int, Any, str | None]]:
             yield from _parquet_rows(file)
         elif name.endswith((".csv", ".tsv")):
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+            csv.field_size_limit(MAX_TEXT_BYTES)  # the library's own 128 KiB would end the table at a long document
             reader = csv.DictReader(text, delimiter="\t" if name.endswith(".tsv") else ",")
             number = -1
             try:
@@ -507,7 +539,7 @@ def _parquet_rows(file: Any) -> Iterator[tuple[int, Any, str | None]]:
             for row in batch.to_pylist():
                 yield number, row, None
                 number += 1
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is no Unicode
         yield number, None, f"unreadable table: {error}"
 
 
@@ -537,12 +569,14 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def jsonable(value: Any) -> Any:
-    """`value` with what JSON has no words for put as text."""
+def jsonable(value: Any, depth: int = 0) -> Any:
+    """`value` with what JSON has no words for put as text, and cut off below MAX_DEPTH levels."""
+    if depth > MAX_DEPTH:
+        return "nested too deeply"
     if isinstance(value, Mapping):
-        return {valid(str(k)): jsonable(v) for k, v in value.items()}
+        return {valid(str(k)): jsonable(v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
+        return [jsonable(v, depth + 1) for v in value]
     if isinstance(value, float) and value - value != 0:
         return str(value)
     if value is None or isinstance(value, int | float | bool):
