@@ -101,7 +101,7 @@ FATES = {
     ("archive", "good.tar", "../../evil.jpg"): ("failed", "ingest", "hostile member"),
     ("archive", "good.tar", "/abs.jpg"): ("failed", "ingest", "hostile member"),
     ("archive", "good.tar", "link.jpg"): ("failed", "ingest", "hostile member"),
-    ("archive", "good.tar", "lonely"): ("failed", "ingest", "orphan caption"),
+    ("archive", "good.tar", "lonely.txt"): ("failed", "ingest", "orphan caption"),
     ("archive", "torn.tar", ""): ("failed", "ingest", "unreadable archive"),
     ("llava", "llava.json", "x/1@row=1"): ("failed", "ingest", "duplicate member"),
     ("llava", "llava.json", "missing"): ("failed", "ingest", "missing medium"),
