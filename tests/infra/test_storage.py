@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import storage
+from infra.errors import StageError
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "memory":
+        import fsspec
+
+        yield f"memory://{tmp_path.name}"
+        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+    else:
+        yield str(tmp_path / "in") if request.param == "local" else f"file://{tmp_path / 'in'}"
+
+
+def test_the_same_on_disk_and_behind_a_uri(place: str) -> None:
+    for name, data in (("b", b"bb"), ("a/x", b"0123456789"), ("a/.hidden", b"h"), (".secret/y", b"s")):
+        storage.write_bytes(storage.join(place, name), data)
+    uri = storage.join(place, "a", "x")
+    assert storage.exists(uri) and storage.is_file(uri) and not storage.is_file(storage.join(place, "a"))
+    assert storage.read_bytes(uri) == b"0123456789"
+    assert storage.read_bytes(uri, 2, 3) == b"234" and storage.read_bytes(uri, 8, 9) == b"89"
+    assert list(storage.blocks(uri, 1, 7, size=3)) == [b"123", b"456", b"7"]
+    assert list(storage.blocks(uri, 1, size=8)) == [b"12345678", b"9"] and list(storage.blocks(uri, 3, 0)) == []
+    assert storage.sha256(uri, 2, 3) == hashlib.sha256(b"234").hexdigest()
+    found = storage.list_files(place)
+    assert [(entry.path, entry.size) for entry in found] == [("a/x", 10), ("b", 2)]
+    assert [entry.path for entry in storage.list_files(uri)] == ["x"]
+    assert storage.names(place) == ["b"] and storage.names(storage.join(place, "no")) == []
+    assert storage.folders(place) == [".secret", "a"] and storage.folders(storage.join(place, "no")) == []
+    storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"new"
+    storage.remove(storage.join(place, "a"))
+    storage.remove(storage.join(place, "a"))
+    assert not storage.exists(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(uri)
+
+
+def test_publish_moves_what_was_written_and_refuses_what_was_not(place: str, tmp_path: Path) -> None:
+    for data, digest in ((b"good", hashlib.sha256(b"good").hexdigest()), (b"bad", "0" * 64)):
+        target = storage.join(place, data.decode())
+        beside = storage.local_path(target) if storage.is_local(target) else tmp_path / "scratch" / "file"
+        temporary = storage.temporary_beside(beside)
+        temporary.write_bytes(data)
+        if data == b"good":
+            storage.publish(temporary, target, digest)
+            assert storage.read_bytes(target) == b"good" and not temporary.exists()
+        else:
+            with pytest.raises(StageError, match="not what was written"):
+                storage.publish(temporary, target, digest)
+            assert not storage.exists(target)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    storage.write_bytes(str(target), b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        storage.write_bytes(str(target), b"new")
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_temporaries_are_hidden_and_differ(tmp_path: Path) -> None:
+    names = {storage.temporary_beside(tmp_path / "new" / "x.parquet") for _ in range(50)}
+    assert len(names) == 50 and all(name.name.startswith(".") for name in names)
+
+
+def test_join() -> None:
+    assert storage.join("a/", "/b/", "", "c") == "a/b/c"
+    assert storage.join("s3://bucket", "x") == "s3://bucket/x"
+
+
+def test_a_listing_follows_links_to_files_only_and_changes_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_bytes(b"a")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    found = storage.list_files(str(tmp_path))
+    assert [entry.path for entry in found] == ["link", "real/a"]
+    os.utime(tmp_path / "real" / "a", ns=(1, 1))
+    assert storage.list_files(str(tmp_path))[1].stamp != found[1].stamp
+
+
+@given(
+    st.binary(max_size=40),
+    st.integers(0, 50),
+    st.integers(-1, 50),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(-1, 20))),
+)
+def test_a_range_looks_like_a_file_of_its_own(
+    data: bytes, offset: int, length: int, reads: list[tuple[int, int]]
+) -> None:
+    file = storage.RangeFile(io.BytesIO(data), offset, length)
+    expected = io.BytesIO(data[offset:] if length < 0 else data[offset : offset + length])
+    for seek, size in reads:
+        assert file.seek(seek) == expected.seek(seek)
+        assert file.read(size) == expected.read(size)
+        assert file.tell() >= seek
