@@ -30,7 +30,8 @@ _BOX = pa.struct(
 
 
 class Settings(ocr.Settings):
-    """frames: pictures of a video in which text is sought, spread evenly; as many between them serve as evidence only.
+    """frames: pictures of a video in which text may be sought, spread evenly: every second one at first, the others
+        only where they may tell more. As many between them serve as evidence only.
     size: their long side in pixels; never enlarged.
     min_find, min_read: confidences (0..1) of the detector and of the recogniser under which a box is dropped. A box
         that cannot be read still counts when it stands still in a moving scene: scripts the model does not know.
@@ -45,11 +46,12 @@ class Settings(ocr.Settings):
 class Overlay:
     """area, text_area: float64, 0..1, mean over the frames read of the share of the frame that boxes of burned-in
     text (of any text) cover together. text, overlay_text: what was read, in reading order, each line once, lines
-    apart by newline. boxes: one per line and frame read, corners as shares of the frame. frames: int32, frames read.
+    apart by newline. boxes: one per line and frame read, corners as shares of the frame. frames: int32, frames read:
+    half of a video's where those hold no text, or text that the others could tell nothing more of.
     """
 
     name: ClassVar[str] = "overlay"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     of: ClassVar[Literal["text", "media", "pair"]] = "media"
     needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
@@ -115,26 +117,37 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: Settings) ->
     """The columns of one medium. Frames of a video are one scene; pictures of any other modality stand alone."""
     pixels = frames.pixels
     count, height, width = pixels.shape[:3]
-    moving = video and count > 1
-    read = range(0, count, 2) if moving else range(count)
-    lines = [line for i in read for line in _find(pixels[i], i, engine, settings)]
-    scene = Scene(pixels, lines) if moving else None
-    _recognise(lines, pixels, scene, engine)
-    judge_lines(lines, scene, (height, width))
+    scene = Scene(pixels) if video and count > 1 else None
+    rounds = [list(range(count))] if scene is None else _rounds(count)
+    seen: dict[int, int] = {}  # frame -> the frame searched in its stead, most often itself
+    lines: list[Line] = []
+    for asked in rounds:
+        if seen and not any(_open(line, height * width, settings, scene) for line in lines):
+            break
+        known = len(lines)
+        for i in asked:
+            seen[i] = next((k for k in seen.values() if scene is not None and scene.same(i, k)), i)
+            if seen[i] == i:
+                lines += _find(pixels[i], i, engine, settings)
+        if scene is not None:
+            scene.write(lines)
+        _recognise(lines, known, pixels, scene, engine)
+        judge_lines(lines, scene, (height, width))
     if scene is not None and scene.moves():
-        faint = _find(scene.mean, len(read) // 2 * 2, engine, settings)
-        for line in faint:
+        for line in _find(scene.mean, min(seen.values()), engine, settings):
             line.motion = scene.lasts(line)
-            line.overlay = line.certain = 2 * int(line.motion.still.sum()) > count
-            line.text, line.score = _say(engine, scene.mean, line)
-        # A sign in the middle of a zoom leaves a ghost in the mean; what a frame shows, that frame has judged.
-        lines += [f for f in faint if f.overlay and not any(overlap(f.rect, other.rect) > 0.1 for other in lines)]
+            # A sign in the middle of a zoom leaves a ghost in the mean; what a frame shows, that frame has judged.
+            if 2 * int(line.motion.still.sum()) > count and not any(overlap(line.rect, o.rect) > 0.1 for o in lines):
+                line.overlay = line.certain = True
+                line.text, line.score = _say(engine, scene.mean, line)
+                lines.append(line)
     lines = [line for line in lines if _is_text(line, height * width, settings)]
     everything, burned = [], []
-    for i in read:
-        here = [line for line in lines if line.frame == i]
+    for i, searched in sorted(seen.items()):
+        here = [line for line in lines if line.frame == searched]
         # Text that stands still is in this frame too, even where the detector missed it.
-        kept = [line for line in lines if line.frame != i and line.overlay and line.motion and line.motion.still[i]]
+        others = (line for line in lines if line.frame != searched and line.overlay)
+        kept = [line for line in others if line.motion and line.motion.still[i]]
         everything.append(covered([line.quad for line in here + kept], height, width))
         burned.append(covered([line.quad for line in here + kept if line.overlay], height, width))
     scale = np.array([width, height], np.float32)
@@ -151,13 +164,29 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: Settings) ->
         "text": transcript(lines),
         "overlay_text": transcript([line for line in lines if line.overlay]),
         "boxes": boxes,
-        "frames": len(read),
+        "frames": len(seen),
     }
+
+
+def _rounds(count: int) -> list[list[int]]:
+    """Every second frame is evidence only. Of the others, half are searched at once; the rest only when asked for."""
+    read = list(range(0, count, 2))
+    return [read[1::2], read[::2]] if len(read) > 1 else [read]
+
+
+def _open(line: Line, pixels: int, settings: Settings, scene: Scene | None) -> bool:
+    """More frames may tell more of this line: burned in but not always there, a ticker, or seen just once."""
+    if scene is None or line.motion is None or not _is_text(line, pixels, settings):
+        return False
+    if line.overlay:
+        return not line.motion.still.all()
+    elsewhere = (line.motion.still | line.motion.shifted) & (np.arange(scene.count) != line.frame)
+    return _may_run(line, scene) or not elsewhere.any()
 
 
 # Finding and reading
 
-_LEGIBLE = 384  # long side in pixels under which pictures are enlarged, at most twice, before text is sought
+_LEGIBLE = 288  # long side in pixels under which pictures are enlarged, at most twice, before text is sought
 _LARGE = 0.2  # share of the picture above which one box is rarely one line
 
 
@@ -180,11 +209,16 @@ def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: 
     return lines
 
 
-def _recognise(lines: Sequence[Line], pixels: NDArray[np.uint8], scene: Scene | None, engine: ocr.Engine) -> None:
-    """Read each line, but not again what stands where it was already read well."""
+def _recognise(
+    lines: Sequence[Line], known: int, pixels: NDArray[np.uint8], scene: Scene | None, engine: ocr.Engine
+) -> None:
+    """Follow all lines, read those from `known` on, but not again what stands where it was already read well."""
     for at, line in enumerate(lines):
         if scene is not None:
             line.motion = scene.follow(line)
+        if at < known:
+            continue
+        if scene is not None and line.motion is not None:
             for before in lines[:at]:
                 if before.score >= 0.9 and line.motion.still[before.frame] and overlap(before.rect, line.rect) >= 0.7:
                     line.text, line.score = before.text, before.score
@@ -295,7 +329,7 @@ class Scene:
     mean: uint8 (height, width, 3), the mean frame, in which a moving scene blurs and what was burned in stays.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], lines: Sequence[Line]) -> None:
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
         import cv2
 
         self.count, self.height, self.width = pixels.shape[:3]
@@ -305,12 +339,25 @@ class Scene:
         # By channel, (n, height, width, 3): yellow letters on white are seen in the blue one only.
         self.dx = np.stack([cv2.Sobel(picture, cv2.CV_32F, 1, 0) for picture in colour])
         self.dy = np.stack([cv2.Sobel(picture, cv2.CV_32F, 0, 1) for picture in colour])
+        self._swept: dict[int, NDArray[np.float64]] = {}
+        self.write([])
+
+    def write(self, lines: Sequence[Line]) -> None:
+        """These are all the lines that are known."""
         self.written = np.zeros((self.count, self.height, self.width), bool)
         for line in lines:
             if line.width * line.height <= _LARGE * self.height * self.width:
                 x0, y0, x1, y1 = line.rect
                 self.written[line.frame, y0:y1, x0:x1] = True
-        self._swept: dict[int, NDArray[np.float64]] = {}
+        self._swept.clear()
+
+    def same(self, a: int, b: int) -> bool:
+        """No cell of the picture differs by more than a codec's noise: what is found in one is in the other."""
+        import cv2
+
+        size = max(self.width // 8, 1), max(self.height // 8, 1)
+        cells = cv2.resize(cv2.absdiff(self.gray[a], self.gray[b]), size, interpolation=cv2.INTER_AREA)
+        return bool(cells.max() < 6)
 
     def moves(self) -> bool:
         """Most of the picture changes between most of the frames."""
@@ -477,6 +524,7 @@ def judge_lines(lines: Sequence[Line], scene: Scene | None, shape: tuple[int, in
     """Set `overlay` and `certain` of each line."""
     unsettled = []
     for line in lines:
+        line.overlay = line.certain = False
         if scene is None or line.motion is None:
             line.overlay = _placed(line, shape)
             continue
@@ -535,14 +583,18 @@ def _rows(lines: Sequence[Line]) -> list[list[Line]]:
     return rows
 
 
+def _may_run(line: Line, scene: Scene) -> bool:
+    middle = (line.rect[1] + line.rect[3]) / 2 / scene.height
+    return not 0.25 < middle < 0.75 and line.width >= 0.3 * scene.width
+
+
 def _runs(row: Sequence[Line], scene: Scene) -> bool:
     """A ticker: wide lines in one row of a border band, in at least half of the frames read, that run along the row
     at one speed while what is beyond the row does not run with them."""
     import cv2
 
-    middle = (row[0].rect[1] + row[0].rect[3]) / 2 / scene.height
-    wide = max(line.width for line in row) >= 0.3 * scene.width
-    if 0.25 < middle < 0.75 or not wide or 2 * len({line.frame for line in row}) < max(scene.count // 2, 3):
+    seen = len({line.frame for line in row})
+    if not any(_may_run(line, scene) for line in row) or 2 * seen < max(scene.count // 2, 3):
         return False
     across = scene.dx.mean(axis=-1)
     speeds, along = [], []
