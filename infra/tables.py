@@ -162,7 +162,7 @@ def footer(uri: str) -> tuple[str, int, bool] | None:
     with storage.open_read(uri) as file:
         try:
             metadata = pq.ParquetFile(file).metadata
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, OSError):  # OSError: a footer that is no Thrift
             return None
     pairs: Mapping[bytes, bytes] = metadata.metadata or {}
     return pairs.get(_INPUT, b"").decode(), metadata.num_rows, _RETRY in pairs
