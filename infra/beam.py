@@ -84,11 +84,10 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
             now = _children() - before
             dead = {pid for pid in seen if pid not in now or _is_zombie(pid)}
             if dead and not _settles(thread):
-                raise StageError(
-                    f"a worker process of {job} died",
-                    hint="what was committed stays; run the same command again (fewer --workers need less memory)",
-                )
+                raise _died(job)
             seen |= {pid for pid in now if _is_worker(pid)}
+    if failure and runner.workers > 1 and "Channel closed prematurely" in str(failure[0]):
+        raise _died(job) from failure[0]  # Beam was the first to notice, and says it so
     if failure:
         raise _explained(job, failure[0])
 
@@ -148,6 +147,13 @@ def _explained(job: str, error: BaseException) -> BaseException:
     stage = StageError(f"{job} stopped: {last[:500]}")
     stage.__cause__ = error
     return stage
+
+
+def _died(job: str) -> StageError:
+    return StageError(
+        f"a worker process of {job} died",
+        hint="what was committed stays; run the same command again (fewer --workers need less memory)",
+    )
 
 
 def _settles(thread: threading.Thread) -> bool:
