@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("reelmill", deadline=None)
+settings.load_profile("reelmill")
 
 if TYPE_CHECKING:  # tests that need none of it import none of it
     from pipelines.run import Run

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import store, tables
+
+
+def ids(*numbers: int) -> pa.Array:
+    return pa.array([bytes([n]) * 16 for n in numbers], store.ID)
+
+
+def cells(*numbers: int) -> pa.Table:
+    return pa.table({"id": ids(*numbers), "value": [float(n) for n in numbers]})
+
+
+def test_parts_are_added_and_united(tmp_path: Path) -> None:
+    place = store.Cells(str(tmp_path), "facts", "m" * 32)
+    assert place.read("unit") is None and not place.has_unitset("unit") and place.parts() == []
+    place.add("unit", cells(3, 1, 3))
+    place.add("unit", cells(2))
+    place.add("unit", cells())
+    place.add("unit", cells(1, 3))  # the same ids again: the same part
+    found = place.read("unit")
+    assert found is not None and sorted(found["value"].to_pylist()) == [1.0, 2.0, 3.0]
+    assert place.has_unitset("unit") and len(place.parts()) == 2
+    assert {unit for unit, _ in place.parts()} == {"unit"}
+
+
+def test_another_maker_sees_nothing(tmp_path: Path) -> None:
+    store.Cells(str(tmp_path), "facts", "one").add("unit", cells(1))
+    assert store.Cells(str(tmp_path), "facts", "two").read("unit") is None
+    assert store.Cells(str(tmp_path), "clean", "one").read("unit") is None
+
+
+@given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))
+def test_align_is_a_look_up(asked: list[int], held: list[int]) -> None:
+    table = cells(*dict.fromkeys(held))
+    values = list(dict.fromkeys(held))
+    expected = [values.index(n) if n in values else -1 for n in asked]
+    assert store.align(ids(*asked), table).tolist() == expected
+    assert store.align(ids(*asked), None).tolist() == [-1] * len(asked)
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_first_of_each(numbers: list[int]) -> None:
+    table = cells(*numbers).append_column("at", pa.array(np.arange(len(numbers))))
+    found = store.first_of_each(table)
+    assert found["at"].to_pylist() == [numbers.index(n) for n in dict.fromkeys(numbers)]
+
+
+def test_content_is_what_annotators_see_and_not_where_it_lies() -> None:
+    medium = {"uri": "a.jpg", "offset": 0, "length": -1, "start_s": 0.0, "end_s": -1.0, "sha256": "aa"}
+    base = {"key": "k", "modality": "image", "media": [medium], "text": "words"}
+    changed = {
+        "moved": {**base, "key": "q", "media": [{**medium, "uri": "b.jpg", "offset": 7, "length": 9}]},
+        "span": {**base, "media": [{**medium, "end_s": 1.0}]},
+        "bytes": {**base, "media": [{**medium, "sha256": "bb"}]},
+        "twice": {**base, "media": [medium, medium]},
+        "text": {**base, "text": "other words"},
+        "modality": {**base, "modality": "video"},
+    }
+    samples = pa.Table.from_pylist([base, *changed.values()], schema=tables.SAMPLES)
+    found = {name: column.to_pylist() for name, column in store.content_ids(samples).items()}
+    same = {
+        of: {name for name, value in zip(changed, values[1:], strict=True) if value == values[0]}
+        for of, values in found.items()
+    }
+    assert same == {"text": {"moved", "span", "bytes", "twice"}, "media": {"moved", "text"}, "pair": {"moved"}}
