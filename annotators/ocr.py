@@ -108,6 +108,8 @@ class RapidEngine:
                 # "max" never enlarges; its other mode makes small pictures three times as dear.
                 "Det.limit_type": "max",
                 "Det.limit_side_len": 4096,
+                # The least width that a line is padded to; the default 320 makes one word as dear as a sentence.
+                "Rec.rec_img_shape": [3, 48, 160],
             }
         )
 

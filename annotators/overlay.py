@@ -51,7 +51,7 @@ class Overlay:
     """
 
     name: ClassVar[str] = "overlay"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     of: ClassVar[Literal["text", "media", "pair"]] = "media"
     needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
