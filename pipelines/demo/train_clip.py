@@ -1,6 +1,6 @@
 """Trains the demo's CLIP: a very small image–text model in open_clip's format, on "train" scenes only.
 
-    python -m pipelines.demo.train_clip            about ten minutes on one core; writes pipelines/demo/weights/clip
+    python -m pipelines.demo.train_clip            a quarter of an hour on one core; writes pipelines/demo/weights/clip
 
 It knows painted subjects, tints and little else: it is for the demo's world only. Photographs, seeds and captions of
 the two splits are disjoint (see `pipelines.demo.scenes`), and the changed captions made here are kept only when they
@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--backgrounds", type=int, default=400)
     parser.add_argument("--casts", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()

@@ -12,6 +12,9 @@ The module takes float (n, 3, h, w) RGB with ImageNet's mean and deviation taken
 (n, 512) of length 1. It is for the demo's world only.
 """
 
+# TorchScript takes arguments without annotation for tensors.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import argparse
@@ -185,12 +188,38 @@ def train(seed: int, pictures: Pictures, steps: int, batch: int, log: Callable[[
 
 
 def save(model: Any, path: Path) -> None:
-    """Traced and frozen, so that batch normalisation is folded in and the file needs no class of ours."""
+    """Traced and frozen, so that batch normalisation is folded in and the file needs no class of ours; then wrapped to
+    look at three views of a picture."""
     torch = models.torch()
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         traced = torch.jit.trace(model, torch.zeros(2, 3, 128, 128))
-    torch.jit.freeze(traced).save(str(path))
+    views(torch.jit.freeze(traced)).save(str(path))
+
+
+def views(model: Any) -> Any:
+    """A script whose descriptor is the mean of those of the whole picture and of its inner 94 and 84 %: a cropped copy
+    then shares a view with its original. On the demo's world this halves what copies of 3–10 % a side lose."""
+    torch = models.torch()
+
+    class Views(torch.nn.Module):  # type: ignore[misc,name-defined,unused-ignore]
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pictures):
+            height, width = pictures.shape[2], pictures.shape[3]
+            total = self.model(pictures)
+            for side in (0.03, 0.08):
+                top, left = int(height * side + 0.5), int(width * side + 0.5)
+                inner = pictures[:, :, top : height - top, left : width - left]
+                inner = torch.nn.functional.interpolate(
+                    inner, size=[height, width], mode="bilinear", align_corners=False
+                )
+                total = total + self.model(inner)
+            return torch.nn.functional.normalize(total, dim=1)
+
+    return torch.jit.script(Views(model))
 
 
 def validate(path: Path, pictures: Pictures, seed: int) -> dict[str, Any]:
@@ -252,8 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "copy")
     parser.add_argument("--seed", type=int, default=12)
-    parser.add_argument("--groups", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--groups", type=int, default=360)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     import cv2
