@@ -172,6 +172,8 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], others: Seque
         for entry in entries:
             if entry.path.lower().endswith(CAPTION_SUFFIXES):
                 beside.setdefault(_stem(entry.path), []).append(entry.path)
+    # A caption that is written anew leaves its medium as it was: both stamps stand for the sample.
+    stamps = {entry.path: f"{entry.stamp}+{entry.size}" for entry in entries}
     items, used, named = [], set(), set()
     for entry in media:
         stem = _stem(entry.path)
@@ -192,7 +194,7 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], others: Seque
                 origin=_column(row, source.origin_column),
                 extra={} if row is None else _rest(row, ("__key__", source.captions.text_column)),
                 size=entry.size,
-                stamp=entry.stamp,
+                stamp=" ".join([entry.stamp, *(stamps[path] for path in sorted(sidecars))]),
             )
         )
     all_sidecars = {path for paths in beside.values() for path in paths}
@@ -251,7 +253,7 @@ def scan(source: Source, entry: storage.Entry) -> Iterator[Item]:
         found = _scan_table(source, entry, uri)
     try:
         for item in found:
-            item.stamp = entry.stamp
+            item.stamp = f"{entry.stamp} {item.stamp}".strip()
             yield item
     except OSError as error:
         why = f"unreadable archive: {error.strerror or error}"
@@ -438,6 +440,7 @@ def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
         paths, modality = _llava_media(row)
         media = []
         size = 0
+        stamps = []
         for path in paths:
             if _hostile(path):
                 problem = f"hostile path: {path!r} leaves the source"
@@ -447,8 +450,9 @@ def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
                 problem = problem or f"missing medium: there is no {path}"
                 continue
             media.append({"uri": path, "offset": 0, "length": -1})
-            if storage.is_local(target):
-                size += storage.local_path(target).stat().st_size
+            for found in storage.list_files(target):
+                size += found.size
+                stamps.append(found.stamp)
         turns = row.get("conversations")
         text = _turns_text(turns) if isinstance(turns, list) else _text_of(row.get(source.text_column))
         yield Item(
@@ -461,6 +465,7 @@ def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
             origin=_column(row, source.origin_column),
             extra=_rest(row, ()),
             size=size or len(text or ""),
+            stamp=" ".join(stamps),
             error=problem,
         )
 

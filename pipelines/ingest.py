@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -224,6 +225,7 @@ def _sample(source: Source, root: str, item: dict[str, object]) -> dict[str, obj
     error = item["error"]
     text = item["text"]
     extra = str(item["extra"] or "{}")
+    fields: Mapping[str, Any] = {}
     sidecars = list(item["sidecars"] or [])  # type: ignore[call-overload]
     if sidecars and error is None and text is None:
         found, fields, error = inventory.read_sidecars(root, sidecars)
@@ -248,11 +250,16 @@ def _sample(source: Source, root: str, item: dict[str, object]) -> dict[str, obj
         "position": item["position"],
         "media": media,
         "text": text,
-        "licence": item["licence"] or source.licence,
-        "origin": item["origin"] or source.origin,
+        "licence": item["licence"] or _field(fields, source.licence_column) or source.licence,
+        "origin": item["origin"] or _field(fields, source.origin_column) or source.origin,
         "extra": extra,
         "error": error,
     }
+
+
+def _field(fields: Mapping[str, Any], name: str | None) -> str | None:
+    value = fields.get(name) if name else None
+    return None if value is None else inventory.valid(str(value))
 
 
 def _hash(uri: str, offset: int, length: int) -> tuple[str, str | None]:
