@@ -45,14 +45,16 @@ def main(config: str, target: str) -> None:
     samples = _samples(run)
     by_key = {sample["key"]: sample for sample in samples}
     width, row_height = LEFT + COLUMNS * (TILE[0] + 6), TILE[1] + TEXT
-    sheet = Image.new("RGB", (width, len(ROWS) * row_height + 6), "white")
+    chosen = {name: _chosen(name, samples, by_key) for name in ROWS}
+    shown = [name for name in ROWS if chosen[name]]
+    sheet = Image.new("RGB", (width, len(shown) * row_height + 6), "white")
     draw = ImageDraw.Draw(sheet)
     bold, small = ImageFont.load_default(17), ImageFont.load_default(12)
     with Decoder(Limits()) as door:
-        for line, name in enumerate(ROWS):
+        for line, name in enumerate(shown):
             top = line * row_height + 6
             draw.multiline_text((8, top + 40), "\n".join(textwrap.wrap(WORDS[name], 16)), fill="black", font=bold)
-            for column, sample in enumerate(_chosen(name, samples, by_key)):
+            for column, sample in enumerate(chosen[name]):
                 left = LEFT + column * (TILE[0] + 6)
                 sheet.paste(_tile(run, door, sample), (left, top))
                 text = _words(name, sample)
@@ -101,7 +103,7 @@ def _tile(run: Run, door: Decoder, sample: dict[str, Any]) -> Image.Image:
 
 def _words(name: str, sample: dict[str, Any]) -> str:
     caption = textwrap.shorten(sample["text"] or "", 62, placeholder="…")
-    lines = textwrap.wrap(caption, 33)[:2]
+    lines = textwrap.wrap(caption, 31)[:2]
     if name not in ("kept",) and sample["value"] is not None:
         lines.append(f"{sample['reason']}: {sample['value']:.4g} against {sample['threshold']:.4g}")
     return "\n".join(lines)
