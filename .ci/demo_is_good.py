@@ -2,10 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 BAR = 0.95
 
-report = json.load(open(sys.argv[1], encoding="utf-8"))
+report = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 wrong = []
 for name, entry in report["filters"].items():
     for measure in ("precision", "recall"):
@@ -18,5 +19,5 @@ if broken["caught"] != broken["planted"] or broken["named"] != broken["right"]:
     wrong.append(f"broken files: {broken['caught']} of {broken['planted']} failed, {broken['named']} rows failed")
 if report["unmatched"]["truth"] or report["unmatched"]["verdicts"]:
     wrong.append(f"unmatched: {report['unmatched']}")
-sys.stderr.write(f"seed {report['seed']}, {report['seconds']} s: {'good' if not wrong else wrong}\n")
+sys.stderr.write(f"seed {report['seed']}, {report['seconds']} s: {wrong or 'good'}\n")
 sys.exit(bool(wrong))
