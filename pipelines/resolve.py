@@ -211,7 +211,7 @@ class _Resolver:
             for column in filter_.reads:
                 found += [name for name in self._need(column) if name not in found]
             needs.append(tuple(found))
-        filters = self._thresholds(filters, duplicates)
+        filters = self._thresholds(filters)
         steps = [Step(self._need("clean.text"))]
         steps += [Step(names, filter_) for names, filter_ in zip(needs, filters, strict=True)]
         modalities = {source.modality for source in self.config.sources}
@@ -225,6 +225,7 @@ class _Resolver:
         if resample is not None:
             tail.append("ngrams")
         steps += [Step(self._need(f"{name}.")) for name in tail]
+        self._copies_have_thresholds(duplicates)
         late = tuple(Step(self._need(f"{name}.")) for name in general.late)
         self._unused(own)
         return Resolved(self.annotators, self.makers, tuple(steps), late, self._copies(duplicates), resample, general)
@@ -298,7 +299,7 @@ class _Resolver:
                     f"{', '.join(self.config.filters) or 'none'}",
                 )
 
-    def _thresholds(self, filters: list[Filter], duplicates: Duplicates) -> list[Filter]:
+    def _thresholds(self, filters: list[Filter]) -> list[Filter]:
         """A model's threshold belongs to that model: other weights need a number of their own."""
         found = []
         for filter_ in filters:
@@ -314,12 +315,15 @@ class _Resolver:
                     self._no_threshold(("filters", filter_.name), f"filters.{filter_.name}: min_score is required")
                 filter_ = replace(filter_, settings=settings.model_copy(update={"min_score": known}))
             found.append(filter_)
+        return found
+
+    def _copies_have_thresholds(self, duplicates: Duplicates) -> None:
+        """The same for fingerprints: only PDQ's threshold is known."""
         engine = getattr(getattr(self.annotators.get("fingerprint"), "settings", None), "engine", "pdq")
         for modality in ("image", "multi_image", "video"):
             chosen = getattr(duplicates, modality)
             if chosen is not None and chosen.threshold is None and engine != "pdq":
                 self._no_threshold(("duplicates", modality), f"duplicates.{modality}: threshold is required")
-        return found
 
     def _no_threshold(self, place: tuple[str, ...], what: str) -> None:
         raise ConfigError(
