@@ -1,10 +1,10 @@
 """The errors a person meets.
 
-    ReelmillError           something stopped; what, where, what to do     exit 1
-    ├── ConfigError         wrong usage or configuration, before any work  exit 2
-    ├── StageError          a stage could not finish                       exit 1
-    └── MissingExtra        an optional part is not installed              exit 2
-    BadSample               one input is bad: becomes a row, never stops the job
+ReelmillError           something stopped; what, where, what to do     exit 1
+├── ConfigError         wrong usage or configuration, before any work  exit 2
+├── StageError          a stage could not finish                       exit 1
+└── MissingExtra        an optional part is not installed              exit 2
+BadSample               one input is bad: becomes a row, never stops the job
 """
 
 from __future__ import annotations
