@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def main(config: str, target: str) -> None:
     shown = [name for name in ROWS if chosen[name]]
     sheet = Image.new("RGB", (width, len(shown) * row_height + 6), "white")
     draw = ImageDraw.Draw(sheet)
-    bold, small = ImageFont.load_default(17), ImageFont.load_default(12)
+    face = str(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")  # has the accents
+    bold, small = ImageFont.truetype(face, 16), ImageFont.truetype(face, 11)
     with Decoder(Limits()) as door:
         for line, name in enumerate(shown):
             top = line * row_height + 6
@@ -103,8 +105,9 @@ def _tile(run: Run, door: Decoder, sample: dict[str, Any]) -> Image.Image:
 
 def _words(name: str, sample: dict[str, Any]) -> str:
     caption = textwrap.shorten(sample["text"] or "", 62, placeholder="…")
-    lines = textwrap.wrap(caption, 31)[:2]
-    if name not in ("kept",) and sample["value"] is not None:
+    lines = textwrap.wrap(caption, 30)[:2]
+    decided = sample["outcome"] == "duplicate" if name == "duplicates" else name != "kept"
+    if decided and sample["value"] is not None:
         lines.append(f"{sample['reason']}: {sample['value']:.4g} against {sample['threshold']:.4g}")
     return "\n".join(lines)
 
