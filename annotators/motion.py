@@ -11,6 +11,7 @@ nothing.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -54,7 +55,7 @@ class Motion:
     """
 
     name: ClassVar[str] = "motion"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     of: ClassVar[Literal["text", "media", "pair"]] = "media"
     needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
     modalities: ClassVar[frozenset[str]] = frozenset({"video"})
@@ -73,8 +74,8 @@ class Motion:
         return {
             "vector_codecs": sorted(VECTOR_CODECS),
             "reads_a_second": Vectors.READS_A_SECOND,
-            "texture": Vectors.TEXTURE,
-            "looks_a_second": Vectors.LOOKS_A_SECOND,
+            "patience": Vectors.PATIENCE,
+            "looks": [Looks.A_SECOND, Looks.TEXTURE, Looks.CHANGE, Looks.RELATIVE, Looks.MOVED],
             "flow": dict(Flow.PARAMETERS),
         }
 
@@ -94,30 +95,36 @@ class Motion:
 
 
 class MotionObserver:
-    """Watches one decoder. Only the stream tells whether it holds vectors: flow stays one frame behind, so that with a
-    vector in the second frame, as is usual, nothing was converted in vain."""
+    """Watches one decoder. Only the stream tells whether it holds vectors: flow stays some frames behind, so that with
+    a vector in the fifth frame, as is usual (three B-frames before it), no flow was taken in vain."""
 
     export_motion_vectors = True
+    _BEHIND = 4
 
     def start(self, header: Mapping[str, Any]) -> None:
         rate = float(header.get("fps") or 0)
         self._rate = rate if math.isfinite(rate) else 0.0
         codec = header.get("codec")
-        self._vectors = Vectors(self._rate, codec == "h264") if codec in VECTOR_CODECS else None
+        self._looks = Looks(self._rate)
+        self._vectors = Vectors(self._rate, self._looks, codec == "h264") if codec in VECTOR_CODECS else None
         self._flow: Flow | None = Flow(self._rate)
-        self._held: Any = None
+        self._held: deque[Any] = deque()
+        self._last: Any = None
         self._seen = 0
 
     def frame(self, frame: Any) -> None:
         self._seen += 1
+        self._last = frame
+        self._looks.add(frame)
         if self._vectors is not None:
             self._vectors.add(frame)
             if self._vectors.found:
-                self._flow = self._held = None
+                self._flow = None
+                self._held.clear()
         if self._flow is not None:
-            if self._held is not None:
-                self._flow.add(self._held)
-            self._held = frame
+            self._held.append(frame)
+            if self._vectors is None or len(self._held) > self._BEHIND:
+                self._flow.add(self._held.popleft())
 
     def finish(self) -> Mapping[str, Any]:
         """{"score", "method", "frames"} or {"error"}."""
@@ -126,14 +133,18 @@ class MotionObserver:
         if self._rate <= 0:
             return {"error": "no_motion: no frame rate"}
         if self._flow is None and self._vectors is not None:
-            method, steps = "vectors", self._vectors.finish()
+            method, (frames, steps) = "vectors", self._vectors.finish()
         else:
-            if self._flow is not None and self._held is not None:
-                self._flow.add(self._held)
-            method, steps = "flow", np.array(self._flow.steps if self._flow is not None else [])
+            method, frames, steps = "flow", np.zeros(0, np.int64), np.zeros(0)
+            if self._flow is not None:
+                for frame in self._held:
+                    self._flow.add(frame)
+                self._held.clear()
+                frames, steps = np.array(self._flow.frames, np.int64), np.array(self._flow.steps)
         if not len(steps):
             return {"error": f"no_motion: {self._seen} frames, none comparable"}
-        score = round(float(np.mean(steps)) * self._rate, 6)
+        self._looks.close(self._last)
+        score = round(float(np.mean(steps * self._looks.moved(frames))) * self._rate, 6)
         return {"score": score, "method": method, "frames": len(steps)}
 
 
@@ -142,20 +153,21 @@ class Vectors:
 
     A vector spans the distance to the frame that it refers to, which the codec does not tell: taken for the nearest
     earlier (or, for prediction from the future, later) frame that is not bidirectional, counted in shown frames.
-    Where references lie nearer than that (a pyramid of B-frames) motion is somewhat underrated, by up to a half where
-    every frame is shown twice. B-frames of MPEG-4 are left out: of direct prediction, most of them, the decoder
-    exports zeros. Frames without any vector (intra) say nothing and are left out too. Within a frame, blocks without
-    a vector count 0. So do blocks without texture: where all places look alike (sky, black, fades) an encoder takes
-    whatever vector is the cheapest to write, and no eye could see the motion.
+    Where encoders refer further back motion is overrated (x264 at its defaults: by up to a third). B-frames are left
+    out: most of their blocks are predicted directly, with vectors of 0 in slow motion whatever the speed, and what
+    moves between two anchors stands in the later one. Only streams that go on without any anchor have theirs read.
+    Frames without any vector (intra) say nothing and are left out too. Within a frame, blocks without a vector count
+    0. So do blocks without texture: where all places look alike (sky, black, fades) an encoder takes whatever vector
+    is the cheapest to write, and no eye could see the motion.
     """
 
-    READS_A_SECOND = 8  # frames; spread by the golden ratio so as not to fall in step with B-frames
-    LOOKS_A_SECOND = 2  # how often the texture is looked at
-    TEXTURE = 4  # least difference in levels between the sixteenths of a block for it to show motion
+    READS_A_SECOND = 8  # frames; spread by the golden ratio so as not to fall in step with repeated frames
+    PATIENCE = 16  # frames without an anchor, the most that encoders leave, before B-frames are read
     _BATCH = 8192  # vectors; numpy's fixed cost a call would otherwise be most of the cost of a small frame
 
-    def __init__(self, rate: float, bidirectional: bool = True) -> None:
+    def __init__(self, rate: float, looks: Looks, bidirectional: bool = True) -> None:
         self.found = False
+        self._looks = looks
         self._bidirectional = bidirectional
         self._index = -1
         self._anchors: list[int] = []
@@ -163,55 +175,114 @@ class Vectors:
         self._sums: list[NDArray[np.float64]] = []  # (frames, 2): displacement to the past and to the future
         self._waiting: list[NDArray[np.void]] = []
         self._held = 0
-        self._every = max(round(rate / self.LOOKS_A_SECOND), 1)
-        self._share = min(self.READS_A_SECOND / max(rate, 1.0), 1.0)
+        self._rate = rate
         self._size = (0, 0)
-        self._looked = 0
         self._weight: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._gray = Gray8()
 
     def add(self, frame: Any) -> None:
         self._index += 1
         kind = int(frame.pict_type)
         if kind != _BIDIRECTIONAL:
             self._anchors.append(self._index)
-        if kind == _INTRA or (kind == _BIDIRECTIONAL and not self._bidirectional):
+        elif not self._bidirectional or self._index - (self._anchors[-1] if self._anchors else 0) <= self.PATIENCE:
             return
-        if self.found and self._index * _GOLDEN % 1 >= self._share:
+        if kind == _INTRA or (self.found and not self._chosen()):
             return
         vectors = motion_vectors(frame)
         if vectors is None:
             return
         self.found = True
-        size = (frame.width, frame.height)
-        if size != self._size or self._index - self._looked >= self._every:
+        if self._weight is not self._looks.textured:
             self._flush()
-            self._size, self._looked = size, self._index
-            columns, rows = blocks(*size)
-            self._weight = textured(self._gray.of(frame, 4 * columns, 4 * rows), self.TEXTURE)
+            self._size, self._weight = (frame.width, frame.height), self._looks.textured
         self._frames.append(self._index)
         self._waiting.append(vectors.copy())
         self._held += len(vectors)
         if self._held >= self._BATCH:
             self._flush()
 
+    def _chosen(self) -> bool:
+        """Whether to read this frame: of the anchors so far such a share as makes READS_A_SECOND."""
+        count = len(self._anchors)
+        return count * _GOLDEN % 1 * count * self._rate < self.READS_A_SECOND * (self._index + 1)
+
     def _flush(self) -> None:
         if self._waiting:
             self._sums.append(displacement(self._waiting, *self._size, self._weight))
             self._waiting, self._held = [], 0
 
-    def finish(self) -> NDArray[np.float64]:
-        """(frames,): of each frame with vectors."""
+    def finish(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The index and the displacement, (frames,) each, of every frame with vectors that was read."""
         self._flush()
         if not self._sums:
-            return np.zeros(0)
+            return np.zeros(0, np.int64), np.zeros(0)
         past, future = np.concatenate(self._sums).T
         frames, anchors = np.array(self._frames), np.array([-1, *self._anchors, self._index + 1])
         after = np.searchsorted(anchors, frames, side="right")
         before = np.searchsorted(anchors, frames, side="left") - 1
         # Nothing lies before the first anchor: what refers there was cut off, and its distance is not known.
         behind = np.where(before > 0, past / (frames - anchors[before]), 0.0)
-        return np.asarray(behind + future / (anchors[after] - frames))
+        return frames, np.asarray(behind + future / (anchors[after] - frames))
+
+
+class Looks:
+    """What of the picture could show motion, and whether any of it did: two looks a second, and one at the last frame.
+
+    Under flicker or grain encoders write vectors, and dense flow finds some, though nothing moves. Half a second later
+    everything is where it was: between two looks each textured block is compared after taking out its mean, and only
+    what differs by more than noise or a change of contrast could explain has moved. Where less than MOVED of all
+    blocks did, the motion between counts the less the fewer they are. The numbers are ours.
+    """
+
+    A_SECOND = 2
+    TEXTURE = 4  # least difference in levels between the sixteenths of a block for it to show motion
+    CHANGE = 6  # least range in levels of the sixteenths' differences from look to look
+    RELATIVE = 0.2  # and its least share of the block's own range
+    MOVED = 0.01
+
+    def __init__(self, rate: float) -> None:
+        self.textured: NDArray[np.float32] = np.zeros(0, np.float32)  # (blocks,), 0 or 1, at the latest look
+        self._every = max(round(rate / self.A_SECOND), 1)
+        self._index = -1
+        self._places: list[int] = []  # of the looks
+        self._moved: list[float] = []  # from each look to the next
+        self._size = (0, 0)
+        self._picture: Gray = np.zeros((0, 0), np.uint8)
+        self._gray = Gray8()
+
+    def add(self, frame: Any) -> None:
+        self._index += 1
+        if self._index % self._every == 0 or self._size != (frame.width, frame.height):
+            self._look(frame)
+
+    def close(self, frame: Any) -> None:
+        """`frame`: the last that was added."""
+        if self._places[-1] != self._index:
+            self._look(frame)
+
+    def _look(self, frame: Any) -> None:
+        before, same = self._picture, self._size == (frame.width, frame.height)
+        self._size = (frame.width, frame.height)
+        columns, rows = blocks(*self._size)
+        self._picture = self._gray.of(frame, 4 * columns, 4 * rows)
+        spread = spans(self._picture)
+        self.textured = np.asarray(spread >= self.TEXTURE, np.float32)
+        if self._places:
+            self._moved.append(self._change(before, spread) if same else 1.0)
+        self._places.append(self._index)
+
+    def _change(self, before: Gray, spread: NDArray[Any]) -> float:
+        differing = spans(self._picture.astype(np.int16) - before)
+        least = np.maximum(self.CHANGE, self.RELATIVE * np.maximum(spread, spans(before)))
+        return min(float(np.mean(differing >= least)) / self.MOVED, 1.0)
+
+    def moved(self, frames: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,), 0..1: by index of a frame how much of the motion there is to be believed."""
+        if not self._moved:
+            return np.ones(len(frames))
+        # A frame at a look tells of the way to it.
+        at = np.searchsorted(np.array(self._places[1:]), frames, side="left")
+        return np.array(self._moved)[np.minimum(at, len(self._moved) - 1)]
 
 
 def blocks(width: int, height: int) -> tuple[int, int]:
@@ -219,14 +290,14 @@ def blocks(width: int, height: int) -> tuple[int, int]:
     return -(-width // _MACROBLOCK), -(-height // _MACROBLOCK)
 
 
-def textured(picture: Gray, least: int) -> NDArray[np.float32]:
-    """Of a picture shrunk to 4 x 4 pixels a block: float32 (blocks,), row by row, 1 where these differ by `least`."""
+def spans(picture: NDArray[Any]) -> NDArray[Any]:
+    """Of a picture shrunk to 4 x 4 pixels a block: (blocks,), row by row, the highest less the lowest of these."""
     # One axis after the other, in slices: an order of magnitude quicker than over both at once.
     across = picture.reshape(-1, 4, picture.shape[1])
     high, low = across.max(axis=1), across.min(axis=1)
     high = np.maximum(np.maximum(high[:, ::4], high[:, 1::4]), np.maximum(high[:, 2::4], high[:, 3::4]))
     low = np.minimum(np.minimum(low[:, ::4], low[:, 1::4]), np.minimum(low[:, 2::4], low[:, 3::4]))
-    return np.asarray(high - low >= least, np.float32).ravel()
+    return np.asarray(high - low).ravel()
 
 
 def motion_vectors(frame: Any) -> NDArray[np.void] | None:
@@ -299,6 +370,7 @@ class Flow:
 
     def __init__(self, rate: float) -> None:
         self.steps: list[float] = []
+        self.frames: list[int] = []  # index of the later of each pair
         self._every = max(rate, 1.0) / self.PAIRS_A_SECOND
         self._index = -1
         self._pair = 0
@@ -330,6 +402,7 @@ class Flow:
         length = np.hypot(flow[..., 0] * (width / columns), flow[..., 1] * (height / rows))
         diagonal = math.hypot(width, height)
         self.steps.append(float(np.minimum(length, diagonal).mean()) / diagonal)
+        self.frames.append(self._index)
 
 
 def common(a: Gray, b: Gray) -> float:

@@ -20,11 +20,12 @@ MODALITIES: frozenset[Modality] = frozenset({"video"})
 class Settings(Strict):
     """min_score, max_score: diagonals a second, both ends pass; max_score None: no upper end.
 
-    The default min_score is ours. Calibrated on H.264 (x264, CRF 23) made from photographs, 480x360, 25 fps: perfectly
-    still clips score up to 0.00001, still ones under sensor noise (sigma 3 of 255) up to 0.0002 and under flicker of
-    0.3 % up to 0.0004; a subject of 5 % of the area crossing at 5 % of the width a second scores 0.001, at 10 %
-    0.0027, a pan of 1 % of the width a second 0.003 to 0.006, of 2 % 0.008 to 0.013. Not told apart: flicker of 0.6 %
-    and more (0.0015 to 0.012 in still clips) passes as motion, and that subject at 2 % a second (0.0002) as none.
+    The default min_score is ours, calibrated on three photographs at 192x144, 320x240 and 640x360 and one at 1280x720,
+    24 fps, in H.264, MPEG-4 part 2 (vectors), HEVC, VP9 and AV1 (flow); scores in thousandths. Perfectly still: 0, in
+    MPEG-4 up to 0.4. A subject of 5 % of the area crossing at 5 % of the width a second: H.264 1.4 to 2.3, the others
+    0.4 to 4; at 10 %: 2.2 and more. A pan of 0.5 % of the width a second: 1.2 and more, of 2 %: 7 and more. Grain
+    (sigma 3 of 255) in a still: 0, flicker of 2 %: 0 to 0.3. Not told apart: in coarse HEVC flicker (up to 7), in
+    coarse MPEG-4 flicker and grain (up to 37) pass as motion; that subject at 2 % a second (0.1 to 2) mostly as none.
     """
 
     min_score: float = Field(default=0.0007, ge=0)
