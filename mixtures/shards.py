@@ -42,15 +42,18 @@ def series_of(modality: str, media: Sequence[str], captioned: bool) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each series' shards are. capacity: weight of a full shard; first: number of a series' first shard;
-    count: how many it has."""
+    """Where each series' shards are.
+
+    capacity: weight of a full shard. first: number of a series' first shard. used: stretches of `capacity` weight, by
+    number, in which a kept row of the series begins; each is a shard. One row larger than a shard leaves gaps.
+    """
 
     capacity: int
     first: Mapping[str, int]
-    count: Mapping[str, int]
+    used: Mapping[str, Sequence[int]]
 
     def names(self) -> list[str]:
-        return [self.name(series, i) for series in self.first for i in range(self.count[series])]
+        return [self.name(series, i) for series in self.first for i in range(len(self.used[series]))]
 
     def name(self, series: str, index: int) -> str:
         return f"{series.split(':')[0]}-{self.first[series] + index:06d}"
@@ -63,23 +66,29 @@ def weights(
     return np.where(kept, np.maximum(bytes_ * shard_samples, shard_bytes), 0)
 
 
-def layout(totals: Mapping[str, int], shard_bytes: int, shard_samples: int) -> Layout:
-    """Shards from each series' total weight; numbered through the sorted series of a modality."""
-    capacity = shard_bytes * shard_samples
+def capacity(shard_bytes: int, shard_samples: int) -> int:
+    """The weight of a full shard."""
+    return shard_bytes * shard_samples
+
+
+def layout(used: Mapping[str, Sequence[int]], full: int) -> Layout:
+    """Shards from the stretches that each series uses (ascending); numbered through the sorted series of a modality."""
     first: dict[str, int] = {}
-    count: dict[str, int] = {}
     for modality in MODALITIES:
         number = 0
-        for series in sorted(s for s in totals if s.split(":")[0] == modality):
+        for series in sorted(s for s in used if s.split(":")[0] == modality):
             first[series] = number
-            count[series] = -(-totals[series] // capacity)
-            number += count[series]
-    return Layout(capacity, first, count)
+            number += len(used[series])
+    return Layout(full, first, {series: list(used[series]) for series in first})
 
 
-def shard_index(before: NDArray[np.int64], capacity: int, count: int) -> NDArray[np.int64]:
-    """int64 (n,): the shard of rows that have so much weight before them, in their series; kept or not."""
-    return np.minimum(before // capacity, max(count - 1, 0))
+def shard_index(before: NDArray[np.int64], full: int, used: Sequence[int]) -> NDArray[np.int64]:
+    """int64 (n,): the shard of rows that have so much weight before them, in their series; kept or not.
+
+    A row that is not kept may lie where no shard begins: it is booked to the shard before it, or to the first.
+    """
+    place = np.searchsorted(np.asarray(used, dtype=np.int64), before // full, side="right") - 1
+    return np.maximum(place, 0)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from filters import components, duplicates, matching, text_duplicates
 from infra import beam, storage, tables
-from infra.commit import Unit, need_manifest, read_json, unit_index, write_manifest
+from infra.commit import Unit, need_manifest, read_json, read_manifest, unit_index, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
@@ -86,7 +86,8 @@ class Job:
 
     @property
     def runner(self) -> beam.Runner:
-        return self.run.runner_for(need_manifest(self.run.out, "samples").rows)
+        samples = read_manifest(self.run.at("samples"))
+        return self.run.runner_for(0 if samples is None else samples.rows)
 
     def go(self, name: str, function: Any, tasks: Sequence[str]) -> dict[str, int]:
         """Run one task function over task ids; each leaves alone what it finds done."""
@@ -113,6 +114,7 @@ def find_duplicates(run: Run, units: Sequence[str], inputs: str) -> None:
             continue
         mine = fingerprint([inputs, modality, chosen.model_dump(mode="json"), run.config.seed])
         job = Job(run, modality, tuple(units), 1, mine)
+        storage.write_bytes(job.at("units.json"), canonical_json(list(units)))
         job = _texts(job) if modality == "text" else _vectors(job)
         job.go("ranks", write_ranks, job.units)
         job.go("survivors", write_survivors, job.partition_names)
@@ -125,13 +127,13 @@ def find_duplicates(run: Run, units: Sequence[str], inputs: str) -> None:
 
 def unit_duplicates(run: Run, name: str) -> dict[str, dict[str, Any]]:
     """Rows of RUN/duplicates that belong to a unit, by key."""
-    position = [unit.name for unit in need_manifest(run.out, "signals").units].index(name)
     found: dict[str, dict[str, Any]] = {}
     for unit in need_manifest(run.out, "duplicates").units:
         modality, _, part = unit.name.partition("-")
         uri = run.work("duplicates", modality, "by-unit", f"{part}.parquet")
         if storage.is_file(uri):
-            table = tables.read_group(uri, position)
+            units = read_json(run.work("duplicates", modality, "units.json"))
+            table = tables.read_group(uri, units.index(name))
         else:  # somebody has cleared RUN/work
             table = tables.read(run.at("duplicates", f"{unit.name}.parquet"))
             mine = pc.equal(pc.shift_right(table["row"], pa.scalar(32, pa.uint64())), unit_index(name))

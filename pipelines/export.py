@@ -76,11 +76,22 @@ def export(run: Run) -> Manifest:
             raise StageError(f"shard {name} is missing after export", where=uri, hint="run the same command again")
         units.append(Unit(name, found[1], storage.sha256(uri)))
     manifest = write_manifest(run.at("members"), "members", stamp, units)
+    _remove_stale(run, todo)
     _unsharded(run, names, todo)
     write_readme(run, todo)
     write_run_json(run)
     write_checksums(run, todo)
     return manifest
+
+
+def _remove_stale(run: Run, names: Sequence[str]) -> None:
+    """A run that was made again with fewer shards must not leave those of its past beside them, for a glob to read."""
+    for name in storage.names(run.at("members")):
+        if name.endswith(".parquet") and name.removesuffix(".parquet") not in names:
+            storage.remove(run.at("members", name))
+    for name in storage.names(run.at("shards")):
+        if name.split(".")[0] not in names:
+            storage.remove(run.at("shards", name))
 
 
 def _count(folder: str) -> int:
@@ -166,30 +177,31 @@ def _captions(run: Run, signals: pa.Table) -> list[str]:
 
 
 def _layout(run: Run, names: Sequence[str]) -> shards.Layout:
-    """Sum the units' weights in order: one number a unit and series."""
+    """Sum the units' weights in order, a number a unit and series, and see which stretches of weight hold a kept row."""
+    full = shards.capacity(run.config.export.shard_bytes, run.config.export.shard_samples)
     totals: dict[str, int] = {}
     starts: dict[str, dict[str, int]] = {}
+    used: dict[str, set[int]] = {}
     for name in names:
-        plan = tables.read(run.work("export", f"{name}.parquet"), ["series", "weight"])
+        plan = tables.read(run.work("export", f"{name}.parquet"), ["series", "weight", "kept"])
         starts[name] = dict(totals)
-        for series, weight in _sums(plan):
-            totals[series] = totals.get(series, 0) + weight
-    capacity = (run.config.export.shard_bytes, run.config.export.shard_samples)
-    layout = shards.layout(totals, *capacity)
+        series = np.array(plan["series"].to_pylist(), dtype=object)
+        weight, kept = np.asarray(plan["weight"], dtype=np.int64), np.asarray(plan["kept"], dtype=bool)
+        for one in sorted(set(series.tolist())):
+            mine = series == one
+            before = totals.get(one, 0) + np.cumsum(weight[mine]) - weight[mine]
+            used.setdefault(one, set()).update((before[kept[mine]] // full).tolist())
+            totals[one] = totals.get(one, 0) + int(weight[mine].sum())
+    layout = shards.layout({one: sorted(stretches) for one, stretches in used.items()}, full)
     value = {
-        "capacity": layout.capacity,
+        "capacity": full,
         "first": dict(layout.first),
-        "count": dict(layout.count),
+        "used": dict(layout.used),
         "totals": totals,
         "starts": starts,
     }
     storage.write_bytes(run.work("export-layout.json"), canonical_json(value))
     return layout
-
-
-def _sums(plan: pa.Table) -> list[tuple[str, int]]:
-    grouped = plan.group_by("series").aggregate([("weight", "sum")])
-    return sorted(zip(grouped["series"].to_pylist(), grouped["weight_sum"].to_pylist(), strict=True))
 
 
 # -- shards -----------------------------------------------------------------------------------------------------
@@ -198,15 +210,15 @@ def _sums(plan: pa.Table) -> list[tuple[str, int]]:
 def rows_of_shard(run: Run, series: str, index: int) -> Iterator[tuple[str, pa.Table, Any, Any]]:
     """(unit, its plan, positions of kept rows, positions of all rows) that lie in a shard's range."""
     value = read_json(run.work("export-layout.json"))
-    capacity, count = value["capacity"], value["count"][series]
-    low, high = index * capacity, (index + 1) * capacity
+    full, used = value["capacity"], value["used"][series]
+    low = used[index] * full if index else 0
+    high = used[index + 1] * full if index + 1 < len(used) else None
     totals = value["totals"][series]
     names = sorted(value["starts"])
     for position, name in enumerate(names):
         start = value["starts"][name].get(series, 0)
         end = value["starts"][names[position + 1]].get(series, 0) if position + 1 < len(names) else totals
-        last = index == count - 1
-        if (start >= high and not last) or end < low:
+        if (high is not None and start >= high) or end < low:
             continue
         plan = tables.read(run.work("export", f"{name}.parquet"))
         rows = np.flatnonzero(np.asarray(pc.equal(plan["series"], series), dtype=bool))
@@ -214,7 +226,7 @@ def rows_of_shard(run: Run, series: str, index: int) -> Iterator[tuple[str, pa.T
             continue
         weight = np.asarray(plan["weight"], dtype=np.int64)[rows]
         before = start + np.cumsum(weight) - weight
-        mine = shards.shard_index(before, capacity, count) == index
+        mine = shards.shard_index(before, full, used) == index
         kept = np.asarray(plan["kept"], dtype=bool)[rows]
         yield name, plan, rows[mine & kept], rows[mine]
 
@@ -227,10 +239,10 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     modality, number = name.rsplit("-", 1)
     series = next(
         s for s in value["first"]
-        if s.split(":")[0] == modality and value["first"][s] <= int(number) < value["first"][s] + value["count"][s]
+        if s.split(":")[0] == modality and value["first"][s] <= int(number) < value["first"][s] + len(value["used"][s])
     )  # fmt: skip
     index = int(number) - value["first"][series]
-    mine = fingerprint([stamp, series, index, value["capacity"]])
+    mine = fingerprint([stamp, series, index, value["capacity"], value["used"][series]])
     if tables.is_done(members_uri, mine) and storage.is_file(card_uri) and storage.is_file(tar_uri):
         return {"shards_kept": 1}
     rows: list[dict[str, Any]] = []
@@ -425,7 +437,7 @@ def _unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
         series = np.array(
             tables.read(run.work("export", f"{unit}.parquet"), ["series"])["series"].to_pylist(), dtype=object
         )
-        homeless = ~np.isin(series, [s for s, count in value["count"].items() if count])
+        homeless = ~np.isin(series, [s for s, used in value["used"].items() if used])
         verdicts = tables.read(run.at("verdicts", f"{unit}.parquet"), ["modality", "outcome", "filter"])
         parts.append(tally(verdicts.filter(pa.array(homeless.astype(bool))), {}))
     ledger = read_json(run.at("ledger.json"))
@@ -440,6 +452,7 @@ def _unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
 def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
     """RUN/run.json: the resolved config, versions, fingerprints, stage states. Not covered: it knows this machine."""
     resolved = resolve(run)
+    held = read_json(run.at("run.json")).get("states", {}) if storage.is_file(run.at("run.json")) else {}
     stages = {}
     for stage in COVERED:
         manifest = read_manifest(run.at(stage))
@@ -457,7 +470,7 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
         "explain": explain(run),
         "makers": dict(resolved.makers),
         "stages": stages,
-        "states": dict(states or {}),
+        "states": dict(held if states is None else states),
         "versions": {
             "reelmill": importlib.metadata.version("reelmill"),
             "python": platform.python_version(),
