@@ -177,7 +177,7 @@ def _captions(run: Run, signals: pa.Table) -> list[str]:
 
 
 def _layout(run: Run, names: Sequence[str]) -> shards.Layout:
-    """Sum the units' weights in order, a number a unit and series, and see which stretches of weight hold a kept row."""
+    """Sum the units' weights in order, a number a unit and series; see which stretches of weight hold a kept row."""
     full = shards.capacity(run.config.export.shard_bytes, run.config.export.shard_samples)
     totals: dict[str, int] = {}
     starts: dict[str, dict[str, int]] = {}
