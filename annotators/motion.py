@@ -28,9 +28,9 @@ VECTOR_CODECS = frozenset({"h264", "mpeg4"})
 #: libavutil's AVMotionVector as it lies in memory; what is not read here is left out.
 _VECTOR = np.dtype(
     {
-        "names": ["source", "shape", "x", "y", "dx", "dy", "scale"],
-        "formats": ["<i4", "<u2", "<i2", "<i2", "<i4", "<i4", "<u2"],
-        "offsets": [0, 4, 10, 12, 24, 28, 32],
+        "names": ["source", "shape", "x", "y", "both", "dx", "dy", "scale"],  # both: dx and dy at a time
+        "formats": ["<i4", "<u2", "<i2", "<i2", "<i8", "<i4", "<i4", "<u2"],
+        "offsets": [0, 4, 10, 12, 24, 24, 28, 32],
         "itemsize": 40,
     }
 )
@@ -161,7 +161,7 @@ class Vectors:
     is the cheapest to write, and no eye could see the motion.
     """
 
-    READS_A_SECOND = 8  # frames; spread by the golden ratio so as not to fall in step with repeated frames
+    READS_A_SECOND = 6  # frames; spread by the golden ratio so as not to fall in step with repeated frames
     PATIENCE = 16  # frames without an anchor, the most that encoders leave, before B-frames are read
     _BATCH = 8192  # vectors; numpy's fixed cost a call would otherwise be most of the cost of a small frame
 
@@ -196,7 +196,9 @@ class Vectors:
             self._flush()
             self._size, self._weight = (frame.width, frame.height), self._looks.textured
         self._frames.append(self._index)
-        self._waiting.append(vectors.copy())
+        # Of prediction from both sides vectors of 0 count too, as they share their block's area.
+        vectors = vectors.copy() if kind == _BIDIRECTIONAL else vectors[vectors["both"] != 0]
+        self._waiting.append(vectors)
         self._held += len(vectors)
         if self._held >= self._BATCH:
             self._flush()
@@ -324,9 +326,11 @@ def displacement(
     """
     diagonal = math.hypot(width, height)
     columns, rows = blocks(width, height)
-    counts = np.array([len(frame) for frame in frames])
-    starts = np.cumsum(counts) - counts
+    counts = np.array([len(rows) for rows in frames])
+    frame = np.repeat(np.arange(len(frames)), counts)
     vectors = np.concatenate(frames)
+    if not len(vectors):
+        return np.zeros((len(frames), 2))
     scale = max(int(vectors["scale"][0]), 1)  # fractions of a pixel, the same all through a stream
     dx, dy = vectors["dx"].astype(np.float32), vectors["dy"].astype(np.float32)
     dx *= dx
@@ -340,13 +344,13 @@ def displacement(
     np.clip(block, 0, columns * rows - 1, out=block)
     length *= weight.take(block)
     forward = vectors["source"] > 0
-    later = np.zeros(len(frames))
+    later: NDArray[Any] = np.zeros(len(frames))
     if forward.any():
-        place = np.repeat(np.arange(len(frames)) * (columns * rows), counts) + block
+        place = frame * (columns * rows) + block
         covered = np.bincount(place, weights=_AREA.take(vectors["shape"]), minlength=len(frames) * columns * rows)
         length /= np.maximum(covered / _MACROBLOCK**2, 1).astype(np.float32).take(place)
-        later = np.add.reduceat(length * forward, starts, dtype=np.float64)
-    total = np.add.reduceat(length, starts, dtype=np.float64)
+        later = np.bincount(frame, weights=length * forward, minlength=len(frames))
+    total = np.bincount(frame, weights=length, minlength=len(frames))
     sums = np.stack([np.maximum(total - later, 0), later], axis=1)
     return np.asarray(sums / (columns * rows * _MACROBLOCK**2 * diagonal * scale))
 

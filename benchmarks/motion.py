@@ -1,8 +1,8 @@
 """How cheap and how faithful the motion score is on H.264. Prints one JSON object as its last line.
 
-    python benchmarks/motion.py [--quick]        REELMILL_CORPUS=DIR adds the real clips
+    python benchmarks/motion.py [--quick] [--clips DIR]        REELMILL_CORPUS=DIR adds the real clips
 
-Generated clips: 2 s of a photograph out of scikit-image's wheel (512 to 741 pixels wide, enlarged to the frame and
+Generated clips: 3 s of a photograph out of scikit-image's wheel (512 to 741 pixels wide, enlarged to the frame and
 mirrored beyond its edges), moved by sub-pixel warps and coded by x264 (medium, CRF 23, 3 B-frames with pyramid, its
 defaults), 320x240 to 1280x720, 24 to 60 fps. Known speeds, from 0.2 % to 120 % of the width a second: pans along
 either axis and the diagonal, zooms, turns, a patch of another photograph (5 to 20 % of the area) crossing a still
@@ -227,12 +227,16 @@ def rank(a: list[float], b: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a quarter of the clips, half as long; corpus: 1 in 6")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="a quarter of the clips; corpus: 1 in 6")
+    parser.add_argument("--clips", type=Path, help="folder that keeps the generated clips for the next run")
+    asked = parser.parse_args()
+    quick = asked.quick
     cv2.setNumThreads(1)
     out: dict[str, Any] = {"quick": quick}
     with tempfile.TemporaryDirectory() as folder:
-        made = generate(Path(folder), quick)
+        clips = asked.clips or Path(folder)
+        clips.mkdir(parents=True, exist_ok=True)
+        made = generate(clips, quick)
         groups = {"generated": [path for path, _ in made], "corpus": []}
         root = os.environ.get("REELMILL_CORPUS")
         if root:

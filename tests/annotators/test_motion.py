@@ -80,7 +80,7 @@ def test_a_pan_has_its_speed_with_and_without_b_frames(speed: float, b_frames: s
     assert found["method"] == "vectors"
     assert found["score"] == pytest.approx(speed * RATE / DIAGONAL, rel=0.25)
     assert found["score"] == round(found["score"], 6)
-    assert 7 <= found["frames"] <= 29
+    assert 5 <= found["frames"] <= 29
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def rows(vectors: list[Any]) -> Any:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.lists(vector, min_size=1, max_size=12), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
+@given(st.lists(st.lists(vector, max_size=12), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
 def test_displacement_against_a_plain_loop(frames: list[list[Any]], seed: int) -> None:
     width, height = 70, 50
     columns, count = 5, 20
