@@ -111,7 +111,7 @@ def run_tasks(
             | f"{job}: tasks" >> beam.Create(list(tasks))
             | f"{job}: spread" >> beam.Reshuffle()
             | f"{job}: do" >> beam.Map(function)
-            | f"{job}: sum" >> beam.CombineGlobally(sum_counters)
+            | f"{job}: sum" >> beam.CombineGlobally(sum_counters).without_defaults()
             | f"{job}: report" >> beam.Map(functools.partial(_write_json, result))
         )
 

@@ -53,13 +53,13 @@ def test_decide_again_changes_nothing_and_a_setting_changes_only_what_it_must(
     texts: list[dict[str, str]], make_run: Callable[..., Run]
 ) -> None:
     filters = {"quality": {"document": {"min_words": 10}}}
-    run = decided(make_run(texts, filters=filters, duplicates={"text": {}}, units={"target_rows": 4}))
+    run = decided(make_run(texts, filters=filters, units={"target_rows": 4}))
     before = {path: path.stat().st_mtime_ns for path in Path(run.at("verdicts")).glob("*.parquet")}
     assert len(before) > 2
     STAGES["decide"](run)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     strict = {"quality": {"document": {"min_words": 10_000}}}
-    decided(make_run(texts, filters=strict, duplicates={"text": {}}, units={"target_rows": 4}))
+    decided(make_run(texts, filters=strict, units={"target_rows": 4}))
     assert told(run, "ledger.json")["text"]["dropped"] == {"quality": 30}
 
 
