@@ -1,0 +1,190 @@
+"""Where one shot ends and the next begins: hard cuts, by how little two pictures have in common.
+
+Six times a second a small grey picture is compared with the one before; only where they differ are the frames between
+them looked at one by one. A cut is a place where two neighbouring frames differ much and their neighbours do not, and
+where what was there before does not come back at once. Ours, as are the numbers.
+
+Not found: dissolves, wipes and slow fades; shots shorter than a sixth of a second; a cut between pictures that look
+alike in small, or in the midst of very fast motion. A cut away that is taken back within a third of a second is
+regarded as a flash. A fast fade may count as a cut, which it is in effect.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from annotators.motion import Gray8
+from infra.config import Strict
+from infra.media import Decoded, StreamObserver
+
+Gray = NDArray[np.uint8]
+
+
+class Settings(Strict):
+    """Nothing to set: where the cuts are is one fact with one definition."""
+
+
+class Shots:
+    """times: list<float64>, seconds from the video's start of the first frame of each shot but the first, ascending, 6
+    decimals. count: int32, shots: one more than `times`, at least 1.
+
+    error: "no_shots: …" where there is no frame to be looked at.
+    """
+
+    name: ClassVar[str] = "shots"
+    VERSION: ClassVar[int] = 1
+    of: ClassVar[Literal["text", "media", "pair"]] = "media"
+    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
+    modalities: ClassVar[frozenset[str]] = frozenset({"video"})
+    reads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[Mapping[str, pa.DataType]] = {"times": pa.list_(pa.float64()), "count": pa.int32()}
+    stored: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    def maker(self) -> Mapping[str, object]:
+        watch = ShotsObserver
+        return {
+            "looks_a_second": watch.LOOKS_A_SECOND,
+            "size": [watch.WIDTH, watch.HEIGHT],
+            "limits": [watch.LOOK, watch.CUT, watch.PEAK, watch.AHEAD, watch.LEVELS, watch.FLASH_S],
+        }
+
+    def observer(self) -> StreamObserver:
+        return ShotsObserver()
+
+    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+        rows: list[Mapping[str, Any]] = []
+        for decoded in media:
+            error = "no_shots: not decoded" if decoded is None else decoded.error
+            if decoded is None or error is not None:
+                rows.append({"error": error})
+            else:
+                rows.append(decoded.streams.get(self.name) or {"error": "no_shots: no video stream"})
+        schema = pa.schema([*self.columns.items(), ("error", pa.string())])
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+class ShotsObserver:
+    """Watches one decoder. It keeps the frames since its last look, at most a sixth of a second."""
+
+    export_motion_vectors = False
+
+    LOOKS_A_SECOND = 6
+    WIDTH, HEIGHT = 16, 12
+    LOOK = 0.2  # difference from look to look from which the frames between are compared
+    CUT = 0.3  # least difference of two neighbouring frames at a cut
+    PEAK = 3.0  # and its least ratio to the usual difference of their neighbours
+    AHEAD = 1.2  # and to what the last looks differed by
+    LEVELS = 5.0  # and its least size in levels of grey: what is nearly black differs by noise alone
+    FLASH_S = 1 / 3
+
+    def start(self, header: Mapping[str, Any]) -> None:
+        rate = float(header.get("fps") or 0)
+        self._rate = rate if math.isfinite(rate) and rate > 0 else 25.0
+        self._every = max(round(self._rate / self.LOOKS_A_SECOND), 1)
+        # AVI has decoding times only.
+        self._stamped = "avi" not in str(header.get("container", ""))
+        self._gray = Gray8()
+        self._origin: float | None = None
+        self._index = -1
+        self._held: list[tuple[float, Any]] = []  # frames since the last look, each with its time
+        self._picture: Small | None = None  # at the last look
+        self._moving: deque[float] = deque(maxlen=3)  # differences from look to look, of the last ones without a cut
+        self._cuts: list[tuple[float, Small]] = []  # time, and the picture before
+
+    def frame(self, frame: Any) -> None:
+        self._index += 1
+        self._held.append((self._seconds(frame), frame))
+        if self._picture is None or len(self._held) >= self._every:
+            self._look()
+
+    def finish(self) -> Mapping[str, Any]:
+        """{"times", "count"} or {"error"}."""
+        if self._index < 0:
+            return {"error": "no_shots: no frames"}
+        if self._held:
+            self._look()
+        times = [round(time, 6) for time, _ in self._cuts]
+        return {"times": times, "count": len(times) + 1}
+
+    def _seconds(self, frame: Any) -> float:
+        counted = self._index / self._rate
+        if not self._stamped or frame.time is None:
+            return counted
+        if self._origin is None:
+            self._origin = float(frame.time)
+        return max(float(frame.time) - self._origin, 0.0)
+
+    def _small(self, frame: Any) -> Small:
+        return Small(self._gray.of(frame, self.WIDTH, self.HEIGHT))
+
+    def _look(self) -> None:
+        held, self._held = self._held, []
+        before, now = self._picture, self._small(held[-1][1])
+        self._picture = now
+        if before is None:
+            return
+        across, _ = difference(before, now)
+        if across < self.LOOK or not self._compare(held, before, now):
+            self._moving.append(across)
+
+    def _compare(self, held: Sequence[tuple[float, Any]], before: Small, now: Small) -> bool:
+        """Looks for a cut among the frames since the last look; whether there is one."""
+        pictures = [before, *(self._small(frame) for _, frame in held[:-1]), now]
+        found = [difference(a, b) for a, b in itertools.pairwise(pictures)]
+        steps = [step for step, _ in found]
+        at = int(np.argmax(steps))
+        # A flash or a blended frame makes two, so those are left out of what the picture usually does.
+        usual = float(np.median(sorted(steps)[:-2])) if len(steps) > 2 else 0.0
+        # Where frames are repeated, as in films shown at another rate, only looks tell how fast it moves.
+        moving = max(self._moving, default=0.0)
+        lasting, _ = difference(pictures[at], now)
+        least = max(self.CUT, self.PEAK * usual, self.AHEAD * moving)
+        if steps[at] < least or found[at][1] < self.LEVELS or lasting < self.CUT:
+            return False
+        time = held[at][0]
+        if self._cuts and time - self._cuts[-1][0] <= self.FLASH_S and difference(self._cuts[-1][1], now)[0] < self.CUT:
+            self._cuts.pop()  # what was there before the last cut is back: that was a flash, and this its end
+        else:
+            self._cuts.append((time, pictures[at]))
+        return True
+
+
+class Small:
+    """A grey picture in small: its mean level, what is left without it, and how far that is from flat, on average."""
+
+    __slots__ = ("level", "shape", "spread")
+
+    def __init__(self, picture: Gray) -> None:
+        self.shape = picture.ravel().astype(np.float32)
+        self.level = float(self.shape.sum()) / self.shape.size
+        self.shape -= np.float32(self.level)
+        self.spread = _mean(self.shape)
+
+
+def difference(a: Small, b: Small) -> tuple[float, float]:
+    """(difference, levels) of two pictures of one size. levels: mean absolute difference in levels of grey without each
+    picture's mean, so that light which comes and goes is none; difference: the same as a share of how far both are from
+    flat, 0 for equal pictures, about 0.7 for unrelated ones, 1 against a flat one. Of two flat pictures the difference
+    is that of their levels: 1 from 25 levels on."""
+    spread = a.spread + b.spread
+    if spread < 4:
+        step = abs(a.level - b.level)
+        return min(step / 25, 1.0), step
+    levels = _mean(a.shape - b.shape)
+    return levels / spread, levels
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    """The mean of the absolute values; by way of the sum, which for few values is much quicker than numpy's mean."""
+    return float(np.abs(values).sum()) / values.size
