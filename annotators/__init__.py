@@ -9,6 +9,7 @@ ANNOTATORS = {
     "ngrams": "annotators.ngrams:Ngrams",
     "facts": "annotators.facts:Facts",
     "motion": "annotators.motion:Motion",
+    "shots": "annotators.shots:Shots",
     "overlay": "annotators.overlay:Overlay",
     "alignment": "annotators.alignment:Alignment",
     "video_alignment": "annotators.alignment:VideoAlignment",

@@ -83,7 +83,13 @@ def need_manifest(run: str, stage: str) -> Manifest:
     """
     manifest = read_manifest(storage.join(run, stage))
     if manifest is None:
-        verbs = {"samples": "ingest", "signals": "measure", "verdicts": "decide", "members": "export"}
+        verbs = {
+            "samples": "ingest",
+            "signals": "measure",
+            "verdicts": "decide",
+            "dialogues": "annotate",
+            "members": "export",
+        }
         raise StageError(
             f"there are no finished {stage} here", where=run, hint=f"run `reelmill {verbs.get(stage, 'run')}` first"
         )

@@ -13,8 +13,17 @@ LINE_EVERY_S = 15.0
 
 
 @contextmanager
-def watch(job: str, total: int, count: Callable[[], int], *, what: str, quiet: bool = False) -> Iterator[None]:
-    """Show how many of `total` `what` are done while the block runs; `count` looks at what is committed."""
+def watch(
+    job: str,
+    total: int,
+    count: Callable[[], int],
+    *,
+    what: str,
+    quiet: bool = False,
+    note: Callable[[], str] | None = None,
+) -> Iterator[None]:
+    """Show how many of `total` `what` are done while the block runs; `count` looks at what is committed, `note` says
+    what else there is to say of it."""
     if quiet or total <= 0:
         yield
         return
@@ -22,9 +31,9 @@ def watch(job: str, total: int, count: Callable[[], int], *, what: str, quiet: b
     first = count()
     stop = threading.Event()
     if sys.stderr.isatty():
-        show = _bar(job, total, first, what, count, stop)
+        show = _bar(job, total, first, what, count, stop, note)
     else:
-        show = _lines(job, total, first, what, count, stop)
+        show = _lines(job, total, first, what, count, stop, note)
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     finished = False
@@ -42,7 +51,13 @@ def watch(job: str, total: int, count: Callable[[], int], *, what: str, quiet: b
 
 
 def _bar(
-    job: str, total: int, first: int, what: str, count: Callable[[], int], stop: threading.Event
+    job: str,
+    total: int,
+    first: int,
+    what: str,
+    count: Callable[[], int],
+    stop: threading.Event,
+    note: Callable[[], str] | None,
 ) -> Callable[[], None]:
     def show() -> None:
         from rich.console import Console
@@ -61,13 +76,19 @@ def _bar(
             while not stop.wait(0.5):
                 done = count()
                 rate = (done - first) / max(time.monotonic() - begun, 1e-6)
-                bar.update(task, completed=done, rate=f"{rate:,.1f} {what}/s")
+                bar.update(task, completed=done, rate=f"{rate:,.1f} {what}/s{_noted(note)}")
 
     return show
 
 
 def _lines(
-    job: str, total: int, first: int, what: str, count: Callable[[], int], stop: threading.Event
+    job: str,
+    total: int,
+    first: int,
+    what: str,
+    count: Callable[[], int],
+    stop: threading.Event,
+    note: Callable[[], str] | None,
 ) -> Callable[[], None]:
     def show() -> None:
         begun = time.monotonic()
@@ -75,6 +96,11 @@ def _lines(
             done = count()
             rate = (done - first) / (time.monotonic() - begun)
             left = f", {(total - done) / rate:,.0f} s left" if rate > 0 else ""
-            print(f"{job}: {done:,} of {total:,} {what}, {rate:,.1f}/s{left}", file=sys.stderr)  # noqa: T201
+            print(f"{job}: {done:,} of {total:,} {what}, {rate:,.1f}/s{left}{_noted(note)}", file=sys.stderr)  # noqa: T201
 
     return show
+
+
+def _noted(note: Callable[[], str] | None) -> str:
+    said = "" if note is None else note()
+    return f"; {said}" if said else ""

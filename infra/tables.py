@@ -93,10 +93,54 @@ MEMBERS = pa.schema(
     ]
 )
 
+#: What a turn says, what it rests on, and whether it passed; blind_rate: right answers without the video, 0..1.
+TURN = pa.struct(
+    [
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("evidence", pa.list_(pa.string())),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("outcome", pa.string()),  # accepted, rejected
+        ("reason", pa.string()),
+        ("blind_rate", pa.float64()),  # null: not asked
+    ]
+)
+
+ITEM = pa.struct(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),  # caption, dense, ocr, shot, motion, transcript, facts
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("text", pa.string()),
+    ]
+)
+
+DIALOGUES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("kind", pa.string()),
+        ("outcome", pa.string()),  # accepted, rejected
+        ("reason", pa.string()),
+        ("turns", pa.list_(TURN)),
+        ("evidence", pa.list_(ITEM)),  # the sheet that the generator was given
+        ("generator", pa.string()),  # llm, rules
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("prompt", pa.string()),  # hash of the prompt file
+        ("schema", pa.string()),  # hash of the answer's JSON schema
+        ("candidates", pa.int32()),
+        ("tokens_in", pa.int64()),  # of all requests for this row, those served from the cache too
+        ("tokens_out", pa.int64()),
+    ]
+)
+
 SCHEMAS = {
     "samples": SAMPLES,
     "verdicts": VERDICTS,
     "duplicates": DUPLICATES,
+    "dialogues": DIALOGUES,
     "members": MEMBERS,
 }
 

@@ -69,6 +69,44 @@ def counts(values: Sequence[Any]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+def dialogues(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a card says of its samples' dialogues (rows of the dialogues table); None where there are none.
+
+    kinds: accepted dialogues by kind; rejected, rejected_turns: by reason (turns of rejected dialogues are not counted
+    again); blind: turns asked without the video, those answered right in more than half of the tries, the mean rate,
+    and turns that were exempt or stopped before.
+    """
+    if not rows:
+        return None
+    accepted = [row for row in rows if row["outcome"] == "accepted"]
+    turns = [turn for row in rows for turn in row["turns"] or ()]
+    asked = sorted(turn["blind_rate"] for turn in turns if turn["blind_rate"] is not None)
+    return {
+        "dialogues": len(rows),
+        "accepted": len(accepted),
+        "kinds": counts([row["kind"] for row in accepted]),
+        "turns": sum(turn["outcome"] == "accepted" for row in accepted for turn in row["turns"]),
+        "rejected": counts([_name(row["reason"]) for row in rows if row["outcome"] != "accepted"]),
+        "rejected_turns": counts(
+            [_name(turn["reason"]) for row in accepted for turn in row["turns"] if turn["outcome"] != "accepted"]
+        ),
+        "blind": {
+            "asked": len(asked),
+            "answerable": sum(rate > 0.5 for rate in asked),
+            "mean_rate": _short(sum(asked) / len(asked)) if asked else None,
+            "not_asked": len(turns) - len(asked),
+        },
+        "tokens_in": sum(row["tokens_in"] for row in rows),
+        "tokens_out": sum(row["tokens_out"] for row in rows),
+        "generators": counts([row["generator"] for row in rows]),
+        "models": counts([row["model"] for row in rows if row["model"]]),
+    }
+
+
+def _name(reason: str | None) -> str:
+    return (reason or "").partition(":")[0]
+
+
 def card(
     *,
     name: str,
@@ -79,11 +117,13 @@ def card(
     ledger: Mapping[str, Any],
     reasons: Mapping[str, int],
     made_by: Mapping[str, Any],
+    dialogues: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The card of one shard.
 
     tar: {"sha256", "bytes"}; members: rows of the members table; signals: of the same samples; ledger, reasons: of
-    all inputs whose place lies within this shard, dropped ones too; made_by: run, code and models.
+    all inputs whose place lies within this shard, dropped ones too; made_by: run, code and models; dialogues: see
+    `dialogues`, None where none were asked for.
     """
     scores = {}
     for column in SCORES:
@@ -110,5 +150,6 @@ def card(
         "scores": scores,
         "ledger": dict(ledger),
         "reasons": dict(reasons),
+        "dialogues": None if dialogues is None else dict(dialogues),
         "made_by": dict(made_by),
     }

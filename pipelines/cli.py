@@ -63,7 +63,7 @@ def run_(
     workers: Workers = 1,
     beam: BeamOptions = None,
 ) -> None:
-    """Ingest, measure, decide and export; resumes by itself."""
+    """Ingest, measure, decide, annotate and export; resumes by itself."""
     from pipelines import main, summary
 
     run = main.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
@@ -90,12 +90,7 @@ def _stage(name: str, help_: str) -> Callable[..., None]:
             str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json
         )
         manifest = main.run_stage(run, name)
-        value = {
-            "stage": name,
-            "units": len(manifest.units),
-            "rows": manifest.rows,
-            "fingerprint": manifest.fingerprint,
-        }
+        value = main.stage_result(name, manifest)
         _print(value) if json else summary.show_stage(value)
 
     command.__doc__ = help_
@@ -110,6 +105,34 @@ for _name, _help in (
     ("export", "Write shards, members index and cards of what is kept."),
 ):
     app.command(_name)(_stage(_name, _help))
+
+
+@app.command()
+def annotate(
+    config: ConfigPath,
+    out: Out = None,
+    replace: Replace = False,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="A folder of OpenAI batch files: requests are written there, answers read."),
+    ] = None,
+    json: Json = False,
+    runner: RunnerName = "FnApiRunner",
+    workers: Workers = 1,
+    beam: BeamOptions = None,
+) -> None:
+    """Write dialogues about the kept videos, by a served language model or by rule."""
+    from pipelines import main, summary
+
+    run = main.open_for_work(
+        str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json, batch=batch
+    )
+    value = main.stage_result("annotate", main.run_stage(run, "annotate"))
+    if json:
+        _print(value)
+    else:
+        summary.show_stage(value)
+        summary.show_dialogues(run)
 
 
 # -- looking and planning ---------------------------------------------------------------------------------------
@@ -142,6 +165,24 @@ def plan(
 
     value = planning.plan(str(config), share=share, workers=workers, quiet=json)
     _print(value) if json else planning.show(value)
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="dialogues.", show_default=False)],
+    run: Annotated[str, typer.Argument(help="A run's folder.", show_default=False)],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many, drawn by key.")] = 3,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only of this kind.")] = None,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Those that were rejected.")] = False,
+    json: Json = False,
+) -> None:
+    """Show some of what a run made: dialogues with their evidence side by side."""
+    from pipelines import show as showing
+
+    if what != "dialogues":
+        raise typer.BadParameter(f"there is nothing called {what!r} to show; try dialogues")
+    rows = showing.pick(run, count=count, kind=kind, rejected=rejected)
+    _print(rows) if json else showing.show(rows, run)
 
 
 @app.command()

@@ -286,9 +286,27 @@ def needs_of(run: Run) -> Needs:
     return Needs(found, modalities)
 
 
+def _servers(run: Run) -> list[Finding]:
+    """The servers of dialogues and captions: whether they answer, what they serve, whether they obey a schema."""
+    if run.config.annotate is None:
+        return []
+    from pipelines.dialogues import Annotate
+    from pipelines.doctor_servers import look
+
+    settings = validate(run.document, Annotate, run.config.annotate, ("annotate",))
+    asked = [("annotate", settings.endpoints, settings.asked)]
+    if settings.captioner is not None:
+        asked.append(("annotate.captioner", settings.captioner.endpoints, settings.captioner.model))
+    found = [Finding("annotate", True, True, f"dialogues by: {settings.generator}")]
+    for name, endpoints, model in asked:
+        found += [Finding(name, one["ok"], True, one["detail"], one["fix"]) for one in look(endpoints, model)]
+    return found
+
+
 def _config(run: Run, needs: Needs) -> list[Finding]:
     found = [_writable("store", run.store), _writable("out", run.out)]
     found += [_source(source.name, source.path, source.captions.file) for source in run.config.sources]
+    found += _servers(run)
     for name, settings in needs.settings.items():
         look = _WEIGHTS.get(name)
         if look is not None:

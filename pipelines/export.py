@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from annotators.kinds import kinds
 from infra import beam, progress, storage, tables
 from infra.commit import Manifest, Unit, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import StageError
@@ -21,6 +22,7 @@ from infra.inventory import root_of
 from mixtures import cards, shards
 from mixtures.conversations import conversations, plain
 from mixtures.tokens import image_tokens, text_tokens, video_tokens
+from pipelines.dialogues import llava_turns
 from pipelines.judge import add_ledgers, tally
 from pipelines.readme import write_readme
 from pipelines.resolve import resolve
@@ -49,10 +51,11 @@ PACKAGES = (
 def export(run: Run) -> Manifest:
     """Write RUN/shards, cards, RUN/members, README.md, run.json and checksums.json; returns the members' manifest."""
     verdicts = need_manifest(run.out, "verdicts")
-    late = read_manifest(run.at("late"))
+    late, dialogues = read_manifest(run.at("late")), _dialogues(run)
     settings = run.config.export.model_dump(mode="json")
     sources = [source.model_dump(mode="json", exclude={"path"}) for source in run.config.sources]
-    stamp = fingerprint([verdicts.fingerprint, late.fingerprint if late else None, settings, sources, cards.VERSION])
+    stamp = fingerprint([verdicts.fingerprint, *(m.fingerprint if m else None for m in (late, dialogues)), settings,
+                         sources, cards.VERSION])  # fmt: skip
     names = [unit.name for unit in verdicts.units]
     beam.run_tasks(
         "plan shards",
@@ -82,6 +85,14 @@ def export(run: Run) -> Manifest:
     write_run_json(run)
     write_checksums(run, todo)
     return manifest
+
+
+def _dialogues(run: Run) -> Manifest | None:
+    """The dialogues that this config asks for.
+
+    Raises StageError where it asks for some and they are not written.
+    """
+    return None if run.config.annotate is None else need_manifest(run.out, "dialogues")
 
 
 def _remove_stale(run: Run, names: Sequence[str]) -> None:
@@ -247,6 +258,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         return {"shards_kept": 1}
     rows: list[dict[str, Any]] = []
     signal_parts, verdict_parts, lineage = [], [], []
+    said: list[dict[str, Any]] = []
     for unit, plan, kept, everything in rows_of_shard(run, series, index):
         samples = tables.read(run.at("samples", f"{unit}.parquet"))
         signals = unit_signals(run, unit)
@@ -255,8 +267,11 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         captions = plan["caption"].take(take).to_pylist()
         bytes_ = plan["bytes"].take(take).to_pylist()
         facts = signals.take(take)
+        dialogues = _dialogue_rows(run, unit, modality)
         dicts = zip(samples.take(take).to_pylist(), facts.to_pylist(), captions, bytes_, strict=True)
-        rows += [{"sample": s, "signals": f, "caption": c, "bytes": b} for s, f, c, b in dicts]
+        for s, f, c, b in dicts:
+            rows.append({"sample": s, "signals": f, "caption": c, "bytes": b, "dialogue": dialogues.get(s["key"])})
+            said += [dialogues[s["key"]]] if s["key"] in dialogues else []
         signal_parts.append(facts.replace_schema_metadata(None))
         verdict_parts.append(verdicts.take(pa.array(everything)).replace_schema_metadata(None))
         span = [int(everything.min()), int(everything.max())] if len(everything) else []
@@ -288,6 +303,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         signals=signals,
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=cards.counts([f"{f}: {r}" for f, r in zip(*_reasons(verdicts), strict=True)]),
+        dialogues=cards.dialogues(said),
         made_by={**made_by(run), "lineage": lineage},
     )
     storage.write_bytes(card_uri, canonical_json(card))
@@ -308,7 +324,12 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     media = sample["media"] or []
     extra = json.loads(sample["extra"] or "{}")
     given = extra.get("conversations") or extra.get("messages") or ()
-    turns, kind = conversations(sample["modality"], caption, len(media), given if isinstance(given, list) else ())
+    written = row.get("dialogue")
+    if written is not None and written["outcome"] == "accepted":
+        turns, kind = conversations(sample["modality"], caption, len(media), llava_turns(written["turns"]))
+        kind = written["kind"] if kind == "conversation" else kind
+    else:
+        turns, kind = conversations(sample["modality"], caption, len(media), given if isinstance(given, list) else ())
     seconds = float(signals.get("facts.duration") or 0.0)
     tokens = text_tokens("".join(turn["value"] for turn in turns))
     if sample["modality"] == "video":
@@ -353,6 +374,13 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     parts.sort(key=lambda part: part.suffix)
     return {"key": sample["key"], "parts": parts, "record": record, "seconds": seconds,
             "bytes": sum(part.size if part.data is None else len(part.data) for part in parts)}  # fmt: skip
+
+
+def _dialogue_rows(run: Run, unit: str, modality: str) -> dict[str, dict[str, Any]]:
+    """A unit's dialogues by key."""
+    if run.config.annotate is None or modality == "text":
+        return {}
+    return {row["key"]: row for row in tables.read(run.at("dialogues", f"{unit}.parquet")).to_pylist()}
 
 
 def preview(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:
@@ -408,7 +436,7 @@ def made_by(run: Run) -> dict[str, Any]:
     """What of the run a card must say: seed, manifests, filters with their thresholds, and who measured."""
     resolved = resolve(run)
     manifests = {}
-    for stage in ("samples", "signals", "late", "duplicates", "verdicts"):
+    for stage in ("samples", "signals", "late", "duplicates", "verdicts", "dialogues"):
         manifest = read_manifest(run.at(stage))
         if manifest is not None:
             manifests[stage] = manifest.fingerprint
@@ -425,8 +453,29 @@ def made_by(run: Run) -> dict[str, Any]:
             name: {"maker": resolved.makers[name], "version": annotator.VERSION, "settings": dict(annotator.maker())}
             for name, annotator in sorted(resolved.annotators.items())
         },
-        "dialogues": "none: captions and the sources' own conversations only",
+        "dialogues": _writer(resolved.annotate),
     }
+
+
+def _writer(settings: Any) -> Any:
+    """Who wrote dialogues, for a card: a model with its prompts, the rules, or nobody."""
+    if settings is None:
+        return "none: captions and the sources' own conversations only"
+    if settings.generator == "rules":
+        return "rules: written by rule from the evidence, by no language model"
+    known = kinds()
+    return {
+        "generator": settings.generator,
+        "model": settings.asked,
+        "revision": settings.revision or "not stated",
+        "shares": dict(settings.kinds),
+        "prompts": {name: {"version": known[name].version, "prompt": known[name].prompt_hash,
+                           "schema": known[name].schema_hash} for name in sorted(settings.kinds)},
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "candidates": settings.candidates,
+        "blind": None if settings.blind is None else settings.blind.model_dump(mode="json"),
+        "captioner": None if settings.captioner is None else settings.captioner.model,
+    }  # fmt: skip
 
 
 def _unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from infra import storage
 from infra.beam import Runner
 from infra.commit import Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError
+from pipelines.annotate import annotate
 from pipelines.decide import decide
 from pipelines.export import config_fingerprint, explain, export, write_run_json
 from pipelines.ingest import ingest
@@ -24,21 +26,24 @@ def _decide(run: Run) -> Manifest:
     return manifest
 
 
-#: In the order in which they run.
-STAGES: dict[str, Callable[[Run], Manifest]] = {
+#: In the order in which they run; a stage that the config does not ask for gives None.
+STAGES: dict[str, Callable[[Run], Manifest | None]] = {
     "ingest": ingest,
     "measure": measure,
     "decide": _decide,
+    "annotate": annotate,
     "export": export,
 }
 
 
-def open_for_work(path: str, *, out: str | None, replace: bool, runner: Runner, quiet: bool) -> Run:
-    """Read and check a config completely, before any work.
+def open_for_work(
+    path: str, *, out: str | None, replace: bool, runner: Runner, quiet: bool, batch: str | None = None
+) -> Run:
+    """Read and check a config completely, before any work. `batch`: see `Run.batch`.
 
     Raises ConfigError for any mistake in it, and when its folder holds the finished run of another config.
     """
-    run = open_run(path, overrides={"out": out}, runner=runner, quiet=quiet)
+    run = dataclasses.replace(open_run(path, overrides={"out": out}, runner=runner, quiet=quiet), batch=batch)
     resolve(run)
     held = run.at("run.json")
     finished = storage.is_file(held) and read_manifest(run.at("members")) is not None
@@ -57,6 +62,12 @@ def run_stage(run: Run, name: str) -> Manifest:
     with lock(run.out):
         begun = time.time()
         manifest = STAGES[name](run)
+        if manifest is None:
+            raise ConfigError(
+                f"there is nothing to {name}: the config has no key {name!r}",
+                where=run.document.path,
+                hint="docs/dialogues.md says what stands under it; `annotate: {}` writes dialogues by rule",
+            )
         write_run_json(run, {**_states(run), name: {"seconds": round(time.time() - begun, 1)}})
         return manifest
 
@@ -67,9 +78,16 @@ def run_all(run: Run) -> None:
         states = _states(run)
         for name, stage in STAGES.items():
             begun = time.time()
-            stage(run)
+            if stage(run) is None:
+                continue
             states[name] = {"seconds": round(time.time() - begun, 1)}
         write_run_json(run, states)
+
+
+def stage_result(name: str, manifest: Manifest) -> dict[str, Any]:
+    """What `reelmill STAGE --json` prints."""
+    rows, units = manifest.rows, len(manifest.units)
+    return {"stage": name, "units": units, "rows": rows, "fingerprint": manifest.fingerprint}
 
 
 def _states(run: Run) -> dict[str, Any]:
@@ -85,6 +103,7 @@ def explained(run: Run) -> dict[str, Any]:
         "duplicates": resolved.duplicates.model_dump(mode="json", exclude_none=True),
         "resample": None if resolved.resample is None else resolved.resample.model_dump(mode="json"),
         "measure": {name: dict(a.maker()) for name, a in resolved.annotators.items()},
+        "annotate": None if resolved.annotate is None else resolved.annotate.model_dump(mode="json"),
     }
 
 

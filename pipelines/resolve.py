@@ -117,6 +117,7 @@ class Resolved:
     duplicates: Duplicates
     resample: Any  # filters.resample.Settings | None
     measure: Measure
+    annotate: Any = None  # pipelines.dialogues.Annotate | None
 
     @property
     def filters(self) -> tuple[Filter, ...]:
@@ -228,7 +229,9 @@ class _Resolver:
         self._copies_have_thresholds(duplicates)
         late = tuple(Step(self._need(f"{name}.")) for name in general.late)
         self._unused(own)
-        return Resolved(self.annotators, self.makers, tuple(steps), late, self._copies(duplicates), resample, general)
+        copies = self._copies(duplicates)
+        annotate = self._annotate()
+        return Resolved(self.annotators, self.makers, tuple(steps), late, copies, resample, general, annotate)
 
     def _measure(self) -> tuple[Measure, dict[str, Any]]:
         own = {k: v for k, v in self.config.measure.items() if k in ANNOTATORS}
@@ -256,6 +259,13 @@ class _Resolver:
         from filters.resample import Settings
 
         return validate(self.document, Settings, self.config.resample, ("resample",))
+
+    def _annotate(self) -> Any:
+        if self.config.annotate is None:
+            return None
+        from pipelines.dialogues import Annotate
+
+        return validate(self.document, Annotate, self.config.annotate, ("annotate",))
 
     def _need(self, column: str) -> tuple[str, ...]:
         """The annotators behind a column, those that they read first."""

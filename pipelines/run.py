@@ -26,6 +26,8 @@ class Run:
     quiet: bool = False
     #: Who measured, by annotator, where that is known from a finished run: then no weights or vocabulary are opened.
     made: Mapping[str, str] | None = None
+    #: Folder of OpenAI batch files that stand in for the servers of dialogues.
+    batch: str | None = None
 
     @property
     def out(self) -> str:

@@ -15,6 +15,7 @@ from filters import FILTERS
 from infra import tables
 from infra.config import Config
 from infra.errors import ConfigError
+from pipelines.dialogues import Annotate
 from pipelines.resolve import Duplicates, Measure, annotator_class, annotator_settings
 
 #: What the columns mean; a test holds this to the tables.
@@ -56,6 +57,22 @@ MEANING: Mapping[str, Mapping[str, str]] = {
         "end_s": "its end",
         "match_start_s": "matched span in the other, seconds",
         "match_end_s": "its end",
+    },
+    "dialogues": {
+        "key": "as in samples; kept videos only, and images with text where asked for",
+        "kind": "what kind of dialogue it is",
+        "outcome": "accepted or rejected",
+        "reason": "why it was rejected as a whole",
+        "turns": "question, answer, cited evidence, span in seconds, outcome, reason, share of right blind answers",
+        "evidence": "the sheet that the writer was given: id, kind, span, text",
+        "generator": "llm or rules",
+        "model": "the model that was asked; empty for rules",
+        "revision": "of the model, as the config states it",
+        "prompt": "hash of the prompt",
+        "schema": "hash of the answer's JSON schema",
+        "candidates": "dialogues drawn, of which this is the best",
+        "tokens_in": "of all requests for this row, those from the cache too",
+        "tokens_out": "of their answers",
     },
     "members": {
         "key": "as in samples",
@@ -142,12 +159,14 @@ def settings_classes() -> dict[str, type[BaseModel]]:
 
 
 #: Keys of the top level whose content other modules declare.
-_PLACES = ("measure", "filters", "duplicates", "resample")
+_PLACES = ("measure", "filters", "duplicates", "resample", "annotate")
 
 
 def _of_place(field: str) -> type[BaseModel]:
     resample: type[BaseModel] = importlib.import_module("filters.resample").Settings
-    known: dict[str, type[BaseModel]] = {"measure": Measure, "duplicates": Duplicates, "resample": resample}
+    known: dict[str, type[BaseModel]] = {
+        "measure": Measure, "duplicates": Duplicates, "resample": resample, "annotate": Annotate,
+    }  # fmt: skip
     return known[field]
 
 
@@ -167,8 +186,8 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema of the whole file: `measure`, `filters`, `duplicates` and `resample` hold the settings that the
-    annotators and filters declare themselves."""
+    """JSON Schema of the whole file: `measure`, `filters`, `duplicates`, `resample` and `annotate` hold the settings
+    that the modules behind them declare themselves."""
     schema = Config.model_json_schema()
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
 
@@ -192,6 +211,7 @@ def config_schema() -> dict[str, Any]:
                               {"type": "null"}]},
         "duplicates": put("duplicates", _of_place("duplicates")),
         "resample": put("resample", _of_place("resample")),
+        "annotate": put("annotate", _of_place("annotate")),
     }  # fmt: skip
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return schema

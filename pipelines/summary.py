@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from infra import storage, tables
 from infra.commit import read_json, read_manifest
+from mixtures import cards
 from pipelines.main import explained
+from pipelines.resolve import resolve
 from pipelines.run import Run
 
 
@@ -22,6 +26,7 @@ def show_run(run: Run) -> None:
     """The ledger, the shards, and where they lie."""
     ledger = read_json(run.at("ledger.json"))
     show_ledger(ledger)
+    show_dialogues(run)
     manifest = read_manifest(run.at("members"))
     shards = [] if manifest is None else manifest.units
     out = console()
@@ -51,6 +56,57 @@ def show_ledger(ledger: dict[str, Any]) -> None:
         why.add_row(f"failed at {name}", f"{count:,}")
     if why.row_count:
         out.print(why)
+
+
+def show_dialogues(run: Run) -> None:
+    """What became of the dialogues, and what the last writing of them cost; nothing where none are asked for."""
+    settings, manifest = resolve(run).annotate, read_manifest(run.at("dialogues"))
+    if settings is None or manifest is None:
+        return
+    rows = pa.concat_tables(
+        [tables.read(run.at("dialogues", f"{unit.name}.parquet"), ["kind", "outcome", "reason", "turns"])
+         for unit in manifest.units] or [tables.empty(tables.DIALOGUES)]
+    ).to_pylist()  # fmt: skip
+    table = Table(title="Dialogues", title_justify="left")
+    for name in ("kind", "accepted", "share", "target", "rejected", "turns"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    whole, target = sum(row["outcome"] == "accepted" for row in rows), sum(settings.kinds.values())
+    for kind, share in settings.kinds.items():
+        mine = [row for row in rows if row["kind"] == kind]
+        good = [row for row in mine if row["outcome"] == "accepted"]
+        turns = sum(turn["outcome"] == "accepted" for row in good for turn in row["turns"])
+        table.add_row(kind, f"{len(good):,}", f"{len(good) / max(whole, 1):.1%}", f"{share / target:.1%}",
+                      f"{len(mine) - len(good):,}", f"{turns:,}")  # fmt: skip
+    out = console()
+    out.print(table)
+    reasons = cards.dialogues(rows_without_tokens(rows)) if rows else None
+    if reasons is not None and (reasons["rejected"] or reasons["rejected_turns"]):
+        told = [f"{name} {n:,}" for name, n in sorted(reasons["rejected"].items(), key=lambda item: -item[1])]
+        turns_told = [f"{name} {n:,}" for name, n in sorted(reasons["rejected_turns"].items(), key=lambda i: -i[1])]
+        out.print(f"rejected: {', '.join(told) or 'none'}; turns: {', '.join(turns_told) or 'none'}", highlight=False)
+    uri = run.work("annotate.json")
+    if storage.is_file(uri):
+        out.print(cost(read_json(uri), settings), highlight=False)
+
+
+def rows_without_tokens(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with only some columns read, as `cards.dialogues` takes them."""
+    return [{"tokens_in": 0, "tokens_out": 0, "generator": "", "model": "", **row} for row in rows]
+
+
+def cost(told: dict[str, Any], settings: Any) -> str:
+    """One line: requests, tokens, seconds, and the cost where the price of a GPU-hour is given."""
+    if "sent" not in told:
+        return f"written by rule in {told['seconds']:,.1f} s"
+    line = (
+        f"{told['sent']:,} requests sent, {told['hits']:,} from the cache, {told['tokens_in']:,} tokens in "
+        f"({told['tokens_cached']:,} of them cached by the server), {told['tokens_out']:,} out, "
+        f"{told['tokens_out'] / max(told['seconds'], 1e-9):,.0f} tokens/s, {told['seconds']:,.1f} s"
+    )
+    if settings.price_per_gpu_hour is not None:
+        paid = settings.price_per_gpu_hour * settings.gpus * told["seconds"] / 3600
+        line += f"; {settings.gpus} GPUs at {settings.price_per_gpu_hour:g} an hour: {paid:,.2f}"
+    return line
 
 
 def show_stage(value: dict[str, Any]) -> None:
