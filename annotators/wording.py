@@ -72,7 +72,10 @@ _BOTH = re.compile(
 _RANGE = re.compile(rf"(?<![\w.])({_VALUE}|{_SAID})(?: ?[-–—] ?| to | and )({_VALUE}|{_SAID})[ -]?({_UNIT})\b")
 _AMOUNT = re.compile(rf"(?<![\w.:])({_VALUE}|{_SAID})[ -]?({_UNIT})\b")
 _AFTER = re.compile(rf"\b(second|minute)s? ({_VALUE})(?![\w:])")
-_NUMBER = re.compile(rf"(?<![\w.])({_VALUE}|{_SAID})(?!\w)")
+_NUMBER = re.compile(rf"(?<![\w.])({_VALUE})(?!\w)")
+# Without any of these no time is named, and the patterns above, which are slow, need not be tried.
+_UNITS = ("sec", "min", "hour", "hr", ":")
+_SECONDS = re.compile(r"[\d -]s\b")
 _DIGIT = re.compile(r"\d")
 
 
@@ -137,8 +140,12 @@ def said(text: str) -> Said:
         content = frozenset(word for word in content if not word.isdecimal())
     if not in_digits and _COUNTED.keys().isdisjoint(found):
         return Said(text, found, content, (), frozenset())
-    times, rest = _times(text.lower())
-    return Said(text, found, content, times, frozenset(map(_value, _NUMBER.findall(rest))))
+    low = text.lower()
+    timed = any(unit in low for unit in _UNITS) or _SECONDS.search(low)
+    times, rest = _times(low) if timed else ((), low)
+    others = {float(value) for value in _NUMBER.findall(rest)} if in_digits else set()
+    others |= {_COUNTED[word] for word in _COUNTED.keys() & (words(rest) if times else found)}
+    return Said(text, found, content, times, frozenset(others))
 
 
 def _times(text: str) -> tuple[tuple[tuple[float, str], ...], str]:

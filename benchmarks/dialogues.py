@@ -3,20 +3,22 @@ object as its last line.
 
     python benchmarks/dialogues.py [--quick] [--server URL --model NAME] [--in-flight 64]
 
-Requests are a prompt of 2 kB (half of it the same in all, as instructions are) and an answer of 1 kB. The server is
-tests/fake_server.py in a process of its own, whose answer is a function of the request; --server names a real one for
-`efficiency`.
+faults: prompts of 2 kB (half of it the same in all, as instructions are) and answers of 1 kB, through desk, cache and
+servers. 10,000 requests, a share of 5 % failing with each of the ten classes of faults (one or two times in a row, by a
+keyed hash), 128 in flight. lost: asks that did not end in the right answer, given once and cached; duplicated: right
+answers that the server delivered for an ask beyond the first. rss_mb: resident memory after a fifth, and in the end.
 
-lost, duplicated: 10,000 requests, a share of 5 % failing with each of the ten classes of faults (one or two times in a
-row, by a keyed hash), 128 in flight. lost: asks that did not end in the right answer, given once and cached;
-duplicated: right answers that the server delivered for an ask beyond the first. rss_mb: resident memory after a fifth,
-and in the end.
-efficiency: tokens a second of A, desk, cache and servers, over those of B, a loop of aiohttp posts with as many in
-flight; medians, in the order A B B A, twice, after one turn of B that is not counted. The same requests in all turns,
-the cache new in each, answers of fixed length. The fake server takes 0.5 s for each; a real one is told to forget its
-prefixes before each turn, which vLLM does in its development mode only (prefix_cache says whether it did).
-cpu_ms_per_request: CPU of this process over 10,000 requests, making them, sending, reading and committing; the server
-takes 50 ms. cpu_ms_bare: the same of B's loop.
+The rest is what a worker of `reelmill annotate` does, all of it: evidence sheets from samples and signals, requests,
+answers, checks with language, rows, committed units of 500. Prompts are the kind conversation's (request_bytes says how
+large), captions 900 letters, answers 1 kB read off the evidence so that they pass. The blind check is off: it would be
+more requests of the same sort.
+efficiency: tokens a second of A, that, over those of B, a loop of aiohttp posts of the same requests with as many in
+flight; medians, in the order A B B A, twice, after one turn of B that is not counted. The cache is new in each turn. A
+fake server takes 0.5 s for each; a real one is told to forget its prefixes before each turn, which vLLM does in its
+development mode only (prefix_cache says whether it did).
+cpu_ms_per_request: CPU of this process for A over 10,000 requests; the server takes 50 ms. cpu_ms_bare: the same of B.
+The server is tests/fake_server.py in a process of its own, whose answer is a function of the request; --server names a
+real one for `efficiency`.
 """
 
 from __future__ import annotations
@@ -38,15 +40,24 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from infra.asking import Answer, Ask, Cache, Desk
+from annotators import dialogue, evidence
+from annotators.kinds import kinds, supports
+from infra import tables
+from infra.asking import Ask, Cache, Desk
+from infra.commit import unit_name
 from infra.servers import Endpoint, Servers
+from pipelines.annotate import SHEETS, span_task
+from pipelines.run import Run, open_run
 from tests import fake_server
 
 SERVICE_S = 0.5
-TOKENS = 250
+TOKENS = 1024
+#: Answers that pass the checks: read off the evidence, 1 kB.
+SAYS = ("--answer", "tests.answers:written")
 
 
 def body(number: int, model: str) -> dict[str, Any]:
@@ -81,30 +92,93 @@ async def at_work(workers: int, asks: Iterator[Ask], send: Callable[[Ask], Await
 # -- the two ways -------------------------------------------------------------------------------------------------
 
 
-async def ours(url: str, model: str, numbers: range, in_flight: int, take: Callable[[Ask, Answer], None]) -> None:
-    """A. The way from evidence to requests and from answers to rows (pipelines.annotate) goes around the desk here."""
-    with tempfile.TemporaryDirectory() as folder, Cache(Path(folder) / "cache") as cache:
-        async with Servers([Endpoint(url=url, in_flight=in_flight)], say, timeout_s=600.0) as servers:
-            desk = Desk(cache, servers)
-
-            async def send(ask: Ask) -> None:
-                take(ask, await desk.ask(ask))
-
-            await at_work(2 * in_flight, (Ask(body(number, model)) for number in numbers), send)
+def sample(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A video as samples and signals have it, with a caption of 900 letters and one second caption."""
+    words = [WORDS[(number * 31 + i * 7 + i * i) % len(WORDS)] for i in range(140)]
+    caption = f"Video {number} shows how {' '.join(words)}"[:900]
+    extra = {"dense_captions": [{"start": 1.0, "end": 2.0, "text": f"A {words[3]} {words[9]} near a {words[5]}."}]}
+    row = {"key": f"k{number:025d}", "modality": "video", "text": caption, "extra": json.dumps(extra)}
+    return row, {"facts.duration": 12.5, "motion.score": 0.01, "clean.text": caption}
 
 
-async def bare(url: str, model: str, numbers: range, in_flight: int, take: Callable[[dict[str, Any]], None]) -> None:
-    """B."""
+WORDS = (
+    *("amber", "basket", "candle", "dragon", "ember", "feather", "garden", "harbour", "island", "jacket", "kettle"),
+    *("lantern", "marble", "needle", "orchard", "pebble", "quilt", "ribbon", "saddle", "timber", "umbrella", "velvet"),
+    *("willow", "yarn", "anchor", "blanket", "copper", "drawer", "engine", "fountain", "glacier", "hammer", "ivory"),
+    *("jungle", "kitchen", "ladder", "meadow", "nickel", "oyster", "pillow", "quarry", "rocket", "silver", "tunnel"),
+)
+
+
+def pipeline(url: str, model: str, videos: list[Any], in_flight: int, rows_a_unit: int = 500) -> int:
+    """A: what a worker of `reelmill annotate` does, from samples and signals to committed units; tokens answered."""
+    count = len(videos)
+    with tempfile.TemporaryDirectory() as folder:
+        run = opened(folder, url, model, in_flight)
+        names = []
+        for start in range(0, count, rows_a_unit):
+            names.append(unit_name(len(names)))
+            sheets = []
+            for row, signals in videos[start : start + rows_a_unit]:
+                sheet = evidence.sheet(row, signals, evidence.Settings())
+                items = [
+                    {"id": i.id, "kind": i.kind, "start_s": i.start_s, "end_s": i.end_s, "text": i.text}
+                    for i in sheet.items
+                ]
+                assert supports("conversation", sheet)
+                sheets.append(
+                    {"key": row["key"], "seconds": sheet.seconds, "items": items, "supports": ["conversation"]}
+                )
+            tables.write(run.work("evidence", f"{names[-1]}.parquet"), pa.Table.from_pylist(sheets, schema=SHEETS))
+        told = span_task(run, dict.fromkeys(names, ""), {"conversation": {"conversation": 1.0}}, 1, " ".join(names))
+        assert told["videos"] == count and told["sent"] == count and told["hits"] == 0, told
+        units = [tables.footer(run.at("dialogues", f"{name}.parquet")) for name in names]
+        assert sum(unit[1] for unit in units if unit is not None) == count
+        return told["tokens_out"]
+
+
+def opened(folder: str, url: str, model: str, in_flight: int) -> Run:
+    annotate = {
+        "model": model,
+        "endpoints": [{"url": url, "in_flight": in_flight}],
+        "kinds": {"conversation": 1},
+        "blind": None,
+        "sampling": {"max_tokens": TOKENS},
+    }
+    value = {
+        "name": "bench", "store": f"{folder}/store", "out": f"{folder}/out",
+        "sources": [{"name": "v", "path": folder, "modality": "video"}], "annotate": annotate,
+    }  # fmt: skip
+    path = Path(folder) / "config.yaml"
+    path.write_text(json.dumps(value))
+    return open_run(str(path), quiet=True)
+
+
+def requests(model: str, count: int) -> list[Ask]:
+    """The very requests that `pipeline` sends."""
+    sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": TOKENS}
+    found = []
+    for number in range(count):
+        row, signals = sample(number)
+        sheet = evidence.sheet(row, signals, evidence.Settings())
+        found.append(Ask(dialogue.generation_body(kinds()["conversation"], sheet, model, sampling, 1)))
+    return found
+
+
+async def bare(url: str, asks: list[Ask], in_flight: int) -> int:
+    """B: a loop of posts with as many in flight; tokens answered."""
     import aiohttp
 
+    tokens = 0
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def send(ask: Ask) -> None:
+            nonlocal tokens
             headers = {"Content-Type": "application/json"}
             async with session.post(f"{url}/v1/chat/completions", data=ask.data, headers=headers) as response:
-                take(json.loads(await response.read()))
+                tokens += int(json.loads(await response.read())["usage"]["completion_tokens"])
 
-        await at_work(in_flight, (Ask(body(number, model)) for number in numbers), send)
+        await at_work(in_flight, iter(asks), send)
+    return tokens
 
 
 # -- what is measured ---------------------------------------------------------------------------------------------
@@ -146,35 +220,22 @@ def faults(count: int) -> dict[str, Any]:
 
 
 def efficiency(url: str, model: str, count: int, in_flight: int, order: str) -> dict[str, Any]:
+    asks, videos = requests(model, count), [sample(number) for number in range(count)]
     rates: dict[str, list[float]] = {"A": [], "B": []}
-    forgot = [_forget(url)]
-    for turn, way in enumerate("B" + order):
-        tokens = 0
-
-        def ours_took(ask: Ask, answer: Answer) -> None:
-            nonlocal tokens
-            tokens += answer.tokens_out
-
-        def bare_took(answer: dict[str, Any]) -> None:
-            nonlocal tokens
-            tokens += answer["usage"]["completion_tokens"]
-
-        forgot.append(_forget(url))
-        begun = time.perf_counter()
-        if way == "A":
-            asyncio.run(ours(url, model, range(count), in_flight, ours_took))
-        else:
-            asyncio.run(bare(url, model, range(count), in_flight, bare_took))
-        rate = tokens / (time.perf_counter() - begun)
-        say(f"{way}{' (not counted)' if not turn else ''}: {rate:,.0f} tokens/s, {tokens:,} tokens")
+    forgot = True
+    for turn, who in enumerate("B" + order):
+        forgot = _forget(url) and forgot
+        begun = time.monotonic()
+        tokens = pipeline(url, model, videos, in_flight) if who == "A" else asyncio.run(bare(url, asks, in_flight))
         if turn:
-            rates[way].append(rate)
-    a, b = statistics.median(rates["A"]), statistics.median(rates["B"])
+            rates[who].append(tokens / (time.monotonic() - begun))
+            say(f"{who}: {rates[who][-1]:,.1f} tokens/s")
+    a, b = (statistics.median(rates[who]) for who in "AB")
     return {
         "efficiency": round(a / b, 4),
-        "tokens_per_s": round(a),
-        "tokens_per_s_bare": round(b),
-        "prefix_cache": "reset" if all(forgot) else "not reset",
+        "tokens_per_s": round(a, 1),
+        "tokens_per_s_bare": round(b, 1),
+        "prefix_cache": "emptied before each turn" if forgot else "as the server has it",
     }
 
 
@@ -187,17 +248,17 @@ def _forget(url: str) -> bool:
 
 
 def cpu(url: str, count: int, in_flight: int) -> dict[str, float]:
-    def took(*_: Any) -> None:
-        pass
-
+    asks, videos = requests("fake", count), [sample(number) for number in range(count)]
     begun = time.process_time()
-    asyncio.run(ours(url, "fake", range(count), in_flight, took))
+    pipeline(url, "fake", videos, in_flight)
     middle = time.process_time()
-    asyncio.run(bare(url, "fake", range(count), in_flight, took))
+    asyncio.run(bare(url, asks, in_flight))
     end = time.process_time()
+    sizes = [len(ask.data) for ask in asks]
     return {
         "cpu_ms_per_request": round((middle - begun) / count * 1000, 4),
         "cpu_ms_bare": round((end - middle) / count * 1000, 4),
+        "request_bytes": round(sum(sizes) / count),
     }
 
 
@@ -212,12 +273,12 @@ def main() -> None:
     result: dict[str, Any] = {"requests": many, **faults(many)}
     say(f"faults: {result}")
     with ExitStack() as stack:
-        quick = stack.enter_context(fake_server.running("--delay", "0.05"))
+        quick = stack.enter_context(fake_server.running("--delay", "0.05", *SAYS))
         result |= cpu(quick.url, many, given.in_flight)
         say(f"CPU: {result['cpu_ms_per_request']} ms a request, of a bare loop {result['cpu_ms_bare']}")
         url = given.server
         if url is None:
-            url = stack.enter_context(fake_server.running("--delay", str(SERVICE_S))).url
+            url = stack.enter_context(fake_server.running("--delay", str(SERVICE_S), *SAYS)).url
         turns = given.in_flight * (5 if given.quick else 20)
         url = Endpoint(url=url).url
         result |= efficiency(url, given.model, turns, given.in_flight, "ABBA" * (1 if given.quick else 2))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from infra import storage, tables
 from infra.commit import read_json, read_manifest
-from mixtures import cards
 from pipelines.main import explained
 from pipelines.resolve import resolve
 from pipelines.run import Run
@@ -63,35 +62,38 @@ def show_dialogues(run: Run) -> None:
     settings, manifest = resolve(run).annotate, read_manifest(run.at("dialogues"))
     if settings is None or manifest is None:
         return
-    rows = pa.concat_tables(
-        [tables.read(run.at("dialogues", f"{unit.name}.parquet"), ["kind", "outcome", "reason", "turns"])
-         for unit in manifest.units] or [tables.empty(tables.DIALOGUES)]
-    ).to_pylist()  # fmt: skip
+    good: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    turns: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    of_turns: Counter[str] = Counter()
+    for unit in manifest.units:
+        rows = tables.read(run.at("dialogues", f"{unit.name}.parquet"), ["kind", "outcome", "reason", "turns"])
+        for row in rows.to_pylist():
+            if row["outcome"] != "accepted":
+                bad[row["kind"]] += 1
+                reasons[row["reason"].partition(":")[0]] += 1
+                continue
+            good[row["kind"]] += 1
+            for turn in row["turns"]:
+                turns[row["kind"]] += turn["outcome"] == "accepted"
+                of_turns.update([turn["reason"].partition(":")[0]] if turn["outcome"] != "accepted" else [])
     table = Table(title="Dialogues", title_justify="left")
     for name in ("kind", "accepted", "share", "target", "rejected", "turns"):
         table.add_column(name, justify="left" if name == "kind" else "right")
-    whole, target = sum(row["outcome"] == "accepted" for row in rows), sum(settings.kinds.values())
-    for kind, share in settings.kinds.items():
-        mine = [row for row in rows if row["kind"] == kind]
-        good = [row for row in mine if row["outcome"] == "accepted"]
-        turns = sum(turn["outcome"] == "accepted" for row in good for turn in row["turns"])
-        table.add_row(kind, f"{len(good):,}", f"{len(good) / max(whole, 1):.1%}", f"{share / target:.1%}",
-                      f"{len(mine) - len(good):,}", f"{turns:,}")  # fmt: skip
+    total = sum(settings.kinds.values())
+    for kind in [*settings.kinds, *sorted({*good, *bad} - set(settings.kinds))]:
+        target = f"{settings.kinds[kind] / total:.1%}" if kind in settings.kinds else ""
+        share = f"{good[kind] / max(good.total(), 1):.1%}"
+        table.add_row(kind, f"{good[kind]:,}", share, target, f"{bad[kind]:,}", f"{turns[kind]:,}")
     out = console()
     out.print(table)
-    reasons = cards.dialogues(rows_without_tokens(rows)) if rows else None
-    if reasons is not None and (reasons["rejected"] or reasons["rejected_turns"]):
-        told = [f"{name} {n:,}" for name, n in sorted(reasons["rejected"].items(), key=lambda item: -item[1])]
-        turns_told = [f"{name} {n:,}" for name, n in sorted(reasons["rejected_turns"].items(), key=lambda i: -i[1])]
-        out.print(f"rejected: {', '.join(told) or 'none'}; turns: {', '.join(turns_told) or 'none'}", highlight=False)
-    uri = run.work("annotate.json")
-    if storage.is_file(uri):
-        out.print(cost(read_json(uri), settings), highlight=False)
-
-
-def rows_without_tokens(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with only some columns read, as `cards.dialogues` takes them."""
-    return [{"tokens_in": 0, "tokens_out": 0, "generator": "", "model": "", **row} for row in rows]
+    for what, found in (("rejected", reasons), ("rejected turns of the others", of_turns)):
+        if found:
+            told = ", ".join(f"{name} {count:,}" for name, count in found.most_common())
+            out.print(f"{what}: {told}", highlight=False)
+    if storage.is_file(run.work("annotate.json")):
+        out.print(cost(read_json(run.work("annotate.json")), settings), highlight=False)
 
 
 def cost(told: dict[str, Any], settings: Any) -> str:
