@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo
 SEED ?= 1
 
-.PHONY: install demo test lint types check clean
+.PHONY: install demo test vllm lint types check clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,15 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
+# Real vLLM on the CPU, in an environment of its own, for tests/pipelines/test_vllm.py: 3.5 GB.
+vllm: .venv-vllm/.installed
+
+.venv-vllm/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-vllm.txt
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +40,4 @@ types: install
 check: lint types test
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info

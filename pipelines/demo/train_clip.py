@@ -1,10 +1,13 @@
 """Trains the demo's CLIP: a very small image–text model in open_clip's format, on "train" scenes only.
 
-    python -m pipelines.demo.train_clip            a quarter of an hour on one core; writes pipelines/demo/weights/clip
+    python -m pipelines.demo.train_clip            some 20 minutes on two cores; writes pipelines/demo/weights/clip
 
 It knows painted subjects, tints and little else: it is for the demo's world only. Photographs, seeds and captions of
 the two splits are disjoint (see `pipelines.demo.scenes`), and the changed captions made here are kept only when they
 too belong to the train split.
+
+No picture is shown twice: each step stages new scenes before backgrounds that are collages of the train photographs
+(`make_plates`), so that what is learned is the subjects and not the photographs.
 
 The loss is the sigmoid loss on every pair of a batch (SigLIP, arXiv 2303.15343), because one absolute threshold is
 what the filter needs, plus the softmax contrastive loss of CLIP (arXiv 2103.00020). Every second picture brings a
@@ -15,10 +18,12 @@ embedding, which makes so short a training converge.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,7 @@ from infra.hashing import file_sha256
 from pipelines.demo import captions, scenes
 from pipelines.demo.scenes import Scene
 
-SIDE = 64
+SIDE = 80
 CONTEXT = 40
 CONFIG: dict[str, Any] = {
     "embed_dim": 96,
@@ -43,7 +48,9 @@ CONFIG: dict[str, Any] = {
 #: "squash" shows the whole of a wide picture; the usual centre crop would cut subjects off.
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "squash"}
 #: Pictures are kept this much larger than the model's input, so that a crop can be drawn at every step.
-ROOM = 8
+ROOM = 10
+#: Width and height of a background, with room for the camera.
+PLATE = (240, 180)
 _SIZES = ((160, 120), (160, 90), (120, 120), (160, 120), (90, 120), (192, 108))
 
 
@@ -65,29 +72,191 @@ class _Restaged(scenes.Film):
     def __init__(self, scene: Scene, plate: NDArray[np.uint8], width: int, height: int) -> None:
         self.scene, self.width, self.height = scene, width, height
         self._plate, self._unit = plate, min(width, height)
-        self._sprites = [scenes._sprite(s, max(6, round(s.radius * self._unit))) for s in scene.subjects]
+        self._sprites = [
+            _sprite(s.colour, s.shape, s.texture, max(6, round(s.radius * self._unit))) for s in scene.subjects
+        ]
 
 
-def _another_photo(plate: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The untinted plate as if of another photograph: night or snow, other colours. Eight photographs are too few to
-    learn what a tint is; without this, scenes before a starry sky were taken for something else."""
-    x = plate.astype(np.float32) / 255
-    if rng.random() < 0.15:
+@functools.lru_cache(maxsize=10_000)
+def _sprite(colour: str, shape: str, texture: str, radius: int) -> Any:
+    subject = scenes.Subject(colour, shape, texture, "small", 1, 0.5, 0.5, 0.1, "left", 0.1)
+    return scenes._sprite(subject, radius)
+
+
+def make_plates(seed: int, count: int) -> NDArray[np.uint8]:
+    """uint8 (count, *PLATE, 3): backgrounds, a function of the arguments.
+
+    Eight photographs, five of them grey, are too few: trained on these alone the model takes any photograph that it
+    does not know, a starry sky or a heap of gear, for something that is named. So most plates are collages: pieces of
+    the photographs at all scales, angles and colours, clouds of colour, and lines, rings, corners and dots, none of
+    them a shape that is named.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    plates = np.empty((count, PLATE[1], PLATE[0], 3), np.uint8)
+    for i in range(count):
+        rng = scenes.generator(seed, "clip", "plate", str(i))
+        x = _piece(rng)
+        if rng.random() < 0.8:
+            for _ in range(int(rng.integers(1, 7))):
+                mask = _blob(rng)
+                x = x * (1 - mask) + _recoloured(_piece(rng), rng) * mask
+        if rng.random() < 0.4:
+            share = float(rng.uniform(0.15, 0.7))
+            x = (1 - share) * x + share * _cloud(rng)
+        if rng.random() < 0.6:
+            x = _littered(x, rng)
+        x = _recoloured(x, rng)
+        if np.ptp(x, axis=2).mean() < 0.06:  # grey: "natural" would not be true of it
+            x = 0.5 * x + 0.5 * _cloud(rng)
+        low, high = rng.uniform(0, 0.1), rng.uniform(0.8, 1.0)
+        plates[i] = np.clip((low + (high - low) * x) * 255 + 0.5, 0, 255)
+    return plates
+
+
+def _piece(rng: np.random.Generator) -> Any:
+    """A piece of one of the photographs, float32 RGB in 0..1, of the plate's size: any scale, angle and side."""
+    import cv2
+
+    photo = scenes.load_photo(str(rng.choice(scenes.PHOTOS["train"])))
+    scale = float(np.exp(rng.uniform(np.log(0.12), np.log(2.5))))
+    turn = float(rng.normal(0, 20) if rng.random() < 0.6 else rng.uniform(0, 360))
+    if scale < 0.7:  # shrink first: the warp looks at four pixels only
+        photo = np.asarray(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        scale = 1.0
+    high, wide = photo.shape[:2]
+    matrix = cv2.getRotationMatrix2D((float(rng.uniform(0, wide)), float(rng.uniform(0, high))), turn, scale)
+    matrix[:, 2] += np.array(PLATE) / 2 - np.array([rng.uniform(0, wide), rng.uniform(0, high)])
+    if rng.random() < 0.5:
+        matrix[0] = [-matrix[0, 0], -matrix[0, 1], PLATE[0] - matrix[0, 2]]
+    piece = cv2.warpAffine(photo, matrix, PLATE, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return piece.astype(np.float32) / 255
+
+
+def _cloud(rng: np.random.Generator, channels: int = 3) -> Any:
+    """Smooth noise over several scales, float32 in 0..1."""
+    import cv2
+
+    total: Any = np.zeros((PLATE[1], PLATE[0], channels), np.float32)
+    for cells in (2, 4, 9, 20):
+        rough = rng.uniform(-1, 1, (cells, cells, channels)).astype(np.float32)
+        grown = cv2.resize(rough, PLATE, interpolation=cv2.INTER_CUBIC).reshape(total.shape)
+        total += grown / cells ** float(rng.uniform(0.3, 0.9))
+    return np.clip(rng.uniform(0.2, 0.8, channels).astype(np.float32) + float(rng.uniform(0.15, 0.6)) * total, 0, 1)
+
+
+def _blob(rng: np.random.Generator) -> Any:
+    """A mask (PLATE, 1) in 0..1: an irregular region, a slanted half, an ellipse or a polygon, its edge sharp or
+    soft."""
+    import cv2
+
+    kind = int(rng.integers(4))
+    mask: Any = np.zeros((PLATE[1], PLATE[0]), np.float32)
+    at = (int(rng.integers(PLATE[0])), int(rng.integers(PLATE[1])))
+    if kind == 0:
+        mask = (_cloud(rng, 1)[..., 0] > rng.uniform(0.4, 0.8)).astype(np.float32)
+    elif kind == 1:
+        angle, cut = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4) * PLATE[0]
+        y, x = np.mgrid[: PLATE[1], : PLATE[0]]
+        mask = ((x - PLATE[0] / 2) * np.cos(angle) + (y - PLATE[1] / 2) * np.sin(angle) > cut).astype(np.float32)
+    elif kind == 2:
+        axes = (int(rng.integers(8, PLATE[0] // 2)), int(rng.integers(8, PLATE[1] // 2)))
+        cv2.ellipse(mask, at, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+    else:
+        corners = np.array(at) + rng.integers(-PLATE[1] // 2, PLATE[1] // 2, (int(rng.integers(3, 6)), 2))
+        cv2.fillPoly(mask, [corners.astype(np.int32)], 1.0)
+    if rng.random() < 0.6:
+        mask = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.5, 6)))
+    return mask[..., None] * float(rng.uniform(0.5, 1.0))
+
+
+def _littered(plate: Any, rng: np.random.Generator) -> Any:
+    """The plate with bars, arcs, corners and dots lying about, each shaded."""
+    import cv2
+
+    plate = np.ascontiguousarray(plate, np.float32)
+    for _ in range(int(rng.integers(1, 9))):
+        over = plate.copy()
+        ink = [float(v) for v in rng.uniform(0, 1, 3)]
+        at = (int(rng.integers(PLATE[0])), int(rng.integers(PLATE[1])))
+        to = (int(rng.integers(PLATE[0])), int(rng.integers(PLATE[1])))
+        thick, size = int(rng.integers(1, 1 + PLATE[1] // 12)), int(rng.integers(2, PLATE[1] // 3))
+        kind = int(rng.integers(4))
+        if kind == 0:
+            cv2.line(over, at, to, ink, thick, cv2.LINE_AA)
+        elif kind == 1:
+            axes = (size, int(size * rng.uniform(0.3, 1)))
+            cv2.ellipse(over, at, axes, float(rng.uniform(0, 180)), 0, float(rng.uniform(90, 360)), ink, thick)
+        elif kind == 2:
+            corners = np.array(at) + rng.integers(-size, size + 1, (int(rng.integers(3, 5)), 2))
+            cv2.fillPoly(over, [corners.astype(np.int32)], ink, cv2.LINE_AA)
+        else:
+            spread = size * float(rng.uniform(1, 4))
+            for _ in range(int(rng.integers(5, 40))):
+                dot = (at[0] + int(rng.normal() * spread), at[1] + int(rng.normal() * spread))
+                cv2.circle(over, dot, max(1, int(rng.integers(1, 1 + max(2, thick // 2)))), ink, -1, cv2.LINE_AA)
+        if rng.random() < 0.5:
+            over = np.asarray(cv2.GaussianBlur(over, (0, 0), float(rng.uniform(0.5, 3))), np.float32)
+        solid = float(rng.uniform(0.3, 0.95))
+        plate = (1 - solid) * plate + solid * over
+    return plate
+
+
+def _recoloured(x: Any, rng: np.random.Generator) -> Any:
+    """Other colours and another exposure; now and then night for day."""
+    if rng.random() < 0.1:
         x = 1 - x
-    if rng.random() < 0.35:  # grey values through a gradient of three colours
+    choice = rng.random()
+    if choice < 0.3:  # grey values through a gradient of three colours
         stops = rng.uniform(0, 1, (3, 3)) + np.array([[-0.4], [0.0], [0.4]])
         grey = x.mean(axis=2)
         x = np.stack([np.interp(grey, [0, 0.5, 1], stops[:, c]) for c in range(3)], axis=2)
-    elif rng.random() < 0.5:
+    elif choice < 0.6:
         x = x[..., rng.permutation(3)]
-    x = np.clip(x, 0, 1) ** float(np.exp(rng.uniform(-0.7, 1.5)))
-    low, high = rng.uniform(0, 0.12), rng.uniform(0.75, 1.0)
-    return np.asarray((low + (high - low) * x) * 255 + 0.5, np.uint8)
+    elif choice < 0.8:
+        x = x * rng.uniform(0.6, 1.3, 3) + rng.uniform(-0.1, 0.1, 3)
+    return (np.clip(x, 0, 1) ** float(np.exp(rng.uniform(-0.6, 1.0)))).astype(np.float32)
+
+
+def make_batch(seed: int, number: int, count: int, plates: NDArray[np.uint8]) -> Examples:
+    """Batch `number` of training: scenes of the train split before plates that are drawn anew each time."""
+    import cv2
+
+    rng = scenes.generator(seed, "clip", "batch", str(number))
+    side = SIDE + ROOM
+    pixels = np.empty((count, side, side, 3), np.uint8)
+    drawn, still = [], rng.random(count) < 0.4
+    for row in range(count):
+        # Untinted backgrounds differ most, so there are more of them.
+        fixed = {"tint": "natural"} if rng.random() < 0.2 else {}
+        scene = scenes.make_scene(seed, "train", f"clip batch {number} {row}", **fixed)
+        width, height = _SIZES[int(rng.integers(len(_SIZES)))]
+        plate = plates[int(rng.integers(len(plates)))]
+        full_w, full_h = round(1.5 * width), round(1.5 * height)
+        grow = max(1.0, full_w / PLATE[0], full_h / PLATE[1])
+        if grow > 1:
+            plate = np.asarray(cv2.resize(plate, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR), np.uint8)
+        top, left = (
+            int(rng.integers(0, n + 1)) for n in (max(0, plate.shape[0] - full_h), max(0, plate.shape[1] - full_w))
+        )
+        plate = plate[top : top + full_h, left : left + full_w]
+        if rng.random() < 0.5:
+            plate = plate[:, ::-1]
+        film = _Restaged(scene, scenes.tinted(np.ascontiguousarray(plate), scene.tint), width, height)
+        picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
+        if rng.random() < 0.6:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))]
+            picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
+        pixels[row] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        drawn.append(scene)
+    return Examples(pixels, drawn, still)
 
 
 def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Examples:
-    """One picture of each of `count` × `casts` scenes of the train split: `casts` sets of subjects before each of
-    `count` backgrounds. A function of the arguments."""
+    """One picture of each of `count` × `casts` scenes of the train split as the demo would show them, before its
+    photographs as they are: `casts` sets of subjects before each of `count` backgrounds. A function of the
+    arguments."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -104,8 +273,7 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
                 fixed = {"photo": scene.photo, "camera": scene.camera}
                 cast = scenes.make_scene(seed, "train", f"clip {purpose} {i} {j}", **fixed)
                 scene = replace(scene, subjects=cast.subjects, tint=cast.tint)
-            shown = plate if rng.random() < 0.3 else _another_photo(plate, rng)
-            film = _Restaged(scene, scenes.tinted(shown, scene.tint), width, height)
+            film = _Restaged(scene, scenes.tinted(plate, scene.tint), width, height)
             row = i * casts + j
             still[row] = rng.random() < 0.4
             picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
@@ -186,7 +354,26 @@ def vocabulary(examples: Examples, tokenizer: Any) -> NDArray[np.int64]:
     return np.unique(tokenizer(texts).numpy())
 
 
-def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[str], None]) -> dict[str, Any]:
+def _batches(seed: int, plates: NDArray[np.uint8], steps: int, count: int) -> Iterator[Examples]:
+    """All batches in order, made ahead by another process."""
+    with multiprocessing.get_context("fork").Pool(1, _hold, (plates,)) as pool:
+        yield from pool.imap(functools.partial(_numbered, seed, count), range(steps), chunksize=2)
+
+
+_held: list[NDArray[np.uint8]] = []
+
+
+def _hold(plates: NDArray[np.uint8]) -> None:
+    _held.append(plates)
+
+
+def _numbered(seed: int, count: int, number: int) -> Examples:
+    return make_batch(seed, number, count, _held[0])
+
+
+def train(
+    seed: int, plates: NDArray[np.uint8], known_from: Examples, steps: int, batch: int, log: Callable[[str], None]
+) -> dict[str, Any]:
     """The state of the trained open_clip model.
 
     While training, the table of token embeddings holds only the tokens that occur, which is far cheaper; in the
@@ -197,12 +384,12 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
     functional = torch.nn.functional
     torch.manual_seed(seed)
     tokenizer = clip.get_tokenizer("ViT-B-32", context_length=CONTEXT)
-    known = vocabulary(examples, tokenizer)
+    known = vocabulary(known_from, tokenizer)
     compact = torch.zeros(CONFIG["text_cfg"]["vocab_size"], dtype=torch.long)
     compact[known] = torch.arange(len(known))  # ascending, so that the end token stays the highest
     model = clip.CLIP(**{**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": len(known)}})
     model.visual.to(memory_format=torch.channels_last)
-    labels = np.stack([targets(s) for s in examples.scenes])
+    labels = np.stack([targets(s) for s in known_from.scenes])
     frequency = labels.mean(axis=0)
     heads = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
     heads_weight = torch.from_numpy(np.clip((1 - frequency) / np.maximum(frequency, 1e-3), 1, 12))
@@ -215,25 +402,22 @@ def train(seed: int, examples: Examples, steps: int, batch: int, log: Callable[[
     peak = 3e-3
     optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
-    rng = scenes.generator(seed, "clip", "order")
-    order = np.concatenate([rng.permutation(len(examples)) for _ in range(-(-steps * batch // len(examples)))])
+    rng = scenes.generator(seed, "clip", "words")
     sign = 2 * torch.eye(batch, batch + batch // 2) - 1
     diagonal = torch.arange(batch)
     began, running = time.monotonic(), 0.0
-    for step in range(steps):
-        rows = order[step * batch : (step + 1) * batch]
-        still = examples.still[rows]
-        shown = [examples.scenes[r] for r in rows]
+    for step, examples in enumerate(_batches(seed, plates, steps, batch)):
+        still, shown = examples.still, examples.scenes
         wrong = [altered(scene, rng) for scene in shown[: batch // 2]]
         texts = [caption(s, k, rng) for s, k in zip([*shown, *wrong], [*still, *still[: batch // 2]], strict=True)]
         tokens = compact[tokenizer(texts)]
-        picture = functional.normalize(model.encode_image(_normalised(_views(examples.pixels[rows], rng))), dim=-1)
+        picture = functional.normalize(model.encode_image(_normalised(_views(examples.pixels, rng))), dim=-1)
         text = functional.normalize(model.encode_text(tokens), dim=-1)
         logits = model.logit_scale.exp() * picture @ text.T
         sigmoid = -functional.logsigmoid(sign * (logits + model.logit_bias)).sum(dim=1).mean()
         # The same attributes may stand twice in a batch; such pairs are not wrong.
         softmax = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(logits[:, :batch].T, diagonal)
-        goal = torch.from_numpy(labels[rows])
+        goal = torch.from_numpy(np.stack([targets(s) for s in shown]))
         goal_wrong = torch.from_numpy(np.stack([targets(s) for s in wrong]))
         read = functional.binary_cross_entropy_with_logits(heads[0](picture * 8), goal, pos_weight=heads_weight)
         read_text = functional.binary_cross_entropy_with_logits(
@@ -314,9 +498,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "clip")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--backgrounds", type=int, default=400)
-    parser.add_argument("--casts", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--plates", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -324,15 +507,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
-    examples = make_examples(options.seed, options.backgrounds, "train", options.casts)
-    log(f"{len(examples)} pictures in {time.monotonic() - began:.0f} s")
-    save(train(options.seed, examples, options.steps, options.batch, log), options.out)
+    plates = make_plates(options.seed, options.plates)
+    log(f"{len(plates)} backgrounds in {time.monotonic() - began:.0f} s")
+    words = make_examples(options.seed, 250, "vocabulary", 12)
+    save(train(options.seed, plates, words, options.steps, options.batch, log), options.out)
     figures = validate(options.out, make_examples(options.seed, 300, "validation", 2), options.seed)
     card = {
         "figures": figures,
         "seed": options.seed,
         "threshold": figures["threshold"],
-        "trained_on": {name: getattr(options, name) for name in ("backgrounds", "casts", "steps", "batch")},
+        "trained_on": {name: getattr(options, name) for name in ("plates", "steps", "batch")},
         "weights_sha256": file_sha256(options.out / "open_clip_model.safetensors"),
     }
     (options.out / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
