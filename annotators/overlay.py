@@ -51,7 +51,7 @@ class Overlay:
     """
 
     name: ClassVar[str] = "overlay"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     of: ClassVar[Literal["text", "media", "pair"]] = "media"
     needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
@@ -188,6 +188,7 @@ def _open(line: Line, pixels: int, settings: Settings, scene: Scene | None) -> b
 
 _LEGIBLE = 288  # long side in pixels under which pictures are enlarged, at most twice, before text is sought
 _LARGE = 0.2  # share of the picture above which one box is rarely one line
+_FILLING = 0.5  # and above which so few letters that fill it are stripes or limbs
 
 
 def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: Settings) -> list[Line]:
@@ -237,7 +238,7 @@ def _is_text(line: Line, pixels: int, settings: Settings) -> bool:
     around much of the picture are mostly texture that reads as a few strokes, and must read well."""
     said = {c for c in line.text.casefold() if c.isalnum()}
     if line.width * line.height > _LARGE * pixels:
-        return line.score >= 0.9 and len(said) >= 2
+        return line.score >= 0.9 and len(said) >= (4 if line.width * line.height > _FILLING * pixels else 2)
     if line.score >= settings.min_read and sum(c.isalnum() for c in line.text) >= 2:
         return True
     return line.certain and line.width >= 1.5 * line.height

@@ -244,6 +244,14 @@ def test_a_box_around_the_whole_picture_that_reads_as_nothing_is_dropped() -> No
     assert got["text_area"] == 0 and got["boxes"] == []
 
 
+@pytest.mark.parametrize(("text", "kept"), [("YO", False), ("0000", False), ("SALE", True)])
+def test_a_letter_or_two_that_fill_the_picture_are_stripes(text: str, kept: bool) -> None:
+    # Seen on a large striped star: one box around everything, read as "YO" with 0.97.
+    most = [[4.0, 4.0], [WIDTH - 4.0, 4.0], [WIDTH - 4.0, HEIGHT - 4.0], [4.0, HEIGHT - 4.0]]
+    got = look(_clip(_nothing, speed=0), True, Scripted(most, text, 0.97), Settings(size=384))
+    assert (got["text_area"] > 0.5) is kept
+
+
 def test_a_script_that_cannot_be_read_counts_when_it_stands_in_a_moving_scene() -> None:
     line = [[15.0, 148.0], [310.0, 148.0], [310.0, 174.0], [15.0, 174.0]]
     unread = Scripted(line, "", 0.1)
