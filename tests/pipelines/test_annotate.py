@@ -19,6 +19,7 @@ from infra.asking import Ask, Cache
 from infra.beam import Runner
 from infra.errors import ConfigError, StageError
 from pipelines import cli, main, show
+from pipelines.demo import scenes
 from pipelines.run import Run
 from tests import corpus
 from tests.answers import written
@@ -293,6 +294,23 @@ def test_rationales_and_several_candidates(make: Callable[..., Run], server: Run
     run = annotated(make("more", served(server.url, kinds={"reasoning": 1}, candidates=3, rationales=True, blind=None)))
     found = [row for row in rows(run, "dialogues") if row["outcome"] == "accepted"]
     assert found and {row["candidates"] for row in found} == {3}
+
+
+def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run], tmp_path: Path) -> None:
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    for i, words in enumerate(("OPEN DAILY", "MIND THE STEP", "")):
+        picture = scenes.lettering(words, 40, (0, 0, 0), (250, 250, 250)) if words else corpus.picture(3, 240, 120)
+        (folder / f"{i}.png").write_bytes(corpus.image_bytes(picture, "PNG"))
+        (folder / f"{i}.txt").write_text(corpus.caption(i))
+    sources = [{"name": "signs", "path": str(folder), "modality": "image"}]
+    run = make("signs", {"ocr_questions": True}, sources=sources, measure={"late": ["overlay"]})
+    main.run_all(run)
+    found = rows(run, "dialogues")
+    assert len(found) == 2 and {row["kind"] for row in found} == {"image_text"}
+    said = " ".join(turn["answer"] for row in found for turn in row["turns"]).upper()
+    assert "OPEN DAILY" in said and "STEP" in said
+    assert Counter(record["kind"] for record in members(run)) == {"image_text": 2, "caption": 1}
 
 
 @pytest.mark.parametrize(
