@@ -1,4 +1,4 @@
-"""What a keyed sample says about everything: counts, totals and numbers of copies, with 95 % intervals. Pure.
+"""What a keyed sample says about everything: counts, totals and numbers of copies, with 99 % intervals. Pure.
 
 A sample of n out of N without replacement: what is counted in it is hypergeometric, so intervals for counts are exact
 and no wider than the finite population asks for; with n = N they are points.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Two-sided confidence of every interval here.
-CONFIDENCE = 0.95
+#: Two-sided confidence of every interval here (ours). Of ten forecasts at 0.95 two miss in one case out of eleven.
+CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)

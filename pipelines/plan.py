@@ -51,7 +51,7 @@ Parts = list[list[str]]
 
 
 def plan(config_path: str, *, share: float = 0.01, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
-    """Forecast yield per filter, hours, bytes and tokens of a config, with 95 % intervals.
+    """Forecast yield per filter, hours, bytes and tokens of a config, with 99 % intervals.
 
     share: of the items, each drawn by hash(seed, what it is). Cells go to the config's store; all else to a scratch
     folder that is removed. Raises ConfigError as `reelmill run` does.
@@ -331,9 +331,14 @@ class _Plan:
             t = settings.t if settings.t is not None else resampling.tail_threshold(mine.counts, settings.tail_share)
             chances = [resampling.keep_probability(ids, mine, float(t), settings.rule, settings.unmatched)] * 2
         elif kind in known:
-            table = self._frequencies(*known[kind], kind, rows, mine)
-            t = settings.t if settings.t is not None else resampling.tail_threshold(table.counts, settings.tail_share)
-            chances = [resampling.keep_probability(ids, table, float(t), settings.rule, settings.unmatched)] * 2
+            survive = forecast.count(mine.texts, rows.n, rows.total)
+            chances = []
+            for share in (survive.high / rows.total, survive.low / rows.total):
+                table = self._frequencies(*known[kind], kind, rows, mine, share)
+                t = settings.t
+                if t is None:
+                    t = resampling.tail_threshold(table.counts, settings.tail_share)
+                chances.append(resampling.keep_probability(ids, table, float(t), settings.rule, settings.unmatched))
         else:
             self.notes.append(
                 f"{kind}: n-gram counts are scaled from the sample, which overstates rare n-grams' counts"
@@ -347,10 +352,10 @@ class _Plan:
         return found[0] & found[1], found[0] | found[1]
 
     def _frequencies(
-        self, run: Run, names: Sequence[str], kind: str, rows: Rows, mine: resampling.Frequencies
+        self, run: Run, names: Sequence[str], kind: str, rows: Rows, mine: resampling.Frequencies, share: float
     ) -> resampling.Frequencies:
         """Document frequencies of survivors: counted over all texts, times the share that survives among sampled texts
-        with the n-gram, drawn towards the share among all of them. `mine`: counts of the sample's survivors."""
+        with the n-gram, drawn towards `share`, that among all of them. `mine`: counts of the sample's survivors."""
         whole, sampled = [], []
         for name in names:
             samples = tables.read(run.at("samples", f"{name}.parquet"), ["modality", "source", "container", "position"])
@@ -361,7 +366,6 @@ class _Plan:
             drawn = of_kind & self._drawn(self._names(samples), modality)
             sampled.append(resampling.frequencies(ids.filter(pa.array(drawn)), 2**31 - 1))
         everything, drawn_of = resampling.merge(whole), resampling.merge(sampled)
-        share = mine.texts / max(rows.n, 1)
         held, asked = np.zeros(len(everything.ids)), np.zeros(len(everything.ids))
         held[np.searchsorted(everything.ids, mine.ids)] = mine.counts
         asked[np.searchsorted(everything.ids, drawn_of.ids)] = drawn_of.counts
@@ -416,7 +420,7 @@ class _Plan:
             )
         if self.resolved.late:
             self.notes.append("hours leave out measure.late")
-        errors = [1.96 * r.work.std() / (r.work.mean() * np.sqrt(r.n)) for r in rows.values() if r.work.any()]
+        errors = [2.576 * r.work.std() / (r.work.mean() * np.sqrt(r.n)) for r in rows.values() if r.work.any()]
         error = min(1.0, max([CLOCK_ERROR, *errors]))
         hours = {name: ms / 3.6e6 / max(1, self.run.runner.workers) for name, ms in parts.items()}
         value = sum(hours.values())
@@ -495,7 +499,7 @@ def show(value: Mapping[str, Any]) -> None:
     from pipelines.summary import console
 
     out = console()
-    table = Table(title="Forecast, with 95 % intervals", title_justify="left")
+    table = Table(title="Forecast, with 99 % intervals", title_justify="left")
     table.add_column("")
     for name in value["modalities"]:
         table.add_column(name, justify="right")
