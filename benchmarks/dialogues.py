@@ -12,10 +12,11 @@ The rest is what a worker of `reelmill annotate` does, all of it: evidence sheet
 answers, checks with language, rows, committed units of 500. Prompts are the kind conversation's (request_bytes says how
 large), captions 900 letters, answers 1 kB read off the evidence so that they pass. The blind check is off: it would be
 more requests of the same sort.
-efficiency: tokens a second of A, that, over those of B, a loop of aiohttp posts of the same requests with as many in
-flight; medians, in the order A B B A, twice, after one turn of B that is not counted. The cache is new in each turn. A
-fake server takes 0.5 s for each; a real one is told to forget its prefixes before each turn, which vLLM does in its
-development mode only (prefix_cache says whether it did).
+efficiency: tokens a second of A, that without the sheets, over those of B, a loop of aiohttp posts of the same
+requests with as many in flight; neither makes its sheets while timed, which in a run are a job of their own; medians,
+in the order A B B A, twice, after one turn of B that is not counted. The cache is new in each turn. A fake server
+takes 0.5 s for each; a real one is told to forget its prefixes before each turn, which vLLM does in its development
+mode only (prefix_cache says whether it did).
 cpu_ms_per_request: CPU of this process for A over 10,000 requests; the server takes 50 ms. cpu_ms_bare: the same of B.
 The server is tests/fake_server.py in a process of its own, whose answer is a function of the request; --server names a
 real one for `efficiency`.
@@ -109,14 +110,18 @@ WORDS = (
 )
 
 
-def pipeline(url: str, model: str, videos: list[Any], in_flight: int, rows_a_unit: int = 500) -> int:
-    """A: what a worker of `reelmill annotate` does, from samples and signals to committed units; tokens answered."""
-    count = len(videos)
-    with tempfile.TemporaryDirectory() as folder:
-        run = opened(folder, url, model, in_flight)
-        names = []
-        for start in range(0, count, rows_a_unit):
-            names.append(unit_name(len(names)))
+class Job:
+    """A: what a worker of `reelmill annotate` does, from samples and signals to committed units."""
+
+    def __init__(self, folder: str, url: str, model: str, in_flight: int) -> None:
+        self.run = opened(folder, url, model, in_flight)
+        self.names: list[str] = []
+        self.count = 0
+
+    def sheets(self, videos: list[Any], rows_a_unit: int = 500) -> None:
+        """Evidence sheets, unit by unit: the stage's first job."""
+        for start in range(0, len(videos), rows_a_unit):
+            self.names.append(unit_name(len(self.names)))
             sheets = []
             for row, signals in videos[start : start + rows_a_unit]:
                 sheet = evidence.sheet(row, signals, evidence.Settings())
@@ -128,11 +133,17 @@ def pipeline(url: str, model: str, videos: list[Any], in_flight: int, rows_a_uni
                 sheets.append(
                     {"key": row["key"], "seconds": sheet.seconds, "items": items, "supports": ["conversation"]}
                 )
-            tables.write(run.work("evidence", f"{names[-1]}.parquet"), pa.Table.from_pylist(sheets, schema=SHEETS))
-        told = span_task(run, dict.fromkeys(names, ""), {"conversation": {"conversation": 1.0}}, 1, " ".join(names))
-        assert told["videos"] == count and told["sent"] == count and told["hits"] == 0, told
-        units = [tables.footer(run.at("dialogues", f"{name}.parquet")) for name in names]
-        assert sum(unit[1] for unit in units if unit is not None) == count
+            uri = self.run.work("evidence", f"{self.names[-1]}.parquet")
+            tables.write(uri, pa.Table.from_pylist(sheets, schema=SHEETS))
+        self.count = len(videos)
+
+    def write(self) -> int:
+        """The second: requests, answers, checks, rows, committed units; tokens answered."""
+        odds = {"conversation": {"conversation": 1.0}}
+        told = span_task(self.run, dict.fromkeys(self.names, ""), odds, 1, " ".join(self.names))
+        assert told["videos"] == told["sent"] == self.count and told["hits"] == 0, told
+        units = [tables.footer(self.run.at("dialogues", f"{name}.parquet")) for name in self.names]
+        assert sum(unit[1] for unit in units if unit is not None) == self.count
         return told["tokens_out"]
 
 
@@ -225,10 +236,14 @@ def efficiency(url: str, model: str, count: int, in_flight: int, order: str) -> 
     forgot = True
     for turn, who in enumerate("B" + order):
         forgot = _forget(url) and forgot
-        begun = time.monotonic()
-        tokens = pipeline(url, model, videos, in_flight) if who == "A" else asyncio.run(bare(url, asks, in_flight))
+        with tempfile.TemporaryDirectory() as folder:
+            job = Job(folder, url, model, in_flight)
+            job.sheets(videos if who == "A" else [])
+            begun = time.monotonic()
+            tokens = job.write() if who == "A" else asyncio.run(bare(url, asks, in_flight))
+            seconds = time.monotonic() - begun
         if turn:
-            rates[who].append(tokens / (time.monotonic() - begun))
+            rates[who].append(tokens / seconds)
             say(f"{who}: {rates[who][-1]:,.1f} tokens/s")
     a, b = (statistics.median(rates[who]) for who in "AB")
     return {
@@ -249,8 +264,11 @@ def _forget(url: str) -> bool:
 
 def cpu(url: str, count: int, in_flight: int) -> dict[str, float]:
     asks, videos = requests("fake", count), [sample(number) for number in range(count)]
-    begun = time.process_time()
-    pipeline(url, "fake", videos, in_flight)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.process_time()
+        job = Job(folder, url, "fake", in_flight)
+        job.sheets(videos)
+        job.write()
     middle = time.process_time()
     asyncio.run(bare(url, asks, in_flight))
     end = time.process_time()
