@@ -170,10 +170,17 @@ def test_doctor_finds_that_the_schema_is_honoured(server: str) -> None:
 
 
 def test_what_is_too_long_is_that_rows_reason(server: str, videos: Path, tmp_path: Path) -> None:
-    run = make(tmp_path, videos, "long", served(server, sampling={"max_tokens": 8100}), store="long-store")
+    folder = tmp_path / "long-one"
+    folder.mkdir()
+    shutil.copyfile(videos / "v000.mp4", folder / "v.mp4")
+    words = " ".join(f"{word} {i}" for i in range(60) for word in ("harbour", "lantern", "orchard"))
+    dense = [{"start": i / 40, "end": (i + 1) / 40, "text": f"Man number {i} in a {words}."} for i in range(40)]
+    (folder / "v.json").write_text(json.dumps({"text": corpus.caption(1), "dense_captions": dense}))
+    evidence = {"max_tokens": 40_000, "item_tokens": 1_000}
+    run = make(tmp_path, folder, "long", served(server, evidence=evidence), store="long-store")
     for stage in ("ingest", "measure", "decide", "annotate"):
         main.run_stage(run, stage)
-    assert {row["reason"].partition(":")[0] for row in rows(run, "dialogues")} == {"too_long"}
+    assert [row["reason"].partition(":")[0] for row in rows(run, "dialogues")] == ["too_long"]
 
 
 def answers(path: Path) -> int:
