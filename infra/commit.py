@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from infra import storage
+from infra import storage, tables
 from infra.errors import StageError
 from infra.hashing import canonical_json
 
@@ -74,6 +74,21 @@ def read_manifest(folder: str) -> Manifest | None:
     value = read_json(uri)
     units = tuple(Unit(u["name"], u["rows"], u["sha256"]) for u in value["units"])
     return Manifest(value["stage"], value["input"], units)
+
+
+def committed(folder: str, names: Sequence[str], job: str) -> list[Unit]:
+    """The tables that `job` was to leave in a stage's folder.
+
+    Raises StageError when one is not there.
+    """
+    units = []
+    for name in names:
+        uri = storage.join(folder, f"{name}.parquet")
+        found = tables.footer(uri)
+        if found is None:
+            raise StageError(f"{name} is missing after {job}", where=uri, hint="run the same command again")
+        units.append(Unit(name, found[1], storage.sha256(uri)))
+    return units
 
 
 def need_manifest(run: str, stage: str) -> Manifest:

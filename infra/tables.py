@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from infra import storage
 
-#: Raised whenever a column's meaning or type changes.
-VERSION = 1
+#: Raised whenever a column's meaning or type changes. 2: members tell tokens of text from those of media.
+VERSION = 2
 
 MEDIUM = pa.struct(
     [
@@ -87,7 +87,26 @@ MEMBERS = pa.schema(
         ("licence", pa.string()),
         ("kind", pa.string()),  # what the text is: caption, document, conversation kinds
         ("language", pa.string()),
-        ("tokens", pa.int64()),
+        ("tokens", pa.int64()),  # of text and media, by the released loader's contract
+        ("text_tokens", pa.int64()),  # of the text alone
+        ("images", pa.int32()),  # 0 for videos and texts
+        ("seconds", pa.float64()),
+        ("bytes", pa.int64()),
+    ]
+)
+
+#: What a mixture holds, in the order in which it is laid out: by (vshard, position).
+MIXTURE = pa.schema(
+    [
+        ("key", pa.string()),
+        ("vshard", pa.int32()),
+        ("position", pa.int32()),  # within the virtual shard
+        ("group", pa.int32()),  # of mixture.json's groups
+        ("shard", pa.int32()),  # of mixture.json's shards
+        ("repeat", pa.int32()),  # 0: the first time that the sample stands in the mixture
+        ("offset", pa.int64()),  # of the sample in its shard's tar, as in members
+        ("size", pa.int64()),
+        ("tokens", pa.int64()),  # by the recipe's contract
         ("seconds", pa.float64()),
         ("bytes", pa.int64()),
     ]
@@ -142,6 +161,7 @@ SCHEMAS = {
     "duplicates": DUPLICATES,
     "dialogues": DIALOGUES,
     "members": MEMBERS,
+    "mixture": MIXTURE,
 }
 
 _INPUT = b"reelmill.input"

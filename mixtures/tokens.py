@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-#: Seconds and frames of a clip, and tokens that the resampler makes of it: clip_duration 2, 4 frames, 128 tokens.
-CLIP_SECONDS = 2
-CLIP_FRAMES = 4
-CLIP_TOKENS = 128
-#: Context of the language model and the share of it that video may take (README: 0.65).
-CONTEXT = 16_384
-CLIP_SHARE = 0.65
+import numpy as np
+from numpy.typing import NDArray
 
 #: Characters a token, an estimate of ours for English under byte-pair vocabularies; a tokenizer file replaces it.
 CHARS_PER_TOKEN = 4.0
 
 
+@dataclass(frozen=True)
+class Contract:
+    """What the trainer's loader makes of media; defaults are those of the released loader and configs.
+
+    clip_seconds, clip_frames: 2 s of 4 frames; tokens_per_frame: 32 (128 a clip), 8 to 32 do well (Apollo, Table 10).
+    context, clip_share: the language model's context, and the share of it that video may take (README: 0.65).
+    max_clips: the most clips of a video, by stage (Apollo, Table 7); None: the context alone decides.
+    """
+
+    clip_seconds: int = 2
+    clip_frames: int = 4
+    tokens_per_frame: int = 32
+    context: int = 16_384
+    clip_share: float = 0.65
+    max_clips: int | None = None
+
+    @property
+    def clip_tokens(self) -> int:
+        """Tokens that the resampler makes of a clip."""
+        return self.clip_frames * self.tokens_per_frame
+
+    def clips(self, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+        """int64 (n,): clips of videos that last so long: ceil(D/c · min(1, L·ρ / (D·n/c))), at least one."""
+        seconds = np.maximum(np.asarray(seconds, dtype=np.float64), 0.0)
+        whole = seconds * self.clip_tokens / self.clip_seconds
+        with np.errstate(divide="ignore", over="ignore"):
+            share = np.minimum(1.0, self.context * self.clip_share / whole)
+        count = np.ceil(np.where(seconds > 0, seconds / self.clip_seconds * share, 0.0)).astype(np.int64)
+        return np.clip(count, 1, self.max_clips)
+
+    def media_tokens(
+        self, modality: NDArray[np.object_], seconds: NDArray[np.float64], images: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """int64 (n,): tokens of the media alone; an image is repeated to one clip, a text has none."""
+        clips = np.where(modality == "video", self.clips(seconds), np.where(modality == "text", 0, images))
+        return clips.astype(np.int64) * self.clip_tokens
+
+
+#: The released loader with the released configs.
+RELEASED = Contract()
+
+
 def text_tokens(text: str) -> int:
     """Estimated tokens of a text."""
     return math.ceil(len(text) / CHARS_PER_TOKEN)
-
-
-def image_tokens(images: int = 1) -> int:
-    """Tokens of images: each is repeated to a clip of four frames."""
-    return images * CLIP_TOKENS
-
-
-def video_clips(seconds: float) -> int:
-    """Clips that the released loader takes of a video: ceil(D/c · min(1, L·ρ / (D·n/c))), at least one."""
-    if seconds <= 0:
-        return 1
-    whole = seconds * CLIP_TOKENS / CLIP_SECONDS
-    return max(1, math.ceil(seconds / CLIP_SECONDS * min(1.0, CONTEXT * CLIP_SHARE / whole)))
-
-
-def video_tokens(seconds: float) -> int:
-    """Tokens of a video's clips."""
-    return video_clips(seconds) * CLIP_TOKENS

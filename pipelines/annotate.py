@@ -28,7 +28,7 @@ from annotators.kinds import IMAGE_TEXT, kind, kinds, supports
 from infra import beam, progress, storage, tables
 from infra.asking import Ask, Cache, Desk
 from infra.batch import Batch, clear, read_answers
-from infra.commit import Manifest, Unit, need_manifest, read_json, read_manifest, write_manifest
+from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.inventory import root_of
@@ -109,13 +109,7 @@ def annotate(run: Run) -> Manifest | None:
             "answers beside them as answers*.jsonl, and run the same command again; blind questions come in a second "
             "round and judgements in a third",
         )
-    units = []
-    for name in names:
-        uri = storage.join(folder, f"{name}.parquet")
-        found = tables.footer(uri)
-        if found is None:
-            raise StageError(f"unit {name} is missing after annotate", where=uri, hint="run the same command again")
-        units.append(Unit(name, found[1], storage.sha256(uri)))
+    units = committed(folder, names, "annotate")
     manifest = write_manifest(folder, "dialogues", fingerprint([stamp, odds]), units)
     if todo:
         seconds = time.monotonic() - begun

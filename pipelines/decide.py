@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from filters import resample as resampling
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, need_manifest, read_json, write_manifest
+from infra.commit import Manifest, committed, need_manifest, read_json, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
@@ -40,13 +40,7 @@ def decide(run: Run) -> Manifest:
             _count_ngrams(run, resolved, modality, names, stamp)
     folder = run.at("verdicts")
     _tasks(run, "decide", functools.partial(write_verdicts, run, stamp), names, folder)
-    units = []
-    for name in names:
-        uri = storage.join(folder, f"{name}.parquet")
-        found = tables.footer(uri)
-        if found is None:
-            raise StageError(f"unit {name} is missing after decide", where=uri, hint="run the same command again")
-        units.append(Unit(name, found[1], storage.sha256(uri)))
+    units = committed(folder, names, "decide")
     manifest = write_manifest(folder, "verdicts", stamp, units)
     write_ledger(run, names)
     return manifest

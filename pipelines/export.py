@@ -15,13 +15,12 @@ import pyarrow.compute as pc
 
 from annotators.kinds import kinds
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, need_manifest, read_json, read_manifest, write_manifest
-from infra.errors import StageError
+from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.hashing import canonical_json, fingerprint
 from infra.inventory import root_of
 from mixtures import cards, shards
 from mixtures.conversations import conversations, plain
-from mixtures.tokens import image_tokens, text_tokens, video_tokens
+from mixtures.tokens import RELEASED, text_tokens
 from pipelines.dialogues import llava_turns
 from pipelines.judge import add_ledgers, tally
 from pipelines.readme import write_readme
@@ -71,13 +70,7 @@ def export(run: Run) -> Manifest:
     task = functools.partial(write_shard, run, stamp)
     with progress.watch("export", len(todo), done, what="shards", quiet=run.quiet):
         beam.run_tasks("export", task, todo, run.work("export.counters.json"), run.runner)
-    units = []
-    for name in todo:
-        uri = run.at("members", f"{name}.parquet")
-        found = tables.footer(uri)
-        if found is None:
-            raise StageError(f"shard {name} is missing after export", where=uri, hint="run the same command again")
-        units.append(Unit(name, found[1], storage.sha256(uri)))
+    units = committed(run.at("members"), todo, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, units)
     _remove_stale(run, todo)
     _unsharded(run, names, todo)
@@ -331,11 +324,9 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     else:
         turns, kind = conversations(sample["modality"], caption, len(media), given if isinstance(given, list) else ())
     seconds = float(signals.get("facts.duration") or 0.0)
-    tokens = text_tokens("".join(turn["value"] for turn in turns))
-    if sample["modality"] == "video":
-        tokens += video_tokens(seconds)
-    elif media:
-        tokens += image_tokens(len(media))
+    images = len(media) if sample["modality"] in ("image", "multi_image") else 0
+    words = text_tokens("".join(turn["value"] for turn in turns))
+    seen = RELEASED.media_tokens(np.array([sample["modality"]], object), np.array([seconds]), np.array([images]))
     record = {
         "id": sample["key"],
         "data_source": sample["source"],
@@ -355,7 +346,7 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         "n_frames": int(signals.get("facts.frames") or 0),
         "language": str(signals.get("language.label") or ""),
         "ocr_text": plain(signals.get("overlay.text") or ""),
-        "tokens": tokens,
+        "tokens": words + int(seen[0]),
     }
     parts = []
     series = shards.series_of(sample["modality"], ["?"] * len(media), False).split(":")[1].split(",")
@@ -373,6 +364,7 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         parts.append(shards.Part("txt", data=caption.encode()))
     parts.sort(key=lambda part: part.suffix)
     return {"key": sample["key"], "parts": parts, "record": record, "seconds": seconds,
+            "images": images, "text_tokens": words,
             "bytes": sum(part.size if part.data is None else len(part.data) for part in parts)}  # fmt: skip
 
 
@@ -422,6 +414,8 @@ def _members(
                 "kind": record["kind"],
                 "language": record["language"],
                 "tokens": record["tokens"],
+                "text_tokens": sample["text_tokens"],
+                "images": sample["images"],
                 "seconds": sample["seconds"],
                 "bytes": sample["bytes"],
             }

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from infra import beam, inventory, progress, storage, tables
-from infra.commit import Manifest, Unit, read_json, read_manifest, unit_name, write_manifest
+from infra.commit import Manifest, Unit, committed, read_json, read_manifest, unit_name, write_manifest
 from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, digest, fingerprint, sample_key
@@ -49,17 +49,11 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str,
     task = functools.partial(ingest_unit, run)
     with progress.watch("ingest", len(units), lambda: _committed(folder), what="units", quiet=run.quiet):
         beam.run_tasks("ingest", task, sorted(units), result, run.runner)
-    committed = []
-    for name in sorted(units):
-        uri = storage.join(folder, f"{name}.parquet")
-        found = tables.footer(uri)
-        if found is None:
-            raise StageError(f"unit {name} is missing after ingest", where=uri, hint="run the same command again")
-        committed.append(Unit(name, found[1], storage.sha256(uri)))
-    _no_two_keys(folder, committed)
+    there = committed(folder, sorted(units), "ingest")
+    _no_two_keys(folder, there)
     storage.write_bytes(storage.join(folder, "_ignored.json"), canonical_json(ignored))
-    stamp = fingerprint({"units": [[u.name, u.sha256] for u in committed], "ignored": ignored})
-    return write_manifest(folder, "samples", stamp, committed)
+    stamp = fingerprint({"units": [[u.name, u.sha256] for u in there], "ignored": ignored})
+    return write_manifest(folder, "samples", stamp, there)
 
 
 def _committed(folder: str) -> int:

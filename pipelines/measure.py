@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from annotators.interface import Annotator
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, need_manifest, write_manifest
+from infra.commit import Manifest, committed, need_manifest, write_manifest
 from infra.decode import Decoder, Limits
-from infra.errors import StageError
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.inventory import root_of
 from infra.media import Decoded, FramePlan, Frames, MediaRef, StreamObserver
@@ -68,13 +67,7 @@ def _stage(run: Run, stage: str, before: Manifest, cascade: str, job: str) -> Ma
     done = functools.partial(_done, folder, inputs)
     with progress.watch(job, len(names), done, what="units", quiet=run.quiet):
         beam.run_tasks(job, task, todo, run.work(f"{stage}.counters.json"), run.runner)
-    units = []
-    for name in names:
-        uri = storage.join(folder, f"{name}.parquet")
-        found = tables.footer(uri)
-        if found is None:
-            raise StageError(f"unit {name} is missing after {job}", where=uri, hint="run the same command again")
-        units.append(Unit(name, found[1], storage.sha256(uri)))
+    units = committed(folder, names, job)
     return write_manifest(folder, stage, fingerprint({"before": before.fingerprint, "cascade": cascade}), units)
 
 
