@@ -124,6 +124,10 @@ class Sheet:
         """Stems of what the captions say, those of the whole and those of parts."""
         return frozenset().union(*(item.said.content for item in self.of("caption", "dense")))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The items as rows of infra.tables.ITEM."""
+        return [dict(vars(item)) for item in self.items]
+
     def of(self, *names: str) -> tuple[Item, ...]:
         """The items of some kinds."""
         return tuple(item for item in self.items if item.kind in names)

@@ -51,8 +51,9 @@ from infra import tables
 from infra.asking import Ask, Cache, Desk
 from infra.commit import unit_name
 from infra.servers import Endpoint, Servers
-from pipelines.annotate import SHEETS, span_task
+from pipelines.annotate import span_task
 from pipelines.run import Run, open_run
+from pipelines.sheets import SHEETS
 from tests import fake_server
 
 SERVICE_S = 0.5
@@ -125,13 +126,9 @@ class Job:
             sheets = []
             for row, signals in videos[start : start + rows_a_unit]:
                 sheet = evidence.sheet(row, signals, evidence.Settings())
-                items = [
-                    {"id": i.id, "kind": i.kind, "start_s": i.start_s, "end_s": i.end_s, "text": i.text}
-                    for i in sheet.items
-                ]
                 assert supports("conversation", sheet)
                 sheets.append(
-                    {"key": row["key"], "seconds": sheet.seconds, "items": items, "supports": ["conversation"]}
+                    {"key": row["key"], "seconds": sheet.seconds, "items": sheet.rows(), "supports": ["conversation"]}
                 )
             uri = self.run.work("evidence", f"{self.names[-1]}.parquet")
             tables.write(uri, pa.Table.from_pylist(sheets, schema=SHEETS))

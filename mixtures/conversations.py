@@ -42,6 +42,15 @@ def conversations(modality: str, text: str, images: int, given: Sequence[Any] = 
     return ([human, {"from": "gpt", "value": text}], "caption") if text else ([human], "none")
 
 
+def llava_turns(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The accepted turns of a row of dialogues as LLaVA's human and gpt."""
+    found = []
+    for turn in turns:
+        if turn["outcome"] == "accepted":
+            found += [{"from": "human", "value": turn["question"]}, {"from": "gpt", "value": turn["answer"]}]
+    return found
+
+
 def _sound(given: Sequence[Any]) -> list[dict[str, str]]:
     """Turns as human, gpt, human, gpt…, first human, last gpt, none empty; [] where they are not that."""
     names = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}

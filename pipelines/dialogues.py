@@ -6,7 +6,7 @@ Everything that decides is pure and lies in annotators; here stands only in whic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -163,7 +163,7 @@ async def write(engine: Engine | None, settings: Annotate, kind: Kind, sheet: Sh
         return Written(reason="no_evidence: nothing is known about the video")
     if engine is None:
         made = rules_writer.write(kind, sheet, seed, key, settings.checks)
-        return _closed(kind, _checked(made, sheet, kind, settings, Written(candidates=1)))
+        return _closed(_checked(made, sheet, kind, settings, Written(candidates=1)))
     body = dialogue.generation_body(
         kind, sheet, settings.asked, settings.sampling.model_dump(mode="json"), settings.candidates
     )
@@ -186,7 +186,7 @@ async def write(engine: Engine | None, settings: Annotate, kind: Kind, sheet: Sh
         await _reason_out(engine, settings, sheet, kind, best)
     if best.reason is None and settings.blind is not None:
         await _ask_blind(engine, settings, settings.blind, best)
-    return _closed(kind, best)
+    return _closed(best)
 
 
 def _checked(made: Dialogue, sheet: Sheet, kind: Kind, settings: Annotate, written: Written) -> Written:
@@ -200,12 +200,9 @@ def _worth(written: Written) -> tuple[bool, int]:
     return written.reason is None, sum(turned.reason is None for turned in written.turns)
 
 
-def _closed(kind: Kind, written: Written) -> Written:
-    """A dialogue of which no turn is left, or too few for its kind, is rejected for what stopped most of them."""
-    left = sum(turned.reason is None for turned in written.turns)
-    if written.reason is None and left < min(kind.least, 1):
-        written.reason = "no_turns: none is left"
-    if written.reason is None and not left:
+def _closed(written: Written) -> Written:
+    """A dialogue of which no turn is left is rejected for what stopped most of them."""
+    if written.reason is None and all(turned.reason is not None for turned in written.turns):
         reasons = [str(turned.reason).partition(":")[0] for turned in written.turns]
         common = max(sorted(set(reasons)), key=reasons.count) if reasons else "empty"
         written.reason = f"no_turns: all were rejected, most as {common}"
@@ -284,9 +281,7 @@ def row(key: str, kind: Kind, sheet: Sheet, written: Written, settings: Annotate
             }
             for turned in written.turns
         ],
-        "evidence": [
-            {"id": i.id, "kind": i.kind, "start_s": i.start_s, "end_s": i.end_s, "text": i.text} for i in sheet.items
-        ],
+        "evidence": sheet.rows(),
         "generator": settings.generator,
         "model": settings.asked if by_server else "",
         "revision": settings.revision if by_server else "",
@@ -298,10 +293,22 @@ def row(key: str, kind: Kind, sheet: Sheet, written: Written, settings: Annotate
     }
 
 
-def llava_turns(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The accepted turns of a row as LLaVA's human and gpt."""
-    found = []
-    for turn in turns:
-        if turn["outcome"] == "accepted":
-            found += [{"from": "human", "value": turn["question"]}, {"from": "gpt", "value": turn["answer"]}]
-    return found
+def writer(settings: Annotate | None) -> Any:
+    """Who wrote dialogues, for a card: a model with its prompts, the rules, or nobody."""
+    if settings is None:
+        return "none: captions and the sources' own conversations only"
+    if settings.generator == RULES:
+        return "rules: written by rule from the evidence, by no language model"
+    known = kinds()
+    return {
+        "generator": settings.generator,
+        "model": settings.asked,
+        "revision": settings.revision or "not stated",
+        "shares": dict(settings.kinds),
+        "prompts": {name: {"version": known[name].version, "prompt": known[name].prompt_hash,
+                           "schema": known[name].schema_hash} for name in sorted(settings.kinds)},
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "candidates": settings.candidates,
+        "blind": None if settings.blind is None else settings.blind.model_dump(mode="json"),
+        "captioner": None if settings.captioner is None else settings.captioner.model,
+    }  # fmt: skip

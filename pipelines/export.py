@@ -13,15 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from annotators.kinds import kinds
 from infra import beam, progress, storage, tables
 from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.hashing import canonical_json, fingerprint
 from infra.inventory import root_of
 from mixtures import cards, shards
-from mixtures.conversations import conversations, plain
+from mixtures.conversations import conversations, llava_turns, plain
 from mixtures.tokens import RELEASED, text_tokens
-from pipelines.dialogues import llava_turns
+from pipelines.dialogues import writer
 from pipelines.judge import add_ledgers, tally
 from pipelines.readme import write_readme
 from pipelines.resolve import resolve
@@ -447,29 +446,8 @@ def made_by(run: Run) -> dict[str, Any]:
             name: {"maker": resolved.makers[name], "version": annotator.VERSION, "settings": dict(annotator.maker())}
             for name, annotator in sorted(resolved.annotators.items())
         },
-        "dialogues": _writer(resolved.annotate),
+        "dialogues": writer(resolved.annotate),
     }
-
-
-def _writer(settings: Any) -> Any:
-    """Who wrote dialogues, for a card: a model with its prompts, the rules, or nobody."""
-    if settings is None:
-        return "none: captions and the sources' own conversations only"
-    if settings.generator == "rules":
-        return "rules: written by rule from the evidence, by no language model"
-    known = kinds()
-    return {
-        "generator": settings.generator,
-        "model": settings.asked,
-        "revision": settings.revision or "not stated",
-        "shares": dict(settings.kinds),
-        "prompts": {name: {"version": known[name].version, "prompt": known[name].prompt_hash,
-                           "schema": known[name].schema_hash} for name in sorted(settings.kinds)},
-        "sampling": settings.sampling.model_dump(mode="json"),
-        "candidates": settings.candidates,
-        "blind": None if settings.blind is None else settings.blind.model_dump(mode="json"),
-        "captioner": None if settings.captioner is None else settings.captioner.model,
-    }  # fmt: skip
 
 
 def _unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +109,15 @@ def decoder(of: Limits) -> Decoder:
     made = Decoder(of)
     atexit.register(made.close)
     return made
+
+
+def media_refs(sample: Mapping[str, Any], root: str) -> list[MediaRef]:
+    """Where the media of a row of samples lie, below the root of its source."""
+    kind: Literal["video", "image"] = "video" if sample["modality"] == "video" else "image"
+    return [
+        MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind)
+        for m in sample["media"] or []
+    ]
 
 
 def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> Mapping[str, int]:
@@ -351,12 +360,7 @@ class Bench:
     def refs(self, row: int) -> list[MediaRef]:
         """Where the media of a row lie."""
         sample = self.places.slice(row, 1).to_pylist()[0]
-        kind: Literal["video", "image"] = "video" if self.modality[row] == "video" else "image"
-        root = self.roots[sample["source"]]
-        return [
-            MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind)
-            for m in sample["media"] or []
-        ]
+        return media_refs({**sample, "modality": self.modality[row]}, self.roots[sample["source"]])
 
     def _probe(self, row: int) -> Decoded:
         found = []
