@@ -7,9 +7,63 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 #: Seconds between two lines where stderr is no terminal.
 LINE_EVERY_S = 15.0
+
+
+@dataclass
+class _Watched:
+    """A job that is looked at now and then. first: what was done before it began."""
+
+    job: str
+    total: int
+    what: str
+    count: Callable[[], int]
+    note: Callable[[], str] | None
+    first: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def rate(self, done: int) -> float:
+        return (done - self.first) / max(time.monotonic() - self.begun, 1e-6)
+
+    def noted(self) -> str:
+        said = "" if self.note is None else self.note()
+        return f"; {said}" if said else ""
+
+    def bar(self) -> None:
+        """Until it is stopped, on a terminal."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(self.job, total=self.total, completed=self.first, rate="")
+            while not self.stop.wait(0.5):
+                done = self.count()
+                bar.update(task, completed=done, rate=f"{self.rate(done):,.1f} {self.what}/s{self.noted()}")
+
+    def lines(self) -> None:
+        """Until it is stopped, into a file or a pipe."""
+        while not self.stop.wait(LINE_EVERY_S):
+            done = self.count()
+            rate = self.rate(done)
+            left = f", {(self.total - done) / rate:,.0f} s left" if rate > 0 else ""
+            _say(f"{self.job}: {done:,} of {self.total:,} {self.what}, {rate:,.1f}/s{left}{self.noted()}")
+
+    def summary(self) -> None:
+        seconds = time.monotonic() - self.begun
+        new = self.total - self.first
+        rate = f", {new / seconds:,.1f} {self.what}/s" if seconds > 0.5 and new else ""
+        _say(f"{self.job}: {self.total:,} {self.what} in {seconds:,.1f} s{rate}")
 
 
 @contextmanager
@@ -27,80 +81,20 @@ def watch(
     if quiet or total <= 0:
         yield
         return
-    start = time.monotonic()
-    first = count()
-    stop = threading.Event()
-    if sys.stderr.isatty():
-        show = _bar(job, total, first, what, count, stop, note)
-    else:
-        show = _lines(job, total, first, what, count, stop, note)
-    thread = threading.Thread(target=show, daemon=True)
+    watched = _Watched(job, total, what, count, note)
+    watched.first = count()
+    thread = threading.Thread(target=watched.bar if sys.stderr.isatty() else watched.lines, daemon=True)
     thread.start()
-    finished = False
     try:
         yield
-        finished = True
-    finally:
-        stop.set()
+    except BaseException:
+        watched.stop.set()
         thread.join()
-        if finished:
-            seconds = time.monotonic() - start
-            new = total - first
-            rate = f", {new / seconds:,.1f} {what}/s" if seconds > 0.5 and new else ""
-            print(f"{job}: {total:,} {what} in {seconds:,.1f} s{rate}", file=sys.stderr)  # noqa: T201
+        raise
+    watched.stop.set()
+    thread.join()
+    watched.summary()
 
 
-def _bar(
-    job: str,
-    total: int,
-    first: int,
-    what: str,
-    count: Callable[[], int],
-    stop: threading.Event,
-    note: Callable[[], str] | None,
-) -> Callable[[], None]:
-    def show() -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        begun = time.monotonic()
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(job, total=total, completed=first, rate="")
-            while not stop.wait(0.5):
-                done = count()
-                rate = (done - first) / max(time.monotonic() - begun, 1e-6)
-                bar.update(task, completed=done, rate=f"{rate:,.1f} {what}/s{_noted(note)}")
-
-    return show
-
-
-def _lines(
-    job: str,
-    total: int,
-    first: int,
-    what: str,
-    count: Callable[[], int],
-    stop: threading.Event,
-    note: Callable[[], str] | None,
-) -> Callable[[], None]:
-    def show() -> None:
-        begun = time.monotonic()
-        while not stop.wait(LINE_EVERY_S):
-            done = count()
-            rate = (done - first) / (time.monotonic() - begun)
-            left = f", {(total - done) / rate:,.0f} s left" if rate > 0 else ""
-            print(f"{job}: {done:,} of {total:,} {what}, {rate:,.1f}/s{left}{_noted(note)}", file=sys.stderr)  # noqa: T201
-
-    return show
-
-
-def _noted(note: Callable[[], str] | None) -> str:
-    said = "" if note is None else note()
-    return f"; {said}" if said else ""
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
