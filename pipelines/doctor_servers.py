@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from infra.servers import Endpoint
+from infra.asking import Ask
+from infra.errors import ConfigError, StageError
+from infra.servers import Endpoint, Servers
 
 #: A word that no model says unasked, and the least that a constrained answer can be.
 _WORD = "quillon-7319"
@@ -22,7 +23,8 @@ _SCHEMA = {
     "required": ["word"],
     "additionalProperties": False,
 }
-_TIMEOUT_S = 60.0
+#: Seconds for one attempt, and to wait for a server that does not answer; ours.
+_TIMEOUT_S, _PATIENCE_S = 60.0, 2.0
 
 
 def look(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
@@ -31,57 +33,43 @@ def look(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
 
 
 async def _look(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
-    import aiohttp
-
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
-        return list(await asyncio.gather(*(_one(session, endpoint, model) for endpoint in endpoints)))
+    return list(await asyncio.gather(*(_one(endpoint, model) for endpoint in endpoints)))
 
 
-async def _one(session: Any, endpoint: Endpoint, model: str) -> dict[str, Any]:
-    import aiohttp
-
+async def _one(endpoint: Endpoint, model: str) -> dict[str, Any]:
     url = f"{endpoint.url}/v1"
-    key = os.environ.get(endpoint.api_key_env or "", "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def found(ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
         return {"url": url, "ok": ok, "detail": f"{url}: {detail}", "fix": fix}
 
-    if endpoint.api_key_env and not key:
-        return found(False, f"the variable {endpoint.api_key_env} is not set", f"export {endpoint.api_key_env}=…")
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
+        "temperature": 0.0,
+        "max_tokens": 64,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "proof", "schema": _SCHEMA, "strict": True}},
+    }
+    servers = Servers([endpoint], timeout_s=_TIMEOUT_S, patience_s=_PATIENCE_S, tries=1, tell=lambda _: None)
     try:
-        async with session.get(f"{url}/models", headers=headers) as response:
-            if response.status != 200:
-                return found(False, f"status {response.status} for /models", "is the address right?")
-            served = [str(one["id"]) for one in (await response.json(content_type=None))["data"]]
-        if model not in served:
-            fix = f"set annotate.model to one of them, or start the server with --served-model-name {model}"
-            return found(False, f"serves {', '.join(served) or 'nothing'}, not {model}", fix)
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
-            "temperature": 0.0,
-            "max_tokens": 64,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "proof", "schema": _SCHEMA, "strict": True},
-            },
-        }
-        async with session.post(f"{url}/chat/completions", json=body, headers=headers) as response:
-            if response.status != 200:
-                text = (await response.text())[:200]
-                return found(False, f"status {response.status} for an answer by JSON schema: {text}", _BACKEND)
-            text = str((await response.json(content_type=None))["choices"][0]["message"]["content"])
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return found(False, f"does not answer: {error or type(error).__name__}", "is it running, is the address right?")
-    except (ValueError, KeyError, IndexError, TypeError):
-        return found(False, "answers with something that is not the OpenAI API", "is the address right?")
+        async with servers:
+            served = (await servers.models())[endpoint.url]
+            if served is not None and model not in served:
+                fix = f"set annotate.model to one of them, or start the server with --served-model-name {model}"
+                return found(False, f"serves {', '.join(served) or 'nothing'}, not {model}", fix)
+            answer = await servers.ask(Ask(body))
+    except ConfigError as error:
+        return found(False, error.what, error.hint)
+    except StageError as error:
+        return found(False, f"does not answer: {error.what}", "is it running, is the address right?")
+    if answer.error is not None:
+        return found(False, f"no answer by JSON schema: {answer.error}", _BACKEND)
     try:
-        honoured = json.loads(text) == {"word": _WORD}
+        honoured = json.loads(answer.texts[0]) == {"word": _WORD}
     except ValueError:
         honoured = False
     if not honoured:
-        return found(False, f"serves {model}, but structured output is not honoured: it said {text[:80]!r}", _BACKEND)
+        said = answer.texts[0][:80]
+        return found(False, f"serves {model}, but structured output is not honoured: it said {said!r}", _BACKEND)
     return found(True, f"serves {model}, structured output is honoured")
 
 
