@@ -32,6 +32,7 @@ class Offline:
         self._llm: Any = None
         self._waiting: asyncio.Queue[tuple[Ask, asyncio.Future[Answer]]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
+        self._dead: StageError | None = None
 
     @property
     def retries(self) -> int:
@@ -50,6 +51,8 @@ class Offline:
 
     async def ask(self, ask: Ask) -> Answer:
         """The answer; one that is too long for the model has an error of its own and harms no other."""
+        if self._dead is not None:
+            raise self._dead
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         await self._waiting.put((ask, future))
         return await future
@@ -63,10 +66,14 @@ class Offline:
             try:
                 answers = await asyncio.to_thread(self._answers, [ask for ask, _ in batch])
             except RuntimeError as error:  # the engine is gone, and with it every ask
-                stop = StageError(f"vLLM stopped: {error}", hint="see its log above; what was answered is in the cache")
+                self._dead = StageError(
+                    f"vLLM stopped: {error}", hint="see its log above; what was answered is in the cache"
+                )
+                while not self._waiting.empty():
+                    batch.append(self._waiting.get_nowait())
                 for _, future in batch:
                     if not future.done():
-                        future.set_exception(stop)
+                        future.set_exception(self._dead)
                 return
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
