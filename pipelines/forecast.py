@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.99
 
 
+def deviations() -> float:
+    """Standard deviations to either side of a normal mean within which CONFIDENCE of it lies."""
+    from scipy.stats import norm
+
+    return float(norm.ppf((1 + CONFIDENCE) / 2))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number that is not known exactly: low <= value <= high."""

@@ -420,7 +420,8 @@ class _Plan:
             )
         if self.resolved.late:
             self.notes.append("hours leave out measure.late")
-        errors = [2.576 * r.work.std() / (r.work.mean() * np.sqrt(r.n)) for r in rows.values() if r.work.any()]
+        wide = forecast.deviations()
+        errors = [wide * r.work.std() / (r.work.mean() * np.sqrt(r.n)) for r in rows.values() if r.work.any()]
         error = min(1.0, max([CLOCK_ERROR, *errors]))
         hours = {name: ms / 3.6e6 / max(1, self.run.runner.workers) for name, ms in parts.items()}
         value = sum(hours.values())
