@@ -52,7 +52,7 @@ def judge_units(run: Run) -> tuple[list[str], str]:
     signals = need_manifest(run.out, "signals")
     resolved = resolve(run)
     names = [unit.name for unit in signals.units]
-    cutoffs = _cutoffs(run, resolved, names)
+    cutoffs = find_cutoffs(run, resolved, names)
     stamp = fingerprint(
         {
             "samples": samples.fingerprint,
@@ -82,7 +82,7 @@ def _count_files(folder: str) -> int:
 # -- own faults -------------------------------------------------------------------------------------------------
 
 
-def _cutoffs(run: Run, resolved: Resolved, names: Sequence[str]) -> dict[str, float]:
+def find_cutoffs(run: Run, resolved: Resolved, names: Sequence[str]) -> dict[str, float]:
     """For each filter that keeps a share of the rows: the score that this comes to, over all rows measured."""
     found = {}
     for filter_ in resolved.filters:

@@ -72,8 +72,8 @@ def what_if(run: str, settings: Sequence[str]) -> dict[str, Any]:
     held = read_json(uri)
     names = [unit.name for unit in need_manifest(run, "verdicts").units]
     with tempfile.TemporaryDirectory(prefix="reelmill-what-if-") as scratch:
-        before = _thought(run, scratch, held, _config(held, ()))
-        document = _config(held, settings)
+        before = _thought(run, scratch, held, held_config(held, ()))
+        document = held_config(held, settings)
         after = _thought(run, scratch, held, document)
         changes = [_change(setting, resolve(before), resolve(after)) for setting in settings]
         return {"run": run, "set": changes, **_Question(before, after, names).answer()}
@@ -101,7 +101,7 @@ def parse(setting: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"not a YAML value: {text}", where=f"--set {setting}") from None
 
 
-def _config(held: Mapping[str, Any], settings: Sequence[str]) -> Document:
+def held_config(held: Mapping[str, Any], settings: Sequence[str]) -> Document:
     """run.json's config with settings put in, and the thresholds that its weights brought along."""
     data = copy.deepcopy(dict(held["config"]))
     order = [entry["filter"] for entry in held["explain"]]
