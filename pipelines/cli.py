@@ -152,6 +152,21 @@ def what_if(
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A run or a mixture.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Which samples, scores, settings and shares moved between two runs or mixtures; exit 1 where something did."""
+    from pipelines import diff as differing
+
+    value = differing.diff(a, b)
+    _print(value) if json else differing.show(value)
+    if not value["same"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def plan(
     config: ConfigPath,
     share: Annotated[
