@@ -201,6 +201,28 @@ def show(
 
 
 @app.command()
+def audit(
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A run, a mixture, or a folder that holds some.", show_default=False)
+    ],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every medium too, and hold its facts against it.")] = False,
+    html: Annotated[str | None, typer.Option("--html", help="Write a report for people into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Hold every card, index and sum against the bytes; exit 1 on any mismatch."""
+    from pipelines import audit as auditing
+
+    found = auditing.audit(folder, deep=deep, quiet=json)
+    if html is not None:
+        from pipelines import pages
+
+        pages.write(folder, html, quiet=json)
+    _print([one.value() for one in found]) if json else auditing.show(found)
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def init(preset: Annotated[str, typer.Argument(help="llama3-image, llama3-video or apollo.")] = "apollo") -> None:
     """Print a commented config to start from."""
     from pipelines.presets import preset_text
