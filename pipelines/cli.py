@@ -289,6 +289,49 @@ def vocab(
     _print(value) if json else building.show(value)
 
 
+# -- mixtures ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def mix(
+    from_: Annotated[list[str], typer.Option("--from", help="A finished run's folder; as often as there are runs.")],
+    out: Annotated[str, typer.Option("--out", help="The mixture's folder.", show_default=False)],
+    more: Annotated[list[str] | None, typer.Argument(help="Further runs.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A YAML file, or apollo (the default), shipped, best.")
+    ] = None,
+    ratio: Annotated[
+        str | None, typer.Option("--ratio", help="text=0.12,image=0.30,multi_image=0.18,video=0.40")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="What shares are counted in: samples, tokens, seconds, bytes.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="So much of the unit (200k, 1.5M), or max; by default all that fits.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", help="How often a sample may stand in it.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another seed, another draw.")] = None,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="A tokenizer.json that counts text.")] = None,
+    materialize: Annotated[bool, typer.Option("--materialize", help="Write real tars, one a virtual shard.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite another mixture in the folder.")] = False,
+    json: Json = False,
+    runner: RunnerName = "FnApiRunner",
+    workers: Workers = 1,
+    beam: BeamOptions = None,
+) -> None:
+    """Plan a mixture of finished runs at any ratio; writes a manifest, copies no media."""
+    from pipelines import mix as mixing
+
+    asked = mixing.recipe_of(
+        recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer
+    )
+    mixture = mixing.mix(
+        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
+        runner=_runner(runner, workers, beam), quiet=json,
+    )  # fmt: skip
+    _print(mixing.result(mixture)) if json else mixing.show(mixture)
+
+
 @app.command()
 def demo(
     out: Annotated[str, typer.Option("--out", help="Where the demo's world and run go.")] = "demo",

@@ -1,0 +1,300 @@
+"""mix: a recipe and finished runs -> a mixture, as a manifest. No medium is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra import storage, tables
+from infra.beam import Runner
+from infra.commit import lock, read_json
+from infra.errors import ConfigError
+from infra.hashing import canonical_json
+from mixtures import cells, draw, planner
+from mixtures.index import Index, read_index, without_repeats
+from mixtures.manifest import MANIFEST, Mixture, is_mixture, write_mixture
+from mixtures.recipe import DEFAULT, UNITS, Recipe, from_ratio, read_recipe, record, warnings
+from pipelines.run import LOCAL
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A mixture before it is written: `value` as mixture.json holds it, without members."""
+
+    value: dict[str, Any]
+    members: pa.Table
+    groups: tuple[int, ...]
+
+
+def recipe_of(recipe: str | None, ratio: str | None, **settings: Any) -> Recipe:
+    """The recipe that a command line asks for; `settings` replace its keys where they are given.
+
+    Raises ConfigError for any mistake in it.
+    """
+    if recipe is not None and ratio is not None:
+        raise ConfigError("give --recipe or --ratio, not both", hint="shares of modalities can stand in the recipe")
+    return from_ratio(ratio, **settings) if ratio is not None else read_recipe(recipe or DEFAULT, **settings)
+
+
+def mix(
+    runs: Sequence[str],
+    recipe: Recipe,
+    out: str,
+    *,
+    replace: bool = False,
+    materialize: bool = False,
+    runner: Runner = LOCAL,
+    quiet: bool = False,
+) -> Mixture:
+    """Plan a mixture of finished runs and write it to `out`.
+
+    The folder's mixture of the same recipe over the same runs is written again, to the same bytes; a folder that holds
+    anything else is left alone.
+    Raises ConfigError where `out` holds another mixture (unless `replace`) or something that is none.
+    """
+    _check_folder(out, replace)
+    planned = plan(runs, recipe, out)
+    held = _held(out)
+    if held is not None and not replace and _identity(held) != _identity(planned.value):
+        raise ConfigError(
+            f"{out} holds another mixture: {_difference(held, planned.value)}",
+            where="--out",
+            hint="give a new folder (a mixture copies no media), or --replace",
+        )
+    with lock(out):
+        mixture = _write(out, planned, held)
+    return mixture
+
+
+def _check_folder(out: str, replace: bool) -> None:
+    if not storage.exists(out) or is_mixture(out):
+        return
+    if storage.is_file(out):
+        raise ConfigError("this is a file, not a folder", where=out)
+    found = [name for name in (*storage.names(out), *storage.folders(out)) if name not in ("work", "members.parquet")]
+    if found:
+        raise ConfigError(
+            f"this folder holds something that is no mixture ({found[0]}, …)", where=out, hint="give a new --out"
+        )
+
+
+def _held(out: str) -> dict[str, Any] | None:
+    return dict(read_json(storage.join(out, MANIFEST))) if is_mixture(out) else None
+
+
+def _identity(value: Mapping[str, Any]) -> bytes:
+    """What makes a mixture the one that it is: its recipe and the runs that it is of."""
+    return canonical_json([value["recipe"], [parent["members"] for parent in value["parents"]]])
+
+
+def _difference(held: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    if held.get("recipe") == planned["recipe"]:
+        return "of the same recipe, over other runs or runs that have changed"
+    keys = [key for key in planned["recipe"] if (held.get("recipe") or {}).get(key) != planned["recipe"][key]]
+    return f"its recipe differs in {', '.join(keys)}"
+
+
+def plan(runs: Sequence[str], recipe: Recipe, out: str) -> Planned:
+    """Which samples a mixture takes and where each stands; `out` is where it will lie, for the paths of its parents."""
+    index = read_index(runs, recipe.columns)
+    hashes = draw.draws(recipe.seed, "mix", index.key)
+    index, hashes = without_repeats(index, hashes)
+    tokens = token_counts(index, recipe)
+    found = cells.cells_of(index, recipe)
+    amount = cells.amounts(index, tokens)
+    stock = _stock(found, amount[recipe.unit])
+    sources = index.columns["source"][1] if "source" in index.columns else []
+    constraints = cells.constraints_of(found, recipe, sources)
+    wanted = planner.plan(stock, constraints, unit=recipe.unit, size=recipe.size, repeats=recipe.repeats)
+    orders = draw.order_of(hashes, found.group, len(found.cells))
+    of_unit = amount[recipe.unit].astype(np.float64)
+    counts = [
+        round(float(want))
+        if stock.whole
+        else min(draw.nearest(of_unit[order], float(want)), recipe.repeats * len(order))
+        for want, order in zip(wanted, orders, strict=True)
+    ]
+    vshards = _vshards(index, orders, counts, recipe)
+    names = [shard.sha256 for shard in index.shards]
+    lie = draw.shard_order(recipe.seed, names, np.bincount(index.shard, minlength=len(names)).tolist())
+    taken = draw.lay(orders, counts, lie, vshards, None if recipe.unit == "samples" else of_unit)
+    return _planned(index, recipe, out, found, constraints, taken, amount, vshards)
+
+
+def token_counts(index: Index, recipe: Recipe) -> NDArray[np.int64]:
+    """int64 (n,): tokens of text and media, by the recipe's contract."""
+    codes, values = index.columns["modality"]
+    contract = recipe.contract.contract()
+    tokens = index.text_tokens.copy()
+    for code, modality in enumerate(values):
+        rows = np.flatnonzero(codes == code)
+        one = np.array([modality], dtype=object)
+        tokens[rows] += contract.media_tokens(one, index.seconds[rows], index.images[rows].astype(np.int64))
+    return tokens
+
+
+def _stock(found: cells.Cells, amount: NDArray[Any]) -> planner.Stock:
+    count = len(found.cells)
+    largest = np.zeros(count)
+    np.maximum.at(largest, found.group, amount.astype(np.float64))
+    total = np.bincount(found.group, weights=amount.astype(np.float64), minlength=count).astype(np.float64)
+    samples = np.bincount(found.group, minlength=count)
+    return planner.Stock(total, largest, samples, [str(cell["modality"]) for cell in found.cells], found.names())
+
+
+def _vshards(index: Index, orders: Sequence[NDArray[np.int64]], counts: Sequence[int], recipe: Recipe) -> int:
+    total = sum(counts)
+    size = 0
+    for order, count in zip(orders, counts, strict=True):
+        passes, rest = divmod(count, max(len(order), 1))
+        size += passes * int(index.size[order].sum()) if passes else 0
+        size += int(index.size[order[:rest]].sum())
+    return max(1, -(-total // recipe.virtual.samples), -(-size // recipe.virtual.bytes))
+
+
+def _planned(
+    index: Index,
+    recipe: Recipe,
+    out: str,
+    found: cells.Cells,
+    constraints: Sequence[cells.Constraint],
+    taken: draw.Taken,
+    amount: Mapping[str, NDArray[Any]],
+    vshards: int,
+) -> Planned:
+    used = np.flatnonzero(np.bincount(index.shard[taken.row], minlength=len(index.shards)))
+    place = np.full(len(index.shards), -1, dtype=np.int32)
+    place[used] = np.arange(len(used), dtype=np.int32)
+    count = len(found.cells)
+    sums = {
+        str(unit): np.bincount(taken.group, amount[unit][taken.row].astype(np.float64), count).astype(np.float64)
+        for unit in UNITS
+    }
+    available = np.bincount(found.group, minlength=count)
+    groups = [
+        {"name": name, "modality": cell["modality"], "cell": dict(cell), "available": int(available[g]),
+         **{unit: _number(unit, sums[unit][g]) for unit in UNITS}}
+        for g, (name, cell) in enumerate(zip(found.names(), found.cells, strict=True))
+    ]  # fmt: skip
+    totals = {unit: _number(unit, sums[unit].sum()) for unit in UNITS}
+    achieved = {unit: _shares(groups, unit) for unit in UNITS}
+    told = warnings(achieved[recipe.unit])
+    if index.dropped:
+        told.append(f"{index.dropped:,} samples stand in more than one of the runs: taken from the first that has them")
+    value = {
+        "seed": recipe.seed,
+        "unit": recipe.unit,
+        "recipe": record(recipe, None),
+        "contract": recipe.contract.model_dump(),
+        "parents": [{**parent, "run": _relative(parent["run"], out)} for parent in index.parents],
+        "shards": [index.shards[i].record() for i in used],
+        "groups": groups,
+        "totals": totals,
+        "achieved": achieved,
+        "constraints": _held_against(constraints, sums, found),
+        "vshards": vshards,
+        "warnings": told,
+        "materialized": None,
+    }
+    members = pa.table(
+        {
+            "key": index.keys(taken.row),
+            "vshard": taken.vshard,
+            "position": taken.position,
+            "group": taken.group,
+            "shard": place[index.shard[taken.row]],
+            "repeat": taken.repeat,
+            "offset": index.offset[taken.row],
+            "size": index.size[taken.row],
+            "tokens": amount["tokens"][taken.row],
+            "seconds": index.seconds[taken.row],
+            "bytes": index.bytes[taken.row],
+        },
+        schema=tables.MIXTURE,
+    )
+    return Planned(value, members, ())
+
+
+def _held_against(
+    constraints: Sequence[cells.Constraint], sums: Mapping[str, NDArray[np.float64]], found: cells.Cells
+) -> list[dict[str, Any]]:
+    """Each share that was asked for, and what it came to in every unit."""
+    return [
+        {"label": one.label, "column": one.column, "value": one.value, "low": one.low, "high": one.high,
+         "achieved": {unit: _share(float(sums[unit] @ one.weights), float(sums[unit].sum())) for unit in UNITS}}
+        for one in constraints if one.value is not None
+    ]  # fmt: skip
+
+
+def _shares(groups: Sequence[Mapping[str, Any]], unit: str) -> dict[str, float]:
+    total = float(sum(group[unit] for group in groups))
+    found: dict[str, float] = {}
+    for group in groups:
+        found[group["modality"]] = found.get(group["modality"], 0.0) + group[unit]
+    return {modality: _share(amount, total) for modality, amount in found.items()}
+
+
+def _share(amount: float, total: float) -> float:
+    return round(amount / total, 6) if total else 0.0
+
+
+def _number(unit: str, value: float) -> int | float:
+    return round(float(value), 3) if unit == "seconds" else round(float(value))
+
+
+def _relative(run: str, out: str) -> str:
+    """A run's place as seen from the mixture, so that both can be moved together."""
+    if not storage.is_local(run) or not storage.is_local(out):
+        return run if not storage.is_local(run) else os.path.realpath(storage.local_path(run))
+    return os.path.relpath(os.path.realpath(storage.local_path(run)), os.path.realpath(storage.local_path(out)))
+
+
+def _write(out: str, planned: Planned, held: Mapping[str, Any] | None) -> Mixture:
+    if held is not None and _identity(held) != _identity(planned.value):
+        # Asked for by --replace: what was there ends first, so that no tar of it is taken for one of the new mixture.
+        storage.remove(storage.join(out, MANIFEST))
+        for name in ("shards", "work"):
+            storage.remove(storage.join(out, name))
+    return write_mixture(out, planned.value, planned.members)
+
+
+def result(mixture: Mixture) -> dict[str, Any]:
+    """What `reelmill mix --json` prints."""
+    value = mixture.value
+    return {
+        "mixture": mixture.uri,
+        **{key: value[key] for key in ("unit", "seed", "totals", "achieved", "constraints", "groups", "vshards")},
+        "members": value["members"],
+        "materialized": value["materialized"] is not None,
+        "warnings": value["warnings"],
+    }
+
+
+def show(mixture: Mixture) -> None:
+    """What was asked for and what it came to, for people."""
+    from rich.table import Table
+
+    from pipelines.summary import console
+
+    value, out = mixture.value, console()
+    table = Table(title=f"Mixture {value['recipe']['name']}: counted in {value['unit']}", title_justify="left")
+    table.add_column("group")
+    for name in ("available", *UNITS, *(f"% {unit}" for unit in UNITS)):
+        table.add_column(name, justify="right")
+    for group in value["groups"]:
+        shares = [100 * group[unit] / value["totals"][unit] if value["totals"][unit] else 0.0 for unit in UNITS]
+        numbers = [group["available"], *(group[unit] for unit in UNITS)]
+        table.add_row(group["name"], *(f"{n:,.0f}" for n in numbers), *(f"{share:.2f}" for share in shares))
+    table.add_section()
+    table.add_row("all", f"{sum(g['available'] for g in value['groups']):,}",
+                  *(f"{value['totals'][unit]:,.0f}" for unit in UNITS), *[""] * len(UNITS))  # fmt: skip
+    out.print(table)
+    for warning in value["warnings"]:
+        out.print(f"[yellow]warning[/] {warning}", highlight=False)
+    out.print(f"{value['vshards']:,} virtual shards; {mixture.uri}/{MANIFEST} says all of it", highlight=False)
