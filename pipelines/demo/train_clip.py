@@ -253,10 +253,18 @@ def make_batch(seed: int, number: int, count: int, plates: NDArray[np.uint8]) ->
     return Examples(pixels, drawn, still)
 
 
+def make_scenes(seed: int, count: int, purpose: str, casts: int = 1) -> Iterator[list[Scene]]:
+    """`count` times `casts` scenes of the train split before one background. A function of the arguments."""
+    for i in range(count):
+        scene = scenes.make_scene(seed, "train", f"clip {purpose} {i}")
+        fixed = {"photo": scene.photo, "camera": scene.camera}
+        others = [scenes.make_scene(seed, "train", f"clip {purpose} {i} {j}", **fixed) for j in range(1, casts)]
+        yield [scene, *(replace(scene, subjects=cast.subjects, tint=cast.tint) for cast in others)]
+
+
 def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Examples:
-    """One picture of each of `count` × `casts` scenes of the train split as the demo would show them, before its
-    photographs as they are: `casts` sets of subjects before each of `count` backgrounds. A function of the
-    arguments."""
+    """One picture of each of `make_scenes`' scenes as the demo would show them, before its photographs as they are. A
+    function of the arguments."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -264,15 +272,10 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
     side = SIDE + ROOM
     pixels = np.empty((count * casts, side, side, 3), np.uint8)
     drawn, still = [], np.empty(count * casts, bool)
-    for i in range(count):
-        scene = scenes.make_scene(seed, "train", f"clip {purpose} {i}")
+    for i, shown in enumerate(make_scenes(seed, count, purpose, casts)):
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
-        plate = replace(scene, tint="natural", subjects=()).film(width, height)._plate
-        for j in range(casts):
-            if j:
-                fixed = {"photo": scene.photo, "camera": scene.camera}
-                cast = scenes.make_scene(seed, "train", f"clip {purpose} {i} {j}", **fixed)
-                scene = replace(scene, subjects=cast.subjects, tint=cast.tint)
+        plate = replace(shown[0], tint="natural", subjects=()).film(width, height)._plate
+        for j, scene in enumerate(shown):
             film = _Restaged(scene, scenes.tinted(plate, scene.tint), width, height)
             row = i * casts + j
             still[row] = rng.random() < 0.4
@@ -346,9 +349,8 @@ def _normalised(pixels: NDArray[np.uint8]) -> Any:
     return ((x - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
-def vocabulary(examples: Examples, tokenizer: Any) -> NDArray[np.int64]:
+def vocabulary(shown: Sequence[Scene], tokenizer: Any) -> NDArray[np.int64]:
     """The ids of all tokens that captions of such scenes have, ascending. A few thousand scenes have every word."""
-    shown = examples.scenes[:3000]
     rng = scenes.generator(0, "clip", "vocabulary")
     texts = [caption(s, i % 2 == 0, rng) for i, s in enumerate(shown)]
     return np.unique(tokenizer(texts).numpy())
@@ -372,7 +374,12 @@ def _numbered(seed: int, count: int, number: int) -> Examples:
 
 
 def train(
-    seed: int, plates: NDArray[np.uint8], known_from: Examples, steps: int, batch: int, log: Callable[[str], None]
+    seed: int,
+    plates: NDArray[np.uint8],
+    known_from: Sequence[Scene],
+    steps: int,
+    batch: int,
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """The state of the trained open_clip model.
 
@@ -389,7 +396,7 @@ def train(
     compact[known] = torch.arange(len(known))  # ascending, so that the end token stays the highest
     model = clip.CLIP(**{**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": len(known)}})
     model.visual.to(memory_format=torch.channels_last)
-    labels = np.stack([targets(s) for s in known_from.scenes])
+    labels = np.stack([targets(s) for s in known_from])
     frequency = labels.mean(axis=0)
     heads = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
     heads_weight = torch.from_numpy(np.clip((1 - frequency) / np.maximum(frequency, 1e-3), 1, 12))
@@ -509,7 +516,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     plates = make_plates(options.seed, options.plates)
     log(f"{len(plates)} backgrounds in {time.monotonic() - began:.0f} s")
-    words = make_examples(options.seed, 250, "vocabulary", 12)
+    words = [scene for shown in make_scenes(options.seed, 250, "vocabulary", 12) for scene in shown]
     save(train(options.seed, plates, words, options.steps, options.batch, log), options.out)
     figures = validate(options.out, make_examples(options.seed, 300, "validation", 2), options.seed)
     card = {
