@@ -74,6 +74,16 @@ def run_(
     _print(main.result(run)) if json else summary.show_run(run)
 
 
+def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
+    """Run one stage, say what it did, and return the run."""
+    from pipelines import main, summary
+
+    run = main.open_for_work(str(config), quiet=json, **options)
+    value = main.stage_result(name, main.run_stage(run, name))
+    _print(value) if json else summary.show_stage(value)
+    return run
+
+
 def _stage(name: str, help_: str) -> Callable[..., None]:
     def command(
         config: ConfigPath,
@@ -84,14 +94,7 @@ def _stage(name: str, help_: str) -> Callable[..., None]:
         workers: Workers = 1,
         beam: BeamOptions = None,
     ) -> None:
-        from pipelines import main, summary
-
-        run = main.open_for_work(
-            str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json
-        )
-        manifest = main.run_stage(run, name)
-        value = main.stage_result(name, manifest)
-        _print(value) if json else summary.show_stage(value)
+        _run_stage(name, config, json, out=out, replace=replace, runner=_runner(runner, workers, beam))
 
     command.__doc__ = help_
     command.__name__ = name
@@ -122,16 +125,11 @@ def annotate(
     beam: BeamOptions = None,
 ) -> None:
     """Write dialogues about the kept videos, by a served language model or by rule."""
-    from pipelines import main, summary
+    options = {"out": out, "replace": replace, "runner": _runner(runner, workers, beam), "batch": batch}
+    run = _run_stage("annotate", config, json, **options)
+    if not json:
+        from pipelines import summary
 
-    run = main.open_for_work(
-        str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json, batch=batch
-    )
-    value = main.stage_result("annotate", main.run_stage(run, "annotate"))
-    if json:
-        _print(value)
-    else:
-        summary.show_stage(value)
         summary.show_dialogues(run)
 
 
@@ -164,6 +162,32 @@ def diff(
     _print(value) if json else differing.show(value)
     if not value["same"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def takedown(
+    folders: Annotated[
+        list[str], typer.Argument(help="Runs, mixtures, or folders that hold some at any depth.", show_default=False)
+    ],
+    keys: Annotated[list[str] | None, typer.Option("--key", help="A sample's key; may be repeated.")] = None,
+    sources: Annotated[list[str] | None, typer.Option("--source", help="All of a source; may be repeated.")] = None,
+    licences: Annotated[list[str] | None, typer.Option("--licence", help="All under a licence.")] = None,
+    url_lists: Annotated[
+        list[str] | None, typer.Option("--url-list", help="A file of URLs or paths, one a line.")
+    ] = None,
+    with_duplicates: Annotated[
+        bool, typer.Option("--with-duplicates", help="Also all that look like them or have the same bytes.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; nothing is written.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove samples everywhere: rewrite only the shards touched, reissue cards, mend mixtures."""
+    from pipelines import takedown as removing
+    from pipelines.removal.selection import select
+
+    asked = select(keys or (), sources or (), licences or (), url_lists or ())
+    value = removing.takedown(folders, asked, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
+    _print(value) if json else removing.show(value)
 
 
 @app.command()

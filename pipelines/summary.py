@@ -11,6 +11,7 @@ from rich.table import Table
 
 from infra import storage, tables
 from infra.commit import read_json, read_manifest
+from mixtures import cards
 from pipelines.main import explained
 from pipelines.resolve import resolve
 from pipelines.run import Run
@@ -62,36 +63,31 @@ def show_dialogues(run: Run) -> None:
     settings, manifest = resolve(run).annotate, read_manifest(run.at("dialogues"))
     if settings is None or manifest is None:
         return
-    good: Counter[str] = Counter()
-    bad: Counter[str] = Counter()
-    turns: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    of_turns: Counter[str] = Counter()
+    good, bad, reasons, of_turns = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    turns = 0
     for unit in manifest.units:
-        rows = tables.read(run.at("dialogues", f"{unit.name}.parquet"), ["kind", "outcome", "reason", "turns"])
-        for row in rows.to_pylist():
-            if row["outcome"] != "accepted":
-                bad[row["kind"]] += 1
-                reasons[row["reason"].partition(":")[0]] += 1
-                continue
-            good[row["kind"]] += 1
-            for turn in row["turns"]:
-                turns[row["kind"]] += turn["outcome"] == "accepted"
-                of_turns.update([turn["reason"].partition(":")[0]] if turn["outcome"] != "accepted" else [])
-    table = Table(title="Dialogues", title_justify="left")
-    for name in ("kind", "accepted", "share", "target", "rejected", "turns"):
+        rows = tables.read(run.at("dialogues", f"{unit.name}.parquet")).to_pylist()
+        told = cards.dialogues(rows)
+        if told is not None:
+            good.update(told["kinds"])
+            reasons.update(told["rejected"])
+            of_turns.update(told["rejected_turns"])
+            turns += told["turns"]
+            bad.update(row["kind"] for row in rows if row["outcome"] != "accepted")
+    table = Table(title=f"Dialogues, {turns:,} turns", title_justify="left")
+    for name in ("kind", "accepted", "share", "target", "rejected"):
         table.add_column(name, justify="left" if name == "kind" else "right")
     total = sum(settings.kinds.values())
     for kind in [*settings.kinds, *sorted({*good, *bad} - set(settings.kinds))]:
         target = f"{settings.kinds[kind] / total:.1%}" if kind in settings.kinds else ""
         share = f"{good[kind] / max(good.total(), 1):.1%}"
-        table.add_row(kind, f"{good[kind]:,}", share, target, f"{bad[kind]:,}", f"{turns[kind]:,}")
+        table.add_row(kind, f"{good[kind]:,}", share, target, f"{bad[kind]:,}")
     out = console()
     out.print(table)
     for what, found in (("rejected", reasons), ("rejected turns of the others", of_turns)):
         if found:
-            told = ", ".join(f"{name} {count:,}" for name, count in found.most_common())
-            out.print(f"{what}: {told}", highlight=False)
+            listed = ", ".join(f"{name} {count:,}" for name, count in found.most_common())
+            out.print(f"{what}: {listed}", highlight=False)
     if storage.is_file(run.work("annotate.json")):
         out.print(cost(read_json(run.work("annotate.json")), settings), highlight=False)
 
