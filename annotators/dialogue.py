@@ -13,7 +13,7 @@ from typing import Any
 
 from annotators import evidence, wording
 from annotators.evidence import Sheet
-from annotators.kinds import IMAGE_TEXT, Kind, kind
+from annotators.kinds import IMAGE_TEXT, Kind
 from infra.hashing import fingerprint
 
 #: Raised whenever the same answers would be read otherwise.
@@ -100,11 +100,6 @@ def generation_body(kind: Kind, sheet: Sheet, model: str, sampling: Mapping[str,
         {**{name: sampling[name] for name in ("temperature", "top_p", "max_tokens")}, **sampling, "n": n},
         (f"dialogue_{kind.name}", kind.schema),
     )
-
-
-def ocr_question_body(sheet: Sheet, model: str, sampling: Mapping[str, Any], n: int = 1) -> dict[str, Any]:
-    """The request for questions and answers on the text in an image or a document; read with `kind(IMAGE_TEXT)`."""
-    return generation_body(kind(IMAGE_TEXT), sheet, model, sampling, n)
 
 
 def rationale_body(

@@ -149,7 +149,7 @@ def test_the_prompt_is_the_same_for_every_video() -> None:
 
 
 def test_questions_on_text_in_pictures() -> None:
-    body = dialogue.ocr_question_body(SHEET, "m", SAMPLING)
+    body = dialogue.generation_body(kind(IMAGE_TEXT), SHEET, "m", SAMPLING)
     assert "PICTURE" in body["messages"][0]["content"]
     assert "video" not in body["messages"][1]["content"]
 
