@@ -14,6 +14,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from infra.beam import Runner
+from pipelines import main
+from pipelines.run import Run
+
 ADJECTIVES = ["small", "large", "quiet", "busy", "wooden", "yellow", "distant", "narrow", "sunny", "frozen"]
 PLACES = ["harbour", "bridge", "market", "forest", "kitchen", "station", "garden", "valley", "library", "workshop"]
 THINGS = ["boat", "bicycle", "lantern", "basket", "horse", "piano", "kettle", "ladder", "window", "umbrella"]
@@ -238,3 +242,17 @@ def config(root: Path, store: Path, out: Path, **changes: Any) -> dict[str, Any]
 def write_config(path: Path, value: Mapping[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
     return path
+
+
+def open_videos(
+    folder: Path, name: str, videos: Path, annotate: Any, *, runner: Runner | None = None, batch: str | None = None,
+    **changes: Any,
+) -> Run:  # fmt: skip
+    """A run over a folder of videos with `annotate`, in `folder`/`name`; `changes` are further keys of its config,
+    "store" the name of one in `folder`."""
+    value = {
+        "name": "own", "store": str(folder / changes.pop("store", f"store-{name}")), "out": str(folder / name),
+        "sources": [{"name": "v", "path": str(videos), "modality": "video"}], "annotate": annotate, **changes,
+    }  # fmt: skip
+    path = write_config(folder / f"{name}.yaml", value)
+    return main.open_for_work(str(path), out=None, replace=False, runner=runner or Runner(), quiet=True, batch=batch)

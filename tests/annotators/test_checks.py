@@ -9,19 +9,11 @@ from hypothesis import strategies as st
 from annotators import checks
 from annotators.checks import REASONS, Settings, check, identify
 from annotators.dialogue import Dialogue, Turn
-from annotators.evidence import KINDS, Item, Sheet
+from annotators.evidence import Sheet
 from annotators.kinds import kind
+from tests.annotators.sheets import sheet
 
 TALK, TIMED = kind("conversation"), kind("temporal_perception")
-
-
-def sheet(*items: tuple[Any, ...], seconds: float | None = 20.0) -> Sheet:
-    made: list[Item] = []
-    for name, text, *span in items:
-        number = 1 + sum(item.kind == name for item in made)
-        start, end = span if span else (None, None)
-        made.append(Item(f"{KINDS[name]}{number}", name, start, end, text))
-    return Sheet(tuple(made), seconds)
 
 
 SKI = sheet(

@@ -9,19 +9,11 @@ from jsonschema import Draft202012Validator
 from annotators import checks, dialogue, evidence, kinds
 from annotators.evidence import KINDS, Item, Sheet
 from annotators.kinds import IMAGE_TEXT, SHARES, kind, supports
+from tests.annotators.sheets import sheet
 
 ALL = [*SHARES, IMAGE_TEXT]
 FOLDER = Path(kinds.__file__).parent
 _LINE = re.compile(r"\[([a-z])(\d+)\] ([a-z ]+)(?:, ([\d.]+)(?:-([\d.]+))? s)?: (.+)")
-
-
-def sheet(*items: tuple[str, str] | tuple[str, str, float, float], seconds: float | None = 20.0) -> Sheet:
-    made: list[Item] = []
-    for name, text, *span in items:
-        number = 1 + sum(item.kind == name for item in made)
-        start, end = span if span else (None, None)
-        made.append(Item(f"{KINDS[name]}{number}", name, start, end, text))
-    return Sheet(tuple(made), seconds)
 
 
 def example(name: str) -> tuple[Sheet, str]:

@@ -54,14 +54,9 @@ def make(videos: Path, tmp_path: Path) -> Callable[..., Run]:
     """Opens a run over the videos: make(name, annotate, workers=1, batch=None)."""
 
     def make_(name: str, annotate: Any, workers: int = 1, batch: str | None = None, **changes: Any) -> Run:
-        value = {
-            "name": "own", "store": str(tmp_path / changes.pop("store", f"store-{name}")), "out": str(tmp_path / name),
-            "sources": [{"name": "v", "path": str(videos), "modality": "video"}], "units": {"target_rows": 5},
-            "annotate": annotate, **changes,
-        }  # fmt: skip
-        path = corpus.write_config(tmp_path / f"{name}.yaml", value)
-        return main.open_for_work(
-            str(path), out=None, replace=False, runner=Runner(workers=workers), quiet=True, batch=batch
+        changes = {"units": {"target_rows": 5}, **changes}
+        return corpus.open_videos(
+            tmp_path, name, videos, annotate, runner=Runner(workers=workers), batch=batch, **changes
         )
 
     return make_
@@ -381,3 +376,33 @@ def test_doctor_proves_structured_output(
 def obeying(body: dict[str, Any]) -> str:
     schema = body["response_format"]["json_schema"]["schema"]
     return json.dumps({name: value["enum"][0] for name, value in schema["properties"].items()})
+
+
+def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:
+    from pipelines.annotate import written_by
+    from pipelines.dialogues import Annotate
+
+    plain = written_by(Annotate())
+    captioner = {"model": "v", "endpoints": [{"url": "http://localhost:1"}]}
+    assert written_by(Annotate(ocr_questions=True)) != plain
+    assert written_by(Annotate(captioner=captioner)) != plain
+    assert written_by(Annotate(candidates=4, rationales=True, blind=None, revision="x")) == plain
+    elsewhere = {**captioner, "endpoints": [{"url": "http://localhost:2", "in_flight": 3}]}
+    assert written_by(Annotate(captioner=elsewhere)) == written_by(Annotate(captioner=captioner))
+
+
+def test_batch_files_have_nothing_to_say_to_the_rules(make: Callable[..., Run], tmp_path: Path) -> None:
+    run = make("rulesbatch", {}, batch=str(tmp_path / "files"))
+    for stage in ("ingest", "measure", "decide"):
+        main.run_stage(run, stage)
+    with pytest.raises(ConfigError, match="--batch has nothing to ask"):
+        main.run_stage(run, "annotate")
+
+
+def test_processes_share_what_an_endpoint_may_have_in_flight() -> None:
+    from infra.servers import Endpoint
+    from pipelines.desk import shared
+
+    endpoints = [Endpoint(url="http://a", in_flight=9), Endpoint(url="http://b", in_flight=1)]
+    assert [e.in_flight for e in shared(endpoints, 4)] == [2, 1]
+    assert [e.in_flight for e in shared(endpoints, 1)] == [9, 1]

@@ -22,7 +22,6 @@ import pytest
 
 from annotators.kinds import kinds
 from infra.asking import Cache
-from infra.beam import Runner
 from pipelines import main
 from pipelines.run import Run
 from tests import corpus
@@ -97,12 +96,7 @@ def served(server: str, **more: Any) -> dict[str, Any]:
 
 
 def make(tmp_path: Path, videos: Path, name: str, annotate: dict[str, Any], store: str = "store") -> Run:
-    value = {
-        "name": "real", "store": str(tmp_path / store), "out": str(tmp_path / name), "units": {"target_rows": 10},
-        "sources": [{"name": "v", "path": str(videos), "modality": "video"}], "annotate": annotate,
-    }  # fmt: skip
-    path = corpus.write_config(tmp_path / f"{name}.yaml", value)
-    return main.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
+    return corpus.open_videos(tmp_path, name, videos, annotate, store=store, units={"target_rows": 10})
 
 
 @pytest.fixture(scope="module")
