@@ -1,0 +1,104 @@
+"""takedown: remove samples everywhere: rows, shards, cards, dialogues, store and mixtures below some folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from infra.commit import read_json
+from pipelines.removal.places import find
+from pipelines.removal.scan import NAMED, Found, scan
+from pipelines.removal.selection import Selection
+from pipelines.summary import console
+
+
+def takedown(
+    folders: Sequence[str],
+    selection: Selection,
+    *,
+    with_duplicates: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Take down what `selection` asks for from every run, store and mixture at or below `folders`.
+
+    dry_run: nothing is written. Returns what `reelmill takedown --json` prints.
+    Raises StageError where a folder is not there or holds none of them.
+    """
+    places = find(folders)
+    found = [scan(uri, selection, with_duplicates=with_duplicates) for uri in places.runs]
+    asked = {
+        "keys": sorted(selection.keys),
+        "sources": sorted(selection.sources),
+        "licences": sorted(selection.licences),
+        "urls": len(selection.urls),
+        "with_duplicates": with_duplicates,
+    }
+    return {
+        "dry_run": dry_run,
+        "asked": asked,
+        "runs": [_told(one) for one in found],
+        "mixtures": [],
+        "unmatched": sorted(selection.keys - {key for one in found for key in {**one.before.erased, **one.erased}}),
+    }
+
+
+def _told(found: Found) -> dict[str, Any]:
+    """A run in the report."""
+    shards = []
+    for name, keys in sorted(found.shards.items()):
+        card = read_json(found.run.at("shards", f"{name}.card.json"))
+        shards.append({"name": name, "samples": len(keys), "of": card["samples"], "bytes": card["tar"]["bytes"]})
+    return {
+        "run": found.run.out,
+        "samples": len(found.erased),
+        "reasons": dict(sorted(found.reasons.items())),
+        "outcomes": dict(sorted(found.outcomes.items())),
+        "held": len(found.held),
+        "perceptually_the_same_kept": _some(found.copies),
+        "same_bytes_elsewhere": _some(found.same),
+        "units": len(found.units),
+        "shards": shards,
+        "dialogues": found.dialogues,
+        "still_in_sources": found.there,
+    }
+
+
+def _some(keys: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(keys), "first": list(keys[:NAMED])}
+
+
+# -- for people -------------------------------------------------------------------------------------------------
+
+
+def show(value: Mapping[str, Any]) -> None:
+    """What is, or would be, taken down."""
+    out = console()
+    if not any(run["samples"] for run in value["runs"]):
+        out.print("Nothing that is asked for is there.", highlight=False)
+    will = "would be taken down" if value["dry_run"] else "taken down"
+    for run in value["runs"]:
+        if not run["samples"]:
+            continue
+        out.print(f"{run['run']}: {run['samples']:,} samples {will}", highlight=False)
+        for name in ("reasons", "outcomes"):
+            told = ", ".join(f"{count:,} {escape(key)}" for key, count in run[name].items())
+            out.print(f"  {name}: {told}", highlight=False)
+        table = Table(title="Shards to be written anew" if value["dry_run"] else "Shards written anew")
+        for name in ("shard", "samples out", "of", "bytes"):
+            table.add_column(name, justify="left" if name == "shard" else "right")
+        for shard in run["shards"]:
+            table.add_row(shard["name"], f"{shard['samples']:,}", f"{shard['of']:,}", f"{shard['bytes']:,}")
+        if table.row_count:
+            out.print(table)
+        for name in ("perceptually_the_same_kept", "same_bytes_elsewhere"):
+            if run[name]["count"]:
+                first = ", ".join(run[name]["first"][:3])
+                out.print(f"  {name.replace('_', ' ')}: {run[name]['count']:,}, such as {first}", highlight=False)
+        if run["still_in_sources"]:
+            out.print(f"  still in the sources, such as {escape(run['still_in_sources'][0])}", highlight=False)
+    for key in value["unmatched"]:
+        out.print(f"not found: {escape(key)}", highlight=False)
