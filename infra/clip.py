@@ -316,13 +316,20 @@ class Pick:
     def __init__(self, plan: FramePlan, header: Mapping[str, Any], limits: Limits) -> None:
         self.width, self.height = fitted(int(header["width"]), int(header["height"]), plan.size, plan.fit)
         at_most = max(1, limits.max_frame_bytes // (self.width * self.height * 3))
-        self._times = targets(plan, float(header["duration"]), at_most)
+        self._at = sorted(set(plan.numbers)) if plan.times == "at" else None
+        if self._at is not None and len(self._at) > at_most:
+            raise BadSample("too_large", f"{len(self._at)} frames of {self.width} x {self.height}, room for {at_most}")
+        self._times = targets(plan, float(header["duration"]), at_most) if self._at is None else []
         self._next = 0
         self.numbers: list[int] = []  # frames taken, ascending
         self.times: list[float] = []
 
     def wants(self, number: int, seconds: float, before: float | None) -> tuple[bool, bool]:
         """Frame `number` is at `seconds`, the one before it at `before`: (take the one before, take this one)."""
+        if self._at is not None:
+            now = self._next < len(self._at) and self._at[self._next] == number
+            self._next += now
+            return False, now and self._take(number, seconds)
         earlier = now = False
         while self._next < len(self._times) and self._times[self._next] <= seconds:
             wanted = self._times[self._next]
@@ -337,7 +344,8 @@ class Pick:
 
     def last(self, number: int, seconds: float) -> bool:
         """The stream has ended with this frame: whether to take it."""
-        return self._next < len(self._times) and self._take(number, seconds)
+        wanted = self._times if self._at is None else self._at
+        return self._next < len(wanted) and self._take(number, seconds)
 
     def _take(self, number: int, seconds: float | None) -> bool:
         if seconds is None or (self.numbers and self.numbers[-1] >= number):

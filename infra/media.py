@@ -33,16 +33,19 @@ class FramePlan:
     times "uniform": `count` frames at the centres of `count` equal parts of the duration.
     times "rate": `fps` frames a second from 0, plus the first and the last frame when `ends`;
         when that makes more than `count`, `count` of them spread evenly.
+    times "at": the frames whose numbers (from 0, in showing order) are `numbers`, ascending; a number beyond the end
+        stands for the last frame. They are never thinned out: too many for the limits are an error.
     fit "short"/"long": that side becomes `size` pixels, the aspect is kept, never enlarged;
         "skew": exactly size × size, aspect ignored.
     """
 
-    times: Literal["middle", "uniform", "rate"]
+    times: Literal["middle", "uniform", "rate", "at"]
     size: int
     fit: Literal["short", "long", "skew"]
     count: int = 1
     fps: float = 1.0
     ends: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,15 @@ def test_too_many_bytes_of_frames_thins_that_plan_only(clip: Path) -> None:
     assert len(found.frames["small"].pixels) == 20
 
 
+def test_frames_by_number_are_those_frames_whatever_else_is_asked_for(door, clip) -> None:
+    numbers = FramePlan("at", 48, "short", numbers=(0, 3, 4, 11, 500))
+    found = door.decode(video(clip), {"n": numbers, "other": FramePlan("rate", 48, "short", count=9, fps=3)}, {})
+    assert levels(found.frames["n"].pixels) == [0, 3, 4, 11, 19]
+    assert found.frames["n"].times.tolist() == [0.0, 0.3, 0.4, 1.1, 1.9]
+    with Decoder(Limits(max_frame_bytes=4 * 64 * 48 * 3)) as small:
+        assert "too_large: 5 frames" in str(small.decode(video(clip), {"n": numbers}, {}).error)
+
+
 def test_a_short_video_gives_each_frame_once(door, tmp_path) -> None:
     path = write_video(tmp_path / "a.mp4", count=3)
     found = door.decode(video(path), {"a": FramePlan("uniform", 48, "short", count=8)}, {})
