@@ -1,0 +1,416 @@
+"""The loader that trainers import: samples of a mixture in an exact, resumable order, split over ranks and workers.
+
+    loader = Loader("MIX", rank=0, world=8, batch=4, decode=True)
+    for batch in loader.batches(workers=4):
+        ...
+        save(loader.state_dict())
+
+Reads virtual mixtures (ranges of their runs' tars) and materialized ones, near or behind any fsspec URI.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra.errors import BadSample, ConfigError, MissingExtra, ReelmillError, StageError
+from mixtures.decoded import FRAME_SIZE, SampleDecoder
+from mixtures.fetch import CACHE_BYTES, Fetcher, Span
+from mixtures.manifest import Mixture, open_mixture
+from mixtures.order import WINDOW, Order, Share
+from mixtures.tokens import Contract
+from mixtures.unpack import record_of, unpack, verify
+
+#: Raised when a field of the state changes its meaning.
+STATE_VERSION = 1
+
+
+@dataclass
+class Step:
+    """What one step of a rank gave. skipped: by kind of error, samples whose media could not be shown."""
+
+    number: int
+    samples: list[Any] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+class Loader:
+    """Samples of a mixture.
+
+    mixture: its folder, path or fsspec URI. rank, world: which of how many trainers this is. batch: samples a step.
+    seed: of the order; None takes the mixture's. epoch: the first to be read. window: virtual shards shuffled together.
+    drop_last: leave out the end of an epoch that does not fill a step of all ranks; else ranks differ by at most one
+    sample, and the last step of some has one less or none.
+    decode: give `Decoded` samples instead of raw ones. contract: of clips and tokens; None takes the mixture's.
+    frame_size: longest side of decoded frames in pixels. on_error: "raise" stops at a medium that cannot be shown,
+    "skip" leaves the sample out of its batch and counts it in `skipped`. verify: hold media against their sha256.
+    cache_bytes: most bytes of remote shards held or under way, in each process that reads.
+
+    Iterating gives the samples of one epoch from where the loader stands, for this rank; then it stands at the start
+    of the next. A raw sample is {"__key__", "__url__", "json": its record, media bytes by suffix}.
+
+    Raises ConfigError for arguments that cannot be; StageError, naming shard, byte and key, where shards are missing,
+    cut short or others than the mixture was made from.
+    """
+
+    def __init__(
+        self,
+        mixture: str | Mixture,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        batch: int = 1,
+        seed: int | None = None,
+        epoch: int = 0,
+        window: int = WINDOW,
+        drop_last: bool = False,
+        decode: bool = False,
+        contract: Contract | None = None,
+        frame_size: int = FRAME_SIZE,
+        on_error: str = "raise",
+        verify: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error is {on_error!r}", where="loader", hint='give "raise" or "skip"')
+        self.mixture = open_mixture(mixture) if isinstance(mixture, str) else mixture
+        self.share = Share(rank, world, batch, drop_last)
+        self.contract = contract or self.mixture.contract
+        self.skipped: Counter[str] = Counter()
+        self._on_error = on_error
+        self._verify = verify
+        self._decoder = SampleDecoder(self.contract, frame_size) if decode else None
+        self._places = _Places(self.mixture)
+        self._fetcher = Fetcher(self._places.files, cache_bytes=cache_bytes)
+        self.order = Order(self._places.counts, int(self.mixture.value["seed"]) if seed is None else seed, window)
+        self._stand(epoch, 0)
+
+    def _stand(self, epoch: int, start: int) -> None:
+        self.epoch = epoch
+        self._start = start  # places that lie behind all ranks
+        self._step = 0  # whole steps of this rank since
+        self._within = 0  # samples of the step that has begun
+
+    def __len__(self) -> int:
+        """Steps that this rank still has in the epoch."""
+        return max(0, self.share.steps(self.order.total - self._start) - self._step)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        """One sample after another. Inside a worker of PyTorch's DataLoader, that worker's share."""
+        worker, workers = _worker()
+        for step in self._steps(worker, workers, whole=False):
+            yield from step.samples
+
+    def batches(
+        self, *, workers: int = 0, collate: Callable[[list[Any]], Any] | None = None, **how: Any
+    ) -> Iterator[Any]:
+        """One batch a step, a list of samples or what `collate` makes of it; the state is that after the last given.
+
+        workers: processes that read ahead, through PyTorch's DataLoader, which takes `how`; `collate` runs in them.
+        With on_error "skip" a batch may be shorter, or empty.
+        """
+        if workers == 0:
+            for step in self._steps(0, 1, whole=True):
+                yield collate(step.samples) if collate else step.samples
+            return
+        yield from self._through_workers(workers, collate, how)
+
+    def dataset(self) -> Any:
+        """This loader as a torch IterableDataset, for a DataLoader of your own: give it this loader's batch as its
+        batch_size, and steps come in order. Workers do not move this loader: count samples with `advance`."""
+        return _torch_dataset(self, None)
+
+    def _steps(self, worker: int, workers: int, *, whole: bool) -> Iterator[Step]:
+        """This rank's steps from here on, every `workers`-th of them.
+
+        whole: a step is given when all of it is read; else sample by sample, each as a Step of its own.
+        """
+        left = self.order.total - self._start
+        begin, within, epoch, start = self._step, self._within, self.epoch, self._start
+        last = self.share.steps(left)
+        mine = range(begin + worker, last, workers)
+
+        def wanted() -> Iterator[Span]:
+            for number in mine:
+                low, high = self.share.run(left, number)
+                skip = within if number == begin else 0
+                rows = self.order.rows(epoch, start + low, start + high)
+                for i in range(skip, len(rows)):
+                    yield self._places.span(int(rows[i]), (number, i + 1 == len(rows), i + 1))
+
+        step = Step(mine.start)
+        for span, data in self._fetcher.stream(wanted()):
+            number, ends, done = span.tag
+            try:
+                step.samples.append(self._sample(span, data))
+            except BadSample as error:
+                self._bad(span, error)
+                step.skipped[error.kind] += 1
+            if whole and not ends:
+                continue
+            step.number = number
+            if workers == 1:
+                self._step, self._within = (number + 1, 0) if ends else (number, done)
+            self.skipped.update(step.skipped)
+            yield step
+            step = Step(number)
+        if workers == 1:
+            self._stand(epoch + 1, 0)
+
+    def _sample(self, span: Span, data: memoryview) -> Any:
+        where = self._fetcher.files[span.file]
+        members = unpack(data, span.key, where, span.offset)
+        record = record_of(members, span.key, where, span.offset)
+        if self._verify:
+            verify(members, record, span.key, where, span.offset)
+        sample: dict[str, Any] = {"__key__": span.key, "__url__": where, **members, "json": record}
+        return sample if self._decoder is None else self._decoder.decode(sample)
+
+    def _bad(self, span: Span, error: BadSample) -> None:
+        if self._on_error == "raise":
+            raise StageError(
+                f"a medium of sample {span.key} cannot be shown ({error})",
+                where=f"{self._fetcher.files[span.file]}, byte {span.offset}",
+                hint='Loader(on_error="skip") leaves such samples out and counts them',
+            ) from None
+
+    def _through_workers(
+        self, workers: int, collate: Callable[[list[Any]], Any] | None, how: Mapping[str, Any]
+    ) -> Iterator[Any]:
+        data_loader = _torch().utils.data.DataLoader
+        epoch, expected = self.epoch, self._step
+        steps = iter(data_loader(_torch_dataset(self, collate or _same), batch_size=None, num_workers=workers, **how))
+        while True:
+            try:
+                found = next(steps, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise StageError(
+                    f"a process that reads for the loader died ({str(error).splitlines()[0]})",
+                    where=self.mixture.uri,
+                    hint="go on from the last state_dict(): nothing that was given is lost",
+                ) from None
+            if found is None:
+                break
+            if isinstance(found, ReelmillError):
+                raise found
+            number, skipped, batch = found
+            if number != expected:
+                raise StageError(
+                    f"step {number} came where step {expected} was due", where=self.mixture.uri, hint="in_order=True"
+                )
+            expected += 1
+            self.skipped.update(skipped)
+            self._step, self._within = expected, 0
+            yield batch
+        self._stand(epoch + 1, 0)
+
+    # -- where it stands ----------------------------------------------------------------------------------------
+
+    @property
+    def consumed(self) -> int:
+        """Samples of the epoch that all ranks have read once they are where this one is."""
+        ahead = self._step * self.share.stride + (self._within if self.share.world == 1 else 0)
+        return min(self.order.total, self._start + ahead)
+
+    def advance(self, samples: int) -> None:
+        """Count samples that this rank got through a DataLoader of its own."""
+        left = self.order.total - self._start
+        done = self._step * self.share.batch + self._within + samples
+        low, high = self.share.run(left, left // self.share.stride)
+        if done >= left // self.share.stride * self.share.batch + high - low:
+            self._stand(self.epoch + 1, 0)
+        else:
+            self._step, self._within = divmod(done, self.share.batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, as JSON values: after the last sample or batch that was given.
+
+        All ranks have the same after the same number of steps, so that of rank 0 serves all.
+        """
+        ended = self.order.total > 0 and not len(self)
+        return {
+            "version": STATE_VERSION,
+            "members": self.mixture.value["members"]["sha256"],
+            "seed": self.order.seed,
+            "window": self.order.window,
+            "epoch": self.epoch + ended,
+            "consumed": 0 if ended else self.consumed,
+            "within": self._within if self.share.world > 1 else 0,
+            "split": [self.share.rank, self.share.world, self.share.batch],
+            "skipped": dict(sorted(self.skipped.items())),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Stand where another loader stood, also one of another world size or batch; the next sample is the next.
+
+        Raises ConfigError where the state is of another mixture or order, or was saved in the middle of a step of
+        several ranks and is to be split otherwise.
+        """
+        mine = self.state_dict()
+        for name, what in (("version", "Reelmill"), ("members", "mixture"), ("seed", "seed"), ("window", "window")):
+            if state.get(name) != mine[name]:
+                raise ConfigError(
+                    f"this state is of another {what}: {state.get(name)!r}, not {mine[name]!r}",
+                    where="loader state",
+                    hint="open the loader as it was when the state was saved",
+                )
+        within = int(state["within"])
+        if within and list(state["split"]) != mine["split"]:
+            raise ConfigError(
+                f"this state was saved {within} samples into a step of rank {state['split'][0]} of {state['split'][1]}",
+                where="loader state",
+                hint="save after whole steps (Loader.batches) to go on with another split",
+            )
+        self._stand(int(state["epoch"]), int(state["consumed"]))
+        self._within = within
+        self.skipped = Counter(state.get("skipped", {}))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Stand at the start of an epoch."""
+        self._stand(epoch, 0)
+
+    def composition(self) -> dict[str, Any]:
+        """What all ranks have read of this epoch, held against the plan.
+
+        {"epoch", "samples", "of", "unit", "skipped", "modalities": {name: {"samples", "tokens", "seconds", "bytes",
+        "share", "planned"}}, "largest_gap"}: shares are of the mixture's binding unit; skipped counts this rank's.
+        """
+        return self._places.composition(self.order, self.epoch, self.consumed) | {
+            "epoch": self.epoch,
+            "skipped": dict(sorted(self.skipped.items())),
+        }
+
+    def close(self) -> None:
+        """Close files and end the decoder's child; reading starts them again."""
+        self._fetcher.close()
+        if self._decoder is not None:
+            self._decoder.close()
+
+
+class _Places:
+    """Where each row of a mixture lies. files: of its tars, as the rows count them."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        rows = mixture.members(["key", "vshard", "group", "shard", "offset", "size"])
+        value = mixture.value
+        if rows.num_rows != value["members"]["rows"]:
+            raise StageError(
+                f"there are {rows.num_rows} rows, {value['members']['rows']} in mixture.json",
+                where=mixture.uri,
+                hint="make the mixture again with `reelmill mix`",
+            )
+        self._mixture = mixture
+        self._keys = rows["key"].combine_chunks() if rows.num_rows else pa.array([], pa.string())
+        vshard = _column(rows, "vshard")
+        self.counts: NDArray[np.int64] = np.bincount(vshard, minlength=int(value["vshards"])).astype(np.int64)
+        self._group = _column(rows, "group")
+        self._size = _column(rows, "size")
+        if value.get("materialized"):
+            self.files = [mixture.own_tar(v) for v in range(len(value["materialized"]))]
+            self._file = vshard
+            ends = np.cumsum(self._size)
+            first = np.cumsum(self.counts) - self.counts
+            before = ends - self._size
+            self._offset = before - np.repeat(before[first[self.counts > 0]], self.counts[self.counts > 0])
+        else:
+            self.files = [mixture.tar(shard) for shard in range(len(value["shards"]))]
+            self._file = _column(rows, "shard")
+            self._offset = _column(rows, "offset")
+
+    def span(self, row: int, tag: Any) -> Span:
+        return Span(int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag)
+
+    def composition(self, order: Order, epoch: int, stop: int) -> dict[str, Any]:
+        value = self._mixture.value
+        shards, rows = order.whole(epoch, stop)
+        whole = np.zeros(len(self.counts), dtype=bool)
+        whole[shards] = True
+        read = np.repeat(whole, self.counts)
+        read[rows] = True
+        units = {"samples": np.ones(len(read), dtype=np.int64)}
+        table = self._mixture.members(["tokens", "seconds", "bytes"])
+        units |= {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in table.column_names}
+        names = [group["modality"] for group in value["groups"]]
+        unit = value["unit"]
+        total = float(units[unit][read].sum())
+        found: dict[str, Any] = {}
+        for modality in sorted(set(names)):
+            groups = [i for i, name in enumerate(names) if name == modality]
+            mine = read & np.isin(self._group, groups)
+            sums = {name: float(column[mine].sum()) for name, column in units.items()}
+            found[modality] = {
+                "samples": int(sums["samples"]),
+                "tokens": int(sums["tokens"]),
+                "seconds": round(sums["seconds"], 3),
+                "bytes": int(sums["bytes"]),
+                "share": round(sums[unit] / total, 6) if total else 0.0,
+                "planned": value["achieved"][unit].get(modality, 0.0),
+            }
+        gaps = [abs(row["share"] - row["planned"]) for row in found.values()] if total else [0.0]
+        return {
+            "samples": int(read.sum()),
+            "of": len(read),
+            "unit": unit,
+            "modalities": found,
+            "largest_gap": round(max(gaps, default=0.0), 6),
+        }
+
+
+def _column(rows: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.asarray(rows[name], dtype=np.int64)
+
+
+# -- PyTorch ----------------------------------------------------------------------------------------------------
+
+
+def _torch() -> Any:
+    try:
+        import torch.utils.data
+    except ImportError:
+        raise MissingExtra("torch", "train", "reading with workers") from None
+    return torch
+
+
+def _worker() -> tuple[int, int]:
+    """(number, count) of the DataLoader's worker that this process is; (0, 1) where it is none."""
+    if "torch.utils.data" not in sys.modules:
+        return 0, 1
+    info = sys.modules["torch.utils.data"].get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
+
+
+def _same(samples: list[Any]) -> Any:
+    return samples
+
+
+def _torch_dataset(loader: Loader, collate: Callable[[list[Any]], Any] | None) -> Any:
+    """An IterableDataset, made here so that importing this module imports no PyTorch. Without `collate` it gives
+    samples; with it (number, skipped, batch) of each step, or the error that ended the reading."""
+    torch = _torch()
+
+    class Dataset(torch.utils.data.IterableDataset):  # type: ignore[misc,name-defined]
+        def __iter__(self) -> Iterator[Any]:
+            if collate is None:
+                yield from loader
+                return
+            try:
+                for step in loader._steps(*_worker(), whole=True):
+                    yield step.number, step.skipped, collate(step.samples)
+            except ReelmillError as error:  # as a value: PyTorch would wrap it in a traceback
+                yield error
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _torch_dataset, (loader, collate)
+
+    return Dataset()

@@ -1,0 +1,97 @@
+"""A sample out of the bytes that it has in a tar: header blocks are checked, nothing is guessed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from infra.errors import StageError
+
+_BLOCK = 512
+_SUM = slice(148, 156)
+_AUDIT = "the shard is not the one the mixture was made from: `reelmill audit` says where it differs"
+
+
+class _Broken(Exception):
+    """What is wrong with the bytes, in words."""
+
+
+def unpack(data: memoryview, key: str, where: str, offset: int) -> dict[str, bytes]:
+    """Members by suffix, in the order of the tar.
+
+    data: from the sample's first header to the end of its last padding. key: whose these bytes must be.
+    Raises StageError that names shard, byte and key where they are not whole ustar members of that sample.
+    """
+    found: dict[str, bytes] = {}
+    at, end = 0, len(data)
+    try:
+        while at < end:
+            name, size = _header(data, at, end)
+            stem, dot, suffix = name.partition(".")
+            if stem != key or not dot:
+                raise _Broken(f"a member called {name!r} lies here")
+            found[suffix] = bytes(data[at + _BLOCK : at + _BLOCK + size])
+            at += _BLOCK + -(-size // _BLOCK) * _BLOCK
+        if at != end or not found:
+            raise _Broken(f"it ends at byte {offset + at}, not {offset + end}")
+    except _Broken as error:
+        raise StageError(
+            f"sample {key} does not lie here: {error}", where=f"{where}, byte {offset + at}", hint=_AUDIT
+        ) from None
+    return found
+
+
+def _header(data: memoryview, at: int, end: int) -> tuple[str, int]:
+    block = bytes(data[at : at + _BLOCK])
+    if len(block) < _BLOCK or block[257:262] != b"ustar":
+        raise _Broken("there is no tar header")
+    try:
+        size = int(block[124:136].rstrip(b"\0 ") or b"0", 8)
+        wanted = int(block[_SUM].rstrip(b"\0 ") or b"0", 8)
+        name = block[:100].rstrip(b"\0").decode("ascii")
+    except ValueError:
+        raise _Broken("the tar header is damaged") from None
+    # The checksum counts its own field as eight blanks.
+    if sum(block) - sum(block[_SUM]) + 8 * 0x20 != wanted:
+        raise _Broken("the tar header is damaged (its checksum is wrong)")
+    if block[156:157] not in (b"0", b"\0"):
+        raise _Broken(f"{name!r} is no plain file")
+    if at + _BLOCK + size > end:
+        raise _Broken(f"{name!r} reaches beyond the sample")
+    return name, size
+
+
+def record_of(members: Mapping[str, bytes], key: str, where: str, offset: int) -> dict[str, Any]:
+    """The sample's JSON, parsed. Raises StageError where it is not the sample's."""
+    place = f"{where}, byte {offset}"
+    if "json" not in members:
+        raise StageError(f"sample {key} has no JSON", where=place, hint=_AUDIT)
+    try:
+        record = json.loads(members["json"])
+    except ValueError as error:
+        raise StageError(f"the JSON of sample {key} cannot be read ({error})", where=place, hint=_AUDIT) from None
+    if not isinstance(record, dict) or record.get("id") != key:
+        raise StageError(f"the JSON of sample {key} is another sample's", where=place, hint=_AUDIT)
+    return record
+
+
+def media_of(members: Mapping[str, bytes]) -> list[str]:
+    """Suffixes of a sample's media, in their order: "mp4", or "0.jpg", "1.png", …."""
+    names = [name for name in members if name not in ("json", "txt") and not name.startswith("__")]
+    return sorted(names, key=lambda name: (int(name.split(".")[0]) if name[:1].isdigit() else 0, name))
+
+
+def verify(members: Mapping[str, bytes], record: Mapping[str, Any], key: str, where: str, offset: int) -> None:
+    """Hold the media against the sha256 in the sample's JSON. Raises StageError where they differ."""
+    names = media_of(members)
+    wanted = [value for value in record.get("sha256", ()) if value]
+    found = [hashlib.sha256(members[name]).hexdigest() for name in names]
+    if found != wanted:
+        odd = next((name for name, a, b in zip(names, found, wanted, strict=False) if a != b), "their number")
+        raise StageError(
+            f"the media of sample {key} are not what its JSON says ({odd})",
+            where=f"{where}, byte {offset}",
+            hint=_AUDIT,
+        )

@@ -1,0 +1,143 @@
+"""Small mixtures written by hand: tars with members of known bytes, and a manifest over them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infra import storage, tables
+from infra.hashing import canonical_json, sample_key
+from mixtures import manifest, shards
+from mixtures.manifest import Mixture
+from mixtures.tokens import Contract
+
+SUFFIX = {"video": ["mp4"], "image": ["jpg"], "multi_image": ["0.jpg", "1.jpg"], "text": []}
+
+
+def key_of(number: int) -> str:
+    return sample_key("small", "here", str(number), "", "")
+
+
+def record(number: int, modality: str, media: list[bytes], **more: Any) -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": "<image>" * len(media) + f"\nWhat is {number}?"},
+        {"from": "gpt", "value": "It."},
+    ]
+    return {
+        "id": key_of(number),
+        "data_type": modality,
+        "conversations": turns if media else [{"from": "gpt", "value": f"The story of {number}."}],
+        "sha256": [hashlib.sha256(data).hexdigest() for data in media] or [""],
+        "duration": 0.0,
+        "fps": 0.0,
+        "n_frames": 0,
+        **more,
+    }
+
+
+def sample(number: int, modality: str, media: list[bytes] | None = None, **more: Any) -> tuple[str, list[shards.Part]]:
+    """A sample's key and members; without `media` they are keyed bytes that no codec knows."""
+    if media is None:
+        rng = np.random.default_rng(number)
+        media = [rng.bytes(int(rng.integers(0, 3000))) for _ in SUFFIX[modality]]
+    parts = [shards.Part(name, data=data) for name, data in zip(SUFFIX[modality], media, strict=True)]
+    parts.append(shards.Part("json", data=canonical_json(record(number, modality, media, **more))))
+    return key_of(number), parts
+
+
+def write_run(folder: Path, tars: dict[str, list[tuple[str, list[shards.Part]]]]) -> dict[str, dict[str, Any]]:
+    """Tars under folder/shards; for each what mixture.json says of it, and where its samples lie."""
+    (folder / "shards").mkdir(parents=True)
+    found = {}
+    for name, samples in tars.items():
+        path = folder / "shards" / f"{name}.tar"
+        digest, written = shards.write_tar(path, samples)
+        found[name] = {"sha256": digest, "bytes": path.stat().st_size, "written": written}
+    return found
+
+
+def write(
+    folder: Path,
+    modalities: dict[str, int],
+    *,
+    vshards: int = 4,
+    repeats: int = 1,
+    seed: int = 7,
+    materialized: bool = False,
+    contract: Contract | None = None,
+    samples: dict[str, list[tuple[str, list[shards.Part]]]] | None = None,
+    uri: str | None = None,
+) -> Mixture:
+    """folder/run and folder/mix: of each modality so many samples in one tar, each `repeats` times in the mixture,
+    groups interleaved in every virtual shard. `uri`: where `folder` is reached, if not as itself."""
+    number = 0
+    tars: dict[str, list[tuple[str, list[shards.Part]]]] = {}
+    for modality, count in modalities.items():
+        made = [sample(number + i, modality) for i in range(count)] if samples is None else samples[modality]
+        tars[f"{modality}-000000"] = made
+        number += count
+    run = write_run(folder / "run", tars)
+    taken: list[tuple[int, float, dict[str, Any]]] = []
+    for group, name in enumerate(run):
+        rows = [(place, repeat) for repeat in range(repeats) for place in run[name]["written"]]
+        cut = np.linspace(0, len(rows), vshards + 1).astype(int)
+        for v in range(vshards):
+            mine = rows[cut[v] : cut[v + 1]]
+            for i, (place, repeat) in enumerate(mine):
+                row = {
+                    "key": place.key,
+                    "group": group,
+                    "shard": group,
+                    "repeat": repeat,
+                    "offset": place.offset,
+                    "size": place.size,
+                    "tokens": 10 * (group + 1),
+                    "seconds": float(group),
+                    "bytes": sum(size for _, _, size in place.members),
+                }
+                taken.append((v, (i + 0.5) / len(mine), row))
+    taken.sort(key=lambda one: (one[0], one[1], one[2]["group"]))
+    laid = []
+    for v in range(vshards):
+        laid += [row | {"vshard": v, "position": i} for i, (_, _, row) in enumerate(t for t in taken if t[0] == v)]
+    members = pa.Table.from_pylist(laid, schema=tables.MIXTURE)
+    base = uri or str(folder)
+    own = None
+    if materialized:
+        own = []
+        for v in range(vshards):
+            whole = b""
+            for row in (row for row in laid if row["vshard"] == v):
+                path = folder / "run" / "shards" / f"{list(run)[row['shard']]}.tar"
+                whole += storage.read_bytes(str(path), row["offset"], row["size"])
+            target = folder / "mix" / "shards" / f"mix-{v:06d}.tar"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(whole + bytes(1024))
+            count = sum(row["vshard"] == v for row in laid)
+            own.append({"name": target.stem, "samples": count, "bytes": target.stat().st_size, "sha256": ""})
+    total = {m: repeats * n for m, n in modalities.items()}
+    share = {m: n / max(1, sum(total.values())) for m, n in total.items()}
+    value = {
+        "seed": seed,
+        "recipe": {},
+        "unit": "samples",
+        "contract": asdict(contract or Contract()),
+        "parents": [{"run": "../run", "name": "run", "members": ""}],
+        "shards": [
+            {"parent": 0, "name": name, "modality": name.split("-")[0], "suffixes": "", **{k: run[name][k] for k in
+             ("bytes", "sha256")}} for name in run
+        ],
+        "groups": [{"name": m, "modality": m, "cell": {}, "available": n, "samples": total[m]} for m, n in modalities.items()],
+        "totals": {"samples": sum(total.values())},
+        "achieved": {"samples": share},
+        "vshards": vshards,
+        "warnings": [],
+        "materialized": own,
+    }  # fmt: skip
+    made = manifest.write_mixture(str(folder / "mix"), value, members)
+    return Mixture(storage.join(base, "mix"), made.value) if uri else made
