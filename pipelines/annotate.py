@@ -26,6 +26,7 @@ from infra.batch import clear, read_answers
 from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
+from pipelines import taken
 from pipelines.desk import cache_path, open_desk, shared, tell
 from pipelines.dialogues import RULES, Annotate, Written, row, write
 from pipelines.resolve import resolve
@@ -71,7 +72,8 @@ def annotate(run: Run) -> Manifest | None:
     classes = {supported: n for supported, n in classes.items() if supported and supported != {IMAGE_TEXT}}
     table = probabilities(classes, settings.kinds) if classes else {}
     odds = {JOIN.join(sorted(k)): {name: round(p, 9) for name, p in v.items()} for k, v in table.items()}
-    inputs = {unit.name: fingerprint([stamp, odds, unit.sha256]) for unit in verdicts.units}
+    gone = taken.load(run.out)
+    inputs = {unit.name: fingerprint([stamp, odds, gone.origin("verdicts", unit)]) for unit in verdicts.units}
     folder = run.at("dialogues")
     todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
     spans = _spans(todo, run.runner.workers)

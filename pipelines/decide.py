@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from filters import resample as resampling
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, committed, need_manifest, read_json, write_manifest
+from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
@@ -32,9 +32,12 @@ def decide(run: Run) -> Manifest:
     resolved = resolve(run)
     names, stamp = judge_units(run)
     settings = [stamp, resolved.duplicates.model_dump(mode="json"), run.config.seed]
-    find_duplicates(run, names, fingerprint(settings))
     resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
     stamp = fingerprint([*settings, resample])
+    if (done := _done(run, names, stamp)) is not None:
+        write_ledger(run, names)
+        return done
+    find_duplicates(run, names, fingerprint(settings))
     if resolved.resample is not None:
         for modality in resolved.resample.modalities:
             _count_ngrams(run, resolved, modality, names, stamp)
@@ -46,13 +49,26 @@ def decide(run: Run) -> Manifest:
     return manifest
 
 
+def _done(run: Run, names: Sequence[str], stamp: str) -> Manifest | None:
+    """The manifest of verdicts that were made of just this, with all that they rest on; else None."""
+    held, groups = read_manifest(run.at("verdicts")), read_manifest(run.at("duplicates"))
+    if held is None or groups is None or held.fingerprint != stamp or [unit.name for unit in held.units] != names:
+        return None
+    rests = [run.at("duplicates", f"{unit.name}.parquet") for unit in groups.units]
+    resample = resolve(run).resample
+    for modality in () if resample is None else resample.modalities:
+        rests += [run.at("resample", f"{modality}.parquet"), run.at("resample", f"{modality}.json")]
+    there = all(tables.is_done(run.at("verdicts", f"{name}.parquet"), stamp) for name in names)
+    return held if there and all(storage.is_file(uri) for uri in rests) else None
+
+
 def judge_units(run: Run) -> tuple[list[str], str]:
     """Every unit's rows against their own filters, into RUN/work/judged; the units' names, and what stands for this."""
     samples = need_manifest(run.out, "samples")
     signals = need_manifest(run.out, "signals")
     resolved = resolve(run)
     names = [unit.name for unit in signals.units]
-    cutoffs = find_cutoffs(run, resolved, names)
+    cutoffs = _cutoffs(run, resolved, names, signals.fingerprint)
     stamp = fingerprint(
         {
             "samples": samples.fingerprint,
@@ -80,6 +96,16 @@ def _count_files(folder: str) -> int:
 
 
 # -- own faults -------------------------------------------------------------------------------------------------
+
+
+def _cutoffs(run: Run, resolved: Resolved, names: Sequence[str], signals: str) -> dict[str, float]:
+    """The same, found once for the same signals: what is taken down later moves no threshold."""
+    uri, inputs = run.work("cutoffs.json"), fingerprint([signals, cascade_fingerprint(resolved, resolved.steps)])
+    if storage.is_file(uri) and (held := read_json(uri))["inputs"] == inputs:
+        return dict(held["cutoffs"])
+    found = find_cutoffs(run, resolved, names)
+    storage.write_bytes(uri, canonical_json({"inputs": inputs, "cutoffs": found}))
+    return found
 
 
 def find_cutoffs(run: Run, resolved: Resolved, names: Sequence[str]) -> dict[str, float]:

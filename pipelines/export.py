@@ -20,6 +20,7 @@ from infra.inventory import root_of
 from mixtures import cards, shards
 from mixtures.conversations import conversations, llava_turns, plain
 from mixtures.tokens import RELEASED, text_tokens
+from pipelines import taken
 from pipelines.dialogues import writer
 from pipelines.judge import add_ledgers, tally
 from pipelines.readme import write_readme
@@ -180,20 +181,23 @@ def _captions(run: Run, signals: pa.Table) -> list[str]:
 
 
 def _layout(run: Run, names: Sequence[str]) -> shards.Layout:
-    """Sum the units' weights in order, a number a unit and series; see which stretches of weight hold a kept row."""
+    """Sum the units' weights in order, a number a unit and series; see in which stretches of weight a kept row begins.
+
+    What is taken down after the plan was made keeps its weight there, so that no shard moves.
+    """
     full = shards.capacity(run.config.export.shard_bytes, run.config.export.shard_samples)
     totals: dict[str, int] = {}
     starts: dict[str, dict[str, int]] = {}
     used: dict[str, set[int]] = {}
     for name in names:
-        plan = tables.read(run.work("export", f"{name}.parquet"), ["series", "weight", "kept"])
+        plan = tables.read(run.work("export", f"{name}.parquet"), ["series", "weight"])
         starts[name] = dict(totals)
         series = np.array(plan["series"].to_pylist(), dtype=object)
-        weight, kept = np.asarray(plan["weight"], dtype=np.int64), np.asarray(plan["kept"], dtype=bool)
+        weight = np.asarray(plan["weight"], dtype=np.int64)
         for one in sorted(set(series.tolist())):
             mine = series == one
             before = totals.get(one, 0) + np.cumsum(weight[mine]) - weight[mine]
-            used.setdefault(one, set()).update((before[kept[mine]] // full).tolist())
+            used.setdefault(one, set()).update((before[weight[mine] > 0] // full).tolist())
             totals[one] = totals.get(one, 0) + int(weight[mine].sum())
     layout = shards.layout({one: sorted(stretches) for one, stretches in used.items()}, full)
     value = {
@@ -296,7 +300,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=cards.counts([f"{f}: {r}" for f, r in zip(*_reasons(verdicts), strict=True)]),
         dialogues=cards.dialogues(said),
-        made_by={**made_by(run), "lineage": lineage},
+        made_by={**made_by(run), "lineage": lineage, **taken.record(verdicts)},
     )
     storage.write_bytes(card_uri, canonical_json(card))
     return {"shards_made": 1, "samples": len(rows), "bytes": size}
@@ -535,6 +539,7 @@ def write_checksums(run: Run, names: Sequence[str]) -> None:
     for name in names:
         for suffix in ("tar", "card.json"):
             found[f"shards/{name}.{suffix}"] = storage.sha256(run.at("shards", f"{name}.{suffix}"))
-    for name in ("ledger.json", "README.md"):
-        found[name] = storage.sha256(run.at(name))
+    for name in ("ledger.json", "README.md", taken.NAME):
+        if name != taken.NAME or storage.is_file(run.at(name)):
+            found[name] = storage.sha256(run.at(name))
     storage.write_bytes(run.at("checksums.json"), canonical_json(found))

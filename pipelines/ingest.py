@@ -17,6 +17,7 @@ from infra.commit import Manifest, Unit, committed, read_json, read_manifest, un
 from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, digest, fingerprint, sample_key
+from pipelines import taken
 from pipelines.run import Run
 
 #: Expected bytes of an item where the config names none (ours); units are cut from this, never from the data.
@@ -52,7 +53,8 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str,
     there = committed(folder, sorted(units), "ingest")
     _no_two_keys(folder, there)
     storage.write_bytes(storage.join(folder, "_ignored.json"), canonical_json(ignored))
-    stamp = fingerprint({"units": [[u.name, u.sha256] for u in there], "ignored": ignored})
+    gone = taken.load(run.out)
+    stamp = fingerprint({"units": [[u.name, gone.origin("samples", u)] for u in there], "ignored": ignored})
     return write_manifest(folder, "samples", stamp, there)
 
 
@@ -206,11 +208,12 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     content = items.drop_columns(["stamp"]).to_pylist()
     inputs = fingerprint({"source": _source_facts(source), "items": content})
     stamps = fingerprint({"input": inputs, "stamps": items["stamp"].to_pylist()})
-    if tables.is_done(uri, inputs) and storage.is_file(seen) and read_json(seen) == stamps:
+    gone = taken.load(run.out)
+    if tables.is_done(uri, inputs) and storage.is_file(seen) and read_json(seen) == stamps and not gone.misses(uri):
         return {"units_kept": 1}
     root = inventory.root_of(source)
     rows = [_sample(source, root, item) for item in content]
-    tables.write(uri, pa.Table.from_pylist(rows, schema=tables.SAMPLES), fingerprint=inputs)
+    tables.write(uri, gone.apply(pa.Table.from_pylist(rows, schema=tables.SAMPLES)), fingerprint=inputs)
     storage.write_bytes(seen, canonical_json(stamps))
     return {"units_made": 1, "samples": len(rows), "total_ms": int(1000 * (time.monotonic() - begun))}
 

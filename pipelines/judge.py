@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.interface import MISSING
+from pipelines import taken
 from pipelines.resolve import Resolved, Step
 
 #: What a row is after its own filters and before its neighbours are looked at.
@@ -90,6 +91,8 @@ def judge_rows(
     broken = np.asarray(pc.is_valid(samples["error"]), dtype=bool)
     outcome[broken], name[broken] = "failed", "ingest"
     reason[broken] = np.array(samples["error"].to_pylist(), dtype=object)[broken]
+    gone = np.asarray(taken.marked(samples["error"]), dtype=bool)
+    outcome[gone], name[gone], reason[gone] = "dropped", taken.FILTER, taken.reasons(reason[gone])
 
     for step in resolved.steps:
         wanted = concerns(resolved, step, modality, silent)

@@ -22,6 +22,7 @@ from infra.hashing import fingerprint, rows_fingerprint
 from infra.inventory import root_of
 from infra.media import Decoded, FramePlan, Frames, MediaRef, StreamObserver
 from infra.store import Cells, align, content_ids
+from pipelines import taken
 from pipelines.borrow import borrow
 from pipelines.judge import concerns, wordless
 from pipelines.resolve import Measure, Resolved, Step, ordered, resolve
@@ -59,7 +60,9 @@ def measure_late(run: Run) -> Manifest | None:
 
 def _stage(run: Run, stage: str, before: Manifest, cascade: str, job: str) -> Manifest:
     names = [unit.name for unit in before.units]
-    inputs = {unit.name: fingerprint({"before": unit.sha256, "cascade": cascade}) for unit in before.units}
+    gone = taken.load(run.out)
+    inputs = {unit.name: fingerprint({"before": gone.origin(before.stage, unit), "cascade": cascade})
+              for unit in before.units}  # fmt: skip
     folder = run.at(stage)
     todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
     borrow(run, stage_steps(run, stage), todo)

@@ -21,7 +21,7 @@ def _text(run: Run, cards: Sequence[dict[str, Any]], ledger: dict[str, Any]) -> 
     licences = sorted({name for card in cards for name in card["licences"]})
     lines = ["---", f"pretty_name: {run.config.name}", "license: other", "configs:"]
     by_series: dict[str, list[str]] = {}
-    for card in cards:
+    for card in (card for card in cards if card["samples"]):
         by_series.setdefault(f"{card['modality']}_{'_'.join(card['suffixes']).replace('.', '_')}", []).append(
             card["shard"]
         )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra import storage
+from infra import storage, tables
 from infra.commit import Unit, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json
@@ -56,11 +56,12 @@ class Taken:
         now, before = self.rewritten.get(f"{stage}/{unit.name}.parquet", ("", ""))
         return before if now == unit.sha256 else unit.sha256
 
-    def misses(self, samples: pa.Table) -> bool:
-        """Whether a table (columns key, error) holds a sample on the list that is not marked."""
-        return bool(
-            self and pc.any(pc.and_(self._on_list(samples["key"]), pc.invert(marked(samples["error"])))).as_py()
-        )
+    def misses(self, uri: str) -> bool:
+        """Whether a unit's table of samples holds one on the list that is not marked."""
+        if not self:
+            return False
+        samples = tables.read(uri, ["key", "error"])
+        return bool(pc.any(pc.and_(self._on_list(samples["key"]), pc.invert(marked(samples["error"])))).as_py())
 
     def apply(self, samples: pa.Table) -> pa.Table:
         """A table of samples with those on the list erased or held."""
