@@ -195,8 +195,8 @@ def temporary_beside(target: Path) -> Path:
     return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def publish(temporary: Path, uri: str, digest: str) -> None:
-    """Move a finished local file to `uri` after reading it back against its sha256.
+def publish(temporary: Path, uri: str, digest: str | None) -> None:
+    """Move a finished local file to `uri` after reading it back against its sha256; None: its writer has done that.
 
     Raises StageError when the file on disk is not what was written.
     """
@@ -209,12 +209,12 @@ def publish(temporary: Path, uri: str, digest: str) -> None:
     temporary.unlink()
 
 
-def _verify(path: Path, digest: str) -> None:
-    if sha256(str(path)) != digest:
+def _verify(path: Path, digest: str | None) -> None:
+    if digest is not None and sha256(str(path)) != digest:
         raise StageError("what was read back is not what was written", where=str(path), hint="check the disk")
 
 
-def _commit(temporary: Path, target: Path, digest: str) -> None:
+def _commit(temporary: Path, target: Path, digest: str | None) -> None:
     try:
         _verify(temporary, digest)
         with open(temporary, "rb+") as file:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra import storage, tables
-from infra.commit import MANIFEST, need_manifest, read_json
+from infra.commit import MANIFEST, Unit, need_manifest, read_json
 from infra.errors import ConfigError, StageError
 from mixtures.recipe import NUMBERS
 
@@ -87,7 +87,8 @@ def read_index(runs: Sequence[str], columns: Sequence[str] = ("modality",), *, t
     if twice := sorted({place for place in places if places.count(place) > 1}):
         raise ConfigError(f"the run {twice[0]} is named twice", where="--from")
     wanted = sorted({*_ALWAYS, *(column for column in columns if column not in ("run", "shard"))})
-    parents, tasks = [], []
+    parents: list[dict[str, Any]] = []
+    tasks: list[tuple[int, str, Unit, str]] = []
     for number, run in enumerate(runs):
         manifest = need_manifest(run, "members")
         uri = storage.join(run, "members", MANIFEST)
@@ -95,7 +96,7 @@ def read_index(runs: Sequence[str], columns: Sequence[str] = ("modality",), *, t
         parents.append({"run": run, "name": _name(run), "members": storage.sha256(uri)})
         tasks += [(number, run, unit, covered.get(f"shards/{unit.name}.tar", "")) for unit in manifest.units]
     with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(lambda task: _read(*task, wanted), tasks))
+        parts = list(pool.map(lambda task: _read(*task, wanted=wanted), tasks))
     return _joined(parents, parts, columns)
 
 
@@ -105,7 +106,7 @@ def _name(run: str) -> str:
     return str(held.get("config", {}).get("name") or run.rstrip("/").rsplit("/", 1)[-1])
 
 
-def _read(parent: int, run: str, unit: Any, tar_sha256: str, wanted: Sequence[str]) -> tuple[Shard, pa.Table]:
+def _read(parent: int, run: str, unit: Unit, tar_sha256: str, *, wanted: Sequence[str]) -> tuple[Shard, pa.Table]:
     uri = storage.join(run, "members", f"{unit.name}.parquet")
     if not storage.is_file(uri):
         raise StageError("the members of a shard are missing", where=uri, hint=_AGAIN)

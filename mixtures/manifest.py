@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,10 +89,21 @@ def open_mixture(uri: str) -> Mixture:
 
 
 def write_mixture(uri: str, value: Mapping[str, Any], members: pa.Table) -> Mixture:
-    """Write members.parquet, then mixture.json with its hash; the mixture exists from here on."""
+    """Write members.parquet, then mixture.json with its hash; the mixture exists from here on.
+
+    Tars that were made of these very members stay part of it.
+    """
     data = tables.to_bytes(members)
-    place = storage.join(uri, MEMBERS)
-    storage.write_bytes(place, data)
-    value = {**value, "mixture": VERSION, "members": {"rows": members.num_rows, "sha256": storage.sha256(place)}}
-    storage.write_bytes(storage.join(uri, MANIFEST), canonical_json(value))
+    digest = hashlib.sha256(data).hexdigest()
+    held = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
+    if held.get("members", {}).get("sha256") == digest:
+        value = {**value, "materialized": held.get("materialized")}
+    else:
+        storage.write_bytes(storage.join(uri, MEMBERS), data)
+    return rewrite(uri, {**value, "mixture": VERSION, "members": {"rows": members.num_rows, "sha256": digest}})
+
+
+def rewrite(uri: str, value: Mapping[str, Any]) -> Mixture:
+    """Write mixture.json anew; its members stay as they are."""
+    storage.write_bytes(storage.join(uri, MANIFEST), canonical_json(dict(value)))
     return Mixture(uri, value)

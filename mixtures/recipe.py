@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -255,7 +255,7 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def record(recipe: Recipe, tokenizer_sha256: str | None) -> dict[str, Any]:
     """A recipe as mixture.json holds it: a tokenizer by its content, not by where it lies on this machine."""
-    value = cast(dict[str, Any], recipe.model_dump(mode="json"))
+    value = recipe.model_dump(mode="json")
     value["tokenizer"] = None if tokenizer_sha256 is None else {"sha256": tokenizer_sha256}
     return value
 

@@ -69,6 +69,10 @@ def mix(
         )
     with lock(out):
         mixture = _write(out, planned, held)
+        if materialize:
+            from pipelines import materialize as tars
+
+            mixture = tars.materialize(mixture, runner=runner, quiet=quiet)
     return mixture
 
 

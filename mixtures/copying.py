@@ -1,0 +1,297 @@
+"""Samples copied whole from the tars of runs into one tar of a mixture: byte ranges, looked at on the way."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from infra import storage
+from infra.errors import StageError
+
+#: Bytes of a tar's header, and what everything in a tar is padded to.
+BLOCK = 512
+
+#: A tar ends with two empty blocks and is padded to this (ustar's record).
+RECORD = 20 * BLOCK
+
+#: Bytes that are read, hashed and written at a time (ours).
+PIECE = 4 * 2**20
+
+#: Tars of runs that are held open at once.
+OPEN = 32
+
+AGAIN = "`reelmill audit` on that run says what else is wrong; export it again, then run this command again"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A sample in a run's tar: `size` bytes from `offset`, headers and padding included.
+
+    repeat: 0 where the key stands in the mixture for the first time; else the copy gets a key of its own.
+    """
+
+    key: str
+    repeat: int
+    tar: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The key that the copy has: no reader sees one twice."""
+        return copy_key(self.key, self.repeat)
+
+
+def copy_key(key: str, repeat: int) -> str:
+    """KEY for the first copy of a sample, KEY-r1 for the second, and so on; a dot would end a key."""
+    return f"{key}-r{repeat}" if repeat else key
+
+
+class Sources:
+    """The tars that samples are copied from, opened when needed. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
+
+    def read_into(self, tar: str, offset: int, view: memoryview) -> None:
+        """Fill `view` from `offset` of a tar.
+
+        Raises StageError where the tar is missing or too short.
+        """
+        file = self._file(tar)
+        done = 0
+        if storage.is_local(tar):
+            while done < len(view):
+                count = os.preadv(file.fileno(), [view[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        else:
+            file.seek(offset)
+            data = file.read(len(view))
+            done = len(data)
+            view[:done] = data
+        if done < len(view):
+            raise StageError(f"a shard ends before byte {offset + len(view):,}", where=tar, hint=AGAIN)
+
+    def _file(self, tar: str) -> IO[bytes]:
+        if tar in self._open:
+            self._open.move_to_end(tar)
+            return self._open[tar]
+        try:
+            file = storage.open_read(tar)
+        except FileNotFoundError:
+            raise StageError("a shard is missing", where=tar, hint=AGAIN) from None
+        self._open[tar] = file
+        if len(self._open) > OPEN:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+class Writer:
+    """A tar under construction in a temporary file: hashed while it is written, and each piece read back at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._state = hashlib.sha256()
+        self._buffer = bytearray(PIECE)
+        self._back = bytearray(PIECE)
+        self._used = 0
+        self.size = 0
+
+    def room(self, wanted: int) -> memoryview:
+        """A place of up to `wanted` bytes in the buffer, at least one block; what is put there is written."""
+        if self._used == PIECE:
+            self._flush()
+        start = self._used
+        self._used = min(PIECE, start + wanted)
+        return memoryview(self._buffer)[start : self._used]
+
+    def whole(self, wanted: int) -> memoryview | None:
+        """A place of exactly `wanted` bytes, or None where the buffer can never hold that."""
+        if wanted > PIECE:
+            return None
+        if self._used + wanted > PIECE:
+            self._flush()
+        return self.room(wanted)
+
+    def finish(self) -> tuple[str, int]:
+        """End the tar and close the file; returns its sha256 and size."""
+        end = 2 * BLOCK
+        end += -(self.size + self._used + end) % RECORD
+        while end:
+            place = self.room(end)
+            place[:] = bytes(len(place))
+            end -= len(place)
+        self._flush()
+        self.close()
+        return self._state.hexdigest(), self.size
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _flush(self) -> None:
+        view = memoryview(self._buffer)[: self._used]
+        self._state.update(view)
+        done = 0
+        while done < len(view):
+            with disk_errors(self._path):
+                done += os.pwrite(self._descriptor, view[done:], self.size + done)
+        back = memoryview(self._back)[: self._used]
+        if os.preadv(self._descriptor, [back], self.size) != len(view) or back != view:
+            raise StageError("what was read back is not what was written", where=str(self._path), hint="check the disk")
+        self.size += self._used
+        self._used = 0
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full or broken disk as StageError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        raise StageError(
+            f"cannot write: {os.strerror(error.errno)}",
+            where=str(path.parent),
+            hint="make room and run the same command again: tars that are finished stay and are not made again",
+        ) from None
+
+
+def write_mixed(path: Path, spans: Iterable[Span], sources: Sources) -> tuple[str, int]:
+    """Copy spans into a new tar at `path`, in the order given; returns its sha256 and size.
+
+    Raises StageError where a span is not the sample that it should be, a tar is missing or short, or the disk is full.
+    """
+    writer = Writer(path)
+    try:
+        for span in spans:
+            place = writer.whole(span.size)
+            if place is not None:
+                sources.read_into(span.tar, span.offset, place)
+                at = 0
+                while at < span.size:
+                    at = _header(place[at : at + BLOCK], span, at)
+                if at != span.size:
+                    raise _wrong(span, "its last member ends elsewhere")
+            else:
+                _stream(writer, span, sources)
+        return writer.finish()
+    finally:
+        writer.close()
+
+
+def _stream(writer: Writer, span: Span, sources: Sources) -> None:
+    """A sample larger than the buffer, piece by piece; pieces end where headers may begin."""
+    at = header = 0
+    while at < span.size:
+        place = writer.room(span.size - at)
+        sources.read_into(span.tar, span.offset + at, place)
+        while header < at + len(place):
+            header = _header(place[header - at : header - at + BLOCK], span, header)
+        at += len(place)
+    if header != span.size:
+        raise _wrong(span, "its last member ends elsewhere")
+
+
+def _header(block: memoryview, span: Span, at: int) -> int:
+    """Look at a member's header at byte `at` of a span, give it the copy's key, and return where the next one is."""
+    try:
+        name, size = parse_header(bytes(block))
+    except ValueError as error:
+        raise _wrong(span, str(error)) from None
+    key, dot, suffix = name.partition(".")
+    if key != span.key or not dot:
+        raise _wrong(span, f"{name!r} lies there")
+    if span.repeat:
+        block[:] = renamed(bytes(block), f"{span.name}.{suffix}")
+    return at + BLOCK + size + -size % BLOCK
+
+
+def parse_header(block: bytes) -> tuple[str, int]:
+    """(name, size of the content) of a ustar header as export writes it.
+
+    Raises ValueError for a block that is none, or whose checksum is not its own.
+    """
+    try:
+        size, checksum = int(block[124:135], 8), int(block[148:154], 8)
+    except ValueError:
+        raise ValueError("no tar header lies there") from None
+    if sum(block) - sum(block[148:156]) + 8 * 32 != checksum or block[156:157] not in (b"0", b"\0"):
+        raise ValueError("a tar header there is damaged")
+    return block[:100].rstrip(b"\0").decode("ascii", "replace"), size
+
+
+def renamed(block: bytes, name: str) -> bytes:
+    """A ustar header with another name, which must have at most 100 characters."""
+    encoded = name.encode("ascii")
+    if len(encoded) > 100:
+        raise ValueError(f"{name!r} is too long for a tar header")
+    block = encoded.ljust(100, b"\0") + block[100:148] + b" " * 8 + block[156:]
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _wrong(span: Span, what: str) -> StageError:
+    return StageError(
+        f"sample {span.key} is not at byte {span.offset:,}: {what}",
+        where=span.tar,
+        hint=f"this is another shard than the one that the mixture was planned on, or it is damaged; {AGAIN}",
+    )
+
+
+def check_media(tar: str, spans: Iterable[tuple[Span, int]]) -> None:
+    """Hold each medium of samples in a finished tar against the sha256 in its record, and the record against its key.
+
+    spans: with the offset of each in this tar. For samples of tars of which so little is taken that those are not
+    hashed whole; what the words of a record say is then held against nothing.
+    Raises StageError for the first that differs.
+    """
+    with storage.open_read(tar) as file:
+        for span, start in spans:
+            file.seek(start)
+            data = file.read(span.size)
+            hashes: dict[int, str] = {}
+            record: Any = None
+            for suffix, content in members(data):
+                if suffix == "json":
+                    try:
+                        record = json.loads(content)
+                    except ValueError:
+                        raise _damaged(span, "its record is no JSON") from None
+                elif suffix != "txt":
+                    number = suffix.partition(".")[0]
+                    hashes[int(number) if number.isdigit() else 0] = hashlib.sha256(content).hexdigest()
+            if not isinstance(record, dict) or record.get("id") != span.key:
+                raise _damaged(span, "its record is of another sample")
+            if [hashes[i] for i in sorted(hashes)] != [one for one in record.get("sha256", []) if one]:
+                raise _damaged(span, "a medium is not the one that its record names")
+
+
+def _damaged(span: Span, what: str) -> StageError:
+    return StageError(f"sample {span.key} at byte {span.offset:,} is damaged: {what}", where=span.tar, hint=AGAIN)
+
+
+def members(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """(suffix, content) of each member of one sample's bytes."""
+    at = 0
+    while at < len(data):
+        name, size = parse_header(data[at : at + BLOCK])
+        yield name.partition(".")[2], data[at + BLOCK : at + BLOCK + size]
+        at += BLOCK + size + -size % BLOCK
