@@ -229,7 +229,9 @@ def audit(
     folder: Annotated[
         str, typer.Argument(metavar="DIR", help="A run, a mixture, or a folder that holds some.", show_default=False)
     ],
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every medium too, and hold its facts against it.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every medium too, and hold its facts against it.")
+    ] = False,
     html: Annotated[str | None, typer.Option("--html", help="Write a report for people into this folder.")] = None,
     json: Json = False,
 ) -> None:
@@ -346,14 +348,22 @@ def mix(
     """Plan a mixture of finished runs at any ratio; writes a manifest, copies no media."""
     from pipelines import mix as mixing
 
-    asked = mixing.recipe_of(
-        recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer
-    )
+    asked = mixing.recipe_of(recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer)
     mixture = mixing.mix(
         [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
         runner=_runner(runner, workers, beam), quiet=json,
     )  # fmt: skip
     _print(mixing.result(mixture)) if json else mixing.show(mixture)
+
+
+@app.command()
+def train(config: ConfigPath, out: Out = None, json: Json = False) -> None:
+    """Train a small video-language model over mixtures in Apollo's three stages; resumes by itself (extra: train)."""
+    from pipelines import train as training
+
+    value = training.train(str(config), out=out, quiet=json)
+    if value:  # one of several processes speaks
+        _print(value) if json else training.show(value)
 
 
 @app.command()

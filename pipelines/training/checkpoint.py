@@ -20,6 +20,9 @@ from pipelines.training.model import PARTS, Model
 #: Raised when what a checkpoint holds changes.
 VERSION = 1
 
+#: What names of the optimizer's tensors begin with; all others are weights.
+OPTIMIZER = "optimizer/"
+
 _STATE = "reelmill.training"
 
 
@@ -37,6 +40,7 @@ def save(path: Path, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> No
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(held, temporary, metadata={_STATE: text})
+        temporary.chmod(0o644)  # safetensors makes files that only their owner reads
         storage.publish(temporary, str(path), file_sha256(temporary))
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,10 +66,10 @@ def load(path: Path, *, state_only: bool = False) -> tuple[dict[str, Any], dict[
 
 
 def optimizer_tensors(model: Model, optimizer: Any) -> dict[str, Any]:
-    """The optimizer's state as "optimizer/KEY/NAME OF THE PARAMETER"."""
+    """The optimizer's state as "OPTIMIZER KEY/NAME OF THE PARAMETER"."""
     names = {id(parameter): name for part in PARTS for name, parameter in model.parameters(part)}
     return {
-        f"optimizer/{key}/{names[id(parameter)]}": value
+        f"{OPTIMIZER}{key}/{names[id(parameter)]}": value
         for parameter, held in optimizer.state.items()
         for key, value in held.items()
     }
@@ -79,7 +83,7 @@ def restore(model: Model, optimizer: Any | None, tensors: Mapping[str, Any], whe
     torch = models.torch()
     known = {name: parameter for part in PARTS for name, parameter in model.parameters(part)}
     for full, value in tensors.items():
-        is_state = full.startswith("optimizer/")
+        is_state = full.startswith(OPTIMIZER)
         _, key, name = full.split("/", 2) if is_state else ("", "", full)
         parameter = known.get(name)
         if parameter is None or (value.dim() and value.shape != parameter.shape):

@@ -13,21 +13,22 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from infra import models
+from infra.commit import read_json
 from infra.config import Strict
 from infra.errors import ConfigError, MissingExtra, StageError
 from infra.hashing import draws
+from mixtures import apollo
+from mixtures.chatml import IGNORE_INDEX, X_TOKEN_INDEX
+from mixtures.tokens import Contract
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: The id that stands for one visual token, and the label that the loss passes over (Apollo's released constants).
-MEDIA = -200
-IGNORED = -100
 
 #: The parts that a stage trains or freezes.
 PARTS = ("vision", "connector", "language")
@@ -148,20 +149,16 @@ class Model:
         for name, parameter in self.modules[part].named_parameters():
             yield f"{part}.{name}", parameter
 
-    def resampled(self, vision_input: Sequence[Sequence[Tensor]], data_types: Sequence[str]) -> Any:
+    def resampled(self, vision_input: Sequence[Sequence[Tensor]]) -> Any:
         """Visual tokens of all samples, one after another: (sum of clips · tokens, width of the language model).
 
-        vision_input: per sample one tensor an encoder; images (n, T, C, H, W), videos (clips, C, T, H, W) for an
-        encoder of videos and (clips, T, C, H, W) for one of frames. Texts have none.
+        vision_input: per sample one tensor an encoder, (clips, C, T, H, W) for one of videos and (clips, T, C, H, W)
+        for one of frames; texts have none.
         """
         torch = models.torch()
         pieces = []
         for i, encoder in enumerate(self.encoders):
-            seen = [
-                given[i].transpose(1, 2) if encoder.video and kind == "video" else given[i]
-                for given, kind in zip(vision_input, data_types, strict=True)
-                if kind != "text"
-            ]
+            seen = [given[i].transpose(1, 2) if encoder.video else given[i] for given in vision_input if len(given)]
             pieces.append(torch.cat(seen).split(self.encode_batch))
         return torch.cat([self._connect(clips) for clips in zip(*pieces, strict=True)]).flatten(0, 1)
 
@@ -180,32 +177,31 @@ class Model:
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
         """(sum of the cross-entropies of all labelled tokens, how many these are).
 
-        batch: input_ids, labels and attention_mask (n, L); vision_input and data_types as for `resampled`.
+        batch: input_ids, labels and attention_mask (n, L), vision_input as for `resampled`.
         Raises StageError when a sample has not as many places for visual tokens as its media make.
         """
         torch = models.torch()
         language = self.modules["language"]
         ids, labels = batch["input_ids"], batch["labels"][:, 1:]
-        places = ids == MEDIA
+        places = ids == X_TOKEN_INDEX
         for n, given in zip(places.sum(1).tolist(), batch["vision_input"], strict=True):
             made = len(given[0]) * self.tokens if len(given) else 0
             if n != made:
                 raise StageError(f"a sample has {n} places for visual tokens, and its media make {made}")
-        # A constant as the graph's first leaf would do for text alone; embeddings are enough of one.
         embedded = language.get_input_embeddings()(ids.clamp(min=0))
         if places.any():
-            visual = self.resampled(batch["vision_input"], batch["data_types"])
+            visual = self.resampled(batch["vision_input"])
             embedded = embedded.masked_scatter(places[..., None], visual.to(embedded.dtype))
         # Logits of a long context over a large vocabulary are the largest tensor of all: only labelled places get any.
-        kept = (labels != IGNORED).any(0).nonzero()[:, 0]
+        kept = (labels != IGNORE_INDEX).any(0).nonzero()[:, 0]
         logits = language(
             inputs_embeds=embedded, attention_mask=batch["attention_mask"], logits_to_keep=kept, use_cache=False
         ).logits
         labels = labels[:, kept]
         total = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
-        return total, int((labels != IGNORED).sum())
+        return total, int((labels != IGNORE_INDEX).sum())
 
 
 def _to_grid(features: Any, grid: tuple[int, int, int]) -> Any:
@@ -267,6 +263,52 @@ def make_connector(shape: Connector, channels: int, width: int, times: int, toke
         # All latents begin as ones there, and equal latents ask the same question.
         torch.nn.init.normal_(made["resample"].latents, std=config.initializer_range)
     return made
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes a batch for `Model.loss` of decoded samples; travels to the processes that read ahead."""
+
+    encoders: tuple[apollo.Encoder, ...]
+    tokenizer: Any
+    contract: Contract
+
+    @classmethod
+    def of(cls, model: Model, language_model: str, vision_encoders: Sequence[str], contract: Contract) -> Collate:
+        """With the language model's tokenizer, and the mean and deviation of colours that each encoder's folder tells.
+
+        Raises ConfigError where a folder tells neither.
+        """
+        found = []
+        for path, encoder in zip(vision_encoders, model.encoders, strict=True):
+            place = Path(path) / "preprocessor_config.json"
+            if not place.is_file():
+                raise ConfigError("there is no preprocessor_config.json beside this vision encoder", where=path)
+            told = read_json(str(place))
+            if not {"image_mean", "image_std"} <= set(told):
+                raise ConfigError("image_mean and image_std are missing", where=str(place))
+            colours = SimpleNamespace(image_mean=told["image_mean"], image_std=told["image_std"], size=encoder.side)
+            found.append(apollo.Encoder(colours, encoder.video))
+        try:
+            tokenizer = transformers().AutoTokenizer.from_pretrained(language_model, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot load this model's tokenizer: {error}", where=language_model) from None
+        return cls(tuple(found), tokenizer, contract)
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
+        """What `to_apollo` makes of the samples, and their `keys`; of no samples, only that."""
+        made = {"keys": [sample.key for sample in samples]}
+        if samples:
+            made |= apollo.to_apollo(
+                samples, self.encoders, self.tokenizer, contract=self.contract, max_length=self.contract.context
+            )
+        return made
+
+
+def to_device(batch: Mapping[str, Any], device: Any) -> dict[str, Any]:
+    """`batch` with its tensors on a device."""
+    moved = {name: batch[name].to(device) for name in ("input_ids", "labels", "attention_mask")}
+    return {**moved, "vision_input": [[clips.to(device) for clips in given] for given in batch["vision_input"]]}
 
 
 def _load(kind: str, path: str) -> Any:

@@ -1,26 +1,22 @@
 """What each of Apollo's three stages trains and how fast, and one step of the optimizer over all ranks.
 
-Numbers from Apollo (arXiv 2412.10360, Table 7); weight decay, Adam's betas and everything said to be ours is not
-published there.
+Defaults are Table 7's (arXiv 2412.10360), kept in `mixtures.stages`; what is not published there is said to be ours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from infra import models
 from infra.config import Strict
+from infra.errors import StageError
+from mixtures.stages import STAGES
 from pipelines.training.model import PARTS, Model
-
-#: In the order in which they run.
-NAMES = ("align", "vision", "sft")
-
-#: Language models of Table 7: billions of parameters → (their learning rate in sft, clips that a video has at most).
-SIZES = {1.54: (5e-5, 200), 3.09: (2e-5, 200), 7.62: (1e-5, 150)}
 
 #: Values of one collective call when gradients are summed; ours.
 BUCKET = 2**24
@@ -35,13 +31,16 @@ class Rates(Strict):
 
 
 class Stage(Strict):
-    """One stage. mixture: another one than the config's. epochs: passes over it. batch: samples in a step, over all
-    ranks together. max_clips: the most clips of a video; by default Table 7's."""
+    """One stage; what is null is Table 7's.
+
+    mixture: another one than the config's. epochs: passes over it. batch: samples in a step, over all ranks together.
+    max_clips: the most clips of a video.
+    """
 
     mixture: str | None = None
     lr: Rates = Rates()
-    batch: int = Field(default=256, ge=1)
-    epochs: int = Field(default=1, ge=1)
+    batch: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
     max_clips: int | None = Field(default=None, ge=1)
 
 
@@ -49,8 +48,8 @@ class Optimizer(Strict):
     """AdamW. clip_norm: of all trained gradients together; warm_up: share of a stage's steps, after which the rate
     falls along a cosine towards 0 (Table 7). weight_decay (matrices only), betas, eps: ours."""
 
-    warm_up: float = Field(default=0.03, ge=0, le=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    warm_up: float = Field(default=STAGES["sft"].warmup, ge=0, le=1)
+    clip_norm: float = Field(default=STAGES["sft"].clip_norm, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -62,31 +61,23 @@ class Optimizer(Strict):
         return self
 
 
-def rates(name: str, stage: Stage, language_parameters: int) -> dict[str, float]:
-    """Peak learning rate of each part: the config's, else Table 7's.
+@dataclass(frozen=True)
+class Resolved:
+    """A stage with nothing left open. peak: the learning rate of each part, 0 where it is frozen."""
 
-    language_parameters: of the language model; sft takes the rate of the nearest size in Table 7 (by ratio).
-    """
-    table = {
-        "align": (0.0, 1e-4, 0.0),
-        "vision": (5e-6, 1e-4, 0.0),
-        "sft": (0.0, 1e-4, SIZES[_nearest(language_parameters)][0]),
-    }
-    given = stage.lr.model_dump()
-    return {
-        part: given[part] if given[part] is not None else rate for part, rate in zip(PARTS, table[name], strict=True)
-    }
+    peak: Mapping[str, float]
+    batch: int
+    epochs: int
+    max_clips: int
 
 
-def max_clips(name: str, stage: Stage, language_parameters: int) -> int:
-    """The most clips of a video: the config's, else Table 7's."""
-    if stage.max_clips is not None:
-        return stage.max_clips
-    return SIZES[_nearest(language_parameters)][1] if name == "sft" else 25
-
-
-def _nearest(parameters: int) -> float:
-    return min(SIZES, key=lambda size: abs(math.log(size * 1e9 / max(parameters, 1))))
+def resolved(name: str, stage: Stage, parameters: int) -> Resolved:
+    """The config's values, else Table 7's for the size that is nearest to the language model's number of parameters."""
+    table, size = STAGES[name], parameters / 1e9
+    given = {part: rate for part, rate in stage.lr.model_dump().items() if rate is not None}
+    clips = stage.max_clips or table.contract(size).max_clips
+    assert clips is not None
+    return Resolved({**table.rates(size), **given}, stage.batch or table.batch, stage.epochs or table.epochs, clips)
 
 
 def factor(step: int, steps: int, warm_up: float) -> float:
@@ -139,6 +130,8 @@ def step(
         torch.distributed.all_reduce(total)
         torch.distributed.all_reduce(reached)
     loss, tokens = total.tolist()
+    if not math.isfinite(loss):
+        raise StageError("the loss is no longer a number", hint="lower the learning rates; the last checkpoint stands")
     trained = [parameter for parameter, n in zip(parameters, reached.tolist(), strict=True) if n]
     for parameter in trained:
         if parameter.grad is None:

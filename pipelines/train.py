@@ -1,0 +1,403 @@
+"""The optional stage: `reelmill train CONFIG` runs Apollo's align, vision and sft, to prove that mixtures train.
+
+One process, or as many as torchrun starts; all of them together take the same samples in the same steps. A training
+that was killed goes on at the next sample when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from infra import models, storage
+from infra.commit import lock, read_json
+from infra.config import Document, Strict, read_document, validate
+from infra.errors import ConfigError
+from infra.hashing import canonical_json, draws, file_sha256, fingerprint
+from infra.progress import watch
+from mixtures.loader import Loader
+from mixtures.manifest import Mixture, open_mixture
+from mixtures.stages import STAGES
+from mixtures.tokens import Contract
+from pipelines.training import checkpoint, curve, stages
+from pipelines.training.model import PARTS, Collate, Connector, build, to_device, transformers
+from pipelines.training.stages import Optimizer, Resolved, Stage
+
+#: Raised when what a training's folder holds changes its meaning.
+VERSION = 1
+
+CHECKPOINT, LOG, KEYS, PICTURE = "checkpoint.safetensors", "log.jsonl", "keys.jsonl", "loss.png"
+
+
+class Stages(Strict):
+    """Which stages run and how; null leaves one out."""
+
+    align: Stage | None = Stage()
+    vision: Stage | None = Stage()
+    sft: Stage | None = Stage()
+
+
+class Training(Strict):
+    """The whole config of `reelmill train`.
+
+    mixture: folder of the mixture, unless a stage names its own. language_model, vision_encoders: folders in the form
+    in which transformers saves models. out: where checkpoints, log and curve go.
+    tokens_per_frame: None takes the mixture's, which its shares in tokens were planned with (Table 7: 16; released
+    checkpoints: 32). precision: bfloat16 computes in it, weights stay float32. micro_batch: samples that pass the model
+    at once in one process. encode_batch: clips that pass the vision encoders at once. checkpoint_every: steps.
+    workers: processes that read ahead, for each rank. on_error: "skip" leaves out samples whose media cannot be shown.
+    weights: a STAGE.safetensors of an earlier training with the same models, to begin from.
+    """
+
+    mixture: str | None = None
+    language_model: str
+    vision_encoders: tuple[str, ...] = Field(min_length=1)
+    out: str
+    weights: str | None = None
+    seed: int = Field(default=0, ge=0)
+    tokens_per_frame: int | None = Field(default=None, ge=1)
+    connector: Connector = Connector()
+    optimizer: Optimizer = Optimizer()
+    stages: Stages = Stages()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch: int = Field(default=1, ge=1)
+    encode_batch: int = Field(default=25, ge=1)
+    activation_checkpoints: bool = False
+    checkpoint_every: int = Field(default=100, ge=1)
+    workers: int = Field(default=0, ge=0)
+    on_error: Literal["raise", "skip"] = "raise"
+
+
+#: What may change between a training's beginning and its going on: nothing of it decides what is learnt from what.
+FREE = {"out", "device", "micro_batch", "encode_batch", "activation_checkpoints", "checkpoint_every", "workers"}
+#: Paths: what lies there is held against what it was, wherever it lies.
+PLACES = {"mixture", "language_model", "vision_encoders", "weights"}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int
+    world: int
+    device: Any
+
+    def gathered(self, value: list[Any]) -> list[Any]:
+        """Every rank's list, joined in the order of ranks; on rank 0, elsewhere []."""
+        if self.world == 1:
+            return value
+        distributed = models.torch().distributed
+        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        distributed.gather_object(value, found)
+        return [item for part in found or [] for item in part]
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes, where torchrun has started several."""
+    torch = models.torch("training")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = models.check_device("cuda" if device == "cuda" else "cpu")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    if world == 1:
+        yield Ranks(0, 1, place)
+        return
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Ranks(torch.distributed.get_rank(), world, place)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage with everything that it needs. steps_an_epoch: of the optimizer; reads: the loader's steps that make one
+    of them."""
+
+    name: str
+    settings: Resolved
+    loader: Loader
+    steps_an_epoch: int
+    reads: int
+
+    @property
+    def peak(self) -> Mapping[str, float]:
+        return self.settings.peak
+
+    @property
+    def steps(self) -> int:
+        return self.steps_an_epoch * self.settings.epochs
+
+
+def train(path: str, *, out: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Train as the config says, or go on where a training in the same folder stopped; returns what `--json` prints.
+
+    Raises ConfigError for mistakes in the config, StageError where data or loss go wrong, MissingExtra.
+    """
+    document = read_document(path)
+    if out is not None:
+        document = Document(document.path, {**document.data, "out": out}, document.lines)
+    settings = validate(document, Training, document.data)
+    if not storage.is_local(settings.out):
+        raise ConfigError("a training's folder has to be on a file system", where=document.where(("out",)))
+    transformers()
+    with joined(settings.device) as ranks, lock(settings.out) if ranks.rank == 0 else contextlib.nullcontext():
+        return Run(settings, document, ranks, quiet or ranks.rank > 0).run()
+
+
+class Run:
+    """One training from its beginning, or from its checkpoint, to its end. Only rank 0 writes and speaks.
+
+    OUT/train.json: what is trained from what. OUT/log.jsonl, keys.jsonl: a line a step; a training that went on has the
+    same as one that was never disturbed. OUT/checkpoint.safetensors: where it stands. OUT/STAGE.safetensors: all
+    weights trained up to the end of a stage. OUT/loss.png: the curve, where matplotlib is installed.
+    """
+
+    def __init__(self, settings: Training, document: Document, ranks: Ranks, quiet: bool) -> None:
+        self.settings, self.document, self.ranks, self.quiet = settings, document, ranks, quiet
+        self.out = storage.local_path(settings.out)
+        mixtures = self._mixtures()
+        contract = self._contract(mixtures)
+        self.model = build(
+            settings.language_model, settings.vision_encoders, settings.connector, frames=contract.clip_frames,
+            tokens=contract.clip_tokens, seed=settings.seed, encode_batch=settings.encode_batch,
+        )  # fmt: skip
+        if settings.weights is not None:
+            checkpoint.restore(self.model, None, checkpoint.load(Path(settings.weights))[0], settings.weights)
+        self.model.modules.to(ranks.device)
+        if settings.activation_checkpoints:
+            self.model.modules["language"].gradient_checkpointing_enable()
+        self.collate = Collate.of(self.model, settings.language_model, settings.vision_encoders, contract)
+        self.stages = [self._plan(name, mixture, contract) for name, mixture in mixtures.items()]
+        self.identity = {
+            "config": settings.model_dump(mode="json", exclude=FREE | PLACES),
+            "mixtures": {stage.name: stage.loader.mixture.value["members"]["sha256"] for stage in self.stages},
+            "models": [_identity(path) for path in (settings.language_model, *settings.vision_encoders)],
+            "weights": None if settings.weights is None else file_sha256(settings.weights),
+        }
+        self.consumed, self.told = 0, ""
+
+    # -- planning -----------------------------------------------------------------------------------------------
+
+    def _mixtures(self) -> dict[str, Mixture]:
+        """The mixture of each stage that runs, in order."""
+        chosen = {name: getattr(self.settings.stages, name) for name in STAGES}
+        found = {}
+        for name, stage in chosen.items():
+            if stage is None:
+                continue
+            uri = stage.mixture or self.settings.mixture
+            if uri is None:
+                raise ConfigError(
+                    f"stages.{name} has no mixture",
+                    where=self.document.where(("stages", name)),
+                    hint="give `mixture:` for all stages, or one under each",
+                )
+            found[name] = open_mixture(uri)
+        if not found:
+            raise ConfigError("no stage is left to run", where=self.document.where(("stages",)))
+        return found
+
+    def _contract(self, mixtures: Mapping[str, Mixture]) -> Contract:
+        """What all stages make of a clip; the connector is one for all of them."""
+        given = self.settings.tokens_per_frame
+        made = {
+            (c.clip_seconds, c.clip_frames, given or c.tokens_per_frame)
+            for c in (mixture.contract for mixture in mixtures.values())
+        }
+        if len(made) > 1:
+            raise ConfigError(
+                f"the stages' mixtures were made for other clips: (seconds, frames, tokens a frame) are {sorted(made)}",
+                where=self.document.where(("stages",)),
+                hint="make them with one contract; `tokens_per_frame:` here settles the last of the three",
+            )
+        first = next(iter(mixtures.values())).contract
+        return dataclasses.replace(first, tokens_per_frame=given or first.tokens_per_frame)
+
+    def _plan(self, name: str, mixture: Mixture, contract: Contract) -> Planned:
+        settings, world = self.settings, self.ranks.world
+        stage = stages.resolved(name, getattr(settings.stages, name), self._size("language"))
+        together = world * settings.micro_batch
+        if stage.batch % together:
+            raise ConfigError(
+                f"stages.{name}.batch is {stage.batch}, which {world} processes with micro_batch "
+                f"{settings.micro_batch} cannot share evenly",
+                where=self.document.where(("stages", name, "batch")),
+                hint=f"make it a multiple of {together}, or lower micro_batch",
+            )
+        loader = Loader(
+            mixture, rank=self.ranks.rank, world=world, batch=settings.micro_batch, decode=True,
+            contract=dataclasses.replace(contract, max_clips=stage.max_clips),
+            frame_size=max(encoder.side for encoder in self.model.encoders), on_error=settings.on_error,
+        )  # fmt: skip
+        if not any(stage.peak.values()):
+            raise ConfigError(
+                f"stages.{name} trains nothing: every rate is 0", where=self.document.where(("stages", name))
+            )
+        each = -(-loader.order.total // stage.batch)
+        return Planned(name, stage, loader, each, stage.batch // together)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train, and tell what came of it; {} on every rank but the first."""
+        at, first, tensors, state = self._resume()
+        for index in range(at, len(self.stages)):
+            self._stage(index, first, tensors, state)
+            first, tensors, state = 0, {}, {}
+        return self._result() if self.ranks.rank == 0 else {}
+
+    def _resume(self) -> tuple[int, int, dict[str, Any], dict[str, Any]]:
+        """(stage, step, the optimizer's tensors, the loader's state) to go on from; weights are put in place."""
+        place, identity = self.out / CHECKPOINT, fingerprint(self.identity)
+        if self.ranks.rank == 0:
+            self._claim(identity)
+        if not place.is_file():
+            return 0, 0, {}, {}
+        tensors, state = checkpoint.load(place)
+        held = {name: tensor for name, tensor in tensors.items() if name.startswith(checkpoint.OPTIMIZER)}
+        checkpoint.restore(self.model, None, {n: t for n, t in tensors.items() if n not in held}, str(place))
+        at, first = state["stage"], state["step"]
+        if first == self.stages[at].steps:
+            at, first = at + 1, 0
+        return at, first, held, state["loader"]
+
+    def _claim(self, identity: str) -> None:
+        """See that the folder is this training's, and cut off log lines that the checkpoint does not know."""
+        place = self.out / "train.json"
+        if place.is_file() and read_json(str(place)).get("fingerprint") != identity:
+            raise ConfigError(
+                f"{self.out} holds a training of another config, mixture or models",
+                where=self.document.where(("out",)),
+                hint="give --out NEW, or undo the change; only " + ", ".join(sorted(FREE)) + " may change on the way",
+            )
+        libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+        value = {**self.identity, "training": VERSION, "fingerprint": identity, "libraries": libraries}
+        storage.write_bytes(str(place), canonical_json(value))
+        lines = 0
+        if (self.out / CHECKPOINT).is_file():
+            _, state = checkpoint.load(self.out / CHECKPOINT, state_only=True)
+            lines = sum(stage.steps for stage in self.stages[: state["stage"]]) + state["step"]
+        for name in (LOG, KEYS):
+            found = (self.out / name).read_bytes().splitlines(keepends=True) if (self.out / name).is_file() else []
+            storage.write_bytes(str(self.out / name), b"".join(found[:lines]))
+
+    def _stage(self, index: int, first: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        stage = self.stages[index]
+        optimizer = stages.begin(self.model, stage.peak, self.settings.optimizer)
+        checkpoint.restore(self.model, optimizer, tensors, str(self.out / CHECKPOINT))
+        if state:
+            stage.loader.load_state_dict(state)
+        total = stage.loader.order.total * stage.settings.epochs
+        self.consumed, self.told = min(first * stage.settings.batch, total), ""
+        reads: Iterator[Any] | None = None
+        watched = watch(
+            stage.name, total, lambda: self.consumed, what="samples", quiet=self.quiet, note=lambda: self.told
+        )
+        with watched, contextlib.closing(stage.loader):
+            for step in range(first, stage.steps):
+                if reads is None:
+                    reads = stage.loader.batches(workers=self.settings.workers, collate=self.collate)
+                told, keys = self._step(stage, step, optimizer, itertools.islice(reads, stage.reads))
+                if (step + 1) % stage.steps_an_epoch == 0:
+                    reads = next(reads, None)  # nothing is left: the loader turns to the next epoch
+                self._write(stage, step, told, keys)
+                if (step + 1) % self.settings.checkpoint_every == 0 and step + 1 < stage.steps:
+                    self._save(index, step + 1, checkpoint.optimizer_tensors(self.model, optimizer))
+        self._save(index, stage.steps, {})
+
+    def _step(
+        self, stage: Planned, step: int, optimizer: Any, reads: Iterator[Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """One step of the optimizer; returns what the log tells of it, and the keys of all ranks' samples."""
+        torch = models.torch()
+        # Dropout is drawn from the seed for each step, so a training that goes on draws the same.
+        name = f"{stage.name}/{step}/{self.ranks.rank}"
+        torch.manual_seed(int(draws(self.settings.seed, [name], "train")[0] >> 1))
+        half = torch.autocast(
+            self.ranks.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"
+        )
+        keys: list[str] = []
+        total, tokens = 0.0, 0
+        for read in reads:
+            if not read["keys"]:
+                continue
+            keys += read["keys"]
+            with half:
+                loss, count = self.model.loss(to_device(read, self.ranks.device))
+            if loss.requires_grad:  # text alone reaches no part that trains, where the language model is frozen
+                loss.backward()  # type: ignore[no-untyped-call]
+            total, tokens = total + float(loss.detach()), tokens + count
+        scale = stages.factor(step, stage.steps, self.settings.optimizer.warm_up)
+        told = stages.step(optimizer, stage.peak, scale, (total, tokens), self.settings.optimizer.clip_norm)
+        told["lr"] = {part: rate * scale for part, rate in stage.peak.items() if rate}
+        return told, self.ranks.gathered(keys)
+
+    def _write(self, stage: Planned, step: int, told: dict[str, Any], keys: list[str]) -> None:
+        batch, size = stage.settings.batch, stage.loader.order.total
+        epoch, within = divmod(step + 1, stage.steps_an_epoch)
+        self.consumed = epoch * size + within * batch
+        self.told = f"step {step + 1:,} of {stage.steps:,}, loss {told['loss']:.3f}"
+        if self.ranks.rank:
+            return
+        place = {"stage": stage.name, "step": step}
+        for name, line in ((LOG, {**place, **told, "samples": len(keys)}), (KEYS, {**place, "keys": keys})):
+            with open(self.out / name, "ab") as file:
+                file.write(canonical_json(line))
+
+    def _save(self, index: int, step: int, tensors: dict[str, Any]) -> None:
+        if self.ranks.rank:
+            return
+        stage = self.stages[index]
+        parts = tuple(part for part in PARTS if any(done.peak[part] for done in self.stages[: index + 1]))
+        held = checkpoint.weights(self.model, parts)
+        if step == stage.steps:
+            checkpoint.save(self.out / f"{stage.name}.safetensors", held, {"stage": stage.name, "parts": parts})
+        state = {"stage": index, "step": step, "loader": stage.loader.state_dict()}
+        checkpoint.save(self.out / CHECKPOINT, {**held, **tensors}, state)
+        if step == stage.steps:
+            curve.draw(self.out / LOG, self.out / PICTURE)
+
+    def _result(self) -> dict[str, Any]:
+        log = curve.read(self.out / LOG)
+        return {
+            "out": str(self.out),
+            "stages": [
+                {
+                    "stage": stage.name,
+                    "trains": {part: rate for part, rate in stage.peak.items() if rate},
+                    "parameters": {p: self._size(p) for p, rate in stage.peak.items() if rate},
+                    "mixture": stage.loader.mixture.uri,
+                    **curve.summed([line for line in log if line["stage"] == stage.name]),
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def _size(self, part: str) -> int:
+        return sum(parameter.numel() for _, parameter in self.model.parameters(part))
+
+
+def _identity(path: str) -> list[list[Any]]:
+    """What tells a model's folder from another's: its config by content, its weights by name and size."""
+    found = [entry for entry in storage.list_files(path) if entry.path.endswith((".safetensors", ".bin"))]
+    return [["config.json", file_sha256(Path(path) / "config.json")], *([entry.path, entry.size] for entry in found)]
+
+
+def show(value: Mapping[str, Any]) -> None:
+    """The stages in a table with their curves, for people."""
+    curve.show(value, Path(value["out"]) / LOG, Path(value["out"]) / PICTURE)
