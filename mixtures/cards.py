@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,19 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def counts(values: Sequence[Any]) -> dict[str, int]:
-    """How often each value stands, by value as text."""
+def counts(values: Sequence[Any] | pa.ChunkedArray) -> dict[str, int]:
+    """How often each value stands, by value as text; null is "" there."""
     found: dict[str, int] = {}
-    for value in values:
+    pairs = _counted(values) if isinstance(values, pa.ChunkedArray) else ((value, 1) for value in values)
+    for value, count in pairs:
         name = "" if value is None else str(value)
-        found[name] = found.get(name, 0) + 1
+        found[name] = found.get(name, 0) + count
     return dict(sorted(found.items()))
+
+
+def _counted(column: pa.ChunkedArray) -> Iterable[tuple[Any, int]]:
+    counted = pc.value_counts(column)
+    return zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
 
 
 def dialogues(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -140,10 +146,10 @@ def card(
         "modality": series.split(":")[0],
         "suffixes": series.split(":")[1].split(","),
         "samples": members.num_rows,
-        "sources": counts(members["source"].to_pylist()),
-        "licences": counts(members["licence"].to_pylist()),
-        "kinds": counts(members["kind"].to_pylist()),
-        "languages": counts(members["language"].to_pylist()),
+        "sources": counts(members["source"]),
+        "licences": counts(members["licence"]),
+        "kinds": counts(members["kind"]),
+        "languages": counts(members["language"]),
         "tokens": int(pc.sum(members["tokens"]).as_py() or 0),
         "seconds": _short(float(np.sort(seconds).sum())),
         "media_bytes": int(pc.sum(members["bytes"]).as_py() or 0),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import msgspec
 
 
@@ -36,13 +40,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     ocr_text: str
     tokens: int
 
-    @property
-    def characters(self) -> int:
-        """Characters that its turns hold: what text tokens are estimated from."""
-        return sum(len(turn.value) for turn in self.conversations)
 
+_DECODE = msgspec.json.Decoder(Record).decode
 
-_DECODER = msgspec.json.Decoder(Record)
+#: All fields but the conversations, in order.
+FIELDS = tuple(name for name in Record.__struct_fields__ if name != "conversations")
 
 
 def read(data: bytes | memoryview) -> Record:
@@ -51,6 +53,21 @@ def read(data: bytes | memoryview) -> Record:
     Raises ValueError saying which field is missing, unknown, or of another type.
     """
     try:
-        return _DECODER.decode(data)
+        return _DECODE(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+
+
+def read_all(view: memoryview, spans: Iterable[tuple[int, int]]) -> list[Record] | None:
+    """Records that lie at [start, end) of a file's bytes, in order; None where one of them is not sound."""
+    try:
+        return [_DECODE(view[start:end]) for start, end in spans]
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def columns(records: Sequence[Record]) -> dict[str, Sequence[Any]]:
+    """Field -> its values in all records, and "characters": how long all turns of each are together."""
+    found: dict[str, Sequence[Any]] = {name: list(map(operator.attrgetter(name), records)) for name in FIELDS}
+    found["characters"] = [sum([len(turn.value) for turn in record.conversations]) for record in records]
+    return found

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from infra import storage
 from infra.hashing import canonical_json
+from mixtures import schemas
 from pipelines.auditing.findings import Findings
 
 #: Bytes that are hashed between two signs of progress; hashlib lets other threads run meanwhile.
@@ -93,6 +94,16 @@ class Files:
             )
         return value
 
+    def checked_json(self, path: str, schema: str) -> Any:
+        """The same, held against a published schema; None where it breaks that, too."""
+        value = self.json(path)
+        if value is None:
+            return None
+        wrong = schemas.errors(schema, value)
+        for place, message in wrong:
+            self.findings.add(path, place or "value", f"as {schema}.json has it", message)
+        return None if wrong else value
+
     def table(
         self, path: str, schema: pa.Schema | None, columns: Iterable[str] | None = None, sha256: str | None = None
     ) -> pa.Table | None:
@@ -153,14 +164,3 @@ def _first(expected: bytes, found: bytes) -> str:
     shared = min(len(expected), len(found))
     place = next((i for i in range(shared) if expected[i] != found[i]), shared)
     return f"other bytes from byte {place}"
-
-
-def schema_errors(name: str, value: Any) -> list[tuple[str, str, str]]:
-    """(field, what is wanted, what is there) where a JSON value breaks the published schema `name`."""
-    from mixtures.schemas import validator
-
-    found = []
-    for error in sorted(validator(name).iter_errors(value), key=lambda error: list(map(str, error.absolute_path))):
-        place = ".".join(str(part) for part in error.absolute_path)
-        found.append((place or "value", f"{error.validator}: {error.validator_value}", str(error.message)))
-    return found

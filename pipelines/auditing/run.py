@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from infra import storage, tables
 from infra.commit import MANIFEST
 from infra.errors import StageError
-from pipelines.auditing.files import DAMAGED, Files, schema_errors
+from pipelines.auditing.files import DAMAGED, Files
 from pipelines.auditing.findings import Findings
 from pipelines.auditing.shards import Shard, check_shard
 from pipelines.auditing.units import Units
@@ -39,7 +39,8 @@ def check_run(files: Files) -> dict[str, int]:
     """
     findings = files.findings
     covered = _checksums(files)
-    manifests = {stage: _manifest(files, stage) for stage in STAGES if _there(files, stage)}
+    stamps: dict[str, str] = {}
+    manifests = {stage: _manifest(files, stage, stamps) for stage in STAGES if f"{stage}/{MANIFEST}" in files.sizes}
     for stage in ("samples", "signals", "verdicts", "members"):
         if stage not in manifests:
             findings.add(f"{stage}/{MANIFEST}", "file", "a file", "no file")
@@ -56,7 +57,9 @@ def check_run(files: Files) -> dict[str, int]:
         if shard.card is not None:
             found = files.digest(f"shards/{shard.name}.tar")
             findings.same(f"shards/{shard.name}.card.json", "tar.sha256", found, shard.card["tar"]["sha256"])
-            _made_by(files, shard, findings)
+            made_of = shard.card["made_by"]["manifests"]
+            known = {stage: stamps.get(stage, "no such stage") for stage in made_of}
+            findings.deep(f"shards/{shard.name}.card.json", "made_by.manifests", known, made_of)
     _against_checksums(files, covered, manifests)
     return {"shards": len(shards), "samples": sum(shard.samples for shard in shards), "inputs": units.samples}
 
@@ -65,35 +68,22 @@ def _is_covered(path: str) -> bool:
     return path not in NOT_COVERED and not path.startswith(SCRATCH)
 
 
-def _there(files: Files, stage: str) -> bool:
-    return f"{stage}/{MANIFEST}" in files.sizes
-
-
 # -- files ------------------------------------------------------------------------------------------------------
 
 
 def _checksums(files: Files) -> dict[str, str] | None:
-    value = files.json(CHECKSUMS)
-    if value is None:
-        return None
-    wrong = schema_errors("checksums", value)
-    for field, expected, found in wrong:
-        files.findings.add(CHECKSUMS, field, expected, found)
-    return None if wrong else dict(value)
+    value = files.checked_json(CHECKSUMS, "checksums")
+    return None if value is None else dict(value)
 
 
-def _manifest(files: Files, stage: str) -> dict[str, dict[str, Any]]:
-    """unit -> {rows, sha256}, in order."""
+def _manifest(files: Files, stage: str, stamps: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """unit -> {rows, sha256}, in order; what the stage was made from is put into `stamps`."""
     path = f"{stage}/{MANIFEST}"
-    value = files.json(path)
+    value = files.checked_json(path, "manifest")
     if value is None:
-        return {}
-    wrong = schema_errors("manifest", value)
-    for field, expected, found in wrong:
-        files.findings.add(path, field, expected, found)
-    if wrong:
         return {}
     files.findings.same(path, "stage", stage, value["stage"])
+    stamps[stage] = value["input"]
     return {unit["name"]: unit for unit in value["units"]}
 
 
@@ -164,31 +154,16 @@ def _same_units(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]], findin
 def _ledger(files: Files, units: Units, shards: list[Shard]) -> None:
     """The ledger is the tally of the verdicts; the cards and what lies in no shard add up to it."""
     findings, path = files.findings, "ledger.json"
-    ledger = files.json(path)
-    if ledger is None:
-        return
-    wrong = schema_errors("ledger", ledger)
-    for field, expected, found in wrong:
-        findings.add(path, field, expected, found)
-    ignored = files.json("samples/_ignored.json")
-    if wrong or not isinstance(ignored, dict):
+    ledger = files.checked_json(path, "ledger")
+    ignored = files.checked_json("samples/_ignored.json", "ignored")
+    if ledger is None or ignored is None:
         return
     unsharded = ledger["all"].get("unsharded", {})
     told = {name: {k: v for k, v in entry.items() if k != "unsharded"} for name, entry in ledger.items()}
-    findings.deep(path, "", units.ledger({str(k): int(v) for k, v in ignored.items()}), told)
+    findings.deep(path, "", units.ledger(ignored), told)
     if any(shard.card is None for shard in shards):
         return  # found already
     parts = [{"all": shard.card["ledger"]} for shard in shards if shard.card is not None] + [{"all": unsharded}]
     total = add_ledgers(parts)["all"]
     for name in ("inputs", "kept", "duplicates", "dropped", "failed"):
         findings.deep(path, f"sum of cards and unsharded: {name}", told["all"][name], total.get(name, 0))
-
-
-def _made_by(files: Files, shard: Shard, findings: Findings) -> None:
-    """The manifests that a card names are those that lie there."""
-    card = shard.card or {}
-    for stage, stamp in card["made_by"].get("manifests", {}).items():
-        path = f"{stage}/{MANIFEST}"
-        value = files.json(path) if path in files.sizes else None
-        found = value.get("input") if isinstance(value, dict) else None
-        findings.same(f"shards/{shard.name}.card.json", f"made_by.manifests.{stage}", found, stamp)

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from infra import tables
 from mixtures import cards
-from mixtures.record import Record, read
+from mixtures.record import columns, read, read_all
 from mixtures.tokens import CHARS_PER_TOKEN, RELEASED
-from pipelines.auditing.files import Files, schema_errors
+from pipelines.auditing.files import Files
 from pipelines.auditing.findings import Findings
 from pipelines.auditing.tar import Index, check_tar
 from pipelines.auditing.units import Units
@@ -56,13 +56,8 @@ def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any]) 
 
 def read_card(files: Files, path: str, name: str) -> Mapping[str, Any] | None:
     """A shard's card, held against its schema and its name."""
-    card = files.json(path)
+    card = files.checked_json(path, "shard-card")
     if card is None:
-        return None
-    wrong = schema_errors("shard-card", card)
-    for field, expected, found in wrong:
-        files.findings.add(path, field, expected, found)
-    if wrong:
         return None
     files.findings.same(path, "shard", name, card["shard"])
     files.findings.same(path, "tar.bytes", files.sizes.get(f"shards/{name}.tar", 0), card["tar"]["bytes"])
@@ -91,64 +86,63 @@ def check_records(view: memoryview, index: Index, good: Any, file: str, findings
     if len(places) != n or not np.array_equal(index.owners()[places], np.arange(n)):
         findings.add(file, "json", f"one readable .json in each of {n} samples", f"{len(places)} of them")
         return None
-    records: list[Record] = []
-    starts, lengths = index.data[places].tolist(), index.sizes[places].tolist()
-    for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        try:
-            records.append(read(view[start : start + length]))
-        except ValueError as error:
-            findings.add(file, "json", "a record as its schema has it", str(error), index.keys[row].as_py())
-    if len(records) != n:
+    starts, ends = index.data[places], index.data[places] + index.sizes[places]
+    records = read_all(view, zip(starts.tolist(), ends.tolist(), strict=True))
+    if records is None:
+        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            try:
+                read(view[start:end])
+            except ValueError as error:
+                findings.add(file, "json", "a record with all fields of KEY.json", str(error), index.keys[row].as_py())
         return None
-    _texts(view, index, good, records, file, findings)
-    return _columns(index, records)
+    told = columns(records)
+    _texts(view, index, good, told["caption"], file, findings)
+    return _table(index, told)
 
 
-def _texts(view: memoryview, index: Index, good: Any, records: Sequence[Record], file: str, findings: Findings) -> None:
+def _texts(view: memoryview, index: Index, good: Any, captions: Sequence[str], file: str, findings: Findings) -> None:
     """A .txt beside a sample is its caption."""
     is_text = np.asarray(pc.fill_null(pc.ends_with(index.names, ".txt"), False), dtype=bool)
     places = np.flatnonzero(is_text & good)
-    owners = index.owners()[places]
-    spans = zip(owners.tolist(), index.data[places].tolist(), index.sizes[places].tolist(), strict=True)
-    for row, start, length in spans:
-        if view[start : start + length] != records[row].caption.encode():
-            found = bytes(view[start : start + length])
-            findings.add(file, "txt", records[row].caption, found, index.keys[row].as_py())
+    starts, ends = index.data[places], index.data[places] + index.sizes[places]
+    for row, start, end in zip(index.owners()[places].tolist(), starts.tolist(), ends.tolist(), strict=True):
+        # As bytes: two memoryviews are compared item by item.
+        if view[start:end].tobytes() != captions[row].encode():
+            findings.add(file, "txt", captions[row], view[start:end].tobytes(), index.keys[row].as_py())
 
 
-def _columns(index: Index, records: Sequence[Record]) -> pa.Table:
-    def strings(name: str) -> pa.Array:
-        return pa.array([getattr(record, name) for record in records], pa.string())
+def _table(index: Index, told: Mapping[str, Sequence[Any]]) -> pa.Table:
+    def array(name: str, type_: pa.DataType) -> pa.Array:
+        return pa.array(told[name], type_)
 
-    modality = np.array([r.data_type for r in records], dtype=object)
+    modality = np.array(told["data_type"], dtype=object)
     pictures = (modality == "image") | (modality == "multi_image")
-    media = np.array([len(r.sha256) for r in records], dtype=np.int64)
+    media = np.array([len(hashes) for hashes in told["sha256"]], dtype=np.int64)
     images = np.where(pictures, media, 0)
-    seconds = np.array([r.duration for r in records], dtype=np.float64)
-    characters = np.array([r.characters for r in records], dtype=np.float64)
-    text_tokens = np.ceil(characters / CHARS_PER_TOKEN).astype(np.int64)
+    seconds = np.array(told["duration"], dtype=np.float64)
+    text_tokens = np.ceil(np.array(told["characters"], dtype=np.float64) / CHARS_PER_TOKEN).astype(np.int64)
     return pa.table(
         {
-            "key": strings("id"),
-            "modality": pa.array(modality, pa.string()),
-            "source": strings("data_source"),
-            "licence": strings("licence"),
-            "kind": strings("kind"),
-            "language": strings("language"),
+            "key": array("id", pa.string()),
+            "modality": array("data_type", pa.string()),
+            "source": array("data_source", pa.string()),
+            "licence": array("licence", pa.string()),
+            "kind": array("kind", pa.string()),
+            "language": array("language", pa.string()),
             "tokens": text_tokens + RELEASED.media_tokens(modality, seconds, images),
-            "told_tokens": pa.array([r.tokens for r in records], pa.int64()),
+            "told_tokens": array("tokens", pa.int64()),
             "text_tokens": text_tokens,
             "images": pa.array(images, pa.int32()),
             "seconds": seconds,
-            "bytes": np.add.reduceat(index.sizes, index.first) if len(records) else np.zeros(0, np.int64),
-            "origin": strings("origin"),
-            "container": strings("container"),
-            "position": strings("position"),
-            "sha256": pa.array([",".join(r.sha256) for r in records], pa.string()),
-            "width": pa.array([r.width for r in records], pa.int64()),
-            "height": pa.array([r.height for r in records], pa.int64()),
-            "fps": pa.array([r.fps for r in records], pa.float64()),
-            "frames": pa.array([r.n_frames for r in records], pa.int64()),
+            "bytes": np.add.reduceat(index.sizes, index.first) if len(media) else np.zeros(0, np.int64),
+            "origin": array("origin", pa.string()),
+            "container": array("container", pa.string()),
+            "position": array("position", pa.string()),
+            "sha256": pa.array([",".join(hashes) for hashes in told["sha256"]], pa.string()),
+            "width": array("width", pa.int64()),
+            "height": array("height", pa.int64()),
+            "fps": array("fps", pa.float64()),
+            "frames": array("n_frames", pa.int64()),
         }
     )
 

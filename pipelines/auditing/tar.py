@@ -144,46 +144,55 @@ def _names(index: Index, suffixes: Sequence[str], file: str, findings: Findings)
     findings.rows(file, "members.name", keys, pc.binary_join_element_wise(keys, dotted, ""), index.names)
 
 
-def headers(names: pa.Array, sizes: Ints) -> Bytes:
-    """uint8 (m, 512): the ustar headers of members, as `mixtures.shards.write_tar` has tarfile make them."""
-    m, names = len(names), pc.fill_null(names, "")
-    info = tarfile.TarInfo("")
-    info.mode = 0o644
-    rows = np.tile(np.frombuffer(info.tobuf(tarfile.USTAR_FORMAT), np.uint8), (m, 1))
-    lengths = np.asarray(pc.binary_length(names), dtype=np.int64)
-    short = (lengths <= 100) & (sizes < 8**11)
-    padded = pc.binary_join_element_wise(
-        pc.cast(pc.if_else(pa.array(short), names, ""), pa.binary()),
-        pa.array([b"\0" * (100 - int(n)) for n in range(101)]).take(pa.array(np.where(short, lengths, 0))),
-        b"",
-    )
-    start = padded.buffers()[1]
+#: A header in which nothing is set but what never changes; its name, size and checksum are filled in.
+_PLAIN = tarfile.TarInfo("")
+_PLAIN.mode = 0o644
+_TEMPLATE = np.frombuffer(_PLAIN.tobuf(tarfile.USTAR_FORMAT), np.uint8)
+
+#: Bytes of a header up to the end of the words of eight bytes in which anything changes; the rest is the template's.
+HEAD = 160
+
+#: The bits of a word of eight bytes that belong to the padding, by how many bytes of it come before.
+_AFTER = np.array([[255 * (byte >= used) for byte in range(8)] for used in range(8)], np.uint8).view(np.uint64)[:, 0]
+
+
+def heads(names: pa.Array, sizes: Ints) -> Bytes:
+    """uint8 (m, HEAD): how the ustar headers of members begin, as `mixtures.shards.write_tar` has tarfile make them.
+    Names of at most 100 bytes, sizes below 8 GiB."""
+    m = len(names)
+    rows = np.tile(_TEMPLATE[:HEAD], (m, 1))
+    missing = (100 - np.asarray(pc.binary_length(names), dtype=np.int64)).clip(0)
+    zeros = pa.array([b"\0" * n for n in range(101)]).take(pa.array(missing))
+    padded = pc.binary_join_element_wise(pc.cast(names, pa.binary()), zeros, b"")
     if m:
-        offset = int(np.frombuffer(start, np.int32)[padded.offset])
-        rows[:, :100] = np.frombuffer(padded.buffers()[2], np.uint8, m * 100, offset).reshape(m, 100)
-    rows[:, 124:135] = (sizes[:, None] >> (3 * np.arange(10, -1, -1))) % 8 + ord("0")
+        rows[:, :100] = np.frombuffer(padded.buffers()[2], np.uint8, m * 100).reshape(m, 100)
+    octal = (sizes[:, None] >> np.arange(30, -1, -3)) & 7
+    rows[:, 124:135] = octal + ord("0")
     rows[:, 148:156] = ord(" ")
-    total = rows[:, :100].sum(axis=1, dtype=np.int64) + rows[:, 124:135].sum(axis=1, dtype=np.int64)
-    total += int(rows[0, 100:124].sum() + rows[0, 135:].sum()) if m else 0
-    rows[:, 148:154] = (total[:, None] >> (3 * np.arange(5, -1, -1))) % 8 + ord("0")
+    total = rows[:, :100].sum(axis=1, dtype=np.uint16).astype(np.int64) + octal.sum(axis=1) + 11 * ord("0")
+    total += int(_TEMPLATE[100:124].sum() + _TEMPLATE[135:148].sum() + 8 * ord(" ") + _TEMPLATE[156:].sum())
+    rows[:, 148:154] = ((total[:, None] >> np.arange(15, -1, -3)) & 7) + ord("0")
     rows[:, 154] = 0
-    for row in np.flatnonzero(~short):
-        info = tarfile.TarInfo(names[int(row)].as_py())
-        info.mode, info.size = 0o644, int(sizes[row])
-        rows[row] = np.frombuffer(info.tobuf(tarfile.USTAR_FORMAT)[-BLOCK:], np.uint8)
     return rows
 
 
 def _headers(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findings) -> Mask:
-    expected = headers(index.names.take(pa.array(batch)), index.sizes[batch])
+    names, sizes = pc.fill_null(index.names.take(pa.array(batch)), ""), index.sizes[batch]
+    usual = (np.asarray(pc.binary_length(names)) <= 100) & (sizes < 8**11)
+    if not usual.all():
+        keys = _keys(index).take(pa.array(batch))
+        findings.where(file, "members.name", keys, pa.array(~usual), "at most 100 bytes, of less than 8 GiB", names)
+        names = pc.if_else(pa.array(usual), names, "")
+        sizes = np.where(usual, sizes, 0)
+    expected = heads(names, sizes)
     found = grid[index.data[batch] // BLOCK - 1]
-    if np.array_equal(expected, found):
-        return np.ones(len(batch), dtype=bool)
-    right: Mask = (expected == found).all(axis=1)
-    for row in np.flatnonzero(~right)[:SHOWN]:
+    right: Mask = (expected.view(np.uint64) == found[:, :HEAD].view(np.uint64)).all(axis=1)
+    right &= (found[:, HEAD:].view(np.uint64) == _TEMPLATE[HEAD:].view(np.uint64)).all(axis=1)
+    for row in np.flatnonzero(~right & usual)[:SHOWN]:
         key = index.keys[int(np.searchsorted(np.cumsum(index.counts), batch[row], side="right"))].as_py()
-        _name_header(expected[row].tobytes(), found[row].tobytes(), key, file, findings)
-    return right
+        whole = np.concatenate([expected[row], _TEMPLATE[HEAD:]])
+        _name_header(whole.tobytes(), found[row].tobytes(), key, file, findings)
+    return right & usual
 
 
 def _name_header(expected: bytes, found: bytes, key: str, file: str, findings: Findings) -> None:
@@ -206,8 +215,11 @@ def _name_header(expected: bytes, found: bytes, key: str, file: str, findings: F
 def _padding(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findings) -> None:
     rest = index.sizes[batch] % BLOCK
     some = np.flatnonzero(rest)
-    last = grid[(index.data[batch[some]] + index.sizes[batch[some]]) // BLOCK]
-    loud = (last * (np.arange(BLOCK) >= rest[some, None])).any(axis=1)
+    last = grid[(index.data[batch[some]] + index.sizes[batch[some]]) // BLOCK].view(np.uint64)
+    word, used = np.divmod(rest[some], 8)
+    cut = last[np.arange(len(some)), word] & _AFTER[used]
+    last[np.arange(BLOCK // 8) <= word[:, None]] = 0
+    loud = (cut != 0) | last.any(axis=1)
     if loud.any():
         owners = _keys(index).take(pa.array(batch[some]))
         findings.where(file, "padding", owners, pa.array(loud), "zeros", "other bytes")
