@@ -1,0 +1,158 @@
+"""The folder of a report: static files, data as scripts, pictures. index.html is written last."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra import storage
+from infra.commit import read_json
+from infra.errors import ConfigError
+from pipelines.pages import details, overview, what_if
+from pipelines.pages.finished import Finished, open_finished
+from pipelines.pages.rows import Rows, gather
+from pipelines.pages.scripts import codes, numbers, script
+from pipelines.pages.thumbs import Media, draw
+
+#: Samples in one file of rows, and in one file of details.
+ROWS = 8192
+DETAILS = 256
+#: Characters of a text that the list shows and the search sees (ours).
+PREVIEW = 160
+
+#: Told from other folders by this file, which every report has.
+MARK = "data/meta.js"
+
+
+def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips: int = 200) -> dict[str, Any]:
+    """Write the report of the run in `folder` into the folder `out`, and return what was written.
+
+    thumbs, clips: most pictures and most moving ones drawn for each filter and outcome. An earlier report in `out` is
+    replaced whole. Raises ConfigError where `out` holds something else, StageError where there is no finished run.
+    """
+    target = Path(out)
+    if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError("this folder holds something other than a report", where=out, hint="name a new folder")
+    finished = open_finished(folder)
+    rows = gather(finished)
+    work = storage.temporary_beside(target)
+    try:
+        media = draw(finished, rows, work, thumbs=thumbs, clips=clips, quiet=quiet)
+        _write_data(finished, rows, media, work)
+        _write_static(work)
+        old = storage.temporary_beside(target)
+        if target.exists():
+            target.rename(old)
+        work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    files = [path for path in target.rglob("*") if path.is_file()]
+    return {
+        "report": out,
+        "samples": len(rows),
+        "thumbs": media.count,
+        "clips": media.clips,
+        "without_picture": media.missing,
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _write_static(work: Path) -> None:
+    static = resources.files("pipelines.pages") / "static"
+    for folder in ("", "vendor"):
+        for entry in (static / folder).iterdir():
+            if entry.is_file():
+                place = work / ("" if entry.name == "index.html" else "static") / folder / entry.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(entry.read_bytes())
+
+
+def _put(work: Path, name: str, value: Any) -> None:
+    path = work / "data" / f"{name}.js"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(script(name, value))
+
+
+def _write_data(finished: Finished, rows: Rows, media: Media, work: Path) -> None:
+    words = _words(rows)
+    for index, start in enumerate(range(0, len(rows), ROWS)):
+        _put(work, f"rows-{index:05d}", _chunk(rows, words, media, start, min(start + ROWS, len(rows))))
+    for index, part in enumerate(details.details(finished, rows, media, DETAILS)):
+        _put(work, f"detail-{index:05d}", part)
+    columns = []
+    for name in rows.numeric():
+        values = rows.number(name)
+        if np.isfinite(values).any():
+            _put(work, f"column-{name}", numbers(values))
+            columns.append(name)
+    asked = what_if.write(finished, rows, lambda name, value: _put(work, name, value))
+    _put(work, "duplicates", details.groups(rows))
+    for name in _shards(finished):
+        _put(work, f"shard-{name}", read_json(finished.run.at("shards", f"{name}.card.json")))
+    meta = overview.overview(finished, rows)
+    meta |= {
+        "rows": {"count": len(rows), "chunk": ROWS, "preview": PREVIEW},
+        "details": {"chunk": DETAILS, "columns": rows.shown(), "longest": details.LONGEST},
+        "columns": columns,
+        "words": {name: list(known) for name, (known, _) in words.items()},
+        "media": media.told(),
+        "what_if": asked,
+    }
+    _put(work, "meta", meta)
+
+
+def _shards(finished: Finished) -> list[str]:
+    names = storage.names(finished.run.at("shards"))
+    return [name.removesuffix(".card.json") for name in names if name.endswith(".card.json")]
+
+
+def _words(rows: Rows) -> dict[str, tuple[Sequence[str], Any]]:
+    """Columns of few values as (values, code of each row); code 0 is always "", which stands for none."""
+    shard = dict(zip(rows.members["key"].to_pylist(), rows.members["shard"].to_pylist(), strict=True))
+    label = rows.signals["language.label"].to_pylist() if "language.label" in rows.signals.schema.names else None
+    columns: Mapping[str, Sequence[Any]] = {
+        "modality": rows.modality.tolist(),
+        "source": rows.samples["source"].to_pylist(),
+        "outcome": rows.outcome.tolist(),
+        "filter": rows.by.tolist(),
+        "reason": [(reason or "").partition(":")[0] for reason in rows.verdicts["reason"].to_pylist()],
+        "licence": rows.samples["licence"].to_pylist(),
+        "language": label or [""] * len(rows),
+        "shard": [shard.get(key, "") for key in rows.keys],
+    }
+    found: dict[str, tuple[Sequence[str], Any]] = {}
+    for name, values in columns.items():
+        known = sorted({"", *(value or "" for value in values)})
+        place = {value: code for code, value in enumerate(known)}
+        found[name] = (known, np.array([place[value or ""] for value in values], dtype=np.int64))
+    return found
+
+
+def _chunk(rows: Rows, words: Mapping[str, Any], media: Media, start: int, stop: int) -> dict[str, Any]:
+    verdicts = rows.verdicts.slice(start, stop - start)
+    value = np.asarray(verdicts["value"].to_numpy(), dtype=np.float64)
+    threshold = np.asarray(verdicts["threshold"].to_numpy(), dtype=np.float64)
+    places = zip(
+        *(rows.samples[name].slice(start, stop - start).to_pylist() for name in ("container", "position")), strict=True
+    )
+    return {
+        "keys": "".join(rows.keys[start:stop]),
+        "texts": "\n".join(preview(text) for text in rows.texts[start:stop]),
+        "places": "\n".join(preview(f"{container} {position}", 400) for container, position in places),
+        "value": numbers(value),
+        "threshold": numbers(threshold),
+        "pictures": codes(media.pictures[start:stop]),
+        **{name: codes(code[start:stop]) for name, (_, code) in words.items()},
+    }
+
+
+def preview(text: str, longest: int = PREVIEW) -> str:
+    """The beginning of a text on one line."""
+    return " ".join(text[: 4 * longest].split())[:longest]
