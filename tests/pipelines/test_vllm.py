@@ -196,3 +196,15 @@ def requests_served(url: str) -> int:
     with urllib.request.urlopen(f"{url}/metrics") as response:
         lines = response.read().decode().splitlines()
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:request_success_total")))
+
+
+def test_a_model_inside_the_process_answers_as_a_server_would(model: Path, tmp_path: Path) -> None:
+    environment = {**ENV, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    command = [PYTHON, "-m", "tests.offline_asks", str(model), str(tmp_path / "cache.sqlite")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [json.loads(text) for (text,) in found["texts"]] == [{"word": "quillon"}] * 20
+    assert all(finish == ["stop"] for finish in found["finish"]) and min(found["tokens"]) > 0
+    assert found["three"] == 3 and found["refused"].startswith("too_long")
+    assert (found["counters"]["sent"], found["counters"]["hits"], found["kept"]) == (22, 20, 22)

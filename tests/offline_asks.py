@@ -1,0 +1,52 @@
+"""Asks a model inside this process, through desk and cache, and prints what came. Run by vLLM's own environment.
+
+python -m tests.offline_asks MODEL CACHE
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from infra.asking import Ask, Cache, Desk
+from infra.offline import Offline
+
+WORD = {
+    "type": "object",
+    "properties": {"word": {"type": "string", "enum": ["quillon"]}},
+    "required": ["word"],
+    "additionalProperties": False,
+}
+SETTINGS = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 4096, "max_num_batched_tokens": 16384}
+
+
+def body(model: str, number: int, **more: Any) -> Ask:
+    form = {"type": "json_schema", "json_schema": {"name": "word", "schema": WORD, "strict": True}}
+    value = {
+        "model": model, "messages": [{"role": "user", "content": f"Say something, {number}."}],
+        "temperature": 1.0, "top_p": 1.0, "max_tokens": 60, "response_format": form, **more,
+    }  # fmt: skip
+    return Ask({name: one for name, one in value.items() if one is not None})
+
+
+async def main(model: str, cache: str) -> None:
+    asks = [body(model, number) for number in range(20)]
+    several = body(model, 99, n=3, response_format=None)
+    long = body(model, 5, max_tokens=5_000)
+    with Cache(cache) as kept:
+        async with Offline(model, SETTINGS) as engine:
+            desk = Desk(kept, engine)
+            *same, three, refused = await asyncio.gather(*(desk.ask(ask) for ask in [*asks, several, long]))
+            await asyncio.gather(*(desk.ask(ask) for ask in asks))
+        value = {
+            "texts": [answer.texts for answer in same], "finish": [answer.finish for answer in same],
+            "tokens": [answer.tokens_out for answer in same], "three": len(three.texts), "refused": refused.error,
+            "counters": desk.counters(), "kept": len(kept),
+        }  # fmt: skip
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
