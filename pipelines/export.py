@@ -63,7 +63,7 @@ def export(run: Run) -> Manifest:
         run.work("export-plan.json"),
         run.runner_for(verdicts.rows),
     )
-    layout = _layout(run, names)
+    layout = plan_layout(run, names)
     todo = layout.names()
     folder = run.at("shards")
     done = functools.partial(_count, folder)
@@ -73,7 +73,7 @@ def export(run: Run) -> Manifest:
     units = committed(run.at("members"), todo, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, units)
     _remove_stale(run, todo)
-    _unsharded(run, names, todo)
+    unsharded(run, names, todo)
     write_readme(run, todo)
     write_run_json(run)
     write_checksums(run, todo)
@@ -180,7 +180,7 @@ def _captions(run: Run, signals: pa.Table) -> list[str]:
     return found
 
 
-def _layout(run: Run, names: Sequence[str]) -> shards.Layout:
+def plan_layout(run: Run, names: Sequence[str]) -> shards.Layout:
     """Sum the units' weights in order, a number a unit and series; see in which stretches of weight a kept row begins.
 
     What is taken down after the plan was made keeps its weight there, so that no shard moves.
@@ -298,7 +298,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         members=members,
         signals=signals,
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
-        reasons=cards.counts([f"{f}: {r}" for f, r in zip(*_reasons(verdicts), strict=True)]),
+        reasons=reason_counts(verdicts),
         dialogues=cards.dialogues(said),
         made_by={**made_by(run), "lineage": lineage, **taken.record(verdicts)},
     )
@@ -306,11 +306,13 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     return {"shards_made": 1, "samples": len(rows), "bytes": size}
 
 
-def _reasons(verdicts: pa.Table) -> tuple[list[str], list[str]]:
+def reason_counts(verdicts: pa.Table) -> dict[str, int]:
+    """Why rows were not kept, as "filter: reason", and how many each."""
     gone = verdicts.filter(pc.not_equal(verdicts["outcome"], "kept"))
     reasons = [str(reason).split(":")[0] if name == "ingest" else str(reason) for name, reason in
                zip(gone["filter"].to_pylist(), gone["reason"].to_pylist(), strict=True)]  # fmt: skip
-    return gone["filter"].to_pylist(), [reason[:60] for reason in reasons]
+    names = zip(gone["filter"].to_pylist(), reasons, strict=True)
+    return cards.counts([f"{name}: {reason[:60]}" for name, reason in names])
 
 
 def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -454,7 +456,7 @@ def made_by(run: Run) -> dict[str, Any]:
     }
 
 
-def _unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
+def unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
     """Inputs that lie in no shard's range, such as those of a series of which nothing was kept."""
     value = read_json(run.work("export-layout.json"))
     parts = []
@@ -503,6 +505,8 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
         },
         "machine": {"system": platform.platform(), "processor": platform.machine()},
     }
+    if gone := taken.load(run.out):
+        value["takedown"] = gone.summary()
     storage.write_bytes(run.at("run.json"), canonical_json(value))
 
 

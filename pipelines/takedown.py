@@ -8,10 +8,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from infra.commit import read_json
-from pipelines.removal.places import find
-from pipelines.removal.scan import NAMED, Found, scan
+from infra.commit import lock, read_json
+from pipelines.removal.places import Places, find
+from pipelines.removal.runs import finish, stage, stores_of
+from pipelines.removal.scan import NAMED, Found, open_run, scan
 from pipelines.removal.selection import Selection
+from pipelines.removal.staging import pending
+from pipelines.removal.stores import look
 from pipelines.summary import console
 
 
@@ -29,21 +32,50 @@ def takedown(
     Raises StageError where a folder is not there or holds none of them.
     """
     places = find(folders)
-    found = [scan(uri, selection, with_duplicates=with_duplicates) for uri in places.runs]
-    asked = {
-        "keys": sorted(selection.keys),
-        "sources": sorted(selection.sources),
-        "licences": sorted(selection.licences),
-        "urls": len(selection.urls),
-        "with_duplicates": with_duplicates,
-    }
+    again = [] if dry_run else [_recover(uri, places) for uri in places.runs if pending(uri) is not None]
+    runs = []
+    unknown = set(selection.keys)
+    for uri in places.runs:
+        found = scan(uri, selection, with_duplicates=with_duplicates)
+        unknown -= {*found.before.erased, *found.erased}
+        told = _told(found)
+        if found.erased and not dry_run:
+            told |= _take(found, places)
+        elif found.erased:
+            ids = sorted(value.hex() for value in found.ids)
+            told["stores"] = [look(store, ids) for store in stores_of(found.run, places.stores)]
+        runs.append(told)
     return {
         "dry_run": dry_run,
-        "asked": asked,
-        "runs": [_told(one) for one in found],
+        "asked": {
+            "keys": sorted(selection.keys),
+            "sources": sorted(selection.sources),
+            "licences": sorted(selection.licences),
+            "urls": len(selection.urls),
+            "with_duplicates": with_duplicates,
+        },
+        "finished_before": again,
+        "runs": runs,
         "mixtures": [],
-        "unmatched": sorted(selection.keys - {key for one in found for key in {**one.before.erased, **one.erased}}),
+        "unmatched": sorted(unknown),
     }
+
+
+def _recover(uri: str, places: Places) -> str:
+    """Finish what an interrupted take-down had decided on."""
+    with lock(uri):
+        journal = pending(uri)
+        if journal is not None:
+            finish(open_run(uri), journal, places.stores)
+    return uri
+
+
+def _take(found: Found, places: Places) -> dict[str, Any]:
+    """Rewrite one run; what was done beyond what was told before."""
+    with lock(found.run.out):
+        journal = stage(found)
+        stores = finish(found.run, journal, places.stores)
+    return {"files": len(journal["files"]), "stores": stores}
 
 
 def _told(found: Found) -> dict[str, Any]:

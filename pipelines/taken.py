@@ -88,6 +88,15 @@ class Taken:
     def _on_list(self, keys: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.is_in(keys, value_set=pa.array(sorted({**self.held, **self.erased}), pa.string()))
 
+    def summary(self) -> dict[str, Any]:
+        """What run.json says of it: how many, and why."""
+        why = sorted(self.erased.values())
+        return {
+            "erased": len(self.erased),
+            "held": len(self.held),
+            "reasons": {reason: why.count(reason) for reason in sorted(set(why))},
+        }
+
     def to_bytes(self) -> bytes:
         """The file."""
         value = {
