@@ -13,7 +13,8 @@ import numpy as np
 from infra import storage
 from infra.commit import read_json
 from infra.errors import ConfigError
-from pipelines.pages import details, overview, what_if
+from mixtures.manifest import is_mixture, open_mixture
+from pipelines.pages import details, mixture, overview, what_if
 from pipelines.pages.finished import Finished, open_finished
 from pipelines.pages.rows import Rows, gather
 from pipelines.pages.scripts import codes, numbers, script
@@ -30,20 +31,21 @@ MARK = "data/meta.js"
 
 
 def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips: int = 200) -> dict[str, Any]:
-    """Write the report of the run in `folder` into the folder `out`, and return what was written.
+    """Write the report of the run or mixture in `folder` into the folder `out`, and return what was written.
 
     thumbs, clips: most pictures and most moving ones drawn for each filter and outcome. An earlier report in `out` is
-    replaced whole. Raises ConfigError where `out` holds something else, StageError where there is no finished run.
+    replaced whole. Raises ConfigError where `out` holds something else, StageError where there is no finished run
+    or mixture.
     """
     target = Path(out)
     if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError("this folder holds something other than a report", where=out, hint="name a new folder")
-    finished = open_finished(folder)
-    rows = gather(finished)
     work = storage.temporary_beside(target)
     try:
-        media = draw(finished, rows, work, thumbs=thumbs, clips=clips, quiet=quiet)
-        _write_data(finished, rows, media, work)
+        if is_mixture(folder):
+            told = _write_mixture(folder, work)
+        else:
+            told = _write_run(folder, work, thumbs=thumbs, clips=clips, quiet=quiet)
         _write_static(work)
         old = storage.temporary_beside(target)
         if target.exists():
@@ -53,14 +55,25 @@ def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, cli
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = [path for path in target.rglob("*") if path.is_file()]
+    return {"report": out, **told, "files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+
+def _write_mixture(folder: str, work: Path) -> dict[str, Any]:
+    value = mixture.overview(open_mixture(folder))
+    _put(work, "meta", value)
+    return {"samples": value["members"]["rows"]}
+
+
+def _write_run(folder: str, work: Path, *, thumbs: int, clips: int, quiet: bool) -> dict[str, Any]:
+    finished = open_finished(folder)
+    rows = gather(finished)
+    media = draw(finished, rows, work, thumbs=thumbs, clips=clips, quiet=quiet)
+    _write_data(finished, rows, media, work)
     return {
-        "report": out,
         "samples": len(rows),
         "thumbs": media.count,
         "clips": media.clips,
         "without_picture": media.missing,
-        "files": len(files),
-        "bytes": sum(path.stat().st_size for path in files),
     }
 
 

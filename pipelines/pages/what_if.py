@@ -19,7 +19,8 @@ def write(finished: Finished, rows: Rows, put: Callable[[str, Any], None]) -> li
     """Put one file a threshold (what-if-FILTER.PATH) and return what the page must know before it opens one.
 
     Each entry: filter, path, side, now (null: the rule is off), share (the setting was a share of the rows, and `now`
-    is what that came to), decides (rows for which the value matters), histogram of the values it is held against.
+    is what that came to), decides (rows whose value matters), stops (those of them that it stops as it is),
+    histogram of the values it is held against.
     """
     found = []
     for threshold in thresholds(finished.resolved, rows, finished.run.captions_optional):
@@ -37,6 +38,7 @@ def write(finished: Finished, rows: Rows, put: Callable[[str, Any], None]) -> li
                 "now": threshold.now,
                 "share": threshold.filter in finished.cutoffs and threshold.path == ("min_score",),
                 "decides": int(asked.sum()),
+                "stops": 0 if threshold.now is None else int((asked & ~threshold.passed(threshold.now)).sum()),
                 "histogram": charts.histogram(
                     np.where(measured, threshold.value, np.nan), rows.outcome == "kept", marks
                 ),

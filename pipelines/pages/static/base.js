@@ -79,6 +79,13 @@ const RM = (() => {
       if (exact) return String(x);
       return Math.abs(x) >= 1000 ? whole.format(x) : String(Number(x.toPrecision(4)));
     },
+    /** Two digits that count, for the ticks of an axis. */
+    tick: (x) => {
+      const size = Math.abs(x);
+      const [scale, unit] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : size >= 1e4 ? [1e3, "k"] : [1, ""];
+      return `${Number((x / scale).toPrecision(2))}${unit}`;
+    },
+    plural: (n, one, many) => `${whole.format(n)} ${n === 1 ? one : many}`,
     bytes: (n) => {
       const units = ["B", "kB", "MB", "GB", "TB"];
       let i = 0;

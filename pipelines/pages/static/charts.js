@@ -52,7 +52,7 @@ RM.charts = (() => {
         axes: [
           { ...axis, size: 20, gap: 2, space: 46,
             splits: () => ticks(bars, width),
-            values: (_, splits) => splits.map((i) => fmt.number(Number(found.edges[Math.round(i)].toPrecision(2)))) },
+            values: (_, splits) => splits.map((i) => fmt.tick(found.edges[Math.round(i)])) },
           { ...axis, show: false },
         ],
         series: [

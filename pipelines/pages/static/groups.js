@@ -24,8 +24,8 @@ RM.pages.duplicates = (() => {
       el("h3", {}, `${fmt.count(found.copies.length + 1)} alike`, el("span", {}, `${fmt.word(rows.word("modality", row))}, ${rows.word("source", row)}`)),
       el("div", { class: "members" }, member(row, "the one that stays", "survivor"),
         copies.map(([copy, likeness, other, start, end, from, to]) => {
-          const spans = start === null ? "" : `, ${span(start, end)} is ${span(from, to)}`;
-          return member(copy, `${fmt.number(likeness)}${other === row || other < 0 ? "" : " to another copy"}${spans}`, "copy");
+          const spans = start === null ? "" : `; its ${span(start, end)} show ${span(from, to)}`;
+          return member(copy, `alike ${fmt.number(likeness)}${other === row || other < 0 ? "" : ", to another copy"}${spans}`, "copy");
         })),
       found.copies.length > WIDE ? el("p", { class: "note" }, `and ${fmt.count(found.copies.length - WIDE)} more copies`) : null);
   }

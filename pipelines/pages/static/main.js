@@ -8,7 +8,12 @@
   let clean = null;
   let shown = null;
 
-  const TABS = [
+  // A mixture's report is one page.
+  if (meta.kind === "mixture") {
+    pages[""] = pages.mixture;
+    for (const name of Object.keys(pages)) if (name !== "") delete pages[name];
+  }
+  const TABS = meta.kind === "mixture" ? [["", "Overview", () => true]] : [
     ["", "Overview", () => true],
     ["samples", "Samples", () => meta.rows.count > 0],
     ["thresholds", "Thresholds", () => meta.what_if.length > 0],
@@ -45,7 +50,7 @@
   document.getElementById("run").textContent = meta.name;
   addEventListener("hashchange", show);
   show();
-  RM.rows.open().catch((error) => {
+  if (meta.kind === "run") RM.rows.open().catch((error) => {
     main.prepend(el("p", { class: "alarm", role: "alert" }, `This report is incomplete: ${error.message}.`));
   });
 })();

@@ -105,7 +105,7 @@ RM.pages[""] = (() => {
     for (const entry of chosen) {
       const list = best.get(entry.filter) || [];
       list.push(entry);
-      best.set(entry.filter, list.sort((a, b) => b.decides - a.decides).slice(0, 2));
+      best.set(entry.filter, list.sort((a, b) => b.stops - a.stops || b.decides - a.decides).slice(0, 2));
     }
     return [...best.values()].flat().map((entry) => {
       const box = el("div");

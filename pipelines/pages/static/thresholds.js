@@ -54,7 +54,8 @@ RM.pages.thresholds = (() => {
   function answer(entry, parts, at) {
     const now = count(parts, entry.side, entry.now);
     const then = count(parts, entry.side, at);
-    const lines = [...then.map((c, i) => [c, now[i]]), [sum(then), sum(now)]].filter(([c, n]) => c.modality === "all" || c.passes !== n.passes || c.open || c.kept !== n.kept || c.passes);
+    // Modalities that this threshold cannot move are left to the sum.
+    const lines = [...then.map((c, i) => [c, now[i]]).filter((_, i) => parts[i].values.length), [sum(then), sum(now)]];
     return el("table", { class: "numbers yield" },
       el("thead", {}, el("tr", {}, ["", "pass all filters now", "then", "change", "kept now that stay"].map((name) => el("th", {}, name)))),
       el("tbody", {}, lines.map(([c, n]) => {
@@ -107,7 +108,7 @@ RM.pages.thresholds = (() => {
     const node = el("article", { class: "threshold", id: `threshold-${entry.name}`, "data-name": entry.name },
       el("h3", {}, entry.name.slice(entry.filter.length + 1)),
       el("p", { class: "note" }, off ? "The rule is off." : `Passes ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", to which the share came" : ""}.`,
-        ` It decides about ${fmt.count(entry.decides)} inputs.`),
+        ` Decides about ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
       box,
       el("div", { class: "set" }, slider, exact, reset),
       result,
@@ -129,17 +130,17 @@ RM.pages.thresholds = (() => {
     const set = entries.filter((entry) => entry.now !== null && entry.histogram);
     const off = entries.filter((entry) => entry.now === null && entry.histogram);
     const most = 4;
-    const byWeight = [...set].sort((a, b) => b.decides - a.decides);
+    const byWeight = [...set].sort((a, b) => b.stops - a.stops || b.decides - a.decides);
     const first = set.length <= most + 1 ? set : set.filter((entry) => byWeight.indexOf(entry) < most);
     const rest = [...set.filter((entry) => !first.includes(entry)), ...off];
     const dropped = (data.meta.ledger.all.dropped || {})[filter.name] || 0;
-    const more = rest.length ? el("details", { class: "more" }, el("summary", {}, `${fmt.count(rest.length)} more thresholds, ${off.length ? `${fmt.count(off.length)} of them off` : "all set"}`)) : null;
+    const more = rest.length ? el("details", { class: "more" }, el("summary", {}, `${fmt.plural(rest.length, "more threshold", "more thresholds")}${off.length ? `, ${fmt.count(off.length)} off` : ""}`)) : null;
     if (more) {
       more.addEventListener("toggle", () => {
         if (more.open && more.children.length === 1) more.append(el("div", { class: "thresholds" }, rest.map(card)));
       });
     }
-    return el("section", { id: `filter-${filter.name}` },
+    return el("section", { id: `filter-${filter.name}`, class: first.length === 1 ? "" : "broad" },
       el("h2", {}, filter.name, el("a", { class: "aside", href: link("samples", { outcome: "dropped", filter: filter.name }) }, `dropped ${fmt.count(dropped)}`)),
       el("p", { class: "note" }, `asks ${filter.asks.map(fmt.word).join(", ")}`),
       entries.length ? [el("div", { class: "thresholds" }, first.map(card)), more] : el("p", {}, "It has no threshold that could decide otherwise."));
@@ -151,7 +152,7 @@ RM.pages.thresholds = (() => {
     const nodes = [
       el("section", { class: "head" }, el("h1", {}, "Thresholds"),
         el("p", { class: "lead" }, "Move a threshold and see what would pass, one threshold at a time. Exact among what was measured; where a sample would go on to filters that never looked at it, an interval. Duplicates and resampling are not worked out again here; the command below each slider does that, and takes several changes at once.")),
-      meta.filters.map((filter) => section(filter, meta.what_if.filter((entry) => entry.filter === filter.name))),
+      el("div", { class: "filters" }, meta.filters.map((filter) => section(filter, meta.what_if.filter((entry) => entry.filter === filter.name)))),
     ];
     const after = () => {
       if (!wanted) return;
