@@ -262,8 +262,8 @@ _WHOLE = "was the shard copied whole? `reelmill audit` compares it with its card
 
 def _short(uri: str, span: Span, got: int) -> StageError:
     return StageError(
-        f"the shard ends at byte {span.offset + got:,}, before the {span.size:,} bytes from {span.offset:,} on"
-        f"{_for(span.key)}",
+        f"the shard is cut short: of the {span.size:,} bytes{_for(span.key)} from byte {span.offset:,} on "
+        f"{got:,} are there",
         where=uri,
         hint=_WHOLE,
     )

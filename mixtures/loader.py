@@ -160,7 +160,8 @@ class Loader:
             step.number = number
             if workers == 1:
                 self._step, self._within = (number + 1, 0) if ends else (number, done)
-            self.skipped.update(step.skipped)
+            if step.skipped:
+                self.skipped.update(step.skipped)
             yield step
             step = Step(number)
         if workers == 1:
@@ -188,7 +189,8 @@ class Loader:
     ) -> Iterator[Any]:
         data_loader = _torch().utils.data.DataLoader
         epoch, expected = self.epoch, self._step
-        steps = iter(data_loader(_torch_dataset(self, collate or _same), batch_size=None, num_workers=workers, **how))
+        how = {"batch_size": None, "collate_fn": _same, "num_workers": workers, **how}  # PyTorch's own would convert
+        steps = iter(data_loader(_torch_dataset(self, collate or _same), **how))
         while True:
             try:
                 found = next(steps, None)
@@ -238,7 +240,7 @@ class Loader:
 
         All ranks have the same after the same number of steps, so that of rank 0 serves all.
         """
-        ended = self.order.total > 0 and not len(self)
+        ended = 0 < self._step >= self.share.most_steps(self.order.total - self._start)
         return {
             "version": STATE_VERSION,
             "members": self.mixture.value["members"]["sha256"],
@@ -390,8 +392,8 @@ def _worker() -> tuple[int, int]:
     return (0, 1) if info is None else (info.id, info.num_workers)
 
 
-def _same(samples: list[Any]) -> Any:
-    return samples
+def _same(value: Any) -> Any:
+    return value
 
 
 def _torch_dataset(loader: Loader, collate: Callable[[list[Any]], Any] | None) -> Any:

@@ -111,7 +111,7 @@ class Share:
     """What one of `world` ranks reads of `left` places that lie ahead, `batch` samples a step.
 
     At the end fewer than world·batch places are left: they are dealt out in runs that differ by at most one, so that
-    ranks do, too; one rank may then have a step more than another. With drop_last they are left out.
+    ranks do, too; the first ranks may then have a step more than the others. With drop_last they are left out.
     """
 
     rank: int = 0
@@ -136,6 +136,10 @@ class Share:
         low, high = self.run(left, full)
         return full + (high > low)
 
+    def most_steps(self, left: int) -> int:
+        """Steps that the rank with most of them has."""
+        return left // self.stride if self.drop_last else -(-left // self.stride)
+
     def run(self, left: int, step: int) -> tuple[int, int]:
         """Places [low, high), counted from the start, that this rank takes in a step; empty beyond its last."""
         full, tail = divmod(left, self.stride)
@@ -144,5 +148,6 @@ class Share:
             return low, low + self.batch
         if step > full or self.drop_last:
             return left, left
-        base = full * self.stride
-        return base + tail * self.rank // self.world, base + tail * (self.rank + 1) // self.world
+        each, more = divmod(tail, self.world)  # the first ranks take one more, so none has more steps than rank 0
+        low = full * self.stride + each * self.rank + min(self.rank, more)
+        return low, low + each + (self.rank < more)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from infra.errors import StageError
 
 _BLOCK = 512
 _SUM = slice(148, 156)
+_JSON = msgspec.json.Decoder()
 _AUDIT = "the shard is not the one the mixture was made from: `reelmill audit` says where it differs"
 
 
@@ -54,7 +56,7 @@ def _header(data: memoryview, at: int, end: int) -> tuple[str, int]:
     except ValueError:
         raise _Broken("the tar header is damaged") from None
     # The checksum counts its own field as eight blanks.
-    if sum(block) - sum(block[_SUM]) + 8 * 0x20 != wanted:
+    if sum(block.rstrip(b"\0")) - sum(block[_SUM]) + 8 * 0x20 != wanted:
         raise _Broken("the tar header is damaged (its checksum is wrong)")
     if block[156:157] not in (b"0", b"\0"):
         raise _Broken(f"{name!r} is no plain file")
@@ -69,8 +71,8 @@ def record_of(members: Mapping[str, bytes], key: str, where: str, offset: int) -
     if "json" not in members:
         raise StageError(f"sample {key} has no JSON", where=place, hint=_AUDIT)
     try:
-        record = json.loads(members["json"])
-    except ValueError as error:
+        record = _JSON.decode(members["json"])
+    except (msgspec.DecodeError, RecursionError) as error:
         raise StageError(f"the JSON of sample {key} cannot be read ({error})", where=place, hint=_AUDIT) from None
     if not isinstance(record, dict) or record.get("id") != key:
         raise StageError(f"the JSON of sample {key} is another sample's", where=place, hint=_AUDIT)

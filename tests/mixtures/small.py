@@ -132,7 +132,7 @@ def write(
             {"parent": 0, "name": name, "modality": name.split("-")[0], "suffixes": "", **{k: run[name][k] for k in
              ("bytes", "sha256")}} for name in run
         ],
-        "groups": [{"name": m, "modality": m, "cell": {}, "available": n, "samples": total[m]} for m, n in modalities.items()],
+        "groups": [{"name": m, "modality": m, "cell": {}, "samples": count} for m, count in total.items()],
         "totals": {"samples": sum(total.values())},
         "achieved": {"samples": share},
         "vshards": vshards,

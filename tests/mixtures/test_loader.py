@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError, StageError
+from mixtures import manifest
+from mixtures.loader import Loader
+from mixtures.manifest import Mixture, open_mixture
+from mixtures.tokens import Contract
+from tests.mixtures import small
+
+COUNTS = {"video": 20, "image": 16, "multi_image": 8, "text": 7}
+
+
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    """51 samples, each twice, in 5 virtual shards."""
+    return small.write(tmp_path_factory.mktemp("mix"), COUNTS, vshards=5, repeats=2)
+
+
+def keys(samples: Any) -> list[str]:
+    return [sample["__key__"] for sample in samples]
+
+
+@pytest.fixture(scope="module")
+def planned(mix: Mixture) -> Counter[str]:
+    return Counter(mix.members(["key"])["key"].to_pylist())
+
+
+# -- what is read -----------------------------------------------------------------------------------------------
+
+
+def test_samples_are_those_of_the_tars(mix: Mixture) -> None:
+    for sample in Loader(mix, verify=True):
+        number = next(i for i in range(51) if small.key_of(i) == sample["__key__"])
+        modality = sample["json"]["data_type"]
+        _, parts = small.sample(number, modality)
+        assert {name: sample[name] for name in small.SUFFIX[modality]} == {p.suffix: p.data for p in parts[:-1]}
+        assert sample["json"] == json.loads(parts[-1].data or b"")
+        assert Path(sample["__url__"]).name == f"{modality}-000000.tar"
+        assert set(sample) == {"__key__", "__url__", "json", *small.SUFFIX[modality]}
+
+
+def test_a_materialized_mixture_reads_the_same(mix: Mixture, tmp_path: Path) -> None:
+    own = small.write(tmp_path, COUNTS, vshards=5, materialized=True)
+    virtual = small.write(tmp_path / "virtual", COUNTS, vshards=5)
+    loader = Loader(own.uri, batch=4)
+    assert all("mix-0000" in file for file in loader._fetcher.files)
+    assert keys(loader) == keys(Loader(virtual.uri, batch=4))
+
+
+def test_far_mixtures_read_the_same(tmp_path: Path) -> None:
+    here = small.write(tmp_path, COUNTS)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path), "/loader-far", recursive=True)
+    far = Loader("memory://loader-far/mix", cache_bytes=20_000, batch=3)
+    assert [s | {"__url__": ""} for s in far] == [s | {"__url__": ""} for s in Loader(here, batch=3)]
+    assert 0 < far._fetcher.requests < 51 and far._fetcher.peak <= 20_000
+
+
+# -- who reads what ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 2), st.booleans())
+def test_each_sample_as_often_as_planned(
+    mix: Mixture, planned: Counter[str], world: int, batch: int, epoch: int, drop_last: bool
+) -> None:
+    ranks = [Loader(mix, rank=r, world=world, batch=batch, epoch=epoch, drop_last=drop_last) for r in range(world)]
+    steps = [[keys(found) for found in rank.batches()] for rank in ranks]
+    sizes = [sum(map(len, mine)) for mine in steps]
+    read = Counter(key for mine in steps for batch_keys in mine for key in batch_keys)
+    if drop_last:
+        assert not read - planned
+        assert sizes == [102 // (world * batch) * batch] * world
+    else:
+        assert read == planned
+        assert max(sizes) - min(sizes) <= 1
+    # Laid side by side, the ranks' steps are the stream that one rank alone reads.
+    whole = keys(Loader(mix, epoch=epoch))
+    rounds = max(map(len, steps))
+    laid = [key for i in range(rounds) for mine in steps if i < len(mine) for key in mine[i]]
+    assert laid == whole[: len(laid)]
+    assert all(loader.state_dict()["epoch"] == epoch + 1 for loader in ranks)
+
+
+@pytest.mark.parametrize(("world", "workers", "batch"), [(1, 2, 4), (2, 3, 5)])
+def test_workers_read_the_same_steps(mix: Mixture, world: int, workers: int, batch: int) -> None:
+    for rank in range(world):
+        alone, helped = (Loader(mix, rank=rank, world=world, batch=batch) for _ in range(2))
+        states = []
+        for mine, theirs in zip(alone.batches(), helped.batches(workers=workers), strict=True):
+            assert keys(mine) == keys(theirs)
+            states.append((alone.state_dict(), helped.state_dict()))
+        assert all(a == b for a, b in states)
+        assert alone.state_dict() == helped.state_dict()
+
+
+def test_a_dataloader_of_ones_own(mix: Mixture, planned: Counter[str]) -> None:
+    from torch.utils.data import DataLoader
+
+    loader = Loader(mix, batch=4)
+    found = []
+    for batch in DataLoader(loader.dataset(), batch_size=4, num_workers=2, collate_fn=keys):
+        found.append(batch)
+        loader.advance(len(batch))
+        if len(found) == 10:
+            state = loader.state_dict()
+    assert found == [keys(batch) for batch in Loader(mix, batch=4).batches()]
+    assert loader.epoch == 1
+    again = Loader(mix, batch=4)
+    again.load_state_dict(state)
+    assert [keys(batch) for batch in again.batches()] == found[10:]
+
+
+def test_collate_runs_where_the_reading_is_done(mix: Mixture) -> None:
+    there = set(Loader(mix, batch=8).batches(workers=2, collate=where))
+    assert len(there) == 2 and os.getpid() not in there
+    assert set(Loader(mix, batch=8).batches(collate=where)) == {os.getpid()}
+
+
+def where(samples: list[Any]) -> int:
+    return os.getpid()
+
+
+# -- going on ---------------------------------------------------------------------------------------------------
+
+SPLIT = st.tuples(st.integers(1, 5), st.integers(1, 6))
+
+
+@settings(max_examples=25)
+@given(SPLIT, SPLIT, st.integers(1, 12))
+def test_going_on_with_another_split(mix: Mixture, before: tuple[int, int], after: tuple[int, int], steps: int) -> None:
+    whole = keys(Loader(mix))
+    world, batch = before
+    steps = min(steps, 102 // (world * batch))
+    read: list[str] = []
+    states = []
+    for rank in range(world):
+        loader = Loader(mix, rank=rank, world=world, batch=batch)
+        read += [key for found in itertools.islice(loader.batches(), steps) for key in keys(found)]
+        states.append(loader.state_dict() | {"split": []})
+    assert all(state == states[0] for state in states)
+    assert sorted(read) == sorted(whole[: len(read)])
+    world, batch = after
+    laid: list[list[list[str]]] = []
+    for rank in range(world):
+        loader = Loader(mix, rank=rank, world=world, batch=batch)
+        loader.load_state_dict(json.loads(json.dumps(states[0])))
+        laid.append([keys(found) for found in loader.batches()])
+    rounds = range(max(map(len, laid)))
+    rest = [key for i in rounds for mine in laid if i < len(mine) for key in mine[i]]
+    assert rest == (whole[len(read) :] if len(read) < 102 else keys(Loader(mix, epoch=1)))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 200))
+def test_going_on_at_any_sample(mix: Mixture, world: int, batch: int, stop: int) -> None:
+    def some(loader: Loader, count: int) -> list[str]:
+        found = []
+        while len(found) < count:
+            for sample in loader:
+                found.append(sample["__key__"])
+                if len(found) == count:
+                    break
+        return found
+
+    first = Loader(mix, rank=world - 1, world=world, batch=batch)
+    some(first, stop)
+    second = Loader(mix, rank=world - 1, world=world, batch=batch)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.state_dict() == first.state_dict()
+    straight = some(Loader(mix, rank=world - 1, world=world, batch=batch), stop + 30)
+    assert some(second, 30) == straight[stop:]
+    assert some(first, 30) == straight[stop:]
+
+
+def test_a_state_in_the_middle_of_a_step(mix: Mixture) -> None:
+    one = Loader(mix, batch=4)
+    samples = iter(one)
+    read = [next(samples)["__key__"] for _ in range(6)]
+    other = Loader(mix, batch=5, world=1)
+    other.load_state_dict(one.state_dict())
+    assert read + keys(other) == keys(Loader(mix))
+    two = Loader(mix, batch=4, world=2)
+    samples = iter(two)
+    for _ in range(6):
+        next(samples)
+    same = Loader(mix, batch=4, world=2)
+    same.load_state_dict(two.state_dict())
+    assert keys(same) == keys(samples)
+    with pytest.raises(ConfigError, match="saved 2 samples into a step of rank 0 of 2"):
+        Loader(mix, batch=4, world=3).load_state_dict(two_after(mix, 6))
+
+
+def two_after(mix: Mixture, count: int) -> dict[str, Any]:
+    loader = Loader(mix, batch=4, world=2)
+    samples = iter(loader)
+    for _ in range(count):
+        next(samples)
+    return loader.state_dict()
+
+
+def test_states_of_other_orders_are_refused(mix: Mixture, tmp_path: Path) -> None:
+    state = Loader(mix).state_dict()
+    other = small.write(tmp_path, COUNTS)
+    for loader, what in (
+        (Loader(other), "mixture"),
+        (Loader(mix, seed=8), "seed"),
+        (Loader(mix, window=3), "window"),
+    ):
+        with pytest.raises(ConfigError, match=f"another {what}"):
+            loader.load_state_dict(state)
+    with pytest.raises(ConfigError, match="another Reelmill"):
+        Loader(mix).load_state_dict({**state, "version": 0})
+    with pytest.raises(ConfigError, match="on_error"):
+        Loader(mix, on_error="ignore")
+
+
+def test_epochs_follow_one_another(mix: Mixture, planned: Counter[str]) -> None:
+    loader = Loader(mix, batch=4)
+    epochs = [keys(loader) for _ in range(3)]
+    assert all(Counter(epoch) == planned for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 3
+    loader.set_epoch(1)
+    assert len(loader) == 26 and keys(loader) == epochs[1]
+    assert keys(Loader(mix, epoch=2)) == epochs[2]
+    copy = pickle.loads(pickle.dumps(loader))
+    assert keys(copy) == epochs[2] == keys(loader)
+
+
+# -- what was read ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 103))
+def test_composition_counts_what_was_read(mix: Mixture, count: int) -> None:
+    loader = Loader(mix)
+    table = mix.members(["key", "group", "tokens", "seconds", "bytes"]).to_pylist()
+    row_of = {row["key"]: row for row in table}
+    samples = iter(loader)
+    read = [row_of[next(samples)["__key__"]] for _ in range(min(count, 102))]
+    found = loader.composition()
+    assert (found["samples"], found["of"], found["unit"], found["epoch"]) == (len(read), 102, "samples", 0)
+    for group, modality in enumerate(COUNTS):
+        mine = [row for row in read if row["group"] == group]
+        told = found["modalities"][modality]
+        assert told["samples"] == len(mine)
+        assert (told["tokens"], told["bytes"]) == (sum(r["tokens"] for r in mine), sum(r["bytes"] for r in mine))
+        assert told["seconds"] == sum(r["seconds"] for r in mine)
+        assert told["share"] == pytest.approx(len(mine) / len(read) if read else 0, abs=1e-6)
+        assert told["planned"] == pytest.approx(COUNTS[modality] / 51)
+    if len(read) == 102:
+        assert found["largest_gap"] < 1e-5
+
+
+# -- when something is wrong ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Mixture:
+    return small.write(tmp_path, COUNTS, vshards=3)
+
+
+def tar(mix: Mixture, name: str) -> Path:
+    return Path(mix.uri).parent / "run" / "shards" / f"{name}-000000.tar"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_missing_shard(fresh: Mixture, workers: int) -> None:
+    tar(fresh, "image").unlink()
+    with pytest.raises(
+        StageError, match=r"image-000000\.tar: the shard of sample [a-z2-7]{26} cannot be opened"
+    ) as found:
+        list(Loader(fresh, batch=2).batches(workers=workers))
+    assert "Traceback" not in str(found.value)
+
+
+def test_a_truncated_shard(fresh: Mixture) -> None:
+    os.truncate(tar(fresh, "video"), 10_000)
+    with pytest.raises(StageError, match=r"video-000000\.tar: the shard is cut short: of the .* bytes of sample"):
+        list(Loader(fresh))
+
+
+def test_a_swapped_shard(fresh: Mixture) -> None:
+    one, other = tar(fresh, "video"), tar(fresh, "image")
+    bytes_ = one.read_bytes(), other.read_bytes()
+    one.write_bytes(bytes_[1])
+    other.write_bytes(bytes_[0])
+    with pytest.raises(StageError, match=r"\.tar, byte \d+: sample [a-z2-7]{26} does not lie here"):
+        list(Loader(fresh))
+
+
+def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh: Mixture) -> None:
+    path = tar(fresh, "video")
+    data = bytearray(path.read_bytes())
+    at = data.index(b".mp4\0") // 512 * 512 + 512 + 7
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert len(list(Loader(fresh))) == 51
+    with pytest.raises(StageError, match=r"the media of sample .* are not what its JSON says \(mp4\)"):
+        list(Loader(fresh, verify=True))
+
+
+def test_rows_that_are_not_all_there(fresh: Mixture) -> None:
+    value = {**fresh.value, "members": {"rows": 50, "sha256": "x"}}
+    with pytest.raises(StageError, match=r"there are 51 rows, 50 in mixture\.json"):
+        Loader(Mixture(fresh.uri, value))
+    with pytest.raises(StageError, match="there is no mixture here"):
+        Loader(fresh.uri + "/nowhere")
+    path = Path(fresh.uri) / manifest.MANIFEST
+    path.write_text(path.read_text().replace('"mixture":1', '"mixture":0'))
+    with pytest.raises(StageError, match="this mixture is of version 0"):
+        open_mixture(fresh.uri)
+
+
+def test_a_reader_that_is_killed_costs_nothing_that_was_given(mix: Mixture) -> None:
+    whole = [keys(batch) for batch in Loader(mix, batch=2).batches()]
+    loader = Loader(mix, batch=2)
+    read: list[list[str]] = []
+    before = set(psutil.Process().children())
+    with pytest.raises(StageError, match="a process that reads for the loader died"):
+        for batch in loader.batches(workers=2, prefetch_factor=1):
+            read.append(keys(batch))
+            if len(read) == 5:
+                for child in set(psutil.Process().children()) - before:
+                    child.send_signal(signal.SIGKILL)
+    state = loader.state_dict()
+    assert state["consumed"] == 2 * len(read)
+    again = Loader(mix, batch=2)
+    again.load_state_dict(state)
+    assert read + [keys(batch) for batch in again.batches()] == whole
+
+
+def test_a_mixture_of_nothing(tmp_path: Path) -> None:
+    empty = small.write(tmp_path, {"text": 0}, vshards=1)
+    loader = Loader(empty)
+    assert list(loader) == [] and loader.composition()["samples"] == 0
+
+
+# -- decoded ----------------------------------------------------------------------------------------------------
+
+
+def test_media_that_cannot_be_shown_stop_or_are_counted(fresh: Mixture) -> None:
+    with pytest.raises(StageError, match=r"a medium of sample [a-z2-7]{26} cannot be shown \((decode|empty)") as found:
+        list(Loader(fresh, decode=True))
+    assert "on_error" in str(found.value)
+    for workers in (0, 2):
+        loader = Loader(fresh, batch=4, decode=True, on_error="skip", contract=Contract(tokens_per_frame=8))
+        batches = list(loader.batches(workers=workers))
+        assert len(batches) == 13  # no step is lost, some are shorter
+        assert [sample.modality for batch in batches for sample in batch] == ["text"] * 7
+        assert sum(loader.skipped.values()) == 44 == sum(loader.state_dict()["skipped"].values())
+        assert set(loader.skipped) <= {"decode", "empty", "no_video"}
+        loader.close()
+
+
+def test_defaults_come_from_the_mixture(tmp_path: Path) -> None:
+    mixture = small.write(tmp_path, {"text": 3}, contract=Contract(tokens_per_frame=16, max_clips=25), seed=99)
+    loader = Loader(mixture.uri, decode=True)
+    assert loader.contract == Contract(tokens_per_frame=16, max_clips=25) and loader.order.seed == 99
+    assert [sample.clips for sample in loader] == [[], [], []]
+    assert np.array_equal(next(iter(loader)).times, np.zeros((0, 2)))
