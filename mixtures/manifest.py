@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Mixture:
     def run(self, parent: int) -> str:
         """Where a parent's run lies."""
         run = str(self.value["parents"][parent]["run"])
-        return run if "://" in run or run.startswith("/") else storage.join(self.uri, run)
+        return run if "://" in run or run.startswith("/") else _below(self.uri, run)
 
     def tar(self, shard: int) -> str:
         """The tar of one of `shards`, in its run."""
@@ -63,6 +64,12 @@ class Mixture:
     def own_tar(self, vshard: int) -> str:
         """The tar of a virtual shard of a materialized mixture: its samples lie there one after another."""
         return storage.join(self.uri, "shards", f"{self.value['materialized'][vshard]['name']}.tar")
+
+
+def _below(uri: str, path: str) -> str:
+    """`path` seen from `uri`; an object store knows no "..", so behind a scheme they are taken out here."""
+    scheme, mark, rest = storage.join(uri, path).partition("://")
+    return f"{scheme}{mark}{posixpath.normpath(rest)}" if mark else scheme
 
 
 def is_mixture(uri: str) -> bool:
