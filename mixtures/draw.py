@@ -38,14 +38,16 @@ def draws(seed: int, purpose: str, keys: NDArray[np.uint8]) -> NDArray[np.uint64
     return state
 
 
-def order_of(draw: NDArray[np.uint64], group: NDArray[np.int32], groups: int) -> list[NDArray[np.int64]]:
-    """For each group its rows by draw; the first n of them are what a plan of n samples takes."""
-    by_draw = np.argsort(draw, kind="stable")
+def order_of(by_draw: NDArray[np.int64], group: NDArray[np.int32], groups: int) -> list[NDArray[np.int64]]:
+    """For each group its rows by draw; the first n of them are what a plan of n samples takes.
+
+    by_draw: all rows by draw; group: of each row.
+    """
     of = group[by_draw]
     grouped = np.argsort(of.astype(np.uint16) if groups <= 2**16 else of, kind="stable")  # radix for 16 bits
-    ends = np.cumsum(np.bincount(group, minlength=groups))
     rows = by_draw[grouped]
-    return [rows[end - count : end] for end, count in zip(ends, np.bincount(group, minlength=groups), strict=True)]
+    counts = np.bincount(group, minlength=groups)
+    return np.split(rows, np.cumsum(counts)[:-1]) if groups else []
 
 
 def nearest(amounts: NDArray[np.float64], target: float) -> int:

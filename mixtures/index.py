@@ -72,9 +72,10 @@ class Index:
     def keys(self, rows: NDArray[np.int64]) -> pa.Array:
         """Keys of some rows as strings."""
         data = self.key[rows]
-        offsets = np.arange(0, (len(rows) + 1) * KEY, KEY, dtype=np.int64)
-        array = pa.LargeStringArray.from_buffers(len(rows), pa.py_buffer(offsets), pa.py_buffer(data))
-        return array.cast(pa.string()) if data.nbytes < 2**31 else array
+        wide = data.nbytes >= 2**31  # more than 32-bit offsets can point into
+        ends = np.arange(0, (len(rows) + 1) * KEY, KEY, dtype=np.int64 if wide else np.int32)
+        kind = pa.LargeStringArray if wide else pa.StringArray
+        return kind.from_buffers(len(rows), pa.py_buffer(ends), pa.py_buffer(data))
 
 
 def read_index(runs: Sequence[str], columns: Sequence[str] = ("modality",), *, threads: int = 2) -> Index:
@@ -158,8 +159,9 @@ def _joined(parents: list[dict[str, Any]], parts: Sequence[tuple[Shard, pa.Table
         found = np.empty(int(rows.sum()), dtype=dtype)
         start = 0
         for table in each:
-            found[start : start + table.num_rows] = table[name].to_numpy()
-            start += table.num_rows
+            for chunk in table[name].chunks:
+                found[start : start + len(chunk)] = plain(chunk)
+                start += len(chunk)
         return found
 
     key = np.empty((int(rows.sum()), KEY), dtype=np.uint8)
@@ -208,7 +210,18 @@ def _codes(parts: Sequence[pa.ChunkedArray]) -> tuple[NDArray[np.int32], list[st
     order = sorted(range(len(values)), key=values.__getitem__)
     rank = np.empty(len(values), dtype=np.int32)
     rank[order] = np.arange(len(values), dtype=np.int32)
-    return rank[np.asarray(array.indices, dtype=np.int64)], [values[i] for i in order]
+    return rank[plain(array.indices)], [values[i] for i in order]
+
+
+def plain(array: pa.Array) -> NDArray[Any]:
+    """The numbers of an array without nulls, as they lie in memory; Arrow's own way would load pandas first."""
+    values = np.frombuffer(array.buffers()[1], dtype=dtype_of(array.type))
+    return values[array.offset : array.offset + len(array)]
+
+
+def dtype_of(kind: pa.DataType) -> np.dtype[Any]:
+    """numpy's name for a type of numbers."""
+    return np.dtype({"double": "float64", "float": "float32"}.get(str(kind), str(kind)))
 
 
 def key_bytes(keys: pa.ChunkedArray, where: str = "") -> NDArray[np.uint8]:
@@ -227,8 +240,8 @@ def key_bytes(keys: pa.ChunkedArray, where: str = "") -> NDArray[np.uint8]:
     return np.concatenate(parts) if parts else np.empty((0, KEY), dtype=np.uint8)
 
 
-def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDArray[np.uint64]]:
-    """The index and its draws without samples that an earlier run has too: the first run named wins.
+def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDArray[np.int64]]:
+    """(the index without samples that an earlier run has too, its rows by draw): the first run named wins.
 
     Equal keys have equal draws, so only neighbours in the order of draws need to be compared.
     Raises StageError where one run has a key twice.
@@ -236,7 +249,7 @@ def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDAr
     order = np.argsort(draw, kind="stable")
     same = np.flatnonzero(draw[order[1:]] == draw[order[:-1]])
     if not len(same):
-        return index, draw
+        return index, order
     first, second = order[same], order[same + 1]
     equal = (index.key[first] == index.key[second]).all(axis=1)
     first, second = first[equal], second[equal]
@@ -248,7 +261,7 @@ def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDAr
             f"the key {index.key[row].tobytes().decode()} stands twice in one run", where=name, hint=_AGAIN
         )
     if not len(second):
-        return index, draw
+        return index, order
     keep = np.ones(len(index), dtype=bool)
     keep[second] = False
     columns = {name: (codes[keep], values) for name, (codes, values) in index.columns.items()}
@@ -257,4 +270,4 @@ def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDAr
         index.text_tokens[keep], index.images[keep], index.seconds[keep], index.bytes[keep], columns,
         {name: values[keep] for name, values in index.numbers.items()}, len(second),
     )  # fmt: skip
-    return rest, draw[keep]
+    return rest, (np.cumsum(keep) - 1)[order[keep[order]]]

@@ -100,7 +100,7 @@ def write_mixture(uri: str, value: Mapping[str, Any], members: pa.Table) -> Mixt
 
     Tars that were made of these very members stay part of it.
     """
-    data = tables.to_bytes(members)
+    data = tables.to_bytes(members, level=1)
     digest = hashlib.sha256(data).hexdigest()
     held = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
     if held.get("members", {}).get("sha256") == digest:

@@ -17,7 +17,7 @@ from infra.commit import lock, read_json
 from infra.errors import ConfigError
 from infra.hashing import canonical_json
 from mixtures import cells, draw, planner
-from mixtures.index import Index, read_index, without_repeats
+from mixtures.index import Index, dtype_of, read_index, without_repeats
 from mixtures.manifest import MANIFEST, Mixture, is_mixture, write_mixture
 from mixtures.recipe import DEFAULT, UNITS, Recipe, from_ratio, read_recipe, record, warnings
 from pipelines.run import LOCAL
@@ -29,7 +29,6 @@ class Planned:
 
     value: dict[str, Any]
     members: pa.Table
-    groups: tuple[int, ...]
 
 
 def recipe_of(recipe: str | None, ratio: str | None, **settings: Any) -> Recipe:
@@ -108,7 +107,7 @@ def plan(runs: Sequence[str], recipe: Recipe, out: str) -> Planned:
     """Which samples a mixture takes and where each stands; `out` is where it will lie, for the paths of its parents."""
     index = read_index(runs, recipe.columns)
     hashes = draw.draws(recipe.seed, "mix", index.key)
-    index, hashes = without_repeats(index, hashes)
+    index, by_draw = without_repeats(index, hashes)
     tokens = token_counts(index, recipe)
     found = cells.cells_of(index, recipe)
     amount = cells.amounts(index, tokens)
@@ -116,7 +115,7 @@ def plan(runs: Sequence[str], recipe: Recipe, out: str) -> Planned:
     sources = index.columns["source"][1] if "source" in index.columns else []
     constraints = cells.constraints_of(found, recipe, sources)
     wanted = planner.plan(stock, constraints, unit=recipe.unit, size=recipe.size, repeats=recipe.repeats)
-    orders = draw.order_of(hashes, found.group, len(found.cells))
+    orders = draw.order_of(by_draw, found.group, len(found.cells))
     of_unit = amount[recipe.unit].astype(np.float64)
     counts = [
         round(float(want))
@@ -206,23 +205,24 @@ def _planned(
         "warnings": told,
         "materialized": None,
     }
-    members = pa.table(
-        {
-            "key": index.keys(taken.row),
-            "vshard": taken.vshard,
-            "position": taken.position,
-            "group": taken.group,
-            "shard": place[index.shard[taken.row]],
-            "repeat": taken.repeat,
-            "offset": index.offset[taken.row],
-            "size": index.size[taken.row],
-            "tokens": amount["tokens"][taken.row],
-            "seconds": index.seconds[taken.row],
-            "bytes": index.bytes[taken.row],
-        },
-        schema=tables.MIXTURE,
-    )
-    return Planned(value, members, ())
+    columns: dict[str, NDArray[Any]] = {
+        "vshard": taken.vshard,
+        "position": taken.position,
+        "group": taken.group,
+        "shard": place[index.shard[taken.row]],
+        "repeat": taken.repeat,
+        "offset": index.offset[taken.row],
+        "size": index.size[taken.row],
+        "tokens": amount["tokens"][taken.row],
+        "seconds": index.seconds[taken.row],
+        "bytes": index.bytes[taken.row],
+    }
+    arrays = [index.keys(taken.row)]
+    for name, values in columns.items():  # as they lie in memory: Arrow's own way would load pandas first
+        kind = tables.MIXTURE.field(name).type
+        data = np.ascontiguousarray(values, dtype=dtype_of(kind))
+        arrays.append(pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)]))
+    return Planned(value, pa.Table.from_arrays(arrays, names=["key", *columns]).select(tables.MIXTURE.names))
 
 
 def _held_against(
