@@ -23,7 +23,7 @@ from mixtures.tokens import RELEASED, text_tokens
 from pipelines import taken
 from pipelines.dialogues import writer
 from pipelines.judge import add_ledgers, tally
-from pipelines.readme import write_readme
+from pipelines.readme import papers, write_readme
 from pipelines.resolve import resolve
 from pipelines.run import Run
 
@@ -48,7 +48,8 @@ PACKAGES = (
 
 
 def export(run: Run) -> Manifest:
-    """Write RUN/shards, cards, RUN/members, README.md, run.json and checksums.json; returns the members' manifest."""
+    """Write RUN/shards, cards, RUN/members, README.md, croissant.json, the cards' pages, run.json and checksums.json;
+    returns the members' manifest."""
     verdicts = need_manifest(run.out, "verdicts")
     late, dialogues = read_manifest(run.at("late")), _dialogues(run)
     settings = run.config.export.model_dump(mode="json")
@@ -543,7 +544,7 @@ def write_checksums(run: Run, names: Sequence[str]) -> None:
     for name in names:
         for suffix in ("tar", "card.json"):
             found[f"shards/{name}.{suffix}"] = storage.sha256(run.at("shards", f"{name}.{suffix}"))
-    for name in ("ledger.json", "README.md", taken.NAME):
+    for name in ("ledger.json", *papers(names), taken.NAME):
         if name != taken.NAME or storage.is_file(run.at(name)):
             found[name] = storage.sha256(run.at(name))
     storage.write_bytes(run.at("checksums.json"), canonical_json(found))

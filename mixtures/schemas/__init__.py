@@ -7,7 +7,7 @@ import importlib.resources
 import json
 from typing import Any
 
-NAMES = ("shard-card", "ledger", "checksums", "manifest", "ignored")
+NAMES = ("shard-card", "ledger", "checksums", "manifest", "ignored", "croissant")
 
 
 @functools.cache

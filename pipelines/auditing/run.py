@@ -60,6 +60,7 @@ def check_run(files: Files) -> dict[str, int]:
             made_of = shard.card["made_by"]["manifests"]
             known = {stage: stamps.get(stage, "no such stage") for stage in made_of}
             findings.deep(f"shards/{shard.name}.card.json", "made_by.manifests", known, made_of)
+    _croissant(files, shards)
     _against_checksums(files, covered, manifests)
     return {"shards": len(shards), "samples": sum(shard.samples for shard in shards), "inputs": units.samples}
 
@@ -167,3 +168,21 @@ def _ledger(files: Files, units: Units, shards: list[Shard]) -> None:
     total = add_ledgers(parts)["all"]
     for name in ("inputs", "kept", "duplicates", "dropped", "failed"):
         findings.deep(path, f"sum of cards and unsharded: {name}", told["all"][name], total.get(name, 0))
+
+
+def _croissant(files: Files, shards: list[Shard]) -> None:
+    """croissant.json names every tar, with its size and sha256, and no other."""
+    path = "croissant.json"
+    if path not in files.sizes:
+        return  # where it is covered, checksums.json misses it
+    value = files.checked_json(path, "croissant")
+    if value is None:
+        return
+    told = {
+        one["contentUrl"]: {"contentSize": one["contentSize"], "sha256": one["sha256"]}
+        for one in value["distribution"]
+        if one["@type"] == "cr:FileObject"
+    }
+    tars = [f"shards/{shard.name}.tar" for shard in shards]
+    found = {tar: {"contentSize": f"{files.sizes.get(tar, 0)} B", "sha256": files.digest(tar)} for tar in tars}
+    files.findings.deep(path, "distribution", found, told)
