@@ -42,11 +42,10 @@ class Encoder:
         size = getattr(self.processor, "crop_size", None) or self.processor.size
         if isinstance(size, int):
             return size, size
-        if not isinstance(size, Mapping):
-            size = dict(size)
-        if "shortest_edge" in size:
-            return int(size["shortest_edge"]), int(size["shortest_edge"])
-        return int(size["height"]), int(size["width"])
+        if not isinstance(size, Mapping):  # Transformers' own, with None for what is not set
+            size = {name: getattr(size, name, None) for name in ("height", "width", "shortest_edge")}
+        edge = size.get("shortest_edge")
+        return (int(edge), int(edge)) if edge else (int(size["height"]), int(size["width"]))
 
     def pixels(self, frames: NDArray[np.uint8]) -> Any:
         """A clip's tensor, float32 (T, C, H, W) or (C, T, H, W). frames: uint8 (T, height, width, 3).
