@@ -50,10 +50,11 @@ def about_run(run: Run) -> croissant.About:
 def readme(about: croissant.About, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> str:
     """The data-set card: metadata for the Hugging Face hub, then text for people."""
     lines = ["---", f"pretty_name: {about.name}", "license: other", "configs:"]
-    for series, mine in sorted(croissant.by_series(cards).items()):
+    full = [card for card in cards if card["samples"]]  # a shard that a take-down emptied would stop a loader
+    for series, mine in sorted(croissant.by_series(full).items()):
         lines += [f"- config_name: {series}", "  data_files:"]
         lines += [f"  - shards/{card['shard']}.tar" for card in mine]
-    if not cards:
+    if not full:
         lines[-1] = "configs: []"
     lines += ["---", "", f"# {about.name}", ""]
     if about.description:

@@ -15,7 +15,7 @@ from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import content_ids
 from pipelines import export, taken
 from pipelines.decide import write_ledger
-from pipelines.readme import write_readme
+from pipelines.readme import papers, write_readme
 from pipelines.removal import rows, shards, staging, stores
 from pipelines.removal.scan import Found
 from pipelines.run import Run
@@ -109,7 +109,7 @@ def stores_of(run: Run, beside: tuple[str, ...]) -> list[str]:
 
 
 def reissue(run: Run, journal: dict[str, Any]) -> None:
-    """Ledger, README.md, run.json and checksums.json from what now lies there."""
+    """Ledger, README.md, croissant.json, pages, run.json and checksums.json from what now lies there."""
     verdicts, members = (read_manifest(run.at(name)) for name in ("verdicts", "members"))
     assert verdicts is not None
     units = [unit.name for unit in verdicts.units]
@@ -119,7 +119,7 @@ def reissue(run: Run, journal: dict[str, Any]) -> None:
         names = [unit.name for unit in members.units]
         export.unsharded(run, units, names)
         write_readme(run, names)
-        changed.add("README.md")
+        changed |= set(papers(names))
     held = read_json(run.at("run.json"))
     storage.write_bytes(run.at("run.json"), canonical_json({**held, "takedown": taken.load(run.out).summary()}))
     if storage.is_file(run.at("checksums.json")):
