@@ -34,7 +34,9 @@ def edges(values: Floats, marks: Sequence[float] = ()) -> Floats:
     if low >= 0 and len(positive) and (np.median(positive) < high / 12 or (inside and 0 < min(inside) < high / 40)):
         small = [float(np.quantile(positive, 0.01)), *(mark / 4 for mark in inside if mark > 0)]
         first = max(min(small), high / 1e5)
-        return np.concatenate([[0.0 if low < first else low], np.geomspace(first, high, BINS)])
+        if low >= first:
+            return np.geomspace(low, high, BINS + 1)
+        return np.concatenate([[0.0], np.geomspace(first, high, BINS)])
     if (known == np.rint(known)).all() and high - low >= 4:
         step = max(1.0, np.ceil((high - low) / BINS))
         return (

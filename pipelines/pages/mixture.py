@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ def overview(mixture: Mixture) -> dict[str, Any]:
         "unit": value["unit"],
         "recipe": value["recipe"],
         "constraints": value.get("constraints", []),
+        "ratios": _ratios(value),
         "warnings": value["warnings"],
         "totals": value["totals"],
         "groups": [
@@ -48,6 +50,22 @@ def overview(mixture: Mixture) -> dict[str, Any]:
         "modalities": modalities,
         "vshards": _vshards(members, modality, modalities, int(value["vshards"])),
     }
+
+
+def _ratios(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the recipe asks of one cell against another: {label, low, high, achieved by unit (null: there is none)}."""
+    found = []
+    for rule in value["recipe"].get("ratios") or ():
+        sums = {
+            side: [g for g in value["groups"] if g["cell"].get(rule["column"]) == rule[side]] for side in ("of", "to")
+        }
+        achieved = {}
+        for unit in UNITS:
+            of, to = (sum(group[unit] for group in sums[side]) for side in ("of", "to"))
+            achieved[unit] = round(of / to, 4) if to else None
+        low, high = rule["between"]
+        found.append({"label": f"{rule['of']} to {rule['to']}", "low": low, "high": high, "achieved": achieved})
+    return found
 
 
 def _vshards(members: pa.Table, modality: Any, modalities: list[str], count: int) -> dict[str, list[list[float]]]:

@@ -44,7 +44,8 @@ def numbers(values: NDArray[np.float64]) -> dict[str, Any]:
     """
     known = np.isfinite(values)
     for scale in (1, SCALE):
-        whole = np.rint(np.where(known, values, 0.0) * scale)
+        with np.errstate(over="ignore"):  # what overflows is then no whole number of millionths
+            whole = np.rint(np.where(known, values, 0.0) * scale)
         if not (whole / scale == np.where(known, values, 0.0)).all():
             continue
         low, high = whole.min(initial=0), whole.max(initial=0)

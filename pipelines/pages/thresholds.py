@@ -38,6 +38,7 @@ class Threshold:
     path: its keys below filters.NAME; side "min": values >= it pass, "max": <=, "below": <; now: as the run had it,
     None where the rule was off. value: float64 (n,), what it is held against. always, never: bool (n,): rows whose
     filter passes, or stops them, at every value; the others pass where `value` is on the right side.
+    today: bool (n,): rows that the filter passes as the run had it (with the rule off, where it was off).
     rest: uint8 (n,): what becomes of a row that passes here: PASSES, STOPPED or OPEN (a later cell was never measured).
     """
 
@@ -48,6 +49,7 @@ class Threshold:
     value: Floats
     always: Mask
     never: Mask
+    today: Mask
     rest: NDArray[np.uint8]
 
     def passed(self, at: float) -> Mask:
@@ -130,7 +132,8 @@ class _World:
         always |= before
         never &= ~before
         now = _value(step.filter.settings, path)
-        return Threshold(step.filter.name, path, side, now, value, always, never, rest)
+        today = ~self.fails[index] | before
+        return Threshold(step.filter.name, path, side, now, value, always, never, today, rest)
 
     def _rest(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
         """(what becomes of rows that pass filter `index`, bool (n,): it was settled before that filter was asked)."""

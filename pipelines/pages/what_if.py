@@ -59,8 +59,9 @@ def _concerned(threshold: Threshold, rows: Rows, finished: Finished) -> NDArray[
 def counts(threshold: Threshold, rows: Rows) -> list[dict[str, Any]]:
     """By modality: rows that pass whatever the threshold is, and by value those that pass up to it.
 
-    fixed: [passes, open, kept]; value: ascending, without repeats; passes, open, kept: rows at each value. `passes` go
-    through the whole cascade, `open` come to a cell that was never measured, `kept` are those of the run's kept rows.
+    now, fixed: [passes, open, kept] in the run, and of rows that the value cannot move; value: ascending, without
+    repeats; passes, open, kept: rows at each value. `passes` go through the whole cascade, `open` come to a cell that
+    was never measured, `kept` are those of the run's kept rows.
     """
     found = []
     kept = rows.outcome == "kept"
@@ -76,6 +77,7 @@ def counts(threshold: Threshold, rows: Rows) -> list[dict[str, Any]]:
             {
                 "modality": modality,
                 "inputs": int(mine.sum()),
+                "now": [int((mine & threshold.today & part).sum()) for part in parts],
                 "fixed": [int((fixed & part).sum()) for part in parts],
                 "value": numbers(values),
                 "passes": codes(columns[0]),

@@ -71,7 +71,7 @@ const RM = (() => {
   const fmt = {
     count: (n) => whole.format(n),
     share: (part, all) => (all ? fmt.percent(part / all) : "–"),
-    percent: (x) => `${(100 * x).toFixed(x !== 0 && x !== 1 && (x < 0.0995 || x > 0.9) ? 1 : 0)} %`,
+    percent: (x) => `${(100 * x).toFixed(x === 0 || x === 1 ? 0 : 1)} %`,
     /** Four digits that count; as many as there are where `exact`. */
     number: (x, exact) => {
       if (x === null || x === undefined || Number.isNaN(x)) return "–";

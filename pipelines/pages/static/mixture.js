@@ -34,7 +34,7 @@ RM.pages.mixture = (() => {
   }
 
   function constraints(meta) {
-    if (!meta.constraints.length) return el("p", { class: "note" }, "The recipe asks for no shares.");
+    if (!meta.constraints.length && !meta.ratios.length) return el("p", { class: "note" }, "The recipe asks for no shares.");
     return el("table", { class: "numbers lines bands" },
       el("thead", {}, el("tr", {}, el("th", {}, "the recipe asks"), el("th", { class: "wide" }, ""), Object.keys(SHOW).map((unit) => el("th", {}, unit === meta.unit ? `${unit}, binding` : unit)))),
       el("tbody", {}, meta.constraints.map((rule) => {
@@ -42,6 +42,11 @@ RM.pages.mixture = (() => {
         const holds = at >= (rule.low ?? 0) - 1e-6 && at <= (rule.high ?? 1) + 1e-6;
         return el("tr", {}, el("th", {}, rule.label), el("td", { class: "wide" }, band(rule.low ?? 0, rule.high ?? 1, at)),
           Object.keys(SHOW).map((unit) => el("td", { class: unit === meta.unit ? (holds ? "more" : "alarm-text") : "" }, fmt.percent(rule.achieved[unit]))));
+      }), meta.ratios.map((rule) => {
+        const at = rule.achieved[meta.unit];
+        const holds = at === null || (at >= rule.low - 1e-6 && at <= rule.high + 1e-6);
+        return el("tr", {}, el("th", {}, `${rule.label} ${fmt.number(rule.low)} to ${fmt.number(rule.high)}`), el("td", { class: "wide" }),
+          Object.keys(SHOW).map((unit) => el("td", { class: unit === meta.unit ? (holds ? "more" : "alarm-text") : "" }, fmt.number(rule.achieved[unit]))));
       })));
   }
 

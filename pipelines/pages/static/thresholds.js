@@ -9,6 +9,7 @@ RM.pages.thresholds = (() => {
   function prepare(parts) {
     return parts.map((part) => ({
       modality: part.modality,
+      now: part.now,
       fixed: part.fixed,
       values: numbers(part.value),
       sums: [codes(part.passes), codes(part.open), codes(part.kept)].map((column) => {
@@ -31,15 +32,14 @@ RM.pages.thresholds = (() => {
     return low;
   }
 
-  /** {modality, passes, open, kept} with the threshold at `at`; null: the rule is off. */
+  /** {modality, passes, open, kept} with the threshold at `at`; null: as the run had it. */
   function count(parts, side, at) {
     return parts.map((part) => {
       const n = part.values.length;
       const cut = at === null ? 0 : below(part.values, at, side === "max");
-      const [passes, open, kept] = part.sums.map((sums, i) => {
-        const moved = at === null ? sums[n] : side === "min" ? sums[n] - sums[cut] : sums[cut];
-        return part.fixed[i] + moved;
-      });
+      const [passes, open, kept] = at === null
+        ? part.now
+        : part.sums.map((sums, i) => part.fixed[i] + (side === "min" ? sums[n] - sums[cut] : sums[cut]));
       return { modality: part.modality, passes, open, kept };
     });
   }
@@ -52,7 +52,7 @@ RM.pages.thresholds = (() => {
   }
 
   function answer(entry, parts, at) {
-    const now = count(parts, entry.side, entry.now);
+    const now = count(parts, entry.side, null);
     const then = count(parts, entry.side, at);
     // Modalities that this threshold cannot move are left to the sum.
     const lines = [...then.map((c, i) => [c, now[i]]).filter((_, i) => parts[i].values.length), [sum(then), sum(now)]];
