@@ -242,9 +242,11 @@ def read_recipe(name: str, **settings: Any) -> Recipe:
         known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
         raise ConfigError("no such recipe", where=name, hint=f"a YAML file, or one of {known}")
     document = read_document(path)
-    data = {**document.data, **_given(settings)}
+    given = _given(settings)
+    validate(Document("command line", given, {}), Recipe, given)  # so that the file is not blamed for these
+    data = {**document.data, **given}
     recipe = validate(document, Recipe, data)
-    if recipe.tokenizer is not None and "tokenizer" not in _given(settings):
+    if recipe.tokenizer is not None and "tokenizer" not in given:
         recipe = recipe.model_copy(update={"tokenizer": str(path.parent / recipe.tokenizer)})
     return recipe
 

@@ -339,6 +339,9 @@ def mix(
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed, another draw.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="A tokenizer.json that counts text.")] = None,
     materialize: Annotated[bool, typer.Option("--materialize", help="Write real tars, one a virtual shard.")] = False,
+    emit: Annotated[
+        str | None, typer.Option("--emit", help="energon, llava: also write what those trainers read, beside it.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite another mixture in the folder.")] = False,
     json: Json = False,
     runner: RunnerName = "FnApiRunner",
@@ -350,7 +353,7 @@ def mix(
 
     asked = mixing.recipe_of(recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer)
     mixture = mixing.mix(
-        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
+        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize, forms=mixing.forms_of(emit),
         runner=_runner(runner, workers, beam), quiet=json,
     )  # fmt: skip
     _print(mixing.result(mixture)) if json else mixing.show(mixture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from infra import storage, tables
 from infra.beam import Runner
 from infra.commit import lock, read_json
-from infra.errors import ConfigError
-from infra.hashing import canonical_json
-from mixtures import cells, draw, planner
+from infra.errors import ConfigError, StageError
+from infra.hashing import canonical_json, file_sha256
+from mixtures import cells, draw, emit, features, planner
 from mixtures.index import Index, dtype_of, read_index, without_repeats
 from mixtures.manifest import MANIFEST, Mixture, is_mixture, write_mixture
 from mixtures.recipe import DEFAULT, UNITS, Recipe, from_ratio, read_recipe, record, warnings
+from pipelines.count_tokens import count_tokens
+from pipelines.readme import escape as markdown
 from pipelines.run import LOCAL
 
 
@@ -48,17 +51,18 @@ def mix(
     *,
     replace: bool = False,
     materialize: bool = False,
+    forms: Sequence[str] = (),
     runner: Runner = LOCAL,
     quiet: bool = False,
 ) -> Mixture:
-    """Plan a mixture of finished runs and write it to `out`.
+    """Plan a mixture of finished runs and write it to `out`; `forms`: what else to write beside it (emit.FORMS).
 
     The folder's mixture of the same recipe over the same runs is written again, to the same bytes; a folder that holds
     anything else is left alone.
     Raises ConfigError where `out` holds another mixture (unless `replace`) or something that is none.
     """
     _check_folder(out, replace)
-    planned = plan(runs, recipe, out)
+    planned = plan(runs, recipe, out, runner=runner, quiet=quiet)
     held = _held(out)
     if held is not None and not replace and _identity(held) != _identity(planned.value):
         raise ConfigError(
@@ -72,7 +76,46 @@ def mix(
             from pipelines import materialize as tars
 
             mixture = tars.materialize(mixture, runner=runner, quiet=quiet)
+        storage.write_bytes(storage.join(out, "README.md"), readme(mixture).encode())
+        for form in forms:
+            {"energon": emit.energon, "llava": emit.llava}[form](mixture)
     return mixture
+
+
+def forms_of(text: str | None) -> tuple[str, ...]:
+    """Names of emit.FORMS from "energon,llava".
+
+    Raises ConfigError for any other.
+    """
+    found = tuple(filter(None, (part.strip() for part in (text or "").split(","))))
+    if unknown := [name for name in found if name not in emit.FORMS]:
+        raise ConfigError(f"{unknown[0]!r} cannot be written", where="--emit", hint=f"known: {', '.join(emit.FORMS)}")
+    return found
+
+
+def readme(mixture: Mixture) -> str:
+    """MIX/README.md: what the Hugging Face loader needs to know of the tars, and the shares for people."""
+    value = mixture.value
+    suffixes = {suffix for shard in value["shards"] for suffix in shard["suffixes"]}
+    name = value["recipe"]["name"]
+    lines = [features.head(name, suffixes, has_tars=value["materialized"] is not None)]
+    lines += [
+        f"# {name}",
+        "",
+        f"A mixture made by Reelmill, counted in {value['unit']}; `{MANIFEST}` says all of it.",
+        "",
+    ]
+    lines += [f"| group | available | {' | '.join(UNITS)} |", f"|---{'|---:' * (len(UNITS) + 1)}|"]
+    for group in value["groups"]:
+        numbers = " | ".join(f"{group[unit]:,.0f}" for unit in UNITS)
+        lines.append(f"| {markdown(group['name'])} | {group['available']:,} | {numbers} |")
+    lines += ["", f"| share of | {' | '.join(UNITS)} |", f"|---{'|---:' * len(UNITS)}|"]
+    for modality in value["achieved"]["samples"]:
+        shares = " | ".join(f"{100 * value['achieved'][unit][modality]:.2f} %" for unit in UNITS)
+        lines.append(f"| {modality} | {shares} |")
+    if value["warnings"]:
+        lines += ["", "## Warnings", "", *(f"- {markdown(warning)}" for warning in value["warnings"])]
+    return "\n".join([*lines, ""])
 
 
 def _check_folder(out: str, replace: bool) -> None:
@@ -103,9 +146,14 @@ def _difference(held: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     return f"its recipe differs in {', '.join(keys)}"
 
 
-def plan(runs: Sequence[str], recipe: Recipe, out: str) -> Planned:
+def plan(runs: Sequence[str], recipe: Recipe, out: str, *, runner: Runner = LOCAL, quiet: bool = False) -> Planned:
     """Which samples a mixture takes and where each stands; `out` is where it will lie, for the paths of its parents."""
     index = read_index(runs, recipe.columns)
+    _check_values(index, recipe)
+    if recipe.tokenizer is not None:
+        index.text_tokens = count_tokens(
+            runs, index.shards, recipe.tokenizer, recipe.contract, storage.join(out, "work"), runner=runner, quiet=quiet
+        )
     hashes = draw.draws(recipe.seed, "mix", index.key)
     index, by_draw = without_repeats(index, hashes)
     tokens = token_counts(index, recipe)
@@ -128,6 +176,19 @@ def plan(runs: Sequence[str], recipe: Recipe, out: str) -> Planned:
     lie = draw.shard_order(recipe.seed, names, np.bincount(index.shard, minlength=len(names)).tolist())
     taken = draw.lay(orders, counts, lie, vshards, None if recipe.unit == "samples" else of_unit)
     return _planned(index, recipe, out, found, constraints, taken, amount, vshards)
+
+
+def _check_values(index: Index, recipe: Recipe) -> None:
+    """A value that a share asks for and no sample has is most often misspelt: say what there is."""
+    for column, bands in recipe.shares.items():
+        known = index.columns.get(column, ((), None))[1]
+        for value, (low, _) in bands.items():
+            if known is not None and column != "modality" and low > 0 and value not in known:
+                near = difflib.get_close_matches(value, known, n=1)
+                raise StageError(
+                    f"no sample has the {column} {value!r}, of which the recipe asks a share",
+                    hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known[:20])}",
+                )
 
 
 def token_counts(index: Index, recipe: Recipe) -> NDArray[np.int64]:
@@ -193,7 +254,7 @@ def _planned(
     value = {
         "seed": recipe.seed,
         "unit": recipe.unit,
-        "recipe": record(recipe, None),
+        "recipe": record(recipe, None if recipe.tokenizer is None else file_sha256(recipe.tokenizer)),
         "contract": recipe.contract.model_dump(),
         "parents": [{**parent, "run": _relative(parent["run"], out)} for parent in index.parents],
         "shards": [index.shards[i].record() for i in used],
@@ -263,7 +324,7 @@ def _write(out: str, planned: Planned, held: Mapping[str, Any] | None) -> Mixtur
     if held is not None and _identity(held) != _identity(planned.value):
         # Asked for by --replace: what was there ends first, so that no tar of it is taken for one of the new mixture.
         storage.remove(storage.join(out, MANIFEST))
-        for name in ("shards", "work"):
+        for name in ("shards", "work", "llava", ".nv-meta"):
             storage.remove(storage.join(out, name))
     return write_mixture(out, planned.value, planned.members)
 
@@ -282,23 +343,50 @@ def result(mixture: Mixture) -> dict[str, Any]:
 
 def show(mixture: Mixture) -> None:
     """What was asked for and what it came to, for people."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pipelines.summary import console
 
     value, out = mixture.value, console()
-    table = Table(title=f"Mixture {value['recipe']['name']}: counted in {value['unit']}", title_justify="left")
-    table.add_column("group")
-    for name in ("available", *UNITS, *(f"% {unit}" for unit in UNITS)):
-        table.add_column(name, justify="right")
+    totals = value["totals"]
+    taken = Table(title=f"Mixture {value['recipe']['name']}: what it takes", title_justify="left")
+    taken.add_column("group", no_wrap=True)
+    for name in ("available", *UNITS):
+        taken.add_column(name, justify="right", no_wrap=True)
     for group in value["groups"]:
-        shares = [100 * group[unit] / value["totals"][unit] if value["totals"][unit] else 0.0 for unit in UNITS]
-        numbers = [group["available"], *(group[unit] for unit in UNITS)]
-        table.add_row(group["name"], *(f"{n:,.0f}" for n in numbers), *(f"{share:.2f}" for share in shares))
-    table.add_section()
-    table.add_row("all", f"{sum(g['available'] for g in value['groups']):,}",
-                  *(f"{value['totals'][unit]:,.0f}" for unit in UNITS), *[""] * len(UNITS))  # fmt: skip
-    out.print(table)
+        taken.add_row(group["name"], *(f"{group[name]:,.0f}" for name in ("available", *UNITS)))
+    taken.add_section()
+    available = sum(group["available"] for group in value["groups"])
+    taken.add_row("all", f"{available:,}", *(f"{totals[unit]:,.0f}" for unit in UNITS))
+    out.print(taken)
+    shares = Table(title=f"Shares; {value['unit']} bind", title_justify="left")
+    for name in ("of", "asked"):
+        shares.add_column(name, no_wrap=True)
+    for unit in UNITS:
+        bold = "bold" if unit == value["unit"] else None
+        shares.add_column(f"% of {unit}", justify="right", style=bold)
+    for name, asked, got in _share_rows(value):
+        shares.add_row(name, asked, *(f"{100 * got[unit]:.2f}" for unit in UNITS))
+    out.print(shares)
     for warning in value["warnings"]:
-        out.print(f"[yellow]warning[/] {warning}", highlight=False)
-    out.print(f"{value['vshards']:,} virtual shards; {mixture.uri}/{MANIFEST} says all of it", highlight=False)
+        out.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+    tars = f", and as tars in {mixture.uri}/shards" if value["materialized"] is not None else ""
+    out.print(f"virtual shards: {value['vshards']:,}{tars}; {mixture.uri}/{MANIFEST} says all of it", highlight=False)
+
+
+def _share_rows(value: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
+    """(of what, what was asked, share in every unit): each modality, then what else the recipe names."""
+    asked = {(one["column"], one["value"]): one for one in value["constraints"]}
+    rows = []
+    for modality in value["achieved"]["samples"]:
+        found = asked.pop(("modality", modality), None)
+        got = {unit: value["achieved"][unit][modality] for unit in UNITS}
+        rows.append((modality, "" if found is None else _asked(found), got))
+    rows += [(f"{one['column']} {one['value']}", _asked(one), one["achieved"]) for one in asked.values()]
+    return rows
+
+
+def _asked(one: Mapping[str, Any]) -> str:
+    low, high = 100 * one["low"], 100 * one["high"]
+    return f"{low:g} %" if low == high else f"{low:g} to {high:g} %"
