@@ -1,7 +1,7 @@
 """Asking many times: is anything lost or paid twice, how much slower than a bare loop, how much CPU. Prints one JSON
 object as its last line.
 
-    python benchmarks/dialogues.py [--quick] [--server URL --model NAME] [--in-flight 64]
+    python benchmarks/dialogues.py [--quick] [--server URL --model NAME] [--in-flight 64] [--tokens 1024]
 
 faults: prompts of 2 kB (half of it the same in all, as instructions are) and answers of 1 kB, through desk, cache and
 servers. 10,000 requests, a share of 5 % failing with each of the ten classes of faults (one or two times in a row, by a
@@ -16,7 +16,8 @@ efficiency: tokens a second of A, that without the sheets, over those of B, a lo
 requests with as many in flight; neither makes its sheets while timed, which in a run are a job of their own; medians,
 in the order A B B A, twice, after one turn of B that is not counted. The cache is new in each turn. A fake server
 takes 0.5 s for each; a real one is told to forget its prefixes before each turn, which vLLM does in its development
-mode only (prefix_cache says whether it did).
+mode only (prefix_cache says whether it did). --tokens 128 cuts nearly every answer of a model of random weights: then
+all are of one length.
 cpu_ms_per_request: CPU of this process for A over 10,000 requests; the server takes 50 ms. cpu_ms_bare: the same of B.
 The server is tests/fake_server.py in a process of its own, whose answer is a function of the request; --server names a
 real one for `efficiency`.
@@ -114,8 +115,8 @@ WORDS = (
 class Job:
     """A: what a worker of `reelmill annotate` does, from samples and signals to committed units."""
 
-    def __init__(self, folder: str, url: str, model: str, in_flight: int) -> None:
-        self.run = opened(folder, url, model, in_flight)
+    def __init__(self, folder: str, url: str, model: str, in_flight: int, tokens: int = TOKENS) -> None:
+        self.run = opened(folder, url, model, in_flight, tokens)
         self.names: list[str] = []
         self.count = 0
 
@@ -144,13 +145,13 @@ class Job:
         return told["tokens_out"]
 
 
-def opened(folder: str, url: str, model: str, in_flight: int) -> Run:
+def opened(folder: str, url: str, model: str, in_flight: int, tokens: int) -> Run:
     annotate = {
         "model": model,
         "endpoints": [{"url": url, "in_flight": in_flight}],
         "kinds": {"conversation": 1},
         "blind": None,
-        "sampling": {"max_tokens": TOKENS},
+        "sampling": {"max_tokens": tokens},
     }
     value = {
         "name": "bench", "store": f"{folder}/store", "out": f"{folder}/out",
@@ -161,9 +162,9 @@ def opened(folder: str, url: str, model: str, in_flight: int) -> Run:
     return open_run(str(path), quiet=True)
 
 
-def requests(model: str, count: int) -> list[Ask]:
+def requests(model: str, count: int, tokens: int = TOKENS) -> list[Ask]:
     """The very requests that `pipeline` sends."""
-    sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": TOKENS}
+    sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": tokens}
     found = []
     for number in range(count):
         row, signals = sample(number)
@@ -227,20 +228,20 @@ def faults(count: int) -> dict[str, Any]:
     return {"lost": lost, "duplicated": duplicated, "retries": retries, "faults": counts["faults"], "rss_mb": rss}
 
 
-def efficiency(url: str, model: str, count: int, in_flight: int, order: str) -> dict[str, Any]:
-    asks, videos = requests(model, count), [sample(number) for number in range(count)]
+def efficiency(url: str, model: str, count: int, in_flight: int, order: str, tokens: int = TOKENS) -> dict[str, Any]:
+    asks, videos = requests(model, count, tokens), [sample(number) for number in range(count)]
     rates: dict[str, list[float]] = {"A": [], "B": []}
     forgot = True
     for turn, who in enumerate("B" + order):
         forgot = _forget(url) and forgot
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(folder, url, model, in_flight)
+            job = Job(folder, url, model, in_flight, tokens)
             job.sheets(videos if who == "A" else [])
             begun = time.monotonic()
-            tokens = job.write() if who == "A" else asyncio.run(bare(url, asks, in_flight))
+            answered = job.write() if who == "A" else asyncio.run(bare(url, asks, in_flight))
             seconds = time.monotonic() - begun
         if turn:
-            rates[who].append(tokens / seconds)
+            rates[who].append(answered / seconds)
             say(f"{who}: {rates[who][-1]:,.1f} tokens/s")
     a, b = (statistics.median(rates[who]) for who in "AB")
     return {
@@ -283,6 +284,7 @@ def main() -> None:
     parser.add_argument("--server", metavar="URL", help="a real server, for efficiency")
     parser.add_argument("--model", default="fake")
     parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="where a real server's answers are cut")
     given = parser.parse_args()
     many = 1_000 if given.quick else 10_000
     result: dict[str, Any] = {"requests": many, **faults(many)}
@@ -296,7 +298,7 @@ def main() -> None:
             url = stack.enter_context(fake_server.running("--delay", str(SERVICE_S), *SAYS)).url
         turns = given.in_flight * (5 if given.quick else 20)
         url = Endpoint(url=url).url
-        result |= efficiency(url, given.model, turns, given.in_flight, "ABBA" * (1 if given.quick else 2))
+        result |= efficiency(url, given.model, turns, given.in_flight, "ABBA" * (1 if given.quick else 2), given.tokens)
     print(json.dumps(result))
 
 
