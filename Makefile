@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo
 SEED ?= 1
 
-.PHONY: install demo test vllm lint types check clean
+.PHONY: install demo test vllm browser lint types check clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,12 @@ vllm: .venv-vllm/.installed
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-vllm.txt
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# Chromium, for the tests of the report's pages; without it they are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  { command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
+	  echo "no Chromium and no apt-get: tests of the pages will be skipped"
 
 lint: install
 	$(BIN)/ruff check .
