@@ -83,6 +83,7 @@ def shard_page(card: Mapping[str, Any]) -> str:
     made, ledger = card["made_by"], card["ledger"]
     gone = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
     details = [
+        ("Why the others went", rows(card["reasons"])),
         ("Dialogues", _lines(card["dialogues"] if card["dialogues"] is not None else made["dialogues"])),
         ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made["models"].items())]),
         ("Made from", [(u["unit"], _span(u["rows"]), f"{u['kept']:,} kept") for u in made["lineage"]]),
@@ -100,7 +101,6 @@ def shard_page(card: Mapping[str, Any]) -> str:
             ("Kinds of text", rows(card["kinds"])),
             ("Languages", rows(card["languages"])),
             (f"What became of {ledger['inputs']:,} inputs", rows({"kept": ledger["kept"], "gone": gone})),
-            ("Why they went", rows(card["reasons"])),
         ],
         scores=[_score(name, found) for name, found in sorted(card["scores"].items())],
         steps=protocol(made),
@@ -146,5 +146,8 @@ def _score(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     for place, count in enumerate(found["counts"]):
         height = round(HEIGHT * count / highest, 2)
         bars.append((round(place * step, 2), round(HEIGHT - height, 2), round(step - 1, 2), height))
-    said = f"{found['min']:g} to {found['max']:g}; 5 % {found['p05']:g}, half {found['p50']:g}, 95 % {found['p95']:g}"
-    return {"name": name, "bars": bars, "said": f"{found['count']:,} samples: {said}"}
+    said = (
+        f"{found['count']:,} samples, median {found['p50']:.3g}; nine of ten from {found['p05']:.3g} to "
+        f"{found['p95']:.3g}, all from {found['min']:.3g} to {found['max']:.3g}"
+    )
+    return {"name": name, "bars": bars, "said": said}

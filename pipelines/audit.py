@@ -107,10 +107,12 @@ def show(audits: list[Audit]) -> None:
             out.print(Text("every card, index and sum agrees with the bytes", style="green"))
             continue
         table = Table(title=f"{one.total:,} mismatches", title_justify="left")
-        for name in ("file", "field", "sample", "expected", "found"):
+        table.add_column("file, sample", no_wrap=True)
+        for name in ("field", "expected", "found"):
             table.add_column(name, overflow="fold")
         for finding in one.findings[:ROWS]:
-            cells = (finding.file, finding.field, finding.key, str(finding.expected), str(finding.found))
+            place = f"{finding.file}\n{finding.key}".strip()
+            cells = (place, finding.field, str(finding.expected), str(finding.found))
             table.add_row(*(Text(cell) for cell in cells))
         out.print(table)
         if one.total > ROWS:

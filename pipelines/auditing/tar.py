@@ -91,6 +91,7 @@ def check_tar(view: memoryview, index: Index, suffixes: Sequence[str], file: str
     _tiles(index, len(blocks), file, findings)
     _names(index, suffixes, file, findings)
     inside = (index.data >= BLOCK) & (index.data % BLOCK == 0) & (index.sizes >= 0)
+    inside &= (index.data <= len(blocks)) & (index.sizes <= len(blocks))  # else their sum may run over
     inside &= ends(index.data, index.sizes) <= whole * BLOCK
     rows = np.flatnonzero(inside)
     good: Mask = inside.copy()
