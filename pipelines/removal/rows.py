@@ -3,17 +3,32 @@ have written of a sample that failed before it. Pure."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra import storage, tables
 from pipelines import taken
 
 Rows = NDArray[np.int64]
+
+
+def as_in(uri: str, table: pa.Table) -> bytes:
+    """A table that was read from `uri` and changed, to the byte as the stage that wrote it would have written it.
+
+    Reading forgets what lists call their elements, and the order of the footer's entries; both are part of the bytes.
+    """
+    with storage.open_read(uri) as file:
+        told = pq.ParquetFile(file).metadata.metadata
+    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(told[b"ARROW:schema"])))
+    fingerprint, _, retry = tables.footer(uri) or ("", 0, False)
+    return tables.to_bytes(table.cast(schema.remove_metadata()), fingerprint=fingerprint, retry=retry)
 
 
 def nulled(table: pa.Table, rows: Rows, keep: tuple[str, ...] = ("key",)) -> pa.Table:

@@ -49,11 +49,11 @@ def stage(found: Found) -> dict[str, Any]:
         sets |= _sets(tables.read(run.at("samples", f"{unit}.parquet")), new["samples"])
         for name, table in new.items():
             sums.setdefault(name, {})[unit] = (
-                work.put(f"{name}/{unit}.parquet", tables.to_bytes(table)),
+                work.put(f"{name}/{unit}.parquet", rows.as_in(run.at(name, f"{unit}.parquet"), table)),
                 table.num_rows,
             )
     for name, table in _duplicates(found).items():
-        sum_ = work.put(f"duplicates/{name}.parquet", tables.to_bytes(table))
+        sum_ = work.put(f"duplicates/{name}.parquet", rows.as_in(run.at("duplicates", f"{name}.parquet"), table))
         sums.setdefault("duplicates", {})[name] = (sum_, table.num_rows)
     _scratch(found, after, work)
     told = []
@@ -195,4 +195,4 @@ def _scratch(found: Found, after: Taken, work: staging.Staging) -> None:
                 table = rows.plan(table, gone)
             else:
                 table = rows.sheets(table, after.erased)
-            work.put(f"work/{folder}/{unit}.parquet", tables.to_bytes(table))
+            work.put(f"work/{folder}/{unit}.parquet", rows.as_in(uri, table))

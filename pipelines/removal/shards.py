@@ -18,7 +18,7 @@ from mixtures import cards
 from mixtures.shards import shard_index
 from pipelines import export, taken
 from pipelines.judge import tally
-from pipelines.removal import tars
+from pipelines.removal import rows, tars
 from pipelines.removal.scan import Found
 from pipelines.removal.staging import Staging
 from pipelines.run import Run
@@ -77,7 +77,7 @@ def stage(found: Found, verdicts: dict[str, pa.Table], staging: Staging) -> list
             tars.check(source, members)
             members, spans = tars.without(members, found.shards[name])
             sha256 = staging.make(f"shards/{name}.tar", functools.partial(tars.copy, source, spans))
-            staging.put(f"members/{name}.parquet", tables.to_bytes(members))
+            staging.put(f"members/{name}.parquet", rows.as_in(found.run.at("members", f"{name}.parquet"), members))
             size = sum(length for _, length in spans)
             told.append({"name": name, "before": card["tar"]["bytes"], "samples": len(found.shards[name])})
             card["tar"] = {"sha256": sha256, "bytes": size + 1024 + -(size + 1024) % 10240}
