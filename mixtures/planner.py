@@ -20,8 +20,14 @@ from mixtures.cells import Constraint
 #: Amounts are scaled so that all there is is 1; HiGHS answers within 1e-7 of that.
 SLACK = 1e-7
 
+#: A number of samples that comes out of a program this near to a whole one is that one.
+ROUNDING = 1e-4
+
 #: Branch-and-bound nodes after which whole numbers are taken as they are; counted, so that the plan stays the same.
 NODES = 10_000
+
+#: scipy.optimize.milp's word for a program without an answer.
+_INFEASIBLE = 2
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,19 @@ class Program:
             ([w for _, _, w in at], ([r for r, _, _ in at], [v for _, v, _ in at])), shape=(len(self._rows), count)
         )
         low, high = np.array([r[1] for r in self._rows]), np.array([r[2] for r in self._rows])
-        found = milp(
-            c,
-            integrality=np.array(self._whole),
-            bounds=Bounds(np.array([b[0] for b in self._bounds]), np.array([b[1] for b in self._bounds])),
-            constraints=[LinearConstraint(matrix, low, high)] if self._rows else [],
-            options={"node_limit": NODES},
-        )
-        return None if found.x is None else np.asarray(found.x, dtype=np.float64)
+        for presolve in (True, False):  # which fails now and then on programs that have an answer
+            found = milp(
+                c,
+                integrality=np.array(self._whole),
+                bounds=Bounds(np.array([b[0] for b in self._bounds]), np.array([b[1] for b in self._bounds])),
+                constraints=[LinearConstraint(matrix, low, high)] if self._rows else [],
+                options={"node_limit": NODES, "presolve": presolve},
+            )
+            if found.x is not None:
+                return np.asarray(found.x, dtype=np.float64)
+            if found.status == _INFEASIBLE:
+                return None
+        return None
 
 
 def _times(variables: range, weights: NDArray[np.float64]) -> dict[int, float]:
@@ -206,11 +217,12 @@ def _settled(
     wishes.append(_rates(program, y, once, stock.modality))
     found = None
     for cost in wishes:
-        found = program.minimise(cost)
-        if found is None:
-            return None
+        better = program.minimise(cost)
+        if better is None:  # at first: there is no such mixture; later: a wish that rounding has made a hair too strict
+            break
+        found = better
         reached = sum(weight * float(found[variable]) for variable, weight in cost.items())
-        program.row(cost, -math.inf, reached + SLACK * max(total, reached))
+        program.row(cost, -math.inf, reached + 10 * SLACK * max(1.0, reached))
     return None if found is None else found[: len(y)]
 
 
@@ -242,27 +254,31 @@ def _integers(
     wanted: NDArray[np.float64], constraints: Sequence[Constraint], most: NDArray[np.float64], total: int
 ) -> NDArray[np.float64]:
     """Whole numbers that sum to `total`, keep every constraint as well as whole numbers can, and lie nearest."""
+    base = np.floor(wanted + ROUNDING)
+    part = np.where(wanted - base < ROUNDING, 0.0, wanted - base)
+    # What is solved for is how far each lies above its whole part: numbers near 0, whatever the mixture's size.
     program = Program()
-    low, high = np.floor(wanted + 1e-6) - 1, np.ceil(wanted - 1e-6) + 1
-    n = program.variables(np.maximum(low, 0).tolist(), np.minimum(high, np.floor(most + 1e-6)).tolist(), whole=True)
-    program.row(dict.fromkeys(n, 1.0), total, total)
+    high = np.minimum(2.0, np.floor(most + ROUNDING) - base)
+    n = program.variables(np.maximum(-1.0, -base).tolist(), high.tolist(), whole=True)
+    left = float(total - base.sum())
+    program.row(dict.fromkeys(n, 1.0), left, left)
     cost: dict[int, float] = {}
     for one in constraints:
         if not one.weights.any():
             continue
-        (beyond,) = program.variables([0.0], [math.inf])
-        coefficients = _times(n, one.weights)
-        program.row({**coefficients, beyond: 1.0}, one.low * total if math.isfinite(one.low) else -math.inf, math.inf)
-        program.row(
-            {**coefficients, beyond: -1.0}, -math.inf, one.high * total if math.isfinite(one.high) else math.inf
-        )
+        (beyond,) = program.variables([0.0], [float(len(n) + 2) * float(np.abs(one.weights).max())])
+        coefficients, there = _times(n, one.weights), float(one.weights @ base)
+        if math.isfinite(one.low):
+            program.row({**coefficients, beyond: 1.0}, one.low * total - there, math.inf)
+        if math.isfinite(one.high):
+            program.row({**coefficients, beyond: -1.0}, -math.inf, one.high * total - there)
         cost[beyond] = 100.0
     for i in range(len(n)):
-        cost[program.distance({n[i]: 1.0}, float(wanted[i]))] = 1.0
+        cost[program.distance({n[i]: 1.0}, float(part[i]))] = 1.0
     found = program.minimise(cost)
     if found is None:
         raise StageError(f"no whole numbers of samples sum to {total:,}", hint="ask for another --size")
-    return np.round(found[: len(n)])
+    return base + np.round(found[: len(n)])
 
 
 # -- what cannot be met -----------------------------------------------------------------------------------------

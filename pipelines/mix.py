@@ -378,10 +378,10 @@ def show(mixture: Mixture) -> None:
 def _share_rows(value: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
     """(of what, what was asked, share in every unit): each modality, then what else the recipe names."""
     asked = {(one["column"], one["value"]): one for one in value["constraints"]}
-    rows = []
+    rows: list[tuple[str, str, Mapping[str, float]]] = []
     for modality in value["achieved"]["samples"]:
         found = asked.pop(("modality", modality), None)
-        got = {unit: value["achieved"][unit][modality] for unit in UNITS}
+        got = {str(unit): float(value["achieved"][unit][modality]) for unit in UNITS}
         rows.append((modality, "" if found is None else _asked(found), got))
     rows += [(f"{one['column']} {one['value']}", _asked(one), one["achieved"]) for one in asked.values()]
     return rows
