@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.pages.finished import Finished
 from pipelines.pages.rows import Rows, dialogues
@@ -21,7 +22,7 @@ def details(finished: Finished, rows: Rows, media: Media, size: int) -> Iterator
     written = {row["key"]: row for row in dialogues(finished)}
     members = {row["key"]: row for row in rows.members.select(
         ["key", "offset", "size", "kind", "tokens", "text_tokens", "seconds", "bytes"]).to_pylist()}  # fmt: skip
-    shown = rows.signals.select(rows.shown())
+    shown = _finite(rows.signals.select(rows.shown()))
     texts = rows.texts
     for start in range(0, len(rows), size):
         part = []
@@ -32,7 +33,7 @@ def details(finished: Finished, rows: Rows, media: Media, size: int) -> Iterator
             row, key = start + offset, sample["key"]
             value: dict[str, Any] = {
                 "text": texts[row][:LONGEST],
-                "signals": [_plain(column[offset]) for column in signals],
+                "signals": [column[offset] for column in signals],
                 "media": [
                     [m["uri"], m["offset"], m["length"], m["start_s"], m["end_s"], m["sha256"]]
                     for m in sample["media"] or ()
@@ -58,10 +59,16 @@ def details(finished: Finished, rows: Rows, media: Media, size: int) -> Iterator
         yield part
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value[:LONGEST] if isinstance(value, str) else value
+def _finite(table: pa.Table) -> pa.Table:
+    """NaN and infinities as null, for which JSON has a word, and no text longer than LONGEST."""
+    for index, field in enumerate(table.schema):
+        column = table[field.name]
+        if pa.types.is_floating(field.type):
+            column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, field.type))
+        elif pa.types.is_string(field.type):
+            column = pc.utf8_slice_codeunits(column, 0, LONGEST)
+        table = table.set_column(index, field, column)
+    return table
 
 
 def _own(extra: str | None) -> list[list[str]]:

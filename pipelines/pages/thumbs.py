@@ -83,8 +83,8 @@ def draw(finished: Finished, rows: Rows, work: Path, *, thumbs: int, clips: int,
     media.clips_asked = int((rows.modality == "video").sum())
     seed = finished.run.config.seed
     chosen = drawn(rows, has, seed, "report thumb", thumbs)
-    moving = drawn(rows, rows.modality == "video", seed, "report clip", clips)
-    everything = np.flatnonzero(chosen | moving)
+    moving = drawn(rows, chosen & (rows.modality == "video"), seed, "report clip", clips)
+    everything = np.flatnonzero(chosen)
     media.drawn = len(everything)
     where = _Places(finished, rows)
     done = 0
@@ -108,7 +108,7 @@ def drawn(rows: Rows, able: NDArray[np.bool_], seed: int, purpose: str, most: in
 
 
 class _Places:
-    """Where the media of a row lie: in the shard's tar for kept rows, else below the source's root."""
+    """Where the media of a row lie: for kept rows in the shard's tar where that is there, else below the source."""
 
     def __init__(self, finished: Finished, rows: Rows) -> None:
         self.run = finished.run
@@ -122,8 +122,8 @@ class _Places:
         kind = "video" if sample["modality"] == "video" else "image"
         media = sample["media"] or []
         held = self.members.get(sample["key"])
-        if held is not None:
-            uri = self.run.at("shards", f"{held['shard']}.tar")
+        uri = "" if held is None else self.run.at("shards", f"{held['shard']}.tar")
+        if held is not None and storage.is_file(uri):
             parts = [m for m in held["members"] if not m["name"].endswith((".json", ".txt"))]
             parts.sort(key=lambda m: [int(p) if p.isdigit() else 0 for p in m["name"].split(".")[1:-1]])
             spans = [(uri, m["offset"], m["size"]) for m in parts]

@@ -1,0 +1,173 @@
+"""The folder: complete, the same bytes each time, and never in place of something else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from infra import tables
+from infra.errors import ConfigError, StageError
+from mixtures.manifest import write_mixture
+from pipelines import pages
+from pipelines.pages.finished import open_finished
+from pipelines.pages.rows import gather
+from pipelines.pages.thumbs import drawn
+from pipelines.run import Run
+from tests.pipelines.pages.test_scripts import held
+
+#: uPlot 1.6.32 as npm has it: the files are the library's own, to be replaced whole and never edited.
+VENDORED = {
+    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    "uPlot.LICENSE.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+}
+
+
+def told(folder: Path, name: str) -> object:
+    return held((folder / "data" / f"{name}.js").read_bytes().replace(f'["{name}"]'.encode(), b'["x"]', 1))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_same_run_gives_the_same_bytes(run: Run, report: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    pages.write(run.out, str(again), quiet=True, thumbs=9, clips=2)
+    assert files(again) == files(report)
+
+
+def test_an_earlier_report_is_replaced_whole_and_anything_else_is_left_alone(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pages.write(run.out, str(out), quiet=True, thumbs=0, clips=0)
+    (out / "data" / "stale.js").write_text("1")
+    pages.write(run.out, str(out), quiet=True, thumbs=0, clips=0)
+    assert not (out / "data" / "stale.js").exists() and not (out / "thumbs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="something other than a report"):
+        pages.write(run.out, str(other), quiet=True)
+    assert files(other) == {"thesis.txt": b"years of work"}
+
+
+def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no finished run"):
+        pages.write(str(tmp_path), str(tmp_path / "out"), quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_path_of_this_machine_stands_in_it(run: Run, report: Path) -> None:
+    root = str(Path(run.out).parent).encode()
+    for name, data in files(report).items():
+        assert root not in data, name
+
+
+def test_pictures_are_bounded_and_the_page_says_so(run: Run, report: Path) -> None:
+    rows = gather(open_finished(run.out))
+    meta = told(report, "meta")
+    assert isinstance(meta, dict)
+    media = meta["media"]
+    assert media["asked"] == int((rows.modality != "text").sum()) and media["clips"] == len(
+        [*report.glob("clips/*/*.mp4")]
+    )
+    shown = {path.stem.rpartition("-")[0] for path in report.glob("thumbs/*/*.jpg")}
+    assert media["shown"] == len(shown)
+    for outcome in set(rows.outcome.tolist()):
+        for by in set(rows.by.tolist()):
+            mine = {k for k, o, b in zip(rows.keys, rows.outcome, rows.by, strict=True) if (o, b) == (outcome, by)}
+            assert len(mine & shown) <= 9
+    assert dict(media["missing"]).keys() == {"decode", "truncated"} & dict(media["missing"]).keys() != set()
+    for path in report.glob("thumbs/*/*.jpg"):
+        with Image.open(path) as image:
+            assert max(image.size) <= 320
+
+
+def test_draws_are_keyed_and_grow(run: Run) -> None:
+    rows = gather(open_finished(run.out))
+    able = rows.modality != "text"
+    before = np.zeros(len(rows), dtype=bool)
+    for most in (0, 1, 3, 100):
+        now = drawn(rows, able, 1, "test", most)
+        assert (now | ~before).all() and not (now & ~able).any()
+        before = now
+    np.testing.assert_array_equal(before, able)
+
+
+def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(run.out, folder)
+    value = json.loads((folder / "run.json").read_bytes())
+    raw = tmp_path / "raw"
+    for source in value["config"]["sources"]:
+        if source["name"] == "clips":
+            shutil.copytree(source["path"], raw)
+            shutil.copyfile(raw / "0.mp4", raw / "still.mp4")
+            source["path"] = str(raw)
+        else:
+            source["path"] = str(tmp_path / "nowhere")
+    (folder / "run.json").write_text(json.dumps(value))
+    found = pages.write(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
+    why = found["without_picture"]
+    assert why["changed"] == 1 and why["not found"] >= 3
+    rows = gather(open_finished(str(folder)))
+    kept = [
+        key for key, o, m in zip(rows.keys, rows.outcome, rows.modality, strict=True) if o == "kept" and m != "text"
+    ]
+    assert all((tmp_path / "out" / "thumbs" / key[:2] / f"{key}-0.jpg").is_file() for key in kept)
+
+
+def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
+    members = gather(open_finished(run.out)).members.sort_by("key")
+    chosen = members.filter(pa.array(np.arange(members.num_rows) % 2 == 0))
+    names = sorted(set(chosen["modality"].to_pylist()))
+    n = chosen.num_rows
+    table = pa.table(
+        {
+            "key": chosen["key"],
+            "vshard": pa.array(np.arange(n) * 3 // n, pa.int32()),
+            "position": pa.array(np.zeros(n), pa.int32()),
+            "group": pa.array([names.index(m) for m in chosen["modality"].to_pylist()], pa.int32()),
+            "shard": pa.array(np.zeros(n), pa.int32()),
+            "repeat": pa.array(np.arange(n) % 2, pa.int32()),
+            **{name: chosen[name] for name in ("offset", "size", "tokens", "seconds", "bytes")},
+        },
+        schema=tables.MIXTURE,
+    )
+    sums = {name: {"samples": chosen["modality"].to_pylist().count(name)} for name in names}
+    groups = [
+        {"name": name, "modality": name, "cell": {"modality": name}, "available": 99, "tokens": 10, "seconds": 1.0,
+         "bytes": 5, **sums[name]}
+        for name in names
+    ]  # fmt: skip
+    value = {
+        "seed": 1, "unit": "samples",
+        "recipe": {"ratios": [{"column": "modality", "of": "text", "to": "image", "between": [1, 9]}]},
+        "parents": [{"run": run.out, "name": "world", "members": "0" * 64}], "shards": [], "groups": groups,
+        "totals": {"samples": n, "tokens": 1, "seconds": 1.0, "bytes": 1}, "vshards": 3, "warnings": ["<b>careful</b>"],
+        "materialized": None,
+    }  # fmt: skip
+    write_mixture(str(tmp_path / "mix"), value, table)
+    pages.write(str(tmp_path / "mix"), str(tmp_path / "out"), quiet=True)
+    meta = told(tmp_path / "out", "meta")
+    assert isinstance(meta, dict)
+    assert np.sum(meta["vshards"]["samples"]) == n and meta["repeated"] == n // 2
+    assert meta["ratios"][0]["achieved"]["samples"] == round(sums["text"]["samples"] / sums["image"]["samples"], 4)
+    sources = next(rows for column, rows in meta["tables"] if column == "source")
+    assert sum(row[1] for row in sources) == n and sum(row[2] for row in sources) == n - n // 2
+
+
+def test_the_library_for_charts_is_as_it_was_published() -> None:
+    folder = resources.files("pipelines.pages") / "static" / "vendor"
+    assert {entry.name for entry in folder.iterdir()} == set(VENDORED)
+    for name, digest in VENDORED.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
