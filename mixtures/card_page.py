@@ -108,6 +108,64 @@ def shard_page(card: Mapping[str, Any]) -> str:
     )
 
 
+def mixture_page(card: Mapping[str, Any]) -> str:
+    """The page of a mixture's card (HTML)."""
+    unit = card["unit"]
+    told = [(one["label"], *(f"{name} {one['achieved'][name]:.2%}" for name in UNITS)) for one in card["constraints"]]
+    shares = [(modality, *(f"{name} {card['achieved'][name][modality]:.2%}" for name in UNITS))
+              for modality in card["achieved"][unit]]  # fmt: skip
+    checked = ", ".join(card["evaluation_sets"]) or "none: no run was checked against an evaluation set"
+    details = [
+        ("Shares of modalities", shares),
+        ("What the recipe asks, and what it came to", told),
+        ("Groups", [(g["name"], f"{g['samples']:,} of {g['available']:,} samples", f"{g['tokens']:,} tokens")
+                    for g in card["groups"]]),
+        ("Copies of a sample", [(f"copy {int(n) + 1}", f"{count:,}") for n, count in sorted(card["repeats"].items())]),
+        ("Made from", [(p["name"], f"seed {p['seed']}", f"members {p['members']}") for p in card["parents"]]),
+        ("Checked against evaluation sets", [(checked,)]),
+        ("Warnings", [(warning,) for warning in card["warnings"]]),
+    ]  # fmt: skip
+    return render(
+        title=card["mixture"],
+        lead=f"A mixture, counted in {unit}, of {len(card['parents'])} runs and {len(card['shards'])} of their shards; "
+        f"seed {card['seed']}, {card['vshards']} virtual shards, "
+        + (f"{len(card['tars'])} tars." if card["tars"] else "no tars of its own."),
+        facts=facts(card["totals"], card["totals"]["bytes"]),
+        sha256=card["manifest"],
+        tables=_amounts(card, unit),
+        scores=[],
+        steps=[],
+        details=[(heading, lines) for heading, lines in details if lines],
+    )
+
+
+def tar_page(card: Mapping[str, Any]) -> str:
+    """The page of the card of a tar of a materialized mixture (HTML)."""
+    return render(
+        title=card["shard"],
+        lead=f"A tar of the mixture {card['mixture']}: samples of several modalities, one after another.",
+        facts=facts(card["totals"], card["tar"]["bytes"]),
+        sha256=card["tar"]["sha256"],
+        tables=[("Modalities", _of(card["modalities"], "samples")), *_amounts(card, "samples")],
+        scores=[],
+        steps=[],
+        details=[("Copied from tars with sha256", [(one,) for one in card["copied_from"]])],
+    )
+
+
+#: Units in which mixtures count.
+UNITS = ("samples", "tokens", "seconds", "bytes")
+
+
+def _amounts(card: Mapping[str, Any], unit: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    names = {"Licences": "licences", "Sources": "sources", "Kinds of text": "kinds", "Languages": "languages"}
+    return [(f"{heading}, {unit}", _of(card[field], unit)) for heading, field in names.items()]
+
+
+def _of(counts: Mapping[str, Mapping[str, float]], unit: str) -> list[tuple[str, str, str]]:
+    return rows({name: amount[unit] for name, amount in counts.items()})
+
+
 def facts(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]]:
     """(value, name) of what stands large at the top."""
     return [

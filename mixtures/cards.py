@@ -159,3 +159,76 @@ def card(
         "dialogues": None if dialogues is None else dict(dialogues),
         "made_by": dict(made_by),
     }
+
+
+# -- mixtures ---------------------------------------------------------------------------------------------------
+
+
+def mixture_card(
+    value: Mapping[str, Any],
+    *,
+    manifest: str,
+    repeats: Mapping[str, int],
+    counts: Mapping[str, Mapping[str, Mapping[str, float]]],
+    parents: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The card of a mixture.
+
+    value: of mixture.json, and manifest its sha256; repeats: how often the first, second, … copy of a sample stands
+    in it; counts: column -> value -> {unit: amount}; parents: for each run {name, members, seed, reelmill,
+    evaluation_sets, dialogues}, the last two as its shards' cards say.
+    """
+    checked = sorted({name for parent in parents for name in parent["evaluation_sets"]})
+    return {
+        "card": VERSION,
+        "mixture": value["recipe"]["name"],
+        "manifest": manifest,
+        "members": dict(value["members"]),
+        "recipe": dict(value["recipe"]),
+        "unit": value["unit"],
+        "seed": value["seed"],
+        "parents": [dict(parent) for parent in parents],
+        "totals": dict(value["totals"]),
+        "achieved": {unit: dict(shares) for unit, shares in value["achieved"].items()},
+        "constraints": [dict(one) for one in value.get("constraints", ())],
+        "groups": [dict(group) for group in value["groups"]],
+        "repeats": dict(repeats),
+        "sources": dict(counts["source"]),
+        "licences": dict(counts["licence"]),
+        "kinds": dict(counts["kind"]),
+        "languages": dict(counts["language"]),
+        "evaluation_sets": checked,
+        "vshards": value["vshards"],
+        "shards": [{"name": s["name"], "parent": s["parent"], "sha256": s["sha256"]} for s in value["shards"]],
+        "tars": [] if value["materialized"] is None else [dict(tar) for tar in value["materialized"]],
+        "warnings": list(value["warnings"]),
+    }
+
+
+def tar_card(
+    tar: Mapping[str, Any],
+    *,
+    mixture: str,
+    totals: Mapping[str, float],
+    counts: Mapping[str, Mapping[str, Mapping[str, float]]],
+    shards: Sequence[str],
+) -> dict[str, Any]:
+    """The card of one tar of a materialized mixture.
+
+    tar: its entry in mixture.json; totals: {unit: amount}; counts: as for a mixture, and by modality; shards: sha256 of
+    the tars that its samples were copied from.
+    """
+    return {
+        "card": VERSION,
+        "shard": tar["name"],
+        "mixture": mixture,
+        "tar": {"sha256": tar["sha256"], "bytes": tar["bytes"]},
+        "samples": tar["samples"],
+        "totals": dict(totals),
+        "modalities": dict(counts["modality"]),
+        "sources": dict(counts["source"]),
+        "licences": dict(counts["licence"]),
+        "kinds": dict(counts["kind"]),
+        "languages": dict(counts["language"]),
+        "copied_from": sorted(shards),
+    }

@@ -6,7 +6,7 @@ url or description pass: `mixtures/schemas/croissant.json` does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,46 @@ def croissant(about: About, cards: Sequence[Mapping[str, Any]], ledger: Mapping[
             distribution.append(_files(series, suffix, held))
             record_sets.append(_records(series, suffix, sum(card["samples"] for card in mine)))
     licences = sorted({name or "not stated" for card in cards for name in card["licences"]}) or ["not stated"]
+    modalities = sorted({card["modality"] for card in cards})
+    dropped, failed = sum(ledger["dropped"].values()), sum(ledger["failed"].values())
+    made = [cards[0]["made_by"]] if cards else []
+    said = (
+        f"{ledger['inputs']:,} inputs were read; {ledger['kept']:,} were kept, {dropped:,} dropped by a filter, "
+        f"{ledger['duplicates']:,} were duplicates, {failed:,} failed."
+    )
+    rai = _rai(said, made, total(cards, "sources"), total(cards, "languages"))
+    return _dataset(about, licences, modalities, distribution, record_sets, rai)
+
+
+def mixture_croissant(
+    about: About, card: Mapping[str, Any], tars: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The JSON-LD of a mixture that has tars, from its card and theirs; made: made_by of its parents' cards.
+
+    One FileObject a tar, and KEY.json of every sample as FileSet and RecordSet: other suffixes differ by modality.
+    """
+    files = [_tar(one) for one in tars]
+    files.append(_files("mixture", "json", [{"@id": tar["@id"]} for tar in files]))
+    sources, languages = ({name: amount["samples"] for name, amount in card[field].items()}
+                          for field in ("sources", "languages"))  # fmt: skip
+    said = (
+        f"{card['totals']['samples']:,} samples were taken from {len(card['parents'])} runs by a recipe counted in "
+        f"{card['unit']}, seed {card['seed']}."
+    )
+    modalities = sorted(card["achieved"]["samples"])
+    records = [_records("mixture", "json", card["totals"]["samples"])]
+    licences = sorted(name or "not stated" for name in card["licences"]) or ["not stated"]
+    return _dataset(about, licences, modalities, files, records, _rai(said, made, sources, languages))
+
+
+def _dataset(
+    about: About,
+    licences: Sequence[str],
+    modalities: Sequence[str],
+    distribution: Sequence[Mapping[str, Any]],
+    record_sets: Sequence[Mapping[str, Any]],
+    rai: Mapping[str, Any],
+) -> dict[str, Any]:
     return {
         "@context": dict(CONTEXT),
         "@type": "sc:Dataset",
@@ -93,11 +133,11 @@ def croissant(about: About, cards: Sequence[Mapping[str, Any]], ledger: Mapping[
         "creator": {"@type": "sc:Organization", "name": about.creator},
         "datePublished": about.date,
         "version": about.version,
-        "license": licences,
-        "keywords": ["WebDataset", "video-language models", *sorted({card["modality"] for card in cards})],
-        "distribution": distribution,
-        "recordSet": record_sets,
-        **_rai(cards, ledger),
+        "license": list(licences),
+        "keywords": ["WebDataset", "video-language models", *modalities],
+        "distribution": list(distribution),
+        "recordSet": list(record_sets),
+        **rai,
     }
 
 
@@ -115,7 +155,7 @@ def _tar(card: Mapping[str, Any]) -> dict[str, Any]:
         "@type": "cr:FileObject",
         "@id": path,
         "name": f"{card['shard']}.tar",
-        "description": f"{card['samples']:,} samples, {card['tokens']:,} tokens; its card lies beside it",
+        "description": f"{card['samples']:,} samples; its card lies beside it",
         "contentUrl": path,
         "contentSize": f"{card['tar']['bytes']} B",
         "encodingFormat": "application/x-tar",
@@ -197,29 +237,34 @@ def _field(of: str, name: str, kind: str, meaning: str, source: Mapping[str, Any
 # -- responsible AI ---------------------------------------------------------------------------------------------
 
 
-def _rai(cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> dict[str, Any]:
-    made = cards[0]["made_by"] if cards else {"filters": [], "models": {}, "dialogues": "none", "duplicates": {}}
-    dropped, failed = sum(ledger["dropped"].values()), sum(ledger["failed"].values())
+def _rai(
+    collected: str, made: Sequence[Mapping[str, Any]], sources: Mapping[str, int], languages: Mapping[str, int]
+) -> dict[str, Any]:
+    """made: made_by of each run that there is; sources, languages: samples by value."""
     return {
-        "rai:dataCollection": f"{ledger['inputs']:,} inputs were read from the sources named below; {ledger['kept']:,} "
-        f"were kept, {dropped:,} dropped by a filter, {ledger['duplicates']:,} were duplicates, {failed:,} failed.",
+        "rai:dataCollection": collected,
         "rai:dataCollectionType": ["Secondary Data Analysis", "Software Collection"],
-        "rai:dataCollectionRawData": "Media, captions and documents as their sources had them: "
-        + _shares(total(cards, "sources"))
-        + ".",
-        "rai:dataPreprocessingProtocol": protocol(made),
-        "rai:dataAnnotationProtocol": _annotation(made.get("dialogues")),
-        "rai:machineAnnotationTools": _tools(made),
+        "rai:dataCollectionRawData": f"Media, captions and documents as their sources had them: {_shares(sources)}.",
+        "rai:dataPreprocessingProtocol": _each(made, protocol) or ["Nothing was kept."],
+        "rai:dataAnnotationProtocol": " ".join(_each(made, lambda one: [_annotation(one.get("dialogues"))])) or "None.",
+        "rai:machineAnnotationTools": _each(made, _tools) or ["none"],
         "rai:personalSensitiveInformation": [
             "No step looks for personal data: faces, names and voices are as the sources had them, nothing is blurred.",
             "A sample can be removed later from shards, dialogues and mixtures by key, source, licence or address.",
         ],
-        "rai:dataBiases": _biases(cards, made),
+        "rai:dataBiases": _biases(sources, languages, made),
         "rai:dataLimitations": _limits(made),
         "rai:dataReleaseMaintenancePlan": [
             "Every tar is named with its sha256 here and on its card; `reelmill audit` holds both against the bytes."
         ],
     }
+
+
+def _each(made: Sequence[Mapping[str, Any]], said: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
+    """What each run says; the name of the run before it where there are several."""
+    several = len(made) > 1
+    lines = [f"{one['name']}: {line}" if several else line for one in made for line in said(one)]
+    return list(dict.fromkeys(lines))
 
 
 def protocol(made: Mapping[str, Any]) -> list[str]:
@@ -266,30 +311,29 @@ def _tools(made: Mapping[str, Any]) -> list[str]:
     return found or ["none"]
 
 
-def _biases(cards: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> list[str]:
-    languages = total(cards, "languages")
+def _biases(sources: Mapping[str, int], languages: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
     known = {name: count for name, count in languages.items() if name}
-    said = [f"By source: {_shares(total(cards, 'sources'))}."]
+    said = [f"By source: {_shares(sources)}."]
     said.append(f"By language of the text: {_shares(known)}." if known else "The language of the text was not asked.")
-    asked = {f["name"] for f in made["filters"]}
+    asked = {f["name"] for one in made for f in one["filters"]}
     if asked & {"alignment", "video_alignment"}:
         said.append(
             "Samples were kept by an image-text model's score: what that model knows little of is kept less often."
         )
-    if made.get("resample"):
+    if any(one.get("resample") for one in made):
         said.append(
             "Resampling keeps frequent n-grams less often than they occur: shares are not those of the sources."
         )
     return said
 
 
-def _limits(made: Mapping[str, Any]) -> list[str]:
+def _limits(made: Sequence[Mapping[str, Any]]) -> list[str]:
     said = [
         "Token counts of text are an estimate of four characters a token unless a mixture counted them.",
         "Licences are what the sources state; nobody checked them.",
     ]
-    writer = made.get("dialogues")
-    if isinstance(writer, Mapping) or str(writer).startswith("rules"):
+    writers = [one.get("dialogues") for one in made]
+    if any(isinstance(writer, Mapping) or str(writer).startswith("rules") for writer in writers):
         said.append("Dialogues rest on captions, recognised text and measurements, and repeat their mistakes.")
     return said
 
@@ -305,7 +349,8 @@ def total(cards: Sequence[Mapping[str, Any]], field: str) -> dict[str, int]:
 
 def _shares(counts: Mapping[str, int], most: int = 20) -> str:
     whole = sum(counts.values())
-    named = [f"{name or 'not stated'} {count / whole:.1%}" for name, count in list(counts.items())[:most]]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{name or 'not stated'} {count / whole:.1%}" for name, count in ordered[:most]]
     if len(counts) > most:
         named.append(f"{len(counts) - most} more")
     return ", ".join(named) or "none"

@@ -8,8 +8,10 @@ from typing import Any
 
 from infra import progress, storage
 from infra.errors import ConfigError
+from mixtures.manifest import is_mixture
 from pipelines.auditing.files import Files
 from pipelines.auditing.findings import Finding, Findings
+from pipelines.auditing.mixture import check_mixture
 from pipelines.auditing.run import check_run, is_run
 
 #: How deep below a folder runs and mixtures are looked for (ours).
@@ -66,9 +68,10 @@ def audit(uri: str, *, deep: bool = False, quiet: bool = False) -> list[Audit]:
 
 def find(uri: str, depth: int = DEPTH) -> list[tuple[str, str]]:
     """(folder, "run" or "mixture") at or below a folder; what lies inside one is part of it."""
-    kind = "run" if is_run(uri) else ""
-    if kind:
-        return [(uri, kind)]
+    if is_mixture(uri):
+        return [(uri, "mixture")]
+    if is_run(uri):
+        return [(uri, "run")]
     if depth == 0:
         return []
     return [place for name in storage.folders(uri) for place in find(storage.join(uri, name), depth - 1)]
@@ -79,7 +82,7 @@ def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> Audit:
     listing = [entry for entry in storage.list_files(uri) if not entry.path.startswith("work/")]
     files = Files(uri, findings, listing)
     total = sum(entry.size for entry in listing)
-    check: Callable[[Files], dict[str, int]] = check_run
+    check: Callable[[Files], dict[str, int]] = check_mixture if kind == "mixture" else check_run
     try:
         with progress.watch("audit", -(-total // MIB), lambda: files.hashed // MIB, what="MiB", quiet=quiet):
             looked = check(files)

@@ -81,15 +81,17 @@ def ends(data: Ints, sizes: Ints) -> Ints:
     return data + (sizes + BLOCK - 1) // BLOCK * BLOCK
 
 
-def check_tar(view: memoryview, index: Index, suffixes: Sequence[str], file: str, findings: Findings) -> Mask:
+def check_tar(view: memoryview, index: Index, suffixes: Sequence[str] | None, file: str, findings: Findings) -> Mask:
     """Hold a tar against its index. Returns bool (m,): members that lie where the index has them, in the file.
 
-    suffixes: of every sample, sorted, as the shard's card has them.
+    suffixes: of every sample, sorted, as the shard's card has them; None: a mixture's tar, whose samples differ and lie
+    in the order of the plan.
     """
     blocks = np.frombuffer(view, dtype=np.uint8)
     whole = len(blocks) // BLOCK
     _tiles(index, len(blocks), file, findings)
-    _names(index, suffixes, file, findings)
+    if suffixes is not None:
+        _names(index, suffixes, file, findings)
     inside = (index.data >= BLOCK) & (index.data % BLOCK == 0) & (index.sizes >= 0)
     inside &= (index.data <= len(blocks)) & (index.sizes <= len(blocks))  # else their sum may run over
     inside &= ends(index.data, index.sizes) <= whole * BLOCK
