@@ -22,6 +22,7 @@ from mixtures.index import Index, dtype_of, read_index, without_repeats
 from mixtures.manifest import MANIFEST, Mixture, is_mixture, write_mixture
 from mixtures.recipe import DEFAULT, UNITS, Recipe, from_ratio, read_recipe, record, warnings
 from pipelines.count_tokens import count_tokens
+from pipelines.mixture_readme import write_cards
 from pipelines.readme import escape as markdown
 from pipelines.run import LOCAL
 
@@ -77,6 +78,7 @@ def mix(
 
             mixture = tars.materialize(mixture, runner=runner, quiet=quiet)
         storage.write_bytes(storage.join(out, "README.md"), readme(mixture).encode())
+        write_cards(mixture)
         for form in forms:
             {"energon": emit.energon, "llava": emit.llava}[form](mixture)
     return mixture
@@ -324,7 +326,7 @@ def _write(out: str, planned: Planned, held: Mapping[str, Any] | None) -> Mixtur
     if held is not None and _identity(held) != _identity(planned.value):
         # Asked for by --replace: what was there ends first, so that no tar of it is taken for one of the new mixture.
         storage.remove(storage.join(out, MANIFEST))
-        for name in ("shards", "work", "llava", ".nv-meta"):
+        for name in ("shards", "cards", "work", "llava", ".nv-meta"):
             storage.remove(storage.join(out, name))
     return write_mixture(out, planned.value, planned.members)
 
