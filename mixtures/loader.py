@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.errors import BadSample, ConfigError, MissingExtra, ReelmillError, StageError
+from mixtures.copying import copy_key
 from mixtures.decoded import FRAME_SIZE, SampleDecoder
 from mixtures.fetch import CACHE_BYTES, Fetcher, Span
 from mixtures.manifest import Mixture, open_mixture
@@ -145,11 +146,12 @@ class Loader:
                 skip = within if number == begin else 0
                 rows = self.order.rows(epoch, start + low, start + high)
                 for i in range(skip, len(rows)):
-                    yield self._places.span(int(rows[i]), (number, i + 1 == len(rows), i + 1))
+                    row = int(rows[i])
+                    yield self._places.span(row, (number, i + 1 == len(rows), i + 1, row))
 
         step = Step(mine.start)
         for span, data in self._fetcher.stream(wanted()):
-            number, ends, done = span.tag
+            number, ends, done, _ = span.tag
             try:
                 step.samples.append(self._sample(span, data))
             except BadSample as error:
@@ -169,7 +171,7 @@ class Loader:
 
     def _sample(self, span: Span, data: memoryview) -> Any:
         where = self._fetcher.files[span.file]
-        members = unpack(data, span.key, where, span.offset)
+        members = unpack(data, span.key, where, span.offset, self._places.name(span.tag[-1]))
         record = record_of(members, span.key, where, span.offset)
         if self._verify:
             verify(members, record, span.key, where, span.offset)
@@ -304,7 +306,7 @@ class _Places:
     """Where each row of a mixture lies. files: of its tars, as the rows count them."""
 
     def __init__(self, mixture: Mixture) -> None:
-        rows = mixture.members(["key", "vshard", "group", "shard", "offset", "size"])
+        rows = mixture.members(["key", "vshard", "group", "shard", "repeat", "offset", "size"])
         value = mixture.value
         if rows.num_rows != value["members"]["rows"]:
             raise StageError(
@@ -318,7 +320,9 @@ class _Places:
         self.counts: NDArray[np.int64] = np.bincount(vshard, minlength=int(value["vshards"])).astype(np.int64)
         self._group = _column(rows, "group")
         self._size = _column(rows, "size")
+        self._repeat: NDArray[np.int64] | None = None  # copies in tars of the mixture's own have names of their own
         if value.get("materialized"):
+            self._repeat = _column(rows, "repeat")
             self.files = [mixture.own_tar(v) for v in range(len(value["materialized"]))]
             self._file = vshard
             ends = np.cumsum(self._size)
@@ -332,6 +336,11 @@ class _Places:
 
     def span(self, row: int, tag: Any) -> Span:
         return Span(int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag)
+
+    def name(self, row: int) -> str:
+        """What a row's members are called in its tar."""
+        key = str(self._keys[row])
+        return key if self._repeat is None else copy_key(key, int(self._repeat[row]))
 
     def composition(self, order: Order, epoch: int, stop: int) -> dict[str, Any]:
         value = self._mixture.value

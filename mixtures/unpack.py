@@ -9,60 +9,38 @@ from typing import Any
 import msgspec
 
 from infra.errors import StageError
+from mixtures.copying import BLOCK, parse_header
 
-_BLOCK = 512
-_SUM = slice(148, 156)
 _JSON = msgspec.json.Decoder()
 _AUDIT = "the shard is not the one the mixture was made from: `reelmill audit` says where it differs"
 
 
-class _Broken(Exception):
-    """What is wrong with the bytes, in words."""
-
-
-def unpack(data: memoryview, key: str, where: str, offset: int) -> dict[str, bytes]:
+def unpack(data: memoryview, key: str, where: str, offset: int, name: str = "") -> dict[str, bytes]:
     """Members by suffix, in the order of the tar.
 
-    data: from the sample's first header to the end of its last padding. key: whose these bytes must be.
+    data: from the sample's first header to the end of its last padding. key: whose these bytes must be. name: what its
+    members are called, where that is not its key (see copying.copy_key).
     Raises StageError that names shard, byte and key where they are not whole ustar members of that sample.
     """
     found: dict[str, bytes] = {}
     at, end = 0, len(data)
     try:
         while at < end:
-            name, size = _header(data, at, end)
-            stem, dot, suffix = name.partition(".")
-            if stem != key or not dot:
-                raise _Broken(f"a member called {name!r} lies here")
-            found[suffix] = bytes(data[at + _BLOCK : at + _BLOCK + size])
-            at += _BLOCK + -(-size // _BLOCK) * _BLOCK
+            member, size = parse_header(bytes(data[at : at + BLOCK]))
+            stem, dot, suffix = member.partition(".")
+            if stem != (name or key) or not dot:
+                raise ValueError(f"a member called {member!r} lies there")
+            if at + BLOCK + size > end:
+                raise ValueError(f"{member!r} reaches beyond the sample")
+            found[suffix] = bytes(data[at + BLOCK : at + BLOCK + size])
+            at += BLOCK + size + -size % BLOCK
         if at != end or not found:
-            raise _Broken(f"it ends at byte {offset + at}, not {offset + end}")
-    except _Broken as error:
+            raise ValueError(f"it ends at byte {offset + at:,}, not {offset + end:,}")
+    except ValueError as error:
         raise StageError(
             f"sample {key} does not lie here: {error}", where=f"{where}, byte {offset + at}", hint=_AUDIT
         ) from None
     return found
-
-
-def _header(data: memoryview, at: int, end: int) -> tuple[str, int]:
-    block = bytes(data[at : at + _BLOCK])
-    if len(block) < _BLOCK or block[257:262] != b"ustar":
-        raise _Broken("there is no tar header")
-    try:
-        size = int(block[124:136].rstrip(b"\0 ") or b"0", 8)
-        wanted = int(block[_SUM].rstrip(b"\0 ") or b"0", 8)
-        name = block[:100].rstrip(b"\0").decode("ascii")
-    except ValueError:
-        raise _Broken("the tar header is damaged") from None
-    # The checksum counts its own field as eight blanks.
-    if sum(block.rstrip(b"\0")) - sum(block[_SUM]) + 8 * 0x20 != wanted:
-        raise _Broken("the tar header is damaged (its checksum is wrong)")
-    if block[156:157] not in (b"0", b"\0"):
-        raise _Broken(f"{name!r} is no plain file")
-    if at + _BLOCK + size > end:
-        raise _Broken(f"{name!r} reaches beyond the sample")
-    return name, size
 
 
 def record_of(members: Mapping[str, bytes], key: str, where: str, offset: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from infra import storage, tables
 from infra.hashing import canonical_json, sample_key
-from mixtures import manifest, shards
+from mixtures import copying, manifest, shards
 from mixtures.manifest import Mixture
 from mixtures.tokens import Contract
 
@@ -111,13 +111,13 @@ def write(
     if materialized:
         own = []
         for v in range(vshards):
-            whole = b""
+            spans = []
             for row in (row for row in laid if row["vshard"] == v):
-                path = folder / "run" / "shards" / f"{list(run)[row['shard']]}.tar"
-                whole += storage.read_bytes(str(path), row["offset"], row["size"])
+                source = folder / "run" / "shards" / f"{list(run)[row['shard']]}.tar"
+                spans.append(copying.Span(row["key"], row["repeat"], str(source), row["offset"], row["size"]))
             target = folder / "mix" / "shards" / f"mix-{v:06d}.tar"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(whole + bytes(1024))
+            copying.write_mixed(target, spans, copying.Sources())
             count = sum(row["vshard"] == v for row in laid)
             own.append({"name": target.stem, "samples": count, "bytes": target.stat().st_size, "sha256": ""})
     total = {m: repeats * n for m, n in modalities.items()}
