@@ -148,24 +148,24 @@ def _difference(held: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     return f"its recipe differs in {', '.join(keys)}"
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Samples of some runs as a recipe sees them: by_draw: rows of the index by draw; amount: (n,) in every unit."""
+
+    index: Index
+    by_draw: NDArray[np.int64]
+    found: cells.Cells
+    amount: Mapping[str, NDArray[Any]]
+    constraints: Sequence[cells.Constraint]
+
+
 def plan(runs: Sequence[str], recipe: Recipe, out: str, *, runner: Runner = LOCAL, quiet: bool = False) -> Planned:
     """Which samples a mixture takes and where each stands; `out` is where it will lie, for the paths of its parents."""
-    index = read_index(runs, recipe.columns)
-    _check_values(index, recipe)
-    if recipe.tokenizer is not None:
-        index.text_tokens = count_tokens(
-            runs, index.shards, recipe.tokenizer, recipe.contract, storage.join(out, "work"), runner=runner, quiet=quiet
-        )
-    hashes = draw.draws(recipe.seed, "mix", index.key)
-    index, by_draw = without_repeats(index, hashes)
-    tokens = token_counts(index, recipe)
-    found = cells.cells_of(index, recipe)
-    amount = cells.amounts(index, tokens)
+    seen = survey(runs, recipe, out, runner=runner, quiet=quiet)
+    index, found, amount, constraints = seen.index, seen.found, seen.amount, seen.constraints
     stock = _stock(found, amount[recipe.unit])
-    sources = index.columns["source"][1] if "source" in index.columns else []
-    constraints = cells.constraints_of(found, recipe, sources)
     wanted = planner.plan(stock, constraints, unit=recipe.unit, size=recipe.size, repeats=recipe.repeats)
-    orders = draw.order_of(by_draw, found.group, len(found.cells))
+    orders = draw.order_of(seen.by_draw, found.group, len(found.cells))
     of_unit = amount[recipe.unit].astype(np.float64)
     counts = [
         round(float(want))
@@ -177,7 +177,24 @@ def plan(runs: Sequence[str], recipe: Recipe, out: str, *, runner: Runner = LOCA
     names = [shard.sha256 for shard in index.shards]
     lie = draw.shard_order(recipe.seed, names, np.bincount(index.shard, minlength=len(names)).tolist())
     taken = draw.lay(orders, counts, lie, vshards, None if recipe.unit == "samples" else of_unit)
-    return _planned(index, recipe, out, found, constraints, taken, amount, vshards)
+    return planned(seen, recipe, out, taken, vshards)
+
+
+def survey(runs: Sequence[str], recipe: Recipe, out: str, *, runner: Runner = LOCAL, quiet: bool = False) -> Survey:
+    """Read the runs' members as the recipe wants them; see `plan`."""
+    index = read_index(runs, recipe.columns)
+    _check_values(index, recipe)
+    if recipe.tokenizer is not None:
+        index.text_tokens = count_tokens(
+            runs, index.shards, recipe.tokenizer, recipe.contract, storage.join(out, "work"), runner=runner, quiet=quiet
+        )
+    hashes = draw.draws(recipe.seed, "mix", index.key)
+    index, by_draw = without_repeats(index, hashes)
+    tokens = token_counts(index, recipe)
+    found = cells.cells_of(index, recipe)
+    amount = cells.amounts(index, tokens)
+    sources = index.columns["source"][1] if "source" in index.columns else []
+    return Survey(index, by_draw, found, amount, cells.constraints_of(found, recipe, sources))
 
 
 def _check_values(index: Index, recipe: Recipe) -> None:
@@ -224,16 +241,9 @@ def _vshards(index: Index, orders: Sequence[NDArray[np.int64]], counts: Sequence
     return max(1, -(-total // recipe.virtual.samples), -(-size // recipe.virtual.bytes))
 
 
-def _planned(
-    index: Index,
-    recipe: Recipe,
-    out: str,
-    found: cells.Cells,
-    constraints: Sequence[cells.Constraint],
-    taken: draw.Taken,
-    amount: Mapping[str, NDArray[Any]],
-    vshards: int,
-) -> Planned:
+def planned(seen: Survey, recipe: Recipe, out: str, taken: draw.Taken, vshards: int) -> Planned:
+    """A mixture of what was taken, with all that mixture.json says of it."""
+    index, found, amount, constraints = seen.index, seen.found, seen.amount, seen.constraints
     used = np.flatnonzero(np.bincount(index.shard[taken.row], minlength=len(index.shards)))
     place = np.full(len(index.shards), -1, dtype=np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
