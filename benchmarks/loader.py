@@ -1,0 +1,306 @@
+"""The loader against plain webdataset over the same tars, and how long it takes to go on in the middle of an epoch.
+Prints one JSON object as its last line.
+
+    python -m benchmarks.loader [--samples 1500] [--decoded 60] [--quick]
+
+All comparisons are within one process, A B B A after each side has run once, files in the system's cache. Ratios are of
+CPU time, decoder's child included, because the machine may be shared; ratios of wall time are printed beside them.
+
+vs_webdataset: samples a second of `Loader` over those of `webdataset.WebDataset(urls, shardshuffle=False)`, one
+process each, no media decoded, over a materialized mixture of --samples samples in 8 tars: 40 % videos of 180 kB, 33 %
+images of 80 kB, 16 % pairs of images of 50 kB each, 11 % texts; media are random bytes, 114 kB a sample, with JSON like
+that of `reelmill export`. The loader shuffles, checks every tar header and parses the JSON; webdataset does none of it.
+vs_webdataset_virtual: the same samples out of the run's own tars, against webdataset over the materialized ones.
+
+vs_webdataset_decoded: the same with `decode=True` against webdataset with the same decoding of each sample: a third
+each of clips of 3 s (inputs.py), JPEGs and texts, --decoded in all.
+
+resume_s: wall seconds from `Loader(mixture)` over `load_state_dict` to the next sample in hand, after 1,000,000 of the
+1,200,000 samples of an epoch, the median of five processes that have opened the mixture once before, so that imports
+are not counted; resume_cpu_s: of its CPU time. Keys are random, as real ones are; of the tar, 2.5 GB and sparse, only
+what is read holds bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import inputs
+from infra import tables
+from infra.hashing import canonical_json, sample_key
+from mixtures import manifest, shards
+from mixtures.decoded import SampleDecoder
+from mixtures.loader import Loader
+from mixtures.order import Order
+from mixtures.tokens import RELEASED
+
+VSHARDS = 8
+SEED = 1
+RESUME_AT, RESUME_OF = 1_000_000, 1_200_000
+
+#: (modality, suffixes, share of samples, bytes of each medium)
+KINDS = (
+    ("video", ("mp4",), 0.40, 180_000),
+    ("image", ("jpg",), 0.33, 80_000),
+    ("multi_image", ("0.jpg", "1.jpg"), 0.16, 50_000),
+    ("text", (), 0.11, 0),
+)
+
+Sample = tuple[str, list[shards.Part]]
+
+
+def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) -> Sample:
+    key = sample_key("benchmark", "", str(number), "", "")
+    said = inputs.caption(number) if media else inputs.document(number)
+    turns = [{"from": "human", "value": "<image>" * len(media) + "\nDescribe it."}, {"from": "gpt", "value": said}]
+    record = {
+        "id": key,
+        "data_source": "benchmark",
+        "data_type": modality,
+        "kind": "caption" if media else "document",
+        "conversations": turns if media else turns[1:],
+        "caption": said,
+        "licence": "CC0-1.0",
+        "origin": "",
+        "container": f"{number}",
+        "position": "",
+        "sha256": [hashlib.sha256(data).hexdigest() for data in media.values()] or [""],
+        "width": 640,
+        "height": 480,
+        "duration": 0.0,
+        "fps": 0.0,
+        "n_frames": 0,
+        "language": "en",
+        "ocr_text": "",
+        "tokens": 100,
+        **facts,
+    }
+    parts = [shards.Part(name, data=data) for name, data in media.items()]
+    return key, sorted([*parts, shards.Part("json", data=canonical_json(record))], key=lambda part: part.suffix)
+
+
+def mixture(folder: Path, samples: dict[str, list[Sample]]) -> tuple[manifest.Mixture, manifest.Mixture]:
+    """The same samples as a virtual and as a materialized mixture; modalities interleaved in each virtual shard."""
+    (folder / "run" / "shards").mkdir(parents=True)
+    held: list[dict[str, Any]] = []
+    rows: list[tuple[int, float, dict[str, Any], Sample]] = []
+    for group, (modality, mine) in enumerate(samples.items()):
+        path = folder / "run" / "shards" / f"{modality}-000000.tar"
+        digest, written = shards.write_tar(path, mine)
+        size = path.stat().st_size
+        held.append({"parent": 0, "name": path.stem, "modality": modality, "bytes": size, "sha256": digest})
+        for i, (place, one) in enumerate(zip(written, mine, strict=True)):
+            v = i * VSHARDS // len(mine)
+            row = {"key": place.key, "vshard": v, "group": group, "shard": group, "repeat": 0, "tokens": 1,
+                   "offset": place.offset, "size": place.size, "seconds": 0.0, "bytes": place.size}  # fmt: skip
+            rows.append((v, i / len(mine), row, one))
+    rows.sort(key=lambda one: one[:2])
+    own = []
+    for v in range(VSHARDS):
+        path = folder / "own" / "shards" / f"mix-{v:06d}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine_ = [one for one in rows if one[0] == v]
+        for position, one in enumerate(mine_):
+            one[2]["position"] = position
+        digest, _ = shards.write_tar(path, [one[3] for one in mine_])
+        own.append({"name": path.stem, "samples": len(mine_), "bytes": path.stat().st_size, "sha256": digest})
+    table = pa.Table.from_pylist([one[2] for one in rows], schema=tables.MIXTURE)
+    value = {
+        "seed": SEED,
+        "unit": "samples",
+        "contract": asdict(RELEASED),
+        "parents": [{"run": "../run", "name": "run", "members": ""}],
+        "shards": held,
+        "groups": [{"name": one["modality"], "modality": one["modality"]} for one in held],
+        "achieved": {"samples": {}},
+        "vshards": VSHARDS,
+        "materialized": None,
+    }
+    virtual = manifest.write_mixture(str(folder / "virtual"), value, table)
+    return virtual, manifest.write_mixture(str(folder / "own"), {**value, "materialized": own}, table)
+
+
+def undecoded(count: int) -> dict[str, list[Sample]]:
+    rng = np.random.default_rng(SEED)
+    made: dict[str, list[Sample]] = {}
+    number = 0
+    for modality, suffixes, share, size in KINDS:
+        made[modality] = []
+        for _ in range(round(count * share)):
+            made[modality].append(sample(number, modality, {suffix: rng.bytes(size) for suffix in suffixes}))
+            number += 1
+    return made
+
+
+def decodable(count: int) -> dict[str, list[Sample]]:
+    each = count // 3
+    clips = [inputs.clip(i, inputs.CLIP_SIZES[i % 3]) for i in range(min(6, each))]
+    images = [inputs.jpeg(i) for i in range(min(12, each))]
+    facts = {"duration": 3.0, "fps": 25.0, "n_frames": 75}
+    return {
+        "video": [sample(i, "video", {"mp4": clips[i % len(clips)]}, **facts) for i in range(each)],
+        "image": [sample(each + i, "image", {"jpg": images[i % len(images)]}) for i in range(each)],
+        "text": [sample(2 * each + i, "text", {}) for i in range(each)],
+    }
+
+
+# -- sides ------------------------------------------------------------------------------------------------------
+
+
+def with_webdataset(mixed: manifest.Mixture, door: SampleDecoder | None) -> int:
+    import webdataset
+
+    urls = [mixed.own_tar(v) for v in range(VSHARDS)]
+    count = 0
+    for found in webdataset.WebDataset(urls, shardshuffle=False):
+        if door is not None:
+            door.decode({**found, "json": json.loads(found["json"])})
+        count += 1
+    return count
+
+
+def with_loader(loader: Loader) -> int:
+    loader.set_epoch(0)
+    return sum(1 for _ in loader)
+
+
+def cpu() -> float:
+    """CPU seconds of this process and its children, living and dead."""
+    me = psutil.Process()
+    own = me.cpu_times()
+    living = [child.cpu_times() for child in me.children(recursive=True)]
+    return float(own.user + own.system + own.children_user + own.children_system) + sum(
+        t.user + t.system for t in living
+    )
+
+
+def ratio(a: Callable[[], int], b: Callable[[], int], turns: str) -> tuple[float, float]:
+    """(CPU, wall) of b over those of a, both asked for the same samples."""
+    assert a() == b()
+    spent = {"A": [0.0, 0.0], "B": [0.0, 0.0]}
+    for side in turns:
+        begun, before = time.perf_counter(), cpu()
+        count = (a if side == "A" else b)()
+        took = [cpu() - before, time.perf_counter() - begun]
+        spent[side] = [x + y for x, y in zip(spent[side], took, strict=True)]
+        print(f"{side}: {count} samples, {took[0]:.2f} s of CPU, {took[1]:.2f} s by the clock", file=sys.stderr)
+    return spent["B"][0] / spent["A"][0], spent["B"][1] / spent["A"][1]
+
+
+# -- going on ---------------------------------------------------------------------------------------------------
+
+
+def many(folder: Path, at: int, of: int) -> None:
+    """A mixture of `of` texts in virtual shards of 256, of which only the one at place `at` of epoch 0 is written."""
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype=np.uint8)
+    drawn = letters[np.random.default_rng(SEED).integers(0, 32, (of, 26))]
+    keys = pa.array(np.ascontiguousarray(drawn).view("S26").reshape(-1).astype(object), pa.binary()).cast(pa.string())
+    numbers = np.arange(of)
+    vshards = int(numbers[-1]) // 256 + 1
+    row = int(Order(np.bincount(numbers // 256), SEED).rows(0, at, at + 1)[0])
+    key = keys[row].as_py()
+    record = {"id": key, "data_type": "text", "conversations": [{"from": "gpt", "value": "A text."}], "sha256": [""]}
+    (folder / "run" / "shards").mkdir(parents=True)
+    one = folder / "one.tar"
+    _, (place,) = shards.write_tar(one, [(key, [shards.Part("json", data=canonical_json(record))])])
+    with open(folder / "run" / "shards" / "text-000000.tar", "wb") as file:
+        file.truncate(of * 2048)
+        file.seek(row * 2048)
+        file.write(one.read_bytes()[: place.size])
+    zeros = np.zeros(of)
+    table = pa.table(
+        {"key": keys, "vshard": numbers // 256, "position": numbers % 256, "group": zeros, "shard": zeros,
+         "repeat": zeros, "offset": numbers * 2048, "size": np.full(of, place.size), "tokens": np.full(of, 100),
+         "seconds": zeros, "bytes": np.full(of, place.size)}
+    ).cast(tables.MIXTURE)  # fmt: skip
+    value = {
+        "seed": SEED,
+        "unit": "samples",
+        "contract": asdict(RELEASED),
+        "parents": [{"run": "../run", "name": "run", "members": ""}],
+        "shards": [{"parent": 0, "name": "text-000000", "modality": "text"}],
+        "groups": [{"name": "text", "modality": "text"}],
+        "achieved": {"samples": {"text": 1.0}},
+        "vshards": vshards,
+        "materialized": None,
+    }
+    manifest.write_mixture(str(folder / "mix"), value, table)
+
+
+def go_on(folder: Path, at: int) -> None:
+    """In a process of its own: print wall and CPU seconds to the next sample."""
+    state = Loader(str(folder / "mix")).state_dict()
+    begun, spent = time.perf_counter(), time.process_time()
+    loader = Loader(str(folder / "mix"))
+    loader.load_state_dict({**state, "consumed": at})
+    found = next(iter(loader))
+    took = time.perf_counter() - begun, time.process_time() - spent
+    assert found["json"]["id"] == found["__key__"] and loader.consumed == at + 1
+    print(json.dumps(took))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1500)
+    parser.add_argument("--decoded", type=int, default=60)
+    parser.add_argument("--quick", action="store_true", help="a few seconds: does it work?")
+    parser.add_argument("--go-on", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--at", type=int, default=RESUME_AT, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.go_on:
+        return go_on(options.go_on, options.at)
+    warnings.simplefilter("ignore")
+    count, few = (200, 6) if options.quick else (options.samples, options.decoded)
+    at, of = (10_000, 12_000) if options.quick else (RESUME_AT, RESUME_OF)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="reelmill-loader-") as name:
+        folder = Path(name)
+        virtual, own = mixture(folder / "raw", undecoded(count))
+        for label, one in (("vs_webdataset", own), ("vs_webdataset_virtual", virtual)):
+            loader = Loader(one)
+            cpu_ratio, wall = ratio(
+                lambda loader=loader: with_loader(loader), lambda: with_webdataset(own, None), "ABBAABBA"
+            )
+            found |= {label: round(cpu_ratio, 3), f"{label}_wall": round(wall, 3)}
+            loader.close()
+        _, own = mixture(folder / "decoded", decodable(few))
+        loader, door = Loader(own, decode=True), SampleDecoder(RELEASED)
+        cpu_ratio, wall = ratio(lambda: with_loader(loader), lambda: with_webdataset(own, door), "ABBA")
+        found |= {"vs_webdataset_decoded": round(cpu_ratio, 3), "vs_webdataset_decoded_wall": round(wall, 3)}
+        loader.close()
+        door.close()
+        many(folder / "many", at, of)
+        command = [sys.executable, "-m", "benchmarks.loader", "--go-on", str(folder / "many"), "--at", str(at)]
+        root = str(Path(__file__).parents[1])
+        took = []
+        for _ in range(5):
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
+            took.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"seconds to go on: {took}", file=sys.stderr)
+        found |= {
+            "resume_s": round(statistics.median(one[0] for one in took), 3),
+            "resume_cpu_s": round(statistics.median(one[1] for one in took), 3),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
