@@ -180,7 +180,7 @@ class Run:
             checkpoint.restore(self.model, None, checkpoint.load(Path(settings.weights))[0], settings.weights)
         self.model.modules.to(ranks.device)
         if settings.activation_checkpoints:
-            self.model.modules["language"].gradient_checkpointing_enable()
+            self.model.modules["language"].activation_checkpointing_enable()
         self.collate = Collate.of(self.model, settings.language_model, settings.vision_encoders, contract)
         self.stages = [self._plan(name, mixture, contract) for name, mixture in mixtures.items()]
         self.identity = {
@@ -277,7 +277,8 @@ class Run:
         return at, first, held, state["loader"]
 
     def _claim(self, identity: str) -> None:
-        """See that the folder is this training's, and cut off log lines that the checkpoint does not know."""
+        """See that the folder is this training's; clear away what a kill left half written, and log lines that the
+        checkpoint does not know."""
         place = self.out / "train.json"
         if place.is_file() and read_json(str(place)).get("fingerprint") != identity:
             raise ConfigError(
@@ -288,6 +289,8 @@ class Run:
         libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         value = {**self.identity, "training": VERSION, "fingerprint": identity, "libraries": libraries}
         storage.write_bytes(str(place), canonical_json(value))
+        for torn in self.out.glob(".*.safetensors.*.tmp"):
+            storage.remove(str(torn))
         lines = 0
         if (self.out / CHECKPOINT).is_file():
             _, state = checkpoint.load(self.out / CHECKPOINT, state_only=True)
@@ -325,17 +328,17 @@ class Run:
     ) -> tuple[dict[str, Any], list[str]]:
         """One step of the optimizer; returns what the log tells of it, and the keys of all ranks' samples."""
         torch = models.torch()
-        # Dropout is drawn from the seed for each step, so a training that goes on draws the same.
-        name = f"{stage.name}/{step}/{self.ranks.rank}"
-        torch.manual_seed(int(draws(self.settings.seed, [name], "train")[0] >> 1))
         half = torch.autocast(
             self.ranks.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"
         )
         keys: list[str] = []
         total, tokens = 0.0, 0
-        for read in reads:
+        for i, read in enumerate(reads):
             if not read["keys"]:
                 continue
+            # Dropout is drawn from the seed for each pass, so a training that goes on draws the same.
+            name = f"{stage.name}/{step}/{self.ranks.rank}/{i}"
+            torch.manual_seed(int(draws(self.settings.seed, [name], "train")[0] >> 1))
             keys += read["keys"]
             with half:
                 loss, count = self.model.loss(to_device(read, self.ranks.device))

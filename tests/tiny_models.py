@@ -64,7 +64,7 @@ def videomae(folder: Path, *, side: int = SIDE, width: int = 16, frames: int = F
     return _processor(_save(_seeded(t.VideoMAEModel, config, seed), folder), side)
 
 
-def language(folder: Path, *, width: int = 32, seed: int = 4) -> str:
+def language(folder: Path, *, width: int = 32, seed: int = 4, dropout: float = 0.0) -> str:
     """Qwen2's architecture with a tokenizer whose ids are bytes, and after them ChatML's control tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -81,6 +81,6 @@ def language(folder: Path, *, width: int = 32, seed: int = 4) -> str:
     config = t.Qwen2Config(
         vocab_size=len(fast), hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=16_384, tie_word_embeddings=True, eos_token_id=len(alphabet) + 2,
-        pad_token_id=len(alphabet), bos_token_id=None,
+        pad_token_id=len(alphabet), bos_token_id=None, attention_dropout=dropout,
     )  # fmt: skip
     return _save(_seeded(t.Qwen2ForCausalLM, config, seed), folder)
