@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +54,8 @@ class Audit:
 def audit(uri: str, *, deep: bool = False, quiet: bool = False) -> list[Audit]:
     """Audit a run, a mixture, or every one of them in a folder.
 
-    deep: decode every medium too. Raises ConfigError where there is nothing to audit, StageError where it was written
-    by another version.
+    deep: decode every medium of a run too; a mixture's media are those of its runs.
+    Raises ConfigError where there is nothing to audit, StageError where it was written by another version.
     """
     places = find(uri)
     if not places:
@@ -82,10 +81,9 @@ def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> Audit:
     listing = [entry for entry in storage.list_files(uri) if not entry.path.startswith("work/")]
     files = Files(uri, findings, listing)
     total = sum(entry.size for entry in listing)
-    check: Callable[[Files], dict[str, int]] = check_mixture if kind == "mixture" else check_run
     try:
         with progress.watch("audit", -(-total // MIB), lambda: files.hashed // MIB, what="MiB", quiet=quiet):
-            looked = check(files)
+            looked = check_mixture(files) if kind == "mixture" else check_run(files, deep)
     finally:
         files.close()
     looked = {**looked, "files": len(listing), "bytes": total}

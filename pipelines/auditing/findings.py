@@ -64,11 +64,16 @@ class Findings:
         if isinstance(expected, Mapping) and isinstance(found, Mapping):
             for name in sorted({*expected, *found}, key=str):
                 self.deep(file, f"{field}.{name}".lstrip("."), expected.get(name, ABSENT), found.get(name, ABSENT))
-        elif isinstance(expected, float | int) and isinstance(found, float | int):
-            if expected != found:
-                self.add(file, field, expected, found)
         else:
-            self.same(file, field, expected, found)
+            self.number(file, field, expected, found)
+
+    def number(self, file: str, field: str, expected: Any, found: Any, key: str = "") -> None:
+        """The same as `same`, but 1 and 1.0 are one number."""
+        if isinstance(expected, float | int) and isinstance(found, float | int):
+            if expected != found:
+                self.add(file, field, expected, found, key)
+        else:
+            self.same(file, field, expected, found, key)
 
     def rows(self, file: str, field: str, keys: pa.Array, expected: pa.Array, found: pa.Array) -> None:
         """The same for columns; null equals null."""

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from infra import storage, tables
 from infra.commit import MANIFEST
 from infra.errors import StageError
+from pipelines.auditing.deep import Deep, check_keys
 from pipelines.auditing.files import DAMAGED, Files
 from pipelines.auditing.findings import Findings
 from pipelines.auditing.shards import Shard, check_shard
@@ -32,8 +33,9 @@ def is_run(uri: str) -> bool:
     return any(storage.is_file(storage.join(uri, mark)) for mark in marks)
 
 
-def check_run(files: Files) -> dict[str, int]:
-    """Audit a run; what is wrong is added to the files' findings. Returns what was looked at: shards, samples, inputs.
+def check_run(files: Files, deep: bool = False) -> dict[str, int]:
+    """Audit a run; what is wrong is added to the files' findings. Returns what was looked at: shards, samples, inputs,
+    and media where they are decoded.
 
     Raises StageError where another version of Reelmill wrote its tables.
     """
@@ -49,8 +51,15 @@ def check_run(files: Files) -> dict[str, int]:
         if not path.endswith(".tar") and _is_covered(path):
             files.hash(path)  # tars are hashed while they are read
     units = Units(files, manifests)
-    shards = [check_shard(files, units, name, unit) for name, unit in manifests.get("members", {}).items()]
+    media = Deep(files) if deep else None
+    try:
+        shards = [check_shard(files, units, name, unit, media) for name, unit in manifests.get("members", {}).items()]
+    finally:
+        if media is not None:
+            media.close()
     units.finish()
+    if deep:
+        check_keys(files, units)
     _same_units(manifests, findings)
     _ledger(files, units, shards)
     for shard in shards:
@@ -62,7 +71,8 @@ def check_run(files: Files) -> dict[str, int]:
             findings.deep(f"shards/{shard.name}.card.json", "made_by.manifests", known, made_of)
     _croissant(files, shards)
     _against_checksums(files, covered, manifests)
-    return {"shards": len(shards), "samples": sum(shard.samples for shard in shards), "inputs": units.samples}
+    looked = {"shards": len(shards), "samples": sum(shard.samples for shard in shards), "inputs": units.samples}
+    return looked if media is None else {**looked, "media": media.media}
 
 
 def _is_covered(path: str) -> bool:

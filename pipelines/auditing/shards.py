@@ -15,6 +15,7 @@ from infra import tables
 from mixtures import cards
 from mixtures.record import columns, read, read_all
 from mixtures.tokens import CHARS_PER_TOKEN, RELEASED
+from pipelines.auditing.deep import Deep
 from pipelines.auditing.files import Files
 from pipelines.auditing.findings import Findings
 from pipelines.auditing.tar import Index, check_tar
@@ -30,8 +31,8 @@ class Shard:
     samples: int
 
 
-def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any]) -> Shard:
-    """Audit one shard; `unit` is its entry {rows, sha256} in the members' manifest."""
+def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any], deep: Deep | None = None) -> Shard:
+    """Audit one shard; `unit` is its entry {rows, sha256} in the members' manifest; deep: decode its media too."""
     tar, card_file, part = f"shards/{name}.tar", f"shards/{name}.card.json", f"members/{name}.parquet"
     findings = files.findings
     view = files.map(tar)
@@ -49,6 +50,8 @@ def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any]) 
     told = check_records(view, index, good, tar, findings)
     if told is not None:
         _against_members(told, members, name, part, findings)
+        if deep is not None:
+            deep.check(view, index, good, told, tar)
         if card is not None:
             _against_card(files, units, told, card, card_file, tar)
     return Shard(name, card, members.num_rows)
