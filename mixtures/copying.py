@@ -234,7 +234,8 @@ def parse_header(block: bytes) -> tuple[str, int]:
         size, checksum = int(block[124:135], 8), int(block[148:154], 8)
     except ValueError:
         raise ValueError("no tar header lies there") from None
-    if sum(block) - sum(block[148:156]) + 8 * 32 != checksum or block[156:157] not in (b"0", b"\0"):
+    right = block[148:156] == b"%06o\0 " % checksum and block[156:157] in (b"0", b"\0")
+    if not right or sum(block) - sum(block[148:156]) + 8 * 32 != checksum:
         raise ValueError("a tar header there is damaged")
     return block[:100].rstrip(b"\0").decode("ascii", "replace"), size
 

@@ -23,6 +23,9 @@ SLACK = 1e-7
 #: A number of samples that comes out of a program this near to a whole one is that one.
 ROUNDING = 1e-4
 
+#: Whole samples that a cell may be moved by so that every constraint is kept to the sample (ours).
+REACH = 4.0
+
 #: Branch-and-bound nodes after which whole numbers are taken as they are; counted, so that the plan stays the same.
 NODES = 10_000
 
@@ -258,15 +261,15 @@ def _integers(
     part = np.where(wanted - base < ROUNDING, 0.0, wanted - base)
     # What is solved for is how far each lies above its whole part: numbers near 0, whatever the mixture's size.
     program = Program()
-    high = np.minimum(2.0, np.floor(most + ROUNDING) - base)
-    n = program.variables(np.maximum(-1.0, -base).tolist(), high.tolist(), whole=True)
+    high = np.minimum(REACH + 1, np.floor(most + ROUNDING) - base)
+    n = program.variables(np.maximum(-REACH, -base).tolist(), high.tolist(), whole=True)
     left = float(total - base.sum())
     program.row(dict.fromkeys(n, 1.0), left, left)
     cost: dict[int, float] = {}
     for one in constraints:
         if not one.weights.any():
             continue
-        (beyond,) = program.variables([0.0], [float(len(n) + 2) * float(np.abs(one.weights).max())])
+        (beyond,) = program.variables([0.0], [(REACH + 1) * float(np.abs(one.weights).sum())])
         coefficients, there = _times(n, one.weights), float(one.weights @ base)
         if math.isfinite(one.low):
             program.row({**coefficients, beyond: 1.0}, one.low * total - there, math.inf)

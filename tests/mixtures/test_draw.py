@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_runs_are_near_equal(values: list[int], parts: int) -> None:
     cuts = draw.cut(np.array(values, dtype=np.float64), len(values), parts)
     assert cuts[0] == 0 and cuts[-1] == len(values) and (np.diff(cuts) >= 0).all()
     if sum(values):
-        sums = np.array([sum(values[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)])
+        sums = np.array([sum(values[a:b]) for a, b in itertools.pairwise(cuts)])
         assert (np.abs(sums - sum(values) / parts) <= max(values) + 1e-9).all()
         # And so is everything up to any cut: a prefix of whole virtual shards is as good as each of them.
         assert (np.abs(np.cumsum(sums) - sum(values) * np.arange(1, parts + 1) / parts) <= max(values) / 2 + 1e-9).all()
