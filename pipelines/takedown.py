@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from infra.commit import lock, read_json
+from pipelines.removal import mixtures
 from pipelines.removal.places import Places, find
 from pipelines.removal.runs import finish, stage, stores_of
 from pipelines.removal.scan import NAMED, Found, open_run, scan
@@ -35,9 +37,11 @@ def takedown(
     again = [] if dry_run else [_recover(uri, places) for uri in places.runs if pending(uri) is not None]
     runs = []
     unknown = set(selection.keys)
+    gone: dict[str, list[str]] = {}
     for uri in places.runs:
         found = scan(uri, selection, with_duplicates=with_duplicates)
         unknown -= {*found.before.erased, *found.erased}
+        gone[mixtures.place_of(uri)] = sorted(found.erased)
         told = _told(found)
         if found.erased and not dry_run:
             told |= _take(found, places)
@@ -45,6 +49,7 @@ def takedown(
             ids = sorted(value.hex() for value in found.ids)
             told["stores"] = [look(store, ids) for store in stores_of(found.run, places.stores)]
         runs.append(told)
+    mended = [_mend(uri, gone, dry_run=dry_run, quiet=quiet) for uri in places.mixtures]
     return {
         "dry_run": dry_run,
         "asked": {
@@ -56,9 +61,30 @@ def takedown(
         },
         "finished_before": again,
         "runs": runs,
-        "mixtures": [],
+        "mixtures": [told for told in mended if told is not None],
         "unmatched": sorted(unknown),
     }
+
+
+def _mend(uri: str, gone: Mapping[str, list[str]], *, dry_run: bool, quiet: bool) -> dict[str, Any] | None:
+    """Bring a mixture up to its runs; None where it stands as it should."""
+    if dry_run:
+        state = mixtures.look(uri)
+        told = mixtures.touched(state.mixture, gone)
+        stands = any(
+            gone.get(mixtures.place_of(state.mixture.run(i))) for i in range(len(state.mixture.value["parents"]))
+        )
+        return {**told, "why_not": state.why} if stands or state.changed or state.missing else None
+    with lock(uri):
+        journal = pending(uri)
+        if journal is not None:
+            return mixtures.put_in_place(uri, journal, quiet=quiet)
+        state = mixtures.look(uri)
+        if state.why:
+            return {"mixture": uri, "why_not": state.why}
+        if not state.changed:
+            return None
+        return mixtures.put_in_place(uri, mixtures.stage(state.mixture), quiet=quiet)
 
 
 def _recover(uri: str, places: Places) -> str:
@@ -132,5 +158,23 @@ def show(value: Mapping[str, Any]) -> None:
                 out.print(f"  {name.replace('_', ' ')}: {run[name]['count']:,}, such as {first}", highlight=False)
         if run["still_in_sources"]:
             out.print(f"  still in the sources, such as {escape(run['still_in_sources'][0])}", highlight=False)
+    for mixture in value["mixtures"]:
+        _show_mixture(out, mixture, value["dry_run"])
     for key in value["unmatched"]:
         out.print(f"not found: {escape(key)}", highlight=False)
+
+
+def _show_mixture(out: Console, told: Mapping[str, Any], dry_run: bool) -> None:
+    line = f"{told['mixture']}: "
+    if told.get("samples"):
+        line += f"{told['samples']:,} places in {told['virtual_shards']:,} virtual shards"
+        line += " would be filled anew" if dry_run else f" taken down, {told['filled']:,} filled from the same groups"
+    elif not told.get("why_not"):
+        line += "its offsets follow the rewritten shards"
+    if told.get("why_not"):
+        line += f"not mended: {told['why_not']}"
+    out.print(escape(line), highlight=False)
+    for name, count in told.get("short", {}).items():
+        out.print(f"  {escape(name)} lacks {count:,}: nothing is left to fill them with", highlight=False)
+    for label in told.get("out_of_band", ()):
+        out.print(f"  outside the recipe now: {escape(label)}", highlight=False)

@@ -66,6 +66,8 @@ def apply(uri: str, journal: Mapping[str, Any]) -> None:
 
     Raises StageError where a file is neither staged nor in place.
     """
+    if journal.get("applied"):
+        return
     for path, sha256 in sorted(journal["files"].items()):
         staged, target = _staged(uri, path), storage.join(uri, path)
         if storage.is_file(staged):
@@ -76,6 +78,7 @@ def apply(uri: str, journal: Mapping[str, Any]) -> None:
                 where=target,
                 hint=f"restore {storage.join(uri, FOLDER)} or this folder from a copy",
             )
+    storage.write_bytes(storage.join(uri, FOLDER, JOURNAL), canonical_json({**journal, "applied": True}))
 
 
 def finish(uri: str) -> None:
