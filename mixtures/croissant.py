@@ -263,13 +263,13 @@ def _rai(
 def _each(made: Sequence[Mapping[str, Any]], said: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
     """What each run says; the name of the run before it where there are several."""
     several = len(made) > 1
-    lines = [f"{one['name']}: {line}" if several else line for one in made for line in said(one)]
+    lines = [f"{one.get('name')}: {line}" if several else line for one in made for line in said(one)]
     return list(dict.fromkeys(lines))
 
 
 def protocol(made: Mapping[str, Any]) -> list[str]:
     """One sentence a filter, in the order in which they were asked, with every threshold."""
-    said = [f"Filter {f['name']}: {settings(f['settings']) or 'nothing to set'}" for f in made["filters"]]
+    said = [f"Filter {f['name']}: {settings(f['settings']) or 'nothing to set'}" for f in made.get("filters", ())]
     for modality, one in sorted(made.get("duplicates", {}).items()):
         if isinstance(one, Mapping):
             said.append(f"Duplicates of {modality}: {settings(one) or 'exact'}")
@@ -301,7 +301,8 @@ def _annotation(writer: Any) -> str:
 
 def _tools(made: Mapping[str, Any]) -> list[str]:
     found = [
-        f"{name}, version {one['version']}, fingerprint {one['maker']}" for name, one in sorted(made["models"].items())
+        f"{name}, version {one['version']}, fingerprint {one['maker']}"
+        for name, one in sorted(made.get("models", {}).items())
     ]
     writer = made.get("dialogues")
     if isinstance(writer, Mapping):
@@ -315,7 +316,7 @@ def _biases(sources: Mapping[str, int], languages: Mapping[str, int], made: Sequ
     known = {name: count for name, count in languages.items() if name}
     said = [f"By source: {_shares(sources)}."]
     said.append(f"By language of the text: {_shares(known)}." if known else "The language of the text was not asked.")
-    asked = {f["name"] for one in made for f in one["filters"]}
+    asked = {f["name"] for one in made for f in one.get("filters", ())}
     if asked & {"alignment", "video_alignment"}:
         said.append(
             "Samples were kept by an image-text model's score: what that model knows little of is kept less often."

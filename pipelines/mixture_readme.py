@@ -77,7 +77,7 @@ def _made_by(mixture: Mixture, place: int) -> Mapping[str, Any]:
     names = [shard["name"] for shard in mixture.value["shards"] if shard["parent"] == place]
     if not names:
         return {}
-    return dict(read_json(storage.join(mixture.run(place), "shards", f"{names[0]}.card.json"))["made_by"])
+    return dict(read_json(storage.join(mixture.run(place), "shards", f"{names[0]}.card.json")).get("made_by", {}))
 
 
 def evaluation_sets(made: Mapping[str, Any]) -> list[str]:
