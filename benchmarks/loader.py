@@ -283,7 +283,7 @@ def main() -> None:
             loader.close()
         _, own = mixture(folder / "decoded", decodable(few))
         loader, door = Loader(own, decode=True), SampleDecoder(RELEASED)
-        cpu_ratio, wall = ratio(lambda: with_loader(loader), lambda: with_webdataset(own, door), "ABBA")
+        cpu_ratio, wall = ratio(lambda: with_loader(loader), lambda: with_webdataset(own, door), "ABBAABBA")
         found |= {"vs_webdataset_decoded": round(cpu_ratio, 3), "vs_webdataset_decoded_wall": round(wall, 3)}
         loader.close()
         door.close()

@@ -144,10 +144,9 @@ class Loader:
             for number in mine:
                 low, high = self.share.run(left, number)
                 skip = within if number == begin else 0
-                rows = self.order.rows(epoch, start + low, start + high)
-                for i in range(skip, len(rows)):
-                    row = int(rows[i])
-                    yield self._places.span(row, (number, i + 1 == len(rows), i + 1, row))
+                rows = self.order.rows(epoch, start + low, start + high).tolist()
+                for i, row in enumerate(rows[skip:], skip + 1):
+                    yield self._places.span(row, (number, i == len(rows), i, row))
 
         step = Step(mine.start)
         for span, data in self._fetcher.stream(wanted()):
@@ -171,7 +170,7 @@ class Loader:
 
     def _sample(self, span: Span, data: memoryview) -> Any:
         where = self._fetcher.files[span.file]
-        members = unpack(data, span.key, where, span.offset, self._places.name(span.tag[-1]))
+        members = unpack(data, span.key, where, span.offset, self._places.name(span.tag[-1], span.key))
         record = record_of(members, span.key, where, span.offset)
         if self._verify:
             verify(members, record, span.key, where, span.offset)
@@ -337,9 +336,8 @@ class _Places:
     def span(self, row: int, tag: Any) -> Span:
         return Span(int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag)
 
-    def name(self, row: int) -> str:
+    def name(self, row: int, key: str) -> str:
         """What a row's members are called in its tar."""
-        key = str(self._keys[row])
         return key if self._repeat is None else copy_key(key, int(self._repeat[row]))
 
     def composition(self, order: Order, epoch: int, stop: int) -> dict[str, Any]:

@@ -54,9 +54,13 @@ class Order:
         self._shards: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._edges: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self._windows: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+        self._near = 0, np.zeros(0, dtype=np.int64)  # the window last asked for, and the place it begins at
 
     def rows(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """int64 (stop - start,): the rows at places start… of an epoch's stream; costs the windows they lie in."""
+        begin, held = self._near
+        if epoch == self._epoch and begin <= start <= stop <= begin + len(held):  # nearly always
+            return held[start - begin : stop - begin]
         self._turn_to(epoch)
         stop = min(stop, self.total)
         if start >= stop:
@@ -66,7 +70,9 @@ class Order:
         parts = []
         for window in range(first, last + 1):
             begin = int(self._edges[window])
-            parts.append(self._window(window)[max(0, start - begin) : stop - begin])
+            held = self._window(window)
+            parts.append(held[max(0, start - begin) : stop - begin])
+        self._near = begin, held
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def whole(self, epoch: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -88,6 +94,7 @@ class Order:
         self._edges = np.concatenate([np.zeros(1, dtype=np.int64), last])
         self._epoch = epoch
         self._windows.clear()
+        self._near = 0, np.zeros(0, dtype=np.int64)
 
     def _window(self, window: int) -> NDArray[np.int64]:
         found = self._windows.get(window)

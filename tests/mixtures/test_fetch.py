@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from mixtures.fetch import Fetcher, Span, fetch
+from mixtures.loader import Loader
+from tests.mixtures import small
 
 SIZE = 6000
 
@@ -189,6 +191,15 @@ def test_a_server_that_fails_now_and_then_is_asked_again(server: Server) -> None
     pauses: list[float] = []
     assert fetch(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == contents(0)[100:150]
     assert len(pauses) == 2 and pauses[0] < pauses[1]
+
+
+def test_workers_that_are_forked_after_a_request_was_made(server: Server) -> None:
+    here = small.write(server.folder / "far", {"image": 9, "text": 5})
+    far = Loader(f"{server.base}/good/far/mix", batch=3)
+    wanted = [[sample["__key__"] for sample in batch] for batch in Loader(here, batch=3).batches()]
+    assert [[sample["__key__"] for sample in batch] for batch in far.batches()] == wanted
+    far.set_epoch(0)
+    assert [[sample["__key__"] for sample in batch] for batch in far.batches(workers=2)] == wanted
 
 
 def test_what_cannot_be_had_over_http_is_told(server: Server) -> None:
