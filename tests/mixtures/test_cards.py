@@ -55,3 +55,8 @@ def test_a_card_sums_its_members() -> None:
     assert found["modality"] == "video" and found["suffixes"] == ["json", "mp4"]
     assert sorted(found["scores"]) == ["facts.width", "motion.score"]
     assert found["scores"]["motion.score"]["count"] == 2
+
+
+@given(st.lists(st.none() | st.sampled_from(["a", "b", ""]), max_size=30))
+def test_a_column_is_counted_as_its_values_are(values: list[str | None]) -> None:
+    assert cards.counts(pa.chunked_array([pa.array(values, pa.string())])) == cards.counts(values)
