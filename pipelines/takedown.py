@@ -118,6 +118,7 @@ def _told(found: Found) -> dict[str, Any]:
         "held": len(found.held),
         "perceptually_the_same_kept": _some(found.copies),
         "same_bytes_elsewhere": _some(found.same),
+        "taken_before": len(found.before.erased),
         "units": len(found.units),
         "shards": shards,
         "dialogues": found.dialogues,
@@ -136,7 +137,9 @@ def show(value: Mapping[str, Any]) -> None:
     """What is, or would be, taken down."""
     out = console()
     if not any(run["samples"] for run in value["runs"]):
-        out.print("Nothing that is asked for is there.", highlight=False)
+        before = sum(run["taken_before"] for run in value["runs"])
+        also = f" ({before:,} were taken down before)" if before else ""
+        out.print(f"Nothing that is asked for is there{also}.", highlight=False)
     will = "would be taken down" if value["dry_run"] else "taken down"
     for run in value["runs"]:
         if not run["samples"]:
@@ -145,7 +148,8 @@ def show(value: Mapping[str, Any]) -> None:
         for name in ("reasons", "outcomes"):
             told = ", ".join(f"{count:,} {escape(key)}" for key, count in run[name].items())
             out.print(f"  {name}: {told}", highlight=False)
-        table = Table(title="Shards to be written anew" if value["dry_run"] else "Shards written anew")
+        title = "Shards to be written anew" if value["dry_run"] else "Shards written anew"
+        table = Table(title=title, title_justify="left")
         for name in ("shard", "samples out", "of", "bytes"):
             table.add_column(name, justify="left" if name == "shard" else "right")
         for shard in run["shards"]:
@@ -156,10 +160,17 @@ def show(value: Mapping[str, Any]) -> None:
             if run[name]["count"]:
                 first = ", ".join(run[name]["first"][:3])
                 out.print(f"  {name.replace('_', ' ')}: {run[name]['count']:,}, such as {first}", highlight=False)
+        for store in run.get("stores", ()):
+            what = f"{store['cells']:,} cells" if store["reached"] else "not reached: there is no store here"
+            out.print(f"  store {escape(store['store'])}: {what}", highlight=False)
+        if run["held"]:
+            out.print(f"  held, so that no copy takes their place: {run['held']:,}", highlight=False)
         if run["still_in_sources"]:
             out.print(f"  still in the sources, such as {escape(run['still_in_sources'][0])}", highlight=False)
     for mixture in value["mixtures"]:
         _show_mixture(out, mixture, value["dry_run"])
+    for uri in value["finished_before"]:
+        out.print(f"{uri}: finished what was interrupted before", highlight=False)
     for key in value["unmatched"]:
         out.print(f"not found: {escape(key)}", highlight=False)
 

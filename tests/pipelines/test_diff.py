@@ -41,15 +41,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "raw").mkdir()
 
     def write(numbers: list[int]) -> None:
-        lines = [{"id": f"t{n}", "text": corpus.document(n) if n % 4 else f"Number {n} is a short text of few words."}
-                 for n in numbers]  # fmt: skip
+        short = "Here is number {} of the texts that have few words."
+        texts = [corpus.document(n) if n % 4 else short.format(n) for n in numbers]
+        lines = [{"id": f"t{n}", "text": text} for n, text in zip(numbers, texts, strict=True)]
         (root / "raw/texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def run(name: str, least: int = 5) -> None:
         source = {"name": "texts", "path": str(root / "raw"), "modality": "text", "id_column": "id"}
+        filters = {"caption": None, "quality": {"document": {"min_words": least}}}
         value = {"name": "d", "store": str(root / "store"), "out": str(root / name), "sources": [source],
-                 "units": {"target_rows": 4}, "filters": {"caption": None, "quality": {"document": {"min_words": least}}},
-                 "export": {"shard_samples": 5}}  # fmt: skip
+                 "filters": filters, "units": {"target_rows": 4}, "export": {"shard_samples": 5}}  # fmt: skip
         path = corpus.write_config(root / f"{name}.yaml", value)
         from infra.beam import Runner
 
