@@ -1,4 +1,4 @@
-"""The folder of a report: static files, data as scripts, pictures. index.html is written last."""
+"""The folder of a report: static files, data as scripts, pictures. It appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from infra import storage
+from infra import progress, storage
 from infra.commit import read_json
 from infra.errors import ConfigError
 from mixtures.manifest import is_mixture, open_mixture
@@ -20,11 +20,12 @@ from pipelines.pages.rows import Rows, gather
 from pipelines.pages.scripts import codes, numbers, script
 from pipelines.pages.thumbs import Media, draw
 
-#: Samples in one file of rows, and in one file of details.
-ROWS = 8192
+#: Samples in one file of texts, and in one file of details.
+TEXTS = 8192
 DETAILS = 256
-#: Characters of a text that the list shows and the search sees (ours).
+#: Characters of a text, and of a place, that the list shows and the search sees (ours).
 PREVIEW = 160
+PLACE = 400
 
 #: Told from other folders by this file, which every report has.
 MARK = "data/meta.js"
@@ -68,7 +69,7 @@ def _write_run(folder: str, work: Path, *, thumbs: int, clips: int, quiet: bool)
     finished = open_finished(folder)
     rows = gather(finished)
     media = draw(finished, rows, work, thumbs=thumbs, clips=clips, quiet=quiet)
-    _write_data(finished, rows, media, work)
+    _write_data(finished, rows, media, work, quiet=quiet)
     return {
         "samples": len(rows),
         "thumbs": media.count,
@@ -93,12 +94,16 @@ def _put(work: Path, name: str, value: Any) -> None:
     path.write_bytes(script(name, value))
 
 
-def _write_data(finished: Finished, rows: Rows, media: Media, work: Path) -> None:
+def _write_data(finished: Finished, rows: Rows, media: Media, work: Path, *, quiet: bool) -> None:
     words = _words(rows)
-    for index, start in enumerate(range(0, len(rows), ROWS)):
-        _put(work, f"rows-{index:05d}", _chunk(rows, words, media, start, min(start + ROWS, len(rows))))
-    for index, part in enumerate(details.details(finished, rows, media, DETAILS)):
-        _put(work, f"detail-{index:05d}", part)
+    _put(work, "rows", _index(rows, words, media))
+    for index, start in enumerate(range(0, len(rows), TEXTS)):
+        _put(work, f"texts-{index:05d}", _texts(rows, start, min(start + TEXTS, len(rows))))
+    done = 0
+    with progress.watch("samples", len(rows), lambda: done, what="pages", quiet=quiet):
+        for index, part in enumerate(details.details(finished, rows, media, DETAILS)):
+            _put(work, f"detail-{index:05d}", part)
+            done += len(part)
     columns = []
     for name in rows.numeric():
         values = rows.number(name)
@@ -111,7 +116,7 @@ def _write_data(finished: Finished, rows: Rows, media: Media, work: Path) -> Non
         _put(work, f"shard-{name}", read_json(finished.run.at("shards", f"{name}.card.json")))
     meta = overview.overview(finished, rows)
     meta |= {
-        "rows": {"count": len(rows), "chunk": ROWS, "preview": PREVIEW},
+        "rows": {"count": len(rows), "chunk": TEXTS, "preview": PREVIEW},
         "details": {"chunk": DETAILS, "columns": rows.shown(), "longest": details.LONGEST},
         "columns": columns,
         "words": {name: list(known) for name, (known, _) in words.items()},
@@ -148,21 +153,24 @@ def _words(rows: Rows) -> dict[str, tuple[Sequence[str], Any]]:
     return found
 
 
-def _chunk(rows: Rows, words: Mapping[str, Any], media: Media, start: int, stop: int) -> dict[str, Any]:
-    verdicts = rows.verdicts.slice(start, stop - start)
-    value = np.asarray(verdicts["value"].to_numpy(), dtype=np.float64)
-    threshold = np.asarray(verdicts["threshold"].to_numpy(), dtype=np.float64)
-    places = zip(
-        *(rows.samples[name].slice(start, stop - start).to_pylist() for name in ("container", "position")), strict=True
-    )
+def _index(rows: Rows, words: Mapping[str, Any], media: Media) -> dict[str, Any]:
+    """All rows, without what they say: so much must be there before the first filter is chosen."""
     return {
-        "keys": "".join(rows.keys[start:stop]),
+        "keys": "".join(rows.keys),
+        "value": numbers(np.asarray(rows.verdicts["value"].to_numpy(), dtype=np.float64)),
+        "threshold": numbers(np.asarray(rows.verdicts["threshold"].to_numpy(), dtype=np.float64)),
+        "pictures": codes(media.pictures),
+        **{name: codes(code) for name, (_, code) in words.items()},
+    }
+
+
+def _texts(rows: Rows, start: int, stop: int) -> dict[str, Any]:
+    """What rows say, and where they are from: the beginnings, a line each."""
+    columns = (rows.samples[name].slice(start, stop - start).to_pylist() for name in ("container", "position"))
+    places = [f"{container} {position}" for container, position in zip(*columns, strict=True)]
+    return {
         "texts": "\n".join(preview(text) for text in rows.texts[start:stop]),
-        "places": "\n".join(preview(f"{container} {position}", 400) for container, position in places),
-        "value": numbers(value),
-        "threshold": numbers(threshold),
-        "pictures": codes(media.pictures[start:stop]),
-        **{name: codes(code[start:stop]) for name, (_, code) in words.items()},
+        "places": "\n".join(preview(place, PLACE) for place in places),
     }
 
 

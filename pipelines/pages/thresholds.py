@@ -204,7 +204,7 @@ def _sizes(signals: pa.Table) -> Iterator[tuple[tuple[str, ...], Side, Floats]]:
     width, height = numbers(signals, "facts.width"), numbers(signals, "facts.height")
     short, long = np.minimum(width, height), np.maximum(width, height)
     yield ("min_side",), "min", short
-    yield ("max_aspect",), "max", np.divide(long, short, out=np.full(len(short), np.inf), where=short > 0)
+    yield ("max_aspect",), "max", np.divide(long, short, out=np.where(np.isnan(short), np.nan, np.inf), where=short > 0)
     yield ("max_pixels",), "max", width * height
     yield ("min_duration",), "min", numbers(signals, "facts.duration")
     yield ("max_duration",), "max", numbers(signals, "facts.duration")

@@ -38,8 +38,8 @@ RM.pages.duplicates = (() => {
     (async () => {
       const all = await load("duplicates");
       await new Promise((done) => {
-        if (rows.ready === rows.count) done();
-        else stop = rows.listen(() => rows.ready === rows.count && done());
+        if (rows.ready && !rows.missing) done();
+        else stop = rows.listen(() => !rows.missing && done());
       });
       stop();
       if (dead) return;

@@ -105,7 +105,9 @@ RM.pages[""] = (() => {
     for (const entry of chosen) {
       const list = best.get(entry.filter) || [];
       list.push(entry);
-      best.set(entry.filter, list.sort((a, b) => b.stops - a.stops || b.decides - a.decides).slice(0, 2));
+      // The two that stop most; one that stops nothing only where no other of its filter does.
+      list.sort((a, b) => b.stops - a.stops || b.decides - a.decides);
+      best.set(entry.filter, list.filter((other, i) => i < 2 && (i === 0 || other.stops > 0)));
     }
     return [...best.values()].flat().map((entry) => {
       const box = el("div");
@@ -123,7 +125,7 @@ RM.pages[""] = (() => {
     const most = 12;
     const shown = rows.slice(0, most);
     const body = shown.map(([value, n, kept]) => el("tr", {},
-      el("th", {}, el("a", { href: name === "container" ? null : link("samples", { [name]: value || "(none)" }) }, value || "none")),
+      el("th", {}, name === "container" ? value || "none" : el("a", { href: link("samples", { [name]: value || "(none)" }) }, value || "none")),
       el("td", {}, fmt.count(n)), el("td", {}, fmt.count(kept)),
       el("td", { class: "wide" }, charts.bar([[n ? kept / n : 0, "stay"]], `${fmt.share(kept, n)} kept`)),
       el("td", {}, fmt.share(kept, n))));

@@ -1,6 +1,7 @@
 "use strict";
 
-// The samples, one row each, in typed columns. Files come one after another; whoever shows rows is told of each.
+// The samples, one row each, in typed columns. What they say comes after, file by file, those in view first; whoever shows
+// rows is told of each file.
 RM.rows = (() => {
   const { data, load, codes, numbers } = RM;
   const KEY = 26;
@@ -9,54 +10,65 @@ RM.rows = (() => {
   const columns = {};
   const texts = [];
   const places = [];
-  const keys = [];
   const lower = [];
+  let keys = "";
   let ready = 0;
+  let wanted = 0;
+  let missing = 0;
   let meta = null;
 
   async function open() {
     meta = data.meta;
     const { count, chunk } = meta.rows;
-    for (const name of NAMES) columns[name] = new Uint32Array(count);
-    for (const name of ["value", "threshold"]) columns[name] = new Float64Array(count).fill(NaN);
-    for (let index = 0; index * chunk < count; index++) {
-      const name = `rows-${String(index).padStart(5, "0")}`;
+    missing = Math.ceil(count / chunk);
+    const index = await load("rows");
+    for (const name of NAMES) columns[name] = codes(index[name]);
+    for (const name of ["value", "threshold"]) columns[name] = numbers(index[name]);
+    keys = index.keys;
+    delete data.rows;
+    ready = count;
+    tell();
+    while (missing) {
+      let next = texts[wanted] ? 0 : wanted;
+      while (texts[next]) next++;
+      const name = `texts-${String(next).padStart(5, "0")}`;
       const part = await load(name);
-      const start = index * chunk;
-      for (const column of NAMES) columns[column].set(codes(part[column]), start);
-      for (const column of ["value", "threshold"]) columns[column].set(numbers(part[column]), start);
-      keys.push(part.keys);
-      texts.push(part.texts.split("\n"));
-      places.push(part.places.split("\n"));
+      texts[next] = part.texts.split("\n");
+      places[next] = part.places.split("\n");
       delete data[name];
-      ready = Math.min(count, start + chunk);
-      listeners.forEach((tell) => tell());
+      missing--;
+      tell();
       await new Promise((done) => setTimeout(done));
     }
   }
 
-  const at = (list, row) => list[Math.floor(row / meta.rows.chunk)][row % meta.rows.chunk];
+  const tell = () => listeners.forEach((listener) => listener());
 
-  function key(row) {
-    const inside = (row % meta.rows.chunk) * KEY;
-    return keys[Math.floor(row / meta.rows.chunk)].slice(inside, inside + KEY);
+  /** A row's entry of what comes file by file; null while its file is not here, which then comes next. */
+  function at(list, row) {
+    const index = Math.floor(row / meta.rows.chunk);
+    if (list[index]) return list[index][row % meta.rows.chunk];
+    wanted = index;
+    return null;
   }
 
-  /** The row of a key, -1 where there is none (yet). */
-  function find(wanted) {
-    for (let index = 0; index < keys.length; index++) {
-      for (let at = keys[index].indexOf(wanted); at >= 0; at = keys[index].indexOf(wanted, at + 1)) {
-        if (at % KEY === 0 && wanted.length === KEY) return index * meta.rows.chunk + at / KEY;
-      }
-    }
-    return -1;
+  const key = (row) => keys.slice(row * KEY, row * KEY + KEY);
+
+  /** The row of a key, -1 where there is none. */
+  function find(sought) {
+    if (sought.length !== KEY) return -1;
+    let at = keys.indexOf(sought);
+    while (at >= 0 && at % KEY) at = keys.indexOf(sought, at + 1);
+    return at < 0 ? -1 : at / KEY;
   }
 
   /** Whether a row's key, text or place holds `words`, which are in lower case. */
   function says(row, words) {
     const index = Math.floor(row / meta.rows.chunk);
+    if (keys.startsWith(words, row * KEY)) return true;
+    if (!texts[index]) return false;
     if (!lower[index]) lower[index] = texts[index].map((text, i) => `${text} ${places[index][i]}`.toLowerCase());
-    return lower[index][row % meta.rows.chunk].includes(words) || key(row).startsWith(words);
+    return lower[index][row % meta.rows.chunk].includes(words);
   }
 
   /** The word behind a row's code: word("outcome", 3) = "kept". */
@@ -84,6 +96,7 @@ RM.rows = (() => {
     pictures: (row) => columns.pictures[row] & 7,
     moves: (row) => (columns.pictures[row] & 8) > 0,
     get ready() { return ready; },
+    get missing() { return missing; },
     get count() { return data.meta.rows.count; },
     listen: (tell) => { listeners.add(tell); return () => listeners.delete(tell); },
   };

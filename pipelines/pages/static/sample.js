@@ -37,7 +37,7 @@ RM.sample = (() => {
     }
     const count = rows.pictures(row);
     if (!count) {
-      const why = detail.picture || "it was not drawn: only some pictures for each filter and outcome are";
+      const why = detail.picture || "Only some samples of each filter and outcome have one.";
       return el("div", { class: "media none" }, el("p", {}, "No picture."), el("p", {}, why));
     }
     return el("div", { class: `media of-${count}` }, Array.from({ length: count }, (_, i) => picture(row, i)));

@@ -6,6 +6,7 @@ RM.pages.samples = (() => {
   const FACETS = ["outcome", "filter", "reason", "modality", "source", "language", "licence", "shard"];
   const TITLES = { filter: "stopped by" };
   const SPARE = 8;
+  const HIGHEST = 15_000_000;
   let view = null;
 
   /** Rows that the query asks for, as Uint32Array in the order wanted. */
@@ -87,22 +88,30 @@ RM.pages.samples = (() => {
     function entry(index) {
       const row = found[index];
       const key = rows.key(row);
+      const text = rows.text(row);
       const extra = values && !Number.isNaN(values[row]) ? fmt.number(values[row]) : "";
       const node = el("a", { class: "row", role: "option", id: `row-${index}`, tabindex: "-1", href: "#", "data-key": key,
         "aria-selected": "false", "aria-setsize": found.length, "aria-posinset": index + 1,
         onclick: (event) => { event.preventDefault(); pick(index); } },
         el("span", { class: "thumb" }, sample.picture(row), rows.moves(row) ? el("i", { class: "moves", "aria-hidden": "true" }) : null),
-        el("span", { class: "words" }, el("span", { class: "caption" }, rows.text(row) || "no text"),
-          el("span", { class: "under" }, `${rows.word("source", row)} · ${fmt.word(rows.word("modality", row))} · ${rows.where(row)}`)),
+        el("span", { class: "words" }, el("span", { class: "caption" }, text === null ? "…" : text || "no text"),
+          el("span", { class: "under" }, `${rows.word("source", row)} · ${fmt.word(rows.word("modality", row))} · ${rows.where(row) || ""}`)),
         el("span", { class: "verdict" }, sample.pill(row), el("span", { class: "why" }, sample.verdict(row))),
         values ? el("span", { class: "score" }, extra) : null);
-      node.style.top = `${index * height}px`;
+      if (text === null) node.dataset.waits = "1";
       return node;
     }
 
+    // Browsers cap how high an element can be; a longer list is scrolled in proportion.
+    const whole = () => found.length * height;
+    const high = () => Math.min(whole(), HIGHEST);
+    const stretch = () => (whole() - list.clientHeight) / Math.max(1, high() - list.clientHeight);
+    const scrolled = () => (whole() > HIGHEST ? list.scrollTop * stretch() : list.scrollTop);
+
     function paint() {
-      const first = Math.max(0, Math.floor(list.scrollTop / height) - SPARE);
-      const last = Math.min(found.length, Math.ceil((list.scrollTop + list.clientHeight) / height) + SPARE);
+      const top = scrolled();
+      const first = Math.max(0, Math.floor(top / height) - SPARE);
+      const last = Math.min(found.length, Math.ceil((top + list.clientHeight) / height) + SPARE);
       for (const [index, node] of alive) {
         if (index < first || index >= last) {
           node.remove();
@@ -116,15 +125,19 @@ RM.pages.samples = (() => {
           sizer.append(node);
         }
       }
-      for (const [index, node] of alive) node.setAttribute("aria-selected", String(index === cursor));
+      for (const [index, node] of alive) {
+        node.style.top = `${index * height - top + list.scrollTop}px`;
+        node.setAttribute("aria-selected", String(index === cursor));
+      }
       if (cursor >= 0 && alive.has(cursor)) list.setAttribute("aria-activedescendant", `row-${cursor}`);
       else list.removeAttribute("aria-activedescendant");
     }
 
     function reveal(index) {
-      const top = index * height;
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (top + height > list.scrollTop + list.clientHeight) list.scrollTop = top + height - list.clientHeight;
+      const at = index * height;
+      const top = scrolled();
+      const wanted = at < top ? at : at + height > top + list.clientHeight ? at + height - list.clientHeight : top;
+      if (wanted !== top) list.scrollTop = whole() > HIGHEST ? wanted / stretch() : wanted;
     }
 
     function pick(index) {
@@ -201,20 +214,32 @@ RM.pages.samples = (() => {
         alive.forEach((node) => node.remove());
         alive.clear();
         list.classList.toggle("scored", values !== null);
-        sizer.style.height = `${found.length * height}px`;
+        sizer.style.height = `${high()}px`;
       }
       const key = query.get("key") || "";
       const row = key ? rows.find(key) : -1;
       if (cursor < 0 || found[cursor] !== row) cursor = row < 0 ? -1 : found.indexOf(row);
       const some = found.length === rows.count ? "" : ` of ${fmt.count(rows.count)}`;
-      tool.count.textContent = `${fmt.count(found.length)}${some} samples${rows.ready < rows.count ? ", loading …" : ""}`;
+      const more = rows.ready < rows.count ? ", opening …" : query.get("q") && rows.missing ? ", searching …" : "";
+      tool.count.textContent = `${fmt.count(found.length)}${some} samples${more}`;
       tool.count.dataset.found = found.length;
       tool.clear.hidden = ![...query.keys()].some((name) => name !== "key");
       paint();
       await open(key);
     }
 
-    const stop = rows.listen(() => update());
+    // A file of texts has come: it matters to a search, and to rows in view that wait for it.
+    function arrived() {
+      if (!found.length || RM.place().query.get("q")) return update();
+      for (const [index, node] of alive) {
+        if (node.dataset.waits) {
+          node.remove();
+          alive.delete(index);
+        }
+      }
+      return paint();
+    }
+    const stop = rows.listen(arrived);
     document.addEventListener("keydown", keys);
     addEventListener("resize", paint);
     view = { update };

@@ -109,8 +109,8 @@ RM.pages.thresholds = (() => {
       el("h3", {}, entry.name.slice(entry.filter.length + 1)),
       el("p", { class: "note" }, off ? "The rule is off." : `Passes ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", to which the share came" : ""}.`,
         ` Decides about ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
-      box,
-      el("div", { class: "set" }, slider, exact, reset),
+      box, slider,
+      el("div", { class: "set" }, el("label", {}, off ? "set to" : SIGNS[entry.side], exact), reset),
       result,
       el("p", { class: "command" }, command));
     RM.whenSeen(node, async () => {
