@@ -57,7 +57,7 @@ RM.pages.thresholds = (() => {
     // Modalities that this threshold cannot move are left to the sum.
     const lines = [...then.map((c, i) => [c, now[i]]).filter((_, i) => parts[i].values.length), [sum(then), sum(now)]];
     return el("table", { class: "numbers yield" },
-      el("thead", {}, el("tr", {}, ["", "pass all filters now", "then", "change", "kept now that stay"].map((name) => el("th", {}, name)))),
+      el("thead", {}, el("tr", {}, ["pass all filters", "now", "then", "change", "kept that stay"].map((name) => el("th", {}, name)))),
       el("tbody", {}, lines.map(([c, n]) => {
         const low = c.passes - n.passes;
         const high = c.passes + c.open - n.passes;
