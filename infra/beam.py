@@ -135,13 +135,16 @@ def _write_json(uri: str, value: Mapping[str, Any]) -> None:
 def _explained(job: str, error: BaseException) -> BaseException:
     if isinstance(error, KeyboardInterrupt):
         return error
-    # Beam raises a copy that has lost place and hint; the original stands behind it in the same process.
-    first = error
-    while (behind := first.__cause__ or first.__context__) is not None:
-        first = behind
-    for known in (first, error):
-        if isinstance(known, ReelmillError):
-            return known
+    # Beam raises a copy that has lost place and hint; the original stands behind it in the same process, and behind
+    # that what it was raised of.
+    known = error if isinstance(error, ReelmillError) else None
+    at = error
+    while (behind := at.__cause__ or at.__context__) is not None:
+        if isinstance(behind, ReelmillError):
+            known = behind
+        at = behind
+    if known is not None:
+        return known
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     last = next((line.strip() for line in reversed(lines) if "Error" in line or ": " in line), str(error))
     stage = StageError(f"{job} stopped: {last[:500]}")
