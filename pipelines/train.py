@@ -10,17 +10,14 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from infra import models, storage
 from infra.commit import lock, read_json
-from infra.config import Document, Strict, read_document, validate
+from infra.config import Document, read_document, validate
 from infra.errors import ConfigError
 from infra.hashing import canonical_json, draws, file_sha256, fingerprint
 from infra.progress import watch
@@ -29,98 +26,14 @@ from mixtures.manifest import Mixture, open_mixture
 from mixtures.stages import STAGES
 from mixtures.tokens import Contract
 from pipelines.training import checkpoint, curve, stages
-from pipelines.training.model import PARTS, Collate, Connector, build, to_device, transformers
-from pipelines.training.stages import Optimizer, Resolved, Stage
+from pipelines.training.model import PARTS, Collate, build, to_device, transformers
+from pipelines.training.settings import FREE, Training, identity
+from pipelines.training.stages import Ranks, Resolved, joined
 
 #: Raised when what a training's folder holds changes its meaning.
 VERSION = 1
 
 CHECKPOINT, LOG, KEYS, PICTURE = "checkpoint.safetensors", "log.jsonl", "keys.jsonl", "loss.png"
-
-
-class Stages(Strict):
-    """Which stages run and how; null leaves one out."""
-
-    align: Stage | None = Stage()
-    vision: Stage | None = Stage()
-    sft: Stage | None = Stage()
-
-
-class Training(Strict):
-    """The whole config of `reelmill train`.
-
-    mixture: folder of the mixture, unless a stage names its own. language_model, vision_encoders: folders in the form
-    in which transformers saves models. out: where checkpoints, log and curve go.
-    tokens_per_frame: None takes the mixture's, which its shares in tokens were planned with (Table 7: 16; released
-    checkpoints: 32). precision: bfloat16 computes in it, weights stay float32. micro_batch: samples that pass the model
-    at once in one process. encode_batch: clips that pass the vision encoders at once. checkpoint_every: steps.
-    workers: processes that read ahead, for each rank. on_error: "skip" leaves out samples whose media cannot be shown.
-    weights: a STAGE.safetensors of an earlier training with the same models, to begin from.
-    """
-
-    mixture: str | None = None
-    language_model: str
-    vision_encoders: tuple[str, ...] = Field(min_length=1)
-    out: str
-    weights: str | None = None
-    seed: int = Field(default=0, ge=0)
-    tokens_per_frame: int | None = Field(default=None, ge=1)
-    connector: Connector = Connector()
-    optimizer: Optimizer = Optimizer()
-    stages: Stages = Stages()
-    precision: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch: int = Field(default=1, ge=1)
-    encode_batch: int = Field(default=25, ge=1)
-    activation_checkpoints: bool = False
-    checkpoint_every: int = Field(default=100, ge=1)
-    workers: int = Field(default=0, ge=0)
-    on_error: Literal["raise", "skip"] = "raise"
-
-
-#: What may change between a training's beginning and its going on: nothing of it decides what is learnt from what.
-FREE = {"out", "device", "micro_batch", "encode_batch", "activation_checkpoints", "checkpoint_every", "workers"}
-#: Paths: what lies there is held against what it was, wherever it lies.
-PLACES = {"mixture", "language_model", "vision_encoders", "weights"}
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together."""
-
-    rank: int
-    world: int
-    device: Any
-
-    def gathered(self, value: list[Any]) -> list[Any]:
-        """Every rank's list, joined in the order of ranks; on rank 0, elsewhere []."""
-        if self.world == 1:
-            return value
-        distributed = models.torch().distributed
-        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
-        distributed.gather_object(value, found)
-        return [item for part in found or [] for item in part]
-
-
-@contextlib.contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """Join the other processes, where torchrun has started several."""
-    torch = models.torch("training")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = models.check_device("cuda" if device == "cuda" else "cpu")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if device == "cuda":
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
-    if world == 1:
-        yield Ranks(0, 1, place)
-        return
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield Ranks(torch.distributed.get_rank(), world, place)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -177,6 +90,8 @@ class Run:
             tokens=contract.clip_tokens, seed=settings.seed, encode_batch=settings.encode_batch,
         )  # fmt: skip
         if settings.weights is not None:
+            if not Path(settings.weights).is_file():
+                raise ConfigError("there is no such file", where=document.where(("weights",)), hint=settings.weights)
             checkpoint.restore(self.model, None, checkpoint.load(Path(settings.weights))[0], settings.weights)
         self.model.modules.to(ranks.device)
         if settings.activation_checkpoints:
@@ -184,7 +99,7 @@ class Run:
         self.collate = Collate.of(self.model, settings.language_model, settings.vision_encoders, contract)
         self.stages = [self._plan(name, mixture, contract) for name, mixture in mixtures.items()]
         self.identity = {
-            "config": settings.model_dump(mode="json", exclude=FREE | PLACES),
+            "config": identity(settings),
             "mixtures": {stage.name: stage.loader.mixture.value["members"]["sha256"] for stage in self.stages},
             "models": [_identity(path) for path in (settings.language_model, *settings.vision_encoders)],
             "weights": None if settings.weights is None else file_sha256(settings.weights),
@@ -263,9 +178,9 @@ class Run:
 
     def _resume(self) -> tuple[int, int, dict[str, Any], dict[str, Any]]:
         """(stage, step, the optimizer's tensors, the loader's state) to go on from; weights are put in place."""
-        place, identity = self.out / CHECKPOINT, fingerprint(self.identity)
+        place = self.out / CHECKPOINT
         if self.ranks.rank == 0:
-            self._claim(identity)
+            self._claim(fingerprint(self.identity))
         if not place.is_file():
             return 0, 0, {}, {}
         tensors, state = checkpoint.load(place)
@@ -276,18 +191,18 @@ class Run:
             at, first = at + 1, 0
         return at, first, held, state["loader"]
 
-    def _claim(self, identity: str) -> None:
+    def _claim(self, mark: str) -> None:
         """See that the folder is this training's; clear away what a kill left half written, and log lines that the
         checkpoint does not know."""
         place = self.out / "train.json"
-        if place.is_file() and read_json(str(place)).get("fingerprint") != identity:
+        if place.is_file() and read_json(str(place)).get("fingerprint") != mark:
             raise ConfigError(
                 f"{self.out} holds a training of another config, mixture or models",
                 where=self.document.where(("out",)),
                 hint="give --out NEW, or undo the change; only " + ", ".join(sorted(FREE)) + " may change on the way",
             )
         libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-        value = {**self.identity, "training": VERSION, "fingerprint": identity, "libraries": libraries}
+        value = {**self.identity, "training": VERSION, "fingerprint": mark, "libraries": libraries}
         storage.write_bytes(str(place), canonical_json(value))
         for torn in self.out.glob(".*.safetensors.*.tmp"):
             storage.remove(str(torn))
@@ -379,6 +294,7 @@ class Run:
         log = curve.read(self.out / LOG)
         return {
             "out": str(self.out),
+            "warnings": [warning for stage in self.stages for warning in self._warnings(stage)],
             "stages": [
                 {
                     "stage": stage.name,
@@ -390,6 +306,23 @@ class Run:
                 for stage in self.stages
             ],
         }
+
+    def _warnings(self, stage: Planned) -> list[str]:
+        """What of a stage's mixture does not go with what the stage does."""
+        mixture, found = stage.loader.mixture, []
+        shares = mixture.value["achieved"]["samples"]
+        if not stage.peak["language"] and shares.get("text"):
+            found.append(
+                f"{stage.name}: text ({shares['text']:.0%}) teaches nothing while the language model is frozen"
+            )
+        if stage.name == "vision" and shares.get("video", 0) < 1:
+            found.append(
+                f"vision: {shares.get('video', 0):.0%} of the mixture is video; Apollo trains this on video alone"
+            )
+        planned, used = mixture.contract.tokens_per_frame, stage.loader.contract.tokens_per_frame
+        if planned != used:
+            found.append(f"{stage.name}: {used} tokens a frame; the mixture's shares were planned with {planned}")
+        return found
 
     def _size(self, part: str) -> int:
         return sum(parameter.numel() for _, parameter in self.model.parameters(part))

@@ -1,7 +1,12 @@
-"""Makes tiny models in the form in which transformers saves them: vision encoders, and a language model over bytes."""
+"""Makes tiny models in the form in which transformers saves them: vision encoders, and a language model over bytes.
+
+python -m tests.tiny_models OUT        OUT/siglip, OUT/videomae, OUT/language, to try `reelmill train` on a laptop
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +32,6 @@ def _seeded(make: Any, config: Any, seed: int) -> Any:
 
 
 def _processor(folder: str, side: int) -> str:
-    import json
-
     value = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": side, "width": side}}
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(value))
     return folder
@@ -84,3 +87,10 @@ def language(folder: Path, *, width: int = 32, seed: int = 4, dropout: float = 0
         pad_token_id=len(alphabet), bos_token_id=None, attention_dropout=dropout,
     )  # fmt: skip
     return _save(_seeded(t.Qwen2ForCausalLM, config, seed), folder)
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    siglip(out / "siglip", side=64)
+    videomae(out / "videomae", side=64)
+    language(out / "language", width=64)

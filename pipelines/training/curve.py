@@ -107,6 +107,8 @@ def show(value: Mapping[str, Any], log: Path, picture: Path) -> None:
         )  # fmt: skip
     out = console()
     out.print(table)
+    for warning in value["warnings"]:
+        out.print(f"note: {warning}", highlight=False, markup=False)
     names = ", ".join(f"{stage['stage']}.safetensors" for stage in value["stages"])
     out.print(f"weights: {names} in {value['out']}", highlight=False)
     if picture.is_file():

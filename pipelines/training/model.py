@@ -16,37 +16,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from infra import models
 from infra.commit import read_json
-from infra.config import Strict
 from infra.errors import ConfigError, MissingExtra, StageError
 from infra.hashing import draws
 from mixtures import apollo
 from mixtures.chatml import IGNORE_INDEX, X_TOKEN_INDEX
 from mixtures.tokens import Contract
+from pipelines.training.settings import Connector
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: The parts that a stage trains or freezes.
 PARTS = ("vision", "connector", "language")
-
-
-class Connector(Strict):
-    """The Perceiver's shape; depth, heads and their size as released. Key heads are not published: with 4, the sizes of
-    the paper's connectors come out (38.4, 63.6 and 177 million parameters).
-
-    grid: (frames, rows, columns) that both encoders' features are interpolated to; by default the clip's frames and the
-        larger of both encoders' grids.
-    """
-
-    depth: int = Field(default=1, ge=1)
-    heads: int = Field(default=16, ge=1)
-    head_size: int = Field(default=96, ge=1)
-    key_heads: int = Field(default=4, ge=1)
-    grid: tuple[int, int, int] | None = None
 
 
 def transformers() -> Any:
@@ -281,8 +264,9 @@ class Collate:
         """
         found = []
         for path, encoder in zip(vision_encoders, model.encoders, strict=True):
-            place = Path(path) / "preprocessor_config.json"
-            if not place.is_file():
+            places = [Path(path) / f"{kind}preprocessor_config.json" for kind in ("", "video_")]
+            place = next((place for place in places if place.is_file()), None)
+            if place is None:
                 raise ConfigError("there is no preprocessor_config.json beside this vision encoder", where=path)
             told = read_json(str(place))
             if not {"image_mean", "image_std"} <= set(told):

@@ -1,64 +1,64 @@
-"""What each of Apollo's three stages trains and how fast, and one step of the optimizer over all ranks.
+"""What each of Apollo's three stages trains and how fast; the processes that train together, and one step of all.
 
-Defaults are Table 7's (arXiv 2412.10360), kept in `mixtures.stages`; what is not published there is said to be ours.
+Rates and sizes that the config leaves open are Table 7's (arXiv 2412.10360), kept in `mixtures.stages`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, model_validator
-
 from infra import models
-from infra.config import Strict
 from infra.errors import StageError
 from mixtures.stages import STAGES
 from pipelines.training.model import PARTS, Model
+from pipelines.training.settings import Optimizer, Stage
 
 #: Values of one collective call when gradients are summed; ours.
 BUCKET = 2**24
 
 
-class Rates(Strict):
-    """Learning rates of a stage at their peak; 0 freezes the part, null leaves it to the stage's default."""
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
 
-    vision: float | None = Field(default=None, ge=0)
-    connector: float | None = Field(default=None, ge=0)
-    language: float | None = Field(default=None, ge=0)
+    rank: int
+    world: int
+    device: Any
 
-
-class Stage(Strict):
-    """One stage; what is null is Table 7's.
-
-    mixture: another one than the config's. epochs: passes over it. batch: samples in a step, over all ranks together.
-    max_clips: the most clips of a video.
-    """
-
-    mixture: str | None = None
-    lr: Rates = Rates()
-    batch: int | None = Field(default=None, ge=1)
-    epochs: int | None = Field(default=None, ge=1)
-    max_clips: int | None = Field(default=None, ge=1)
+    def gathered(self, value: list[Any]) -> list[Any]:
+        """Every rank's list, joined in the order of ranks; on rank 0, elsewhere []."""
+        if self.world == 1:
+            return value
+        distributed = models.torch().distributed
+        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        distributed.gather_object(value, found)
+        return [item for part in found or [] for item in part]
 
 
-class Optimizer(Strict):
-    """AdamW. clip_norm: of all trained gradients together; warm_up: share of a stage's steps, after which the rate
-    falls along a cosine towards 0 (Table 7). weight_decay (matrices only), betas, eps: ours."""
-
-    warm_up: float = Field(default=STAGES["sft"].warmup, ge=0, le=1)
-    clip_norm: float = Field(default=STAGES["sft"].clip_norm, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-
-    @model_validator(mode="after")
-    def _betas(self) -> Optimizer:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("betas: each must be at least 0 and below 1")
-        return self
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes, where torchrun has started several."""
+    torch = models.torch("training")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = models.check_device("cuda" if device == "cuda" else "cpu")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    if world == 1:
+        yield Ranks(0, 1, place)
+        return
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Ranks(torch.distributed.get_rank(), world, place)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -157,16 +157,17 @@ def one_of_two(rank: int, config: str, port: int) -> None:
     assert bool(value) == (rank == 0)
 
 
-def test_two_processes_take_the_same_steps_as_one(
+def test_two_processes_go_on_with_the_same_steps_as_one(
     tmp_path: Path, tiny_models: dict[str, Any], tiny_mixture: Path
 ) -> None:
     import torch.multiprocessing
 
     # 18 samples: of the last two of an epoch each process takes one, and in the last step of 4 one read is empty.
-    same = {"stages": {"align": {"batch": 8, "epochs": 2}, "vision": None, "sft": {"batch": 8}}}
+    same = {"checkpoint_every": 1, "stages": {"align": {"batch": 8, "epochs": 2}, "vision": None, "sft": {"batch": 8}}}
     one = worlds.config(tmp_path / "one.yaml", tiny_models, str(tiny_mixture), **same)
     two = worlds.config(tmp_path / "two.yaml", tiny_models, str(tiny_mixture), **same)
     train(one, quiet=True)
+    assert in_child(dies, two, "write", 2) == -signal.SIGKILL  # the first step is one process's alone
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -200,6 +201,7 @@ def test_two_processes_take_the_same_steps_as_one(
         ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer:", "betas: each must be at least 0 and below 1"),
         ({"vision_encoders": []}, "vision_encoders:", "vision_encoders: .* at least 1 item"),
         ({"out": "s3://bucket/run"}, "out:", "has to be on a file system"),
+        ({"connector": {"heads": 6, "key_heads": 4}}, "connector:", "6 cannot share 4 key_heads evenly"),
     ],
 )
 def test_mistakes_are_named_with_their_line(
@@ -237,7 +239,7 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
     import torch
 
     videos = worlds.mixture(tmp_path / "videos", images=0, videos=3, pairs=0, texts=0)
-    train(
+    value = train(
         worlds.config(
             tmp_path / "a.yaml", tiny_models, str(tiny_mixture),
             stages={"align": {"batch": 18}, "vision": {"batch": 2, "mixture": videos.uri}, "sft": None},
@@ -245,6 +247,7 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
         quiet=True,
     )  # fmt: skip
     assert [len(line["keys"]) for line in lines(tmp_path / "a" / "keys.jsonl")] == [18, 2, 1]
+    assert value["warnings"] == ["align: text (22%) teaches nothing while the language model is frozen"]
     first, second = (checkpoint.load(tmp_path / "a" / f"{name}.safetensors")[0] for name in ("align", "vision"))
     assert {name.split(".")[0] for name in first} == {"connector"}
     assert {name.split(".")[0] for name in second} == {"connector", "vision"}
@@ -312,6 +315,7 @@ def test_the_command_prints_one_value_and_its_curve(tmp_path: Path, tiny_models:
     assert told.exit_code == 0, told.output
     value = json.loads(told.stdout)
     assert [(s["stage"], s["steps"], s["samples"]) for s in value["stages"]] == [("vision", 1, 6), ("sft", 3, 6)]
+    assert value["warnings"] == ["vision: 0% of the mixture is video; Apollo trains this on video alone"]
     assert told.stderr == ""
     assert Image.open(tmp_path / "other" / "loss.png").size == (990, 495)
     shown = CliRunner().invoke(app, ["train", config, "--out", str(tmp_path / "other")])

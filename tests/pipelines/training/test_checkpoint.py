@@ -11,7 +11,7 @@ import pytest
 from infra.errors import StageError
 from pipelines.training import checkpoint, stages
 from pipelines.training.model import Model
-from pipelines.training.stages import Optimizer
+from pipelines.training.settings import Optimizer
 from tests.pipelines.training.test_model import sample
 from tests.pipelines.training.test_stages import a_step, built, copied
 

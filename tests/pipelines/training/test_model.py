@@ -10,7 +10,8 @@ import pytest
 
 from infra.errors import ConfigError, StageError
 from mixtures.tokens import Contract
-from pipelines.training.model import Collate, Connector, Model, build, load_encoder, make_connector, transformers
+from pipelines.training.model import Collate, Model, build, load_encoder, make_connector, transformers
+from pipelines.training.settings import Connector
 from tests import tiny_models as tiny
 
 TOKENS = 6
@@ -135,7 +136,26 @@ def test_features_of_clips_have_one_time_for_two_frames(tmp_path: Path) -> None:
     torch.testing.assert_close(encoder.features(clips)[1, 1, 2, 3], alone[1, 16 + 2 * 4 + 3])
 
 
-def test_a_whole_clip_siglip_gives_its_vision_tower(tmp_path: Path) -> None:
+def test_other_encoders_of_clips(tmp_path: Path) -> None:
+    import torch
+
+    t = transformers()
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    predictor = {"pred_hidden_size": 16, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
+    jepa = t.VJEPA2Model(t.VJEPA2Config(**tower, **predictor, crop_size=32, patch_size=8, frames_per_clip=64))
+    vivit = t.VivitModel(
+        t.VivitConfig(**tower, intermediate_size=16, image_size=32, tubelet_size=[2, 8, 8], num_frames=4)
+    )
+    for name, made in (("jepa", jepa), ("vivit", vivit)):
+        made.save_pretrained(tmp_path / name)
+        encoder = load_encoder(str(tmp_path / name), 4)
+        assert (encoder.video, encoder.grid(4)) == (True, (2, 4, 4))
+        assert encoder.features(torch.rand(2, 4, 3, 32, 32)).shape == (2, 2, 4, 4, 16)
+    with pytest.raises(ConfigError, match="a multiple of 2 frames, the mixture's have 5"):
+        load_encoder(str(tmp_path / "jepa"), 5)
+
+
+def test_a_two_tower_model_gives_its_vision_tower(tmp_path: Path) -> None:
     t = transformers()
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     both = t.SiglipConfig(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from pipelines.training import stages
-from pipelines.training.model import PARTS, Connector, Model, build
-from pipelines.training.stages import Optimizer, Rates, Stage
+from pipelines.training.model import PARTS, Model, build
+from pipelines.training.settings import Connector, Optimizer, Rates, Stage
 from tests.pipelines.training.test_model import TOKENS, sample, together
 
 
