@@ -176,6 +176,7 @@ def _against_card(
             keys = told["key"].combine_chunks()
             findings.where(tar, "json.data_type", keys, strange, card["modality"], told["modality"].combine_chunks())
     signals, complete = lineage(files, units, told, card, card_file, tar)
+    said = _dialogues(units, told, card)
     again = cards.card(
         name=card["shard"],
         tar=card["tar"],
@@ -185,13 +186,26 @@ def _against_card(
         ledger=card["ledger"],
         reasons=card["reasons"],
         made_by=card["made_by"],
-        dialogues=card["dialogues"],
+        dialogues=said,
     )
     if not complete:
         again["scores"] = card["scores"]  # their rows are not all there, which is found already
     for field in sorted({*again, *card}):
         findings.deep(card_file, field, again.get(field, "nothing"), card.get(field, "nothing"))
     _reconcile(card, card_file, findings)
+
+
+def _dialogues(units: Units, told: pa.Table, card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the card says of its samples' dialogues, told again from their table; texts have none."""
+    if not units.has_dialogues or card["modality"] == "text":
+        return None
+    rows: list[dict[str, Any]] = []
+    for entry in card["made_by"]["lineage"]:
+        table = units.dialogues(entry["unit"])
+        if table is not None:
+            mine = pc.is_in(table["key"], value_set=told["key"].combine_chunks())
+            rows += table.filter(mine).to_pylist()
+    return cards.dialogues(rows)
 
 
 def _reconcile(card: Mapping[str, Any], card_file: str, findings: Findings) -> None:

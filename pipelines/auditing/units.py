@@ -69,6 +69,17 @@ class Units:
             self._cache.popitem(last=False)
         return table
 
+    def dialogues(self, unit: str) -> pa.Table | None:
+        """Dialogues of a unit's samples; None where there are none to be had."""
+        if unit not in self._manifests.get("dialogues", {}):
+            return None
+        return self._stage("dialogues", unit, tables.DIALOGUES, None)
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether this run has any."""
+        return "dialogues" in self._manifests
+
     def _stage(self, stage: str, unit: str, schema: pa.Schema | None, columns: Any) -> pa.Table | None:
         known = self._manifests.get(stage, {}).get(unit)
         path = f"{stage}/{unit}.parquet"
