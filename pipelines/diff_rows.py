@@ -20,6 +20,7 @@ from rich.table import Table
 
 from infra import storage, tables
 from infra.commit import Manifest, need_manifest
+from mixtures.cards import SCORES
 
 #: Keys shown as examples of a change, and samples shown as the largest movers of a score.
 EXAMPLES = 5
@@ -286,12 +287,15 @@ def show(out: Console, value: Mapping[str, Any]) -> None:
     scores = Table(title="Scores that moved: mean, and 5 % to 95 %", title_justify="left")
     for name in ("column", "moved", "A", "B", "farthest"):
         scores.add_column(name, justify="left" if name in ("column", "farthest") else "right")
-    for entry in value["scores"]:
+    shown = [entry for entry in value["scores"] if entry["column"] in SCORES]
+    for entry in shown:
         mover = next((f"{m['key']}: {m['a']:g} -> {m['b']:g}" for m in entry["movers"]), "")
         scores.add_row(entry["column"], f"{entry['moved']:,}", _spread(entry["a"]), _spread(entry["b"]), mover)
     for one in (table, scores):
         if one.row_count:
             out.print(one)
+    if more := len(value["scores"]) - len(shown):
+        out.print(f"{more:,} other columns moved; --json has them", highlight=False)
     if value["restated"]:
         out.print(f"{value['restated']:,} verdicts are the same but for a value, threshold or partner", highlight=False)
 
