@@ -6,16 +6,17 @@ Planning. A run is made up: members tables, manifest, cards and checksums as exp
 of the right size, since planning never reads one. 45 % images, 30 % videos, 20 % texts, 5 % of three images; sizes are
 lognormal (sigma 1.0; videos 0.8) around means of 60 kB, 220 kB, 2 kB and 120 kB, about 100 kB a sample in all; keys are
 random, ten sources of Zipf-like sizes, two licences, text tokens from sizes or lognormal. Shards hold at most 10,000
-samples or 1 GB. `plan_s` is the wall time of pipelines.mix.mix in a fresh process on a run whose files are in the page
-cache: reading and hashing the index, draws, plan, layout and the two files, libraries loaded beforehand; the median of
-three ratios, each into a new folder. `bytes_fraction` is what a mixture takes on disk over the bytes of its samples.
+samples or 1 GB. `plan_s` is the wall time of plan and manifest in a fresh process on a run whose files are in the page
+cache: reading and hashing the index, draws, plan, layout, members.parquet and mixture.json, libraries loaded
+beforehand; the median of three ratios, each into a new folder. `mix_s` is pipelines.mix.mix, which writes README and
+cards too. `bytes_fraction` is what such a mixture takes on disk, cards included, over the bytes of its samples.
 With --large a further index of so many samples is planned in a child process, whose peak memory is told.
 
 Materializing. --media-mb of random bytes in samples of 100 kB on average (same laws, no texts of size) are packed into
 tars by mixtures.shards, then a mixture of all of them is materialized by pipelines.materialize in a fresh process with
 Beam loaded and its runner started once before, one worker (two threads, as by default); cards and README included. The
 plain loop reads the same source tars in 1 MiB blocks, hashes each with sha256, writes it to a new file and syncs it.
-`materialize_vs_copy_hash` is its wall time over ours, the median of A B, B A rounds. Both sides read from the page cache.
+`materialize_vs_copy_hash` is its wall time over ours, the median of A B, B A rounds; both read from the page cache.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def members_table(
     strings = pa.array([key.tobytes().decode() for key in keys])
     names = pa.array([f"{key.tobytes().decode()}.{suffix}" for key in keys for suffix in suffixes])
     inner = pa.StructArray.from_arrays(
-        [names, pa.array(content.ravel()), pa.array(each.ravel())], fields=list(tables.MEMBERS.field("members").type.value_type)
+        [names, pa.array(content.ravel()), pa.array(each.ravel())],
+        fields=list(tables.MEMBERS.field("members").type.value_type),
     )
     popularity = 1 / np.arange(1, 11)
     source = rng.choice(10, count, p=popularity / popularity.sum())
@@ -139,7 +141,7 @@ def write_card(
     run: Path, name: str, modality: str, suffixes: tuple[str, ...], samples: int, size: int, digest: str
 ) -> None:
     card = {"card": 1, "shard": name, "modality": modality, "suffixes": list(suffixes), "samples": samples,
-            "tar": {"bytes": size, "sha256": digest}, "licences": {}, "filler": "x" * 3000}  # fmt: skip
+            "tar": {"bytes": size, "sha256": digest}, "licences": {}, "made_by": {"filler": "x" * 3000}}  # fmt: skip
     (run / "shards" / f"{name}.card.json").write_bytes(canonical_json(card))
 
 
@@ -156,18 +158,23 @@ def plan_child(run: str, out: str, ratios: list[str]) -> None:
     """In a process of its own: plan each ratio, print seconds, peak memory and bytes."""
     import scipy.optimize  # noqa: F401  loaded beforehand, as the docstring says
 
+    from mixtures.manifest import write_mixture
     from mixtures.recipe import from_ratio
-    from pipelines.mix import mix
+    from pipelines.mix import mix, plan
 
     found = []
     for number, ratio in enumerate(ratios):
-        begun = time.perf_counter()
-        cpu = time.process_time()
+        begun, cpu = time.perf_counter(), time.process_time()
+        planned = plan([run], from_ratio(ratio), f"{out}/plan-{number}", quiet=True)
+        write_mixture(f"{out}/plan-{number}", planned.value, planned.members)
+        one = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+        del planned
+        begun, cpu = time.perf_counter(), time.process_time()
         mixture = mix([run], from_ratio(ratio), f"{out}/{number}", quiet=True)
-        seconds = time.perf_counter() - begun
+        one |= {"mix_s": time.perf_counter() - begun, "mix_cpu": time.process_time() - cpu}
         written = sum(path.stat().st_size for path in Path(f"{out}/{number}").rglob("*") if path.is_file())
-        found.append({"seconds": seconds, "cpu": time.process_time() - cpu, "written": written,
-                      "bytes": mixture.value["totals"]["bytes"], "samples": mixture.value["totals"]["samples"]})  # fmt: skip
+        totals = mixture.value["totals"]
+        found.append({**one, "written": written, "bytes": totals["bytes"], "samples": totals["samples"]})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"rounds": found, "peak": peak}))
 
@@ -211,8 +218,12 @@ def make_media(run: Path, megabytes: int, seed: int) -> None:
         samples.sort(key=lambda sample: sample[0])
         digest, written = shards.write_tar(run / "shards" / f"{name}.tar", samples)
         table = members_table(rng, name, modality, np.full(len(samples), 1, dtype=np.int64), images, suffixes)
-        where = {"key": [w.key for w in written], "offset": [w.offset for w in written], "size": [w.size for w in written],
-                 "bytes": [sum(m[2] for m in w.members) for w in written]}  # fmt: skip
+        where = {
+            "key": [w.key for w in written],
+            "offset": [w.offset for w in written],
+            "size": [w.size for w in written],
+            "bytes": [sum(size for _, _, size in w.members) for w in written],
+        }
         for column, values in where.items():
             at = table.schema.get_field_index(column)
             table = table.set_column(at, table.schema.field(column), pa.array(values))
@@ -239,12 +250,14 @@ def materialize_child(run: str, out: str) -> None:
     from mixtures.recipe import Recipe
     from pipelines.materialize import materialize
     from pipelines.mix import mix
+    from pipelines.mixture_readme import write_cards
 
     Path(out).mkdir(parents=True)
     beam.run_tasks("start", warm, ["0"], f"{out}-warm.json", Runner())
     mixture = mix([run], Recipe(name="all"), out, quiet=True)
     begun, cpu = time.perf_counter(), time.process_time()
     mixture = materialize(mixture, quiet=True)
+    write_cards(mixture)
     seconds = time.perf_counter() - begun
     size = sum(one["bytes"] for one in mixture.value["materialized"])
     print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "bytes": size}))
@@ -338,6 +351,8 @@ def main() -> None:
             result[f"{name}plan_s"] = round(statistics.median(r["seconds"] for r in rounds), 2)
             result[f"{name}plan_rounds_s"] = [round(r["seconds"], 2) for r in rounds]
             result[f"{name}plan_cpu_s"] = round(statistics.median(r["cpu"] for r in rounds), 2)
+            result[f"{name}mix_s"] = round(statistics.median(r["mix_s"] for r in rounds), 2)
+            result[f"{name}mix_cpu_s"] = round(statistics.median(r["mix_cpu"] for r in rounds), 2)
             result[f"{name}bytes_fraction"] = round(max(r["written"] / r["bytes"] for r in rounds), 7)
             result[f"{name}index_samples"] = count
             result[f"{name}taken"] = [r["samples"] for r in rounds]
