@@ -55,6 +55,15 @@ class Planned:
     def steps(self) -> int:
         return self.steps_an_epoch * self.settings.epochs
 
+    @property
+    def samples(self) -> int:
+        return self.loader.order.total * self.settings.epochs
+
+    def taken(self, steps: int) -> int:
+        """Samples that lie behind so many steps; the last of an epoch may hold fewer."""
+        epochs, within = divmod(steps, self.steps_an_epoch)
+        return epochs * self.loader.order.total + within * self.settings.batch
+
 
 def train(path: str, *, out: str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Train as the config says, or go on where a training in the same folder stopped; returns what `--json` prints.
@@ -69,10 +78,10 @@ def train(path: str, *, out: str | None = None, quiet: bool = False) -> dict[str
         raise ConfigError("a training's folder has to be on a file system", where=document.where(("out",)))
     transformers()
     with joined(settings.device) as ranks, lock(settings.out) if ranks.rank == 0 else contextlib.nullcontext():
-        return Run(settings, document, ranks, quiet or ranks.rank > 0).run()
+        return Trainer(settings, document, ranks, quiet or ranks.rank > 0).run()
 
 
-class Run:
+class Trainer:
     """One training from its beginning, or from its checkpoint, to its end. Only rank 0 writes and speaks.
 
     OUT/train.json: what is trained from what. OUT/log.jsonl, keys.jsonl: a line a step; a training that went on has the
@@ -89,13 +98,18 @@ class Run:
             settings.language_model, settings.vision_encoders, settings.connector, frames=contract.clip_frames,
             tokens=contract.clip_tokens, seed=settings.seed, encode_batch=settings.encode_batch,
         )  # fmt: skip
+        self.given: set[str] = set()  # parts that do not begin as their folders have them
         if settings.weights is not None:
             if not Path(settings.weights).is_file():
                 raise ConfigError("there is no such file", where=document.where(("weights",)), hint=settings.weights)
-            checkpoint.restore(self.model, None, checkpoint.load(Path(settings.weights))[0], settings.weights)
+            given, _ = checkpoint.load(Path(settings.weights))
+            checkpoint.restore(self.model, None, given, settings.weights)
+            self.given = {name.partition(".")[0] for name in given}
         self.model.modules.to(ranks.device)
         if settings.activation_checkpoints:
-            self.model.modules["language"].activation_checkpointing_enable()
+            for module in (self.model.modules["language"], *self.model.modules["vision"]):
+                if module.supports_gradient_checkpointing:
+                    module.activation_checkpointing_enable()
         self.collate = Collate.of(self.model, settings.language_model, settings.vision_encoders, contract)
         self.stages = [self._plan(name, mixture, contract) for name, mixture in mixtures.items()]
         self.identity = {
@@ -217,14 +231,15 @@ class Run:
     def _stage(self, index: int, first: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
         stage = self.stages[index]
         optimizer = stages.begin(self.model, stage.peak, self.settings.optimizer)
+        if self.settings.activation_checkpoints:  # transformers heeds them in training mode alone
+            self.model.modules["language"].train()
         checkpoint.restore(self.model, optimizer, tensors, str(self.out / CHECKPOINT))
         if state:
             stage.loader.load_state_dict(state)
-        total = stage.loader.order.total * stage.settings.epochs
-        self.consumed, self.told = min(first * stage.settings.batch, total), ""
+        self.consumed, self.told = stage.taken(first), ""
         reads: Iterator[Any] | None = None
         watched = watch(
-            stage.name, total, lambda: self.consumed, what="samples", quiet=self.quiet, note=lambda: self.told
+            stage.name, stage.samples, lambda: self.consumed, what="samples", quiet=self.quiet, note=lambda: self.told
         )
         with watched, contextlib.closing(stage.loader):
             for step in range(first, stage.steps):
@@ -232,7 +247,7 @@ class Run:
                     reads = stage.loader.batches(workers=self.settings.workers, collate=self.collate)
                 told, keys = self._step(stage, step, optimizer, itertools.islice(reads, stage.reads))
                 if (step + 1) % stage.steps_an_epoch == 0:
-                    reads = next(reads, None)  # nothing is left: the loader turns to the next epoch
+                    reads = next(reads, None)  # there is no more, and the loader turns to the next epoch
                 self._write(stage, step, told, keys)
                 if (step + 1) % self.settings.checkpoint_every == 0 and step + 1 < stage.steps:
                     self._save(index, step + 1, checkpoint.optimizer_tensors(self.model, optimizer))
@@ -266,9 +281,7 @@ class Run:
         return told, self.ranks.gathered(keys)
 
     def _write(self, stage: Planned, step: int, told: dict[str, Any], keys: list[str]) -> None:
-        batch, size = stage.settings.batch, stage.loader.order.total
-        epoch, within = divmod(step + 1, stage.steps_an_epoch)
-        self.consumed = epoch * size + within * batch
+        self.consumed = stage.taken(step + 1)
         self.told = f"step {step + 1:,} of {stage.steps:,}, loss {told['loss']:.3f}"
         if self.ranks.rank:
             return
@@ -281,7 +294,8 @@ class Run:
         if self.ranks.rank:
             return
         stage = self.stages[index]
-        parts = tuple(part for part in PARTS if any(done.peak[part] for done in self.stages[: index + 1]))
+        trained = {part for part in PARTS if any(done.peak[part] for done in self.stages[: index + 1])}
+        parts = tuple(part for part in PARTS if part in trained | self.given)
         held = checkpoint.weights(self.model, parts)
         if step == stage.steps:
             checkpoint.save(self.out / f"{stage.name}.safetensors", held, {"stage": stage.name, "parts": parts})
@@ -294,7 +308,7 @@ class Run:
         log = curve.read(self.out / LOG)
         return {
             "out": str(self.out),
-            "warnings": [warning for stage in self.stages for warning in self._warnings(stage)],
+            "warnings": [warning for stage in self.stages for warning in self._warnings(stage, log)],
             "stages": [
                 {
                     "stage": stage.name,
@@ -307,8 +321,8 @@ class Run:
             ],
         }
 
-    def _warnings(self, stage: Planned) -> list[str]:
-        """What of a stage's mixture does not go with what the stage does."""
+    def _warnings(self, stage: Planned, log: list[dict[str, Any]]) -> list[str]:
+        """What of a stage's mixture does not go with what the stage does, or could not be shown."""
         mixture, found = stage.loader.mixture, []
         shares = mixture.value["achieved"]["samples"]
         if not stage.peak["language"] and shares.get("text"):
@@ -322,6 +336,9 @@ class Run:
         planned, used = mixture.contract.tokens_per_frame, stage.loader.contract.tokens_per_frame
         if planned != used:
             found.append(f"{stage.name}: {used} tokens a frame; the mixture's shares were planned with {planned}")
+        seen = sum(line["samples"] for line in log if line["stage"] == stage.name)
+        if seen < stage.samples:
+            found.append(f"{stage.name}: {stage.samples - seen:,} samples were skipped, their media could not be shown")
         return found
 
     def _size(self, part: str) -> int:

@@ -250,11 +250,15 @@ def make_connector(shape: Connector, channels: int, width: int, times: int, toke
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch for `Model.loss` of decoded samples; travels to the processes that read ahead."""
+    """Makes a batch for `Model.loss` of decoded samples; travels to the processes that read ahead.
+
+    longest: ids of a sample; longer ones lose their end, never their media.
+    """
 
     encoders: tuple[apollo.Encoder, ...]
     tokenizer: Any
     contract: Contract
+    longest: int
 
     @classmethod
     def of(cls, model: Model, language_model: str, vision_encoders: Sequence[str], contract: Contract) -> Collate:
@@ -277,14 +281,15 @@ class Collate:
             tokenizer = transformers().AutoTokenizer.from_pretrained(language_model, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot load this model's tokenizer: {error}", where=language_model) from None
-        return cls(tuple(found), tokenizer, contract)
+        longest = getattr(model.modules["language"].config, "max_position_embeddings", None) or contract.context
+        return cls(tuple(found), tokenizer, contract, min(longest, contract.context))
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
         """What `to_apollo` makes of the samples, and their `keys`; of no samples, only that."""
         made = {"keys": [sample.key for sample in samples]}
         if samples:
             made |= apollo.to_apollo(
-                samples, self.encoders, self.tokenizer, contract=self.contract, max_length=self.contract.context
+                samples, self.encoders, self.tokenizer, contract=self.contract, max_length=self.longest
             )
         return made
 

@@ -66,8 +66,8 @@ def test_the_loss_falls_below_what_can_be_known_without_looking(tmp_path: Path, 
 def dies(config: str, where: str, times: int) -> None:
     """Train, and be killed when a function of the training is called for the `times`-th time."""
     owner, name = {
-        "write": (training.Run, "_write"),
-        "save": (training.Run, "_save"),
+        "write": (training.Trainer, "_write"),
+        "save": (training.Trainer, "_save"),
         "publish": (checkpoint.storage, "publish"),
     }[where]
     whole, left = getattr(owner, name), [times]
@@ -251,16 +251,17 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
     first, second = (checkpoint.load(tmp_path / "a" / f"{name}.safetensors")[0] for name in ("align", "vision"))
     assert {name.split(".")[0] for name in first} == {"connector"}
     assert {name.split(".")[0] for name in second} == {"connector", "vision"}
-    # A rate of nearly nothing: the weights that it ends with are those that it began from.
-    train(
-        worlds.config(
-            tmp_path / "b.yaml", tiny_models, str(tiny_mixture), weights=str(tmp_path / "a" / "vision.safetensors"),
-            stages=worlds.only("sft", batch=18, lr={"vision": 1e-30, "connector": 1e-30, "language": 1e-30}),
-        ),
-        quiet=True,
+    config = worlds.config(
+        tmp_path / "b.yaml", tiny_models, str(tiny_mixture), weights=str(tmp_path / "a" / "vision.safetensors"),
+        stages=worlds.only("sft", batch=18, lr={"connector": 1e-30, "language": 1e-3}),
     )  # fmt: skip
+    train(config, quiet=True)
     ended, _ = checkpoint.load(tmp_path / "b" / "sft.safetensors")
+    assert {name.split(".")[0] for name in ended} == {"connector", "vision", "language"}
+    # A rate of nearly nothing, and none: what the training ends with is what it began from.
     assert all(torch.equal(ended[name], tensor) for name, tensor in second.items())
+    with pytest.raises(ConfigError, match="there is no such file"):
+        train(worlds.config(tmp_path / "c.yaml", tiny_models, str(tiny_mixture), weights="nowhere"), quiet=True)
 
 
 def test_half_precision_and_activation_checkpoints_train_too(
@@ -300,6 +301,7 @@ def test_a_medium_that_cannot_be_shown_stops_or_is_skipped(tmp_path: Path, tiny_
         quiet=True,
     )
     assert value["stages"][0]["samples"] == 3
+    assert value["warnings"] == ["align: 1 samples were skipped, their media could not be shown"]
     assert value["stages"][0]["steps"] == 2
 
 

@@ -228,6 +228,8 @@ def test_colours_come_from_the_encoders_folder(tmp_path: Path, tiny_models: dict
     made = Collate.of(model, language, pair, Contract())
     assert [encoder.video for encoder in made.encoders] == [False, True]
     assert made([]) == {"keys": []}
+    assert made.longest == 16_384
+    assert Collate.of(model, language, pair, Contract(context=100)).longest == 100
     bare = tiny.siglip(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
     with pytest.raises(ConfigError, match="image_mean and image_std are missing"):
