@@ -133,7 +133,7 @@ class SampleDecoder:
         pixels = got.frames["clips"].pixels
         # Fewer came out than the container promised: the last one stands for those that are missing.
         place = np.minimum(place.reshape(plan.frames.shape), len(pixels) - 1)
-        return [pixels[row] for row in place], plan.frames, plan.times, seconds
+        return [_rows(pixels, row) for row in place], plan.frames, plan.times, seconds
 
     def _image(self, data: bytes) -> NDArray[np.uint8]:
         """uint8 (frames a clip, height, width, 3), a view of one picture."""
@@ -160,6 +160,12 @@ class SampleDecoder:
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
             self.close()
+
+
+def _rows(pixels: NDArray[np.uint8], row: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Those rows; a view where they lie side by side, as nearly all clips do."""
+    first, last = int(row[0]), int(row[-1])
+    return pixels[first : last + 1] if row.tolist() == list(range(first, last + 1)) else pixels[row]
 
 
 def _raise(error: str | None) -> None:
