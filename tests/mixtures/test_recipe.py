@@ -130,3 +130,10 @@ def test_what_contradicts_apollo_is_told_with_the_figures(share: dict[str, float
 def test_a_recipe_on_disk_knows_a_tokenizer_by_content_alone() -> None:
     value: dict[str, Any] = recipe.record(from_ratio("video=1", tokenizer="/home/me/tok.json"), "ab" * 32)
     assert value["tokenizer"] == {"sha256": "ab" * 32} and "/home/me" not in str(value)
+
+
+def test_the_recipe_in_the_documents_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mixtures.md").read_text("utf-8")
+    (body,) = re.findall(r"^```recipe\n(.*?)^```", text, re.M | re.S)
+    found = read_recipe(write(tmp_path, body))
+    assert found.size == 200_000_000 and found.columns == ("modality", "source", "licence", "kind", "seconds")
