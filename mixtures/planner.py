@@ -371,6 +371,6 @@ def _short_of_data(
     fits = math.floor(largest)
     return StageError(
         f"the data do not suffice for {wanted * scale:,.0f} {unit}{asked}, each sample standing {often} at most",
-        hint=f"missing, at the least: {'; '.join(missing) or 'data'}\n  the largest mixture of this recipe has {fits:,} "
-        f"{unit}: ask for that --size, allow more `repeats`, or loosen a band",
+        hint=f"missing, at the least: {'; '.join(missing) or 'data'}\n  the largest mixture of this recipe has "
+        f"{fits:,} {unit}: ask for that --size, allow more `repeats`, or loosen a band",
     )
