@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.pages.scripts import codes, numbers, script
@@ -31,11 +31,13 @@ def held(data: bytes) -> Any:
     return json.loads(json.loads(found[1]))
 
 
+@settings(max_examples=50)
 @given(VALUES)
 def test_a_script_gives_back_its_value(value: Any) -> None:
     assert held(script("x", value)) == value
 
 
+@settings(max_examples=50)
 @given(VALUES)
 def test_no_tag_and_no_line_separator_stands_in_a_script(value: Any) -> None:
     text = script("x", value).decode("utf-8")

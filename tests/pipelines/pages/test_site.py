@@ -9,18 +9,16 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
-from infra import tables
 from infra.errors import ConfigError, StageError
-from mixtures.manifest import write_mixture
 from pipelines import pages
 from pipelines.pages.finished import open_finished
 from pipelines.pages.rows import gather
 from pipelines.pages.thumbs import drawn
 from pipelines.run import Run
+from tests.pipelines.pages import world
 from tests.pipelines.pages.test_scripts import held
 
 #: uPlot 1.6.32 as npm has it: the files are the library's own, to be replaced whole and never edited.
@@ -127,43 +125,21 @@ def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) 
 
 
 def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
-    members = gather(open_finished(run.out)).members.sort_by("key")
-    chosen = members.filter(pa.array(np.arange(members.num_rows) % 2 == 0))
-    names = sorted(set(chosen["modality"].to_pylist()))
-    n = chosen.num_rows
-    table = pa.table(
-        {
-            "key": chosen["key"],
-            "vshard": pa.array(np.arange(n) * 3 // n, pa.int32()),
-            "position": pa.array(np.zeros(n), pa.int32()),
-            "group": pa.array([names.index(m) for m in chosen["modality"].to_pylist()], pa.int32()),
-            "shard": pa.array(np.zeros(n), pa.int32()),
-            "repeat": pa.array(np.arange(n) % 2, pa.int32()),
-            **{name: chosen[name] for name in ("offset", "size", "tokens", "seconds", "bytes")},
-        },
-        schema=tables.MIXTURE,
-    )
-    sums = {name: {"samples": chosen["modality"].to_pylist().count(name)} for name in names}
-    groups = [
-        {"name": name, "modality": name, "cell": {"modality": name}, "available": 99, "tokens": 10, "seconds": 1.0,
-         "bytes": 5, **sums[name]}
-        for name in names
-    ]  # fmt: skip
-    value = {
-        "seed": 1, "unit": "samples",
-        "recipe": {"ratios": [{"column": "modality", "of": "text", "to": "image", "between": [1, 9]}]},
-        "parents": [{"run": run.out, "name": "world", "members": "0" * 64}], "shards": [], "groups": groups,
-        "totals": {"samples": n, "tokens": 1, "seconds": 1.0, "bytes": 1}, "vshards": 3, "warnings": ["<b>careful</b>"],
-        "materialized": None,
-    }  # fmt: skip
-    write_mixture(str(tmp_path / "mix"), value, table)
-    pages.write(str(tmp_path / "mix"), str(tmp_path / "out"), quiet=True)
+    mixture = world.mix(run, tmp_path / "mix")
+    pages.write(mixture.uri, str(tmp_path / "out"), quiet=True)
     meta = told(tmp_path / "out", "meta")
     assert isinstance(meta, dict)
-    assert np.sum(meta["vshards"]["samples"]) == n and meta["repeated"] == n // 2
-    assert meta["ratios"][0]["achieved"]["samples"] == round(sums["text"]["samples"] / sums["image"]["samples"], 4)
+    members, groups = mixture.members(), {group["name"]: group["samples"] for group in mixture.value["groups"]}
+    n, repeated = members.num_rows, sum(repeat > 0 for repeat in members["repeat"].to_pylist())
+    assert np.sum(meta["vshards"]["samples"]) == n and meta["repeated"] == repeated > 0
+    for v in range(3):
+        for name, counts in zip(meta["modalities"], meta["vshards"]["samples"], strict=True):
+            place = [group["name"] for group in mixture.value["groups"]].index(name)
+            rows = zip(members["vshard"].to_pylist(), members["group"].to_pylist(), strict=True)
+            assert counts[v] == sum(row == (v, place) for row in rows)
+    assert meta["ratios"][0]["achieved"]["samples"] == round(groups["text"] / groups["image"], 4)
     sources = next(rows for column, rows in meta["tables"] if column == "source")
-    assert sum(row[1] for row in sources) == n and sum(row[2] for row in sources) == n - n // 2
+    assert sum(row[1] for row in sources) == n and sum(row[2] for row in sources) == n - repeated
 
 
 def test_the_library_for_charts_is_as_it_was_published() -> None:

@@ -54,7 +54,7 @@ def test_thresholds_of_every_filter_in_the_cascade_are_found(world: Any) -> None
     assert len(found) > 20
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.DataObject) -> None:
     finished, rows, found = world

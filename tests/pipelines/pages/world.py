@@ -6,8 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
+from infra import tables
 from infra.beam import Runner
+from mixtures.manifest import Mixture, write_mixture
 from pipelines import main
+from pipelines.pages.finished import open_finished
+from pipelines.pages.rows import gather
 from pipelines.run import Run
 from tests import corpus
 
@@ -50,7 +57,7 @@ def make(folder: Path) -> Run:
             "facts": {"min_side": 32},
             "motion": {"min_score": 0.005},
         },
-        "duplicates": {"image": {}, "video": {}, "text": {}},
+        "duplicates": {"image": {}, "video": {}},
         "annotate": {},
         "export": {"shard_samples": 6, "description": "Made for a test. <b>Not bold.</b>"},
     }
@@ -99,7 +106,6 @@ def _clips(folder: Path) -> None:
 def _texts(folder: Path) -> None:
     folder.mkdir()
     lines = [json.dumps({"id": f"t/{number}", "text": corpus.document(number)}) for number in range(24)]
-    lines.append(json.dumps({"id": "again", "text": corpus.document(5)}))
     lines.append(json.dumps({"id": "short", "text": "Too short."}))
     lines.append(json.dumps({"id": "long", "text": " ".join(corpus.document(n) for n in range(200, 260))}))
     (folder / "texts.jsonl").write_text("\n".join(lines) + "\n")
@@ -115,3 +121,40 @@ def _albums(folder: Path) -> None:
     ]
     rows = [{"id": "one", "image": ["40.jpg", "41.jpg"], "conversations": turns}]
     (folder / "albums.json").write_text(json.dumps(rows))
+
+
+def mix(run: Run, folder: Path) -> Mixture:
+    """Every second member of the run, half of them as repeats, in three virtual shards."""
+    members = gather(open_finished(run.out)).members.sort_by("key")
+    chosen = members.filter(pa.array(np.arange(members.num_rows) % 2 == 0))
+    kinds = chosen["modality"].to_pylist()
+    names = sorted(set(kinds))
+    n = chosen.num_rows
+    table = pa.table(
+        {
+            "key": chosen["key"],
+            "vshard": pa.array(np.arange(n) * 3 // n, pa.int32()),
+            "position": pa.array(np.zeros(n), pa.int32()),
+            "group": pa.array([names.index(kind) for kind in kinds], pa.int32()),
+            "shard": pa.array(np.zeros(n), pa.int32()),
+            "repeat": pa.array(np.arange(n) % 2, pa.int32()),
+            **{name: chosen[name] for name in ("offset", "size", "tokens", "seconds", "bytes")},
+        },
+        schema=tables.MIXTURE,
+    )
+    groups = [
+        {"name": name, "modality": name, "cell": {"modality": name}, "available": 99, "samples": kinds.count(name),
+         "tokens": 10, "seconds": 1.0, "bytes": 5}
+        for name in names
+    ]  # fmt: skip
+    share = kinds.count("text") / n
+    value = {
+        "seed": 1, "unit": "samples", "groups": groups, "shards": [], "vshards": 3, "materialized": None,
+        "recipe": {"ratios": [{"column": "modality", "of": "text", "to": "image", "between": [1, 9]}]},
+        "constraints": [{"label": "modality <b>text</b>", "low": 0.1, "high": 0.9,
+                         "achieved": dict.fromkeys(("samples", "tokens", "seconds", "bytes"), share)}],
+        "parents": [{"run": run.out, "name": "world", "members": "0" * 64}],
+        "totals": {"samples": n, "tokens": 1, "seconds": 1.0, "bytes": 1},
+        "warnings": ["<script>window.hacked = 10</script>"],
+    }  # fmt: skip
+    return write_mixture(str(folder), value, table)
