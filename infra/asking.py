@@ -10,7 +10,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,6 +183,25 @@ class Cache:
         except sqlite3.Error as error:
             self._fail(error)
         return answer if added else self.get(key) or answer
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """(key, answer as `Answer.to_json` wrote it) of every answer, in no special order."""
+        try:
+            yield from self._db.execute("SELECT key, answer FROM answers")
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def forget(self, keys: Sequence[bytes]) -> int:
+        """Remove answers, and their bytes from the file; returns how many there were."""
+        try:
+            self._db.execute("PRAGMA secure_delete=ON")
+            self._db.execute("BEGIN IMMEDIATE")
+            gone = sum(self._db.execute("DELETE FROM answers WHERE key = ?", (key,)).rowcount for key in keys)
+            self._db.execute("COMMIT")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            self._fail(error)
+        return gone
 
     def __len__(self) -> int:
         try:

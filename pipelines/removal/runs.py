@@ -16,7 +16,7 @@ from infra.store import content_ids
 from pipelines import export, taken
 from pipelines.decide import write_ledger
 from pipelines.readme import papers, write_readme
-from pipelines.removal import rows, shards, staging, stores
+from pipelines.removal import answers, rows, shards, staging, stores
 from pipelines.removal.scan import Found
 from pipelines.run import Run
 from pipelines.taken import Taken
@@ -34,7 +34,7 @@ def stage(found: Found) -> dict[str, Any]:
     """Stage everything of a run that changes and decide on it; returns the journal.
 
     journal: files {path: sha256}; remove: folders of scratch; ids: content (hex) that the store must not hold any more;
-    sets: {unitset before: unitset after}; shards: see `shards.stage`.
+    sets: {unitset before: unitset after}; shards: see `shards.stage`; answers: keys (hex) in the request cache.
     """
     run = found.run
     work = staging.Staging(run.out)
@@ -79,7 +79,13 @@ def stage(found: Found) -> dict[str, Any]:
                 rewritten[f"{name}/{one.name}.parquet"] = (changed[one.name][0], after.origin(name, one))
     work.put(taken.NAME, Taken(after.erased, after.held, dict(sorted(rewritten.items()))).to_bytes())
     return work.decide(
-        {"remove": list(SCRATCH), "ids": sorted(value.hex() for value in found.ids), "sets": sets, "shards": told}
+        {
+            "remove": list(SCRATCH),
+            "ids": sorted(value.hex() for value in found.ids),
+            "sets": sets,
+            "shards": told,
+            "answers": [key.hex() for key in answers.find(found)],
+        }
     )
 
 
@@ -97,6 +103,7 @@ def finish(run: Run, journal: dict[str, Any], stores_beside: tuple[str, ...]) ->
     for folder in journal["remove"]:
         storage.remove(storage.join(run.out, folder))
     told = [stores.erase(uri, journal["ids"], journal["sets"]) for uri in stores_of(run, stores_beside)]
+    answers.forget(run, [bytes.fromhex(key) for key in journal["answers"]])
     reissue(run, journal)
     staging.finish(run.out)
     return told

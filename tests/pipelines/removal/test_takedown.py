@@ -266,7 +266,7 @@ print(total)
 
 def test_killed_anywhere_it_ends_in_the_same_bytes(finished: World, tmp_path: Path) -> None:
     keys = ",".join(finished.key(name) for name in ("picture-4.jpg", "clip-1.mp4", "t7"))
-    points = 9
+    points = 6
     command = [sys.executable, "-c", KILLED, str(finished.root), str(tmp_path), keys, str(points)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
