@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -60,14 +61,23 @@ def read(data: bytes | memoryview) -> Record:
 
 def read_all(view: memoryview, spans: Iterable[tuple[int, int]]) -> list[Record] | None:
     """Records that lie at [start, end) of a file's bytes, in order; None where one of them is not sound."""
+    # Nothing that is made here is garbage, and looking for some takes a fifth of the time.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return [_DECODE(view[start:end]) for start, end in spans]
     except (msgspec.DecodeError, RecursionError):
         return None
+    finally:
+        if collects:
+            gc.enable()
 
 
 def columns(records: Sequence[Record]) -> dict[str, Sequence[Any]]:
     """Field -> its values in all records, and "characters": how long all turns of each are together."""
     found: dict[str, Sequence[Any]] = {name: list(map(operator.attrgetter(name), records)) for name in FIELDS}
-    found["characters"] = [sum([len(turn.value) for turn in record.conversations]) for record in records]
+    found["characters"] = [
+        len(turns[0].value) if len(turns) == 1 else sum([len(turn.value) for turn in turns])
+        for turns in map(operator.attrgetter("conversations"), records)
+    ]
     return found

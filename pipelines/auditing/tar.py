@@ -221,7 +221,7 @@ def _padding(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findin
     last = grid[(index.data[batch[some]] + index.sizes[batch[some]]) // BLOCK].view(np.uint64)
     word, used = np.divmod(rest[some], 8)
     cut = last[np.arange(len(some)), word] & _AFTER[used]
-    last[np.arange(BLOCK // 8) <= word[:, None]] = 0
+    np.putmask(last, np.arange(BLOCK // 8) <= word[:, None], 0)
     loud = (cut != 0) | last.any(axis=1)
     if loud.any():
         owners = _keys(index).take(pa.array(batch[some]))
