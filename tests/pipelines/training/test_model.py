@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from infra.errors import ConfigError, StageError
+from infra.errors import ConfigError, MissingExtra, StageError
 from mixtures.tokens import Contract
 from pipelines.training.model import Collate, Model, build, load_encoder, make_connector, transformers
 from pipelines.training.settings import Connector
@@ -237,3 +238,12 @@ def test_colours_come_from_the_encoders_folder(tmp_path: Path, tiny_models: dict
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(ConfigError, match=r"no preprocessor_config\.json"):
         Collate.of(model, language, [bare, pair[1]], Contract())
+
+
+def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "transformers" else find(name, *a)
+    )
+    with pytest.raises(MissingExtra, match=r"training needs the package transformers(.|\n)*\[train\]"):
+        transformers()

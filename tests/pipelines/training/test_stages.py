@@ -73,6 +73,15 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(stage: str, built: Model)
     assert {part for part in PARTS if model.modules[part].training} == {part for part in PARTS if peak[part]}
 
 
+@pytest.mark.parametrize("stage", ["align", "vision"])
+def test_the_connector_learns_through_a_frozen_language_model(stage: str, built: Model) -> None:
+    model = copied(built)
+    peak = {**stages.resolved(stage, Stage(), 10**9).peak, "connector": 3e-2}
+    optimizer = stages.begin(model, peak, Optimizer())
+    seen = [a_step(model, optimizer, peak, [sample(2, 5, 6, 1)])["loss"] for _ in range(30)]
+    assert seen[-1] < seen[0] - 0.1  # of about log 259, all that random weights leave to be moved
+
+
 def test_rates_are_the_tables_unless_the_config_has_others() -> None:
     for size, rate, clips in [(1.54e9, 5e-5, 200), (3.09e9, 2e-5, 200), (7.62e9, 1e-5, 150), (27_008, 5e-5, 200)]:
         found = stages.resolved("sft", Stage(), int(size))
