@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +100,7 @@ class Fetcher:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def stream(self, wanted: Iterable[Span]) -> Iterator[tuple[Span, memoryview]]:
+    def stream(self, wanted: Iterable[Span]) -> Generator[tuple[Span, memoryview], None, None]:
         """Each span with its bytes, in order. The bytes may be overwritten when the next are asked for.
 
         Raises StageError that names the file where it is absent, shorter than the span, or cannot be read.

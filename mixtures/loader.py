@@ -10,24 +10,21 @@ Reads virtual mixtures (ranges of their runs' tars) and materialized ones, near 
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from infra.errors import BadSample, ConfigError, MissingExtra, ReelmillError, StageError
-from mixtures.copying import copy_key
+from infra.errors import BadSample, ConfigError, StageError
 from mixtures.decoded import FRAME_SIZE, SampleDecoder
 from mixtures.fetch import CACHE_BYTES, Fetcher, Span
 from mixtures.manifest import Mixture, open_mixture
 from mixtures.order import WINDOW, Order, Share
+from mixtures.places import Places
 from mixtures.tokens import Contract
 from mixtures.unpack import record_of, unpack, verify
+from mixtures.workers import dataset, this_worker, through
 
 #: Raised when a field of the state changes its meaning.
 STATE_VERSION = 1
@@ -88,7 +85,7 @@ class Loader:
         self._on_error = on_error
         self._verify = verify
         self._decoder = SampleDecoder(self.contract, frame_size) if decode else None
-        self._places = _Places(self.mixture)
+        self._places = Places(self.mixture)
         self._fetcher = Fetcher(self._places.files, cache_bytes=cache_bytes)
         self.order = Order(self._places.counts, int(self.mixture.value["seed"]) if seed is None else seed, window)
         self._stand(epoch, 0)
@@ -107,8 +104,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """One sample after another. Inside a worker of PyTorch's DataLoader, that worker's share."""
-        worker, workers = _worker()
-        for step in self._steps(worker, workers, whole=False):
+        worker, workers = this_worker()
+        for step in self.steps(worker, workers, whole=False):
             yield from step.samples
 
     def batches(
@@ -120,18 +117,25 @@ class Loader:
         With on_error "skip" a batch may be shorter, or empty.
         """
         if workers == 0:
-            for step in self._steps(0, 1, whole=True):
+            for step in self.steps(0, 1, whole=True):
                 yield collate(step.samples) if collate else step.samples
             return
-        yield from self._through_workers(workers, collate, how)
+        epoch = self.epoch
+        for number, skipped, batch in through(self, workers, collate, how):
+            if number != self._step:
+                raise ConfigError("steps come out of order", where="loader", hint="leave the DataLoader's in_order on")
+            self.skipped.update(skipped)
+            self._step, self._within = number + 1, 0
+            yield batch
+        self._stand(epoch + 1, 0)
 
     def dataset(self) -> Any:
         """This loader as a torch IterableDataset, for a DataLoader of your own: give it this loader's batch as its
         batch_size, and steps come in order. Workers do not move this loader: count samples with `advance`."""
-        return _torch_dataset(self, None)
+        return dataset(self, None)
 
-    def _steps(self, worker: int, workers: int, *, whole: bool) -> Iterator[Step]:
-        """This rank's steps from here on, every `workers`-th of them.
+    def steps(self, worker: int, workers: int, *, whole: bool) -> Iterator[Step]:
+        """This rank's steps from here on, those of one of `workers` processes; a single one moves the loader.
 
         whole: a step is given when all of it is read; else sample by sample, each as a Step of its own.
         """
@@ -149,22 +153,23 @@ class Loader:
                     yield self._places.span(row, (number, i == len(rows), i, row))
 
         step = Step(mine.start)
-        for span, data in self._fetcher.stream(wanted()):
-            number, ends, done, _ = span.tag
-            try:
-                step.samples.append(self._sample(span, data))
-            except BadSample as error:
-                self._bad(span, error)
-                step.skipped[error.kind] += 1
-            if whole and not ends:
-                continue
-            step.number = number
-            if workers == 1:
-                self._step, self._within = (number + 1, 0) if ends else (number, done)
-            if step.skipped:
-                self.skipped.update(step.skipped)
-            yield step
-            step = Step(number)
+        with closing(self._fetcher.stream(wanted())) as stream:
+            for span, data in stream:
+                number, ends, done, _ = span.tag
+                try:
+                    step.samples.append(self._sample(span, data))
+                except BadSample as error:
+                    self._bad(span, error)
+                    step.skipped[error.kind] += 1
+                if whole and not ends:
+                    continue
+                step.number = number
+                if workers == 1:
+                    self._step, self._within = (number + 1, 0) if ends else (number, done)
+                if step.skipped:
+                    self.skipped.update(step.skipped)
+                yield step
+                step = Step(number)
         if workers == 1:
             self._stand(epoch + 1, 0)
 
@@ -184,39 +189,6 @@ class Loader:
                 where=f"{self._fetcher.files[span.file]}, byte {span.offset}",
                 hint='Loader(on_error="skip") leaves such samples out and counts them',
             ) from None
-
-    def _through_workers(
-        self, workers: int, collate: Callable[[list[Any]], Any] | None, how: Mapping[str, Any]
-    ) -> Iterator[Any]:
-        data_loader = _torch().utils.data.DataLoader
-        epoch, expected = self.epoch, self._step
-        how = {"batch_size": None, "collate_fn": _same, "num_workers": workers, **how}  # PyTorch's own would convert
-        steps = iter(data_loader(_torch_dataset(self, collate or _same), **how))
-        while True:
-            try:
-                found = next(steps, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise StageError(
-                    f"a process that reads for the loader died ({str(error).splitlines()[0]})",
-                    where=self.mixture.uri,
-                    hint="go on from the last state_dict(): nothing that was given is lost",
-                ) from None
-            if found is None:
-                break
-            if isinstance(found, ReelmillError):
-                raise found
-            number, skipped, batch = found
-            if number != expected:
-                raise StageError(
-                    f"step {number} came where step {expected} was due", where=self.mixture.uri, hint="in_order=True"
-                )
-            expected += 1
-            self.skipped.update(skipped)
-            self._step, self._within = expected, 0
-            yield batch
-        self._stand(epoch + 1, 0)
 
     # -- where it stands ----------------------------------------------------------------------------------------
 
@@ -299,127 +271,3 @@ class Loader:
         self._fetcher.close()
         if self._decoder is not None:
             self._decoder.close()
-
-
-class _Places:
-    """Where each row of a mixture lies. files: of its tars, as the rows count them."""
-
-    def __init__(self, mixture: Mixture) -> None:
-        rows = mixture.members(["key", "vshard", "group", "shard", "repeat", "offset", "size"])
-        value = mixture.value
-        if rows.num_rows != value["members"]["rows"]:
-            raise StageError(
-                f"there are {rows.num_rows} rows, {value['members']['rows']} in mixture.json",
-                where=mixture.uri,
-                hint="make the mixture again with `reelmill mix`",
-            )
-        self._mixture = mixture
-        self._keys = rows["key"].combine_chunks() if rows.num_rows else pa.array([], pa.string())
-        vshard = _column(rows, "vshard")
-        self.counts: NDArray[np.int64] = np.bincount(vshard, minlength=int(value["vshards"])).astype(np.int64)
-        self._group = _column(rows, "group")
-        self._size = _column(rows, "size")
-        self._repeat: NDArray[np.int64] | None = None  # copies in tars of the mixture's own have names of their own
-        if value.get("materialized"):
-            self._repeat = _column(rows, "repeat")
-            self.files = [mixture.own_tar(v) for v in range(len(value["materialized"]))]
-            self._file = vshard
-            ends = np.cumsum(self._size)
-            first = np.cumsum(self.counts) - self.counts
-            before = ends - self._size
-            self._offset = before - np.repeat(before[first[self.counts > 0]], self.counts[self.counts > 0])
-        else:
-            self.files = [mixture.tar(shard) for shard in range(len(value["shards"]))]
-            self._file = _column(rows, "shard")
-            self._offset = _column(rows, "offset")
-
-    def span(self, row: int, tag: Any) -> Span:
-        return Span(int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag)
-
-    def name(self, row: int, key: str) -> str:
-        """What a row's members are called in its tar."""
-        return key if self._repeat is None else copy_key(key, int(self._repeat[row]))
-
-    def composition(self, order: Order, epoch: int, stop: int) -> dict[str, Any]:
-        value = self._mixture.value
-        shards, rows = order.whole(epoch, stop)
-        whole = np.zeros(len(self.counts), dtype=bool)
-        whole[shards] = True
-        read = np.repeat(whole, self.counts)
-        read[rows] = True
-        units = {"samples": np.ones(len(read), dtype=np.int64)}
-        table = self._mixture.members(["tokens", "seconds", "bytes"])
-        units |= {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in table.column_names}
-        names = [group["modality"] for group in value["groups"]]
-        unit = value["unit"]
-        total = float(units[unit][read].sum())
-        found: dict[str, Any] = {}
-        for modality in sorted(set(names)):
-            groups = [i for i, name in enumerate(names) if name == modality]
-            mine = read & np.isin(self._group, groups)
-            sums = {name: float(column[mine].sum()) for name, column in units.items()}
-            found[modality] = {
-                "samples": int(sums["samples"]),
-                "tokens": int(sums["tokens"]),
-                "seconds": round(sums["seconds"], 3),
-                "bytes": int(sums["bytes"]),
-                "share": round(sums[unit] / total, 6) if total else 0.0,
-                "planned": value["achieved"][unit].get(modality, 0.0),
-            }
-        gaps = [abs(row["share"] - row["planned"]) for row in found.values()] if total else [0.0]
-        return {
-            "samples": int(read.sum()),
-            "of": len(read),
-            "unit": unit,
-            "modalities": found,
-            "largest_gap": round(max(gaps, default=0.0), 6),
-        }
-
-
-def _column(rows: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.asarray(rows[name], dtype=np.int64)
-
-
-# -- PyTorch ----------------------------------------------------------------------------------------------------
-
-
-def _torch() -> Any:
-    try:
-        import torch.utils.data
-    except ImportError:
-        raise MissingExtra("torch", "train", "reading with workers") from None
-    return torch
-
-
-def _worker() -> tuple[int, int]:
-    """(number, count) of the DataLoader's worker that this process is; (0, 1) where it is none."""
-    if "torch.utils.data" not in sys.modules:
-        return 0, 1
-    info = sys.modules["torch.utils.data"].get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _torch_dataset(loader: Loader, collate: Callable[[list[Any]], Any] | None) -> Any:
-    """An IterableDataset, made here so that importing this module imports no PyTorch. Without `collate` it gives
-    samples; with it (number, skipped, batch) of each step, or the error that ended the reading."""
-    torch = _torch()
-
-    class Dataset(torch.utils.data.IterableDataset):  # type: ignore[misc,name-defined]
-        def __iter__(self) -> Iterator[Any]:
-            if collate is None:
-                yield from loader
-                return
-            try:
-                for step in loader._steps(*_worker(), whole=True):
-                    yield step.number, step.skipped, collate(step.samples)
-            except ReelmillError as error:  # as a value: PyTorch would wrap it in a traceback
-                yield error
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _torch_dataset, (loader, collate)
-
-    return Dataset()
