@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.commit import lock, read_json
+from infra import progress
+from infra.commit import lock, need_manifest, read_json
 from pipelines.removal import mixtures
 from pipelines.removal.places import Places, find
 from pipelines.removal.runs import finish, stage, stores_of
@@ -34,21 +36,31 @@ def takedown(
     Raises StageError where a folder is not there or holds none of them.
     """
     places = find(folders)
-    again = [] if dry_run else [_recover(uri, places) for uri in places.runs if pending(uri) is not None]
+    again = [uri if dry_run else _recover(uri, places) for uri in places.runs if pending(uri) is not None]
     runs = []
     unknown = set(selection.keys)
     gone: dict[str, list[str]] = {}
-    for uri in places.runs:
-        found = scan(uri, selection, with_duplicates=with_duplicates)
-        unknown -= {*found.before.erased, *found.erased}
-        gone[mixtures.place_of(uri)] = sorted(found.erased)
-        told = _told(found)
-        if found.erased and not dry_run:
-            told |= _take(found, places)
-        elif found.erased:
-            ids = sorted(value.hex() for value in found.ids)
-            told["stores"] = [look(store, ids) for store in stores_of(found.run, places.stores)]
-        runs.append(told)
+    seen: list[None] = []
+    units = sum(len(need_manifest(uri, "samples").units) for uri in places.runs)
+    with progress.watch("takedown", units, lambda: len(seen), what="units", quiet=quiet):
+        for uri in places.runs:
+            with nullcontext() if dry_run else lock(uri):
+                found = scan(
+                    uri,
+                    selection,
+                    with_duplicates=with_duplicates,
+                    beside=[other for other in places.runs if other != uri],
+                    tick=lambda: seen.append(None),
+                )
+                told = _told(found)
+                if found.erased and not dry_run:
+                    told |= _take(found, places)
+                elif found.erased:
+                    ids = sorted(value.hex() for value in found.ids)
+                    told["stores"] = [look(store, ids) for store in stores_of(found.run, places.stores)]
+            unknown -= {*found.before.erased, *found.erased}
+            gone[mixtures.place_of(uri)] = sorted(found.erased)
+            runs.append(told)
     mended = [_mend(uri, gone, dry_run=dry_run, quiet=quiet) for uri in places.mixtures]
     return {
         "dry_run": dry_run,
@@ -70,20 +82,18 @@ def _mend(uri: str, gone: Mapping[str, list[str]], *, dry_run: bool, quiet: bool
     """Bring a mixture up to its runs; None where it stands as it should."""
     if dry_run:
         state = mixtures.look(uri)
+        runs = [state.mixture.run(i) for i in range(len(state.mixture.value["parents"]))]
+        stands = any(gone.get(mixtures.place_of(run)) for run in runs)
         told = mixtures.touched(state.mixture, gone)
-        stands = any(
-            gone.get(mixtures.place_of(state.mixture.run(i))) for i in range(len(state.mixture.value["parents"]))
-        )
         return {**told, "why_not": state.why} if stands or state.changed or state.missing else None
     with lock(uri):
         journal = pending(uri)
-        if journal is not None:
-            return mixtures.put_in_place(uri, journal, quiet=quiet)
+        done = None if journal is None else mixtures.put_in_place(uri, journal, quiet=quiet)
         state = mixtures.look(uri)
         if state.why:
             return {"mixture": uri, "why_not": state.why}
         if not state.changed:
-            return None
+            return done
         return mixtures.put_in_place(uri, mixtures.stage(state.mixture), quiet=quiet)
 
 
@@ -98,9 +108,8 @@ def _recover(uri: str, places: Places) -> str:
 
 def _take(found: Found, places: Places) -> dict[str, Any]:
     """Rewrite one run; what was done beyond what was told before."""
-    with lock(found.run.out):
-        journal = stage(found)
-        stores = finish(found.run, journal, places.stores)
+    journal = stage(found)
+    stores = finish(found.run, journal, places.stores)
     return {"files": len(journal["files"]), "stores": stores}
 
 
@@ -170,7 +179,10 @@ def show(value: Mapping[str, Any]) -> None:
     for mixture in value["mixtures"]:
         _show_mixture(out, mixture, value["dry_run"])
     for uri in value["finished_before"]:
-        out.print(f"{uri}: finished what was interrupted before", highlight=False)
+        done = (
+            "what was interrupted here would be finished first" if value["dry_run"] else "finished what was interrupted"
+        )
+        out.print(f"{uri}: {done}", highlight=False)
     for key in value["unmatched"]:
         out.print(f"not found: {escape(key)}", highlight=False)
 

@@ -28,6 +28,7 @@ from infra.config import Config, Document, validate
 from infra.errors import ConfigError, StageError
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
+from pipelines import taken
 from pipelines.decide import survivors_mask, with_cutoffs
 from pipelines.duplicates import find_duplicates, unit_duplicates
 from pipelines.judge import ALIVE, concerns, judge_rows, wordless
@@ -567,6 +568,9 @@ class _Question:
                 )
                 if resampled or (now_by[dropped] == "resample").any():
                     _add(tally.dropped.setdefault("resample", Range()), dropped & (now_by == "resample"), *thin)
+                away = (then == "dropped") & (by == taken.FILTER) & rows  # whatever the settings
+                if away.any():
+                    _add(tally.dropped.setdefault(taken.FILTER, Range()), away, away, away)
                 for position, filter_ in enumerate(self.resolved.filters):
                     gone = (then == "dropped") & (by == filter_.name) & rows
                     reach = open_ & (place <= position) & np.isin(modality, sorted(filter_.modalities))

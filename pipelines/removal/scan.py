@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,9 @@ from pipelines.run import Run
 from pipelines.taken import Taken
 from pipelines.what_if import held_config
 
+#: Columns of samples that tell content.
+CONTENT = ("key", "modality", "text", "media", "error")
+
 #: Keys and places named in a report; the counts beside them are whole.
 NAMED = 20
 
@@ -36,7 +39,7 @@ class Found:
     before: its list so far. erased, held: key -> why, new ones; rows, beside: unit -> their rows.
     outcomes: of the erased, before; shards: name -> samples to be taken out of its tar; copies: kept samples that look
     like an erased one; same: samples, not erased, with the same bytes or text; ids: content of the erased that nobody
-    else in this run has; there: media of the erased that still lie in the sources.
+    else has; content: sha256 of their media, and their texts; there: media of the erased that still lie in the sources.
     """
 
     run: Run
@@ -52,6 +55,7 @@ class Found:
     copies: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
     ids: set[bytes] = field(default_factory=set)
+    content: tuple[pa.Array, pa.Array] = field(default_factory=lambda: (pa.array([], pa.string()),) * 2)
     there: list[str] = field(default_factory=list)
 
     @property
@@ -80,8 +84,18 @@ def open_run(uri: str) -> Run:
     return Run(config, document, quiet=True, made=held["makers"])
 
 
-def scan(uri: str, selection: Selection, *, with_duplicates: bool) -> Found:
-    """Look through a run's samples, duplicates, members and dialogues for what `selection` asks for."""
+def scan(
+    uri: str,
+    selection: Selection,
+    *,
+    with_duplicates: bool,
+    beside: Sequence[str] = (),
+    tick: Callable[[], None] = lambda: None,
+) -> Found:
+    """Look through a run's samples, duplicates, members and dialogues for what `selection` asks for.
+
+    beside: other runs, whose content a store that they share must keep. `tick` is called after each unit.
+    """
     found = Found(open_run(uri), listing.load(uri))
     samples = need_manifest(uri, "samples")
     need_manifest(uri, "verdicts")
@@ -89,6 +103,7 @@ def scan(uri: str, selection: Selection, *, with_duplicates: bool) -> Found:
     for unit in samples.units:
         table = tables.read(found.run.at("samples", f"{unit.name}.parquet"), COLUMNS)
         _add(found, unit.name, table["key"], selection.matches(table, roots))
+        tick()
     groups = _groups(found)
     if with_duplicates:
         for name, rows in groups.items():
@@ -100,6 +115,8 @@ def scan(uri: str, selection: Selection, *, with_duplicates: bool) -> Found:
     else:
         _hold(found, groups)
         _same_content(found, samples.units, take=False)
+    for other in beside if found.ids else ():
+        _keep_content(found, other)
     _outcomes(found)
     _members(found)
     _dialogues(found)
@@ -156,8 +173,7 @@ def _same_content(found: Found, units: tuple[Unit, ...], *, take: bool) -> None:
     media, texts = set(), set()
     for name, rows in found.rows.items():
         part = tables.read(found.run.at("samples", f"{name}.parquet")).take(pa.array(rows))
-        for ids in content_ids(part).values():
-            found.ids |= set(ids.to_pylist())
+        found.ids |= _ids(part)
         for row in part.select(["modality", "media", "text", "source"]).to_pylist():
             media |= {medium["sha256"] for medium in row["media"] or () if medium["sha256"]}
             texts |= {row["text"]} if row["text"] else set()
@@ -165,19 +181,10 @@ def _same_content(found: Found, units: tuple[Unit, ...], *, take: bool) -> None:
     if not media and not texts:
         found.ids = set()
         return
-    shas, said = pa.array(sorted(media), pa.string()), pa.array(sorted(texts), pa.string())
+    found.content = (pa.array(sorted(media), pa.string()), pa.array(sorted(texts), pa.string()))
     for unit in units:
-        table = tables.read(
-            found.run.at("samples", f"{unit.name}.parquet"), ["key", "modality", "text", "media", "error"]
-        )
-        flat = table["media"].combine_chunks()
-        parents = np.asarray(pc.list_parent_indices(flat), dtype=np.int64)
-        shared = np.zeros(table.num_rows, dtype=bool)
-        shared[
-            parents[np.asarray(pc.is_in(pc.struct_field(pc.list_flatten(flat), "sha256"), value_set=shas), dtype=bool)]
-        ] = True
-        worded = np.asarray(pc.fill_null(pc.is_in(table["text"], value_set=said), False), dtype=bool)
-        silent = np.asarray(pc.is_null(table["text"]), dtype=bool)
+        table = tables.read(found.run.at("samples", f"{unit.name}.parquet"), CONTENT)
+        shared, worded = _sharing(found, table)
         mine = np.isin(np.arange(table.num_rows), found.rows.get(unit.name, np.zeros(0, np.int64)))
         document = np.asarray(pc.equal(table["modality"], "text"), dtype=bool)
         same = (shared | (worded & document)) & ~mine
@@ -185,14 +192,48 @@ def _same_content(found: Found, units: tuple[Unit, ...], *, take: bool) -> None:
             why = np.full(table.num_rows, None, dtype=object)
             why[same] = listing.COPY
             _add(found, unit.name, table["key"], why)
-            for ids in content_ids(table.filter(pa.array(same))).values():
-                found.ids |= set(ids.to_pylist())
+            found.ids |= _ids(table.filter(pa.array(same)))
         else:
             found.same += table["key"].filter(pa.array(same)).to_pylist()
-        others = (shared | worded | (silent & (len(media) > 0))) & ~mine & ~(same & take)
-        for ids in content_ids(table.filter(pa.array(others))).values():
-            found.ids -= set(ids.to_pylist())
+        _spare(found, table, (shared | worded) & ~mine & ~(same & take))
     found.same.sort()
+
+
+def _keep_content(found: Found, other: str) -> None:
+    """What another run has of the same content, under other keys, stays in the store."""
+    manifest = read_manifest(storage.join(other, "samples"))
+    gone = pa.array(sorted(found.erased), pa.string())
+    for unit in () if manifest is None else manifest.units:
+        table = tables.read(storage.join(other, "samples", f"{unit.name}.parquet"), CONTENT)
+        shared, worded = _sharing(found, table)
+        mine = np.asarray(pc.is_in(table["key"], value_set=gone), dtype=bool)
+        _spare(found, table, (shared | worded) & ~mine)
+
+
+def _sharing(found: Found, table: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """bool (n,) twice: rows with a medium, and rows with the text, of an erased sample; no text counts as a text."""
+    media, texts = found.content
+    flat = table["media"].combine_chunks()
+    parents = np.asarray(pc.list_parent_indices(flat), dtype=np.int64)
+    hits = pc.is_in(pc.struct_field(pc.list_flatten(flat), "sha256"), value_set=media)
+    shared = np.zeros(table.num_rows, dtype=bool)
+    shared[parents[np.asarray(hits, dtype=bool)]] = True
+    worded = np.asarray(pc.fill_null(pc.is_in(table["text"], value_set=texts), False), dtype=bool)
+    return shared, worded
+
+
+def _spare(found: Found, table: pa.Table, rows: NDArray[np.bool_]) -> None:
+    if rows.any():
+        found.ids -= _ids(table.filter(pa.array(rows)))
+
+
+def _ids(samples: pa.Table) -> set[bytes]:
+    """Content ids of samples; those of no text and of no medium, which many share, are left out."""
+    ids = content_ids(samples)
+    text = np.asarray(pc.is_valid(samples["text"]), dtype=bool)
+    media = np.asarray(pc.list_value_length(samples["media"].combine_chunks()), dtype=np.int64) > 0
+    found = set(ids["text"].filter(pa.array(text)).to_pylist()) | set(ids["media"].filter(pa.array(media)).to_pylist())
+    return found | set(ids["pair"].filter(pa.array(text | media)).to_pylist())
 
 
 def _still_there(found: Found, row: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,12 +12,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from infra import tables
 from infra.errors import StageError
 from mixtures import shards
 from pipelines import main, taken
 from pipelines.audit import audit
+from pipelines.removal.rows import put
+from pipelines.removal.scan import scan
 from pipelines.removal.selection import select
 from pipelines.takedown import takedown
 from tests import corpus
@@ -187,6 +192,22 @@ def test_content_that_another_sample_has_stays_in_the_store(world: World) -> Non
     assert cells
     told = remove(world, world.key("again"))  # its text is that of t3, which stays
     assert told["runs"][0]["stores"][0]["cells"] == 0  # type: ignore[index]
+
+
+def test_content_that_another_run_has_under_another_key_stays_in_the_store(world: World) -> None:
+    key = world.key("clip-1.mp4")
+    other = world.root / "other"
+    shutil.copytree(world.run, other)
+    for path in (other / "samples").glob("u*.parquet"):
+        table = tables.read(str(path))
+        if key in table["key"].to_pylist():
+            row = table["key"].to_pylist().index(key)
+            tables.write(str(path), put(table, "key", np.array([row]), "z" * 26))
+    asked = select(keys=[key])
+    alone = scan(str(world.run), asked, with_duplicates=False)
+    beside = scan(str(world.run), asked, with_duplicates=False, beside=[str(other)])
+    assert len(alone.ids) == 3 and beside.ids == set()
+    assert scan(str(world.run), asked, with_duplicates=False, beside=[str(world.run)]).ids == alone.ids
 
 
 def test_a_source_a_licence_and_a_list_of_urls(world: World, tmp_path: Path) -> None:
