@@ -22,7 +22,7 @@ RM.pages.duplicates = (() => {
     const copies = found.copies.slice(0, WIDE);
     return el("article", { class: "group" },
       el("h3", {}, `${fmt.count(found.copies.length + 1)} alike`, el("span", {}, `${fmt.word(rows.word("modality", row))}, ${rows.word("source", row)}`)),
-      el("div", { class: "members" }, member(row, "the one that stays", "survivor"),
+      el("div", { class: "members" }, member(row, "chosen to stay", "survivor"),
         copies.map(([copy, likeness, other, start, end, from, to]) => {
           const spans = start === null ? "" : `; its ${span(start, end)} show ${span(from, to)}`;
           return member(copy, `alike ${fmt.number(likeness)}${other === row || other < 0 ? "" : ", to another copy"}${spans}`, "copy");
@@ -58,7 +58,7 @@ RM.pages.duplicates = (() => {
         }
         more.addEventListener("click", next);
         next();
-        box.replaceChildren(el("p", { class: "note" }, chosen.length ? `${fmt.count(chosen.length)} groups, ${fmt.count(copies)} copies besides those that stay` : "No two samples are alike."), list, more);
+        box.replaceChildren(el("p", { class: "note" }, chosen.length ? `${fmt.count(chosen.length)} groups, ${fmt.count(copies)} copies besides those chosen to stay` : "No two samples are alike."), list, more);
         for (const button of choose.children) button.setAttribute("aria-pressed", String(button.value === kind));
       }
       for (const kind of ["all", ...kinds]) choose.append(el("button", { type: "button", value: kind, onclick: () => draw(kind) }, fmt.word(kind)));

@@ -141,7 +141,7 @@ RM.pages.thresholds = (() => {
       });
     }
     return el("section", { id: `filter-${filter.name}`, class: first.length === 1 ? "" : "broad" },
-      el("h2", {}, filter.name, el("a", { class: "aside", href: link("samples", { outcome: "dropped", filter: filter.name }) }, `dropped ${fmt.count(dropped)}`)),
+      el("h2", {}, filter.name, el("a", { class: "aside", href: link("samples", { outcome: "dropped", filter: filter.name, sort: "value" }) }, `dropped ${fmt.count(dropped)}`)),
       el("p", { class: "note" }, `asks ${filter.asks.map(fmt.word).join(", ")}`),
       entries.length ? [el("div", { class: "thresholds" }, first.map(card)), more] : el("p", {}, "It has no threshold that could decide otherwise."));
   }

@@ -123,12 +123,15 @@ def keys(page: Any) -> list[str]:
             """async () => {
                 const list = document.querySelector(".list");
                 const met = new Map();
-                for (let top = 0; ; top += list.clientHeight / 2) {
+                const rest = list.scrollHeight - list.clientHeight;
+                const rows = +document.querySelector(".count").dataset.found;
+                const step = Math.min(list.clientHeight / 2, Math.max(1, rest / rows));
+                for (let top = 0; ; top += step) {
                     list.scrollTop = top;
                     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
                     for (const row of list.querySelectorAll(".row"))
                         met.set(+row.getAttribute("aria-posinset"), row.dataset.key);
-                    if (top > list.scrollHeight) break;
+                    if (top > rest) break;
                 }
                 return [...met].sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
             }"""
@@ -317,6 +320,30 @@ def test_nothing_runs_out_of_a_narrow_window(browser: Any, report: Path, name: s
     page = visit.go(name)
     page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    visit.done()
+
+
+def test_a_list_longer_than_an_element_may_be_high(browser: Any, report: Path, told: Rows, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(report, copied)
+    script = copied / "static" / "samples.js"
+    code = script.read_text()
+    assert code.count("HIGHEST = 15_000_000") == 1
+    script.write_text(code.replace("HIGHEST = 15_000_000", "HIGHEST = 1_000"))  # 16 rows and a bit
+    visit = Visit(browser, f"file://{copied}")
+    page = visit.go("samples")
+    found(page, len(told))
+    assert page.evaluate("document.querySelector('.sizer').clientHeight") == 1000
+    assert keys(page) == told.keys
+    page.focus(".list")
+    for key, row in (("Home", 0), ("End", len(told) - 1), ("ArrowUp", len(told) - 2), ("PageUp", None)):
+        page.keyboard.press(key)
+        page.wait_for_timeout(50)
+        if row is not None:
+            assert page.locator(".row[aria-selected=true]").get_attribute("data-key") == told.keys[row]
+        box, inside = page.locator(".row[aria-selected=true]").bounding_box(), page.locator(".list").bounding_box()
+        # A pixel of the bar is nine of the list here.
+        assert inside["y"] - 9 <= box["y"] and box["y"] + box["height"] <= inside["y"] + inside["height"] + 9
     visit.done()
 
 
