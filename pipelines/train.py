@@ -308,7 +308,7 @@ class Trainer:
         log = curve.read(self.out / LOG)
         return {
             "out": str(self.out),
-            "warnings": [warning for stage in self.stages for warning in self._warnings(stage, log)],
+            "warnings": list(dict.fromkeys(said for stage in self.stages for said in self._warnings(stage, log))),
             "stages": [
                 {
                     "stage": stage.name,
@@ -335,7 +335,7 @@ class Trainer:
             )
         planned, used = mixture.contract.tokens_per_frame, stage.loader.contract.tokens_per_frame
         if planned != used:
-            found.append(f"{stage.name}: {used} tokens a frame; the mixture's shares were planned with {planned}")
+            found.append(f"{used} tokens a frame here; the shares of {mixture.uri} were planned with {planned}")
         seen = sum(line["samples"] for line in log if line["stage"] == stage.name)
         if seen < stage.samples:
             found.append(f"{stage.name}: {stage.samples - seen:,} samples were skipped, their media could not be shown")

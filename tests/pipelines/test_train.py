@@ -312,12 +312,15 @@ def test_the_command_prints_one_value_and_its_curve(tmp_path: Path, tiny_models:
     from PIL import Image
 
     stages = {"align": None, "vision": {"batch": 6, "lr": {"language": 1e-3}}, "sft": {"batch": 2}}
-    config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), stages=stages)
+    config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), stages=stages, tokens_per_frame=3)
     told = CliRunner().invoke(app, ["train", config, "--out", str(tmp_path / "other"), "--json"])
     assert told.exit_code == 0, told.output
     value = json.loads(told.stdout)
     assert [(s["stage"], s["steps"], s["samples"]) for s in value["stages"]] == [("vision", 1, 6), ("sft", 3, 6)]
-    assert value["warnings"] == ["vision: 0% of the mixture is video; Apollo trains this on video alone"]
+    assert value["warnings"] == [
+        "vision: 0% of the mixture is video; Apollo trains this on video alone",
+        f"3 tokens a frame here; the shares of {texts} were planned with 2",
+    ]
     assert told.stderr == ""
     assert Image.open(tmp_path / "other" / "loss.png").size == (990, 495)
     shown = CliRunner().invoke(app, ["train", config, "--out", str(tmp_path / "other")])
