@@ -433,7 +433,10 @@ def _members(
 
 
 def made_by(run: Run) -> dict[str, Any]:
-    """What of the run a card must say: seed, manifests, filters with their thresholds, and who measured."""
+    """What of the run a card must say: seed, manifests, filters with their thresholds, and who measured.
+
+    config: stands for the parts of the config that the rest does not spell out; no place on this machine is in it.
+    """
     resolved = resolve(run)
     manifests = {}
     for stage in ("samples", "signals", "late", "duplicates", "verdicts", "dialogues"):
@@ -443,6 +446,8 @@ def made_by(run: Run) -> dict[str, Any]:
     return {
         "name": run.config.name,
         "seed": run.config.seed,
+        "config": fingerprint([run.config.units.model_dump(mode="json"), run.config.export.model_dump(mode="json"),
+                               [s.model_dump(mode="json", exclude={"path"}) for s in run.config.sources]]),
         "reelmill": importlib.metadata.version("reelmill"),
         "tables": tables.VERSION,
         "manifests": manifests,
@@ -454,7 +459,7 @@ def made_by(run: Run) -> dict[str, Any]:
             for name, annotator in sorted(resolved.annotators.items())
         },
         "dialogues": writer(resolved.annotate),
-    }
+    }  # fmt: skip
 
 
 def unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
