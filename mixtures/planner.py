@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 from infra.errors import StageError
 from mixtures.cells import Constraint
 
-#: Amounts are scaled so that all there is is 1; HiGHS answers within 1e-7 of that.
-SLACK = 1e-7
+#: Amounts are scaled so that all there is is 1; HiGHS answers within this of it, the least that it knows.
+TOLERANCE = 1e-10
+
+#: What a program may miss a constraint by, so that two ways of adding the same numbers do not contradict each other.
+SLACK = 1e-9
+
+#: Cells with a smaller share of all there is weigh no more than such a one where rates are evened out (ours): the
+#: numbers in a program must not lie too far apart.
+TINY = 1e-4
 
 #: A number of samples that comes out of a program this near to a whole one is that one.
 ROUNDING = 1e-4
@@ -29,7 +36,7 @@ REACH = 4.0
 #: Branch-and-bound nodes after which whole numbers are taken as they are; counted, so that the plan stays the same.
 NODES = 10_000
 
-#: scipy.optimize.milp's word for a program without an answer.
+#: scipy.optimize's word for a program without an answer.
 _INFEASIBLE = 2
 
 
@@ -78,7 +85,6 @@ class Program:
 
     def minimise(self, cost: Mapping[int, float]) -> NDArray[np.float64] | None:
         """The best values of all variables; None where nothing satisfies the rows."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
 
         count = len(self._bounds)
@@ -90,12 +96,42 @@ class Program:
             ([w for _, _, w in at], ([r for r, _, _ in at], [v for _, v, _ in at])), shape=(len(self._rows), count)
         )
         low, high = np.array([r[1] for r in self._rows]), np.array([r[2] for r in self._rows])
+        return self._whole_numbers(c, matrix, low, high) if any(self._whole) else self._linear(c, matrix, low, high)
+
+    def _linear(self, c: Any, matrix: Any, low: Any, high: Any) -> NDArray[np.float64] | None:
+        """Whole numbers do not matter yet, but amounts do: a ten-millionth of a large index is a sample."""
+        from scipy.optimize import linprog
+        from scipy.sparse import vstack
+
+        equal = low == high
+        up, down = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
         for presolve in (True, False):  # which fails now and then on programs that have an answer
+            found = linprog(
+                c,
+                A_ub=vstack([matrix[up], -matrix[down]]),
+                b_ub=np.concatenate([high[up], -low[down]]),
+                A_eq=matrix[equal],
+                b_eq=high[equal],
+                bounds=self._bounds,
+                method="highs-ds",
+                options={"primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE,
+                         "presolve": presolve},
+            )  # fmt: skip
+            if found.status == 0:
+                return np.asarray(found.x, dtype=np.float64)
+            if found.status == _INFEASIBLE:
+                return None
+        return None
+
+    def _whole_numbers(self, c: Any, matrix: Any, low: Any, high: Any) -> NDArray[np.float64] | None:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        for presolve in (True, False):
             found = milp(
                 c,
                 integrality=np.array(self._whole),
                 bounds=Bounds(np.array([b[0] for b in self._bounds]), np.array([b[1] for b in self._bounds])),
-                constraints=[LinearConstraint(matrix, low, high)] if self._rows else [],
+                constraints=[LinearConstraint(matrix, low, high)],
                 options={"node_limit": NODES, "presolve": presolve},
             )
             if found.x is not None:
@@ -128,7 +164,7 @@ def plan(
         rows = _rows(constraints, stock, scale, margin and not stock.whole)
         total = _largest(rows, most) if wanted is None else wanted
         if wanted is None and stock.whole and total is not None:
-            total = math.floor(total * scale + 1e-6 * max(1.0, total * scale)) / scale
+            total = math.floor(total * scale * (1 + SLACK) + 1e-6) / scale
         found = None if not total else _settled(rows, constraints, stock, most, stock.amount / scale, total)
         if found is None and wanted is None and total and stock.whole:
             total = (round(total * scale) - 1) / scale  # the last sample was rounding
@@ -164,18 +200,20 @@ def _rows(constraints: Sequence[Constraint], stock: Stock, scale: float, margin:
 
 def _add(program: Program, y: range, rows: Sequence[_Row], total: float | None) -> None:
     """Rows on y; `total` is N, None where it is the sum of y."""
-    ones = np.ones(len(y))
+    if total is None:
+        (whole,) = program.variables([0.0], [math.inf])  # rows of shares of it have few numbers that way
+        program.row({**dict.fromkeys(y, 1.0), whole: -1.0}, 0.0, 0.0)
+        for row in rows:
+            if math.isfinite(row.low):
+                program.row({**_times(y, row.weights), whole: -row.low}, row.less, math.inf)
+            if math.isfinite(row.high):
+                program.row({**_times(y, row.weights), whole: -row.high}, -math.inf, -row.less)
+        return
     for row in rows:
-        if total is not None:
-            low, high = row.low * total + row.less, row.high * total - row.less
-            if low > high:  # narrower than a sample: aim for its middle
-                low = high = (row.low + row.high) / 2 * total
-            program.row(_times(y, row.weights), low - SLACK * total, high + SLACK * total)
-            continue
-        if math.isfinite(row.low):
-            program.row(_times(y, row.weights - row.low * ones), row.less, math.inf)
-        if math.isfinite(row.high):
-            program.row(_times(y, row.weights - row.high * ones), -math.inf, -row.less)
+        low, high = row.low * total + row.less, row.high * total - row.less
+        if low > high:  # narrower than a sample: aim for its middle
+            low = high = (row.low + row.high) / 2 * total
+        program.row(_times(y, row.weights), low - SLACK * total, high + SLACK * total)
 
 
 def _largest(rows: Sequence[_Row], most: NDArray[np.float64]) -> float | None:
@@ -225,7 +263,7 @@ def _settled(
             break
         found = better
         reached = sum(weight * float(found[variable]) for variable, weight in cost.items())
-        program.row(cost, -math.inf, reached + 10 * SLACK * max(1.0, reached))
+        program.row(cost, -math.inf, reached + SLACK * max(1.0, reached))
     return None if found is None else found[: len(y)]
 
 
@@ -245,11 +283,13 @@ def _rates(program: Program, y: range, once: NDArray[np.float64], modality: Sequ
         there = float(once[cells].sum())
         if there <= 0:
             continue
-        cost[program.distance({**{y[i]: 1.0 / there for i in cells}, common: -1.0})] = 10.0
+        weight = 1.0 / max(there, TINY)
+        cost[program.distance({**dict.fromkeys((y[i] for i in cells), weight), common: -there * weight})] = 10.0
         if len(cells) > 1:
             (rate,) = program.variables([0.0], [math.inf])
             for i in cells:
-                cost[program.distance({y[i]: 1.0 / float(once[i]), rate: -1.0})] = 1.0
+                weight = 1.0 / max(float(once[i]), TINY)
+                cost[program.distance({y[i]: weight, rate: -float(once[i]) * weight})] = 1.0
     return cost
 
 
