@@ -34,7 +34,10 @@ ROUNDING = 1e-4
 REACH = 4.0
 
 #: Branch-and-bound nodes after which whole numbers are taken as they are; counted, so that the plan stays the same.
-NODES = 10_000
+NODES = 100
+
+#: How much worse than the best whole numbers those taken may be, of many hundred cells (ours).
+GAP = 0.01
 
 #: scipy.optimize's word for a program without an answer.
 _INFEASIBLE = 2
@@ -132,7 +135,7 @@ class Program:
                 integrality=np.array(self._whole),
                 bounds=Bounds(np.array([b[0] for b in self._bounds]), np.array([b[1] for b in self._bounds])),
                 constraints=[LinearConstraint(matrix, low, high)],
-                options={"node_limit": NODES, "presolve": presolve},
+                options={"node_limit": NODES, "mip_rel_gap": GAP, "presolve": presolve},
             )
             if found.x is not None:
                 return np.asarray(found.x, dtype=np.float64)
