@@ -26,8 +26,10 @@ Ints = NDArray[np.int64]
 
 def shard_rows(shard: NDArray[np.int32], count: int) -> Iterator[tuple[int, Ints]]:
     """(shard, positions of a mixture's rows that lie in it, ascending) of every shard that has some."""
-    order = np.argsort(shard, kind="stable")
-    ends = np.searchsorted(shard[order], np.arange(count + 1))
+    # Numbers of 16 bits are sorted by counting, eight times as fast.
+    narrow = shard.astype(np.uint16) if count <= 2**16 else shard
+    order = np.argsort(narrow, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=count))])
     for number in range(count):
         if ends[number] < ends[number + 1]:
             yield number, order[ends[number] : ends[number + 1]]
@@ -114,7 +116,7 @@ def rollup(mixture: Mixture, rows: pa.Table) -> Rollup:
             found, values = _coded(held[column])
             local = local * max(len(values), 1) + found
             names.append(values)
-        present, local = np.unique(local, return_inverse=True)
+        present, local = _compact(local)
         known = np.empty(len(present), dtype=np.int32)
         for at, combined in enumerate(present.tolist()):
             cell: list[str] = []
@@ -124,6 +126,17 @@ def rollup(mixture: Mixture, rows: pa.Table) -> Rollup:
             known[at] = cells.setdefault((one["modality"], *reversed(cell)), len(cells))
         code[mine] = known[local][place]
     return Rollup(("modality", *COLUMNS), list(cells), code)
+
+
+def _compact(code: Ints) -> tuple[Ints, Ints]:
+    """(codes that occur, ascending, and the place of each row's among them)."""
+    size = int(code.max()) + 1 if len(code) else 0
+    if size > 2**20:
+        return np.unique(code, return_inverse=True)
+    present = np.flatnonzero(np.bincount(code, minlength=size))
+    place = np.zeros(size, dtype=np.int64)
+    place[present] = np.arange(len(present))
+    return present, place[code]
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str]]:
