@@ -82,31 +82,31 @@ def dies(config: str, where: str, times: int) -> None:
     train(config, quiet=True)
 
 
-KILLED = {
-    "checkpoint_every": 2,
-    "stages": {"align": {"batch": 6}, "vision": None, "sft": {"batch": 6, "epochs": 2}},
-}
+def two_stages(texts: Path) -> dict[str, Any]:
+    """One over media and one over texts, for which no decoder has to be started."""
+    sft = {"batch": 2, "epochs": 2, "mixture": str(texts)}
+    return {"checkpoint_every": 2, "stages": {"align": {"batch": 6}, "vision": None, "sft": sft}}
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path) -> tuple[dict[str, Any], Path]:
+def calm(tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path, texts: Path) -> tuple[dict[str, Any], Path]:
     """Models with dropout, so that chance has to be the same, too; and what an undisturbed training left."""
     folder = tmp_path_factory.mktemp("calm")
     models = worlds.models(folder / "models", dropout=0.2)
-    train(worlds.config(folder / "calm.yaml", models, str(tiny_mixture), **KILLED), quiet=True)
+    train(worlds.config(folder / "calm.yaml", models, str(tiny_mixture), **two_stages(texts)), quiet=True)
     return models, folder / "calm"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_killed_training_ends_as_one_that_was_never_disturbed(
-    workers: int, tmp_path: Path, calm: tuple[dict[str, Any], Path], tiny_mixture: Path
+    workers: int, tmp_path: Path, calm: tuple[dict[str, Any], Path], tiny_mixture: Path, texts: Path
 ) -> None:
     models, undisturbed = calm
     assert [(line["stage"], line["step"]) for line in lines(undisturbed / "log.jsonl")] == [
         *(("align", i) for i in range(3)),
         *(("sft", i) for i in range(6)),
     ]
-    killed = worlds.config(tmp_path / "killed.yaml", models, str(tiny_mixture), workers=workers, **KILLED)
+    killed = worlds.config(tmp_path / "killed.yaml", models, str(tiny_mixture), workers=workers, **two_stages(texts))
     kills = [
         ("write", 2),  # in align, before anything was saved
         ("publish", 1),  # the first checkpoint is written, and not yet in its place
@@ -158,12 +158,13 @@ def one_of_two(rank: int, config: str, port: int) -> None:
 
 
 def test_two_processes_go_on_with_the_same_steps_as_one(
-    tmp_path: Path, tiny_models: dict[str, Any], tiny_mixture: Path
+    tmp_path: Path, tiny_models: dict[str, Any], tiny_mixture: Path, texts: Path
 ) -> None:
     import torch.multiprocessing
 
     # 18 samples: of the last two of an epoch each process takes one, and in the last step of 4 one read is empty.
-    same = {"checkpoint_every": 1, "stages": {"align": {"batch": 8, "epochs": 2}, "vision": None, "sft": {"batch": 8}}}
+    sft = {"batch": 4, "mixture": str(texts)}
+    same = {"checkpoint_every": 1, "stages": {"align": {"batch": 8, "epochs": 2}, "vision": None, "sft": sft}}
     one = worlds.config(tmp_path / "one.yaml", tiny_models, str(tiny_mixture), **same)
     two = worlds.config(tmp_path / "two.yaml", tiny_models, str(tiny_mixture), **same)
     train(one, quiet=True)
