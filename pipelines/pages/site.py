@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from infra import progress, storage
 from infra.commit import read_json
-from infra.errors import ConfigError
+from infra.errors import ConfigError, MissingExtra
 from mixtures.manifest import is_mixture, open_mixture
 from pipelines.pages import details, mixture, overview, what_if
 from pipelines.pages.finished import Finished, open_finished
@@ -36,8 +36,9 @@ def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, cli
 
     thumbs, clips: most pictures and most moving ones drawn for each filter and outcome. An earlier report in `out` is
     replaced whole. Raises ConfigError where `out` holds something else, StageError where there is no finished run
-    or mixture.
+    or mixture, MissingExtra where what draws its charts is not installed.
     """
+    _charts()  # before any work
     target = Path(out)
     if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError("this folder holds something other than a report", where=out, hint="name a new folder")
@@ -79,13 +80,24 @@ def _write_run(folder: str, work: Path, *, thumbs: int, clips: int, quiet: bool)
 
 
 def _write_static(work: Path) -> None:
-    static = resources.files("pipelines.pages") / "static"
-    for folder in ("", "vendor"):
-        for entry in (static / folder).iterdir():
-            if entry.is_file():
-                place = work / ("" if entry.name == "index.html" else "static") / folder / entry.name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(entry.read_bytes())
+    (work / "static").mkdir(parents=True, exist_ok=True)
+    for entry in (resources.files("pipelines.pages") / "static").iterdir():
+        place = work / ("" if entry.name == "index.html" else "static") / entry.name
+        place.write_bytes(entry.read_bytes())
+    for name, path in _charts().items():
+        shutil.copyfile(path, work / "static" / name)
+
+
+def _charts() -> dict[str, Path]:
+    """The files of uPlot, which draws the charts, in the package that brings it; the package itself is not imported.
+
+    Raises MissingExtra where it is not installed.
+    """
+    try:
+        package = metadata.distribution("uplot-python")
+    except metadata.PackageNotFoundError:
+        raise MissingExtra("uplot-python", "report", "the report") from None
+    return {name: Path(str(package.locate_file(f"uplot/static/{name}"))) for name in ("uPlot.iife.js", "uPlot.min.css")}
 
 
 def _put(work: Path, name: str, value: Any) -> None:

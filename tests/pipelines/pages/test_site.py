@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from infra.errors import ConfigError, StageError
+from infra.errors import ConfigError, MissingExtra, StageError
 from pipelines import pages
+from pipelines.pages import site
 from pipelines.pages.finished import open_finished
 from pipelines.pages.rows import gather
 from pipelines.pages.thumbs import drawn
 from pipelines.run import Run
 from tests.pipelines.pages import world
 from tests.pipelines.pages.test_scripts import held
-
-#: uPlot 1.6.32 as npm has it: the files are the library's own, to be replaced whole and never edited.
-VENDORED = {
-    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
-    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
-    "uPlot.LICENSE.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
-}
 
 
 def told(folder: Path, name: str) -> object:
@@ -142,8 +134,11 @@ def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
     assert sum(row[1] for row in sources) == n and sum(row[2] for row in sources) == n - repeated
 
 
-def test_the_library_for_charts_is_as_it_was_published() -> None:
-    folder = resources.files("pipelines.pages") / "static" / "vendor"
-    assert {entry.name for entry in folder.iterdir()} == set(VENDORED)
-    for name, digest in VENDORED.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+def test_without_what_draws_charts_nothing_is_begun(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise site.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(site.metadata, "distribution", absent)
+    with pytest.raises(MissingExtra, match="uplot-python"):
+        pages.write(run.out, str(tmp_path / "report"), quiet=True)
+    assert not (tmp_path / "report").exists()
