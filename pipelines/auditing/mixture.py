@@ -61,7 +61,8 @@ def check_mixture(files: Files) -> dict[str, int]:
     held = _parents(mixture, rows, columns, files) if sound else None
     if value["materialized"] is not None and held is not None:
         _tars(mixture, rows, columns, held, files)
-    _papers(mixture, files)
+    if sound:
+        _papers(mixture, files)
     return {"samples": rows.num_rows, "tars": len(value["materialized"] or ())}
 
 
