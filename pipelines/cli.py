@@ -237,15 +237,18 @@ def audit(
 ) -> None:
     """Hold every card, index and sum against the bytes; exit 1 on any mismatch."""
     from pipelines import audit as auditing
+    from pipelines import pages
 
-    found = auditing.audit(folder, deep=deep, quiet=json)
     if html is not None:
-        from pipelines import pages
-
-        pages.write(folder, html, quiet=json)
+        pages.check(html)
+    found = auditing.audit(folder, deep=deep, quiet=json)
     _print([one.value() for one in found]) if json else auditing.show(found)
     if not all(one.ok for one in found):
+        if html is not None:
+            sys.stderr.write("reelmill: no report was written: its pages would not be true\n")
         raise typer.Exit(1)
+    if html is not None:
+        pages.write(folder, html, quiet=json)
 
 
 @app.command()

@@ -35,13 +35,10 @@ def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, cli
     """Write the report of the run or mixture in `folder` into the folder `out`, and return what was written.
 
     thumbs, clips: most pictures and most moving ones drawn for each filter and outcome. An earlier report in `out` is
-    replaced whole. Raises ConfigError where `out` holds something else, StageError where there is no finished run
-    or mixture, MissingExtra where what draws its charts is not installed.
+    replaced whole. Raises what `check` does, and StageError where there is no finished run or mixture.
     """
-    _charts()  # before any work
+    check(out)
     target = Path(out)
-    if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError("this folder holds something other than a report", where=out, hint="name a new folder")
     work = storage.temporary_beside(target)
     try:
         if is_mixture(folder):
@@ -58,6 +55,17 @@ def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, cli
         shutil.rmtree(work, ignore_errors=True)
     files = [path for path in target.rglob("*") if path.is_file()]
     return {"report": out, **told, "files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+
+def check(out: str) -> None:
+    """Whether a report can be written to `out`, before any work.
+
+    Raises ConfigError where `out` holds something else, MissingExtra where what draws charts is not installed.
+    """
+    _charts()
+    target = Path(out)
+    if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError("this folder holds something other than a report", where=out, hint="name a new folder")
 
 
 def _write_mixture(folder: str, work: Path) -> dict[str, Any]:

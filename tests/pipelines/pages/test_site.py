@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.errors import ConfigError, MissingExtra, StageError
-from pipelines import pages
+from pipelines import cli, pages
 from pipelines.pages import site
 from pipelines.pages.finished import open_finished
 from pipelines.pages.rows import gather
@@ -142,3 +142,23 @@ def test_without_what_draws_charts_nothing_is_begun(run: Run, tmp_path: Path, mo
     with pytest.raises(MissingExtra, match="uplot-python"):
         pages.write(run.out, str(tmp_path / "report"), quiet=True)
     assert not (tmp_path / "report").exists()
+
+
+def test_the_command_writes_pages_of_what_its_audit_found_sound_and_of_nothing_else(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(*arguments: str) -> tuple[object, str]:
+        monkeypatch.setattr("sys.argv", ["reelmill", "audit", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, capsys.readouterr().err
+
+    assert command(run.out, "--html", str(tmp_path / "report"), "--json")[0] == 0
+    assert (tmp_path / "report" / "index.html").is_file()
+    copy = tmp_path / "copy"
+    shutil.copytree(run.out, copy)
+    ledger = copy / "ledger.json"
+    ledger.write_bytes(ledger.read_bytes().replace(b"kept", b"kepf", 1))
+    code, told_ = command(str(copy), "--html", str(tmp_path / "other"), "--json")
+    assert code == 1 and "no report was written" in told_ and not (tmp_path / "other").exists()
+    assert command(run.out, "--html", str(copy))[0] == 2
