@@ -169,13 +169,15 @@ _RETRY = b"reelmill.retry"
 
 
 def to_bytes(
-    table: pa.Table, *, fingerprint: str = "", retry: bool = False, groups: Sequence[int] = (), level: int = 3
-) -> bytes:
+    table: pa.Table, *, fingerprint: str = "", retry: bool = False, groups: Sequence[int] = (), level: int = 3,
+    dictionaries: Sequence[str] | None = None,
+) -> bytes:  # fmt: skip
     """`table` as Parquet, the same bytes for the same rows however it was chunked.
 
     fingerprint: of the inputs, kept in the footer; `retry` marks a result that the next run must redo.
     groups: row counts of the row groups, in order; by default one group.
     level: of zstd; where most of a table is keys, which are random, 1 takes half the time for the same size.
+    dictionaries: columns whose values recur; None: Parquet finds out, which costs time where most do not.
     """
     metadata = dict(table.schema.metadata or {})
     metadata[b"reelmill.version"] = str(VERSION).encode()
@@ -192,8 +194,8 @@ def to_bytes(
         compression_level=level,
         version="2.6",
         data_page_version="1.0",
-        use_dictionary=True,
-        write_statistics=True,
+        use_dictionary=True if dictionaries is None else list(dictionaries),
+        write_statistics=False,  # of one row group they help no reader
         write_page_index=False,
         store_schema=True,
     )

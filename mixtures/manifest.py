@@ -95,12 +95,17 @@ def open_mixture(uri: str) -> Mixture:
     return Mixture(uri, value)
 
 
+def members_bytes(members: pa.Table) -> bytes:
+    """members.parquet: columns of which most are as good as random are not looked through for what recurs."""
+    return tables.to_bytes(members, level=1, dictionaries=("vshard", "group", "shard", "repeat"))
+
+
 def write_mixture(uri: str, value: Mapping[str, Any], members: pa.Table) -> Mixture:
     """Write members.parquet, then mixture.json with its hash; the mixture exists from here on.
 
     Tars that were made of these very members stay part of it.
     """
-    data = tables.to_bytes(members, level=1)
+    data = members_bytes(members)
     digest = hashlib.sha256(data).hexdigest()
     held = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
     if held.get("members", {}).get("sha256") == digest:

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra import storage, tables
+from infra import storage
 from infra.commit import MANIFEST
 from infra.hashing import canonical_json
 from mixtures import draw, emit
 from mixtures.manifest import MANIFEST as MIXTURE
-from mixtures.manifest import MEMBERS, VERSION, Mixture, open_mixture, rewrite
+from mixtures.manifest import MEMBERS, VERSION, Mixture, members_bytes, open_mixture, rewrite
 from mixtures.recipe import Recipe
 from pipelines import materialize, mix, taken
 from pipelines.mixture_readme import write_cards
@@ -116,7 +116,7 @@ def stage(mixture: Mixture) -> dict[str, Any]:
     tars = held["materialized"]
     stay = None if tars is None else [tar for i, tar in enumerate(tars) if i not in touched_shards]
     work = Staging(mixture.uri)
-    sha256 = work.put(MEMBERS, tables.to_bytes(new.members, level=1))
+    sha256 = work.put(MEMBERS, members_bytes(new.members))
     value |= {"mixture": VERSION, "members": {"rows": new.members.num_rows, "sha256": sha256}}
     work.put(MIXTURE, canonical_json(value))
     return work.decide({"told": told, "tars": stay})
