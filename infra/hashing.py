@@ -63,6 +63,17 @@ def uniform(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.float64]
     return (draws(seed, keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """uint64 (n,): splitmix64's finalizer (Steele et al. 2014): every bit of the result depends on every bit of x.
+
+    For millions of draws at once, from numbers that a key of (seed, purpose) has been mixed into.
+    """
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
+
+
 def file_sha256(path: str | Path) -> str:
     """sha256 of a local file, as hex."""
     with open(path, "rb") as file:

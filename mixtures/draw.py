@@ -9,14 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_ODD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # of splitmix64's finalizer (Steele et al. 2014)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finalizer: every bit of the result depends on every bit of x."""
-    x = (x ^ (x >> np.uint64(30))) * _ODD[0]
-    x = (x ^ (x >> np.uint64(27))) * _ODD[1]
-    return x ^ (x >> np.uint64(31))
+from infra.hashing import mix64
 
 
 def draws(seed: int, purpose: str, keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -34,7 +27,7 @@ def draws(seed: int, purpose: str, keys: NDArray[np.uint8]) -> NDArray[np.uint64
     salt = np.frombuffer(head, dtype="<u8").astype(np.uint64)
     state = np.full(rows, salt[words], dtype=np.uint64)
     for word in range(words):
-        state = _mix(state ^ columns[:, word] ^ salt[word])
+        state = mix64(state ^ columns[:, word] ^ salt[word])
     return state
 
 

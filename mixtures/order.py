@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import ConfigError
-from infra.hashing import digest
+from infra.hashing import digest, mix64
 
 #: Virtual shards that are shuffled together; ours. More mix better and reach over more bytes.
 WINDOW = 8
@@ -25,11 +25,7 @@ _KEPT = 4  # windows whose rows are kept at hand
 
 def mixed(values: NDArray[np.integer], key: int) -> NDArray[np.uint64]:
     """uint64 (n,): one draw a value, a function of (value, key); the counter hash splitmix64 (Steele et al., 2014)."""
-    with np.errstate(over="ignore"):
-        x = np.asarray(values).astype(np.uint64) * _GOLDEN + np.uint64(key)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
+    return mix64(np.asarray(values).astype(np.uint64) * _GOLDEN + np.uint64(key))
 
 
 def _key(seed: int, epoch: int, purpose: str) -> int:

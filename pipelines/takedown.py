@@ -12,10 +12,11 @@ from rich.table import Table
 
 from infra import progress
 from infra.commit import lock, need_manifest, read_json
+from pipelines.finished import open_finished
 from pipelines.removal import mixtures
 from pipelines.removal.places import Places, find
 from pipelines.removal.runs import finish, stage, stores_of
-from pipelines.removal.scan import NAMED, Found, open_run, scan
+from pipelines.removal.scan import NAMED, Found, scan
 from pipelines.removal.selection import Selection
 from pipelines.removal.staging import pending
 from pipelines.removal.stores import look
@@ -102,7 +103,7 @@ def _recover(uri: str, places: Places) -> str:
     with lock(uri):
         journal = pending(uri)
         if journal is not None:
-            finish(open_run(uri), journal, places.stores)
+            finish(open_finished(uri), journal, places.stores)
     return uri
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from filters import resample as resampling
 from infra import storage, tables
-from infra.commit import need_manifest, read_json
+from infra.commit import need_manifest
 from infra.config import Config, Document, validate
 from infra.errors import ConfigError, StageError
 from infra.hashing import fingerprint, rows_fingerprint
@@ -31,6 +31,7 @@ from infra.store import Cells, align, content_ids
 from pipelines import taken
 from pipelines.decide import survivors_mask, with_cutoffs
 from pipelines.duplicates import find_duplicates, unit_duplicates
+from pipelines.finished import held_config, held_run
 from pipelines.judge import ALIVE, concerns, judge_rows, wordless
 from pipelines.resolve import Resolved, ordered, resolve
 from pipelines.run import Run
@@ -67,14 +68,11 @@ def what_if(run: str, settings: Sequence[str]) -> dict[str, Any]:
     Raises ConfigError for a key that there is not, StageError where there is no finished run or a search for
     duplicates is needed whose fingerprints are nowhere.
     """
-    uri = storage.join(run, "run.json")
-    if not storage.is_file(uri):
-        raise StageError("there is no finished run here", where=run, hint="`reelmill run CONFIG` makes one")
-    held = read_json(uri)
+    held = held_run(run)
     names = [unit.name for unit in need_manifest(run, "verdicts").units]
     with tempfile.TemporaryDirectory(prefix="reelmill-what-if-") as scratch:
-        before = _thought(run, scratch, held, held_config(held, ()))
-        document = held_config(held, settings)
+        before = _thought(run, scratch, held, held_config(held))
+        document = replace(held_config(held, _changed(held["config"], settings)), path="--set")
         after = _thought(run, scratch, held, document)
         changes = [_change(setting, resolve(before), resolve(after)) for setting in settings]
         return {"run": run, "set": changes, **_Question(before, after, names).answer()}
@@ -102,10 +100,9 @@ def parse(setting: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"not a YAML value: {text}", where=f"--set {setting}") from None
 
 
-def held_config(held: Mapping[str, Any], settings: Sequence[str]) -> Document:
-    """run.json's config with settings put in, and the thresholds that its weights brought along."""
-    data = copy.deepcopy(dict(held["config"]))
-    order = [entry["filter"] for entry in held["explain"]]
+def _changed(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A config with settings put in."""
+    data = copy.deepcopy(dict(config))
     for setting in settings:
         place, value = parse(setting)
         level = data
@@ -116,16 +113,7 @@ def held_config(held: Mapping[str, Any], settings: Sequence[str]) -> Document:
             if not isinstance(level, dict):
                 raise ConfigError(f"{part} is a value, not a group of settings", where=f"--set {setting}")
         level[place[-1]] = value
-    # run.json is canonical, so sorted; the order of the cascade stands in `explain`.
-    filters = {name: data["filters"].get(name) for name in order}
-    filters.update({name: own for name, own in data["filters"].items() if name not in filters})
-    for entry in held["explain"]:
-        name, own = entry["filter"], filters[entry["filter"]] or {}
-        known = entry["settings"].get("min_score")
-        if known is not None and isinstance(own, dict) and own.get("min_score") is None and not own.get("keep_top"):
-            filters[name] = {**own, "min_score": known}
-    data["filters"] = filters
-    return Document("--set", data, {})
+    return data
 
 
 def _thought(run: str, scratch: str, held: Mapping[str, Any], document: Document) -> Thought:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from infra import storage
-from infra.commit import need_manifest, read_json
-from infra.config import Config, validate
-from infra.errors import StageError
+from infra.commit import need_manifest
+from pipelines import finished
 from pipelines.decide import find_cutoffs, with_cutoffs
 from pipelines.resolve import Resolved, resolve
 from pipelines.run import Run
-from pipelines.what_if import held_config
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,8 @@ def open_finished(folder: str) -> Finished:
 
     Raises StageError where there is no run that has come to verdicts.
     """
-    uri = storage.join(folder, "run.json")
-    if not storage.is_file(uri):
-        raise StageError("there is no finished run here", where=folder, hint="`reelmill run CONFIG` makes one")
-    held = read_json(uri)
-    document = held_config(held, ())
-    config = validate(document, Config, {**document.data, "out": folder})
-    run = Run(config, document, quiet=True, made=held["makers"])
+    run = finished.open_finished(folder)
     units = tuple(unit.name for unit in need_manifest(folder, "verdicts").units)
     resolved = resolve(run)
     cutoffs = find_cutoffs(run, resolved, units)
-    return Finished(run, with_cutoffs(resolved, cutoffs), held, units, cutoffs)
+    return Finished(run, with_cutoffs(resolved, cutoffs), finished.held_run(folder), units, cutoffs)

@@ -12,16 +12,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra import storage, tables
-from infra.commit import Unit, need_manifest, read_json, read_manifest, unit_name
-from infra.config import Config, validate
-from infra.errors import StageError
+from infra.commit import Unit, need_manifest, read_manifest, unit_name
 from infra.inventory import root_of
 from infra.store import content_ids
 from pipelines import taken as listing
+from pipelines.finished import open_finished
 from pipelines.removal.selection import COLUMNS, Selection
 from pipelines.run import Run
 from pipelines.taken import Taken
-from pipelines.what_if import held_config
 
 #: Columns of samples that tell content.
 CONTENT = ("key", "modality", "text", "media", "error")
@@ -70,20 +68,6 @@ class Found:
         return Taken(dict(sorted(erased.items())), dict(sorted(held.items())), self.before.rewritten)
 
 
-def open_run(uri: str) -> Run:
-    """A finished run as its run.json describes it, where it lies now; no weights are opened.
-
-    Raises StageError where there is no run.json.
-    """
-    place = storage.join(uri, "run.json")
-    if not storage.is_file(place):
-        raise StageError("this run has no run.json", where=uri, hint="let `reelmill run` finish it first")
-    held = read_json(place)
-    document = held_config(held, ())
-    config = validate(document, Config, {**document.data, "out": uri})
-    return Run(config, document, quiet=True, made=held["makers"])
-
-
 def scan(
     uri: str,
     selection: Selection,
@@ -96,7 +80,7 @@ def scan(
 
     beside: other runs, whose content a store that they share must keep. `tick` is called after each unit.
     """
-    found = Found(open_run(uri), listing.load(uri))
+    found = Found(open_finished(uri), listing.load(uri))
     samples = need_manifest(uri, "samples")
     need_manifest(uri, "verdicts")
     roots = {source.name: root_of(source) for source in found.run.config.sources}

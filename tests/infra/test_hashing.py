@@ -91,3 +91,10 @@ def test_rows_fingerprint_sees_order_and_borders_but_not_chunks() -> None:
     assert of("a", "b") != of("b", "a") and of("ab", "c") != of("a", "bc")
     assert hashing.rows_fingerprint(pa.chunked_array([["a"], ["b"]])) == of("a", "b")
     assert hashing.rows_fingerprint(pa.array([b"a", b"b"], pa.binary())) == of("a", "b")
+
+
+def test_mix64_is_splitmix64() -> None:
+    # The first three outputs of splitmix64 from state 0 (its state grows by the golden ratio before each).
+    golden = 0x9E3779B97F4A7C15
+    states = np.array([(golden * i) % 2**64 for i in (1, 2, 3)], dtype=np.uint64)
+    assert hashing.mix64(states).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
