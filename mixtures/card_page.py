@@ -127,9 +127,8 @@ def mixture_page(card: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     return render(
         title=card["mixture"],
-        lead=f"A mixture, counted in {unit}, of {len(card['parents'])} runs and {len(card['shards'])} of their shards; "
-        f"seed {card['seed']}, {card['vshards']} virtual shards, "
-        + (f"{len(card['tars'])} tars." if card["tars"] else "no tars of its own."),
+        lead=f"A mixture, counted in {unit}. Runs: {len(card['parents'])}, shards of theirs: {len(card['shards'])}, "
+        f"virtual shards: {card['vshards']}, tars of its own: {len(card['tars'] or ())}; seed {card['seed']}.",
         facts=facts(card["totals"], card["totals"]["bytes"]),
         sha256=card["manifest"],
         tables=_amounts(card, unit),
