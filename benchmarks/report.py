@@ -33,7 +33,7 @@ import pyarrow as pa
 from infra import storage, tables
 from infra.commit import committed, write_manifest
 from infra.hashing import canonical_json
-from pipelines import export, pages
+from pipelines import pages, proof
 from pipelines.judge import ALIVE, judge_rows, tally
 from pipelines.pages import site
 from pipelines.resolve import Resolved, resolve
@@ -193,7 +193,7 @@ def make_run(folder: Path, rows: int, seed: int) -> Run:
     for stage in ("samples", "signals", "verdicts"):
         write_manifest(run.at(stage), stage, "0" * 32, committed(run.at(stage), names, stage))
     storage.write_bytes(run.at("ledger.json"), canonical_json(tally(everything, {})))
-    export.write_run_json(run)
+    proof.write_run_json(run)
     return run
 
 

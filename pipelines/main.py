@@ -13,9 +13,10 @@ from infra.commit import Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError
 from pipelines.annotate import annotate
 from pipelines.decide import decide
-from pipelines.export import config_fingerprint, explain, export, write_run_json
+from pipelines.export import export
 from pipelines.ingest import ingest
 from pipelines.measure import measure, measure_late
+from pipelines.proof import config_fingerprint, explain, write_run_json
 from pipelines.resolve import resolve
 from pipelines.run import Run, open_run
 

@@ -13,7 +13,7 @@ from infra import storage, tables
 from infra.commit import MANIFEST, read_json, read_manifest
 from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import content_ids
-from pipelines import export, taken
+from pipelines import export, proof, taken
 from pipelines.decide import write_ledger
 from pipelines.readme import papers, write_readme
 from pipelines.removal import answers, rows, shards, staging, stores
@@ -39,7 +39,7 @@ def stage(found: Found) -> dict[str, Any]:
     run = found.run
     work = staging.Staging(run.out)
     after = found.list_after()
-    before = {name: read_manifest(run.at(name)) for name in export.COVERED}
+    before = {name: read_manifest(run.at(name)) for name in proof.COVERED}
     sums: dict[str, dict[str, tuple[str, int]]] = {}
     new_verdicts: dict[str, pa.Table] = {}
     sets: dict[str, str] = {}
