@@ -54,7 +54,7 @@ class Audit:
 def audit(uri: str, *, deep: bool = False, quiet: bool = False) -> list[Audit]:
     """Audit a run, a mixture, or every one of them in a folder.
 
-    deep: decode every medium of a run too; a mixture's media are those of its runs.
+    deep: decode every medium of a run's tars and of a mixture's own too.
     Raises ConfigError where there is nothing to audit, StageError where it was written by another version.
     """
     places = find(uri)
@@ -83,7 +83,7 @@ def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> Audit:
     total = sum(entry.size for entry in listing)
     try:
         with progress.watch("audit", -(-total // MIB), lambda: files.hashed // MIB, what="MiB", quiet=quiet):
-            looked = check_mixture(files) if kind == "mixture" else check_run(files, deep)
+            looked = check_mixture(files, deep) if kind == "mixture" else check_run(files, deep)
     finally:
         files.close()
     looked = {**looked, "files": len(listing), "bytes": total}

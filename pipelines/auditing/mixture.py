@@ -19,6 +19,7 @@ from mixtures.manifest import MANIFEST as MIXTURE
 from mixtures.manifest import MEMBERS, VERSION, Mixture
 from mixtures.rollup import UNITS, number, places, shard_rows
 from pipelines import mixture_readme
+from pipelines.auditing.deep import Deep
 from pipelines.auditing.files import DAMAGED, Files, map_file
 from pipelines.auditing.shards import check_records
 from pipelines.auditing.tar import Index, check_tar
@@ -29,8 +30,10 @@ Columns = Mapping[str, NDArray[Any]]
 PARENT = ("key", "offset", "size", "members", "modality", "text_tokens", "images", "seconds", "bytes")
 
 
-def check_mixture(files: Files) -> dict[str, int]:
+def check_mixture(files: Files, deep: bool = False) -> dict[str, int]:
     """Audit a mixture; what is wrong is added to the files' findings. Returns what was looked at: samples, tars.
+
+    deep: decode the media of its own tars; those of a mixture without tars are its runs'.
 
     Raises StageError where another version of Reelmill wrote it.
     """
@@ -59,11 +62,18 @@ def check_mixture(files: Files) -> dict[str, int]:
         _order(mixture, rows, columns, files)
         _plan(mixture, columns, files)
     held = _parents(mixture, rows, columns, files) if sound else None
+    looked = {"samples": rows.num_rows, "tars": len(value["materialized"] or ())}
     if value["materialized"] is not None and held is not None:
-        _tars(mixture, rows, columns, held, files)
+        media = Deep(files) if deep else None
+        try:
+            _tars(mixture, rows, columns, held, files, media)
+        finally:
+            if media is not None:
+                media.close()
+                looked["media"] = media.media
     if sound:
         _papers(mixture, files)
-    return {"samples": rows.num_rows, "tars": len(value["materialized"] or ())}
+    return looked
 
 
 # -- the manifest and its rows ----------------------------------------------------------------------------------
@@ -208,7 +218,9 @@ def _rows(
 # -- its own tars -----------------------------------------------------------------------------------------------
 
 
-def _tars(mixture: Mixture, rows: pa.Table, columns: Columns, held: list[pa.Table | None], files: Files) -> None:
+def _tars(
+    mixture: Mixture, rows: pa.Table, columns: Columns, held: list[pa.Table | None], files: Files, media: Deep | None
+) -> None:
     """Each tar against its entry, the headers that it must have, and the bytes of the runs that it was copied from."""
     findings, tars = files.findings, mixture.value["materialized"]
     findings.same(MIXTURE, "materialized", int(mixture.value["vshards"]), len(tars))
@@ -230,7 +242,9 @@ def _tars(mixture: Mixture, rows: pa.Table, columns: Columns, held: list[pa.Tabl
         index = _copied(rows, columns, held, mine)
         if index is not None:
             good = check_tar(view, index, None, path, findings)
-            _json(view, index, good, rows, columns, mine, path, files)
+            told = _json(view, index, good, rows, columns, mine, path, files)
+            if media is not None and told is not None:
+                media.check(view, index, good, told, path)
             _bytes(mixture, view, index, columns, mine, sources, path, files)
         findings.same(path, "sha256", tar["sha256"], files.digest(path))
 
@@ -275,17 +289,19 @@ def _json(
     mine: NDArray[np.int64],
     path: str,
     files: Files,
-) -> None:
-    """Each sample's JSON says the key that it was drawn by, and the seconds and bytes that it was planned with."""
+) -> pa.Table | None:
+    """Each sample's JSON says the key that it was drawn by, and the seconds and bytes that it was planned with.
+    Returns what `check_records` does."""
     told = check_records(view, index, good, path, files.findings)
     if told is None:
-        return
+        return None
     keys = rows["key"].take(pa.array(mine)).combine_chunks()
     files.findings.rows(path, "json.id", keys, keys, told["key"].combine_chunks())
     for name in ("seconds", "bytes"):
         expected, found = columns[name][mine], told[name].to_numpy()
         if not np.array_equal(expected, found):
             files.findings.where(path, f"json.{name}", keys, pa.array(expected != found), expected, found)
+    return told
 
 
 def _bytes(

@@ -209,3 +209,14 @@ def test_another_version_is_refused(copy: Path) -> None:
     edit(copy / "mix" / "mixture.json", lambda value: value.update(mixture=99))
     with pytest.raises(StageError, match="version 99"):
         named(copy)
+
+
+def test_deep_decodes_what_the_tars_of_a_mixture_hold(made: Path) -> None:
+    (found,) = audit.audit(str(made / "mix"), deep=True, quiet=True)
+    rows = pq.read_table(made / "mix" / "members.parquet", columns=["group"])["group"].to_pylist()
+    groups = [group["modality"] for group in json.loads((made / "mix" / "mixture.json").read_bytes())["groups"]]
+    modalities = [groups[group] for group in rows]
+    assert found.looked["media"] >= sum(modality != "text" for modality in modalities)
+    # The pictures of these runs are pictures; their videos are random bytes, whose hashes are right.
+    assert {finding.field for finding in found.findings} == {"media"}
+    assert found.total == modalities.count("video") > 0
