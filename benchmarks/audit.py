@@ -52,10 +52,10 @@ DROPPED = 0.2
 
 def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
     """A run of `count` kept samples; see the top of this file."""
-    random = np.random.default_rng(0)
-    words = np.array(["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(5000)])
+    rng = np.random.default_rng(0)
+    words = np.array(["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(5000)])
     inputs = int(count / (1 - DROPPED))
-    kept = np.sort(random.permutation(inputs)[:count])
+    kept = np.sort(rng.permutation(inputs)[:count])
     is_kept = np.zeros(inputs, dtype=bool)
     is_kept[kept] = True
     samples: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
         commit("samples", name, pa.Table.from_pylist(samples, schema=tables.SAMPLES))
         mine = is_kept[unit_start : unit_start + len(samples)]
         keys = [row["key"] for row in samples]
-        scores = np.round(random.random(len(samples)), 6)
+        scores = np.round(rng.random(len(samples)), 6)
         commit("signals", name, pa.table({"key": keys, "quality.words": scores * 100, "language.english": scores}))
         rows = [{"key": k, "modality": modality, "source": "made", "outcome": "kept" if good else "dropped",
                  "filter": None if good else "quality", "reason": None if good else "short"}
@@ -134,9 +134,9 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
         names.append(name)
 
     for number in range(inputs):
-        length = int(np.exp(random.uniform(np.log(40), np.log(400)))) if modality == "text" else 10
-        text = " ".join(words[random.integers(0, len(words), length)].tolist())
-        data = random.bytes(int(random.integers(100_000, 140_000))) if modality == "image" and is_kept[number] else b""
+        length = int(np.exp(rng.uniform(np.log(40), np.log(400)))) if modality == "text" else 10
+        text = " ".join(words[rng.integers(0, len(words), length)].tolist())
+        data = rng.bytes(int(rng.integers(100_000, 140_000))) if modality == "image" and is_kept[number] else b""
         sha256 = hashlib.sha256(data).hexdigest() if modality == "image" else ""
         row: dict[str, Any] = {
             "key": sample_key("made", "a.parquet", f"row={number}", sha256, text), "modality": modality,

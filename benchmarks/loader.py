@@ -47,6 +47,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import inputs
+from benchmarks.clock import cpu
 from infra import tables
 from infra.hashing import canonical_json, sample_key
 from mixtures import manifest, shards
@@ -183,16 +184,6 @@ def count_all(mixed: manifest.Mixture) -> int:
 def with_loader(loader: Loader) -> int:
     loader.set_epoch(0)
     return sum(1 for _ in loader)
-
-
-def cpu() -> float:
-    """CPU seconds of this process and its children, living and dead."""
-    me = psutil.Process()
-    own = me.cpu_times()
-    living = [child.cpu_times() for child in me.children(recursive=True)]
-    return float(own.user + own.system + own.children_user + own.children_system) + sum(
-        t.user + t.system for t in living
-    )
 
 
 def ratio(a: Callable[[], int], b: Callable[[], int], turns: str) -> tuple[float, float]:

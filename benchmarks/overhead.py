@@ -40,6 +40,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import inputs
+from clock import cpu
 
 from infra import tables
 from infra.decode import Decoder
@@ -154,16 +155,6 @@ def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decod
                 refs = [ref for ref, on in zip(refs, passed, strict=True) if on] if refs else refs
                 media = [one for one, on in zip(media, passed, strict=True) if on] if media else media
     return int(signals.num_rows)
-
-
-def cpu() -> float:
-    """CPU seconds of this process and its children, living and dead."""
-    me = psutil.Process()
-    own = me.cpu_times()
-    living = [child.cpu_times() for child in me.children(recursive=True)]
-    return float(own.user + own.system + own.children_user + own.children_system) + sum(
-        t.user + t.system for t in living
-    )
 
 
 def timed(what: Any, *arguments: Any) -> tuple[float, float]:

@@ -38,18 +38,10 @@ from pipelines.judge import ALIVE, judge_rows, tally
 from pipelines.pages import site
 from pipelines.resolve import Resolved, resolve
 from pipelines.run import Run, open_run
+from tests.chromium import ARGUMENTS
 
 UNIT = 10_000
 SOURCES = 12
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 #: What a person does, inside the page, so that the way to it is not counted: milliseconds to the first rows, and

@@ -87,12 +87,9 @@ def watch(
     thread.start()
     try:
         yield
-    except BaseException:
+    finally:
         watched.stop.set()
         thread.join()
-        raise
-    watched.stop.set()
-    thread.join()
     watched.summary()
 
 

@@ -6,6 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,12 +203,10 @@ def _copy(
 ) -> _Copy:
     tar = storage.join(mixture.uri, "shards", f"{shard_name(vshard)}.tar")
     temporary = _temporary(tar)
-    with copying.disk_errors(temporary):
-        try:
-            digest, size = copying.write_mixed(temporary, spans, sources)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with copying.disk_errors(temporary), ExitStack() as undo:
+        undo.callback(temporary.unlink, missing_ok=True)
+        digest, size = copying.write_mixed(temporary, spans, sources)
+        undo.pop_all()
     note = {"stamp": stamp, "name": shard_name(vshard), "samples": len(spans), "bytes": size, "sha256": digest}
     offsets = np.cumsum([0, *(span.size for span in spans)])
     unsure = [(span, int(at)) for span, shard, at in zip(spans, shards, offsets, strict=False) if shard not in whole]

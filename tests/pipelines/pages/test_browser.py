@@ -18,21 +18,13 @@ from pipelines.pages.finished import open_finished
 from pipelines.pages.rows import Rows, gather
 from pipelines.pages.thresholds import thresholds
 from pipelines.run import Run
+from tests.chromium import ARGUMENTS
 from tests.pipelines.pages import world
 from tests.pipelines.pages.test_thresholds import recounted
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or make browser")
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGES = ("", "samples", "thresholds", "duplicates", "shards")
 
 
