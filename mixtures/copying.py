@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from infra import storage
 from infra.errors import StageError
@@ -259,44 +258,3 @@ def _wrong(span: Span, what: str) -> StageError:
         where=span.tar,
         hint=f"this is another shard than the one that the mixture was planned on, or it is damaged; {AGAIN}",
     )
-
-
-def check_media(tar: str, spans: Iterable[tuple[Span, int]]) -> None:
-    """Hold each medium of samples in a finished tar against the sha256 in its record, and the record against its key.
-
-    spans: with the offset of each in this tar. For samples of tars of which so little is taken that those are not
-    hashed whole; what the words of a record say is then held against nothing.
-    Raises StageError for the first that differs.
-    """
-    with storage.open_read(tar) as file:
-        for span, start in spans:
-            file.seek(start)
-            data = file.read(span.size)
-            hashes: dict[int, str] = {}
-            record: Any = None
-            for suffix, content in members(data):
-                if suffix == "json":
-                    try:
-                        record = json.loads(content)
-                    except ValueError:
-                        raise _damaged(span, "its record is no JSON") from None
-                elif suffix != "txt":
-                    number = suffix.partition(".")[0]
-                    hashes[int(number) if number.isdigit() else 0] = hashlib.sha256(content).hexdigest()
-            if not isinstance(record, dict) or record.get("id") != span.key:
-                raise _damaged(span, "its record is of another sample")
-            if [hashes[i] for i in sorted(hashes)] != [one for one in record.get("sha256", []) if one]:
-                raise _damaged(span, "a medium is not the one that its record names")
-
-
-def _damaged(span: Span, what: str) -> StageError:
-    return StageError(f"sample {span.key} at byte {span.offset:,} is damaged: {what}", where=span.tar, hint=AGAIN)
-
-
-def members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """(suffix, content) of each member of one sample's bytes."""
-    at = 0
-    while at < len(data):
-        name, size = parse_header(data[at : at + BLOCK])
-        yield name.partition(".")[2], data[at + BLOCK : at + BLOCK + size]
-        at += BLOCK + size + -size % BLOCK

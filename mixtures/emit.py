@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +12,9 @@ from infra import storage
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
 from mixtures.conversations import PLACEHOLDER
-from mixtures.copying import AGAIN, Sources, Span, copy_key, members
+from mixtures.copying import AGAIN, Sources, Span, copy_key
 from mixtures.manifest import Mixture
+from mixtures.unpack import media_of, record_of, unpack
 
 #: What can be written beside a mixture.
 FORMS = ("energon", "llava")
@@ -120,15 +120,9 @@ def _records(mixture: Mixture) -> Iterator[dict[str, Any]]:
                 span = Span(row["key"], row["repeat"], tars[row["shard"]], row["offset"], row["size"])
                 data = bytearray(span.size)
                 sources.read_into(span.tar, span.offset, memoryview(data))
-                parts = dict(members(bytes(data)))
-                media = {f"media/{span.key}.{suffix}": content for suffix, content in sorted(parts.items(), key=_order)
-                         if suffix not in ("json", "txt")}  # fmt: skip
+                parts = unpack(memoryview(data), span.key, span.tar, span.offset)
+                media = {f"media/{span.key}.{suffix}": parts[suffix] for suffix in media_of(parts)}
                 yield {"key": span.key, "repeat": span.repeat, "where": span.tar, "media": media,
-                       "record": json.loads(parts["json"])}  # fmt: skip
+                       "record": record_of(parts, span.key, span.tar, span.offset)}  # fmt: skip
     finally:
         sources.close()
-
-
-def _order(item: tuple[str, bytes]) -> tuple[int, str]:
-    number = item[0].partition(".")[0]
-    return (int(number) if number.isdigit() else -1, item[0])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from infra import storage
 from infra.errors import StageError
-from mixtures.copying import BLOCK, parse_header
+from mixtures.copying import BLOCK, Span, parse_header
 
 _JSON = msgspec.json.Decoder()
 _AUDIT = "the shard is not the one the mixture was made from: `reelmill audit` says where it differs"
@@ -75,3 +76,17 @@ def verify(members: Mapping[str, bytes], record: Mapping[str, Any], key: str, wh
             where=f"{where}, byte {offset}",
             hint=_AUDIT,
         )
+
+
+def check_media(tar: str, spans: Iterable[tuple[Span, int]]) -> None:
+    """Hold each medium of samples in a finished tar against the sha256 in its record, and the record against its key.
+
+    spans: with the offset of each in this tar. For samples of tars of which so little is taken that those are not
+    hashed whole; what the words of a record say is then held against nothing.
+    Raises StageError for the first that differs, with its place in the tar that it was copied from.
+    """
+    with storage.open_read(tar) as file:
+        for span, start in spans:
+            file.seek(start)
+            members = unpack(memoryview(file.read(span.size)), span.key, span.tar, span.offset, span.name)
+            verify(members, record_of(members, span.key, span.tar, span.offset), span.key, span.tar, span.offset)

@@ -21,6 +21,7 @@ from infra.hashing import canonical_json, fingerprint
 from mixtures import copying
 from mixtures.copying import AGAIN, Sources, Span
 from mixtures.manifest import Mixture, open_mixture, rewrite
+from mixtures.unpack import check_media
 from pipelines.run import LOCAL
 
 #: Raised whenever the same members give other tars.
@@ -247,7 +248,7 @@ def _file_stamp(uri: str) -> dict[str, int]:
 
 
 def _publish(mixture: Mixture, copy: _Copy) -> None:
-    copying.check_media(str(copy.temporary), copy.unsure)
+    check_media(str(copy.temporary), copy.unsure)
     name = shard_name(copy.vshard)
     tar = storage.join(mixture.uri, "shards", f"{name}.tar")
     with copying.disk_errors(copy.temporary):
