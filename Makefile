@@ -21,7 +21,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Real vLLM on the CPU, in an environment of its own, for tests/pipelines/test_vllm.py: 3.5 GB.
+# Real vLLM on the CPU, in an environment of its own, for tests/pipelines/annotate/test_vllm.py: 3.5 GB.
 vllm: .venv-vllm/.installed
 
 .venv-vllm/.installed: constraints-vllm.txt

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from infra import models
 from infra.config import Strict
 from infra.errors import ConfigError
-from infra.media import Decoded, FramePlan, Frames
+from infra.media.interface import Decoded, FramePlan, Frames
 
 
 class VideoText(Strict):

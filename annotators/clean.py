@@ -13,7 +13,7 @@ from pydantic import Field
 
 from annotators import text as words
 from infra.config import Strict
-from infra.media import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, Decoded
 
 # Element names of HTML. Anything else in angle brackets ("5 < 6", "<unk>", "List<String>") is text.
 _TAGS = (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from infra.config import Strict
-from infra.media import Decoded
+from infra.media.interface import Decoded
 
 
 class Settings(Strict):

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from infra import models
 from infra.config import Strict
-from infra.media import Decoded, FramePlan
+from infra.media.interface import Decoded, FramePlan
 
 #: A frame below either is not searched, because blank and flat frames are all alike. The limits are ours.
 MIN_QUALITY = 50

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from infra.media import Decoded, FramePlan, StreamObserver
+from infra.media.interface import Decoded, FramePlan, StreamObserver
 
 
 @runtime_checkable

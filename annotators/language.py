@@ -15,7 +15,7 @@ from annotators import text as words
 from infra.config import Strict
 from infra.errors import MissingExtra
 from infra.hashing import file_sha256
-from infra.media import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, Decoded
 
 _LABEL = "__label__"
 _WORD = re.compile(r"[^\W\d_]+")

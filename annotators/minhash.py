@@ -15,7 +15,7 @@ from pydantic import Field
 
 from annotators import text as words
 from infra.config import Strict
-from infra.media import Decoded
+from infra.media.interface import Decoded
 
 _WORD = re.compile(r"[^\W_]+")
 

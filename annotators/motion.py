@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.config import Strict
-from infra.media import Decoded, StreamObserver
+from infra.media.interface import Decoded, StreamObserver
 
 #: Codecs, by FFmpeg's name, whose decoders export vectors that are worth reading.
 VECTOR_CODECS = frozenset({"h264", "mpeg4"})

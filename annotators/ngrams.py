@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from infra.config import Strict
-from infra.media import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, Decoded
 from infra.vocabulary import BREAK, SEPARATE, Case, Vocabulary, load, stream
 
 Ints = NDArray[np.int64]

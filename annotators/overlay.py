@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from annotators import ocr
-from infra.media import Decoded, FramePlan, Frames
+from infra.media.interface import Decoded, FramePlan, Frames
 
 Gray = NDArray[np.float32]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive

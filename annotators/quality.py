@@ -19,7 +19,7 @@ from annotators.repetition import duplicate_shares, ngram_shares
 from infra.config import Strict
 from infra.errors import ConfigError
 from infra.hashing import file_sha256
-from infra.media import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, Decoded
 
 TOP = (2, 3, 4)
 REPEATED = (2, 5, 6, 7, 8, 9, 10)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from annotators.motion import Gray8
 from infra.config import Strict
-from infra.media import Decoded, StreamObserver
+from infra.media.interface import Decoded, StreamObserver
 
 Gray = NDArray[np.uint8]
 

@@ -9,7 +9,8 @@ Inputs, made by this script from seed 0 in a temporary folder, whole runs as `re
 In both a fifth of the inputs is dropped, units hold 20,000 rows, and samples, signals (two columns of scores),
 verdicts, members, cards, manifests, ledger and checksums are there.
 
-A: `pipelines.audit.audit` on the run, in this process. B: hashlib.sha256 over every file of the run, read in blocks of
+A: `pipelines.audit.audit.audit` on the run, in this process. B: hashlib.sha256 over every file of the run, read in
+blocks of
 8 MiB, one after another. Both after a first pass that has brought the files into the page cache and imported all
 modules. A B in turn, --rounds times; the least of each counts, as the machine may be shared.
 
@@ -39,12 +40,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from infra import storage, tables
 from infra.commit import Unit, write_manifest
 from infra.hashing import canonical_json, sample_key
-from mixtures import cards
-from mixtures.conversations import conversations
-from mixtures.shards import Part, write_tar
-from mixtures.tokens import RELEASED, text_tokens
-from pipelines import audit
-from pipelines.judge import tally
+from mixtures.cards import cards
+from mixtures.reading.conversations import conversations
+from mixtures.reading.tokens import RELEASED, text_tokens
+from mixtures.shards.shards import Part, write_tar
+from pipelines.audit import audit
+from pipelines.core.verdicts import tally
 
 UNIT = 20_000
 DROPPED = 0.2

@@ -8,7 +8,8 @@ Two data sets of n unit rows in 512 dimensions, stored as float16, both made fro
 A tenth of the rows (20,000 pairs at n = 200,000) are planted near-duplicates: another row turned in a random direction
 to a cosine drawn uniformly from [threshold, 0.99]. Float16 moves a few just below the threshold; those are no pairs.
 
-Ours is `filters.duplicates.find_edges` as the pipeline composes it: sample, training, calibration, assignment, search,
+Ours is `filters.dedup.vectors.find_edges` as the pipeline composes it: sample, training, calibration, assignment,
+search,
 forest; all of it is timed. Brute force is FAISS IndexFlatIP.range_search of 10,000 rows drawn from all against all rows
 (half of them before ours, half after), its time scaled to n. Both run on one thread and are compared in CPU seconds of
 the process; wall seconds are printed too.
@@ -33,7 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from filters import components, duplicates
+from filters.dedup import components
+from filters.dedup import vectors as duplicates
 
 DIMENSIONS = 512
 TOPICS = 500

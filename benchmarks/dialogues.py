@@ -46,15 +46,15 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from annotators import dialogue, evidence
-from annotators.kinds import kinds, supports
+from annotators.dialogues import dialogue, evidence
+from annotators.dialogues.kinds import kinds, supports
 from infra import tables
-from infra.asking import Ask, Cache, Desk
 from infra.commit import unit_name
-from infra.servers import Endpoint, Servers
-from pipelines.annotate import span_task
-from pipelines.run import Run, open_run
-from pipelines.sheets import SHEETS
+from infra.llm.requests import Ask, Cache, Desk
+from infra.llm.servers import Endpoint, Servers
+from pipelines.annotate.annotate import span_task
+from pipelines.annotate.evidence_sheets import SHEETS
+from pipelines.core.run import Run, open_run
 from tests import fake_server
 
 SERVICE_S = 0.5

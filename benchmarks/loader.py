@@ -50,11 +50,11 @@ from benchmarks import inputs
 from benchmarks.clock import cpu
 from infra import tables
 from infra.hashing import canonical_json, sample_key
-from mixtures import manifest, shards
-from mixtures.decoded import SampleDecoder
 from mixtures.loader import Loader
-from mixtures.order import Order
-from mixtures.tokens import RELEASED
+from mixtures.reading.order import Order
+from mixtures.reading.tokens import RELEASED
+from mixtures.reading.training_sample import SampleDecoder
+from mixtures.shards import manifest, shards
 
 VSHARDS = 8
 SEED = 1

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import inputs
 
 from infra.commit import read_json
-from pipelines.ingest import ingest
-from pipelines.measure import measure
-from pipelines.resolve import resolve
-from pipelines.run import open_run
+from pipelines.core.resolve import resolve
+from pipelines.core.run import open_run
+from pipelines.ingest.ingest import ingest
+from pipelines.measure.measure import measure
 
 CONFIG = """
 name: measure

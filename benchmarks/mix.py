@@ -8,12 +8,14 @@ lognormal (sigma 1.0; videos 0.8) around means of 60 kB, 220 kB, 2 kB and 120 kB
 random, ten sources of Zipf-like sizes, two licences, text tokens from sizes or lognormal. Shards hold at most 10,000
 samples or 1 GB. `plan_s` is the wall time of plan and manifest in a fresh process on a run whose files are in the page
 cache: reading and hashing the index, draws, plan, layout, members.parquet and mixture.json, libraries loaded
-beforehand; the median of three ratios, each into a new folder. `mix_s` is pipelines.mix.mix, which writes README and
+beforehand; the median of three ratios, each into a new folder. `mix_s` is pipelines.mix.mix.mix, which writes README
+and
 cards too. `bytes_fraction` is what such a mixture takes on disk, cards included, over the bytes of its samples.
 With --large a further index of so many samples is planned in a child process, whose peak memory is told.
 
 Materializing. --media-mb of random bytes in samples of 100 kB on average (same laws, no texts of size) are packed into
-tars by mixtures.shards, then a mixture of all of them is materialized by pipelines.materialize in a fresh process with
+tars by mixtures.shards.shards, then a mixture of all of them is materialized by pipelines.mix.materialize in a fresh
+process with
 Beam loaded and its runner started once before, one worker (two threads, as by default); cards and README included. The
 plain loop reads the same source tars in 1 MiB blocks, hashes each with sha256, writes it to a new file and syncs it.
 `materialize_vs_copy_hash` is its wall time over ours, the median of A B, B A rounds; both read from the page cache.
@@ -42,7 +44,7 @@ from numpy.typing import NDArray
 from infra import tables
 from infra.commit import Unit, write_manifest
 from infra.hashing import canonical_json
-from mixtures import shards
+from mixtures.shards import shards
 
 ALPHABET = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype=np.uint8)
 #: modality: share, mean bytes, sigma, images, suffixes
@@ -158,9 +160,9 @@ def plan_child(run: str, out: str, ratios: list[str]) -> None:
     """In a process of its own: plan each ratio, print seconds, peak memory and bytes."""
     import scipy.optimize  # noqa: F401  loaded beforehand, as the docstring says
 
-    from mixtures.manifest import write_mixture
-    from mixtures.recipe import from_ratio
-    from pipelines.mix import mix, plan
+    from mixtures.plan.recipe import from_ratio
+    from mixtures.shards.manifest import write_mixture
+    from pipelines.mix.mix import mix, plan
 
     found = []
     for number, ratio in enumerate(ratios):
@@ -247,10 +249,10 @@ def materialize_child(run: str, out: str) -> None:
     """In a process of its own: all of a run as tars of a mixture; prints seconds."""
     from infra import beam
     from infra.beam import Runner
-    from mixtures.recipe import Recipe
-    from pipelines.materialize import materialize
-    from pipelines.mix import mix
-    from pipelines.mixture_readme import write_cards
+    from mixtures.plan.recipe import Recipe
+    from pipelines.mix.materialize import materialize
+    from pipelines.mix.mix import mix
+    from pipelines.mix.mixture_card import write_cards
 
     Path(out).mkdir(parents=True)
     beam.run_tasks("start", warm, ["0"], f"{out}-warm.json", Runner())

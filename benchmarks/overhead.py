@@ -7,7 +7,8 @@ Inputs: see inputs.py; of 100 samples 92 are documents, 7 images, 1 is a clip of
 The config asks clean-up, language, text quality, facts, motion (vectors) and duplicates in all modalities, so that
 MinHash and PDQ fingerprints are measured; units as by default. Almost all samples pass all filters.
 
-A: `pipelines.measure.measure` as the CLI runs it: a Beam job in this process, an empty store, tables and their fsync.
+A: `pipelines.measure.measure.measure` as the CLI runs it: a Beam job in this process, an empty store, tables and
+their fsync.
 B: the annotators' `measure` and the filters' `judge` in the cascade's order, on 256 rows at a time, media decoded once
    with the plans of all; what it returns is thrown away. No Beam, no store, no files.
 Order A B B A in one process, which has run both once on a few samples before, so that neither pays for imports, models
@@ -43,14 +44,14 @@ import inputs
 from clock import cpu
 
 from infra import tables
-from infra.decode import Decoder
-from infra.inventory import root_of
-from infra.media import Decoded, MediaRef
+from infra.media.decoder import Decoder
+from infra.media.interface import Decoded, MediaRef
 from infra.storage import join
-from pipelines.ingest import ingest
-from pipelines.measure import decoder, limits, measure
-from pipelines.resolve import Resolved, resolve
-from pipelines.run import Run, open_run
+from pipelines.core.resolve import Resolved, resolve
+from pipelines.core.run import Run, open_run
+from pipelines.ingest.ingest import ingest
+from pipelines.ingest.sources.inventory import root_of
+from pipelines.measure.measure import decoder, limits, measure
 
 CHUNK = 256
 

@@ -30,8 +30,9 @@ import yaml
 from infra import tables
 from infra.beam import Runner
 from infra.commit import need_manifest
-from pipelines import main, plan
-from pipelines.export import preview
+from pipelines import stages
+from pipelines.export.export import preview
+from pipelines.forecast import plan
 
 ENGLISH = (
     "the of and to in is that it was for on are as with his they at be this from have or by one had not but what all "
@@ -107,9 +108,9 @@ def world(folder: Path, seed: int, samples: int) -> Path:
 
 def whole(path: Path) -> dict[str, Any]:
     """What a run of everything keeps; decided, not exported, since that is enough to know."""
-    run = main.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
+    run = stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
     for stage in ("ingest", "measure", "decide"):
-        main.run_stage(run, stage)
+        stages.run_stage(run, stage)
     ledger = json.loads(Path(run.at("ledger.json")).read_text())["all"]
     tokens = 0
     for name in (unit.name for unit in need_manifest(run.out, "verdicts").units):

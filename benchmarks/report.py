@@ -33,11 +33,12 @@ import pyarrow as pa
 from infra import storage, tables
 from infra.commit import committed, write_manifest
 from infra.hashing import canonical_json
-from pipelines import pages, proof
-from pipelines.judge import ALIVE, judge_rows, tally
-from pipelines.pages import site
-from pipelines.resolve import Resolved, resolve
-from pipelines.run import Run, open_run
+from pipelines import report as pages
+from pipelines.core.resolve import Resolved, resolve
+from pipelines.core.run import Run, open_run
+from pipelines.core.verdicts import ALIVE, judge_rows, tally
+from pipelines.export import provenance
+from pipelines.report import report as site
 from tests.chromium import ARGUMENTS
 
 UNIT = 10_000
@@ -185,7 +186,7 @@ def make_run(folder: Path, rows: int, seed: int) -> Run:
     for stage in ("samples", "signals", "verdicts"):
         write_manifest(run.at(stage), stage, "0" * 32, committed(run.at(stage), names, stage))
     storage.write_bytes(run.at("ledger.json"), canonical_json(tally(everything, {})))
-    proof.write_run_json(run)
+    provenance.write_run_json(run)
     return run
 
 

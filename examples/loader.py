@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mixtures.apollo import Encoder, to_apollo
 from mixtures.loader import Loader
+from mixtures.reading.apollo import Encoder, to_apollo
 
 #: Stand-ins for the processors of a video and an image encoder; give `to_apollo` those of your models.
 ENCODERS = (

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from filters.interface import Judgement, missing, numbers
 from infra.config import Strict
-from infra.media import MODALITIES as ALL
+from infra.media.interface import MODALITIES as ALL
 
 READS = (
     "language.label",

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from filters.interface import Judgement, missing, numbers
 from infra.config import Strict
-from infra.media import Modality
+from infra.media.interface import Modality
 
 READS = ("motion.score",)
 MODALITIES: frozenset[Modality] = frozenset({"video"})

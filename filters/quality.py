@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from filters.interface import Judgement, missing, numbers
 from filters.rules import Rule, first_broken, where
 from infra.config import Strict
-from infra.media import MODALITIES as ALL
+from infra.media.interface import MODALITIES as ALL
 
 _CAPTION_READS = ("words", "chars", "shouted_share", "symbol_ratio", "digit_ratio", "dup_2gram", "urls", "bad_words")
 _DOCUMENT_READS = (

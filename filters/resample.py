@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from infra.config import Strict
 from infra.hashing import uniform
-from infra.media import Modality
+from infra.media.interface import Modality
 
 Rule = Literal["sqrt", "linear"]
 Unmatched = Literal["keep", "drop"] | float

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from infra.errors import ConfigError
-from infra.media import Modality
+from infra.media.interface import Modality
 
 Place = tuple[str | int, ...]
 
@@ -128,7 +128,7 @@ class Export(Strict):
 
 class Config(Strict):
     """The whole file. `measure`, `filters`, `duplicates`, `resample` and `annotate` are checked against the settings
-    of the modules that they name by `pipelines.resolve`."""
+    of the modules that they name by `pipelines.core.resolve`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     seed: int = Field(default=0, ge=0)

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import BadSample, ConfigError, StageError
-from mixtures.decoded import FRAME_SIZE, SampleDecoder
-from mixtures.fetch import CACHE_BYTES, Fetcher, Span
-from mixtures.manifest import Mixture, open_mixture
-from mixtures.order import WINDOW, Order, Share
-from mixtures.places import Places
-from mixtures.tokens import Contract
-from mixtures.unpack import record_of, unpack, verify
-from mixtures.workers import dataset, this_worker, through
+from mixtures.reading.fetch import CACHE_BYTES, Fetcher, Span
+from mixtures.reading.order import WINDOW, Order, Share
+from mixtures.reading.sample_locations import Places
+from mixtures.reading.tokens import Contract
+from mixtures.reading.training_sample import FRAME_SIZE, SampleDecoder
+from mixtures.reading.workers import dataset, this_worker, through
+from mixtures.shards.manifest import Mixture, open_mixture
+from mixtures.shards.unpack import record_of, unpack, verify
 
 #: Raised when a field of the state changes its meaning.
 STATE_VERSION = 1

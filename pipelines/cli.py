@@ -64,23 +64,25 @@ def run_(
     beam: BeamOptions = None,
 ) -> None:
     """Ingest, measure, decide, annotate and export; resumes by itself."""
-    from pipelines import main, summary
+    from pipelines import stages
+    from pipelines.core import console
 
-    run = main.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
+    run = stages.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
     if explain:
-        _print(main.explained(run)) if json else summary.show_explained(run)
+        _print(stages.explained(run)) if json else console.show_explained(run)
         return
-    main.run_all(run)
-    _print(main.result(run)) if json else summary.show_run(run)
+    stages.run_all(run)
+    _print(stages.result(run)) if json else console.show_run(run)
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
     """Run one stage, say what it did, and return the run."""
-    from pipelines import main, summary
+    from pipelines import stages
+    from pipelines.core import console
 
-    run = main.open_for_work(str(config), quiet=json, **options)
-    value = main.stage_result(name, main.run_stage(run, name))
-    _print(value) if json else summary.show_stage(value)
+    run = stages.open_for_work(str(config), quiet=json, **options)
+    value = stages.stage_result(name, stages.run_stage(run, name))
+    _print(value) if json else console.show_stage(value)
     return run
 
 
@@ -128,9 +130,9 @@ def annotate(
     options = {"out": out, "replace": replace, "runner": _runner(runner, workers, beam), "batch": batch}
     run = _run_stage("annotate", config, json, **options)
     if not json:
-        from pipelines import summary
+        from pipelines.core import console
 
-        summary.show_dialogues(run)
+        console.show_dialogues(run)
 
 
 # -- looking and planning ---------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def what_if(
     json: Json = False,
 ) -> None:
     """What other thresholds would keep, from what is measured; nothing is written."""
-    from pipelines import what_if as asked
+    from pipelines.forecast import what_if as asked
 
     value = asked.what_if(run, set_)
     _print(value) if json else asked.show(value)
@@ -156,7 +158,7 @@ def diff(
     json: Json = False,
 ) -> None:
     """Which samples, scores, settings and shares moved between two runs or mixtures; exit 1 where something did."""
-    from pipelines import diff as differing
+    from pipelines.diff import diff as differing
 
     value = differing.diff(a, b)
     _print(value) if json else differing.show(value)
@@ -182,8 +184,8 @@ def takedown(
     json: Json = False,
 ) -> None:
     """Remove samples everywhere: rewrite only the shards touched, reissue cards, mend mixtures."""
-    from pipelines import takedown as removing
-    from pipelines.removal.selection import select
+    from pipelines.takedown import takedown as removing
+    from pipelines.takedown.selection import select
 
     asked = select(keys or (), sources or (), licences or (), url_lists or ())
     value = removing.takedown(folders, asked, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
@@ -200,7 +202,7 @@ def plan(
     workers: Workers = 1,
 ) -> None:
     """Measure a keyed share of the inputs and forecast yield, hours, bytes and tokens, with intervals."""
-    from pipelines import plan as planning
+    from pipelines.forecast import plan as planning
 
     value = planning.plan(str(config), share=share, workers=workers, quiet=json)
     _print(value) if json else planning.show(value)
@@ -216,7 +218,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show some of what a run made: dialogues with their evidence side by side."""
-    from pipelines import show as showing
+    from pipelines.tools import show as showing
 
     if what != "dialogues":
         raise typer.BadParameter(f"there is nothing called {what!r} to show; try dialogues")
@@ -236,8 +238,8 @@ def audit(
     json: Json = False,
 ) -> None:
     """Hold every card, index and sum against the bytes; exit 1 on any mismatch."""
-    from pipelines import audit as auditing
-    from pipelines import pages
+    from pipelines import report as pages
+    from pipelines.audit import audit as auditing
 
     if html is not None:
         pages.check(html)
@@ -254,7 +256,7 @@ def audit(
 @app.command()
 def init(preset: Annotated[str, typer.Argument(help="llama3-image, llama3-video or apollo.")] = "apollo") -> None:
     """Print a commented config to start from."""
-    from pipelines.presets import preset_text
+    from pipelines.tools.presets import preset_text
 
     sys.stdout.write(preset_text(preset))
 
@@ -265,7 +267,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """What is installed, which engines are in use, what is missing and how to get it."""
-    from pipelines import doctor as looking
+    from pipelines.tools import doctor as looking
 
     findings = looking.examine(None if config is None else str(config))
     _print(findings) if json else looking.show(findings)
@@ -279,7 +281,7 @@ def schema(
     json: Json = False,
 ) -> None:
     """The schema of the config and of each table, with versions."""
-    from pipelines import schemas
+    from pipelines.tools import schema as schemas
 
     value = schemas.schemas(table)
     _print(value) if json else schemas.show(value)
@@ -308,7 +310,7 @@ def vocab(
     beam: BeamOptions = None,
 ) -> None:
     """Build an n-gram vocabulary for resampling from high-quality text."""
-    from pipelines import vocab as building
+    from pipelines.tools import vocab as building
 
     settings = building.settings_of(small, case, min_count, min_pmi, min_pair_count)
     value = building.build(
@@ -352,7 +354,7 @@ def mix(
     beam: BeamOptions = None,
 ) -> None:
     """Plan a mixture of finished runs at any ratio; writes a manifest, copies no media."""
-    from pipelines import mix as mixing
+    from pipelines.mix import mix as mixing
 
     asked = mixing.recipe_of(recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer)
     mixture = mixing.mix(
@@ -365,7 +367,7 @@ def mix(
 @app.command()
 def train(config: ConfigPath, out: Out = None, json: Json = False) -> None:
     """Train a small video-language model over mixtures in Apollo's three stages; resumes by itself (extra: train)."""
-    from pipelines import train as training
+    from pipelines.train import train as training
 
     value = training.train(str(config), out=out, quiet=json)
     if value:  # one of several processes speaks

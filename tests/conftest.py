@@ -14,7 +14,7 @@ settings.register_profile("reelmill", deadline=None)
 settings.load_profile("reelmill")
 
 if TYPE_CHECKING:  # tests that need none of it import none of it
-    from pipelines.run import Run
+    from pipelines.core.run import Run
     from tests.tiny import Tiny
 
 
@@ -38,12 +38,12 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     """Opens a run over sources of the test's own making: make_run(sources, **other keys)."""
 
     from infra.beam import Runner
-    from pipelines import main
+    from pipelines import stages
     from tests import corpus
 
     def make(sources: list[dict[str, Any]], name: str = "run", **changes: Any) -> Run:
         value = {"name": "own", "store": str(tmp_path / "store"), "out": str(tmp_path / name), "sources": sources}
         path = corpus.write_config(tmp_path / f"{name}.yaml", {**value, **changes})
-        return main.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
+        return stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
 
     return make

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from infra.beam import Runner
-from pipelines import main
-from pipelines.run import Run
+from pipelines import stages
+from pipelines.core.run import Run
 
 ADJECTIVES = ["small", "large", "quiet", "busy", "wooden", "yellow", "distant", "narrow", "sunny", "frozen"]
 PLACES = ["harbour", "bridge", "market", "forest", "kitchen", "station", "garden", "valley", "library", "workshop"]
@@ -255,4 +255,4 @@ def open_videos(
         "sources": [{"name": "v", "path": str(videos), "modality": "video"}], "annotate": annotate, **changes,
     }  # fmt: skip
     path = write_config(folder / f"{name}.yaml", value)
-    return main.open_for_work(str(path), out=None, replace=False, runner=runner or Runner(), quiet=True, batch=batch)
+    return stages.open_for_work(str(path), out=None, replace=False, runner=runner or Runner(), quiet=True, batch=batch)

@@ -10,8 +10,8 @@ import json
 import sys
 from typing import Any
 
-from infra.asking import Ask, Cache, Desk
-from infra.offline import Offline
+from infra.llm.offline import Offline
+from infra.llm.requests import Ask, Cache, Desk
 
 WORD = {
     "type": "object",

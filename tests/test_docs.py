@@ -17,12 +17,12 @@ from annotators import ANNOTATORS
 from filters import FILTERS
 from infra import tables
 from infra.config import Config, read_document, validate
-from infra.decode import Decoder
 from infra.errors import ConfigError
-from mixtures import cards
+from infra.media.decoder import Decoder
+from mixtures.cards import cards
 from pipelines.cli import app
-from pipelines.resolve import Duplicates, Measure, annotator_class, annotator_settings, resolve
-from pipelines.run import Run
+from pipelines.core.resolve import Duplicates, Measure, annotator_class, annotator_settings, resolve
+from pipelines.core.run import Run
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -179,7 +179,7 @@ def test_fields_of_a_card() -> None:
 
 def test_fields_of_a_samples_json() -> None:
     # The one dict literal called `record`; building a sample would take a run.
-    tree = ast.parse(read("pipelines/export.py"))
+    tree = ast.parse(read("pipelines/export/export.py"))
     (record,) = (
         node.value
         for node in ast.walk(tree)
@@ -197,7 +197,7 @@ def test_fields_of_a_samples_json() -> None:
 def test_kinds_of_failure_are_those_of_the_decoder() -> None:
     described = {row[0] for row in first_table(section(read("docs/bad-input.md"), "## At measure"))}
     raised = set()
-    for path in {*(ROOT / "infra").glob("*.py")} - {ROOT / "infra" / "asking.py"}:  # asks, not media
+    for path in {*(ROOT / "infra" / "media").glob("*.py")}:
         raised |= set(re.findall(r'(?:BadSample|Guard)\("([a-z_]+)"', path.read_text("utf-8")))
     assert raised <= described
     assert described - raised == {"crash", "watchdog"}
@@ -206,7 +206,7 @@ def test_kinds_of_failure_are_those_of_the_decoder() -> None:
 
 def test_reasons_at_ingest_are_the_inventorys() -> None:
     rows = re.findall(r"^\|.*\| `([a-z_ ]+)` \|$", section(read("docs/bad-input.md"), "## At ingest"), re.M)
-    source = read("infra/inventory.py") + read("pipelines/ingest.py")
+    source = read("pipelines/ingest/sources/inventory.py") + read("pipelines/ingest/ingest.py")
     assert len(rows) > 8
     for reason in rows:
         assert f"{reason}:" in source, f"no input fails with {reason!r}"

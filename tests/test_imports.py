@@ -74,7 +74,7 @@ def test_beam_is_imported_only_where_pipelines_are_built() -> None:
 
 
 def test_importing_every_module_loads_nothing_heavy_and_says_nothing() -> None:
-    # infra.decode_child and what it runs live in a process of their own and may import what they like there.
+    # infra.media.decoder_child and what it runs live in a process of their own and may import what they like there.
     modules = []
     for room in ROOMS:
         for path in sources(room):

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from infra import tables
 from infra.beam import Runner
-from pipelines import main
-from pipelines.run import Run
+from pipelines import stages
+from pipelines.core.run import Run
 from tests import corpus
 
 
@@ -31,12 +31,12 @@ class Tiny:
         """The run called `name`, its config written and checked. `changes` replace top-level keys."""
         value = corpus.config(self.root, store or self.store, self.folder / name, **changes)
         path = corpus.write_config(self.folder / f"{name}.yaml", value)
-        return main.open_for_work(str(path), out=None, replace=False, runner=Runner(workers=workers), quiet=True)
+        return stages.open_for_work(str(path), out=None, replace=False, runner=Runner(workers=workers), quiet=True)
 
     def run(self, name: str, **how: Any) -> Run:
         """The same, finished."""
         run = self.open(name, **how)
-        main.run_all(run)
+        stages.run_all(run)
         return run
 
 

@@ -41,7 +41,10 @@ def make(out: str) -> None:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [path.read_text("utf-8") for path in sorted((Path(__file__).parents[1] / "annotators/kinds").glob("*.md"))]
+    texts = [
+        path.read_text("utf-8")
+        for path in sorted((Path(__file__).parents[1] / "annotators/dialogues/kinds").glob("*.md"))
+    ]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=896, special_tokens=SPECIAL, initial_alphabet=alphabet)

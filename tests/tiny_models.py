@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.training.model import transformers
+from pipelines.train.model import transformers
 
 #: Pixels a side and a patch of every encoder made here.
 SIDE, PATCH = 32, 8

@@ -20,15 +20,17 @@ from infra.beam import Runner
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
+from pipelines.core.resolve import PDQ_THRESHOLD
+from pipelines.core.run import Run
 from pipelines.demo.score import score
-from pipelines.demo.train_copy import SIDE
 from pipelines.demo.world import make_world, read_truth
-from pipelines.main import open_for_work, run_all, run_stage
-from pipelines.resolve import PDQ_THRESHOLD
-from pipelines.run import Run
+from pipelines.stages import open_for_work, run_all, run_stage
 
 #: What fingerprints decide.
 PICTURED = ("duplicates.image", "duplicates.video")
+
+#: Height and width in pixels of the pictures that the demo's copy descriptor is given: twice what it was trained on.
+COPY_SIZE = 128
 
 
 def run_demo(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1.0) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def config_text(folder: Path, seed: int, *, pdq: bool = False) -> str:
         )
     clip_card, copy_card = (json.loads((model / "card.json").read_text("utf-8")) for model in (clip, copy))
     script = copy / "copy.torchscript.pt"
-    learned = f'{{engine: sscd, weights: "{script}", sha256: "{file_sha256(script)}", size: {2 * SIDE}, fps: 2.0}}'
+    learned = f'{{engine: sscd, weights: "{script}", sha256: "{file_sha256(script)}", size: {COPY_SIZE}, fps: 2.0}}'
     return (
         (files("pipelines.demo") / "config.yaml")
         .read_text("utf-8")

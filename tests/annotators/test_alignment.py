@@ -18,7 +18,7 @@ from annotators.alignment import Alignment, Settings, VideoAlignment
 from annotators.interface import Annotator
 from infra import models
 from infra.errors import ConfigError
-from infra.media import Decoded, Frames
+from infra.media.interface import Decoded, Frames
 
 torch = pytest.importorskip("torch")
 

@@ -7,9 +7,9 @@ import pytest
 
 from annotators.facts import Facts
 from annotators.interface import Annotator
-from infra.decode import Decoder
-from infra.media import Decoded, MediaRef
-from tests.infra.clips import arrow, encoded, write_video
+from infra.media.decoder import Decoder
+from infra.media.interface import Decoded, MediaRef
+from tests.infra.media.clips import arrow, encoded, write_video
 
 
 def rows(count: int) -> pa.Table:

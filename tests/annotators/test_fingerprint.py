@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from annotators.fingerprint import Fingerprint, Settings
 from annotators.interface import Annotator
-from infra.media import Decoded, Frames
+from infra.media.interface import Decoded, Frames
 
 
 def photo(seed: int, high: int = 180, wide: int = 240) -> np.ndarray:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from annotators import motion
 from annotators.interface import StreamAnnotator
 from annotators.motion import _VECTOR, Flow, Looks, Motion, MotionObserver, Vectors, blocks, displacement, spans
-from infra.media import Decoded
+from infra.media.interface import Decoded
 
 WIDTH, HEIGHT, RATE = 320, 240, 25
 DIAGONAL = math.hypot(WIDTH, HEIGHT)

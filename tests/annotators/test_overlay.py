@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from annotators import ocr
 from annotators.interface import FrameAnnotator
 from annotators.overlay import Line, Overlay, Settings, clean, covered, look, placed_like_overlay, transcript
-from infra.media import Decoded, Frames
+from infra.media.interface import Decoded, Frames
 
 data = pytest.importorskip("skimage.data")
 WHITE, BLACK, YELLOW = (255, 255, 255), (0, 0, 0), (255, 230, 40)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from annotators.interface import StreamAnnotator
 from annotators.shots import Shots, ShotsObserver, Small, difference
-from infra.decode import Decoder
-from infra.media import Decoded, MediaRef
-from tests.infra import clips
+from infra.media.decoder import Decoder
+from infra.media.interface import Decoded, MediaRef
+from tests.infra.media import clips
 
 WIDTH, HEIGHT, RATE = 96, 72, 24
 

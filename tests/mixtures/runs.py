@@ -17,9 +17,9 @@ from PIL import Image
 from infra import tables
 from infra.commit import Unit, write_manifest
 from infra.hashing import canonical_json, sample_key
-from mixtures import shards
-from mixtures.conversations import conversations
-from mixtures.tokens import RELEASED, text_tokens
+from mixtures.reading.conversations import conversations
+from mixtures.reading.tokens import RELEASED, text_tokens
+from mixtures.shards import shards
 
 #: Suffixes of a sample's media by modality.
 MEDIA = {"video": ("mp4",), "image": ("jpg",), "multi_image": ("0.jpg", "1.png"), "text": ()}

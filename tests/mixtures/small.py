@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from infra import storage, tables
 from infra.hashing import canonical_json, sample_key
-from mixtures import copying, manifest, shards
-from mixtures.manifest import Mixture
-from mixtures.tokens import Contract
+from mixtures.reading.tokens import Contract
+from mixtures.shards import copying, manifest, shards
+from mixtures.shards.manifest import Mixture
 
 SUFFIX = {"video": ["mp4"], "image": ["jpg"], "multi_image": ["0.jpg", "1.jpg"], "text": []}
 

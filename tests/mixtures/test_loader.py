@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError, StageError
-from mixtures import manifest
 from mixtures.loader import Loader
-from mixtures.manifest import Mixture, open_mixture
-from mixtures.tokens import Contract
+from mixtures.reading.tokens import Contract
+from mixtures.shards import manifest
+from mixtures.shards.manifest import Mixture, open_mixture
 from tests.mixtures import small
 
 COUNTS = {"video": 20, "image": 16, "multi_image": 8, "text": 7}

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.errors import ConfigError
-from pipelines import cli, doctor
-from pipelines.presets import PRESETS, preset_text
+from pipelines import cli
+from pipelines.tools import doctor
+from pipelines.tools.presets import PRESETS, preset_text
 
 CONFIG = """name: test
 store: {folder}/store

@@ -21,9 +21,9 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner.execution import GroupingBuffer, ListBuffer
 
 from infra.errors import ConfigError
-from pipelines import cli, main
-from pipelines.main import STAGES
-from pipelines.run import Run
+from pipelines import cli, stages
+from pipelines.core.run import Run
+from pipelines.stages import STAGES
 from tests import corpus
 from tests.tiny import Tiny, rows, told
 
@@ -284,7 +284,7 @@ def test_a_finished_run_is_not_made_into_another(
         cli.main()
     assert stopped.value.code == 2 and "--replace" in capsys.readouterr().err
     assert files(cold) == before
-    replaced = main.open_for_work(
+    replaced = stages.open_for_work(
         str(tiny.folder / "cold.yaml"), out=None, replace=True, runner=cold.runner, quiet=True
     )
     assert replaced.config.seed == 4
@@ -327,7 +327,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(cold: Run, tiny: Tin
     run = tiny.open("killed", store=tiny.folder / "store-killed")
     for stage, count in (("signals", 4), ("verdicts", 3), ("members", 2)):
         _kill_when(tiny.folder / "killed.yaml", Path(run.at(stage)), count)
-    main.run_all(run)
+    stages.run_all(run)
     same_bytes(cold, run)
 
 

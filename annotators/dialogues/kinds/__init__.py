@@ -1,0 +1,131 @@
+"""The kinds of dialogues: for each a prompt in NAME.md and the JSON schema of its answer in NAME.schema.json.
+
+Every prompt begins with rules.md, so that servers share that prefix among all kinds, and is the same for every video
+of a kind; what is known of the video comes after it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from annotators.dialogues.evidence import Item, Sheet
+from infra.hashing import fingerprint
+
+#: Target shares of the kinds, in per cent: Apollo's (arXiv 2412.10360), Fig. 7. The figure gives numbers and labels
+#: apart; which belongs to which is inferred from their order and sums. Rounded there: they add up to 99.9.
+SHARES: Mapping[str, float] = {
+    "conversation": 40.4,
+    "reasoning": 34.7,
+    "captioning": 16.6,
+    "temporal_perception": 6.1,
+    "egocentric": 1.5,
+    "text_recognition": 0.6,
+}
+
+#: Questions and answers on text in images and documents: not a kind of video dialogue, asked for apart.
+IMAGE_TEXT = "image_text"
+
+_FOLDER = Path(__file__).parent
+_FRONT = re.compile(r"---\n(.*?)\n---\n(.*)", re.S)
+
+# Said of the view itself; hyphens and blanks come in all ways, and "not a first-person view" is none.
+_EGO = re.compile(
+    r"(?<!not )(?<!not a )(?<!rather than )(?<!non-)\b"
+    r"(?:first[- ]person|egocentric|ego[- ]view|pov|point[- ]of[- ]view shot|"
+    r"(?:camera|body)[- ]wearer|(?:head|helmet|chest|body)[- ]?(?:mounted|worn|cam(?:era)?))\b|(?:^|\s)#c c\b",
+    re.I,
+)
+_PLACES, _FIXED = ("head", "helmet", "chest", "body"), ("cam", "camera", "mounted", "worn")
+_EGO_WORDS = frozenset(
+    [
+        *("first", "egocentric", "ego", "pov", "point", "wearer", "c"),
+        *_PLACES,
+        *(a + b for a in _PLACES for b in _FIXED),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """name; version: raised with every change of prompt or schema. prompt: the system message, the same for all videos.
+    schema: of the answer. prompt_hash, schema_hash: 32 hex digits each. least, most: turns of a dialogue."""
+
+    name: str
+    version: int
+    prompt: str
+    schema: Mapping[str, Any]
+    prompt_hash: str
+    schema_hash: str
+    least: int
+    most: int
+
+
+@functools.cache
+def kinds() -> Mapping[str, Kind]:
+    """The kinds of video dialogues by name, in the order of SHARES."""
+    return {name: kind(name) for name in SHARES}
+
+
+@functools.cache
+def kind(name: str) -> Kind:
+    """A kind by name: one of SHARES, or IMAGE_TEXT."""
+    rules, _ = _parts("rules")
+    body, front = _parts(name)
+    prompt = f"{rules}\n\n{body}".replace("{medium}", front.get("medium", "video"))
+    schema = json.loads((_FOLDER / f"{name}.schema.json").read_text("utf-8"))
+    return Kind(
+        name,
+        front["version"],
+        prompt,
+        schema,
+        fingerprint(prompt),
+        fingerprint(json.dumps(schema)),  # as text: engines write the properties in the schema's order
+        front["least"],
+        front["most"],
+    )
+
+
+def _parts(name: str) -> tuple[str, Mapping[str, Any]]:
+    match = _FRONT.fullmatch((_FOLDER / f"{name}.md").read_text("utf-8"))
+    assert match is not None, name
+    return match[2].strip(), yaml.safe_load(match[1])
+
+
+def supports(name: str, sheet: Sheet) -> bool:
+    """Whether there is something to ask about. The limits are ours:
+
+    - conversation: three words that say something, in captions or in what is spoken
+    - reasoning: six, in captions
+    - captioning: three, in captions
+    - temporal_perception: two or more items that begin at different times, captions, speech or text in the picture
+    - egocentric: as captioning, and a caption or the facts say that the view is a first-person one
+    - text_recognition: text in the picture with a word of two letters or digits
+    """
+    if name == "conversation":
+        return len(sheet.seen) >= 3 or len({w for item in sheet.of("transcript") for w in item.said.content}) >= 3
+    if name == "reasoning":
+        return len(sheet.seen) >= 6
+    if name == "captioning":
+        return len(sheet.seen) >= 3
+    if name == "temporal_perception":
+        timed = sheet.of("caption", "dense", "transcript", "ocr")
+        return len({item.start_s for item in timed if item.start_s is not None}) >= 2
+    if name == "egocentric":
+        told = sheet.of("caption", "dense", "facts")
+        return len(sheet.seen) >= 3 and any(_hints(item) and _EGO.search(item.text) for item in told)
+    if name in ("text_recognition", IMAGE_TEXT):
+        return any(len(word) >= 2 for item in sheet.of("ocr") for word in item.said.words)
+    raise ValueError(f"there is no kind {name!r}")
+
+
+def _hints(item: Item) -> bool:
+    """A quick look: one of these words stands in all that _EGO finds."""
+    return not _EGO_WORDS.isdisjoint(item.said.words)

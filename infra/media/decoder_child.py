@@ -1,0 +1,221 @@
+"""The decoder's child process: the one place where untrusted media meets a codec.
+
+Run by infra.media.decoder as `python -m infra.media.decoder_child ARENA_FD`. Requests and replies are pickles
+preceded by their
+length (8 bytes, little endian) on stdin and stdout, pixels go through the arena, a nameless file that both sides map.
+It ends when stdin ends. A request that never ends is ended by the parent or, should that be gone, by an alarm.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from infra.errors import BadSample
+from infra.media.interface import FramePlan, MediaRef, StreamObserver
+from infra.media.pixels import Limits, Medium, Pixels, open_medium
+
+_TRIM_BYTES = 64 * 2**20  # an arena that grew beyond this gives its memory back after use
+_ALARM_AFTER_S = 30.0  # beyond the parent's own watchdog
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the parent asks. A probe reads no more than the header needs."""
+
+    ref: MediaRef
+    probe: bool
+    plans: Mapping[str, FramePlan]
+    observers: Mapping[str, StreamObserver]
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Where in the arena the frames of one plan lie: all of `height` × `width` × 3 bytes."""
+
+    height: int
+    width: int
+    offsets: tuple[int, ...]
+    times: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`bug` is a traceback: a mistake in our own code, which must stop the job. `used`: bytes of the arena."""
+
+    header: Mapping[str, Any] = field(default_factory=dict)
+    frames: Mapping[str, Laid] = field(default_factory=dict)
+    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    error: str | None = None
+    bug: str | None = None
+    used: int = 0
+    seconds: float = 0.0
+
+
+class Arena:
+    """The shared file, filled from the front, grown by doubling."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._map: mmap.mmap | None = None
+        self._size = 0
+        self.used = 0
+
+    def clear(self) -> None:
+        self.used = 0
+        if self._size > _TRIM_BYTES:
+            self._unmap()
+            os.ftruncate(self._fd, 0)
+            self._size = 0
+
+    def put(self, pixels: Pixels) -> int:
+        """Lay `pixels` (C-contiguous) down; returns where."""
+        at, end = self.used, self.used + pixels.nbytes
+        if end > self._size:
+            self._unmap()
+            self._size = max(2 * self._size, end, 2**20)
+            os.ftruncate(self._fd, self._size)
+        if self._map is None:
+            self._map = mmap.mmap(self._fd, self._size)
+        self._map[at:end] = pixels.reshape(-1).data
+        self.used = end
+        return at
+
+    def _unmap(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+
+def serve(requests: IO[bytes], replies: IO[bytes], arena: Arena) -> None:
+    """Answer until `requests` ends."""
+    _send(replies, Reply())  # ready
+    while (request := _receive(requests)) is not None:
+        _send(replies, answer(request, arena))
+
+
+def answer(payload: bytes, arena: Arena) -> Reply:
+    """One request done. Everything that a bad sample can cause is a reply with `error`; the rest is a bug."""
+    arena.clear()
+    started = time.perf_counter()
+    try:
+        request: Request = pickle.loads(payload)  # noqa: S301  (from our own parent)
+        signal.setitimer(signal.ITIMER_REAL, request.limits.watchdog_s + _ALARM_AFTER_S)
+        try:
+            reply = _image(request, arena) if request.ref.kind == "image" else _video(request, arena)
+        except BadSample as error:
+            reply = Reply(error=str(error))
+        except MemoryError:
+            reply = Reply(error="memory: the decoder ran out of memory")
+    except Exception:  # noqa: BLE001  (the boundary: a mistake in our code or in an observer is told to the parent)
+        reply = Reply(bug=traceback.format_exc())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    seconds = time.perf_counter() - started
+    return Reply(reply.header, reply.frames, reply.streams, reply.error, reply.bug, arena.used, seconds)
+
+
+def _video(request: Request, arena: Arena) -> Reply:
+    from infra.media.video import Clip, play
+
+    medium = open_medium(request.ref, request.limits)
+    try:
+        clip = Clip(medium, request.ref, request.limits)
+        try:
+            if request.probe:
+                frame, _ = next(clip.frames())
+                return Reply(header=clip.header(frame))
+            places: dict[tuple[int, int, int], int] = {}
+
+            def keep(number: int, pixels: Pixels) -> None:
+                places[number, pixels.shape[1], pixels.shape[0]] = arena.put(pixels)
+
+            header, picks, streams = play(clip, request.plans, request.observers, request.limits, keep)
+            frames = {}
+            for name, pick in picks.items():
+                offsets = tuple(places[number, pick.width, pick.height] for number in pick.numbers)
+                frames[name] = Laid(pick.height, pick.width, offsets, tuple(pick.times))
+            return Reply(header=header, frames=frames, streams=streams)
+        finally:
+            clip.close()
+    finally:
+        _close(medium)
+
+
+def _image(request: Request, arena: Arena) -> Reply:
+    from infra.media.image import look, picture, sized
+
+    medium = open_medium(request.ref, request.limits)
+    try:
+        image, header, orientation = look(medium, request.limits)
+        if request.probe:
+            return Reply(header=header)
+        pixels = picture(image, orientation)
+        places: dict[int, int] = {}
+        frames = {}
+        for name, made in sized(pixels, request.plans).items():
+            if id(made) not in places:
+                places[id(made)] = arena.put(made)
+            frames[name] = Laid(made.shape[0], made.shape[1], (places[id(made)],), (0.0,))
+        return Reply(header=header, frames=frames)
+    finally:
+        _close(medium)
+
+
+def _close(medium: Medium) -> None:
+    try:
+        medium.file.close()
+    except OSError:  # read only: nothing can be lost
+        return
+
+
+def _receive(file: IO[bytes]) -> bytes | None:
+    head = file.read(8)
+    if len(head) < 8:
+        return None
+    payload = file.read(int.from_bytes(head, "little"))
+    return payload
+
+
+def _send(file: IO[bytes], reply: Reply) -> None:
+    payload = pickle.dumps(reply, protocol=pickle.HIGHEST_PROTOCOL)
+    file.write(len(payload).to_bytes(8, "little") + payload)
+    file.flush()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends us by closing stdin
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    address_space = int(sys.argv[2])
+    if address_space > 0:
+        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    import av
+    import cv2
+    import PIL.Image  # noqa: F401
+
+    av.logging.set_level(None)
+    cv2.setNumThreads(1)
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # Codecs chatter on both; only our own pickles may pass.
+    silence = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(silence, fd)
+    serve(requests, replies, Arena(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    # Pickles name classes by module; run as a script this one would be `__main__` and its classes others' twins.
+    from infra.media.decoder_child import main as run
+
+    run()

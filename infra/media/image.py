@@ -1,0 +1,128 @@
+"""Still images: one picture out of one file, as an eye would see it. Runs in the decoder's child only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from infra.errors import BadSample
+from infra.media.interface import FramePlan
+from infra.media.pixels import Guard, Limits, Medium, Pixels, fitted, on_white, resized
+
+# Told by their content, never by name. Formats that run programs (EPS), that have no signature (TGA) or that
+# nobody publishes photographs in are left out.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO", "QOI")
+
+_ORIENTATION = 0x0112
+
+
+def look(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], int]:
+    """Read the header only. Returns the opened picture, its header and its EXIF orientation (1 to 8).
+
+    Of an animated file the first picture counts; `frames` says how many there are. A block of EXIF that cannot be
+    read turns nothing: the picture itself may well be sound. Raises BadSample decode, too_large.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels  # for what a plugin allocates while it opens; the real check is below
+    warnings.simplefilter("ignore")
+    with Guard("decode"):
+        try:
+            image = Image.open(medium.rewound(), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise BadSample("too_large", f"more than {limits.max_pixels} pixels") from error
+        width, height = image.size
+    if width * height > limits.max_pixels:
+        raise BadSample("too_large", f"{width} x {height} pixels, limit {limits.max_pixels}")
+    if width < 1 or height < 1:
+        raise BadSample("decode", f"{width} x {height} pixels")
+    frames = int(getattr(image, "n_frames", 1)) if image.format in ("PNG", "WEBP", "AVIF", "MPO") else 1
+    if image.format in ("GIF", "TIFF"):  # told by walking the file, which may leave the picture anywhere
+        try:
+            with Guard("decode"):
+                frames = int(getattr(image, "n_frames", 1))
+        except BadSample:
+            frames = 1  # a later picture is damaged; only the first is used
+        with Guard("decode"):
+            image = Image.open(medium.rewound(), formats=FORMATS)
+    orientation = _orientation(image.info.get("exif"))
+    # Pillow itself turns a TIFF while loading it, and reports the turned size from the start.
+    turned = orientation in (5, 6, 7, 8) and image.format != "TIFF"
+    header = {
+        "kind": "image",
+        "format": image.format or "",
+        "mode": image.mode,
+        "width": height if turned else width,
+        "height": width if turned else height,
+        "frames": frames,
+        "bytes": medium.size,
+    }
+    return image, header, orientation
+
+
+def _orientation(exif: bytes | None) -> int:
+    """Out of the block that the header brought. `image.getexif()` would load the picture and hide that it fails."""
+    from PIL import Image
+
+    if not isinstance(exif, bytes):
+        return 1
+    try:
+        with Guard("decode"):
+            tags = Image.Exif()
+            tags.load(exif)
+            value = tags.get(_ORIENTATION, 1)
+    except BadSample:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def picture(image: Any, orientation: int) -> Pixels:
+    """Decode: uint8 RGB (height, width, 3), turned upright, transparency laid on white. Colour profiles are not
+    applied. Raises BadSample decode."""
+    with Guard("decode"):
+        image.load()
+    if image.format != "TIFF":
+        from PIL import Image
+
+        turns = {
+            2: Image.Transpose.FLIP_LEFT_RIGHT,
+            3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_270,
+            7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_90,
+        }
+        if orientation in turns:
+            image = image.transpose(turns[orientation])
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    if image.mode in ("I", "F"):
+        return _wide_grey(np.asarray(image), fractions=image.mode == "F")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        with Guard("decode"):
+            rgba = np.asarray(image.convert("RGBA"))
+        return on_white(rgba)
+    with Guard("decode"):
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+
+
+def _wide_grey(values: Any, fractions: bool) -> Pixels:
+    """32-bit grey has no agreed white: 1 where all are fractions, else 255 where that is enough, else 65535."""
+    values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    white = 1.0 if fractions and top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
+    grey = np.clip(np.rint(values * (255.0 / white)), 0, 255).astype(np.uint8)
+    return np.stack([grey] * 3, axis=-1)
+
+
+def sized(pixels: Pixels, plans: Mapping[str, FramePlan]) -> dict[str, Pixels]:
+    """By annotator, the picture at the size that its plan asks for; equal sizes share one array."""
+    height, width = pixels.shape[:2]
+    sizes = {name: fitted(width, height, plan.size, plan.fit) for name, plan in plans.items()}
+    made = {size: resized(pixels, *size) for size in dict.fromkeys(sizes.values())}
+    return {name: made[size] for name, size in sizes.items()}

@@ -1,0 +1,211 @@
+"""What stills and clips share inside the decoder's child: bytes in, library calls guarded, pixels to size."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadSample
+from infra.media.interface import FramePlan, MediaRef
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one medium may cost. All of them are counted, so that they decide alike on every machine; only
+    `watchdog_s` is measured, and its victims say so in their error. The values are ours.
+
+    max_bytes: of the medium. max_pixels: of one frame. max_packets, max_frames, max_seconds: of a video or of the
+    span of it that is wanted. max_frame_bytes: of the frames returned for one plan; a plan that would need more
+    gets fewer frames, evenly spread, whatever the other plans are. address_space: RLIMIT_AS of the child, 0 for none.
+    """
+
+    max_bytes: int = 4 * 2**30
+    max_pixels: int = 2**26
+    max_packets: int = 1_000_000
+    max_frames: int = 100_000
+    max_seconds: float = 4 * 3600.0
+    max_frame_bytes: int = 256 * 2**20
+    watchdog_s: float = 120.0
+    address_space: int = 0
+
+
+class Guard:
+    """Around calls into a library on untrusted bytes: whatever it raises means that the bytes are bad.
+
+    Crafted files make libraries raise nearly anything (struct.error, TypeError, SyntaxError, …), so no list of
+    types would do. It must enclose the library's call and nothing of ours: a mistake of ours has to stop the job.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, MemoryError):
+            raise BadSample("memory", "the decoder ran out of memory") from error
+        if isinstance(error, Exception) and not isinstance(error, BadSample):
+            raise BadSample(self.kind, describe(error)) from error
+
+
+def describe(error: Exception) -> str:
+    """One line on a library's error, without what changes from run to run: addresses and paths."""
+    text = getattr(error, "strerror", None)
+    if not isinstance(text, str) or not text:
+        text = re.sub(r"<_io[^<>]*>|<[^<>]* at 0x[0-9a-fA-F]+>", "the file", str(error))
+    text = " ".join(text.split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class ByteRange(io.RawIOBase):
+    """`length` bytes of `file` from `offset`, as a file of its own. It has no name: a demuxer that knew one could
+    look at its neighbours."""
+
+    def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._length = length
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        if at < 0:
+            raise OSError(22, "seek before the start")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._length - self._at)
+        if wanted <= 0:
+            return 0
+        with Guard("unreadable"):
+            self._file.seek(self._offset + self._at)
+            data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class Medium:
+    """The opened bytes of a medium: a seekable binary file and its size, which is not 0."""
+
+    file: io.BufferedReader
+    size: int
+
+    def rewound(self) -> io.BufferedReader:
+        self.file.seek(0)
+        return self.file
+
+
+def open_medium(ref: MediaRef, limits: Limits) -> Medium:
+    """Open the byte range of `ref`. Raises BadSample unreadable, truncated, empty, too_large."""
+    file, total = _open_remote(ref.uri) if "://" in ref.uri else _open_local(ref.uri)
+    size = ref.length if ref.length >= 0 else total - ref.offset
+    try:
+        if size < 0 or ref.offset + size > total:
+            raise BadSample("truncated", f"bytes {ref.offset} to {ref.offset + size} of a file of {total}")
+        if size == 0:
+            raise BadSample("empty", "0 bytes")
+        if size > limits.max_bytes:
+            raise BadSample("too_large", f"{size} bytes, limit {limits.max_bytes}")
+    except BadSample:
+        file.close()
+        raise
+    return Medium(io.BufferedReader(ByteRange(file, ref.offset, size), 1 << 16), size)
+
+
+def _open_local(path: str) -> tuple[IO[bytes], int]:
+    with Guard("unreadable"):
+        status = os.stat(path)  # noqa: PTH116  (a Path would swallow odd names)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise BadSample("unreadable", "not a regular file")
+        return open(path, "rb", buffering=0), status.st_size
+
+
+def _open_remote(uri: str) -> tuple[IO[bytes], int]:
+    with Guard("unreadable"):
+        import fsspec
+
+        file = fsspec.open(uri, "rb").open()
+        size = file.seek(0, io.SEEK_END)
+        return file, int(size if size is not None else file.tell())
+
+
+def fitted(width: int, height: int, size: int, fit: Literal["short", "long", "skew"]) -> tuple[int, int]:
+    """(width, height) of a frame after `fit`: see FramePlan. At least 1 × 1."""
+    if fit == "skew":
+        return size, size
+    side = min(width, height) if fit == "short" else max(width, height)
+    if side <= size:
+        return width, height
+    return max(1, (2 * width * size + side) // (2 * side)), max(1, (2 * height * size + side) // (2 * side))
+
+
+def resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    """`pixels` (h, w, 3) at another size: area average where a side shrinks, linear where both grow."""
+    import cv2
+
+    old_height, old_width = pixels.shape[:2]
+    if (old_width, old_height) == (width, height):
+        return np.ascontiguousarray(pixels)
+    method = cv2.INTER_AREA if width < old_width or height < old_height else cv2.INTER_LINEAR
+    try:
+        made = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
+        raise
+    return np.asarray(made, dtype=np.uint8)
+
+
+def on_white(rgba: Pixels) -> Pixels:
+    """(h, w, 4) with straight alpha -> (h, w, 3) on a white ground."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    mixed = rgba[..., :3] * alpha + 255 * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def targets(plan: FramePlan, duration: float, at_most: int) -> list[float]:
+    """Seconds from the start, ascending, at which `plan` wants a frame; `inf` stands for the last frame."""
+    if plan.times == "middle":
+        return [duration / 2]
+    if plan.times == "uniform":
+        count = max(1, min(plan.count, at_most))
+        return [(i + 0.5) * duration / count for i in range(count)]
+    # The small allowance keeps a frame due at the very end of the duration out, whatever the rounding.
+    steps = max(1, int(np.ceil(duration * plan.fps - 1e-6)))
+    times: Sequence[float] = [i / plan.fps for i in range(steps)]
+    if plan.ends:
+        times = [*times, float("inf")]
+    count = max(1, min(plan.count, at_most))
+    if len(times) <= count:
+        return list(times)
+    if count == 1:
+        return [times[(len(times) - 1) // 2]]
+    return [times[(2 * i * (len(times) - 1) + count - 1) // (2 * (count - 1))] for i in range(count)]

@@ -1,0 +1,210 @@
+"""A card for people: one HTML page that needs nothing else and runs no script. Every value is escaped."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixtures.cards.croissant import protocol
+
+#: A histogram's drawing, in its own units.
+WIDTH, HEIGHT = 320, 64
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6672; --line: #d9dee4; --bar: #2f6f8f; --paper: #fff }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --soft: #98a3ae; --line: #333b44; --bar: #6fb3d2; --paper: #14181c } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 2.5rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem }
+p.lead { color: var(--soft); margin: .2rem 0 0 }
+code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+th { color: var(--soft); font-weight: 500 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem; margin: 1.4rem 0 }
+.facts b { display: block; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums }
+.facts span { color: var(--soft); font-size: .85rem }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 0 2.5rem }
+.scores { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.2rem 2.5rem }
+.scores svg { width: 100%; height: 4rem; display: block } rect { fill: var(--bar) }
+.scores small { color: var(--soft); font-variant-numeric: tabular-nums }
+ol { padding-left: 1.4rem } li { overflow-wrap: anywhere }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="lead">{{ lead }}</p>
+<div class="facts">{% for value, name in facts %}<div><b>{{ value }}</b><span>{{ name }}</span></div>{% endfor %}</div>
+<p><code>sha256 {{ sha256 }}</code></p>
+<div class="pair">
+{% for heading, rows in tables %}<section><h2>{{ heading }}</h2>
+<table>{% for name, count, share in rows %}<tr><td>{{ name }}</td><td class="n">{{ count }}</td>\
+<td class="n">{{ share }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</table></section>
+{% endfor %}</div>
+{% if scores %}<h2>Scores of what is in it</h2>
+<div class="scores">{% for score in scores %}<div><code>{{ score.name }}</code>
+<svg viewBox="0 0 {{ width }} {{ height }}" preserveAspectRatio="none" role="img" aria-label="histogram">\
+{% for x, y, w, h in score.bars %}<rect x="{{ x }}" y="{{ y }}" width="{{ w }}" height="{{ h }}"/>{% endfor %}</svg>
+<small>{{ score.said }}</small></div>{% endfor %}</div>{% endif %}
+{% if steps %}<h2>What was asked, in this order</h2>
+<ol>{% for step in steps %}<li>{{ step }}</li>{% endfor %}</ol>{% endif %}
+{% for heading, rows in details %}<h2>{{ heading }}</h2>
+<table>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{% endfor %}</body>
+</html>
+"""
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(_PAGE)
+
+
+def render(**values: Any) -> str:
+    """The page that cards of shards and of mixtures share; see `shard_page` for what it is given."""
+    return str(_template().render(width=WIDTH, height=HEIGHT, **values))
+
+
+def shard_page(card: Mapping[str, Any]) -> str:
+    """The page of a shard's card (HTML)."""
+    made, ledger = card["made_by"], card["ledger"]
+    gone = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
+    details = [
+        ("Why the others went", rows(card["reasons"])),
+        ("Dialogues", _lines(card["dialogues"] if card["dialogues"] is not None else made["dialogues"])),
+        ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made["models"].items())]),
+        ("Made from", [(u["unit"], _span(u["rows"]), f"{u['kept']:,} kept") for u in made["lineage"]]),
+        ("By", [("run", made["name"]), ("seed", made["seed"]), ("Reelmill", made["reelmill"]),
+                *((f"manifest of {stage}", stamp) for stage, stamp in sorted(made["manifests"].items()))]),
+    ]  # fmt: skip
+    return render(
+        title=card["shard"],
+        lead=f"A shard of {card['modality'].replace('_', ' ')} samples; each is KEY.{', KEY.'.join(card['suffixes'])}.",
+        facts=facts(card, card["tar"]["bytes"]),
+        sha256=card["tar"]["sha256"],
+        tables=[
+            ("Licences", rows(card["licences"])),
+            ("Sources", rows(card["sources"])),
+            ("Kinds of text", rows(card["kinds"])),
+            ("Languages", rows(card["languages"])),
+            (f"What became of {ledger['inputs']:,} inputs", rows({"kept": ledger["kept"], "gone": gone})),
+        ],
+        scores=[_score(name, found) for name, found in sorted(card["scores"].items())],
+        steps=protocol(made),
+        details=details,
+    )
+
+
+def mixture_page(card: Mapping[str, Any]) -> str:
+    """The page of a mixture's card (HTML)."""
+    unit = card["unit"]
+    told = [(one["label"], *(f"{name} {one['achieved'][name]:.2%}" for name in UNITS)) for one in card["constraints"]]
+    shares = [(modality, *(f"{name} {card['achieved'][name][modality]:.2%}" for name in UNITS))
+              for modality in card["achieved"][unit]]  # fmt: skip
+    checked = ", ".join(card["evaluation_sets"]) or "none: no run was checked against an evaluation set"
+    details = [
+        ("Shares of modalities", shares),
+        ("What the recipe asks, and what it came to", told),
+        ("Groups", [(g["name"], f"{g['samples']:,} of {g['available']:,} samples", f"{g['tokens']:,} tokens")
+                    for g in card["groups"]]),
+        ("Copies of a sample", [(f"copy {int(n) + 1}", f"{count:,}") for n, count in sorted(card["repeats"].items())]),
+        ("Made from", [(p["name"], f"seed {p['seed']}", f"members {p['members']}") for p in card["parents"]]),
+        ("Checked against evaluation sets", [(checked,)]),
+        ("Warnings", [(warning,) for warning in card["warnings"]]),
+    ]  # fmt: skip
+    return render(
+        title=card["mixture"],
+        lead=f"A mixture, counted in {unit}. Runs: {len(card['parents'])}, shards of theirs: {len(card['shards'])}, "
+        f"virtual shards: {card['vshards']}, tars of its own: {len(card['tars'] or ())}; seed {card['seed']}.",
+        facts=facts(card["totals"], card["totals"]["bytes"]),
+        sha256=card["manifest"],
+        tables=_amounts(card, unit),
+        scores=[],
+        steps=[],
+        details=[(heading, lines) for heading, lines in details if lines],
+    )
+
+
+def tar_page(card: Mapping[str, Any]) -> str:
+    """The page of the card of a tar of a materialized mixture (HTML)."""
+    return render(
+        title=card["shard"],
+        lead=f"A tar of the mixture {card['mixture']}: samples of several modalities, one after another.",
+        facts=facts(card["totals"], card["tar"]["bytes"]),
+        sha256=card["tar"]["sha256"],
+        tables=[("Modalities", _of(card["modalities"], "samples")), *_amounts(card, "samples")],
+        scores=[],
+        steps=[],
+        details=[("Copied from tars with sha256", [(one,) for one in card["copied_from"]])],
+    )
+
+
+#: Units in which mixtures count.
+UNITS = ("samples", "tokens", "seconds", "bytes")
+
+
+def _amounts(card: Mapping[str, Any], unit: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    names = {"Licences": "licences", "Sources": "sources", "Kinds of text": "kinds", "Languages": "languages"}
+    return [(f"{heading}, {unit}", _of(card[field], unit)) for heading, field in names.items()]
+
+
+def _of(counts: Mapping[str, Mapping[str, float]], unit: str) -> list[tuple[str, str, str]]:
+    return rows({name: amount[unit] for name, amount in counts.items()})
+
+
+def facts(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]]:
+    """(value, name) of what stands large at the top."""
+    return [
+        (f"{card['samples']:,}", "samples"),
+        (f"{card['tokens']:,}", "tokens"),
+        (f"{card['seconds']:,.1f}", "seconds of video"),
+        (f"{bytes_:,}", "bytes"),
+    ]
+
+
+def rows(counts: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """(name, count, share) of counts, the most frequent first; "" is "not stated"."""
+    whole = sum(counts.values())
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(name or "not stated", f"{count:,}", f"{count / whole:.1%}" if whole else "") for name, count in ordered]
+
+
+def _span(span: Sequence[int]) -> str:
+    return f"rows {span[0]:,} to {span[1]:,}" if span else "no row"
+
+
+def _lines(value: Any) -> list[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        return [(str(value), "")]
+    found = []
+    for name, one in value.items():
+        said = ", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, Mapping) else str(one)
+        found.append((name.replace("_", " "), said or "none"))
+    return found
+
+
+def _score(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    highest = max(found["counts"]) or 1
+    step = WIDTH / len(found["counts"])
+    bars = []
+    for place, count in enumerate(found["counts"]):
+        height = round(HEIGHT * count / highest, 2)
+        bars.append((round(place * step, 2), round(HEIGHT - height, 2), round(step - 1, 2), height))
+    said = (
+        f"{found['count']:,} samples, median {found['p50']:.3g}; nine of ten from {found['p05']:.3g} to "
+        f"{found['p95']:.3g}, all from {found['min']:.3g} to {found['max']:.3g}"
+    )
+    return {"name": name, "bars": bars, "said": said}

@@ -1,0 +1,45 @@
+"""Tokens of a sample's text by a real tokenizer: of the very prompt that the loader will build from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.errors import ConfigError, MissingExtra
+from mixtures.reading import chatml
+from mixtures.reading.clip_plan import clip_plan, image_text, put_media, video_text
+from mixtures.reading.conversations import PLACEHOLDER
+from mixtures.reading.tokens import Contract
+
+
+def open_tokenizer(path: str) -> Any:
+    """A Hugging Face tokenizer.json.
+
+    Raises ConfigError where it is none, MissingExtra where the package that reads it is absent.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtra("tokenizers", "train", "counting text by a tokenizer") from None
+    try:
+        return Tokenizer.from_buffer(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"the tokenizer cannot be read: {error.strerror}", where=path) from None
+    except ValueError as error:
+        raise ConfigError(f"this is no tokenizer.json: {error}", where=path) from None
+
+
+def text_tokens(record: Mapping[str, Any], contract: Contract, tokenizer: Any) -> int:
+    """Tokens of a record's prompt without those of its media: marks of turns and times of clips are counted too."""
+    turns = record["conversations"]
+    held = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
+    media: list[str] = []
+    if record["data_type"] == "video":
+        seconds = float(record["duration"])
+        times = clip_plan(int(record["n_frames"]), float(record["fps"]), seconds, contract).times
+        media = [video_text(times, seconds, contract)] * held
+    elif record["data_type"] != "text":
+        media = [image_text(contract)] * held
+    ids, _ = chatml.tokens(put_media(turns, media, PLACEHOLDER) if media else turns, tokenizer)
+    return sum(one >= 0 for one in ids)

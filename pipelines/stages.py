@@ -1,0 +1,118 @@
+"""The stages one after another, and the rule that a finished run is not silently made into another."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from infra import storage
+from infra.beam import Runner
+from infra.commit import Manifest, lock, read_json, read_manifest
+from infra.errors import ConfigError
+from pipelines.annotate.annotate import annotate
+from pipelines.core.resolve import resolve
+from pipelines.core.run import Run, open_run
+from pipelines.decide.decide import decide
+from pipelines.export.export import export
+from pipelines.export.provenance import config_fingerprint, explain, write_run_json
+from pipelines.ingest.ingest import ingest
+from pipelines.measure.measure import measure, measure_late
+
+
+def _decide(run: Run) -> Manifest:
+    manifest = decide(run)
+    measure_late(run)
+    return manifest
+
+
+#: In the order in which they run; a stage that the config does not ask for gives None.
+STAGES: dict[str, Callable[[Run], Manifest | None]] = {
+    "ingest": ingest,
+    "measure": measure,
+    "decide": _decide,
+    "annotate": annotate,
+    "export": export,
+}
+
+
+def open_for_work(
+    path: str, *, out: str | None, replace: bool, runner: Runner, quiet: bool, batch: str | None = None
+) -> Run:
+    """Read and check a config completely, before any work. `batch`: see `Run.batch`.
+
+    Raises ConfigError for any mistake in it, and when its folder holds the finished run of another config.
+    """
+    run = dataclasses.replace(open_run(path, overrides={"out": out}, runner=runner, quiet=quiet), batch=batch)
+    resolve(run)
+    held = run.at("run.json")
+    finished = storage.is_file(held) and read_manifest(run.at("members")) is not None
+    if finished and not replace and read_json(held).get("config_fingerprint") != config_fingerprint(run):
+        raise ConfigError(
+            f"{run.out} holds a finished run of another config",
+            where=run.document.where(("out",)),
+            hint="give --out NEW (nothing is measured again, the store serves it), or --replace "
+            "(mixtures made from this run will no longer verify)",
+        )
+    return run
+
+
+def run_stage(run: Run, name: str) -> Manifest:
+    """Run one stage under the run's lock."""
+    with lock(run.out):
+        begun = time.time()
+        manifest = STAGES[name](run)
+        if manifest is None:
+            raise ConfigError(
+                f"there is nothing to {name}: the config has no key {name!r}",
+                where=run.document.path,
+                hint="docs/dialogues.md says what stands under it; `annotate: {}` writes dialogues by rule",
+            )
+        write_run_json(run, {**_states(run), name: {"seconds": round(time.time() - begun, 1)}})
+        return manifest
+
+
+def run_all(run: Run) -> None:
+    """Run every stage; each leaves alone what it finds done."""
+    with lock(run.out):
+        states = _states(run)
+        for name, stage in STAGES.items():
+            begun = time.time()
+            if stage(run) is None:
+                continue
+            states[name] = {"seconds": round(time.time() - begun, 1)}
+        write_run_json(run, states)
+
+
+def stage_result(name: str, manifest: Manifest) -> dict[str, Any]:
+    """What `reelmill STAGE --json` prints."""
+    rows, units = manifest.rows, len(manifest.units)
+    return {"stage": name, "units": units, "rows": rows, "fingerprint": manifest.fingerprint}
+
+
+def _states(run: Run) -> dict[str, Any]:
+    uri = run.at("run.json")
+    return dict(read_json(uri).get("states", {})) if storage.is_file(uri) else {}
+
+
+def explained(run: Run) -> dict[str, Any]:
+    """What this config would ask, in cascade order."""
+    resolved = resolve(run)
+    return {
+        "filters": explain(run),
+        "duplicates": resolved.duplicates.model_dump(mode="json", exclude_none=True),
+        "resample": None if resolved.resample is None else resolved.resample.model_dump(mode="json"),
+        "measure": {name: dict(a.maker()) for name, a in resolved.annotators.items()},
+        "annotate": None if resolved.annotate is None else resolved.annotate.model_dump(mode="json"),
+    }
+
+
+def result(run: Run) -> dict[str, Any]:
+    """What `reelmill run --json` prints."""
+    return {
+        "run": run.out,
+        "ledger": read_json(run.at("ledger.json")),
+        "shards": [unit.name for unit in (read_manifest(run.at("members")) or Manifest("", "", ())).units],
+        "states": _states(run),
+    }

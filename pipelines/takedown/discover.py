@@ -1,0 +1,60 @@
+"""Runs, mixtures and stores at or below some folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from infra import storage
+from infra.errors import StageError
+from mixtures.shards.manifest import is_mixture
+
+
+@dataclass(frozen=True)
+class Places:
+    """What was found, each sorted and once."""
+
+    runs: tuple[str, ...]
+    mixtures: tuple[str, ...]
+    stores: tuple[str, ...]
+
+
+def find(folders: Sequence[str]) -> Places:
+    """Every run (it has samples), mixture and store at or below `folders`; links to folders are not followed.
+
+    Raises StageError where a folder is not there, or there is none of them below it.
+    """
+    runs: set[str] = set()
+    mixtures: set[str] = set()
+    stores: set[str] = set()
+    for top in folders:
+        if not storage.exists(top):
+            raise StageError("there is no such folder", where=top)
+        before = len(runs) + len(mixtures) + len(stores)
+        stack = [_plain(top)]
+        while stack:
+            folder = stack.pop()
+            if storage.is_file(storage.join(folder, "samples", "_manifest.json")):
+                runs.add(folder)
+            elif is_mixture(folder):
+                mixtures.add(folder)
+            elif "cells" in (names := storage.folders(folder)):
+                stores.add(folder)
+            else:
+                stack += [storage.join(folder, name) for name in names if name[0] != "." and not _link(folder, name)]
+        if before == len(runs) + len(mixtures) + len(stores):
+            raise StageError(
+                "there is no run, mixture or store at or below this folder",
+                where=top,
+                hint="give runs and mixtures, or a folder that holds them",
+            )
+    return Places(tuple(sorted(runs)), tuple(sorted(mixtures)), tuple(sorted(stores)))
+
+
+def _plain(uri: str) -> str:
+    """One name for one folder, however it was written."""
+    return str(storage.local_path(uri).resolve()) if storage.is_local(uri) else uri.rstrip("/")
+
+
+def _link(folder: str, name: str) -> bool:
+    return storage.is_local(folder) and (storage.local_path(folder) / name).is_symlink()

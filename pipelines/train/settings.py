@@ -1,0 +1,127 @@
+"""The config of `reelmill train`: every key with its default and where that comes from.
+
+Defaults of the stages are Table 7's of Apollo (arXiv 2412.10360), kept in `mixtures.reading.apollo_stages`; what is
+not published
+there is said to be ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from infra.config import Strict
+from mixtures.reading.apollo_stages import STAGES
+
+
+class Connector(Strict):
+    """The Perceiver's shape; depth, heads and their size as released. Key heads are not published: with 4, the sizes of
+    the paper's connectors come out (38.4, 63.6 and 177 million parameters).
+
+    grid: (frames, rows, columns) that both encoders' features are interpolated to; by default the clip's frames and the
+        larger of both encoders' grids.
+    """
+
+    depth: int = Field(default=1, ge=1)
+    heads: int = Field(default=16, ge=1)
+    head_size: int = Field(default=96, ge=1)
+    key_heads: int = Field(default=4, ge=1)
+    grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+
+    @model_validator(mode="after")
+    def _heads(self) -> Connector:
+        if self.heads % self.key_heads:
+            raise ValueError(f"heads: {self.heads} cannot share {self.key_heads} key_heads evenly")
+        return self
+
+
+class Rates(Strict):
+    """Learning rates of a stage at their peak; 0 freezes the part, null leaves it to the stage's default."""
+
+    vision: float | None = Field(default=None, ge=0)
+    connector: float | None = Field(default=None, ge=0)
+    language: float | None = Field(default=None, ge=0)
+
+
+class Stage(Strict):
+    """One stage; what is null is Table 7's.
+
+    mixture: another one than the config's. epochs: passes over it. batch: samples in a step, over all ranks together.
+    max_clips: the most clips of a video.
+    """
+
+    mixture: str | None = None
+    lr: Rates = Rates()
+    batch: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    max_clips: int | None = Field(default=None, ge=1)
+
+
+class Optimizer(Strict):
+    """AdamW. clip_norm: of all trained gradients together; warm_up: share of a stage's steps, after which the rate
+    falls along a cosine towards 0 (Table 7). weight_decay (matrices only), betas, eps: ours."""
+
+    warm_up: float = Field(default=STAGES["sft"].warmup, ge=0, le=1)
+    clip_norm: float = Field(default=STAGES["sft"].clip_norm, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+
+    @model_validator(mode="after")
+    def _betas(self) -> Optimizer:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas: each must be at least 0 and below 1")
+        return self
+
+
+class Stages(Strict):
+    """Which stages run and how; null leaves one out."""
+
+    align: Stage | None = Stage()
+    vision: Stage | None = Stage()
+    sft: Stage | None = Stage()
+
+
+class Training(Strict):
+    """The whole config of `reelmill train`.
+
+    mixture: folder of the mixture, unless a stage names its own. language_model, vision_encoders: folders in the form
+    in which transformers saves models. out: where checkpoints, log and curve go.
+    tokens_per_frame: None takes the mixture's, which its shares in tokens were planned with (Table 7: 16; released
+    checkpoints: 32). precision: bfloat16 computes in it, weights stay float32. micro_batch: samples that pass the model
+    at once in one process. encode_batch: clips that pass the vision encoders at once. checkpoint_every: steps.
+    workers: processes that read ahead, for each rank. on_error: "skip" leaves out samples whose media cannot be shown.
+    weights: a STAGE.safetensors of an earlier training with the same models, to begin from.
+    """
+
+    mixture: str | None = None
+    language_model: str
+    vision_encoders: tuple[str, ...] = Field(min_length=1)
+    out: str
+    weights: str | None = None
+    seed: int = Field(default=0, ge=0)
+    tokens_per_frame: int | None = Field(default=None, ge=1)
+    connector: Connector = Connector()
+    optimizer: Optimizer = Optimizer()
+    stages: Stages = Stages()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch: int = Field(default=1, ge=1)
+    encode_batch: int = Field(default=25, ge=1)
+    activation_checkpoints: bool = False
+    checkpoint_every: int = Field(default=100, ge=1)
+    workers: int = Field(default=0, ge=0)
+    on_error: Literal["raise", "skip"] = "raise"
+
+
+#: What may change between a training's beginning and its going on: nothing of it decides what is learnt from what.
+FREE = {"out", "device", "micro_batch", "encode_batch", "activation_checkpoints", "checkpoint_every", "workers"}
+#: Paths: what lies there is held against what it was, wherever it lies.
+PLACES = {"mixture", "language_model", "vision_encoders", "weights"}
+
+
+def identity(config: Training) -> dict[str, Any]:
+    """What of a config has to stay as it is while a training goes on."""
+    stages = {name: {"mixture"} for name in STAGES}
+    return config.model_dump(mode="json", exclude={**dict.fromkeys(FREE | PLACES, True), "stages": stages})

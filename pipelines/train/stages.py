@@ -1,0 +1,163 @@
+"""What each of Apollo's three stages trains and how fast; the processes that train together, and one step of all.
+
+Rates and sizes that the config leaves open are Table 7's (arXiv 2412.10360), kept in `mixtures.reading.apollo_stages`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infra import models
+from infra.errors import StageError
+from mixtures.reading.apollo_stages import STAGES
+from pipelines.train.model import PARTS, Model
+from pipelines.train.settings import Optimizer, Stage
+
+#: Values of one collective call when gradients are summed; ours.
+BUCKET = 2**24
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int
+    world: int
+    device: Any
+
+    def gathered(self, value: list[Any]) -> list[Any]:
+        """Every rank's list, joined in the order of ranks; on rank 0, elsewhere []."""
+        if self.world == 1:
+            return value
+        distributed = models.torch().distributed
+        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        distributed.gather_object(value, found)
+        return [item for part in found or [] for item in part]
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes, where torchrun has started several."""
+    torch = models.torch("training")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = models.check_device("cuda" if device == "cuda" else "cpu")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    if world == 1:
+        yield Ranks(0, 1, place)
+        return
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Ranks(torch.distributed.get_rank(), world, place)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A stage with nothing left open. peak: the learning rate of each part, 0 where it is frozen."""
+
+    peak: Mapping[str, float]
+    batch: int
+    epochs: int
+    max_clips: int
+
+
+def resolved(name: str, stage: Stage, parameters: int) -> Resolved:
+    """The config's values, else Table 7's for the size that is nearest to the language model's number of parameters."""
+    table, size = STAGES[name], parameters / 1e9
+    given = {part: rate for part, rate in stage.lr.model_dump().items() if rate is not None}
+    clips = stage.max_clips or table.contract(size).max_clips
+    assert clips is not None
+    return Resolved({**table.rates(size), **given}, stage.batch or table.batch, stage.epochs or table.epochs, clips)
+
+
+def factor(step: int, steps: int, warm_up: float) -> float:
+    """What the peak rate is multiplied by in a step (0, 1, …): a straight line up to 1, then half a cosine.
+
+    No step has the rate 0: the first is 1/warm and the last lies one step before the cosine's end.
+    """
+    warm = math.ceil(steps * warm_up)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def begin(model: Model, peak: Mapping[str, float], settings: Optimizer) -> Any:
+    """Freeze and thaw the parts, and make a fresh AdamW for those that train.
+
+    Frozen parts are in evaluation mode: nothing is dropped out of what does not learn.
+    """
+    torch = models.torch()
+    groups = []
+    for part in PARTS:
+        trains = peak[part] > 0
+        model.modules[part].train(trains).requires_grad_(trains)
+        found = [parameter for _, parameter in model.parameters(part)] if trains else []
+        for decay, matrix in ((settings.weight_decay, True), (0.0, False)):
+            chosen = [parameter for parameter in found if (parameter.dim() > 1) == matrix]
+            if chosen:
+                groups.append({"params": chosen, "part": part, "weight_decay": decay, "lr": peak[part]})
+    return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps)
+
+
+def step(
+    optimizer: Any, peak: Mapping[str, float], scale: float, sums: tuple[float, int], clip_norm: float
+) -> dict[str, Any]:
+    """One step over the gradients that all ranks have gathered.
+
+    The loss of a step is the mean over all labelled tokens of its samples, whichever rank and part of the batch they
+    were in: gradients come here as sums, are summed over the ranks and divided by all tokens. (torch's own wrapper
+    for data parallelism divides by ranks, and stumbles over ranks whose samples are all text and leave the connector
+    without gradients.) A parameter that no sample reached is left alone.
+
+    sums: this rank's (sum of losses, labelled tokens). Returns loss, tokens, grad_norm (before clipping).
+    """
+    torch = models.torch()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    device = parameters[0].device
+    total = torch.tensor([sums[0], float(sums[1])], dtype=torch.float64, device=device)
+    reached = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+        torch.distributed.all_reduce(reached)
+    loss, tokens = total.tolist()
+    if not math.isfinite(loss):
+        raise StageError("the loss is no longer a number", hint="lower the learning rates; the last checkpoint stands")
+    trained = [parameter for parameter, n in zip(parameters, reached.tolist(), strict=True) if n]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if torch.distributed.is_initialized():
+        _sum_over_ranks([parameter.grad for parameter in trained])
+    for parameter in trained:
+        parameter.grad /= max(tokens, 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm) if trained else 0.0
+    for group in optimizer.param_groups:
+        group["lr"] = peak[group["part"]] * scale
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": loss / max(tokens, 1.0), "tokens": int(tokens), "grad_norm": float(norm)}
+
+
+def _sum_over_ranks(gradients: list[Any]) -> None:
+    """Sum gradients over all ranks in place, many in one call."""
+    torch = models.torch()
+    while gradients:
+        size, count = 0, 0
+        while count < len(gradients) and (count == 0 or size + gradients[count].numel() <= BUCKET):
+            size += gradients[count].numel()
+            count += 1
+        bucket, gradients = gradients[:count], gradients[count:]
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        torch.distributed.all_reduce(flat)
+        for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(summed.view_as(gradient))

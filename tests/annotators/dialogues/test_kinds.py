@@ -1,0 +1,178 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from annotators.dialogues import checks, dialogue, evidence, kinds
+from annotators.dialogues.evidence import KINDS, Item, Sheet
+from annotators.dialogues.kinds import IMAGE_TEXT, SHARES, kind, supports
+from tests.annotators.dialogues.sheets import sheet
+
+ALL = [*SHARES, IMAGE_TEXT]
+FOLDER = Path(kinds.__file__).parent
+_LINE = re.compile(r"\[([a-z])(\d+)\] ([a-z ]+)(?:, ([\d.]+)(?:-([\d.]+))? s)?: (.+)")
+
+
+#: What structured-output engines of servers honour: guidance and xgrammar both, says their documentation.
+KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "minLength",
+            "maxLength", "pattern"}  # fmt: skip
+
+
+def example(name: str) -> tuple[Sheet, str]:
+    """The example of a prompt, read back."""
+    given, answer = kind(name).prompt.split("Example of items:\n")[1].split("Example of an answer:\n")
+    items = []
+    letters = {letter: item_kind for item_kind, letter in KINDS.items()}
+    for line in given.strip().splitlines():
+        match = _LINE.fullmatch(line)
+        assert match is not None, line
+        letter, number, called, start, end, text = match.groups()
+        first = None if start is None else float(start)
+        last = first if end is None else float(end)
+        items.append(Item(letter + number, letters[letter], first, last, text))
+        assert called == evidence._CALLED[letters[letter]]
+    facts = next((item.text for item in items if item.kind == "facts"), "")
+    length = re.search(r"([\d.]+) seconds", facts)
+    return Sheet(tuple(items), float(length[1]) if length else None), answer.strip()
+
+
+def test_there_is_a_prompt_and_a_schema_for_each_kind_and_nothing_else() -> None:
+    assert list(kinds.kinds()) == list(SHARES)
+    files = {path.name for path in FOLDER.iterdir() if path.suffix in (".md", ".json")}
+    assert files == {"rules.md", *(f"{n}.md" for n in ALL), *(f"{n}.schema.json" for n in ALL)}
+
+
+def test_shares_are_apollos() -> None:
+    assert sum(SHARES.values()) == pytest.approx(99.9)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_prompt_begins_with_what_all_share(name: str) -> None:
+    one, other = kind(name).prompt, kind("conversation").prompt
+    if name != IMAGE_TEXT:
+        shared = (
+            len(one)
+            - len(one.lstrip())
+            + next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+        )
+        assert shared > 1_500
+    assert "{medium}" not in one
+    assert evidence.OPEN in one
+    assert evidence.CLOSE in one
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_schema_bounds_everything_and_uses_no_keyword_that_engines_leave_out(name: str) -> None:
+    found = kind(name)
+    Draft202012Validator.check_schema(found.schema)
+    turns = found.schema["properties"]["turns"]
+    assert (turns["minItems"], turns["maxItems"]) == (found.least, found.most)
+    assert 1 <= found.least <= found.most
+    assert list(turns["items"]["properties"])[:3] == ["evidence", "question", "answer"]  # the order of writing
+    used: set[str] = set()
+
+    def walk(part: dict[str, Any]) -> None:
+        used.update(part)
+        if part["type"] == "object":
+            assert part["additionalProperties"] is False
+            assert set(part["required"]) == set(part["properties"])
+            for inner in part["properties"].values():
+                walk(inner)
+        elif part["type"] == "array":
+            assert {"minItems", "maxItems"} <= part.keys()
+            walk(part["items"])
+        elif part["type"] == "string":
+            assert "pattern" in part or {"minLength", "maxLength"} <= part.keys()
+
+    walk(dict(found.schema))
+    assert used <= KEYWORDS
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_example_in_a_prompt_passes_every_check(name: str) -> None:
+    shown, answer = example(name)
+    assert supports(name, shown)
+    read = dialogue.read(answer, "stop", kind(name))
+    assert not isinstance(read, str), read
+    found = checks.check(read, shown, kind(name), checks.Settings())
+    assert found.passed, found
+
+
+def test_hashes_are_those_of_what_is_sent() -> None:
+    for name in ALL:
+        found = kind(name)
+        assert found.prompt_hash != found.schema_hash
+        assert len(found.prompt_hash) == 32
+    assert len({kind(name).prompt_hash for name in ALL}) == len(ALL)
+    turned = json.loads(json.dumps(kind("conversation").schema, sort_keys=True))
+    assert kinds.fingerprint(json.dumps(turned)) != kind("conversation").schema_hash
+
+
+# What a sheet supports
+
+LONG = "A man in a red jacket skis down a steep slope and jumps over a ramp."
+
+
+def test_nothing_supports_nothing() -> None:
+    measured = sheet(
+        ("facts", "The video is 4 seconds long."),
+        ("motion", "There is much motion."),
+        ("shot", "Shot 1 of 2.", 0, 2),
+        ("shot", "Shot 2 of 2.", 2, 4),
+    )
+    for name in ALL:
+        assert not supports(name, sheet())
+        assert not supports(name, measured)
+    with pytest.raises(ValueError, match="no kind"):
+        supports("poetry", sheet())
+
+
+@pytest.mark.parametrize(
+    ("items", "wanted"),
+    [
+        ([("caption", LONG)], {"conversation", "captioning", "reasoning"}),
+        ([("caption", "A brown dog sleeps there quietly.")], {"conversation", "captioning"}),
+        ([("caption", "A dog.")], set()),
+        ([("caption", "犬が公園を走っている")], {"conversation", "captioning", "reasoning"}),
+        ([("transcript", "Now add flour, sugar and butter.")], {"conversation"}),
+        ([("ocr", "EXIT")], {"text_recognition", IMAGE_TEXT}),
+        ([("ocr", "| .")], set()),
+        (
+            [("ocr", "EXIT", 1.0, 1.0), ("ocr", "SALE", 3.0, 3.0)],
+            {"temporal_perception", "text_recognition", IMAGE_TEXT},
+        ),
+        ([("dense", "A dog.", 0.0, 2.0), ("dense", "A cat.", 2.0, 4.0)], {"temporal_perception"}),
+        ([("dense", "A dog.", 0.0, 2.0), ("dense", "A cat.", 0.0, 4.0)], set()),
+    ],
+)
+def test_what_is_supported(items: Any, wanted: set[str]) -> None:
+    assert {name for name in ALL if supports(name, sheet(*items))} == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("A first-person view of somebody cutting carrots on a board.", True),
+        ("A first person view of somebody cutting carrots on a board.", True),
+        ("POV: cutting carrots with a sharp knife on a board.", True),
+        ("The camera wearer cuts carrots with a sharp knife.", True),
+        ("#C C cuts carrots with a sharp knife on the board.", True),
+        ("Skiing downhill, filmed with a helmet-mounted camera.", True),
+        ("The first person in the row wears a large hat.", True),  # a known look-alike; see below
+        ("A person cuts carrots with a sharp knife on a board.", False),
+        ("A man points at a camera and wears a black helmet.", False),
+        ("This is not a first-person view of somebody cutting carrots.", False),
+        ("A man explains his point of view on carrots.", False),
+    ],
+)
+def test_egocentric_needs_a_view_that_the_captions_name(text: str, wanted: bool) -> None:
+    assert supports("egocentric", sheet(("caption", text))) == wanted
+
+
+def test_egocentric_by_the_sources_word() -> None:
+    fact = "It is filmed from the first-person view of the person who wears the camera."
+    assert supports("egocentric", sheet(("caption", "Somebody cuts carrots with a knife."), ("facts", fact)))
+    assert not supports("egocentric", sheet(("facts", fact)))

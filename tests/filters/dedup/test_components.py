@@ -1,0 +1,144 @@
+"""Forests against a plain union-find."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters.dedup import components
+
+EDGES = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), max_size=40)
+
+
+def plain(edges):
+    """{id: smallest id of its component}, for ids with an edge to another one; one edge at a time."""
+    root = {}
+    for edge in edges:
+        for node in edge:
+            root.setdefault(node, node)
+        a, b = root[edge[0]], root[edge[1]]
+        root = {node: min(a, b) if r in (a, b) else r for node, r in root.items()}
+    members = list(root.values())
+    return {node: r for node, r in root.items() if members.count(r) > 1}
+
+
+def pairs(edges):
+    table = np.array(edges, dtype=np.uint64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def as_dict(ids, roots):
+    return dict(zip(ids.tolist(), roots.tolist(), strict=True))
+
+
+@given(EDGES)
+def test_components_are_those_of_plain_union_find(edges):
+    ids, roots = components.components(*pairs(edges))
+    assert as_dict(ids, roots) == plain(edges)
+    assert (np.diff(ids.astype(np.int64)) > 0).all()
+
+
+@given(EDGES, st.randoms(use_true_random=False))
+def test_forest_does_not_depend_on_order_or_direction(edges, chance):
+    turned = [edge if chance.random() < 0.5 else edge[::-1] for edge in edges]
+    chance.shuffle(turned)
+    one, other = components.spanning_forest(*pairs(edges)), components.spanning_forest(*pairs(turned))
+    assert np.array_equal(one, other)
+
+
+@given(EDGES)
+def test_forest_is_canonical_and_minimal(edges):
+    a, b = components.spanning_forest(*pairs(edges))
+    expected = plain(edges)
+    assert as_dict(b, a) == {node: r for node, r in expected.items() if node != r}
+    assert np.array_equal(components.spanning_forest(a, b), (a, b))
+
+
+@given(st.lists(EDGES, max_size=6), st.integers(0, 5), st.booleans())
+def test_merges_in_any_shape_give_the_same_forest(blocks, cut, lazy):
+    whole = components.spanning_forest(*pairs([edge for block in blocks for edge in block]))
+    forests = [components.add(components.create(), *pairs(block)) for block in blocks]
+    if not lazy:
+        for forest in forests:
+            components.extract(forest)
+    nested = components.merge([components.merge(forests[:cut]), *reversed(forests[cut:])])
+    assert np.array_equal(components.extract(nested), whole)
+    assert np.array_equal(components.extract(pickle.loads(pickle.dumps(nested))), whole)
+
+
+def test_merge_leaves_its_inputs_alone():
+    forest = components.add(components.create(), *pairs([(1, 2)]))
+    merged = components.merge([forest])
+    components.add(merged, *pairs([(2, 3)]))
+    components.extract(merged)
+    assert [part.tolist() for part in components.extract(forest)] == [[1], [2]]
+
+
+def test_accumulator_of_a_clique_stays_a_forest(monkeypatch):
+    monkeypatch.setattr(components, "PENDING_PAIRS", 1000)
+    forest = components.create()
+    ids = np.arange(300, dtype=np.uint64) + np.uint64(2**63)
+    for i in range(299):
+        components.add(forest, np.full(299 - i, ids[i]), ids[i + 1 :])
+        assert len(forest.a) <= 299 and forest.waiting <= 1000
+    a, b = components.extract(forest)
+    assert (a == ids[0]).all() and np.array_equal(b, ids[1:])
+
+
+def test_a_chain_is_one_component_whatever_the_order():
+    links = [(i, i + 1) for i in range(5000)]
+    links = [links[i] for i in np.random.default_rng(0).permutation(5000)]
+    ids, roots = components.components(*pairs(links))
+    assert len(ids) == 5001 and not roots.any()
+    assert components.component_sizes(roots) == {5001: 1}
+
+
+@given(st.lists(st.integers(0, 6), max_size=20))
+def test_stars_join_equal_values(values):
+    ids = np.arange(len(values), dtype=np.uint64)[::-1].copy()
+    edges = [
+        (int(i), int(j)) for i, x in zip(ids, values, strict=True) for j, y in zip(ids, values, strict=True) if x == y
+    ]
+    assert np.array_equal(components.stars(np.array(values), ids), components.spanning_forest(*pairs(edges)))
+
+
+@given(EDGES, EDGES)
+def test_joined_pairs_are_those_of_one_component(edges, asked):
+    root = plain(edges)
+    found = components.joined(*pairs(asked), components.spanning_forest(*pairs(edges)))
+    assert found.tolist() == [root.get(a, a) == root.get(b, b) for a, b in asked]
+
+
+def test_packing_is_16_little_endian_bytes_a_pair():
+    a, b = pairs([(1, 2**64 - 1), (258, 3)])
+    block = components.pack(a, b)
+    assert len(block) == 32 and block[16:18] == b"\x02\x01"
+    assert np.array_equal(components.unpack(block), (a, b))
+    assert [len(part) for part in components.unpack(b"")] == [0, 0]
+    with pytest.raises(ValueError):
+        components.unpack(b"123")
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from([0.0, 1.0, 1.0 + 1e-9, float("nan")]), st.integers(0, 1)),
+        max_size=20,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_survivor_is_the_best_rank_then_the_smallest_key(rows, chance):
+    keys = [f"k{i:02}" for i in range(len(rows))]
+    chance.shuffle(keys)
+    ids = np.arange(len(rows), dtype=np.uint64) + np.uint64(7)
+    roots = np.array([row[0] for row in rows], dtype=np.uint64)
+    kept = components.survivors(ids, roots, [[r[1] for r in rows], [r[2] for r in rows]], keys)
+
+    def order(i):
+        value = rows[i][1]
+        return (0 if value != value else -1 - round(value, 6), -rows[i][2], keys[i])
+
+    for i, row in enumerate(rows):
+        best = min((j for j in range(len(rows)) if rows[j][0] == row[0]), key=order)
+        assert kept[i] == ids[best]

@@ -1,0 +1,554 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from infra.errors import ConfigError, StageError
+from infra.llm.requests import Answer, Ask, Cache, Desk
+from infra.llm.servers import (
+    GIVEN_UP,
+    SUSPECT,
+    WRONG,
+    Endpoint,
+    Fault,
+    Servers,
+    ServersGone,
+    permanent,
+    read_answer,
+    read_error,
+)
+from tests.fake_server import FAULTS, FakeServer, words
+
+Result = TypeVar("Result")
+
+
+def run(job: Coroutine[Any, Any, Result]) -> Result:
+    return asyncio.run(job)
+
+
+def ask(number: int, **changes: Any) -> Ask:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": f"question {number}"}]
+    return Ask({"model": "fake", "messages": messages, "temperature": 0.0, **changes})
+
+
+def servers(*fakes: FakeServer, told: list[str] | None = None, in_flight: int = 8, **changes: Any) -> Servers:
+    endpoints = [Endpoint(url=fake.url, in_flight=in_flight) for fake in fakes]
+    tell = (told if told is not None else []).append
+    quick = {"timeout_s": 30.0, "patience_s": 30.0, "pause_s": 0.01, "max_pause_s": 0.05, "max_bytes": 2**20}
+    return Servers(endpoints, tell, **{**quick, **changes})
+
+
+def answered(fake: FakeServer, asks: list[Ask]) -> list[int]:
+    return [fake.answered[one.key.hex()] for one in asks]
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_what_the_server_said() -> None:
+    async def job() -> None:
+        async with FakeServer(answer=lambda body: f"it was {body['temperature']}") as fake, servers(fake) as engine:
+            answer = await engine.ask(ask(1))
+            assert answer == Answer(("it was 0.0",), ("stop",), "fake", answer.tokens_in, 3, answer.tokens_cached)
+            assert 0 < answer.tokens_cached < answer.tokens_in
+            assert await engine.models() == {fake.url: ["fake"]}
+
+    run(job())
+
+
+def test_several_choices_come_in_order() -> None:
+    async def job() -> None:
+        async with FakeServer(answer=lambda body: f"choice {body.get('choice', 0)}") as fake, servers(fake) as engine:
+            answer = await engine.ask(ask(1, n=3))
+            assert answer.texts == ("choice 0", "choice 1", "choice 2") and len(answer.finish) == 3
+
+    run(job())
+
+
+def completion(**changes: Any) -> bytes:
+    choice = {"index": 0, "message": {"content": "text"}, "finish_reason": "length"}
+    return json.dumps({"model": "m", "choices": [choice], **changes}).encode()
+
+
+def test_an_answer_need_not_be_complete_in_what_does_not_matter() -> None:
+    assert read_answer(completion(), 1) == Answer(("text",), ("length",), "m")
+    assert read_answer(completion(usage={"prompt_tokens": None, "prompt_tokens_details": 7}), 1).tokens_in == 0
+    empty = {"index": 0, "message": {"content": None}, "finish_reason": None}
+    assert read_answer(completion(choices=[empty]), 1) == Answer(("",), ("",), "m")
+    halves = {"index": 0, "message": {"content": "a\ud800b \U0001f600"}}
+    assert read_answer(completion(choices=[halves]), 1).texts == ("a\ufffdb \U0001f600",)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"choices": [',
+        b"\xff\xfe\x00",
+        b"<html></html>",
+        b"[" * 100_000,
+        b'{"error": {"message": "engine died"}}',
+        completion()[:-10],
+        completion(choices=[]),
+        completion(choices=None),
+        completion(choices=[{"index": 0, "message": {"content": 7}}]),
+        completion(choices=[{"index": "x", "message": {"content": ""}}]),
+        completion(choices=[{"message": {"content": ""}}]),
+        completion(choices=[{"index": i, "message": {"content": ""}} for i in range(2)]),
+    ],
+)
+def test_what_is_no_answer_is_a_fault(raw: bytes) -> None:
+    with pytest.raises(Fault) as caught:
+        read_answer(raw, 1)
+    assert caught.value.text.isprintable()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "index", "model", "usage", "prompt_tokens", "error"]),
+            inner,
+        )
+    ),
+)
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_back_is_an_answer_or_a_fault_and_can_be_shown(raw: bytes) -> None:
+    try:
+        answer = read_answer(raw, 1)
+        assert len(answer.texts) == len(answer.finish) == 1 and isinstance(answer.texts[0].encode(), bytes)
+    except Fault as fault:
+        assert fault.text.isprintable() and len(fault.text) < 400
+    said, _ = read_error(raw)
+    assert (said.isprintable() or not said) and len(said) <= 300
+
+
+@pytest.mark.parametrize(
+    ("raw", "said", "clear"),
+    [
+        (b'{"error": {"message": "bad\\u001b[31m schema"}}', "bad [31m schema", True),
+        (b'{"object": "error", "message": "old"}', "old", True),
+        (b'{"detail": "Not Found"}', "Not Found", True),
+        (b"<html><h1>502</h1> Bad\n gateway</html>", "502 Bad gateway", False),
+        (b"", "", False),
+    ],
+)
+def test_errors_are_read(raw: bytes, said: str, clear: bool) -> None:
+    assert read_error(raw) == (said, clear)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error"),
+    [
+        (400, "This model's maximum context length is 4096 tokens.", "too_long"),
+        (400, "The decoder prompt (length 9000) is longer than the maximum model length of 8192.", "too_long"),
+        (400, "max_tokens must be at least 1, got -186.", "too_long"),
+        (400, "'max_tokens' or 'max_completion_tokens' is too large: 5000.", "too_long"),
+        (400, "invalid grammar: uniqueItems", "refused"),
+        (422, "temperature: a number is wanted", "refused"),
+        (413, "", "too_long"),
+        (500, "maximum context length", None),
+        (404, "no such model", None),
+        (200, "", None),
+    ],
+)
+def test_what_is_the_items_own_fault(status: int, said: str, error: str | None) -> None:
+    raw = json.dumps({"error": {"message": said}}).encode()
+    found = permanent(status, raw)
+    assert found is None if error is None else str(found).startswith(f"{error}: ")
+    assert permanent(400, b"<html>a proxy's page</html>") is None
+
+
+# -- faults that pass -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_class_of_faults_is_tried_again(name: str) -> None:
+    async def job() -> None:
+        # A server that answers as another model again and again is no passing fault.
+        share, count = (0.3, 40) if name == "wrong_model" else (1.0, 12)
+        asks = [ask(i) for i in range(count)]
+        timeout_s = 1.0 if name == "hang" else 30.0
+        async with FakeServer(faults={name: share}) as fake, servers(fake, timeout_s=timeout_s) as engine:
+            answers = await asyncio.gather(*map(engine.ask, asks))
+            assert [answer.texts for answer in answers] == [(words(dict(one.body)),) for one in asks]
+            faulty = sum(fake.fault_of(one.data, one.key.hex(), 1) is not None for one in asks)
+            assert fake.failed[name] >= engine.retries >= faulty > 0
+            assert answered(fake, asks) == [1] * count
+
+    run(job())
+
+
+@pytest.mark.parametrize("name", [*FAULTS, "418"])
+def test_a_poison_ask_is_given_up_and_costs_the_others_nothing(name: str, tmp_path: Path) -> None:
+    async def job() -> None:
+        timeout_s = 1.0 if name == "hang" else 30.0
+        fake = FakeServer(poison={"question 3": name})
+        with Cache(tmp_path / "cache") as cache:
+            async with fake, servers(fake, tries=3, timeout_s=timeout_s) as engine:
+                desk = Desk(cache, engine)
+                asks = [ask(i) for i in range(3 * 8)]
+                await desk.ask(asks[0])  # a server that has answered before is not doubted for a 418
+                done: list[int] = []
+
+                async def one(number: int) -> Answer:
+                    answer = await desk.ask(asks[number])
+                    done.append(number)
+                    return answer
+
+                answers = await asyncio.gather(*map(one, range(len(asks))))
+            assert [i for i, answer in enumerate(answers) if answer.error] == [3]
+            assert str(answers[3].error).startswith("gave_up: ") and answers[3].texts == ()
+            assert desk.gave_up == 1 and len(cache) == len(asks) - 1 and cache.get(asks[3].key) is None
+            assert fake.received[asks[3].key.hex()] >= 4 and done[-1] == 3
+            assert all(fake.received[one.key.hex()] == 1 for i, one in enumerate(asks) if i != 3)
+
+    if name != "wrong_model":  # a server that answers so again and again is not the item's fault: see below
+        run(job())
+
+
+def test_a_poison_ask_that_is_alone_is_told_from_a_dead_server_by_a_control() -> None:
+    async def job() -> None:
+        told: list[str] = []
+        async with FakeServer(poison={"question 1": "500"}) as fake, servers(fake, told=told, tries=4) as engine:
+            answer = await engine.ask(ask(1))
+            assert answer.error == "gave_up: 500: not now"
+            assert told == [] and sum(fake.answered.values()) >= 1  # the controls
+            assert fake.received[ask(1).key.hex()] == 5
+
+    run(job())
+
+
+def test_when_all_are_given_up_it_is_not_their_fault(tmp_path: Path) -> None:
+    async def job() -> None:
+        with Cache(tmp_path / "cache") as cache:
+            async with FakeServer(poison={"question": "500"}) as fake, servers(fake, tries=3) as engine:
+                desk = Desk(cache, engine)
+                asks = [asyncio.create_task(desk.ask(ask(i))) for i in range(3 * GIVEN_UP)]
+                results = await asyncio.gather(*asks, return_exceptions=True)
+                assert sum(isinstance(result, Answer) for result in results) == desk.gave_up == GIVEN_UP - 1
+                gone = [result for result in results if isinstance(result, ServersGone)]
+                assert len(gone) == 2 * GIVEN_UP + 1 and "small ones are answered: 500" in str(gone[0])
+            assert len(cache) == 0
+
+    run(job())
+
+
+def test_all_classes_at_once_nothing_is_lost_and_nothing_comes_twice() -> None:
+    async def job() -> None:
+        asks = [ask(i) for i in range(300)]
+        async with (
+            FakeServer(faults=dict.fromkeys(FAULTS, 0.05)) as one,
+            FakeServer(faults=dict.fromkeys(FAULTS, 0.05), seed=1) as other,
+            servers(one, other, timeout_s=2.0) as engine,
+        ):
+            answers = await asyncio.gather(*map(engine.ask, asks))
+            assert all(answer.error is None for answer in answers)
+            assert [a + b for a, b in zip(answered(one, asks), answered(other, asks), strict=True)] == [1] * 300
+            assert len({*one.failed, *other.failed}) == len(FAULTS)
+
+    run(job())
+
+
+def test_pauses_double_are_bounded_and_come_from_the_key() -> None:
+    engine = Servers([Endpoint(url="http://a")], print, pause_s=0.5, max_pause_s=30.0)
+    for number, most in [(1, 0.5), (2, 1.0), (6, 16.0), (7, 30.0), (100_000, 30.0)]:
+        pauses = [engine._pause(f"key {i}", number) for i in range(50)]
+        assert all(most / 2 <= pause <= most for pause in pauses) and len(set(pauses)) == 50
+        assert pauses == [engine._pause(f"key {i}", number) for i in range(50)]
+
+
+# -- the item's own faults ------------------------------------------------------------------------------------------
+
+
+def test_too_long_and_refused_are_answers_and_kept(tmp_path: Path) -> None:
+    async def job() -> None:
+        long, bad = ask(1, max_tokens=5000), ask(2, messages=[])
+        with Cache(tmp_path / "cache") as cache:
+            async with FakeServer(max_context=4096) as fake, servers(fake) as engine:
+                desk = Desk(cache, engine)
+                for _ in range(2):
+                    answer = await desk.ask(long)
+                    assert str(answer.error).startswith("too_long: 400: the maximum context length is 4096")
+                    answer = await desk.ask(bad)
+                    assert answer == Answer((), (), "fake", error="refused: 400: messages: at least one is wanted")
+                assert fake.received[long.key.hex()] == fake.received[bad.key.hex()] == 1
+                assert (desk.sent, desk.hits, desk.retries, len(cache)) == (2, 2, 0, 2)
+
+    run(job())
+
+
+@pytest.mark.parametrize(("poison", "error"), [("413", "too_long: 413: not now"), ("422", "refused: 422: not now")])
+def test_other_refusals(poison: str, error: str) -> None:
+    async def job() -> None:
+        async with FakeServer(down=poison) as fake, servers(fake) as engine:
+            assert (await engine.ask(ask(1))).error == error
+
+    run(job())
+
+
+# -- the endpoint's faults ------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_is_named_with_those_that_are_served() -> None:
+    async def job() -> None:
+        async with FakeServer(model="tiny-llama") as fake, servers(fake) as engine:
+            with pytest.raises(StageError, match="knows no model 'fake'") as caught:
+                await engine.ask(ask(1))
+            assert caught.value.where == fake.url and caught.value.hint == "it serves: tiny-llama"
+
+    run(job())
+
+
+def test_a_server_that_answers_as_another_model_is_not_believed() -> None:
+    async def job() -> None:
+        async with FakeServer(model="tiny-llama", lenient=True) as fake, servers(fake) as engine:
+            with pytest.raises(StageError, match="asked for the model 'fake', the server answers as 'tiny-llama'"):
+                await engine.ask(ask(1))
+            assert sum(fake.answered.values()) == 1
+        # One that lists the model, and yet never answers as it.
+        async with FakeServer(faults={"wrong_model": 1.0}, in_a_row=1000) as fake, servers(fake) as engine:
+            with pytest.raises(StageError, match="answers as 'another-model'"):
+                await asyncio.gather(*(engine.ask(ask(i)) for i in range(2 * WRONG)))
+
+    run(job())
+
+
+def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def job() -> None:
+        async with FakeServer(api_key="secret") as fake:
+            endpoint = Endpoint(url=f"{fake.url}/v1/", api_key_env="FAKE_KEY")
+            async with Servers([Endpoint(url=fake.url)], print) as engine:
+                with pytest.raises(StageError, match="401: no key") as caught:
+                    await engine.ask(ask(1))
+                assert "api_key_env" in caught.value.hint
+            with pytest.raises(ConfigError, match="FAKE_KEY"):
+                await Servers([endpoint], print).__aenter__()
+            monkeypatch.setenv("FAKE_KEY", "mistyped")
+            async with Servers([endpoint], print) as engine:
+                with pytest.raises(StageError) as caught:
+                    await engine.ask(ask(1))
+                assert "mistyped" not in str(caught.value)
+            monkeypatch.setenv("FAKE_KEY", "secret")
+            async with Servers([endpoint], print) as engine:
+                assert (await engine.ask(ask(1))).error is None
+
+    run(job())
+
+
+def test_a_wrong_path_is_told_at_once() -> None:
+    async def job() -> None:
+        async with FakeServer() as fake, Servers([Endpoint(url=f"{fake.url}/api")], print) as engine:
+            with pytest.raises(StageError, match="404") as caught:
+                await engine.ask(ask(1))
+            assert "address" in caught.value.hint and await engine.models() == {f"{fake.url}/api": None}
+
+    run(job())
+
+
+def test_without_endpoints_there_is_nothing_to_ask() -> None:
+    with pytest.raises(ConfigError, match="no server"):
+        run(Servers([], print).__aenter__())
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host:8000", "ftp://host", "http://", "http://me:secret@host", "http://host/v1?key=1", "http://host/#a"]
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Endpoint(url=url)
+
+
+def test_addresses_are_taken_with_and_without_v1() -> None:
+    for url in ("http://host:8000", "http://host:8000/", "http://host:8000/v1", "http://host:8000/v1/"):
+        assert Endpoint(url=url).url == "http://host:8000"
+    with pytest.raises(ValidationError):
+        Endpoint(url="http://host", in_flight=0)
+
+
+# -- dead servers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["500", "503", "reset", "html", "404", "closed"])
+def test_a_dead_endpoint_is_left_out_and_tried_again(how: str) -> None:
+    async def job() -> None:
+        told: list[str] = []
+        alive, sick = FakeServer(delay_s=0.002), FakeServer(delay_s=0.002)
+        async with alive, sick:
+            async with servers(alive, sick, told=told) as engine:
+                await asyncio.gather(*(engine.ask(ask(i)) for i in range(100)))
+                assert alive.answered.total() > 20 and sick.answered.total() > 20 and told == []
+                if how == "closed":
+                    await sick.__aexit__(None, None, None)
+                else:
+                    sick.down = how
+                answers = await asyncio.gather(*(engine.ask(ask(i)) for i in range(100, 400)))
+                assert all(answer.error is None for answer in answers)
+                assert sum(sick.url in line and "left out" in line for line in told) == 1
+                # Those in flight when it died, and a few more before it was noticed; then controls only.
+                assert sum(sick.received[ask(i).key.hex()] for i in range(100, 400)) <= 24
+                if how == "closed":
+                    sick = await FakeServer(port=sick.port).__aenter__()
+                sick.down = None
+                while not any("answers again" in line for line in told):
+                    await asyncio.sleep(0.01)
+                fresh = sick.answered.total()
+                await asyncio.gather(*(engine.ask(ask(i)) for i in range(400, 500)))
+                assert sick.answered.total() - fresh > 20
+            if how == "closed":
+                await sick.__aexit__(None, None, None)
+
+    run(job())
+
+
+@pytest.mark.parametrize("how", ["closed", "503", "hang"])
+def test_when_none_answers_it_says_so_and_stops(how: str, tmp_path: Path) -> None:
+    async def job() -> None:
+        told: list[str] = []
+        one, other = FakeServer(), FakeServer()
+        with Cache(tmp_path / "cache") as cache:
+            async with one, other:
+                settings = {"timeout_s": 0.5 if how == "hang" else 30.0, "patience_s": 0.5}
+                async with servers(one, other, told=told, in_flight=2, **settings) as engine:
+                    desk = Desk(cache, engine)
+                    assert (await desk.ask(ask(0))).error is None
+                    if how == "closed":
+                        await one.__aexit__(None, None, None)
+                        await other.__aexit__(None, None, None)
+                    else:
+                        one.down = other.down = how
+                    asks = [asyncio.create_task(desk.ask(ask(i))) for i in range(50)]
+                    results = await asyncio.gather(*asks, return_exceptions=True)
+                    assert isinstance(results[0], Answer)  # from the cache
+                    for result in results[1:]:
+                        assert isinstance(result, ServersGone)
+                        assert one.url in str(result) and other.url in str(result)
+                        assert {"closed": "Connect", "503": "503", "hang": "no answer"}[how] in str(result)
+                    with pytest.raises(ServersGone):
+                        await desk.ask(ask(99))
+                    assert sum("no server answers" in line for line in told) == 1
+            assert len(cache) == 1
+
+    run(job())
+
+
+def test_servers_that_come_back_in_time_are_waited_for() -> None:
+    async def job() -> None:
+        told: list[str] = []
+        fake = FakeServer()
+        async with fake:
+            pass  # a port that nobody listens at
+        async with servers(fake, told=told, in_flight=2, tries=0) as engine:  # no ask is blamed for the silence
+            asks = [asyncio.create_task(engine.ask(ask(i))) for i in range(20)]
+            while not told:
+                await asyncio.sleep(0.01)
+            async with fake:
+                answers = await asyncio.gather(*asks)
+                assert all(answer.error is None for answer in answers)
+                assert answered(fake, [ask(i) for i in range(20)]) == [1] * 20
+        assert "no server answers" in told[0] and "answers again" in told[-1]
+
+    run(job())
+
+
+def test_a_server_that_refuses_its_key_after_a_while_is_left_out_and_not_the_items_fault() -> None:
+    async def job() -> None:
+        async with FakeServer() as fake, servers(fake, patience_s=0.3) as engine:
+            assert (await engine.ask(ask(0))).error is None
+            fake.api_key = "changed"
+            with pytest.raises(ServersGone, match="401"):
+                await engine.ask(ask(1))
+
+    run(job())
+
+
+# -- slots ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_endpoint_is_bounded_and_loaded_by_its_bound() -> None:
+    async def job() -> None:
+        async with FakeServer(delay_s=0.02) as small, FakeServer(delay_s=0.02) as large:
+            endpoints = [Endpoint(url=small.url, in_flight=3), Endpoint(url=large.url, in_flight=12)]
+            async with Servers(endpoints, print) as engine:
+                await asyncio.gather(*(engine.ask(ask(i)) for i in range(5)))
+                assert small.received.total() == 1 and large.received.total() == 4
+                await asyncio.gather(*(engine.ask(ask(i)) for i in range(5, 155)))
+                assert small.most_in_flight == 3 and large.most_in_flight == 12
+                assert 20 <= small.received.total() <= 50
+
+    run(job())
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=30))
+def test_cancelling_leaves_every_slot_free(cancelled: list[tuple[int, int]]) -> None:
+    async def job() -> None:
+        async with FakeServer(delay_s=0.001) as fake, servers(fake, in_flight=3) as engine:
+            tasks = [asyncio.create_task(engine.ask(ask(i))) for i in range(31)]
+            for number, rounds in cancelled:
+                for _ in range(rounds):
+                    await asyncio.sleep(0)
+                tasks[number].cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            gone = {number for number, _ in cancelled}
+            assert all(isinstance(result, Answer) for i, result in enumerate(results) if i not in gone)
+            assert [line.busy for line in engine._lines] == [0] and not engine._waiters
+            assert fake.most_in_flight <= 3
+            await asyncio.gather(*(engine.ask(ask(i)) for i in range(100, 106)))
+
+    run(job())
+
+
+def test_a_slot_given_to_one_who_was_just_cancelled_goes_on() -> None:
+    async def job() -> None:
+        async with FakeServer() as fake, servers(fake, in_flight=1) as engine:
+
+            async def first() -> None:
+                await engine.ask(ask(0))  # whose slot is now the second's, who does not know yet
+                second.cancel()
+
+            tasks = [asyncio.create_task(first())]
+            await asyncio.sleep(0)
+            second = asyncio.create_task(engine.ask(ask(1)))
+            results = await asyncio.gather(*tasks, second, return_exceptions=True)
+            assert isinstance(results[1], asyncio.CancelledError) and fake.received[ask(1).key.hex()] == 0
+            assert [line.busy for line in engine._lines] == [0]
+
+    run(job())
+
+
+def test_a_cancelled_ask_is_cancelled_at_the_server_too() -> None:
+    async def job() -> None:
+        async with FakeServer(delay_s=3600.0) as fake, servers(fake) as engine:
+            tasks = [asyncio.create_task(engine.ask(ask(i))) for i in range(4)]
+            while fake.in_flight < 4:
+                await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+            while fake.in_flight:
+                await asyncio.sleep(0.01)
+            assert fake.answered.total() == 0
+
+    run(job())
+
+
+def test_one_fault_alone_brings_no_control() -> None:
+    async def job() -> None:
+        async with FakeServer(faults={"500": 1.0}, in_a_row=1) as fake, servers(fake, in_flight=1) as engine:
+            for number in range(SUSPECT - 1):
+                await engine.ask(ask(number))
+            assert set(fake.received) == {ask(number).key.hex() for number in range(SUSPECT - 1)}
+
+    run(job())

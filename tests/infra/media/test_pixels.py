@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import BadSample
+from infra.media.interface import FramePlan, MediaRef
+from infra.media.pixels import ByteRange, Guard, Limits, describe, fitted, on_white, open_medium, resized, targets
+
+
+@given(
+    st.binary(max_size=200),
+    st.integers(0, 50),
+    st.lists(st.tuples(st.sampled_from(["read", "seek", "end", "on"]), st.integers(0, 120)), max_size=12),
+)
+def test_a_byte_range_is_the_slice(data: bytes, offset: int, steps: list[tuple[str, int]]) -> None:
+    length = max(0, len(data) - offset) // 2
+    ours = io.BufferedReader(ByteRange(io.BytesIO(data), offset, length), 16)
+    theirs = io.BytesIO(data[offset : offset + length])
+    for step, value in steps:
+        if step == "read":
+            assert ours.read(value) == theirs.read(value)
+        elif step == "seek":
+            assert ours.seek(value) == theirs.seek(value)
+        elif step == "on":
+            assert ours.seek(value, io.SEEK_CUR) == theirs.seek(value, io.SEEK_CUR)
+        else:
+            assert ours.seek(-min(value, length), io.SEEK_END) == theirs.seek(-min(value, length), io.SEEK_END)
+        assert ours.tell() == theirs.tell()
+
+
+def test_a_byte_range_has_no_name(tmp_path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"abcdef")
+    medium = open_medium(MediaRef(str(tmp_path / "a.mp4"), 2, 3), Limits())
+    assert medium.file.read() == b"cde"
+    assert not hasattr(medium.file.raw, "name")
+
+
+def test_other_stores_are_read_too() -> None:
+    import fsspec
+
+    with fsspec.open("memory://shelf/x.bin", "wb") as file:
+        file.write(b"0123456789")
+    medium = open_medium(MediaRef("memory://shelf/x.bin", 3, 4), Limits())
+    assert (medium.size, medium.file.read()) == (4, b"3456")
+    with pytest.raises(BadSample, match="unreadable"):
+        open_medium(MediaRef("memory://shelf/none.bin"), Limits())
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000), st.sampled_from(["short", "long", "skew"]))
+def test_fitted(width: int, height: int, size: int, fit: str) -> None:
+    new_width, new_height = fitted(width, height, size, fit)  # type: ignore[arg-type]
+    if fit == "skew":
+        assert (new_width, new_height) == (size, size)
+        return
+    side = min if fit == "short" else max
+    assert side(new_width, new_height) == min(size, side(width, height))
+    assert new_width <= width
+    assert new_height <= height
+    scale = side(new_width, new_height) / side(width, height)
+    assert abs(new_width - max(1, width * scale)) <= 0.5 + 1e-9
+    assert abs(new_height - max(1, height * scale)) <= 0.5 + 1e-9
+
+
+plans = st.builds(
+    FramePlan,
+    times=st.sampled_from(["middle", "uniform", "rate"]),
+    size=st.just(32),
+    fit=st.just("short"),
+    count=st.integers(1, 40),
+    fps=st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.5]),
+    ends=st.booleans(),
+)
+
+
+@given(plans, st.floats(0, 100), st.integers(1, 60))
+def test_targets_ascend_within_the_duration_and_the_count(plan: FramePlan, duration: float, at_most: int) -> None:
+    times = targets(plan, duration, at_most)
+    assert times == sorted(times)
+    assert len(set(times)) == len(times) or duration == 0 or plan.times == "uniform"
+    assert 1 <= len(times) <= max(1, min(plan.count, at_most)) or plan.times == "middle"
+    inside = [t for t in times if not math.isinf(t)]
+    assert all(0 <= t <= duration for t in inside)
+    assert len(times) - len(inside) <= int(plan.times == "rate" and plan.ends)
+
+
+def test_targets_by_hand() -> None:
+    def rate(duration: float, count: int, ends: bool, fps: float = 1.0) -> list[float]:
+        return targets(FramePlan("rate", 8, "short", count=count, fps=fps, ends=ends), duration, 1000)
+
+    last = float("inf")
+    assert rate(3.0, 99, ends=False) == [0, 1, 2]
+    assert rate(3.2, 99, ends=True) == [0, 1, 2, 3, last]
+    assert rate(1.0, 99, ends=False, fps=4) == [0, 0.25, 0.5, 0.75]
+    assert rate(100.0, 3, ends=True) == [0, 50, last]
+    assert rate(9.0, 5, ends=False) == [0, 2, 4, 6, 8]
+    assert rate(0.0, 9, ends=True) == [0, last]
+    assert targets(FramePlan("uniform", 8, "short", count=4), 8.0, 1000) == [1, 3, 5, 7]
+    assert targets(FramePlan("middle", 8, "short"), 8.0, 1000) == [4]
+
+
+def test_on_white() -> None:
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]]], dtype=np.uint8)
+    assert on_white(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 224, 255]]]
+
+
+def test_resized_averages_areas() -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    blocks = pixels.reshape(6, 2, 10, 2, 3).mean(axis=(1, 3))
+    assert np.abs(resized(pixels, 10, 6).astype(float) - blocks).max() <= 0.5 + 1e-6
+    assert resized(pixels, 20, 12).tolist() == pixels.tolist()
+
+
+def test_a_guard_turns_the_librarys_errors_and_only_those() -> None:
+    with pytest.raises(BadSample, match="decode: TypeError: odd"), Guard("decode"):
+        raise TypeError("odd")
+    with pytest.raises(BadSample, match="empty"), Guard("decode"):
+        raise BadSample("empty")
+    with pytest.raises(BadSample, match="memory"), Guard("decode"):
+        raise MemoryError
+    with pytest.raises(KeyboardInterrupt), Guard("decode"):
+        raise KeyboardInterrupt
+
+
+def test_descriptions_name_no_address_and_no_path() -> None:
+    assert describe(FileNotFoundError(2, "No such file", "/a/secret/place")) == "FileNotFoundError: No such file"
+    assert describe(ValueError("cannot identify <_io.BytesIO object at 0x7f1234abcd>")) == (
+        "ValueError: cannot identify the file"
+    )
+    assert len(describe(ValueError("x" * 5000))) < 300

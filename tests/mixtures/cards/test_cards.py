@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import tables
+from infra.hashing import canonical_json
+from mixtures.cards import cards
+
+VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(math.nan) | st.just(math.inf), max_size=40)
+
+
+@given(VALUES, st.randoms())
+def test_a_histogram_counts_every_finite_value_whatever_the_order(values: list[float], random: Any) -> None:
+    found = cards.histogram(np.array(values, dtype=np.float64))
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        assert found is None
+        return
+    assert found is not None
+    assert sum(found["counts"]) == found["count"] == len(finite)
+    assert len(found["edges"]) == len(found["counts"]) + 1 == cards.BINS + 1
+    assert found["min"] <= found["p05"] <= found["p50"] <= found["p95"] <= found["max"]
+    random.shuffle(values)
+    assert cards.histogram(np.array(values, dtype=np.float64)) == found
+    canonical_json(found)
+
+
+def test_a_card_sums_its_members() -> None:
+    rows = [
+        {"key": f"k{i}", "shard": "video-000000", "source": s, "licence": licence, "kind": "caption", "language": "en",
+         "tokens": 100 + i, "seconds": 1.5, "bytes": 10, "modality": "video"}
+        for i, (s, licence) in enumerate([("a", "CC0"), ("a", None), ("b", "CC0")])
+    ]  # fmt: skip
+    signals = pa.table(
+        {"motion.score": [0.1, None, 0.3], "facts.width": pa.array([64, 64, 64], pa.int32()), "x": [1, 2, 3]}
+    )
+    found = cards.card(
+        name="video-000000",
+        tar={"sha256": "ab", "bytes": 9},
+        series="video:json,mp4",
+        members=pa.Table.from_pylist(rows, schema=tables.MEMBERS),
+        signals=signals,
+        ledger={"inputs": 4},
+        reasons={"motion: static": 1},
+        made_by={"name": "x"},
+    )
+    assert (found["samples"], found["tokens"], found["seconds"], found["media_bytes"]) == (3, 303, 4.5, 30)
+    assert found["sources"] == {"a": 2, "b": 1} and found["licences"] == {"": 1, "CC0": 2}
+    assert found["modality"] == "video" and found["suffixes"] == ["json", "mp4"]
+    assert sorted(found["scores"]) == ["facts.width", "motion.score"]
+    assert found["scores"]["motion.score"]["count"] == 2
+
+
+@given(st.lists(st.none() | st.sampled_from(["a", "b", ""]), max_size=30))
+def test_a_column_is_counted_as_its_values_are(values: list[str | None]) -> None:
+    assert cards.counts(pa.chunked_array([pa.array(values, pa.string())])) == cards.counts(values)

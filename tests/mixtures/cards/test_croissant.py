@@ -1,0 +1,110 @@
+"""croissant.json: valid for mlcroissant and for our own schema, and its records really come out of the tars."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixtures.cards import croissant, schemas
+from pipelines.core.run import Run
+from tests.tiny import rows
+
+#: mlcroissant takes its cache's place from the environment when it is imported, and keys it by relative address only.
+READ = """
+import json, sys, mlcroissant
+dataset = mlcroissant.Dataset(sys.argv[1])
+context = dataset.metadata.ctx
+found = {"issues": context.issues.report(), "records": {}, "version": context.conforms_to.value}
+for name in sys.argv[2:]:
+    records = []
+    for record in dataset.records(name):
+        records.append({k.rsplit("/", 1)[-1]: v.decode("utf-8", "replace") if isinstance(v, bytes) else
+                        [v.format, list(v.size)] if hasattr(v, "size") else v for k, v in record.items()})
+    found["records"][name] = records
+print(json.dumps(found))
+"""
+
+
+def read(folder: Path, cache: Path, *names: str) -> dict[str, Any]:
+    """What mlcroissant makes of a folder's croissant.json, in a process whose cache is empty."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(folder / "croissant.json"), *names],
+        env={**os.environ, "CROISSANT_CACHE": str(cache)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout))
+
+
+def told(run: Run) -> dict[str, Any]:
+    return dict(json.loads(Path(run.at("croissant.json")).read_bytes()))
+
+
+def test_records_are_read_through_mlcroissant(cold: Run, tmp_path: Path) -> None:
+    pytest.importorskip("mlcroissant")
+    value = told(cold)
+    sets = [one["@id"] for one in value["recordSet"]]
+    chosen = ["samples", *[name for name in sets if name.startswith("text_") and name.endswith(".json")][:1],
+              *[name for name in sets if name.startswith("image_jpg") and name.endswith((".jpg", ".txt"))]]  # fmt: skip
+    found = read(Path(cold.out), tmp_path, *chosen)
+    assert found["version"] == croissant.CONFORMS[0]
+    assert "error" not in found["issues"]
+    members = rows(cold, "members")
+    by_key = {row["key"]: row for row in members}
+    samples = found["records"]["samples"]
+    assert len(samples) == len(members)
+    for record in samples:
+        assert record == {name: by_key[record["key"]][name] for name, _, _ in croissant.COLUMNS}
+    texts = found["records"][chosen[1]]
+    assert {record["key"] for record in texts} == {row["key"] for row in members if row["modality"] == "text"}
+    assert all(json.loads(record["content"])["id"] == record["key"] for record in texts)
+    pictures = next(found["records"][name] for name in chosen if name.endswith(".jpg"))
+    assert pictures and all(record["content"][0] == "JPEG" for record in pictures)
+
+
+def test_it_is_as_our_schema_has_it_and_says_every_filter(cold: Run) -> None:
+    value = told(cold)
+    assert schemas.errors("croissant", value) == []
+    protocol = value["rai:dataPreprocessingProtocol"]
+    for name in cold.config.filters:
+        assert any(line.startswith(f"Filter {name}: ") for line in protocol)
+    ledger = json.loads(Path(cold.at("ledger.json")).read_bytes())["all"]
+    assert f"{ledger['inputs']:,} inputs" in value["rai:dataCollection"]
+    tars = {p.name for p in Path(cold.at("shards")).glob("*.tar")}
+    assert {one["name"] for one in value["distribution"] if one["@type"] == "cr:FileObject"} == tars
+    assert value["datePublished"] == cold.config.export.date_published
+
+
+@pytest.mark.parametrize("name", ["name", "url", "description", "license", "creator", "datePublished", "distribution",
+                                  "recordSet", "rai:dataBiases", "rai:personalSensitiveInformation"])  # fmt: skip
+def test_what_mlcroissant_lets_pass_our_schema_does_not(cold: Run, name: str) -> None:
+    value = told(cold)
+    del value[name]
+    assert schemas.errors("croissant", value)
+
+
+@pytest.mark.parametrize("name", ["sha256", "contentUrl", "contentSize"])
+def test_a_tar_needs_its_hash_place_and_size(cold: Run, name: str) -> None:
+    value = copy.deepcopy(told(cold))
+    tar = next(one for one in value["distribution"] if one["@type"] == "cr:FileObject")
+    del tar[name]
+    assert schemas.errors("croissant", value)
+
+
+def test_a_run_that_kept_nothing_is_described_too() -> None:
+    about = croissant.About("empty", "", "https://example.org/", "nobody", "2026-01-01", "0")
+    ledger = {"inputs": 2, "kept": 0, "duplicates": 0, "dropped": {"facts": 2}, "failed": {}}
+    value = croissant.croissant(about, [], ledger)
+    assert schemas.errors("croissant", value) == []
+    assert value["license"] == ["not stated"]
+
+
+def test_settings_are_written_flat_without_those_that_are_not_set() -> None:
+    said = croissant.settings({"a": 1, "b": None, "c": {"d": 0.5, "e": {"f": None}}, "g": ["x", "y"]})
+    assert said == "a = 1; c.d = 0.5; g = x, y"

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from infra.errors import StageError
+from mixtures.plan import planner
+from mixtures.plan.groups import Cells, Constraint, constraints_of
+from mixtures.plan.planner import Stock
+from mixtures.plan.recipe import Recipe
+
+
+def stock(cells: dict[str, int], amount: float | None = None, largest: float = 1.0) -> Stock:
+    """Cells named "modality" or "modality/source", with so many samples, each of the same amount."""
+    count = np.array(list(cells.values()), dtype=np.int64)
+    each = 1.0 if amount is None else amount
+    return Stock(count * each, np.full(len(count), largest), count, [n.split("/")[0] for n in cells], list(cells))
+
+
+def constraints(cells: dict[str, int], **recipe: Any) -> list[Constraint]:
+    found = Recipe(**recipe)
+    values = [{"modality": name.split("/")[0], "source": [*name.split("/"), "-"][1]} for name in cells]
+    given_ = tuple({column: value[column] for column in found.columns} for value in values)
+    sources = sorted({value["source"] for value in values})
+    return constraints_of(Cells(np.zeros(0, dtype=np.int32), given_), found, sources)
+
+
+def plan(cells: dict[str, int], *, size: int | str | None = None, repeats: int = 1, **recipe: Any) -> dict[str, int]:
+    asked = constraints(cells, **recipe)
+    found = planner.plan(stock(cells), asked, unit="samples", size=size, repeats=repeats)
+    assert (found == np.round(found)).all() and (found >= 0).all()
+    return dict(zip(cells, found.astype(int).tolist(), strict=True))
+
+
+def beyond(n: NDArray[np.float64], asked: list[Constraint]) -> Any:
+    """By how many samples the worst constraint is missed: of a mixture (cells,), or of each of (n, cells)."""
+    worst = np.zeros(n.shape[:-1])
+    total = n.sum(axis=-1)
+    for one in asked:
+        value = n @ one.weights
+        if math.isfinite(one.low):
+            worst = np.maximum(worst, one.low * total - value)
+        if math.isfinite(one.high):
+            worst = np.maximum(worst, value - one.high * total)
+    return worst
+
+
+def near(n: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    """Whether one of the others differs from n by no more than a sample a cell."""
+    return bool((np.abs(others - n).max(axis=1, initial=0) <= 1).any())
+
+
+MODALITIES = ("video", "image", "text")
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Any]]:
+    cells = {name: draw(st.integers(0, 9)) for name in MODALITIES}
+    assume(sum(cells.values()))
+    bands = {}
+    for name in draw(st.sets(st.sampled_from(MODALITIES), max_size=3)):
+        low = draw(st.integers(0, 8)) / 10
+        bands[name] = (low, min(1.0, low + draw(st.integers(0, 6)) / 10))
+    assume(sum(low for low, _ in bands.values()) <= 1)
+    ratios = []
+    if draw(st.booleans()):
+        low = draw(st.integers(1, 20)) / 10
+        ratios = [{"of": "video", "to": "image", "between": (low, low + draw(st.integers(0, 10)) / 10)}]
+    return cells, {"shares": {"modality": bands}, "ratios": ratios}
+
+
+def every(most: list[int], asked: list[Constraint]) -> NDArray[np.float64]:
+    """All mixtures that keep every constraint exactly."""
+    found = np.array(list(itertools.product(*(range(n + 1) for n in most))), dtype=float)
+    return found[(beyond(found, asked) < 1e-9) & (found.sum(axis=1) > 0)]
+
+
+@settings(max_examples=40)
+@given(worlds(), st.integers(1, 2))
+def test_the_largest_mixture_is_no_smaller_than_the_best_of_all_and_keeps_its_bands(
+    world: tuple[dict[str, int], dict[str, Any]], repeats: int
+) -> None:
+    cells, recipe = world
+    asked = constraints(cells, **recipe)
+    exact = every([n * repeats for n in cells.values()], asked)
+    best = exact.sum(axis=1).max(initial=0)
+    try:
+        found = plan(cells, size="max", repeats=repeats, **recipe)
+    except StageError:
+        assert not len(exact)
+        return
+    n = np.array(list(found.values()), dtype=float)
+    assert n.sum() >= best and (n <= [c * repeats for c in cells.values()]).all()
+    assert beyond(n, asked) < len(cells) + 1e-9
+    if near(n, exact[exact.sum(axis=1) == n.sum()]):  # where whole numbers nearby can keep every band, they do
+        assert beyond(n, asked) < 1e-6
+
+
+@settings(max_examples=40)
+@given(worlds(), st.integers(1, 30), st.integers(1, 2))
+def test_a_mixture_of_a_size_has_that_size_the_fewest_repeats_and_its_bands(
+    world: tuple[dict[str, int], dict[str, Any]], size: int, repeats: int
+) -> None:
+    cells, recipe = world
+    asked = constraints(cells, **recipe)
+    exact = every([n * repeats for n in cells.values()], asked)
+    exact = exact[exact.sum(axis=1) == size]
+    try:
+        found = plan(cells, size=size, repeats=repeats, **recipe)
+    except StageError:
+        assert not len(exact)
+        return
+    n, once = np.array(list(found.values()), dtype=float), np.array(list(cells.values()))
+    assert n.sum() == size and (n <= once * repeats).all() and beyond(n, asked) < len(cells) + 1e-9
+    if near(n, exact):
+        assert beyond(n, asked) < 1e-6
+        fewest = np.maximum(exact - once, 0).sum(axis=1).min()
+        assert np.maximum(n - once, 0).sum() <= fewest + len(cells)  # within rounding
+
+
+def test_exact_shares_come_out_within_a_sample() -> None:
+    cells = {"video": 1000, "image": 1000, "multi_image": 1000, "text": 1000}
+    shares = {"text": 0.12, "image": 0.30, "multi_image": 0.18, "video": 0.40}
+    for size in (1, 7, 99, 100, 1001, 1999):
+        found = plan(cells, size=size, shares={"modality": shares})
+        assert sum(found.values()) == size
+        for name, share in shares.items():
+            assert abs(found[name] - share * size) < 1
+    assert plan(cells, size=100, shares={"modality": shares}) == {
+        "video": 40,
+        "image": 30,
+        "multi_image": 18,
+        "text": 12,
+    }
+    assert plan(cells, shares={"modality": shares})["video"] == 1000  # what runs out first says how large it can be
+
+
+def test_the_default_recipe_plans_with_and_without_multi_image() -> None:
+    from mixtures.plan.recipe import read_recipe
+
+    apollo = read_recipe("apollo").model_dump(include={"shares", "ratios"})
+    for more in ({}, {"multi_image": 50}):
+        found = plan({"video": 335, "image": 433, "text": 2670, **more}, **apollo)
+        total = sum(found.values())
+        assert 0.10 <= found["text"] / total <= 0.14 and 1.05 <= found["video"] / found["image"] <= 1.6
+        assert found["video"] == 335
+
+
+def test_bands_settle_in_their_middle_where_there_is_room() -> None:
+    from mixtures.plan.recipe import read_recipe
+
+    apollo = read_recipe("apollo").model_dump(include={"shares", "ratios"})
+    found = plan({"video": 9000, "image": 9000, "multi_image": 900, "text": 9000}, size=1000, **apollo)
+    assert found["text"] == 120 and abs(found["video"] - 1.325 * found["image"]) <= 2
+    assert found["multi_image"] > 0  # a band from 0 has no middle to go to; it gets what the data have
+
+
+def test_what_no_constraint_decides_is_drawn_at_one_rate() -> None:
+    cells = {"video/x": 100, "video/y": 300, "image/x": 1000, "text/z": 600}
+    assert plan(cells, size=1000) == {"video/x": 50, "video/y": 150, "image/x": 500, "text/z": 300}
+    found = plan(cells, size=400, shares={"modality": {"video": 0.5}})
+    assert (found["video/x"], found["video/y"]) == (50, 150)
+    assert found["image/x"] == 125 and found["text/z"] == 75
+    capped = plan(cells, size=400, shares={"modality": {"video": 0.5}, "source": {"y": (0.0, 0.25)}})
+    assert capped == {"video/x": 100, "video/y": 100, "image/x": 125, "text/z": 75}
+
+
+def test_no_source_has_more_than_its_cap() -> None:
+    cells = {"video/x": 100, "video/y": 100, "video/z": 100, "text/t": 1000}
+    found = plan(cells, size=200, max_source=0.3)
+    assert max(found.values()) <= 60 and sum(found.values()) == 200
+    with pytest.raises(StageError, match=r"max_source"):
+        plan(cells, size=200, max_source=0.2)
+
+
+def test_a_contradiction_names_the_constraints_that_make_it_and_no_others() -> None:
+    cells = {"video/x": 100, "image/y": 100, "text/z": 100}
+    recipe = {"shares": {"modality": {"text": (0.1, 0.2), "image": (0.3, 0.9)}, "source": {"x": 0.2}},
+              "ratios": [{"of": "video", "to": "image", "between": (1.0, 2.0)}]}  # fmt: skip
+    with pytest.raises(StageError) as caught:
+        plan(cells, **recipe)
+    said = caught.value.what
+    assert "source x 20 %" in said and "video to image 1 to 2" in said and "image 30 % to 90 %" in said
+    assert "text" not in said
+
+
+def test_a_share_of_what_is_not_there_says_so() -> None:
+    with pytest.raises(StageError, match="asks for what is not there: modality multi_image 20 %") as caught:
+        plan({"video": 10, "text": 10}, shares={"modality": {"multi_image": 0.2}})
+    assert "video, text" in caught.value.hint
+    assert plan({"video": 10, "text": 10}, shares={"modality": {"multi_image": (0.0, 0.2)}}) == {
+        "video": 10,
+        "text": 10,
+    }
+
+
+def test_missing_data_are_named_and_are_what_is_missing() -> None:
+    cells = {"video": 30, "image": 100, "text": 5}
+    recipe = {"shares": {"modality": {"video": 0.5, "image": 0.4, "text": 0.1}}}
+    with pytest.raises(StageError) as caught:
+        plan(cells, size=100, **recipe)
+    assert "video: 20 samples more than the 30 there are" in caught.value.hint
+    assert "text: 5 samples more than the 5 there are" in caught.value.hint
+    assert "has 50 samples" in caught.value.hint and "image" not in caught.value.hint
+    assert plan({"video": 50, "image": 100, "text": 10}, size=100, **recipe)["video"] == 50
+    assert sum(plan(cells, size=50, **recipe).values()) == 50
+    with pytest.raises(StageError, match="do not suffice for 51 samples"):
+        plan(cells, size=51, **recipe)
+    assert sum(plan(cells, size=100, repeats=2, **recipe).values()) == 100
+
+
+def test_in_other_units_bands_are_kept_off_their_ends_by_what_rounding_can_do() -> None:
+    cells = {"video": 100, "image": 100, "text": 1000}
+    asked = constraints(cells, shares={"modality": {"text": (0.1, 0.2)}})
+    there = stock(cells, amount=50.0, largest=80.0)
+    found = planner.plan(there, asked, unit="tokens", size=None, repeats=1)
+    total = found.sum()
+    assert found[2] + 40 <= 0.2 * (total - 40) + 0.01  # even where text is rounded up and all else down
+    narrow = planner.plan(stock(cells, amount=50.0, largest=4000.0), asked, unit="tokens", size=2000, repeats=1)
+    assert narrow[2] == pytest.approx(0.15 * 2000, rel=1e-3)  # narrower than a sample: its middle
+
+
+def test_an_index_without_any_of_the_unit_is_told() -> None:
+    empty = Stock(np.zeros(1), np.zeros(1), np.array([5]), ["text"], ["text"])
+    with pytest.raises(StageError, match="hold no seconds"):
+        planner.plan(empty, [], unit="seconds", size=None, repeats=1)
+
+
+def test_many_cells_stay_quick_and_exact() -> None:
+    cells = {f"{modality}/{i}": 10 + i % 7 for modality in ("video", "image", "text") for i in range(100)}
+    asked: dict[str, Any] = {"shares": {"modality": {"text": 0.12, "image": (0.3, 0.4)}}, "max_source": 0.02}
+    found = plan(cells, size=500, **asked)
+    assert sum(found.values()) == 500
+    assert abs(sum(n for name, n in found.items() if name.startswith("text")) - 60) < 1

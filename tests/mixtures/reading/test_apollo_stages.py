@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from infra.errors import ConfigError
+from mixtures.reading.apollo_stages import STAGES, stage
+from mixtures.reading.tokens import Contract
+
+
+def test_the_papers_table() -> None:
+    align, vision, sft = STAGES.values()
+    assert (align.trains, vision.trains, sft.trains) == (
+        ("connector",),
+        ("vision", "connector"),
+        ("connector", "language"),
+    )
+    assert [one.rates(7)["language"] for one in STAGES.values()] == [0, 0, 1e-5]
+    assert [sft.rates(size)["language"] for size in (1.5, 3, 7)] == [5e-5, 2e-5, 1e-5]
+    assert [one.contract(7).max_clips for one in STAGES.values()] == [25, 25, 150]
+    assert {one.rates()["connector"] for one in STAGES.values()} == {1e-4} and vision.rates()["vision"] == 5e-6
+    assert set(vision.shares) == {"video"} and align.shares["image"] == align.shares["video"] == (0.5, 0.5)
+    assert sft.shares["text"] == (0.10, 0.14)
+    assert {(one.batch, one.epochs) for one in STAGES.values()} == {(256, 1)}
+
+
+def test_a_contract_that_fits_its_context() -> None:
+    # 200 clips of 16 tokens a frame are 12,800 tokens, but 0.65 of 16,384 are less; with all of it they fit.
+    sft = stage("sft")
+    long = np.array([3600.0])
+    assert sft.contract(3).clips(long) == [167]
+    assert sft.contract(3, Contract(clip_share=1.0)).clips(long) == [200]
+    assert sft.contract(3).clip_tokens == 64
+    assert stage("align").contract().clips(long) == [25]
+
+
+def test_no_other_stage() -> None:
+    with pytest.raises(ConfigError, match="no stage 'sftt'"):
+        stage("sftt")

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import StageError
+from mixtures.loader import Loader
+from mixtures.reading.fetch import Fetcher, Span, fetch
+from tests.mixtures import small
+
+SIZE = 6000
+
+
+def contents(number: int) -> bytes:
+    return np.random.default_rng(number).bytes(SIZE)
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("near")
+    for i in range(3):
+        (folder / f"{i}.tar").write_bytes(contents(i))
+    return [str(folder / f"{i}.tar") for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def afar() -> list[str]:
+    for i in range(3):
+        fsspec.filesystem("memory").pipe_file(f"/fetch/{i}.tar", contents(i))
+    return [f"memory://fetch/{i}.tar" for i in range(3)]
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, SIZE), st.integers(0, 900)).map(
+        lambda s: Span(s[0], s[1], min(s[2], SIZE - s[1]), "k")
+    ),
+    max_size=60,
+)
+
+
+@given(SPANS, st.integers(1, 4000), st.integers(0, 500), st.integers(1, 3000))
+def test_bytes_come_in_order_and_within_the_bound(
+    near: list[str], afar: list[str], spans: list[Span], cache: int, gap: int, block: int
+) -> None:
+    whole = [contents(i) for i in range(3)]
+    for files in (near, afar, [near[0], afar[1], near[2]]):
+        fetcher = Fetcher(files, cache_bytes=cache, gap_bytes=gap, block_bytes=block, threads=2)
+        found = [(span, bytes(data)) for span, data in fetcher.stream(iter(spans))]
+        assert found == [(span, whole[span.file][span.offset : span.offset + span.size]) for span in spans]
+        largest = max((span.size for span in spans), default=0)
+        assert fetcher.peak <= max(cache, 2 * largest)
+        assert fetcher.held == 0
+        assert (fetcher.requests == 0) == (files is near or not any(s.file == 1 or files is afar for s in spans))
+        fetcher.close()
+
+
+def test_neighbours_are_one_request(afar: list[str]) -> None:
+    fetcher = Fetcher(afar)
+    spans = [Span(1, i * 512, 512, "k") for i in np.random.default_rng(1).permutation(10)]
+    assert [bytes(data) for _, data in fetcher.stream(spans)] == [contents(1)[s.offset : s.offset + 512] for s in spans]
+    assert fetcher.requests == 1
+    # A hole of 1,000 bytes is read over when that is allowed, and not when it is not.
+    for gap, requests in ((1000, 1), (999, 2)):
+        fetcher = Fetcher(afar, gap_bytes=gap)
+        assert len(list(fetcher.stream([Span(0, 0, 500), Span(0, 1500, 500)]))) == 2
+        assert fetcher.requests == requests
+
+
+def test_reading_goes_on_while_the_first_are_used(afar: list[str]) -> None:
+    fetcher = Fetcher(afar, cache_bytes=2000)
+    stream = fetcher.stream(Span(0, i * 500, 500) for i in range(12))
+    next(stream)
+    assert fetcher.requests == 2  # two segments of two spans each, neighbours joined
+    stream.close()
+    assert fetcher.held == 0
+    assert not [t for t in threading.enumerate() if t.name.startswith("fetch")]
+
+
+def test_missing_and_short_files_are_told_with_the_sample(near: list[str], afar: list[str], tmp_path: Path) -> None:
+    for files in ([str(tmp_path / "no.tar")], ["memory://fetch/no.tar"]):
+        with pytest.raises(StageError, match=r"no\.tar: the shard of sample abc cannot be opened"):
+            list(Fetcher(files).stream([Span(0, 0, 10, "abc")]))
+    for files in (near, afar):
+        stream = Fetcher(files).stream([Span(0, 0, 10, "first"), Span(1, SIZE - 10, 20, "abc")])
+        assert bytes(next(stream)[1]) == contents(0)[:10]
+        with pytest.raises(
+            StageError, match=r"1\.tar: .* of the 20 bytes of sample abc from byte 5,990 on 10 are there"
+        ):
+            next(stream)
+
+
+def test_many_files_do_not_stay_open(tmp_path: Path) -> None:
+    files = []
+    for i in range(200):
+        (tmp_path / f"{i}").write_bytes(bytes([i]) * 10)
+        files.append(str(tmp_path / f"{i}"))
+    fetcher = Fetcher(files)
+    assert [data[0] for _, data in fetcher.stream(Span(i % 200, 3, 4) for i in range(400))] == [
+        i % 200 for i in range(400)
+    ]
+    assert len(fetcher._open) <= 128
+    copy = pickle.loads(pickle.dumps(fetcher))
+    assert [data[0] for _, data in copy.stream([Span(7, 0, 1)])] == [7]
+    fetcher.close()
+    copy.close()
+
+
+# -- over HTTP --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """A real server: /good knows ranges, /whole does not, /shaky fails twice for each address, /closed always."""
+
+    folder: Path
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    base: str = ""
+
+    async def shaky(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append((request.path, request.headers.get("Range", "")))
+        if sum(path == request.path for path, _ in self.asked) <= 2:
+            return web.Response(status=503)
+        return web.FileResponse(self.folder / request.match_info["name"])
+
+    async def whole(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=(self.folder / request.match_info["name"]).read_bytes())
+
+    async def closed(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append((request.path, ""))
+        return web.Response(status=int(request.match_info["status"]))
+
+    def application(self) -> web.Application:
+        found = web.Application()
+        found.router.add_static("/good", self.folder)
+        found.router.add_get("/shaky/{name}", self.shaky)
+        found.router.add_get("/whole/{name}", self.whole)
+        found.router.add_get("/closed/{status}/{name}", self.closed)
+        return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("http")
+    for i in range(3):
+        (folder / f"{i}.tar").write_bytes(contents(i))
+    made = Server(folder)
+    loop = asyncio.new_event_loop()
+    started = threading.Event()
+    runner: Any = None
+
+    async def start() -> None:
+        nonlocal runner
+        runner = web.AppRunner(made.application())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        made.base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        started.set()
+
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()), daemon=True)
+    thread.start()
+    assert started.wait(30)
+    yield made
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(30)
+    loop.close()
+
+
+@given(spans=SPANS.filter(len))
+def test_ranges_over_http(server: Server, spans: list[Span]) -> None:
+    fetcher = Fetcher([f"{server.base}/good/{i}.tar" for i in range(3)], cache_bytes=3000, gap_bytes=100, threads=3)
+    wanted = [span for span in spans if span.size]
+    found = [bytes(data) for _, data in fetcher.stream(wanted)]
+    assert found == [contents(span.file)[span.offset : span.offset + span.size] for span in wanted]
+
+
+def test_a_server_that_fails_now_and_then_is_asked_again(server: Server) -> None:
+    pauses: list[float] = []
+    assert fetch(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == contents(0)[100:150]
+    assert len(pauses) == 2 and pauses[0] < pauses[1]
+
+
+def test_workers_that_are_forked_after_a_request_was_made(server: Server) -> None:
+    here = small.write(server.folder / "far", {"image": 9, "text": 5})
+    far = Loader(f"{server.base}/good/far/mix", batch=3)
+    wanted = [[sample["__key__"] for sample in batch] for batch in Loader(here, batch=3).batches()]
+    assert [[sample["__key__"] for sample in batch] for batch in far.batches()] == wanted
+    far.set_epoch(0)
+    assert [[sample["__key__"] for sample in batch] for batch in far.batches(workers=2)] == wanted
+
+
+def test_what_cannot_be_had_over_http_is_told(server: Server) -> None:
+    pauses: list[float] = []
+    with pytest.raises(StageError, match="sent the whole file where a range was asked for"):
+        fetch(f"{server.base}/whole/0.tar", 100, 50, "k", pause=pauses.append)
+    with pytest.raises(StageError, match="of sample k cannot be opened"):
+        fetch(f"{server.base}/good/no.tar", 100, 50, "k", pause=pauses.append)
+    with pytest.raises(StageError, match=r"of sample k cannot be had \(status 403\)"):
+        fetch(f"{server.base}/closed/403/0.tar", 100, 50, "k", pause=pauses.append)
+    for offset in (SIZE - 10, SIZE + 10):  # a server answers the first with less, the second with 416
+        with pytest.raises(StageError, match=r"on 10 are there|its end lies before"):
+            fetch(f"{server.base}/good/0.tar", offset, 50, "k", pause=pauses.append)
+    assert not pauses
+    with pytest.raises(StageError, match="cannot be had after 4 tries"):
+        fetch(f"{server.base}/closed/500/0.tar", 100, 50, "k", pause=pauses.append)
+    assert len(pauses) == 3

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import StageError
+from mixtures.shards import copying, shards
+from mixtures.shards.copying import Sources, Span, copy_key, parse_header, renamed, write_mixed
+from mixtures.shards.unpack import check_media, unpack
+from tests.mixtures.runs import Row, sample
+
+
+def make(path: Path, rows: list[Row]) -> dict[str, shards.Written]:
+    _, written = shards.write_tar(path, [(row.key, sample(row)[0]) for row in rows])
+    return {one.key: one for one in written}
+
+
+def spans_of(tar: Path, found: dict[str, shards.Written], repeats: int = 1) -> list[Span]:
+    return [Span(one.key, r, str(tar), one.offset, one.size) for r in range(repeats) for one in found.values()]
+
+
+def copied(path: Path, spans: list[Span]) -> tuple[str, int]:
+    sources = Sources()
+    try:
+        return write_mixed(path, spans, sources)
+    finally:
+        sources.close()
+
+
+ROWS = [Row(i, m, size=3000 * i + 7) for i, m in enumerate(("video", "text", "multi_image", "image", "video", "text"))]
+
+
+@pytest.mark.parametrize("piece", [4 * 2**20, 4096, 512])  # the last two: samples larger than the buffer
+def test_a_mixture_s_tar_is_the_spans_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(copying, "PIECE", piece)
+    found = make(tmp_path / "a.tar", ROWS)
+    spans = spans_of(tmp_path / "a.tar", found)[::-1]
+    digest, size = copied(tmp_path / "mix.tar", spans)
+    data, source = (tmp_path / "mix.tar").read_bytes(), (tmp_path / "a.tar").read_bytes()
+    body = b"".join(source[span.offset : span.offset + span.size] for span in spans)
+    assert data == body + bytes(len(data) - len(body)) and len(data) - len(body) >= 1024
+    assert size == len(data) and size % tarfile.RECORDSIZE == 0 and digest == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("piece", [4 * 2**20, 1024])
+def test_a_repeat_has_a_key_of_its_own_and_the_same_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(copying, "PIECE", piece)
+    found = make(tmp_path / "a.tar", ROWS)
+    spans = spans_of(tmp_path / "a.tar", found, repeats=3)
+    copied(tmp_path / "mix.tar", spans)
+    with tarfile.open(tmp_path / "mix.tar") as tar, tarfile.open(tmp_path / "a.tar") as source:
+        names = tar.getnames()
+        assert len(set(names)) == len(names) == 3 * len(source.getnames())
+        for info in tar:
+            key, _, suffix = info.name.partition(".")
+            same = source.extractfile(f"{key.split('-')[0]}.{suffix}")
+            assert tar.extractfile(info).read() == same.read()  # type: ignore[union-attr]
+    at = 0
+    data = (tmp_path / "mix.tar").read_bytes()
+    for span in spans:  # so that offsets are the running sum of sizes
+        assert parse_header(data[at : at + 512])[0].split(".")[0] == span.name == copy_key(span.key, span.repeat)
+        at += span.size
+
+
+@given(st.text("abcdefghijklmnop", min_size=1, max_size=60), st.integers(0, 8**11 - 1))
+def test_headers_are_read_and_renamed_as_tarfile_would(name: str, size: int) -> None:
+    info = tarfile.TarInfo(f"{name}.json")
+    info.size, info.mode = size, 0o644
+    block = info.tobuf(tarfile.USTAR_FORMAT)
+    assert parse_header(block) == (info.name, size)
+    info.name = f"{name}-r7.json"
+    assert renamed(block, info.name) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_span_that_is_no_such_sample_is_named(tmp_path: Path) -> None:
+    found = make(tmp_path / "a.tar", ROWS)
+    first, second = list(found.values())[:2]
+    tar = str(tmp_path / "a.tar")
+    cases = {
+        "lies there": Span(second.key, 0, tar, first.offset, first.size),
+        "no tar header": Span(first.key, 0, tar, first.offset + 512, first.size),
+        "ends elsewhere": Span(first.key, 0, tar, first.offset, first.size - 512),
+        "ends before byte": Span(first.key, 0, tar, first.offset, 10**6),
+    }
+    for words, span in cases.items():
+        with pytest.raises(StageError, match=words) as caught:
+            copied(tmp_path / "mix.tar", [span])
+        assert caught.value.where == tar
+    with pytest.raises(StageError, match="a shard is missing"):
+        copied(tmp_path / "mix.tar", [Span(first.key, 0, str(tmp_path / "b.tar"), 0, 512)])
+
+
+@given(st.integers(0, 2**32))
+def test_a_flipped_bit_in_a_header_or_medium_is_found(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    folder = tmp_path_factory.mktemp("flip")
+    rng = np.random.default_rng(seed)
+    row = Row(int(rng.integers(50)), ("video", "image", "multi_image")[int(rng.integers(3))], size=700)
+    (one,) = make(folder / "a.tar", [row]).values()
+    data = bytearray((folder / "a.tar").read_bytes())
+    inside = []
+    for name, offset, size in one.members:
+        inside += list(range(offset - 512, offset - 12))  # 12 bytes of a header are padding that its sum covers too
+        if name.rsplit(".", 1)[1] not in ("json", "txt"):
+            inside += list(range(offset, offset + size))
+    data[inside[int(rng.integers(len(inside)))]] ^= 1 << int(rng.integers(7))
+    (folder / "a.tar").write_bytes(data)
+    span = Span(row.key, 0, str(folder / "a.tar"), one.offset, one.size)
+    with pytest.raises(StageError):
+        copied(folder / "mix.tar", [span])
+        check_media(str(folder / "mix.tar"), [(span, 0)])
+
+
+def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) -> None:
+    found = make(tmp_path / "a.tar", ROWS)
+    spans = spans_of(tmp_path / "a.tar", found, repeats=2)
+    copied(tmp_path / "mix.tar", spans)
+    starts = np.cumsum([0, *(span.size for span in spans)]).tolist()
+    check_media(str(tmp_path / "mix.tar"), zip(spans, starts, strict=False))
+    with pytest.raises(StageError, match="does not lie here"):
+        check_media(str(tmp_path / "mix.tar"), [(spans[0], starts[1])])
+
+
+def test_members_of_a_sample(tmp_path: Path) -> None:
+    parts, _ = sample(ROWS[2])
+    found = make(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
+    data = (tmp_path / "a.tar").read_bytes()[found.offset : found.offset + found.size]
+    members = unpack(memoryview(data), ROWS[2].key, "a.tar", found.offset)
+    assert list(members.items()) == [(part.suffix, part.data) for part in parts]
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [name.split(".", 1)[1] for name in tar.getnames()] == list(members)
+
+
+def test_more_tars_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "OPEN", 2)
+    spans = []
+    for number in range(5):
+        found = make(tmp_path / f"{number}.tar", [Row(number, "text")])
+        spans += spans_of(tmp_path / f"{number}.tar", found)
+    copied(tmp_path / "mix.tar", spans * 2)  # the same key twice is for the caller to see to
+    with tarfile.open(tmp_path / "mix.tar") as tar:
+        assert [name.split(".")[0] for name in tar.getnames()] == [span.key for span in spans * 2]

@@ -1,0 +1,192 @@
+"""What other readers make of a mixture: megatron-energon and the Hugging Face loader themselves, LLaVA's data file."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from infra.errors import ConfigError, StageError
+from mixtures.plan.recipe import Recipe
+from mixtures.shards import emit
+from mixtures.shards.copying import copy_key
+from mixtures.shards.features import features, head
+from mixtures.shards.manifest import Mixture
+from pipelines.mix.mix import mix
+from tests.mixtures.runs import Row, rows_of, sample, write_run
+
+COUNTS = {"video": 8, "image": 9, "multi_image": 4, "text": 10}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    folder = tmp_path_factory.mktemp("world")
+    run = write_run(folder / "run", rows_of(COUNTS))
+    recipe = Recipe(size=40, repeats=2, virtual={"samples": 14})  # type: ignore[arg-type]
+    forms = ("energon", "llava")
+    return mix([str(run)], recipe, str(folder / "mix"), materialize=True, forms=forms, quiet=True)
+
+
+def keys(mixture: Mixture) -> list[str]:
+    return [copy_key(row["key"], row["repeat"]) for row in mixture.members(["key", "repeat"]).to_pylist()]
+
+
+def test_energon_reads_every_sample_once_and_finds_its_own_index_to_be_ours(mixture: Mixture, tmp_path: Path) -> None:
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        Sample,
+        WorkerConfig,
+        basic_sample_keys,
+        edataclass,
+        get_loader,
+        get_val_dataset,
+        stateless,
+    )
+    from megatron.energon.epathlib import EPath
+    from megatron.energon.flavors.webdataset.itar import TarIndexWriter
+
+    @edataclass
+    class Ours(Sample):
+        record: Any
+        members: Any
+
+    @stateless
+    def cook(crude: Any) -> Ours:
+        members = sorted(name for name in crude if not name.startswith("__"))
+        return Ours(**basic_sample_keys(crude), record=crude["json"], members=members)
+
+    class Encoder(DefaultTaskEncoder):
+        cookers = [Cooker(cook)]  # noqa: RUF012
+
+    data = get_val_dataset(
+        mixture.uri, split_part="train", worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
+        batch_size=None, task_encoder=Encoder(),
+    )  # fmt: skip
+    read = list(get_loader(data))
+    assert [one.__key__ for one in read] == keys(mixture)
+    assert all(one.__key__.startswith(one.record["id"]) for one in read)
+    assert {"mp4", "jpg", "0.jpg", "1.png", "json"} <= {name for one in read for name in one.members}
+    for tar in sorted(Path(mixture.uri, "shards").glob("*.tar")):  # the index beside a tar as Energon writes it
+        copy = tmp_path / tar.name
+        copy.write_bytes(tar.read_bytes())
+        last = ""
+        with TarIndexWriter(EPath(copy)) as writer, tarfile.open(copy) as opened:
+            for info in opened:
+                if (key := info.name.split(".")[0]) != last:
+                    writer.append(info.offset)
+                    last = key
+            writer.append(opened.offset)
+        ours, theirs = tar.with_name(f"{tar.name}.idx").read_bytes(), copy.with_name(f"{tar.name}.idx").read_bytes()
+        assert len(ours) == len(theirs) and ours[:-8] == theirs[:-8]
+
+
+def test_energon_needs_tars(mixture: Mixture) -> None:
+    with pytest.raises(ConfigError, match="reads tars"):
+        emit.energon(Mixture(mixture.uri, {**mixture.value, "materialized": None}))
+
+
+def test_the_hugging_face_loader_reads_tars_that_mix_members(
+    mixture: Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    datasets.disable_progress_bars()
+    found = datasets.load_dataset(mixture.uri, cache_dir=str(tmp_path))["train"]
+    assert found["__key__"][:] == keys(mixture)
+    own = {row.key: sample(row) for row in rows_of(COUNTS)}
+    assert set(found.column_names) == {"0.jpg", "1.png", "jpg", "json", "mp4", "txt", "__key__", "__url__"}
+    seen = set()
+    for row in found:
+        parts, record = own[row["json"]["id"]]
+        assert row["json"] == record
+        there = {name for name, value in row.items() if value is not None and not name.startswith("__")}
+        assert there == {part.suffix for part in parts}  # and null in the columns that it has not
+        for part in parts:
+            if part.suffix == "mp4":
+                assert row["mp4"]["bytes"] == part.data
+            elif part.suffix == "txt":
+                assert row["txt"].encode() == part.data
+            elif part.suffix != "json":
+                assert row[part.suffix].size == Image.open(io.BytesIO(part.data or b"")).size
+        seen.add(record["data_type"])
+    assert seen == set(COUNTS)
+    streamed = datasets.load_dataset(mixture.uri, streaming=True)["train"]
+    assert next(iter(streamed))["__key__"] == keys(mixture)[0]
+
+
+def test_the_head_of_the_readme_names_every_column() -> None:
+    text = head("a: b", ["json", "mp4", "webm", "1.tif", "npy", "txt"], has_tars=True)
+    value = yaml.safe_load(text.strip("-\n"))
+    assert value["pretty_name"] == "a: b"
+    names = {column["name"]: column.get("dtype") for column in value["dataset_info"]["features"]}
+    assert names == {
+        "1.tif": "image", "json": None, "mp4": {"video": {"decode": False}}, "npy": "binary", "txt": "string",
+        "webm": {"video": {"decode": False}}, "__key__": "string", "__url__": "string",
+    }  # fmt: skip
+    assert "dataset_info" not in yaml.safe_load(head("x", ["json"], has_tars=False).strip("-\n"))
+
+
+def test_the_features_of_a_record_are_those_that_datasets_finds_in_one() -> None:
+    import datasets
+
+    declared = datasets.Features._from_yaml_list(features(["json"]))["json"]
+    _, record = sample(Row(3, "video", seconds=2.5))
+    found = datasets.Dataset.from_list([record]).features
+    assert {name: declared[name] for name in declared} == dict(found)
+
+
+def test_llava_gets_files_and_one_entry_for_each_sample_that_speaks(mixture: Mixture) -> None:
+    folder = Path(mixture.uri, "llava")
+    lines = json.loads((folder / "mixture.json").read_bytes())
+    own = {row.key: sample(row) for row in rows_of(COUNTS)}
+    wanted = [key for key in keys(mixture) if own[key.split("-")[0]][1]["data_type"] != "text"]
+    assert [line["id"] for line in lines] == wanted
+    for line in lines:
+        parts, record = own[line["id"].split("-")[0]]
+        assert line["conversations"] == record["conversations"] and line["data_source"] == record["data_source"]
+        named = line.get("video") or line["image"]
+        paths = named if isinstance(named, list) else [named]
+        assert line["conversations"][0]["value"].count("<image>") == len(paths)
+        media = {part.suffix: part.data for part in parts if part.suffix not in ("json", "txt")}
+        assert [(folder / path).read_bytes() for path in paths] == list(media.values())
+        assert not any(path.startswith("/") or ".." in path for path in paths)
+    config = yaml.safe_load((folder / "mixture.yaml").read_text())
+    assert config == {"datasets": [{"json_path": "mixture.json", "sampling_strategy": "all"}]}
+
+
+def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"from": who, "value": value} for who, value in said]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "media", "words"),
+    [
+        (turns(("gpt", "x"), ("human", "<image>y")), "image", 1, "do not alternate"),
+        (turns(("human", "<image>y"), ("gpt", " ")), "image", 1, "one is empty"),
+        (turns(("human", "y"), ("gpt", "x")), "video", 1, "placeholder"),
+        (turns(("human", "<image>"), ("gpt", "x")), "multi_image", 2, "placeholder"),
+        (turns(("human", "<image>"), ("gpt", "see <image>")), "image", 1, "placeholder"),
+    ],
+)
+def test_turns_that_would_choke_that_trainer_are_named(
+    said: list[dict[str, str]], kind: str, media: int, words: str
+) -> None:
+    record = {"id": "k", "data_source": "s", "data_type": kind, "conversations": said}
+    with pytest.raises(StageError, match=words):
+        emit.llava_line(record, "k", ["media/k.x"] * media, "a.tar")
+
+
+def test_who_asks_nothing_has_no_entry() -> None:
+    record = {"id": "k", "data_source": "s", "data_type": "text", "conversations": turns(("gpt", "A story."))}
+    assert emit.llava_line(record, "k", [], "a.tar") is None
+    asked = {**record, "conversations": turns(("human", "Why?"), ("gpt", "So."))}
+    assert emit.llava_line(asked, "k-r1", [], "a.tar") == {
+        "id": "k-r1", "data_source": "s", "conversations": asked["conversations"]}  # fmt: skip

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra import tables
+from infra.errors import StageError
+from mixtures.reading.tokens import Contract
+from mixtures.shards import manifest
+from mixtures.shards.manifest import is_mixture, open_mixture, rewrite, write_mixture
+
+VALUE = {
+    "contract": {"tokens_per_frame": 16},
+    "parents": [{"run": "../run"}, {"run": "s3://bucket/run"}, {"run": "/data/run"}],
+    "shards": [{"parent": 0, "name": "a"}, {"parent": 1, "name": "b"}, {"parent": 2, "name": "c"}],
+    "materialized": None,
+}
+
+
+def members(count: int) -> pa.Table:
+    row = {field.name: 0 for field in tables.MIXTURE} | {"key": "k"}
+    return pa.Table.from_pylist([row | {"position": i} for i in range(count)], schema=tables.MIXTURE)
+
+
+def test_a_mixture_is_there_when_its_manifest_is(tmp_path: Path) -> None:
+    uri = str(tmp_path / "mix")
+    assert not is_mixture(uri)
+    with pytest.raises(StageError, match="no mixture here") as caught:
+        open_mixture(uri)
+    assert "reelmill mix" in caught.value.hint
+    write_mixture(uri, VALUE, members(3))
+    found = open_mixture(uri)
+    assert is_mixture(uri) and found.value["members"]["rows"] == 3
+    assert found.members(["position"])["position"].to_pylist() == [0, 1, 2]
+    assert found.contract == Contract(tokens_per_frame=16)
+    assert found.value["members"]["sha256"] == hashlib.sha256(
+        (tmp_path / "mix" / "members.parquet").read_bytes()).hexdigest()  # fmt: skip
+
+
+def test_tars_lie_in_their_runs_and_ones_own_beside_the_manifest(tmp_path: Path) -> None:
+    found = write_mixture(str(tmp_path / "mix"), {**VALUE, "materialized": [{"name": "mix-000000"}]}, members(1))
+    assert Path(found.tar(0)).resolve() == tmp_path / "run" / "shards" / "a.tar"
+    assert found.tar(1) == "s3://bucket/run/shards/b.tar" and found.tar(2) == "/data/run/shards/c.tar"
+    assert Path(found.own_tar(0)) == tmp_path / "mix" / "shards" / "mix-000000.tar"
+
+
+def test_tars_stay_part_of_a_mixture_only_while_its_members_stay(tmp_path: Path) -> None:
+    uri = str(tmp_path / "mix")
+    made = write_mixture(uri, VALUE, members(3))
+    tars = [{"name": "mix-000000", "samples": 3, "bytes": 1, "sha256": "0"}]
+    rewrite(uri, {**made.value, "materialized": tars})
+    assert write_mixture(uri, VALUE, members(3)).value["materialized"] == tars
+    assert write_mixture(uri, VALUE, members(2)).value["materialized"] is None
+
+
+def test_the_same_mixture_is_the_same_bytes(tmp_path: Path) -> None:
+    for name, table in (("a", members(3)), ("b", pa.concat_tables([members(3).slice(i, 1) for i in range(3)]))):
+        write_mixture(str(tmp_path / name), VALUE, table)
+    for name in (manifest.MANIFEST, manifest.MEMBERS):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("text", "words"), [(b'{"mixture":99}\n', "version 99, not 1"), (b'{"mixt', "not valid JSON")])
+def test_a_manifest_that_cannot_be_used_says_why(tmp_path: Path, text: bytes, words: str) -> None:
+    (tmp_path / "mixture.json").write_bytes(text)
+    with pytest.raises(StageError, match=words):
+        open_mixture(str(tmp_path))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import StageError
+from mixtures.shards import shards
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 500), st.booleans(), st.sampled_from(["image:jpg,json", "image:json,png", "text:json"]))
+)
+
+
+@given(ROWS, st.integers(1, 400), st.integers(1, 6))
+def test_every_kept_row_is_in_one_shard_and_limits_hold(
+    rows: list[tuple[int, bool, str]], most_bytes: int, most_samples: int
+) -> None:
+    bytes_ = np.array([row[0] for row in rows], dtype=np.int64)
+    kept = np.array([row[1] for row in rows], dtype=bool)
+    series = np.array([row[2] for row in rows], dtype=object)
+    weight = shards.weights(bytes_, kept, most_bytes, most_samples)
+    full = shards.capacity(most_bytes, most_samples)
+    before = {name: np.cumsum(weight[series == name]) - weight[series == name] for name in set(series)}
+    used = {name: np.unique(before[name][kept[series == name]] // full).tolist() for name in before}
+    layout = shards.layout(used, full)
+    names = layout.names()
+    assert len(set(names)) == len(names)
+    for name in used:
+        mine = np.flatnonzero(series == name)
+        index = shards.shard_index(before[name], full, layout.used[name])
+        assert (np.diff(index) >= 0).all() and (index >= 0).all() and (index < max(len(used[name]), 1)).all()
+        for shard in range(len(used[name])):
+            inside = mine[(index == shard) & kept[mine]]
+            assert 1 <= len(inside) <= most_samples
+            # A row begins where there is room; it alone may reach beyond.
+            assert bytes_[inside[:-1]].sum() <= most_bytes
+
+
+def test_shards_are_numbered_through_the_series_of_a_modality() -> None:
+    layout = shards.layout(
+        {"image:json,png": [0, 3], "image:jpg,json": [0, 1, 2], "text:json": [], "video:json,mp4": [0]}, 10
+    )
+    assert layout.capacity == 10
+    assert layout.names() == [
+        "video-000000",
+        "image-000000",
+        "image-000001",
+        "image-000002",
+        "image-000003",
+        "image-000004",
+    ]
+    assert layout.name("image:json,png", 1) == "image-000004" and layout.used["text:json"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "suffix"),
+    [
+        ("a/B.JPEG", None, "jpg"), ("a.b/c", None, "bin"), ("x.MPG", None, "mpeg"), ("x.m4v", None, "mp4"),
+        ("x.png", "JPEG", "jpg"), ("x", "MPO", "jpg"), ("x.webm", None, "webm"), ("x.a-b", None, "bin"),
+        ("x.", None, "bin"), ("x.png", "unheard of", "png"),
+    ],
+)  # fmt: skip
+def test_suffixes_follow_the_content_and_mean_one_format(path: str, form: str | None, suffix: str) -> None:
+    assert shards.suffix_of(path, form) == suffix
+
+
+def test_series() -> None:
+    assert shards.series_of("image", ["jpg"], True) == "image:jpg,json,txt"
+    assert shards.series_of("multi_image", ["jpg", "png"], False) == "multi_image:0.jpg,1.png,json"
+    assert shards.series_of("text", [], False) == "text:json"
+
+
+def media(data: bytes, suffix: str = "jpg") -> shards.Part:
+    return shards.Part(
+        suffix, blocks=[data[:3], data[3:]], size=len(data), sha256=hashlib.sha256(data).hexdigest(), where="x"
+    )
+
+
+@given(st.lists(st.lists(st.binary(max_size=1200), min_size=1, max_size=3), max_size=5))
+def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list[bytes]]) -> None:
+    given_ = [(f"k{i}", [shards.Part(f"{j}.x", data=data) if j % 2 else media(data, f"{j}.x")
+                         for j, data in enumerate(parts)]) for i, parts in enumerate(samples)]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tar"
+        digest, written = shards.write_tar(path, given_)
+        data = path.read_bytes()
+        plain = [(key, [shards.Part(f"{j}.x", data=part) for j, part in enumerate(parts)])
+                 for (key, _), parts in zip(given_, samples, strict=True)]  # fmt: skip
+        again, _ = shards.write_tar(Path(folder) / "b.tar", plain)
+    assert digest == hashlib.sha256(data).hexdigest() == again
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    assert found == [(f"k{i}.{j}.x", part) for i, parts in enumerate(samples) for j, part in enumerate(parts)]
+    end = 0
+    for place, parts in zip(written, samples, strict=True):
+        assert place.offset == end
+        end += place.size
+        assert [data[offset : offset + size] for _, offset, size in place.members] == parts
+
+
+@pytest.mark.parametrize("now", [b"0123456", b"012345678901", b"0123456788"])
+def test_a_medium_that_changed_since_ingest_stops_the_shard(now: bytes, tmp_path: Path) -> None:
+    part = media(b"0123456789")
+    changed = shards.Part("jpg", blocks=[now], size=part.size, sha256=part.sha256, where="photos/a.jpg")
+    with pytest.raises(StageError, match="it was at ingest") as caught:
+        shards.write_tar(tmp_path / "a.tar", [("k", [changed])])
+    assert caught.value.where == "photos/a.jpg" and "ingest" in caught.value.hint

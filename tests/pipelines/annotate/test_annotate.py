@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.beam import Runner
+from infra.errors import ConfigError, StageError
+from infra.llm.requests import Ask, Cache
+from pipelines import cli, stages
+from pipelines.core.run import Run
+from pipelines.demo import scenes
+from pipelines.tools import show
+from tests import corpus
+from tests.answers import written
+from tests.fake_server import Running, running
+from tests.tiny import rows, told
+
+VIDEOS = 24
+SERVER = ("--answer", "tests.answers:written")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    first = corpus.write_clip(folder / "v00.mp4", 1)
+    for i in range(VIDEOS):
+        path = folder / f"v{i:02}.mp4"
+        if i:
+            shutil.copyfile(first, path)
+        caption = f"{corpus.caption(i)} Beside it a painter mixes green colours for a wooden fence number {i}."
+        value: dict[str, Any] = {"text": caption}
+        if i % 3 == 0:
+            value["dense_captions"] = [
+                {"start": 0.2, "end": 0.5, "text": "A tall man opens the heavy door slowly."},
+                {"start": 0.6, "end": 1.2, "text": "Two children run through the garden."},
+            ]
+        path.with_suffix(".json").write_text(json.dumps(value))
+    return folder
+
+
+@pytest.fixture
+def make(videos: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Opens a run over the videos: make(name, annotate, workers=1, batch=None)."""
+
+    def make_(name: str, annotate: Any, workers: int = 1, batch: str | None = None, **changes: Any) -> Run:
+        changes = {"units": {"target_rows": 5}, **changes}
+        return corpus.open_videos(
+            tmp_path, name, videos, annotate, runner=Runner(workers=workers), batch=batch, **changes
+        )
+
+    return make_
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with running(*SERVER) as found:
+        yield found
+
+
+def served(url: str, **more: Any) -> dict[str, Any]:
+    return {"model": "fake", "endpoints": [{"url": url, "in_flight": 4}], "patience_s": 20.0, **more}
+
+
+def annotated(run: Run) -> Run:
+    for stage in ("ingest", "measure", "decide", "annotate"):
+        stages.run_stage(run, stage)
+    return run
+
+
+def covered(run: Run) -> dict[str, bytes]:
+    root = Path(run.at("dialogues"))
+    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
+
+
+def members(run: Run) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(Path(run.at("shards")).glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    found.append(json.load(file))
+    return found
+
+
+def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[..., Run]) -> None:
+    run = make("rules", {})
+    stages.run_all(run)
+    found = rows(run, "dialogues")
+    assert len(found) == VIDEOS and {row["outcome"] for row in found} == {"accepted"}
+    assert {row["generator"] for row in found} == {"rules"} and {row["model"] for row in found} == {""}
+    for path in Path(run.at("shards")).glob("*.card.json"):
+        card = json.loads(path.read_text())
+        assert "by rule" in card["made_by"]["dialogues"] and card["dialogues"]["generators"].keys() == {"rules"}
+    by_key = {row["key"]: row for row in found}
+    for record in members(run):
+        turns = [turn for turn in by_key[record["id"]]["turns"] if turn["outcome"] == "accepted"]
+        assert record["kind"] == by_key[record["id"]]["kind"] and len(record["conversations"]) == 2 * len(turns)
+        assert [turn["from"] for turn in record["conversations"]] == ["human", "gpt"] * len(turns)
+        assert record["conversations"][0]["value"] == f"<image>\n{turns[0]['question']}"
+        assert sum(turn["value"].count("<image>") for turn in record["conversations"]) == 1
+    assert "dialogues/_manifest.json" in told(run, "checksums.json")
+
+
+def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Run], server: Running) -> None:
+    run = make("served", served(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}))
+    stages.run_all(run)
+    found = rows(run, "dialogues")
+    assert len(found) == VIDEOS
+    assert Counter(row["outcome"] for row in found) == {"accepted": VIDEOS}, Counter(row["reason"] for row in found)
+    assert {row["kind"] for row in found} == {"conversation", "captioning"}
+    turn = found[0]["turns"][0]
+    assert turn["evidence"] == ["c1"] and turn["answer"] == found[0]["evidence"][0]["text"]
+    assert all(row["tokens_in"] > 0 and row["tokens_out"] > 0 and row["prompt"] for row in found)
+    card = json.loads(next(Path(run.at("shards")).glob("*.card.json")).read_text())
+    writer = card["made_by"]["dialogues"]
+    assert (writer["model"], writer["revision"]) == ("fake", "r1") and set(writer["prompts"]) == {
+        "conversation", "captioning",
+    }  # fmt: skip
+    assert card["dialogues"]["models"] == {"fake": card["dialogues"]["dialogues"]}
+    assert card["dialogues"]["blind"]["answerable"] == 0
+    asked = [turn for row in found for turn in row["turns"] if turn["blind_rate"] is not None]
+    assert asked and all(turn["blind_rate"] == 0.0 for turn in asked)
+    again = make("again", served(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}),
+                 store="store-served", workers=2)  # fmt: skip
+    before = server.counts()["received"]
+    stages.run_all(again)  # another place, two processes, everything from the cache
+    assert server.counts()["received"] == before and covered(again) == covered(run)
+    assert told(again, "checksums.json") == told(run, "checksums.json")
+
+
+def test_turns_that_are_answered_without_the_video_are_rejected(make: Callable[..., Run]) -> None:
+    with running("--answer", "tests.answers:knowing") as knowing:
+        run = annotated(make("blind", served(knowing.url, kinds={"conversation": 1})))
+    turns = [turn for row in rows(run, "dialogues") for turn in row["turns"]]
+    asked = [turn for turn in turns if turn["blind_rate"] is not None]
+    assert asked and all(turn["blind_rate"] == 1.0 and turn["outcome"] == "rejected" for turn in asked)
+    assert {turn["reason"].partition(":")[0] for turn in asked} == {"blind_answerable"}
+    run = annotated(make("unasked", served("http://127.0.0.1:1", blind=None, kinds={"conversation": 1}),
+                         store="store-blind"))  # fmt: skip
+    assert all(turn["blind_rate"] is None for row in rows(run, "dialogues") for turn in row["turns"])
+
+
+def test_shares_are_met_where_the_evidence_allows_them(make: Callable[..., Run], server: Running) -> None:
+    wanted = {"conversation": 3, "temporal_perception": 1, "egocentric": 2, "text_recognition": 2}
+    run = annotated(make("shares", served(server.url, kinds=wanted, blind=None)))
+    kinds = Counter(row["kind"] for row in rows(run, "dialogues"))
+    assert set(kinds) == {"conversation", "temporal_perception"}  # nothing supports the other two
+    assert 2 <= kinds["temporal_perception"] <= 8  # a third of the videos have two timed items
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes_and_pays_once(make: Callable[..., Run], tmp_path: Path) -> None:
+    with running(*SERVER, "--delay", "0.05") as slow:
+        calm = annotated(make("calm", served(slow.url)))
+    with running(*SERVER, "--delay", "0.05") as slow:
+        run = make("killed", served(slow.url))
+        for stage in ("ingest", "measure", "decide"):
+            stages.run_stage(run, stage)
+        committed: Counter[str] = Counter()
+        for kill in range(4):
+            command = [sys.executable, "-m", "pipelines.cli", "annotate", str(tmp_path / "killed.yaml"), "--json"]
+            process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+            enough = sum(slow.counts()["answered"].values()) + 5 + 3 * kill
+            while process.poll() is None and sum(slow.counts()["answered"].values()) < enough:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            with Cache(tmp_path / "store-killed" / "requests.sqlite") as cache:
+                received = slow.counts()["received"]
+                for key in received:
+                    if cache.get(bytes.fromhex(key)) is not None:
+                        committed.setdefault(key, received[key])
+        lock = Path(run.at(".lock"))
+        lock.unlink(missing_ok=True)
+        stages.run_stage(run, "annotate")
+        received = slow.counts()["received"]
+        assert all(received[key] == times for key, times in committed.items())
+        assert sum(received.values()) - len(received) <= 4 * 4
+    assert covered(run) == covered(calm)
+
+
+def test_batch_files_go_out_and_come_back_until_nothing_waits(
+    make: Callable[..., Run], server: Running, tmp_path: Path
+) -> None:
+    live = annotated(make("live", served(server.url, model="fake")))
+    folder = tmp_path / "batch"
+    annotate = {name: value for name, value in served(server.url).items() if name != "endpoints"}
+    run = make("batched", annotate, batch=str(folder))
+    for stage in ("ingest", "measure", "decide"):
+        stages.run_stage(run, stage)
+    for number in range(6):
+        try:
+            stages.run_stage(run, "annotate")
+            break
+        except StageError as error:
+            assert "wait for their answers" in str(error)
+        lines = [json.loads(line) for path in sorted(folder.glob("requests-*")) for line in path.open()]
+        assert lines and all(line["method"] == "POST" and line["url"] == "/v1/chat/completions" for line in lines)
+        assert all(Ask(line["body"]).key.hex() == line["custom_id"] for line in lines)
+        with (folder / f"answers-{number}.jsonl").open("w") as out:
+            for i, line in enumerate(lines):
+                if number == 0 and i == 0:  # the service failed at one: it is asked again
+                    answer: dict[str, Any] = {"status_code": 500, "body": {"error": {"message": "oops"}}}
+                else:
+                    answer = {"status_code": 200, "body": completion(line["body"])}
+                out.write(json.dumps({"custom_id": line["custom_id"], "response": answer, "error": None}) + "\n")
+    assert number >= 3  # dialogues, blind questions, judgements, and a round more for what had failed
+    strip = ("tokens_in", "tokens_out")
+    assert [{k: v for k, v in row.items() if k not in strip} for row in rows(run, "dialogues")] == [
+        {k: v for k, v in row.items() if k not in strip} for row in rows(live, "dialogues")
+    ]
+    (folder / "answers-x.jsonl").write_text('{"custom_id": "00"\n')
+    with pytest.raises(StageError, match=r"answers-x.jsonl:1"):
+        stages.run_stage(run, "annotate")
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    """As vLLM's run-batch writes it."""
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": written(body)}, "finish_reason": "stop"}
+        for i in range(body.get("n", 1))
+    ]
+    return {"model": body["model"], "choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+
+
+def test_what_a_model_writes_wrong_is_a_row_with_its_reason(make: Callable[..., Run]) -> None:
+    with running("--chars", "300") as babbling:  # made-up words, no JSON
+        run = annotated(make("babble", served(babbling.url)))
+    found = rows(run, "dialogues")
+    assert len(found) == VIDEOS and {row["outcome"] for row in found} == {"rejected"}
+    assert {row["reason"].partition(":")[0] for row in found} == {"not_json"}
+    stages.run_stage(run, "export")
+    assert {record["kind"] for record in members(run)} == {"caption"}  # the caption is still there to train on
+    card = json.loads(next(Path(run.at("shards")).glob("*.card.json")).read_text())
+    assert card["dialogues"]["accepted"] == 0 and set(card["dialogues"]["rejected"]) == {"not_json"}
+
+
+def test_one_bad_sample_costs_no_other_and_is_asked_again_by_the_next_run(make: Callable[..., Run]) -> None:
+    with running(*SERVER, "--poison", "fence number 7.=500") as sick:
+        run = annotated(make("sick", served(sick.url, tries=2, blind=None)))
+    found = rows(run, "dialogues")
+    bad = [row for row in found if row["outcome"] == "rejected"]
+    assert len(found) == VIDEOS and len(bad) == 1 and bad[0]["reason"].startswith("gave_up")
+    with running(*SERVER) as well:
+        again = make("sick", served(well.url, tries=2, blind=None))
+        stages.run_stage(again, "annotate")
+        assert sum(well.counts()["received"].values()) == 1
+    assert {row["outcome"] for row in rows(again, "dialogues")} == {"accepted"}
+
+
+def test_faults_of_every_class_lose_nothing(make: Callable[..., Run], server: Running) -> None:
+    calm = annotated(make("without", served(server.url)))
+    with running(*SERVER, "--faults", "0.05") as faulty:
+        run = annotated(make("faulty", served(faulty.url, timeout_s=2.0)))
+        assert sum(faulty.counts()["faults"].values()) > 5
+    assert covered(run) == covered(calm)
+
+
+def test_where_nobody_answers_the_job_stops_and_what_was_answered_stays(
+    make: Callable[..., Run], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make("gone", served("http://127.0.0.1:1", patience_s=0.5))
+    with pytest.raises(StageError, match=r"127\.0\.0\.1:1"):
+        annotated(run)
+    assert "127.0.0.1:1" in capfd.readouterr().err
+
+
+def test_a_captioner_is_shown_frames_and_its_words_are_evidence(make: Callable[..., Run], server: Running) -> None:
+    eyes = {"model": "fake", "endpoints": [{"url": server.url}], "every_s": 0.2, "frames": 2, "size": 64}
+    run = annotated(make("eyes", served(server.url, captioner=eyes, blind=None)))
+    dense = [item for row in rows(run, "dialogues") for item in row["evidence"] if item["kind"] == "dense"]
+    assert sum("red ball" in item["text"] for item in dense) >= VIDEOS
+    assert all(item["start_s"] is not None and item["end_s"] > item["start_s"] for item in dense)
+
+
+def test_rationales_and_several_candidates(make: Callable[..., Run], server: Running) -> None:
+    run = annotated(make("more", served(server.url, kinds={"reasoning": 1}, candidates=3, rationales=True, blind=None)))
+    found = [row for row in rows(run, "dialogues") if row["outcome"] == "accepted"]
+    assert found and {row["candidates"] for row in found} == {3}
+
+
+def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run], tmp_path: Path) -> None:
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    for i, words in enumerate(("OPEN DAILY", "MIND THE STEP", "")):
+        picture = scenes.lettering(words, 40, (0, 0, 0), (250, 250, 250)) if words else corpus.picture(3, 240, 120)
+        (folder / f"{i}.png").write_bytes(corpus.image_bytes(picture, "PNG"))
+        (folder / f"{i}.txt").write_text(corpus.caption(i))
+    sources = [{"name": "signs", "path": str(folder), "modality": "image"}]
+    run = make("signs", {"ocr_questions": True}, sources=sources, measure={"late": ["overlay"]})
+    stages.run_all(run)
+    found = rows(run, "dialogues")
+    assert len(found) == 2 and {row["kind"] for row in found} == {"image_text"}
+    said = " ".join(turn["answer"] for row in found for turn in row["turns"]).upper()
+    assert "OPEN DAILY" in said and "STEP" in said
+    assert Counter(record["kind"] for record in members(run)) == {"image_text": 2, "caption": 1}
+
+
+@pytest.mark.parametrize(
+    ("annotate", "what"),
+    [
+        ({"kinds": {"sonnets": 1}}, "there is no kind 'sonnets'"),
+        ({"kinds": {"conversation": -1}}, "negative"),
+        ({"kinds": {"conversation": 0}}, "no kind has a share"),
+        ({"endpoints": [{"url": "localhost:8000"}]}, "http://HOST:PORT"),
+        ({"endpoint": []}, "did you mean 'endpoints'"),
+    ],
+)
+def test_a_wrong_config_never_starts(make: Callable[..., Run], annotate: Any, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        make("wrong", annotate)
+
+
+def test_a_model_that_nobody_serves_is_told(make: Callable[..., Run]) -> None:
+    with pytest.raises(ConfigError, match="nothing serves fake"):
+        annotated(make("unserved", {"model": "fake"}))
+
+
+def test_annotate_without_its_key_says_what_to_write(make: Callable[..., Run]) -> None:
+    with pytest.raises(ConfigError, match="nothing to annotate"):
+        annotated(make("none", None))
+
+
+def test_show_prints_dialogues_with_their_evidence(
+    make: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = annotated(make("shown", {}))
+    show.show(show.pick(run.out, count=2, kind=None, rejected=False), run.out)
+    out = capsys.readouterr().out
+    picked = show.pick(run.out, count=2, kind=None, rejected=False)
+    assert len(picked) == 2 and all(row["key"] in out for row in picked) and "c1" in out and "written by rule" in out
+    assert show.pick(run.out, count=2, kind=None, rejected=False) == picked
+    assert show.pick(run.out, count=9, kind=None, rejected=True) == []
+
+
+def test_doctor_proves_structured_output(
+    make: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.tools.doctor_servers import look
+
+    with running("--answer", "tests.pipelines.annotate.test_annotate:obeying") as server:
+        run = make("doctor", served(server.url))
+        endpoints = yaml.safe_load(Path(tmp_path / "doctor.yaml").read_text())["annotate"]["endpoints"]
+        assert endpoints[0]["url"] == server.url
+        from pipelines.core.resolve import resolve
+
+        asked = resolve(run).annotate.endpoints
+        assert look(asked, "fake")[0]["ok"] and "honoured" in look(asked, "fake")[0]["detail"]
+        other = look(asked, "other")[0]
+        assert not other["ok"] and "serves fake" in other["detail"]
+    with running(*SERVER) as ignoring:  # answers 200, and as if no schema had been given
+        asked = resolve(make("doctor2", served(ignoring.url))).annotate.endpoints
+        assert not look(asked, "fake")[0]["ok"] and "not honoured" in look(asked, "fake")[0]["detail"]
+    gone = look(asked, "fake")[0]
+    assert not gone["ok"] and "does not answer" in gone["detail"]
+    monkeypatch.setattr(sys, "argv", ["reelmill", "doctor", str(tmp_path / "doctor2.yaml"), "--json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    told_ = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"] if one["name"] == "annotate"}
+    assert not told_["annotate"]["ok"]
+
+
+def obeying(body: dict[str, Any]) -> str:
+    schema = body["response_format"]["json_schema"]["schema"]
+    return json.dumps({name: value["enum"][0] for name, value in schema["properties"].items()})
+
+
+def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:
+    from pipelines.annotate.annotate import written_by
+    from pipelines.annotate.writing import Annotate
+
+    plain = written_by(Annotate())
+    captioner = {"model": "v", "endpoints": [{"url": "http://localhost:1"}]}
+    assert written_by(Annotate(ocr_questions=True)) != plain
+    assert written_by(Annotate(captioner=captioner)) != plain
+    assert written_by(Annotate(candidates=4, rationales=True, blind=None, revision="x")) == plain
+    elsewhere = {**captioner, "endpoints": [{"url": "http://localhost:2", "in_flight": 3}]}
+    assert written_by(Annotate(captioner=elsewhere)) == written_by(Annotate(captioner=captioner))
+
+
+def test_batch_files_have_nothing_to_say_to_the_rules(make: Callable[..., Run], tmp_path: Path) -> None:
+    run = make("rulesbatch", {}, batch=str(tmp_path / "files"))
+    for stage in ("ingest", "measure", "decide"):
+        stages.run_stage(run, stage)
+    with pytest.raises(ConfigError, match="--batch has nothing to ask"):
+        stages.run_stage(run, "annotate")
+
+
+def test_processes_share_what_an_endpoint_may_have_in_flight() -> None:
+    from infra.llm.servers import Endpoint
+    from pipelines.annotate.llm_client import shared
+
+    endpoints = [Endpoint(url="http://a", in_flight=9), Endpoint(url="http://b", in_flight=1)]
+    assert [e.in_flight for e in shared(endpoints, 4)] == [2, 1]
+    assert [e.in_flight for e in shared(endpoints, 1)] == [9, 1]

@@ -1,0 +1,223 @@
+"""A mixture as it is made passes; what its rows, its runs or its tars do not bear out is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra import tables
+from infra.errors import StageError
+from infra.hashing import canonical_json
+from mixtures.cards import schemas
+from pipelines.audit import audit
+from pipelines.mix import mix
+from tests.mixtures.runs import rows_of, write_run
+
+RATIO = "text=0.2,image=0.3,multi_image=0.1,video=0.4"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs and a mixture of them, some samples twice, with tars."""
+    folder = tmp_path_factory.mktemp("made")
+    counts = {"video": 12, "image": 20, "multi_image": 6, "text": 14}
+    write_run(folder / "a", rows_of(counts), name="a", per_shard=8)
+    write_run(folder / "b", rows_of(counts, start=100, seed=1), name="b", per_shard=8)
+    recipe = mix.recipe_of(None, RATIO, size=70, seed=3, repeats=2)
+    runs = [str(folder / "a"), str(folder / "b")]
+    mix.mix(runs, recipe, str(folder / "mix"), materialize=True, quiet=True)
+    assert 1 in pq.read_table(folder / "mix" / "members.parquet")["repeat"].to_pylist()
+    return folder
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """The same, to damage."""
+    shutil.copytree(made, tmp_path / "all", ignore=shutil.ignore_patterns("work", ".lock"))
+    return tmp_path / "all"
+
+
+def named(folder: Path) -> set[tuple[str, str]]:
+    (found,) = audit.audit(str(folder / "mix"), quiet=True)
+    return {(finding.file, finding.field) for finding in found.findings}
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_bytes())
+    change(value)
+    path.write_bytes(canonical_json(value))
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change rows of members.parquet, and the hash that mixture.json has of it."""
+    path = folder / "mix" / "members.parquet"
+    rows = pq.read_table(path).to_pylist()
+    change(rows)
+    path.write_bytes(tables.to_bytes(pa.Table.from_pylist(rows, schema=tables.MIXTURE)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(folder / "mix" / "mixture.json", lambda value: value["members"].update(sha256=digest))
+
+
+def test_a_mixture_as_it_is_made_has_nothing_to_find(made: Path) -> None:
+    (found,) = audit.audit(str(made / "mix"), quiet=True)
+    assert found.ok, found.findings
+    value = json.loads((made / "mix" / "mixture.json").read_bytes())
+    assert found.looked["samples"] == value["totals"]["samples"] == 70
+    assert found.looked["tars"] == value["vshards"]
+
+
+def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(made: Path) -> None:
+    folder = made / "mix"
+    published = [("mixture.json", "mixture"), ("card.json", "mixture-card"), ("croissant.json", "croissant")]
+    published += [(f"shards/{path.name}", "tar-card") for path in (folder / "shards").glob("*.card.json")]
+    for path, name in published:
+        assert schemas.errors(name, json.loads((folder / path).read_bytes())) == []
+
+
+def test_its_card_counts_what_its_rows_are(made: Path) -> None:
+    """Against a plain loop over the members of the runs."""
+    card = json.loads((made / "mix" / "card.json").read_bytes())
+    value = json.loads((made / "mix" / "mixture.json").read_bytes())
+    index = {}
+    for run in ("a", "b"):
+        for path in (made / run / "members").glob("*.parquet"):
+            index |= {row["key"]: row for row in pq.read_table(path).to_pylist()}
+    rows = pq.read_table(made / "mix" / "members.parquet").to_pylist()
+    for field, column in (("sources", "source"), ("licences", "licence"), ("kinds", "kind"), ("languages", "language")):
+        counted: dict[str, dict[str, float]] = {}
+        for row in rows:
+            one = counted.setdefault(index[row["key"]][column], dict.fromkeys(mix.UNITS, 0))
+            one["samples"] += 1
+            for unit in ("tokens", "seconds", "bytes"):
+                one[unit] += row[unit]
+        assert card[field].keys() == counted.keys()
+        for name, amounts in counted.items():
+            assert card[field][name] == pytest.approx(amounts)
+    copies = np.bincount([row["repeat"] for row in rows]).tolist()
+    assert card["repeats"] == {str(n): count for n, count in enumerate(copies)}
+    assert card["manifest"] == hashlib.sha256((made / "mix" / "mixture.json").read_bytes()).hexdigest()
+    assert [p["members"] for p in card["parents"]] == [p["members"] for p in value["parents"]]
+    tars = [json.loads(p.read_bytes()) for p in sorted((made / "mix" / "shards").glob("*.card.json"))]
+    assert sum(tar["samples"] for tar in tars) == 70
+    assert sum(tar["totals"]["bytes"] for tar in tars) == value["totals"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("tokens", lambda rows: rows[5].update(tokens=rows[5]["tokens"] + 1)),
+        ("seconds", lambda rows: rows[5].update(seconds=rows[5]["seconds"] + 1)),
+        ("bytes", lambda rows: rows[5].update(bytes=rows[5]["bytes"] + 1)),
+        ("size", lambda rows: rows[5].update(size=rows[5]["size"] + 512)),
+        ("offset", lambda rows: rows[5].update(offset=rows[5]["offset"] + 512)),
+        ("key", lambda rows: rows[5].update(key=rows[6]["key"])),
+        ("repeat", lambda rows: rows[5].update(repeat=rows[5]["repeat"] + 1)),
+        ("group", lambda rows: rows[5].update(group=99)),
+        ("shard", lambda rows: rows[5].update(shard=-1)),
+        ("position", lambda rows: rows.reverse()),
+        ("position", lambda rows: rows.pop(5)),
+        ("vshard", lambda rows: [row.update(vshard=row["vshard"] + 1) for row in rows]),
+    ],
+)
+def test_a_row_that_its_run_does_not_bear_out(copy: Path, field: str, change: Any) -> None:
+    rewrite(copy, change)
+    assert ("members.parquet", field) in named(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("totals.samples", lambda v: v["totals"].update(samples=71)),
+        ("totals.seconds", lambda v: v["totals"].update(seconds=v["totals"]["seconds"] + 0.01)),
+        ("achieved.tokens.text", lambda v: v["achieved"]["tokens"].update(text=v["achieved"]["tokens"]["text"] + 1e-4)),
+        ("groups.0.bytes", lambda v: v["groups"][0].update(bytes=v["groups"][0]["bytes"] + 1)),
+        ("shards.0.sha256", lambda v: v["shards"][0].update(sha256="0" * 64)),
+        ("parents.1.members", lambda v: v["parents"][1].update(members="0" * 64)),
+        ("parents.1.run", lambda v: v["parents"][1].update(run="../nowhere")),
+        ("materialized.0.samples", lambda v: v["materialized"][0].update(samples=1)),
+        ("materialized.0.bytes", lambda v: v["materialized"][0].update(bytes=1)),
+        ("vshards", lambda v: v.update(vshards=v["vshards"] + 1)),
+        ("unit", lambda v: v.update(unit="pounds")),
+        ("value", lambda v: v.pop("seed")),
+    ],
+)
+def test_a_field_of_the_manifest_that_its_rows_do_not_bear_out(copy: Path, field: str, change: Any) -> None:
+    edit(copy / "mix" / "mixture.json", change)
+    assert ("mixture.json", field) in named(copy)
+
+
+def test_a_seed_that_is_forged_is_not_the_cards(copy: Path) -> None:
+    edit(copy / "mix" / "mixture.json", lambda value: value.update(seed=4))
+    assert {("card.json", "manifest"), ("card.json", "seed")} <= named(copy)
+
+
+def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
+    random = np.random.default_rng(7)
+    folder = copy / "mix"
+    files = [folder / "mixture.json", folder / "members.parquet", folder / "card.json", folder / "croissant.json",
+             *sorted(folder.glob("shards/*"))]  # fmt: skip
+    for path in [files[int(n)] for n in random.integers(0, len(files), 12)] + files[:4]:
+        place = int(random.integers(path.stat().st_size))
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1 << int(random.integers(8))
+        good = path.read_bytes()
+        path.write_bytes(bytes(data))
+        try:
+            assert path.name in {Path(file).name for file, _ in named(copy)}, f"byte {place} of {path.name}"
+        except StageError as error:  # the byte of its version
+            assert path.name == "mixture.json" and "version" in error.what
+        path.write_bytes(good)
+
+
+def test_content_that_is_not_the_runs(copy: Path) -> None:
+    """A tar of the mixture with another medium, and every hash of it made right."""
+    path = sorted((copy / "mix" / "shards").glob("*.tar"))[0]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"JFIF")
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+    digest = hashlib.sha256(bytes(data)).hexdigest()
+    edit(copy / "mix" / "mixture.json", lambda value: value["materialized"][0].update(sha256=digest))
+    assert (f"shards/{path.name}", "content") in named(copy)
+
+
+def test_a_run_that_changed_after_the_mixture_was_made(copy: Path) -> None:
+    edit(copy / "a" / "members" / "_manifest.json", lambda value: value.update(input="1" * 32))
+    edit(copy / "a" / "checksums.json", lambda value: value.update(dict.fromkeys(value, "0" * 64)))
+    found = named(copy)
+    assert ("mixture.json", "parents.0.members") in found
+    assert any(field.startswith("shards.") and field.endswith(".sha256") for _, field in found)
+
+
+def test_what_is_missing_is_named(copy: Path) -> None:
+    tar = sorted((copy / "mix" / "shards").glob("*.tar"))[0]
+    tar.rename(tar.with_name("other.tar"))
+    assert {(f"shards/{tar.name}", "file"), ("shards/other.tar", "file")} <= named(copy)
+    (copy / "mix" / "members.parquet").unlink()
+    assert ("members.parquet", "file") in named(copy)
+
+
+def test_another_version_is_refused(copy: Path) -> None:
+    edit(copy / "mix" / "mixture.json", lambda value: value.update(mixture=99))
+    with pytest.raises(StageError, match="version 99"):
+        named(copy)
+
+
+def test_deep_decodes_what_the_tars_of_a_mixture_hold(made: Path) -> None:
+    (found,) = audit.audit(str(made / "mix"), deep=True, quiet=True)
+    rows = pq.read_table(made / "mix" / "members.parquet", columns=["group"])["group"].to_pylist()
+    groups = [group["modality"] for group in json.loads((made / "mix" / "mixture.json").read_bytes())["groups"]]
+    modalities = [groups[group] for group in rows]
+    assert found.looked["media"] >= sum(modality != "text" for modality in modalities)
+    # The pictures of these runs are pictures; their videos are random bytes, whose hashes are right.
+    assert {finding.field for finding in found.findings} == {"media"}
+    assert found.total == modalities.count("video") > 0

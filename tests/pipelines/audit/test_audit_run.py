@@ -1,0 +1,429 @@
+"""A run as it is written passes; one byte changed anywhere is found; so is what a forger changes with all hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from infra import tables
+from infra.errors import ConfigError, StageError
+from infra.hashing import canonical_json
+from pipelines.audit import audit
+from pipelines.audit.audit import Audit
+from pipelines.cli import app
+from pipelines.core.run import Run
+
+
+@pytest.fixture
+def copy(cold: Run, tmp_path: Path) -> Path:
+    """A finished run to damage."""
+    folder = tmp_path / "run"
+    shutil.copytree(cold.out, folder, ignore=shutil.ignore_patterns("work", ".lock"))
+    return folder
+
+
+def audited(folder: Path) -> Audit:
+    (found,) = audit.audit(str(folder), quiet=True)
+    assert found.ok == (not found.findings) == (found.total == 0)
+    return found
+
+
+def named(folder: Path) -> set[tuple[str, str]]:
+    """(file, field) of all findings."""
+    return {(finding.file, finding.field) for finding in audited(folder).findings}
+
+
+def covered(folder: Path) -> list[Path]:
+    """Every covered file, and checksums.json itself."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "run.json")
+
+
+def edit_json(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_bytes())
+    change(value)
+    path.write_bytes(canonical_json(value))
+
+
+def edit_rows(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    again = pa.Table.from_pylist(rows, schema=table.schema)
+    path.write_bytes(tables.to_bytes(again))
+
+
+def reissue(folder: Path) -> None:
+    """Make every hash right again, as a forger would: manifests, cards, croissant.json, checksums.json."""
+    sha256 = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.parquet")}
+    for manifest in folder.glob("*/_manifest.json"):
+        stage = manifest.parent.name
+
+        def rehash(value: Any, stage: str = stage) -> None:
+            for unit in value["units"]:
+                unit["sha256"] = sha256.get(f"{stage}/{unit['name']}.parquet", unit["sha256"])
+
+        edit_json(manifest, rehash)
+    tars = {p.stem: p.read_bytes() for p in folder.glob("shards/*.tar")}
+    for card in folder.glob("shards/*.card.json"):
+        data = tars.get(card.name.split(".")[0])
+        if data is not None:
+            told = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            edit_json(card, lambda value, told=told: value.update(tar=told))
+
+    def redistribute(value: Any) -> None:
+        for one in value["distribution"]:
+            data = tars.get(Path(one.get("contentUrl", "")).stem)
+            if data is not None:
+                one.update(sha256=hashlib.sha256(data).hexdigest(), contentSize=f"{len(data)} B")
+
+    edit_json(folder / "croissant.json", redistribute)
+    sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in covered(folder) if p.name != "checksums.json"}  # fmt: skip
+    (folder / "checksums.json").write_bytes(canonical_json(sums))
+
+
+# -- as it is written -------------------------------------------------------------------------------------------
+
+
+def test_a_run_as_it_is_written_has_nothing_to_find(copy: Path) -> None:
+    found = audited(copy)
+    ledger = json.loads((copy / "ledger.json").read_bytes())["all"]
+    assert found.ok, found.findings
+    assert found.looked["samples"] == ledger["kept"] and found.looked["inputs"] == ledger["inputs"]
+    assert found.looked["bytes"] == sum(p.stat().st_size for p in [*covered(copy), copy / "run.json"])
+
+
+def test_forging_nothing_leaves_nothing_to_find(copy: Path) -> None:
+    reissue(copy)
+    assert audited(copy).ok
+
+
+# -- one byte ---------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path, place: int, bit: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+def test_any_one_byte_of_any_covered_file_is_found(copy: Path) -> None:
+    random = np.random.default_rng(4)
+    files = covered(copy)
+    sizes = np.array([path.stat().st_size for path in files])
+    # Half of them as a disk would: by bytes; the others by file, so that small ones get their share.
+    places = np.searchsorted(np.cumsum(sizes), random.integers(0, sizes.sum(), 15), side="right").tolist()
+    places += random.choice(len(files), 10, replace=False).tolist()
+    places += [files.index(copy / name) for name in ("checksums.json", "ledger.json", "README.md", "croissant.json")]
+    for number in places:
+        place, bit = int(random.integers(sizes[number])), int(random.integers(8))
+        flip(files[number], place, bit)
+        found = audited(copy)
+        name = str(files[number].relative_to(copy))
+        assert not found.ok, f"bit {bit} of byte {place} of {name}"
+        if name != "checksums.json":
+            assert name in {finding.file for finding in found.findings}
+        flip(files[number], place, bit)
+
+
+def test_a_byte_in_every_file_at_once_names_every_file(copy: Path) -> None:
+    random = np.random.default_rng(5)
+    files = [path for path in covered(copy) if path.name != "checksums.json"]
+    for path in files:
+        flip(path, int(random.integers(path.stat().st_size)), int(random.integers(8)))
+    assert {str(path.relative_to(copy)) for path in files} <= {file for file, _ in named(copy)}
+
+
+# -- what a forger changes --------------------------------------------------------------------------------------
+
+TEXT = "shards/text-000000"
+IMAGE = "shards/image-000000"
+
+
+def in_tar(folder: Path, shard: str, old: bytes, new: bytes) -> None:
+    """Replace the first occurrence of some bytes in a tar."""
+    assert len(old) == len(new)
+    path = folder / f"{shard}.tar"
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+
+
+def first(folder: Path, shard: str) -> dict[str, Any]:
+    """The JSON of a shard's first sample."""
+    row = pq.read_table(folder / "members" / f"{Path(shard).name}.parquet").slice(0, 1).to_pylist()[0]
+    member = next(m for m in row["members"] if m["name"].endswith(".json"))
+    data = (folder / f"{shard}.tar").read_bytes()
+    return dict(json.loads(data[member["offset"] : member["offset"] + member["size"]]))
+
+
+def test_columns_of_the_index_that_the_tar_does_not_bear_out(copy: Path) -> None:
+    changes: dict[str, Callable[[Any], Any]] = {
+        "tokens": lambda v: v + 1,
+        "text_tokens": lambda v: v - 1,
+        "images": lambda v: v + 1,
+        "seconds": lambda v: v + 0.5,
+        "bytes": lambda v: v - 1,
+        "kind": lambda v: v + "s",
+        "source": lambda v: "elsewhere",
+        "licence": lambda v: None,
+        "language": lambda v: "xx",
+        "shard": lambda v: "text-000001",
+    }
+
+    def forge(rows: list[dict[str, Any]]) -> None:
+        for number, (column, change) in enumerate(changes.items()):
+            row = rows[number % len(rows)]
+            row[column] = change(row[column])
+
+    edit_rows(copy / "members" / "text-000000.parquet", forge)
+    reissue(copy)
+    assert named(copy) == {("members/text-000000.parquet", column) for column in changes}
+
+
+def test_a_licence_that_is_forged_in_all_places_but_the_samples(copy: Path) -> None:
+    record = first(copy, TEXT)
+    old = record["licence"]
+    new = "X" * len(old)
+    in_tar(copy, TEXT, f'"licence":"{old}"'.encode(), f'"licence":"{new}"'.encode())
+    edit_rows(copy / "members" / "text-000000.parquet", lambda rows: rows[0].update(licence=new))
+
+    def recount(card: Any) -> None:
+        card["licences"][old] -= 1
+        card["licences"][new] = 1
+        card["licences"] = {name: count for name, count in card["licences"].items() if count}
+
+    edit_json(copy / f"{TEXT}.card.json", recount)
+    reissue(copy)
+    assert named(copy) == {(f"{TEXT}.tar", "json.licence")}
+
+
+def test_a_medium_that_is_said_to_be_another(copy: Path) -> None:
+    (old,) = first(copy, IMAGE)["sha256"]
+    in_tar(copy, IMAGE, old.encode(), b"0" * 64)
+    reissue(copy)
+    found = audited(copy).findings
+    assert {(f.file, f.field) for f in found} == {(f"{IMAGE}.tar", "json.sha256")}
+    assert (found[0].expected, found[0].found, found[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
+
+
+def test_a_caption_that_says_two_things(copy: Path) -> None:
+    caption = first(copy, TEXT)["caption"]
+    in_tar(copy, TEXT, f'"caption":"{caption[:10]}'.encode(), f'"caption":"{caption[:9]}~'.encode())
+    reissue(copy)
+    assert named(copy) == {(f"{TEXT}.tar", "txt")}
+
+
+def test_json_that_is_none(copy: Path) -> None:
+    in_tar(copy, TEXT, b'{"caption":', b'{"caption";')
+    reissue(copy)
+    assert (f"{TEXT}.tar", "json") in named(copy)
+
+
+def test_fields_of_a_card_that_the_bytes_do_not_bear_out(copy: Path) -> None:
+    def forge(card: Any) -> None:
+        for name in ("samples", "tokens", "seconds", "media_bytes"):
+            card[name] += 1
+        for name in ("licences", "kinds", "sources", "languages"):
+            card[name]["forged"] = 1
+        card["scores"]["quality.words"]["p50"] = 1.5
+        card["shard"] = "text-000009"
+        card["made_by"]["manifests"]["verdicts"] = "0" * 32
+        card["made_by"]["lineage"][0]["kept"] = 99
+        card["ledger"]["inputs"] += 1
+        card["reasons"]["quality: forged"] = 1
+
+    edit_json(copy / f"{TEXT}.card.json", forge)
+    reissue(copy)
+    wanted = ("samples", "tokens", "seconds", "media_bytes", "licences.forged", "kinds.forged", "sources.forged",
+              "languages.forged", "scores.quality.words.p50", "shard", "made_by.manifests.verdicts",
+              "made_by.lineage.0.kept", "ledger.inputs", "reasons")  # fmt: skip
+    assert {(f"{TEXT}.card.json", field) for field in wanted} <= named(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("card", lambda c: c.update(card=99)),
+        ("made_by", lambda c: c["made_by"].pop("seed")),
+        ("value", lambda c: c.update(forged=1)),
+        ("made_by.lineage.0.rows", lambda c: c["made_by"]["lineage"][0].update(rows=[0, 10**9])),
+        ("samples", lambda c: c.update(samples=-1)),
+    ],
+)
+def test_a_card_that_is_no_card(copy: Path, field: str, change: Any) -> None:
+    edit_json(copy / f"{TEXT}.card.json", change)
+    reissue(copy)
+    assert (f"{TEXT}.card.json", field) in named(copy)
+
+
+def test_two_cards_swapped(copy: Path) -> None:
+    one, two = copy / f"{TEXT}.card.json", copy / "shards/text-000001.card.json"
+    a, b = one.read_bytes(), two.read_bytes()
+    one.write_bytes(b)
+    two.write_bytes(a)
+    found = named(copy)
+    assert {(f"{TEXT}.card.json", "shard"), (f"{TEXT}.card.json", "tar.sha256")} <= found
+    reissue(copy)
+    assert (f"{TEXT}.card.json", "shard") in named(copy)
+
+
+def test_two_tars_swapped(copy: Path) -> None:
+    one, two = copy / f"{TEXT}.tar", copy / "shards/text-000001.tar"
+    a, b = one.read_bytes(), two.read_bytes()
+    one.write_bytes(b)
+    two.write_bytes(a)
+    reissue(copy)
+    assert {file for file, _ in named(copy)} >= {f"{TEXT}.tar", "shards/text-000001.tar"}
+
+
+def test_a_verdict_that_is_turned(copy: Path) -> None:
+    key = first(copy, TEXT)["id"]
+    for path in (copy / "verdicts").glob("*.parquet"):
+        if key in pq.read_table(path)["key"].to_pylist():
+            edit_rows(
+                path, lambda rows: [r.update(outcome="dropped", filter="quality") for r in rows if r["key"] == key]
+            )
+            name = f"verdicts/{path.name}"
+    reissue(copy)
+    found = named(copy)
+    assert (name, "outcome") in found and ("ledger.json", "all.kept") in found
+
+
+def test_a_sample_that_was_dropped_and_is_said_to_be_kept(copy: Path) -> None:
+    for path in sorted((copy / "verdicts").glob("*.parquet")):
+        if "dropped" in pq.read_table(path)["outcome"].to_pylist():
+            edit_rows(path, lambda rows: next(r for r in rows if r["outcome"] == "dropped").update(outcome="kept"))
+            break
+    reissue(copy)
+    assert (f"verdicts/{path.name}", "kept") in named(copy)
+
+
+def test_a_ledger_that_books_from_one_filter_to_another(copy: Path) -> None:
+    def move(ledger: Any) -> None:
+        for entry in (ledger["all"], ledger["text"]):
+            name = sorted(entry["dropped"])[0]
+            entry["dropped"][name] -= 1
+            entry["dropped"]["forged"] = 1
+
+    edit_json(copy / "ledger.json", move)
+    reissue(copy)
+    found = named(copy)
+    assert ("ledger.json", "all.dropped.forged") in found
+    assert any(field.startswith("sum of cards and unsharded") for _, field in found)
+
+
+def test_a_tar_that_croissant_does_not_know(copy: Path) -> None:
+    def forge(value: Any) -> None:
+        for one in value["distribution"]:
+            if one.get("contentUrl") == f"{TEXT}.tar":
+                one["sha256"] = "0" * 64
+
+    edit_json(copy / "croissant.json", forge)
+    assert ("croissant.json", f"distribution.{TEXT}.tar.sha256") in named(copy)
+
+
+# -- what is missing, torn or too much --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["shards/text-000000.tar", "shards/text-000000.card.json", "members/text-000000.parquet", "samples/u000000.parquet",
+     "members/_manifest.json", "samples/_manifest.json", "ledger.json", "checksums.json", "croissant.json", "README.md",
+     "cards/text-000000.html", "samples/_ignored.json"],
+)  # fmt: skip
+def test_a_file_that_is_missing_torn_or_empty_is_found(copy: Path, name: str) -> None:
+    path = copy / name
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert name in {file for file, _ in named(copy)}
+    path.unlink()
+    assert (name, "file") in named(copy)
+
+
+def test_files_that_are_empty_or_zeros_are_found_all_of_them(copy: Path) -> None:
+    files = covered(copy)
+    for number, path in enumerate(files):
+        path.write_bytes(b"\0" * 100 * (number % 2))
+    found = {file for file, _ in named(copy)}
+    # Without any manifest that could be read nobody knows of the tables; that is found instead.
+    assert {"checksums.json", "ledger.json", "members/_manifest.json", "samples/_manifest.json"} <= found
+
+
+@pytest.mark.parametrize("name", ["members/text-000000.parquet", "samples/u000000.parquet", "verdicts/u000000.parquet"])
+def test_a_table_that_is_no_table_though_its_hash_is_right(copy: Path, name: str) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[:-40] + data[-20:])
+    reissue(copy)
+    assert (name, "parquet") in named(copy)
+    (copy / name).write_bytes(tables.to_bytes(pa.table({"key": ["a"]})))
+    reissue(copy)
+    assert (name, "schema") in named(copy)
+
+
+def test_files_that_nothing_lists_are_named(copy: Path) -> None:
+    names = ("shards/more.tar", "samples/u999999.parquet", "notes.txt", "members/x.parquet", "cards/more.html")
+    for name in names:
+        (copy / name).write_bytes(b"x")
+    assert named(copy) == {(name, "file") for name in names}
+
+
+def test_scratch_and_hidden_files_are_nobodys_business(copy: Path) -> None:
+    (copy / "work").mkdir()
+    (copy / "work" / "a").write_bytes(b"x")
+    (copy / ".lock").write_bytes(b"x")
+    assert audited(copy).ok
+
+
+def test_tables_of_another_version_are_refused(copy: Path) -> None:
+    for path in (copy / "members").glob("*.parquet"):
+        table = pq.read_table(path)
+        held = {**table.schema.metadata, b"reelmill.version": b"1"}
+        pq.write_table(table.replace_schema_metadata(held), path)
+    reissue(copy)
+    with pytest.raises(StageError, match="version 1") as caught:
+        audit.audit(str(copy), quiet=True)
+    assert "export" in caught.value.hint
+
+
+# -- the command ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_and_where(copy: Path) -> None:
+    runner = CliRunner()
+    good = runner.invoke(app, ["audit", str(copy), "--json"])
+    assert good.exit_code == 0 and json.loads(good.stdout)[0]["ok"] is True
+    flip(copy / f"{TEXT}.tar", 600, 0)
+    bad = runner.invoke(app, ["audit", str(copy), "--json"])
+    (value,) = json.loads(bad.stdout)
+    assert bad.exit_code == 1
+    assert (f"{TEXT}.tar", "sha256") in {(finding["file"], finding["field"]) for finding in value["findings"]}
+    shown = runner.invoke(app, ["audit", str(copy)])
+    assert shown.exit_code == 1 and f"{TEXT}.tar" in shown.stdout
+
+
+def test_a_folder_of_runs_is_audited_run_by_run(copy: Path) -> None:
+    shutil.copytree(copy, copy.parent / "deeper" / "other")
+    found = audit.audit(str(copy.parent), quiet=True)
+    assert [one.uri for one in found] == [f"{copy.parent}/deeper/other", str(copy)]
+    with pytest.raises(ConfigError, match="neither a run nor a mixture"):
+        audit.audit(str(copy / "shards"), quiet=True)
+
+
+def test_findings_are_in_the_same_order_every_time(copy: Path) -> None:
+    random = np.random.default_rng(6)
+    for path in covered(copy)[::3]:
+        flip(path, int(random.integers(path.stat().st_size)), 3)
+    assert audited(copy) == audited(copy)

@@ -1,0 +1,85 @@
+"""What only decoding finds: media that are not what they are said to be, though every hash and number agrees."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.audit import audit
+from tests.pipelines.audit.test_audit_run import copy, edit_rows, first, in_tar, reissue
+
+__all__ = ["copy"]  # a fixture
+
+IMAGE, VIDEO = "shards/image-000000", "shards/video-000000"
+
+
+def named(folder: Path, deep: bool = True) -> set[tuple[str, str]]:
+    (found,) = audit.audit(str(folder), deep=deep, quiet=True)
+    return {(finding.file, finding.field) for finding in found.findings}
+
+
+def medium(folder: Path, shard: str) -> dict[str, Any]:
+    """The first sample's medium in the index."""
+    row = pq.read_table(folder / "members" / f"{Path(shard).name}.parquet").slice(0, 1).to_pylist()[0]
+    return next(m for m in row["members"] if not m["name"].endswith((".json", ".txt")))
+
+
+def every_sample(folder: Path, key: str, stage: str, change: Any) -> None:
+    for path in (folder / stage).glob("*.parquet"):
+        if key in pq.read_table(path)["key"].to_pylist():
+            edit_rows(path, lambda rows: [change(row) for row in rows if row["key"] == key])
+
+
+def test_a_sound_run_stays_sound_and_every_medium_is_looked_at(copy: Path) -> None:
+    (found,) = audit.audit(str(copy), deep=True, quiet=True)
+    assert found.ok, found.findings
+    kept = [row for path in (copy / "members").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    media = [m for row in kept for m in row["members"] if not m["name"].endswith((".json", ".txt"))]
+    assert found.looked["media"] == len(media) > 10
+
+
+def test_a_medium_replaced_together_with_all_hashes_of_files(copy: Path) -> None:
+    place = medium(copy, IMAGE)
+    path = copy / f"{IMAGE}.tar"
+    data = bytearray(path.read_bytes())
+    data[place["offset"] + place["size"] - 40] ^= 1
+    path.write_bytes(bytes(data))
+    reissue(copy)
+    assert named(copy, deep=False) == set()
+    assert (f"{IMAGE}.tar", "media.sha256") in named(copy)
+
+
+def test_a_medium_that_is_no_medium_with_every_hash_forged(copy: Path) -> None:
+    place, record = medium(copy, VIDEO), first(copy, VIDEO)
+    path = copy / f"{VIDEO}.tar"
+    data = bytearray(path.read_bytes())
+    data[place["offset"] : place["offset"] + place["size"]] = bytes(place["size"])
+    path.write_bytes(bytes(data))
+    (old,), new = record["sha256"], hashlib.sha256(bytes(place["size"])).hexdigest()
+    in_tar(copy, VIDEO, old.encode(), new.encode())
+    every_sample(copy, record["id"], "samples", lambda row: row["media"][0].update(sha256=new))
+    reissue(copy)
+    assert named(copy, deep=False) == set()
+    found = named(copy)
+    assert (f"{VIDEO}.tar", "media") in found
+    assert any(field == "key" and file.startswith("samples/") for file, field in found)  # it is a hash of its media's
+
+
+def test_facts_that_the_medium_does_not_bear_out(copy: Path) -> None:
+    record = first(copy, VIDEO)
+    width, wrong = record["width"], record["width"] + 1
+    in_tar(copy, VIDEO, f'"width":{width}'.encode(), f'"width":{wrong}'.encode())
+    every_sample(copy, record["id"], "signals", lambda row: row.update({"facts.width": wrong}))
+    reissue(copy)
+    assert (f"{VIDEO}.tar", "media.width") in named(copy)
+
+
+def test_a_text_that_is_not_what_its_key_says(copy: Path) -> None:
+    key = first(copy, "shards/text-000000")["id"]
+    every_sample(copy, key, "samples", lambda row: row.update(text=row["text"] + " And more."))
+    reissue(copy)
+    assert named(copy, deep=False) == set()
+    assert {field for _, field in named(copy)} == {"key"}

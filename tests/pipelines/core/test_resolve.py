@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import ConfigError
+from pipelines.core.resolve import PDQ_THRESHOLD, ordered, resolve
+from pipelines.core.run import Run
+from tests.tiny import Tiny
+
+SOURCES = [{"name": "a", "path": ".", "modality": "image"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "hint"),
+    [
+        ({"filters": {"motoin": {}}}, "filters.motoin: there is no such key", "did you mean 'motion'?"),
+        ({"filters": {"facts": {"min_sides": 3}}}, "filters.facts.min_sides", "did you mean 'min_side'?"),
+        ({"filters": {"facts": {"min_side": "wide"}}}, "filters.facts.min_side", ""),
+        ({"measure": {"fingerprnt": {}}}, "measure.fingerprnt", "did you mean 'fingerprint'?"),
+        ({"measure": {"late": ["ocr"]}}, "there is no annotator 'ocr'", "overlay"),
+        ({"measure": {"motion": {}}}, "measure.motion: nothing asks for this annotator", "add a filter"),
+        ({"duplicates": {"image": {"treshold": 1}}}, "duplicates.image.treshold", "did you mean 'threshold'?"),
+        ({"duplicates": {"image": {"threshold": 1.5}}}, "duplicates.image.threshold", ""),
+        ({"sourcs": []}, "sourcs: there is no such key", "did you mean 'sources'?"),
+        ({"seed": -1}, "seed", ""),
+        ({"filters": {"facts": {"min_side": float("nan")}}}, "filters.facts.min_side", ""),
+    ],
+)
+def test_mistakes_are_told_with_their_line(
+    make_run: Callable[..., Run], changes: dict[str, Any], what: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_run(SOURCES, **changes)
+    assert what in caught.value.what and hint in caught.value.hint
+    file, _, line = caught.value.where.rpartition(":")
+    assert file.endswith("run.yaml") and int(line) > 0
+    name = next(iter(changes))
+    text = Path(file).read_text().splitlines()
+    assert int(line) >= next(i for i, row in enumerate(text, 1) if row.startswith(name))
+    assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+def test_resampling_needs_a_vocabulary(make_run: Callable[..., Run]) -> None:
+    with pytest.raises(ConfigError, match=r"measure\.ngrams\.vocabulary: this key is required"):
+        make_run(SOURCES, resample={"t": 1})
+
+
+def test_the_cascade_stands_in_the_configs_order_with_what_each_question_needs(make_run: Callable[..., Run]) -> None:
+    resolved = resolve(make_run(SOURCES, filters={"quality": None, "language": None, "facts": None},
+                                duplicates={"image": {}, "text": {}}))  # fmt: skip
+    assert [step.filter.name for step in resolved.steps if step.filter] == ["quality", "language", "facts"]
+    assert ordered(resolved.steps) == ["clean", "quality", "language", "facts", "fingerprint", "minhash"]
+    assert resolved.steps[1].annotators == ("clean", "quality")
+    assert resolved.duplicates.image and resolved.duplicates.image.threshold == PDQ_THRESHOLD
+    schema = resolved.schema(resolved.steps)
+    assert schema.names[0] == "key" and "quality.error" in schema.names
+    assert not any(name.startswith("fingerprint.vectors") for name in schema.names)  # vectors stay in the store
+
+
+def test_makers_stand_for_what_makes_a_cell_and_not_for_what_judges_it(make_run: Callable[..., Run]) -> None:
+    def makers(name: str, **changes: Any) -> dict[str, str]:
+        changes.setdefault("filters", {"language": None})
+        return dict(resolve(make_run(SOURCES, name, **{"duplicates": {"image": {}}, **changes})).makers)
+
+    base = makers("base")
+    assert makers("judges", filters={"language": {"allowed": ["de"]}}, duplicates={"image": {"threshold": 0.9}}) == base
+    assert makers("moves", seed=9, units={"target_rows": 3}) == base
+    read = makers("reads", measure={"language": {"max_chars": 5}})
+    assert {name for name in base if base[name] != read[name]} == {"language"}
+    fps = makers("fps", measure={"fingerprint": {"fps": 2.0}})
+    assert {name for name in base if base[name] != fps[name]} == {"fingerprint"}
+
+
+def test_a_threshold_belongs_to_its_model(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"x")
+    sscd = {"fingerprint": {"engine": "sscd", "weights": str(tmp_path / "w.pt"), "sha256": "0" * 64}}
+    with pytest.raises(ConfigError, match="threshold is required"):
+        make_run(SOURCES, measure=sscd, duplicates={"image": {}})
+    chosen = resolve(make_run(SOURCES, measure=sscd, duplicates={"image": {"threshold": 0.7}})).duplicates.image
+    assert chosen and chosen.threshold == 0.7
+
+
+def test_tiny_resolves(tiny: Tiny) -> None:
+    resolved = resolve(tiny.open("resolved"))
+    assert [f.name for f in resolved.filters] == ["caption", "language", "quality", "facts", "motion"]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra import tables
+from infra.store import Cells, content_ids
+from pipelines.core.resolve import resolve
+from pipelines.core.run import Run
+from pipelines.stages import STAGES
+from tests import corpus
+from tests.tiny import rows
+
+
+def decided(run: Run) -> Run:
+    for name in ("ingest", "measure", "decide"):
+        STAGES[name](run)
+    return run
+
+
+def test_images_are_grouped_as_by_brute_force(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(10):
+        base = corpus.picture(number)
+        for copy in range(1 + number % 3):
+            noisy = np.clip(base + rng.integers(-9 * copy, 9 * copy + 1, base.shape), 0, 255).astype(np.uint8)
+            (folder / f"{number}-{copy}.jpg").write_bytes(corpus.image_bytes(noisy, quality=95 - 30 * copy))
+    sources = [{"name": "a", "path": str(folder), "modality": "image", "captions": "optional"}]
+    run = decided(make_run(sources, units={"target_rows": 3}, filters={"facts": {"min_side": 32}},
+                           duplicates={"image": {"threshold": 0.8}, "buckets": 3}))  # fmt: skip
+    samples = tables_of(run)
+    cells = Cells(run.store, "fingerprint", resolve(run).makers["fingerprint"])
+    vectors = {}
+    for unitset, part in cells.parts():
+        for row in tables.read(f"{cells.folder}/{unitset}/{part}").to_pylist():
+            vectors[row["id"]] = np.frombuffer(row["vectors"], np.float16).astype(np.float64)
+    keys = [row["key"] for row in samples]
+    matrix = np.stack([vectors[row["id"]] for row in samples])
+    edges = np.round(matrix @ matrix.T, 6) >= 0.8
+    group = list(range(len(keys)))
+    for _ in keys:  # labels fall to the smallest that can be reached
+        group = [min(group[j] for j in np.flatnonzero(edges[i])) for i in range(len(keys))]
+    wanted = {
+        key: min(k for k, g in zip(keys, group, strict=True) if g == mine)
+        for key, mine in zip(keys, group, strict=True)
+    }
+    assert len(set(group)) == 10
+    found = {row["key"]: row for row in rows(run, "duplicates")}
+    assert {key: found[key]["survivor"] if key in found else key for key in keys} == wanted
+    for verdict in rows(run, "verdicts"):
+        survivor = wanted[verdict["key"]]
+        assert verdict["outcome"] == ("kept" if survivor == verdict["key"] else "duplicate")
+        assert verdict["duplicate_of"] == (None if survivor == verdict["key"] else survivor)
+
+
+def tables_of(run: Run) -> list[dict[str, object]]:
+    found = []
+    for path in sorted(Path(run.at("samples")).glob("*.parquet")):
+        table = tables.read(str(path))
+        ids = content_ids(table)["media"].to_pylist()
+        found += [{"key": key, "id": id_} for key, id_ in zip(table["key"].to_pylist(), ids, strict=True)]
+    return found
+
+
+def test_a_clip_cut_out_of_a_longer_one_is_its_duplicate_with_the_matched_spans(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    scenes = [1, 2, 3, 4, 5, 6]
+    _slides(folder / "long.mp4", scenes)
+    _slides(folder / "cut.mp4", scenes[2:5])
+    _slides(folder / "other.mp4", [7, 8, 9])
+    _slides(folder / "shuffled.mp4", [5, 3, 1])
+    sources = [{"name": "v", "path": str(folder), "modality": "video", "captions": "optional"}]
+    run = decided(make_run(sources, duplicates={"video": {"min_share": 0.6}}))
+    by_name = {s["container"]: v for s, v in zip(rows(run, "samples"), rows(run, "verdicts"), strict=True)}
+    assert {name: v["outcome"] for name, v in by_name.items()} == {
+        "long.mp4": "kept", "cut.mp4": "duplicate", "other.mp4": "kept", "shuffled.mp4": "kept",
+    }  # fmt: skip
+    cut = by_name["cut.mp4"]
+    assert cut["duplicate_of"] == by_name["long.mp4"]["key"] and cut["value"] >= 0.99 and cut["threshold"] == 0.6
+    (row,) = (row for row in rows(run, "duplicates") if row["key"] == cut["key"])
+    assert row["match"] == by_name["long.mp4"]["key"]
+    assert row["match_start_s"] - row["start_s"] == pytest.approx(2.0, abs=0.6)
+    assert row["match_end_s"] == pytest.approx(5.0, abs=1.1)  # frames are a second apart
+
+
+def _slides(path: Path, numbers: list[int]) -> None:
+    """One picture a second."""
+    from fractions import Fraction
+
+    import av
+
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=8, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for i in range(8 * len(numbers)):
+            frame = av.VideoFrame.from_ndarray(corpus.picture(numbers[i // 8]), format="rgb24").reformat(
+                format="yuv420p"
+            )
+            frame.pts, frame.time_base = i, Fraction(1, 8)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))

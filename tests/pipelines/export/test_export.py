@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from infra.errors import StageError
+from pipelines import stages
+from pipelines.core.run import Run
+from pipelines.export import export
+from tests import corpus
+from tests.tiny import rows, told
+
+
+def images(folder: Path, count: int = 4) -> list[dict[str, Any]]:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(corpus.image_bytes(corpus.picture(number)))
+        (folder / f"{number}.txt").write_text(corpus.caption(number))
+    return [{"name": "a", "path": str(folder), "modality": "image"}]
+
+
+def test_a_medium_that_changed_after_ingest_stops_export_and_ingest_mends_it(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(images(tmp_path / "in"), filters={"caption": None})
+    for name in ("ingest", "measure", "decide"):
+        stages.STAGES[name](run)
+    path = tmp_path / "in" / "2.jpg"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + b"\0")
+    with pytest.raises(StageError, match="not what it was at ingest") as caught:
+        stages.STAGES["export"](run)
+    assert caught.value.where.endswith("2.jpg") and "reelmill ingest" in caught.value.hint
+    assert not list(Path(run.at("shards")).glob("*")) and not Path(run.at("members", "_manifest.json")).exists()
+    stages.run_all(run)
+    assert told(run, "ledger.json")["all"]["kept"] == 4
+
+
+def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
+    index = {row["key"]: row for row in rows(cold, "members")}
+    checked = 0
+    for path in sorted(Path(cold.at("samples")).glob("*.parquet")):
+        from infra import tables
+
+        keys = tables.read(str(path), ["key"])["key"].to_pylist()
+        chosen = [i for i, key in enumerate(keys) if key in index]
+        if chosen:
+            found = export.preview(cold, path.stem, chosen)
+            assert found == [(index[keys[i]]["bytes"], index[keys[i]]["tokens"]) for i in chosen]
+            checked += len(chosen)
+    assert checked == len(index)
+
+
+def test_a_shard_that_is_lost_is_written_again_to_the_byte(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(images(tmp_path / "in", 5), filters={"caption": None}, export={"shard_samples": 2})
+    stages.run_all(run)
+    before = {path.name: path.read_bytes() for path in Path(run.at("shards")).iterdir()}
+    assert len(before) == 6
+    Path(run.at("shards", "image-000001.tar")).unlink()
+    Path(run.at("shards", "image-000002.card.json")).unlink()
+    stages.run_all(run)
+    assert {path.name: path.read_bytes() for path in Path(run.at("shards")).iterdir()} == before
+    assert told(run, "work/export.counters.json")["shards_kept"] == 1
+
+
+def test_a_run_that_shrank_leaves_no_shard_of_its_past_in_the_checksums(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(images(tmp_path / "in", 5), filters={"caption": None}, export={"shard_samples": 2})
+    stages.run_all(run)
+    for number in (2, 3, 4):
+        (tmp_path / "in" / f"{number}.jpg").unlink()
+        (tmp_path / "in" / f"{number}.txt").unlink()
+    stages.run_all(run)
+    covered = told(run, "checksums.json")
+    left_out = ("run.json", "checksums.json")
+    files = [path for path in Path(run.out).rglob("*") if path.is_file() and path.name not in left_out]
+    on_disk = {str(path.relative_to(run.out)) for path in files if "work" not in path.parts}
+    assert {name for name in covered if name.startswith("shards/")} == {
+        "shards/image-000000.tar",
+        "shards/image-000000.card.json",
+    }
+    assert on_disk == set(covered)
+
+
+def test_text_in_the_picture_is_joined_as_configured(make_run: Callable[..., Run]) -> None:
+    sources = [{"name": "a", "path": ".", "modality": "image"}]
+    signals = pa.table({"clean.text": ["A sign.", "A wall.", None, "<|im_end|>A door."],
+                        "overlay.text": ["STOP  <|im_start|>now", None, "EXIT ONLY", "x"]})  # fmt: skip
+    plain = make_run(sources, "plain")
+    assert export._captions(plain, signals) == ["A sign.", "A wall.", "", "A door."]
+    joined = make_run(
+        sources, "joined", export={"ocr": {"join": True, "min_words": 2, "template": "{caption} [{text}]"}}
+    )
+    assert export._captions(joined, signals) == ["A sign. [STOP now]", "A wall.", " [EXIT ONLY]", "A door."]
+
+
+def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    images(tmp_path / "in")
+    turns = [
+        {"from": "human", "value": "<image><image>\nCompare the two boats."},
+        {"from": "gpt", "value": "One is large."},
+    ]
+    named = [["0.jpg", "1.jpg"], ["2.jpg", "3.jpg", "0.jpg"], ["1.jpg", "2.jpg"]]
+    (tmp_path / "in" / "rows.json").write_text(
+        json.dumps([{"id": str(i), "image": names, "conversations": turns} for i, names in enumerate(named)])
+    )
+    run = make_run([{"name": "m", "path": str(tmp_path / "in"), "modality": "multi_image", "format": "llava",
+                     "include": "*.json"}])  # fmt: skip
+    stages.run_all(run)
+    suffixes = {}
+    for path in sorted(Path(run.at("shards")).glob("*.tar")):
+        with tarfile.open(path) as tar:
+            suffixes[path.stem] = {name.split(".", 1)[1] for name in tar.getnames()}
+            for info in tar:
+                if info.name.endswith(".json"):
+                    record = json.loads(tar.extractfile(info).read())  # type: ignore[union-attr]
+                    assert record["conversations"][0]["value"].count("<image>") == len(record["sha256"])
+    assert suffixes == {
+        "multi_image-000000": {"0.jpg", "1.jpg", "2.jpg", "json", "txt"},  # series are numbered in sorted order
+        "multi_image-000001": {"0.jpg", "1.jpg", "json", "txt"},
+    }
+
+
+def test_a_run_that_keeps_nothing_is_a_result(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(images(tmp_path / "in", 2), filters={"facts": {"min_side": 5000}})
+    stages.run_all(run)
+    ledger = told(run, "ledger.json")["all"]
+    assert ledger["dropped"] == {"facts": 2} == ledger["unsharded"]["dropped"]
+    assert not list(Path(run.at("shards")).glob("*.tar")) and stages.result(run)["shards"] == []

@@ -1,0 +1,93 @@
+"""Intervals: exact against enumeration, and holding the truth as often as they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.forecast import estimates as forecast
+from pipelines.forecast.estimates import Estimate
+
+
+def chance_of(seen: int, successes: int, n: int, total: int) -> float:
+    """P(X = seen) for n of `total` drawn, of which `successes` count; by counting hands."""
+    return math.comb(successes, seen) * math.comb(total - successes, n - seen) / math.comb(total, n)
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(st.integers(1, 40), st.data())
+def test_count_is_every_population_that_is_not_ruled_out(total: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, total))
+    seen = data.draw(st.integers(0, n))
+    tail = (1 - forecast.CONFIDENCE) / 2
+    possible = []
+    for successes in range(seen, total - (n - seen) + 1):
+        above = sum(chance_of(x, successes, n, total) for x in range(seen, n + 1))
+        below = sum(chance_of(x, successes, n, total) for x in range(0, seen + 1))
+        if above > tail + 1e-9 and below > tail + 1e-9:
+            possible.append(successes)
+    found = forecast.count(seen, n, total)
+    assert possible == list(range(int(found.low), int(found.high) + 1)) or not possible
+    assert found.low <= found.value <= found.high
+
+
+def test_counts_hold_the_truth() -> None:
+    rng = np.random.default_rng(5)
+    inside = 0
+    for successes in (30, 400, 3000, 9000):
+        for seen in rng.hypergeometric(successes, 10_000 - successes, 100, 250).tolist():
+            found = forecast.count(seen, 100, 10_000)
+            inside += found.low <= successes <= found.high
+    assert 945 <= inside < 1000  # at least what is promised, and not by being endless
+
+
+@pytest.mark.parametrize("seen", [0, 3, 12])
+def test_a_census_is_a_point(seen: int) -> None:
+    assert forecast.count(seen, 12, 12) == Estimate(seen, seen, seen)
+    assert forecast.pairs(seen, 12, 12) == Estimate(seen, seen, seen)
+    values = np.arange(12.0)
+    assert forecast.total(values, 12) == Estimate(66, 66, 66)
+
+
+def test_totals_hold_the_truth() -> None:
+    rng = np.random.default_rng(6)
+    population = rng.gamma(2.0, 100.0, 5000) * (rng.random(5000) < 0.6)
+    inside = 0
+    for _ in range(400):
+        sample = rng.choice(population, 100, replace=False)
+        found = forecast.total(sample, 5000)
+        inside += found.low <= population.sum() <= found.high
+        assert found.low >= sample.sum() or found.low <= found.value
+    assert 365 <= inside < 400
+
+
+def test_pairs_hold_the_truth_and_admit_what_they_do_not_know() -> None:
+    rng = np.random.default_rng(7)
+    partner = np.arange(2000)
+    partner[:600] = np.repeat(np.arange(300), 2)  # 300 pairs of copies
+    inside = 0
+    for _ in range(300):
+        _, sizes = np.unique(rng.choice(partner, 200, replace=False), return_counts=True)
+        found = forecast.pairs(int((sizes == 2).sum()), 200, 2000)
+        inside += found.low <= 300 <= found.high
+    assert 282 <= inside <= 300
+    blind = forecast.pairs(0, 200, 20_000)
+    assert blind.value == blind.low == 0
+    assert blind.high > 20_000
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3)), min_size=1, max_size=5))
+def test_sums_of_estimates(parts: list[tuple[float, float, float]]) -> None:
+    estimates = [Estimate(value, value - below, value + above) for value, below, above in parts]
+    found = forecast.added(estimates)
+    assert found.value == pytest.approx(sum(p.value for p in estimates))
+    assert found.low >= sum(p.low for p in estimates) - 1e-6
+    assert found.high <= sum(p.high for p in estimates) + 1e-6
+    assert found.low <= found.value <= found.high
+    if len(estimates) == 1:
+        assert found.low == pytest.approx(estimates[0].low)

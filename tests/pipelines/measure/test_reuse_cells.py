@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.store import Cells
+from pipelines.core.resolve import resolve
+from pipelines.core.run import Run
+from pipelines.ingest.ingest import ingest
+from pipelines.measure.reuse_cells import borrow
+from pipelines.stages import STAGES
+from tests import corpus
+from tests.tiny import told
+
+
+def test_cells_are_found_wherever_they_were_measured(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    for name, numbers in (("one", range(6)), ("two", range(3, 9))):
+        (tmp_path / name).mkdir()
+        for number in numbers:
+            (tmp_path / name / f"{number}.txt").write_text(corpus.document(number))
+
+    def text(name: str) -> Run:
+        sources = [{"name": name, "path": str(tmp_path / name), "modality": "text"}]
+        return make_run(sources, f"run-{name}", filters={"quality": {"document": {"min_words": 10}}})
+
+    one, two = text("one"), text("two")
+    ingest(one)
+    steps = resolve(one).steps
+    assert borrow(one, steps, []) == 0
+    assert borrow(one, steps, ["u000000"]) == 0  # an empty store has nothing to lend
+    STAGES["measure"](one)
+    assert borrow(one, steps, ["u000000"]) == 0  # what is there under its own name needs no loan
+    ingest(two)
+    assert borrow(two, steps, ["u000000"]) == 2
+    for name in ("clean", "quality"):
+        cells = Cells(two.store, name, resolve(two).makers[name])
+        assert len(cells.parts()) == 2 and {len(cells.read(u) or ()) for u, _ in cells.parts()} == {6, 3}
+    STAGES["measure"](two)
+    counters = told(two, "work/signals.counters.json")
+    assert counters["clean_cells"] == counters["quality_cells"] == 3

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infra.beam import Runner
+from infra.errors import StageError
+from mixtures.plan.recipe import Recipe
+from mixtures.shards.copying import copy_key
+from mixtures.shards.manifest import Mixture, open_mixture
+from pipelines.mix.mix import mix
+from tests.mixtures.runs import rows_of, told, write_run
+
+COUNTS = {"video": 14, "image": 12, "multi_image": 5, "text": 16}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run and a materialized mixture of it with repeats, side by side."""
+    folder = tmp_path_factory.mktemp("world")
+    write_run(folder / "run", rows_of(COUNTS), per_shard=8)
+    made(folder)
+    return folder
+
+
+@pytest.fixture
+def own(world: Path, tmp_path: Path) -> Path:
+    """A copy of that world to do harm in, without the mixture."""
+    shutil.copytree(world / "run", tmp_path / "run")
+    return tmp_path
+
+
+def recipe(**keys: Any) -> Recipe:
+    return Recipe(**{"size": 60, "repeats": 2, "virtual": {"samples": 12}, **keys})
+
+
+def made(folder: Path, workers: int = 1, **keys: Any) -> Mixture:
+    runner = Runner(workers=workers)
+    return mix([str(folder / "run")], recipe(**keys), str(folder / "mix"), materialize=True, runner=runner, quiet=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The tars, and whatever else lies beside them but cards."""
+    beside = sorted((folder / "mix" / "shards").iterdir())
+    return {path.name: path.read_bytes() for path in beside if not path.name.endswith(".card.json")}
+
+
+def test_each_tar_is_its_virtual_shard_and_the_manifest_says_which(world: Path) -> None:
+    mixture = open_mixture(str(world / "mix"))
+    rows = mixture.members().to_pylist()
+    assert len(mixture.value["materialized"]) == mixture.value["vshards"] == 5
+    for v, one in enumerate(mixture.value["materialized"]):
+        path = Path(mixture.own_tar(v))
+        data = path.read_bytes()
+        mine = [row for row in rows if row["vshard"] == v]
+        assert one == {
+            "name": path.stem,
+            "samples": len(mine),
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        at = 0
+        for row in mine:  # offsets are the running sum of sizes
+            source = Path(mixture.tar(row["shard"])).read_bytes()[row["offset"] : row["offset"] + row["size"]]
+            copy = data[at : at + row["size"]]
+            assert copy == source or (row["repeat"] and copy[512:] and copy != source)
+            at += row["size"]
+        with tarfile.open(path) as tar:
+            names = [name.split(".", 1)[0] for name in tar.getnames()]
+            assert list(dict.fromkeys(names)) == [copy_key(row["key"], row["repeat"]) for row in mine]
+    assert sum(row["repeat"] > 0 for row in rows) == 13
+
+
+def test_plain_webdataset_reads_every_sample_once(world: Path) -> None:
+    import webdataset
+
+    mixture = open_mixture(str(world / "mix"))
+    urls = [mixture.own_tar(v) for v in range(mixture.value["vshards"])]
+    read = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    rows = mixture.members(["key", "repeat"]).to_pylist()
+    assert [sample["__key__"] for sample in read] == [copy_key(row["key"], row["repeat"]) for row in rows]
+    assert all(sample["json"]["id"] == row["key"] for sample, row in zip(read, rows, strict=True))
+
+
+def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(own: Path, world: Path) -> None:
+    made(own)
+    whole = files(own)
+    assert whole == files(world)
+    manifest = (own / "mix" / "mixture.json").read_bytes()
+    stay = own / "mix" / "shards" / "mix-000003.tar"
+    before = stay.stat().st_mtime_ns
+    (own / "mix" / "shards" / "mix-000001.tar").unlink()
+    (own / "mix" / "work" / "materialize" / "mix-000002.json").unlink()
+    short = own / "mix" / "shards" / "mix-000004.tar"
+    short.write_bytes(short.read_bytes()[:-512])
+    (own / "mix" / "shards" / ".mix-000001.tar.99-abc.tmp").write_bytes(b"what a kill leaves")
+    made(own)
+    assert files(own) == whole and (own / "mix" / "mixture.json").read_bytes() == manifest
+    assert stay.stat().st_mtime_ns == before
+    assert told_counters(own) == {
+        "made": 3,
+        "kept": 2,
+        "bytes": sum(len(whole[f"mix-00000{i}.tar"]) for i in (1, 2, 4)),
+    }
+
+
+def told_counters(folder: Path) -> dict[str, int]:
+    return dict(json.loads((folder / "mix" / "work" / "materialize" / "counters.json").read_bytes()))
+
+
+def test_workers_give_the_same_bytes(own: Path, world: Path) -> None:
+    made(own, workers=2)
+    assert files(own) == files(world)
+
+
+def test_planning_again_keeps_the_tars_and_another_mixture_in_the_folder_ends_them(own: Path) -> None:
+    made(own)
+    again = mix([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
+    assert again.value["materialized"] is not None and len(files(own)) == 5
+    other = mix([str(own / "run")], recipe(size=24), str(own / "mix"), replace=True, quiet=True)
+    assert other.value["materialized"] is None and not (own / "mix" / "shards").exists()
+
+
+def harmed(folder: Path) -> StageError:
+    mix([str(folder / "run")], recipe(), str(folder / "mix"), quiet=True)
+    with pytest.raises(StageError) as caught:
+        made(folder)
+    value = told(folder / "mix")
+    assert value["materialized"] is None  # nothing claims to be finished
+    for path in (folder / "mix" / "shards").glob(".*"):
+        raise AssertionError(f"{path} was left")
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["text-000000", "image-000001", "video-000000"])
+def test_a_flipped_byte_anywhere_in_a_shard_stops_it_and_mending_goes_on(own: Path, world: Path, name: str) -> None:
+    path = own / "run" / "shards" / f"{name}.tar"
+    data = bytearray(path.read_bytes())
+    at = int(np.random.default_rng(len(name)).integers(len(data)))
+    data[at] ^= 4
+    path.write_bytes(data)
+    error = harmed(own)
+    assert Path(error.where).resolve() == path.resolve() and error.exit_code == 1 and "audit" in error.hint
+    data[at] ^= 4
+    path.write_bytes(data)
+    made(own)
+    assert files(own) == files(world)
+
+
+def test_of_a_tar_of_which_little_is_taken_each_medium_is_checked(own: Path) -> None:
+    asked = {"size": 6, "repeats": 1, "shares": {"modality": {"video": 1.0}}}
+    good = mix([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
+    rows = good.members().to_pylist()
+    taken = {(row["shard"], row["offset"]) for row in rows}
+    plan = json.loads((own / "mix" / "work" / "materialize" / "plan.json").read_bytes())
+    few = next(i for i in range(len(good.value["shards"])) if i not in plan["whole"])
+    shutil.rmtree(own / "mix")
+    path = own / "run" / "shards" / f"{good.value['shards'][few]['name']}.tar"
+    data = bytearray(path.read_bytes())
+    offset = next(at for shard, at in taken if shard == few)
+    with tarfile.open(path) as tar:
+        medium = next(info for info in tar if info.offset >= offset and info.name.endswith(".mp4"))
+    data[medium.offset_data + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StageError, match="are not what its JSON says") as caught:
+        mix([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
+    assert Path(caught.value.where.split(", byte")[0]).name == path.name
+
+
+def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
+    shards = own / "run" / "shards"
+    mix([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
+    mixture = open_mixture(str(own / "mix"))
+    from pipelines.mix.materialize import materialize
+
+    first, second = shards / "text-000000.tar", shards / "text-000001.tar"
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other.ljust(len(one), b"\0")[: len(one)])
+    with pytest.raises(StageError, match=r"another shard|is not the one|not at byte") as caught:
+        materialize(mixture, quiet=True)
+    assert "text-00000" in caught.value.where
+    first.write_bytes(one[:2048])
+    with pytest.raises(StageError, match=r"ends before byte|sha256 differs") as caught:
+        materialize(mixture, quiet=True)
+    first.unlink()
+    with pytest.raises(StageError, match="a shard is missing") as caught:
+        materialize(mixture, quiet=True)
+    assert caught.value.where.endswith("text-000000.tar")
+    first.write_bytes(one)
+    assert materialize(mixture, quiet=True).value["materialized"]
+
+
+def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world: Path) -> None:
+    sizes = sorted(one["bytes"] for one in told(world / "mix")["materialized"])
+    limit = sizes[-1] - 512  # a real limit of the system on the size of a file: the largest tar does not fit
+    program = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from pipelines.cli import main\n"
+        "main()\n"
+    )
+    yaml = own / "recipe.yaml"
+    yaml.write_text("size: 60\nrepeats: 2\nname: mixture\nvirtual: {samples: 12}\n")
+    arguments = ["mix", "--from", str(own / "run"), "--recipe", str(yaml), "--out", str(own / "mix"), "--materialize"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=Path.cwd(), check=False
+    )
+    assert done.returncode == 1 and "cannot write: File too large" in done.stderr and "make room" in done.stderr
+    assert told(own / "mix")["materialized"] is None
+    assert set(files(own).values()) <= set(files(world).values())  # those that fitted, whole
+    assert made(own).value["materialized"] == told(world / "mix")["materialized"]
+    assert files(own) == files(world)

@@ -1,0 +1,76 @@
+"""Data files: what comes out of them is what went in, and no byte of it means anything to a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.report.data_scripts import codes, numbers, script
+
+TEXTS = st.text(st.characters(codec=None), max_size=30) | st.sampled_from(
+    ["</script><script>alert(1)</script>", "<!--", "\u2028\u2029", "__proto__", "\ud800", '"\\', "]]>", "&lt;"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def held(data: bytes) -> Any:
+    """The value in a script, read by the JSON rules that a browser has."""
+    text = data.decode("utf-8")
+    found = re.fullmatch(r'\(window\.REELMILL=window\.REELMILL\|\|\{\}\)\["x"\]=JSON\.parse\((.*)\);\n', text, re.S)
+    assert found is not None
+    return json.loads(json.loads(found[1]))
+
+
+@settings(max_examples=50)
+@given(VALUES)
+def test_a_script_gives_back_its_value(value: Any) -> None:
+    assert held(script("x", value)) == value
+
+
+@settings(max_examples=50)
+@given(VALUES)
+def test_no_tag_and_no_line_separator_stands_in_a_script(value: Any) -> None:
+    text = script("x", value).decode("utf-8")
+    assert not set(text) & set("<>\u2028\u2029") and text.count("\n") == 1
+
+
+def unpacked(packed: dict[str, Any]) -> np.ndarray:
+    """As base.js does it."""
+    kinds = {"u8": "u1", "u16": "<u2", "u32": "<u4", "i32": "<i4", "f64": "<f8"}
+    stored = np.frombuffer(base64.b64decode(packed["data"]), dtype=kinds[packed["kind"]])
+    if packed["kind"] == "f64":
+        return stored
+    found = stored.astype(np.float64) / packed["scale"]
+    return found if packed["null"] is None else np.where(stored == packed["null"], np.nan, found)
+
+
+SCORES = st.floats(-3000, 3000).map(lambda x: round(x, 6))
+WHOLE = st.integers(-(2**40), 2**40).map(float)
+
+
+@given(st.lists(st.none() | SCORES | WHOLE | st.floats(allow_nan=False), max_size=20))
+def test_numbers_come_back_as_the_very_same_doubles(values: list[float | None]) -> None:
+    given_ = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    np.testing.assert_array_equal(unpacked(numbers(given_)), given_)
+
+
+@given(st.lists(st.none() | SCORES, min_size=1, max_size=20))
+def test_scores_take_four_bytes_at_most(values: list[float | None]) -> None:
+    given_ = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    in_range = np.abs(np.nan_to_num(given_)).max() < 2147
+    assert not in_range or numbers(given_)["kind"] in ("u8", "u16", "i32")
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=20))
+def test_codes_come_back(values: list[int]) -> None:
+    assert unpacked(codes(np.array(values, dtype=np.int64))).tolist() == values

@@ -1,0 +1,137 @@
+"""Sliders against the oracle: the run's own judge with the threshold changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from filters import FILTERS
+from pipelines.core.resolve import Resolved, Step
+from pipelines.core.run import Run
+from pipelines.core.verdicts import ALIVE, judge_rows
+from pipelines.report import sliders
+from pipelines.report.judged_run import Finished, open_finished
+from pipelines.report.report_rows import Rows, gather
+from pipelines.report.thresholds import OPEN, PASSES, Threshold, thresholds, with_value
+from tests.pipelines.report.test_data_scripts import unpacked
+
+
+@pytest.fixture(scope="module")
+def world(run: Run) -> tuple[Finished, Rows, list[Threshold]]:
+    finished = open_finished(run.out)
+    rows = gather(finished)
+    return finished, rows, list(thresholds(finished.resolved, rows, finished.run.captions_optional))
+
+
+def changed(resolved: Resolved, threshold: Threshold, at: float) -> Resolved:
+    steps = []
+    for step in resolved.steps:
+        if step.filter is not None and step.filter.name == threshold.filter:
+            filter_ = replace(step.filter, settings=with_value(step.filter.settings, threshold.path, at))
+            step = Step(step.annotators, filter_)
+        steps.append(step)
+    return replace(resolved, steps=tuple(steps))
+
+
+def recounted(finished: Finished, rows: Rows, threshold: Threshold, at: float) -> tuple[np.ndarray, np.ndarray]:
+    """bool (n,): rows that certainly pass all filters, and rows that no one can tell of."""
+    resolved = changed(finished.resolved, threshold, at)
+    judged, unknown = judge_rows(resolved, rows.samples, rows.signals, finished.run.captions_optional)
+    alive = np.array([outcome == ALIVE for outcome in judged["outcome"].to_pylist()])
+    return alive & ~unknown, alive & unknown
+
+
+def test_thresholds_of_every_filter_in_the_cascade_are_found(world: Any) -> None:
+    finished, _, found = world
+    names = {filter_.name for filter_ in finished.resolved.filters}
+    assert {threshold.filter for threshold in found} == names - {"caption"}
+    assert len(found) > 20
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.DataObject) -> None:
+    finished, rows, found = world
+    threshold = data.draw(st.sampled_from(found))
+    known = sorted({float(x) for x in threshold.value if np.isfinite(x)})
+    at = data.draw(st.sampled_from(known) | st.floats(known[0] - 1, known[-1] + 1))
+    certain, possible = recounted(finished, rows, threshold, at)
+    passed = threshold.passed(at)
+    np.testing.assert_array_equal(passed & (threshold.rest == PASSES), certain)
+    np.testing.assert_array_equal(passed & (threshold.rest == OPEN), possible)
+
+
+def test_an_interval_opens_where_cells_are_missing(world: Any) -> None:
+    finished, rows, found = world
+    words = next(t for t in found if t.filter == "quality" and t.path == ("min_words",))
+    _, possible = recounted(finished, rows, words, 2.0)
+    assert possible.sum() == 1  # the clip of two words was never asked how it moves
+    np.testing.assert_array_equal(words.passed(2.0) & (words.rest == OPEN), possible)
+
+
+def test_as_it_was_is_the_run_itself(world: Any) -> None:
+    _, rows, found = world
+    alive = np.isin(rows.outcome, ["kept", "duplicate"]) | (rows.by == "resample")
+    for threshold in found:
+        np.testing.assert_array_equal(threshold.today & (threshold.rest == PASSES), alive)
+        if threshold.now is not None:
+            np.testing.assert_array_equal(threshold.passed(threshold.now) & (threshold.rest == PASSES), alive)
+
+
+def test_counts_by_value_add_up_to_the_rows(world: Any) -> None:
+    _, rows, found = world
+    for threshold in found:
+        for part in sliders.counts(threshold, rows):
+            mine = rows.modality == part["modality"]
+            values = unpacked(part["value"])
+            for at in [*values.tolist()[:5], 0.0]:
+                side = {"min": values >= at, "max": values <= at, "below": values < at}[threshold.side]
+                for i, (name, rest) in enumerate((("passes", PASSES), ("open", OPEN))):
+                    total = part["fixed"][i] + int(unpacked(part[name])[side].sum())
+                    assert total == int((mine & threshold.passed(at) & (threshold.rest == rest)).sum())
+
+
+# -- filters whose rules are not plain limits, on rows of every kind ---------------------------------------------------
+
+COLUMNS = {
+    "language": ("label", "score", "english", "letters", "latin", "english_share"),
+    "facts": ("width", "height", "duration", "fps"),
+}
+
+
+@settings(max_examples=12)
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(COLUMNS)))
+def test_values_are_what_the_filter_holds_its_thresholds_against(seed: int, name: str) -> None:
+    import importlib
+
+    from pipelines.report.thresholds import _known
+
+    rng = np.random.default_rng(seed)
+    n = 60
+    module = importlib.import_module(FILTERS[name])
+    columns: dict[str, Any] = {"modality": rng.choice(["video", "image"], n)}
+    for column in COLUMNS[name]:
+        if column == "label":
+            columns["language.label"] = rng.choice(["en", "de", "fr"], n)
+        elif column in ("letters", "width", "height"):
+            columns[f"{name}.{column}"] = rng.integers(0 if column == "letters" else 1, 40, n)
+        elif column == "latin":
+            columns["language.latin"] = (columns["language.letters"] * rng.choice([0, 0.5, 1], n)).astype(int)
+        else:
+            columns[f"{name}.{column}"] = np.round(rng.random(n), 2)
+    columns["facts.codec"] = ["h264"] * n
+    signals = pa.table(columns)
+    own = module.Settings()
+    for path, side, value in _known(name, own, signals):
+        ends = (np.inf, -np.inf) if side == "min" else (-np.inf, np.inf)
+        always, sometimes = (module.judge(signals, with_value(own, path, end)).passed for end in ends)
+        for at in rng.choice(value[np.isfinite(value)], 4):
+            held = {"min": value >= at, "max": value <= at, "below": value < at}[side]
+            real = module.judge(signals, with_value(own, path, float(at))).passed
+            np.testing.assert_array_equal(always | (sometimes & held), real, err_msg=f"{name} {path} {at}")

@@ -1,0 +1,60 @@
+"""The request cache after a take-down: what was answered about the sample is gone, the rest is still paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from infra.llm.requests import Answer, Ask, Cache
+from pipelines import stages
+from pipelines.takedown.cached_answers import matching, needles, texts
+from pipelines.takedown.selection import select
+from pipelines.takedown.takedown import takedown
+from tests import corpus
+from tests.fake_server import running
+from tests.tiny import rows
+
+
+def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    for i in range(3):
+        videos.mkdir(exist_ok=True)
+        corpus.write_clip(videos / f"v{i}.mp4", 60 + i)
+        text = f"{corpus.caption(i)} Beside it a painter mixes green colours for a wooden fence number {i}."
+        (videos / f"v{i}.txt").write_text(text)
+    with running("--answer", "tests.answers:written") as server:
+        annotate = {"model": "fake", "endpoints": [{"url": server.url, "in_flight": 2}], "blind": None}
+        run = corpus.open_videos(tmp_path, "run", videos, annotate)
+        stages.run_all(run)
+        received = server.counts()["received"]
+        path = tmp_path / "store-run" / "requests.sqlite"
+        with Cache(path) as cache:
+            before = dict(cache.items())
+        assert len(before) == 3
+        gone = rows(run, "dialogues")[0]
+        question = gone["turns"][0]["question"].encode()
+        assert any(question in answer for answer in before.values())
+        takedown([str(tmp_path / "run")], select(keys=[gone["key"]]), quiet=True)
+        with Cache(path) as cache:
+            after = dict(cache.items())
+        assert len(after) == 2 and after.items() <= before.items()
+        (lost,) = before.keys() - after.keys()
+        assert before[lost][60:120] not in path.read_bytes()
+        row = next(row for row in rows(run, "dialogues") if row["key"] == gone["key"])
+        assert (row["outcome"], row["turns"], row["evidence"]) == ("rejected", [], [])
+        stages.run_all(run)  # finds everything done: nobody is asked again
+        assert server.counts()["received"] == received
+
+
+def test_texts_are_found_through_two_layers_of_json(tmp_path: Path) -> None:
+    said = 'The "tall" man – in a café –\nopens the heavy door slowly.'
+    inner = json.dumps({"turns": [{"question": "What?", "answer": said}]}, ensure_ascii=False)
+    asks = [Ask({"model": "m", "n": n}) for n in range(3)]
+    with Cache(tmp_path / "a.sqlite") as cache:
+        for ask, text in zip(asks, (inner, "A short answer.", said + " And more."), strict=True):
+            cache.put(ask.key, ask, Answer((text,), ("stop",), "m"))
+        row = {"turns": [{"question": "What?", "answer": said}], "evidence": []}
+        assert matching(cache, set(), needles(texts([row]))) == sorted([asks[0].key, asks[2].key])
+        assert matching(cache, {asks[1].key}, []) == [asks[1].key]
+        assert needles(texts([{"turns": [{"question": "What?", "answer": "A short answer."}], "evidence": None}])) == []
+        assert cache.forget([asks[1].key, asks[1].key]) == 1 and len(cache) == 2

@@ -1,0 +1,185 @@
+"""Mixtures over runs from which something was taken down."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixtures.plan import draw
+from mixtures.plan.members_index import read_index
+from mixtures.plan.recipe import Recipe
+from mixtures.shards.manifest import open_mixture
+from pipelines.audit.audit import audit
+from pipelines.mix.mix import mix
+from pipelines.takedown.selection import select
+from pipelines.takedown.takedown import takedown
+from tests.pipelines.takedown.world import World, holders, tree
+
+RECIPE = {"name": "m", "unit": "samples", "size": 24, "repeats": 3, "virtual": {"samples": 6},
+          "shares": {"modality": {"text": [0.5, 0.5], "image": [0.25, 0.25], "video": [0.25, 0.25]}}}  # fmt: skip
+
+
+def make(world: World, name: str = "mix", *, materialize: bool = True, **changes: Any) -> Path:
+    """A mixture of 12 texts of 12, 6 pictures of 7, 6 clips of 3 (each twice), in four virtual shards."""
+    recipe = Recipe.model_validate({**RECIPE, **changes})
+    mix([str(world.run)], recipe, str(world.root / name), materialize=materialize, quiet=True)
+    return world.root / name
+
+
+def rows(mixture: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = open_mixture(str(mixture)).members().to_pylist()
+    return found
+
+
+def check(mixture: Path, world: World) -> None:
+    """It points at what lies there, holds what the same numbers would draw of each group, and each repeat once."""
+    held = open_mixture(str(mixture))
+    for one in audit(str(mixture), quiet=True):
+        assert one.ok, one.value()
+    index = read_index([str(world.run)], ["modality"])
+    hashes = draw.draws(held.value["seed"], "mix", index.key)
+    keys = index.keys(np.arange(len(index))).to_pylist()
+    codes, names = index.columns["modality"]
+    for number, group in enumerate(held.value["groups"]):
+        mine = [row for row in rows(mixture) if row["group"] == number]
+        order = sorted((i for i in range(len(keys)) if names[codes[i]] == group["modality"]), key=lambda i: hashes[i])
+        drawn = [keys[order[i % len(order)]] for i in range(len(mine))] if order else []
+        assert Counter(row["key"] for row in mine) == Counter(drawn)
+        repeats: dict[str, list[int]] = {}
+        for row in mine:
+            repeats.setdefault(row["key"], []).append(row["repeat"])
+        assert all(sorted(found) == list(range(len(found))) for found in repeats.values())
+        assert group["samples"] == len(mine)
+
+
+def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
+    mixture = make(world)
+    before, tars = rows(mixture), tree(mixture / "shards")
+    gone = next(row["key"] for row in before if row["group"] == 1 and row["repeat"] == 0)  # a picture, one is to spare
+    assert open_mixture(str(mixture)).value["groups"][1]["modality"] == "image"
+    told = takedown([str(world.root)], select(keys=[gone]), quiet=True)
+    (one,) = told["mixtures"]
+    assert (one["samples"], one["filled"], one["short"], one["out_of_band"]) == (1, 1, {}, [])
+    check(mixture, world)
+    after = rows(mixture)
+    places = [(row["vshard"], row["position"], row["key"]) for row in before]
+    assert [(row["vshard"], row["position"]) for row in after] == [place[:2] for place in places]
+    moved = [old for old, new in zip(places, after, strict=True) if old[2] != new["key"]]
+    assert [place[2] for place in moved] == [gone]
+    changed = {name for name, sha in tree(mixture / "shards").items() if tars[name] != sha and name.endswith(".tar")}
+    assert changed == {f"mix-{moved[0][0]:06d}.tar"}
+    assert gone.encode() not in b"".join(path.read_bytes() for path in mixture.rglob("*.tar"))
+
+
+def test_what_cannot_be_filled_is_said(world: World) -> None:
+    mixture = make(world, repeats=1, size=12, shares={"modality": {"text": [0.5, 0.5], "video": [0.25, 0.25]}})
+    clip = world.key("clip-1.mp4")  # all three stand in it
+    told = takedown([str(world.root)], select(keys=[clip]), quiet=True)
+    (one,) = told["mixtures"]
+    assert one["short"] == {"video": 1} and one["filled"] == 0 and one["out_of_band"]
+    warning = open_mixture(str(mixture)).value["warnings"][-1]
+    assert warning.startswith("taken down: video lacks 1")
+    check(mixture, world)
+    places = [(row["vshard"], row["position"]) for row in rows(mixture)]
+    assert all(position == sum(v == vshard for v, _ in places[:i]) for i, (vshard, position) in enumerate(places))
+
+
+def test_a_sample_that_stood_twice_is_replaced_twice(world: World) -> None:
+    mixture = make(world)
+    clip = world.key("clip-1.mp4")
+    assert sum(row["key"] == clip for row in rows(mixture)) == 2
+    told = takedown([str(world.root)], select(keys=[clip]), quiet=True)
+    assert told["mixtures"][0]["filled"] == 2
+    assert {row["repeat"] for row in rows(mixture) if row["group"] == 0} == {0, 1, 2}
+    check(mixture, world)
+
+
+def test_a_mixture_that_lost_nothing_follows_the_new_offsets(world: World) -> None:
+    mixture = make(world, materialize=False)
+    there = {row["key"] for row in rows(mixture)}
+    spare = next(key for key, row in world.rows("members").items() if key not in there and row["modality"] == "image")
+    before = rows(mixture)
+    told = takedown([str(world.root)], select(keys=[spare]), quiet=True)
+    assert told["mixtures"][0]["samples"] == 0
+    keep = ("key", "vshard", "position", "repeat", "group")
+    assert [{k: row[k] for k in keep} for row in rows(mixture)] == [{k: row[k] for k in keep} for row in before]
+    members = world.rows("members")
+    assert all(row["offset"] == members[row["key"]]["offset"] for row in rows(mixture))
+    check(mixture, world)
+
+
+def test_mixtures_elsewhere_are_mended_when_they_are_named(world: World) -> None:
+    mixture = make(world)
+    key = rows(mixture)[0]["key"]
+    assert takedown([str(world.run)], select(keys=[key]), quiet=True)["mixtures"] == []
+    assert not audit(str(mixture), quiet=True)[0].ok
+    dry = takedown([str(mixture)], select(keys=[key]), quiet=True, dry_run=True)
+    assert len(dry["mixtures"]) == 1
+    takedown([str(mixture)], select(keys=[key]), quiet=True)
+    check(mixture, world)
+    assert takedown([str(mixture)], select(keys=[key]), quiet=True)["mixtures"] == []
+
+
+def test_a_mixture_whose_run_is_gone_is_named_and_left(world: World) -> None:
+    mixture = make(world, materialize=False)
+    before = tree(mixture)
+    world.run.rename(world.root / "elsewhere")
+    (told,) = takedown([str(mixture)], select(keys=["x"]), quiet=True)["mixtures"]
+    assert "is not there" in told["why_not"]
+    assert tree(mixture) == before
+
+
+def test_nothing_of_it_is_left_in_the_mixture(world: World) -> None:
+    mixture = make(world)
+    row = next(row for row in rows(mixture) if row["group"] == 2)
+    text = world.rows("samples")[row["key"]]["text"]
+    needles = [row["key"].encode(), text[:60].encode()]
+    assert holders(mixture, needles)
+    takedown([str(world.root)], select(keys=[row["key"]]), quiet=True)
+    assert holders(mixture, needles) == []
+
+
+#: As in test_takedown: the child is killed before the n-th rename or removal; n = 0 counts them.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.takedown.selection import select
+from pipelines.takedown.takedown import takedown
+folder, key, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+seen = 0
+def hook(event, args):
+    global seen
+    if event in ("os.rename", "os.remove", "shutil.rmtree"):
+        seen += 1
+        if seen == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+takedown([folder], select(keys=[key]), quiet=True)
+print(seen)
+"""
+
+
+def test_killed_while_a_mixture_is_mended(world: World, another: Callable[[str], World], tmp_path: Path) -> None:
+    mixture = make(world)
+    key = rows(mixture)[0]["key"]
+    takedown([str(world.run)], select(keys=[key]), quiet=True)  # the mixture is behind now
+    behind = tmp_path / "behind"
+    subprocess.run(["cp", "-r", str(world.root), str(behind)], check=True)
+    command = [sys.executable, "-c", KILLED, str(mixture), key]
+    total = int(subprocess.run([*command, "0"], capture_output=True, text=True, check=True).stdout)
+    whole = tree(mixture)
+    assert total > 8
+    for n in (2, total // 2, total - 3):
+        subprocess.run(["rm", "-rf", str(world.root)], check=True)
+        subprocess.run(["cp", "-r", str(behind), str(world.root)], check=True)
+        assert subprocess.run([*command, str(n)], capture_output=True, check=False).returncode == -signal.SIGKILL
+        takedown([str(mixture)], select(keys=[key]), quiet=True)
+        assert tree(mixture) == whole, n
+    check(mixture, world)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import storage, tables
+from infra.errors import StageError
+from mixtures.shards import shards
+from pipelines.takedown import rewrite_tars
+
+BYTES = st.binary(max_size=1200)
+SAMPLES = st.lists(st.tuples(BYTES, BYTES), min_size=1, max_size=12)
+
+
+def members(written: list[shards.Written]) -> pa.Table:
+    rows = [
+        {"key": w.key, "shard": "s", "offset": w.offset, "size": w.size,
+         "members": [{"name": n, "offset": o, "size": s} for n, o, s in w.members]}
+        for w in written
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=tables.MEMBERS)
+
+
+def write(folder: Path, name: str, samples: list[tuple[str, tuple[bytes, bytes]]]) -> tuple[Path, pa.Table, str]:
+    path = folder / name
+    parts = [(key, [shards.Part("jpg", data=one), shards.Part("json", data=two)]) for key, (one, two) in samples]
+    sha256, written = shards.write_tar(path, parts)
+    return path, members(written), sha256
+
+
+@given(SAMPLES, st.data())
+def test_without_some_samples_it_is_the_tar_of_the_rest(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("tar")
+    named = [(f"k{i:025d}", sample) for i, sample in enumerate(samples)]
+    gone = data.draw(st.sets(st.sampled_from([key for key, _ in named])))
+    path, index, _ = write(folder, "old.tar", named)
+    rest, wanted, sha256 = write(folder, "wanted.tar", [(k, s) for k, s in named if k not in gone])
+    rewrite_tars.check(str(path), index)
+    new, spans = rewrite_tars.without(index, sorted(gone))
+    assert rewrite_tars.copy(str(path), spans, folder / "new.tar") == sha256 == storage.sha256(str(rest))
+    assert (folder / "new.tar").read_bytes() == rest.read_bytes()
+    assert new.to_pylist() == wanted.to_pylist()
+    with tarfile.open(fileobj=io.BytesIO(rest.read_bytes())) as tar:
+        assert len(tar.getnames()) == 2 * new.num_rows
+
+
+def test_an_index_that_does_not_fit_stops_it(tmp_path: Path) -> None:
+    path, index, _ = write(tmp_path, "a.tar", [("a" * 26, (b"1", b"2")), ("b" * 26, (b"3", b"4"))])
+    _, other, _ = write(tmp_path, "b.tar", [("a" * 26, (b"1" * 600, b"2")), ("b" * 26, (b"3", b"4"))])
+    rewrite_tars.check(str(path), index)
+    with pytest.raises(StageError, match="does not lie where"):
+        rewrite_tars.check(str(path), other)
+    path.write_bytes(path.read_bytes()[:1024])
+    with pytest.raises(StageError, match="shorter"):
+        rewrite_tars.copy(str(path), [(0, 4096)], tmp_path / "c.tar")
+
+
+@given(st.lists(st.integers(0, 5), max_size=12))
+def test_ranges_are_joined_without_loss(sizes: list[int]) -> None:
+    offsets = [sum(sizes[:i]) + (i // 3) * 7 for i in range(len(sizes))]
+    joined = rewrite_tars.joined(offsets, sizes)
+    assert [b for o, s in joined for b in range(o, o + s)] == [
+        b for o, s in zip(offsets, sizes, strict=True) for b in range(o, o + s)
+    ]

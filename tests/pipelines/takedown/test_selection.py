@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import tables
+from infra.errors import ConfigError
+from pipelines.takedown.selection import COLUMNS, Selection, normal, select
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://Example.org/a", "http://example.org:80/a/"),
+        (" http://example.org/a#part ", "https://example.org:443/a"),
+        ("./clips/a.mp4", "clips/a.mp4"),
+        ("/data/raw/", "/data/raw"),
+    ],
+)
+def test_the_same_address_written_otherwise(one: str, other: str) -> None:
+    assert normal(one) == normal(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://example.org/a", "http://example.org/A"),
+        ("http://example.org/a", "http://example.org/a?page=2"),
+        ("http://example.org/a", "http://example.org:8080/a"),
+        ("http://example.org/a", "ftp://example.org/a"),
+        ("http://example.org/a", "http://www.example.org/a"),
+        ("clips/a.mp4", "a.mp4"),
+    ],
+)
+def test_another_address(one: str, other: str) -> None:
+    assert normal(one) != normal(other)
+
+
+@given(st.text(max_size=40))
+def test_any_text_has_one_form(text: str) -> None:
+    once = normal(text)
+    assert normal(f"  {text}  ") == once
+    assert isinstance(once, str)
+
+
+def row(
+    key: str, source: str, licence: str | None, container: str, uris: list[str], origin: str | None
+) -> dict[str, object]:
+    media = [{"uri": u, "offset": 0, "length": -1, "start_s": 0.0, "end_s": -1.0, "sha256": ""} for u in uris]
+    return {"key": key, "source": source, "licence": licence, "container": container, "media": media, "origin": origin}
+
+
+ROWS = [
+    row("a", "s", "by", "x.tar", ["x.tar"], None),
+    row("b", "s", None, "1.jpg", ["1.jpg", "2.jpg"], "https://e.org/1"),
+    row("c", "t", "by", "t.jsonl", [], "http://E.org/2/"),
+    row("d", "t", "zero", "t.jsonl", [], ""),
+]
+TABLE = pa.Table.from_pylist(ROWS, schema=pa.schema([tables.SAMPLES.field(name) for name in COLUMNS]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"keys": ["a", "zz"]}, ["key", None, None, None]),
+        ({"sources": ["s"], "keys": ["a"]}, ["key", "source=s", None, None]),
+        ({"licences": ["by"], "sources": ["t"]}, ["licence=by", None, "source=t", "source=t"]),
+        ({"licences": ["unknown"]}, [None] * 4),
+    ],
+)
+def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | None]) -> None:
+    assert select(**asked).matches(TABLE, {}).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://e.org/1", [1]),
+        ("https://e.org/2", [2]),
+        ("2.jpg", [1]),
+        ("x.tar", [0]),
+        ("/raw/s/2.jpg", [1]),
+        ("/raw/t/2.jpg", []),
+        ("/raw/t/t.jsonl", [2, 3]),
+        ("", []),
+    ],
+)
+def test_a_url_is_looked_for_in_origin_container_and_media(url: str, found: list[int]) -> None:
+    asked = Selection(urls=frozenset([normal(url)]))
+    why = asked.matches(TABLE, {"s": "/raw/s", "t": "/raw/t"})
+    assert [i for i, reason in enumerate(why) if reason == "url"] == found
+
+
+def test_a_list_that_is_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to take down"):
+        select()
+    with pytest.raises(ConfigError, match="no such list"):
+        select(url_lists=[str(tmp_path / "nowhere")])
+    (tmp_path / "empty").write_text("# nothing\n\n")
+    with pytest.raises(ConfigError, match="no URL"):
+        select(url_lists=[str(tmp_path / "empty")])
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        select(url_lists=[str(tmp_path / "binary")])

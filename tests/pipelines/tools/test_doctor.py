@@ -1,0 +1,176 @@
+"""doctor: finds what is missing, says how to get it, and downloads nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import models
+from infra.errors import ConfigError, MissingExtra
+from pipelines.tools import doctor
+
+WEIGHTS = b"not really weights"
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+CONFIG = """
+name: test
+store: {folder}/store
+out: {folder}/out
+sources:
+  - {{name: images, path: "{folder}/images", modality: image}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: Any, **options: Any) -> None:
+        raise AssertionError("doctor asks the network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    monkeypatch.setattr(models, "_hub_folder", refused)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    (tmp_path / "vocabulary.json").write_text(json.dumps(["dog"]))
+    (tmp_path / "copy.pt").write_bytes(WEIGHTS)
+    return tmp_path
+
+
+def examined(folder: Path, more: str = "") -> dict[str, dict[str, Any]]:
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(folder=folder) + more)
+    return {one["name"]: one for one in doctor.examine(str(config))["findings"]}
+
+
+def sscd(folder: Path, weights: str, sha256: str = SHA256) -> str:
+    settings = f"engine: sscd, weights: '{weights}', sha256: '{sha256}', cache: '{folder}/cache'"
+    return f"measure: {{fingerprint: {{{settings}}}}}\nduplicates: {{image: {{threshold: 0.75}}}}\n"
+
+
+def test_this_machine_can_run_the_tests() -> None:
+    found = {one["name"]: one for one in doctor.examine()["findings"]}
+    assert found["packages"]["ok"] or "other versions" in found["packages"]["detail"]
+    assert all(found[f"codec {name}"]["ok"] for name in doctor.DECODERS)
+    assert "in use: CPU" in found["faiss"]["detail"]
+    assert found["language model"]["ok"]
+    assert all(bool(one["fix"]) <= (not one["ok"]) for one in found.values())
+    assert not any(one["needed"] and not one["ok"] for one in found.values())
+
+
+def test_a_plain_config_is_well(folder: Path) -> None:
+    found = examined(folder, "filters: {caption: {}, quality: {}}\nduplicates: {image: {}}\n")
+    assert all(one["ok"] for one in found.values() if one["needed"])
+    assert found["measure.fingerprint"]["detail"] == "PDQ, built in"
+    assert "every part is checked" in found["config"]["detail"]
+
+
+def test_wrong_versions_and_absent_packages_are_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"av": "1.0", "torch": "2.13.0+cpu"}
+    monkeypatch.setattr(doctor, "requirements", lambda: {"": ["av", "Pillow"], "models": ["torch", "open_clip_torch"]})
+    monkeypatch.setattr(doctor, "_installed", there.get)
+    monkeypatch.setattr(doctor, "pins", lambda: {"av": "2.0", "torch": "2.13.0"})
+    core, extra = doctor._packages(doctor.Needs())
+    assert (core.ok, core.needed) == (False, True)
+    assert "absent: Pillow" in core.detail and "av 1.0 (pinned: 2.0)" in core.detail
+    assert (extra.ok, extra.needed) == (False, False)
+    assert "open_clip_torch" in extra.detail and "torch 2.13.0+cpu" not in extra.detail
+    assert '".[models]"' in extra.fix
+    there["Pillow"] = "12"
+    core = doctor._packages(doctor.Needs())[0]
+    assert (core.ok, core.needed) == (False, False), "another version is worth knowing and no reason to stop"
+    there["av"] = "2.0"
+    core = doctor._packages(doctor.Needs())[0]
+    assert (core.ok, core.needed) == (True, True)
+
+
+def test_an_extra_is_needed_when_the_config_needs_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(purpose: str = "") -> None:
+        raise MissingExtra("torch", "models", purpose)
+
+    monkeypatch.setattr(models, "torch", absent)
+    assert not examined(folder)["torch"]["needed"]
+    found = examined(folder, sscd(folder, f"{folder}/copy.pt"))["torch"]
+    assert found["needed"] and not found["ok"] and "[models]" in found["fix"]
+
+
+def test_the_pins_are_those_of_the_repository(tmp_path: Path) -> None:
+    file = tmp_path / "constraints.txt"
+    file.write_text("# pins\nOpen_Clip.Torch==3.3.0  # why\nnumpy==2.4.6; python_version > '3'\nloose>=1\n")
+    assert doctor.pins(file) == {"open-clip-torch": "3.3.0", "numpy": "2.4.6"}
+    assert doctor.pins(tmp_path / "none") == {}
+    required = doctor.requirements()
+    assert "pyarrow" in required[""] and "torch" in required["models"] and "rapidocr" in required["ocr"]
+
+
+def test_weights_must_have_their_hash(folder: Path) -> None:
+    good = examined(folder, sscd(folder, f"{folder}/copy.pt"))["measure.fingerprint.weights"]
+    assert good["ok"]
+    bad = examined(folder, sscd(folder, f"{folder}/copy.pt", "0" * 64))
+    assert bad["measure.fingerprint.weights"]["needed"] and SHA256 in bad["measure.fingerprint.weights"]["detail"]
+    gone = examined(folder, sscd(folder, f"{folder}/none.pt"))["measure.fingerprint.weights"]
+    assert not gone["ok"] and gone["needed"]
+
+
+def test_weights_by_url_are_looked_for_and_not_fetched(folder: Path) -> None:
+    url = "https://example.org/copy.pt"
+    absent = examined(folder, sscd(folder, url))["measure.fingerprint.weights"]
+    assert (absent["ok"], absent["needed"]) == (False, False) and url in absent["fix"]
+    (folder / "cache").mkdir()
+    (folder / "cache" / SHA256).write_bytes(WEIGHTS)
+    assert examined(folder, sscd(folder, url))["measure.fingerprint.weights"]["ok"]
+
+
+def test_a_clip_by_tag_is_looked_for_and_not_fetched(folder: Path) -> None:
+    pytest.importorskip("torch")
+    text = "measure: {{alignment: {{model: ViT-B-32, pretrained: {}, cache: '{}'}}}}\n"
+    text += "filters: {{alignment: {{min_score: 0.2}}}}\n"
+    absent = examined(folder, text.format("openai", folder / "cache"))["measure.alignment.model"]
+    assert (absent["ok"], absent["needed"]) == (False, False) and "downloaded at first use" in absent["fix"]
+    wrong = examined(folder, text.format("opneai", folder / "cache"))["measure.alignment.model"]
+    assert wrong["needed"] and not wrong["ok"] and "openai" in wrong["fix"]
+    gone = "measure: {alignment: {model: 'local-dir:/nowhere'}}\nfilters: {alignment: {min_score: 0.2}}\n"
+    assert examined(folder, gone)["measure.alignment.model"]["needed"]
+
+
+def test_files_and_places_that_are_not_there(folder: Path) -> None:
+    (folder / "store").write_text("in the way")
+    more = "measure: {ngrams: {vocabulary: /nowhere.json}, quality: {bad_words: /nowhere.txt}}\n"
+    more += "filters: {quality: {}}\nresample: {}\n"
+    found = examined(folder, more)
+    wrong = {name for name, one in found.items() if one["needed"] and not one["ok"]}
+    assert wrong == {"store", "measure.ngrams.vocabulary", "measure.quality.bad_words"}
+    assert "reelmill vocab" in found["measure.ngrams.vocabulary"]["fix"]
+    (folder / "images" / "a.png").unlink()
+    assert "empty" in examined(folder)["source images"]["detail"]
+    (folder / "images").rmdir()
+    gone = examined(folder)["source images"]
+    assert gone["needed"] and not gone["ok"]
+
+
+def test_a_wrong_config_is_an_error_with_its_line(folder: Path) -> None:
+    for more, line, word in (
+        ("filters: {motoin: {}}\n", 7, "motion"),
+        ("filters:\n  quality:\n    min_wrods: 3\n", 9, "min_words"),
+        ("measure:\n  overlya: {}\n", 8, "overlay"),
+        ("duplicates: {imgae: {}}\n", 7, "image"),
+        ("resample: {rule: cubic}\n", 7, "sqrt"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            examined(folder, more)
+        assert caught.value.where.endswith(f"config.yaml:{line}")
+        assert word in str(caught.value)
+
+
+def test_people_see_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(folder=folder) + "measure: {ngrams: {vocabulary: /nowhere.json}}\nresample: {}\n")
+    doctor.show(doctor.examine(str(config)))
+    shown = capsys.readouterr().out
+    assert "MISSING" in shown and "reelmill vocab" in shown and "what is missing: 1" in shown

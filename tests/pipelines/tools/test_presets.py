@@ -1,0 +1,125 @@
+"""Presets: each is a config that passes every check, filters in the papers' order, and invents no number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra import models, tables
+from infra.commit import Unit, write_manifest
+from infra.errors import ConfigError
+from pipelines.core.resolve import Resolved, resolve
+from pipelines.core.run import Run, open_run
+from pipelines.export.export import unit_signals
+from pipelines.tools.presets import PRESETS, preset_text
+
+SHA256 = hashlib.sha256(b"weights").hexdigest()
+VIDEO_ORDER = ["caption", "language", "quality", "overlay", "alignment", "video_alignment", "motion"]
+
+
+@pytest.fixture
+def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a preset asks the person to set, and a CLIP that needs neither network nor torch."""
+    vocabulary = tmp_path / "vocabulary.json"
+    vocabulary.write_text(json.dumps(["dog", "red car"]))
+    for name in ("IMAGES", "VIDEOS", "TEXTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("VOCABULARY", str(vocabulary))
+    monkeypatch.setenv("SSCD_SHA256", SHA256)
+    monkeypatch.setattr(
+        models, "clip_files", lambda source: models.ClipFiles(source.model, {}, tmp_path / "weights", SHA256)
+    )
+
+    def loaded(purpose: str = "") -> None:
+        raise AssertionError(f"resolving a config loads torch for {purpose}")
+
+    monkeypatch.setattr(models, "torch", loaded)
+
+
+def opened(name: str, folder: Path) -> Run:
+    config = folder / f"{name}.yaml"
+    config.write_text(preset_text(name))
+    return open_run(str(config))
+
+
+@pytest.fixture
+def found(variables: None, tmp_path: Path) -> dict[str, Resolved]:
+    return {name: resolve(opened(name, tmp_path)) for name in PRESETS}
+
+
+def test_video_filters_stand_in_the_papers_order(found: dict[str, Resolved]) -> None:
+    assert [f.name for f in found["llama3-video"].filters] == VIDEO_ORDER
+    assert [f.name for f in found["apollo"].filters if f.name != "facts"] == VIDEO_ORDER
+
+
+def test_image_steps_stand_in_the_papers_order(found: dict[str, Resolved]) -> None:
+    image = found["llama3-image"]
+    assert [f.name for f in image.filters] == ["caption", "language", "quality", "alignment"]
+    assert image.duplicates.image is not None and image.duplicates.image.threshold == 0.75
+    assert image.resample.rule == "sqrt" and image.resample.modalities == ("image",)
+    assert [step.annotators for step in image.late] == [("overlay",)]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_weights_are_known_ones_with_their_threshold(found: dict[str, Resolved], name: str) -> None:
+    resolved = found[name]
+    maker = resolved.annotators["alignment"].maker()
+    assert (maker["model"], maker["weights"]) == ("ViT-B-32", "openai")
+    settings = {f.name: f.settings for f in resolved.filters}
+    assert settings["alignment"].min_score == 0.28  # type: ignore[attr-defined]
+    assert resolved.annotators["fingerprint"].maker()["weights_sha256"] == SHA256
+
+
+def test_texts_meet_language_before_quality(found: dict[str, Resolved]) -> None:
+    asked = [f.name for f in found["apollo"].filters if "text" in f.modalities]
+    assert asked == ["language", "quality"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_pins_no_hash_and_says_whose_each_threshold_is(name: str) -> None:
+    text = preset_text(name)
+    assert not re.search(r"\b[0-9a-f]{64}\b", text)
+    for line in text.splitlines():
+        if re.match(r"\s+(min_|max_|threshold|tail_share)\w*: ", line):
+            _, _, comment = line.partition("#")
+            assert len(comment.strip()) > 3, line
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_unset_variables_are_named_with_their_line(
+    name: str, tmp_path: Path, variables: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSCD_SHA256")
+    with pytest.raises(ConfigError, match="SSCD_SHA256") as caught:
+        opened(name, tmp_path)
+    line = next(i for i, row in enumerate(preset_text(name).splitlines(), 1) if row.strip().startswith("sha256: "))
+    assert caught.value.where == f"{tmp_path / name}.yaml:{line}"
+
+
+def test_a_misspelt_preset_is_told_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        preset_text("llama3-vidoe")
+    assert "llama3-video" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_an_annotator_of_the_cascade_that_is_also_late_serves_the_other_modalities(
+    variables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In apollo, overlay text is measured of videos in the cascade and of images only when they are kept."""
+    monkeypatch.chdir(tmp_path)
+    run = opened("apollo", tmp_path)
+    tables.write(
+        run.at("signals", "u000000.parquet"), pa.table({"key": ["a", "b", "c"], "overlay.text": ["A", None, "C"]})
+    )
+    late = pa.table({"key": ["a", "b", "c"], "overlay.text": ["A", "B", None], "other.n": [1, 2, None]})
+    tables.write(run.at("late", "u000000.parquet"), late)
+    write_manifest(run.at("late"), "late", "", [Unit("u000000", 3, "")])
+    signals = unit_signals(run, "u000000")
+    assert signals["overlay.text"].to_pylist() == ["A", "B", "C"]
+    assert signals["other.n"].to_pylist() == [1, 2, None]

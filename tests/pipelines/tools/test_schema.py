@@ -1,0 +1,158 @@
+"""schema: says what the code declares, all of it, and holds the documents to it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from annotators import ANNOTATORS
+from filters import FILTERS
+from infra import tables
+from infra.errors import ConfigError
+from pipelines.core.resolve import annotator_class
+from pipelines.tools import schema as schemas
+
+DOCS = Path(__file__).parents[3] / "docs"
+CLASSES = schemas.settings_classes()
+ROW = re.compile(r"^\| `([^`|]+)` \|", re.M)
+
+
+def resolved(schema: dict, node: dict) -> dict:
+    """A node of a JSON schema, behind its references and its null."""
+    while True:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].removeprefix("#/$defs/")]
+        elif "anyOf" in node:
+            node = next(choice for choice in node["anyOf"] if choice.get("type") != "null")
+        else:
+            return node
+
+
+def at(schema: dict, *path: str) -> dict:
+    node = schema
+    for part in path:
+        node = resolved(schema, resolved(schema, node)["properties"][part])
+    return node
+
+
+def test_every_annotator_and_filter_has_its_settings_in_the_config_schema() -> None:
+    schema = schemas.schemas("config")["config"]
+    assert set(ANNOTATORS) < set(at(schema, "measure")["properties"])
+    assert set(at(schema, "filters")["properties"]) == set(FILTERS)
+    assert at(schema, "filters", "motion")["properties"]["min_score"]["default"] == 0.0007
+    assert at(schema, "filters", "quality", "document", "repetition")["properties"]["max_top_2gram"]
+    assert at(schema, "measure", "video_alignment", "video_text")["required"] == ["weights", "sha256"]
+    assert at(schema, "duplicates", "video")["properties"]["min_share"]["default"] == 0.5
+    assert at(schema, "resample")["properties"]["rule"]["enum"] == ["sqrt", "linear"]
+
+
+def test_every_reference_leads_somewhere_and_no_key_is_left_open() -> None:
+    schema = schemas.schemas("config")["config"]
+
+    def walk(node: object) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                assert node["$ref"].removeprefix("#/$defs/") in schema["$defs"]
+            if "properties" in node and "title" in node:
+                assert node["additionalProperties"] is False
+            for child in node.values():
+                walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                walk(child)
+
+    walk(schema)
+
+
+@pytest.mark.parametrize("name", tables.SCHEMAS)
+def test_every_column_has_its_type_and_a_meaning(name: str) -> None:
+    entry = schemas.schemas(name)[name]
+    assert entry["version"] == tables.VERSION
+    assert [c["name"] for c in entry["columns"]] == tables.SCHEMAS[name].names
+    assert [c["type"] for c in entry["columns"]] == [str(f.type) for f in tables.SCHEMAS[name]]
+    assert all(c["meaning"] for c in entry["columns"])
+    assert set(schemas.MEANING[name]) == set(tables.SCHEMAS[name].names)
+
+
+def test_signals_name_every_annotator_with_version_and_columns() -> None:
+    signals = schemas.schemas("signals")["signals"]
+    assert list(signals) == list(ANNOTATORS)
+    for name, entry in signals.items():
+        kind = annotator_class(name)
+        assert entry["version"] == kind.VERSION  # type: ignore[attr-defined]
+        assert [c["name"] for c in entry["columns"]][-1] == f"{name}.error"
+    where = {c["name"]: c["where"] for c in signals["fingerprint"]["columns"]}
+    assert where["fingerprint.vectors"] == "store" and where["fingerprint.quality"] == "signals"
+
+
+def test_another_name_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        schemas.schemas("sample")
+    assert "samples" in caught.value.hint
+
+
+def test_people_see_every_key_and_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    schemas.show(schemas.schemas())
+    shown = capsys.readouterr().out
+    for word in ("filters.quality.document.repetition.max_top_2gram", "sources[].captions.file", "others",
+                 "fingerprint.vectors", "matched span in this sample", "duplicates.image.threshold"):  # fmt: skip
+        assert word in shown
+
+
+# -- the documents --
+
+
+def sections(name: str) -> dict[str, str]:
+    """Text of a document by heading (`## measure.motion` -> "measure.motion")."""
+    parts = re.split(r"^##+ `?([^`\n]+)`?.*$", (DOCS / name).read_text(encoding="utf-8"), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("place", [place for place, kind in CLASSES.items() if kind.model_fields])
+def test_configuration_names_every_key_with_its_default(place: str) -> None:
+    found = {row.split("`")[1]: row for row in sections("configuration.md")[place or "Top level"].splitlines()
+             if ROW.match(row)}  # fmt: skip
+    fields = CLASSES[place].model_fields
+    wanted = set(fields)
+    assert set(found) == wanted
+    for field, info in fields.items():
+        cells = [cell.strip() for cell in found[field].split(" | ")]
+        if schemas.models_in(info.annotation) or field in ("measure", "filters", "duplicates", "resample", "annotate"):
+            continue
+        assert cells[1].strip("`") == schemas.default_of(info), found[field]
+
+
+def test_configuration_names_nothing_that_is_not_there() -> None:
+    places = {place or "Top level" for place in CLASSES}
+    for heading, text in sections("configuration.md").items():
+        assert heading in places or not ROW.search(text), heading
+
+
+def test_filters_are_documented_with_all_they_read_and_every_reason() -> None:
+    documented = sections("filters.md")
+    for name, path in FILTERS.items():
+        module = importlib.import_module(path)
+        text = documented[name]
+        for annotator in {column.split(".")[0] for column in module.READS}:
+            assert f"`{annotator}" in text, (name, annotator)
+        for place, kind in CLASSES.items():
+            if place == f"filters.{name}" or place.startswith(f"filters.{name}."):
+                check_thresholds(place.removeprefix(f"filters.{name}").lstrip("."), kind, text)
+        source = Path(module.__file__ or "").read_text()
+        reasons = set(re.findall(r'Rule\("([a-z_]+)"', source)) | set(re.findall(r'"([a-z_]+)"', module.judge.__doc__))
+        assert reasons
+        for reason in reasons:
+            assert f"`{reason}`" in text, (name, reason)
+
+
+def check_thresholds(prefix: str, kind: type[BaseModel], text: str) -> None:
+    for field, info in kind.model_fields.items():
+        if schemas.models_in(info.annotation):
+            continue
+        key = f"{prefix}.{field}".lstrip(".")
+        assert f"| `{key}` | `{schemas.default_of(info)}` |" in text, key
