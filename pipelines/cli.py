@@ -65,24 +65,24 @@ def run_(
 ) -> None:
     """Ingest, measure, decide, annotate and export; resumes by itself."""
     from pipelines import stages
-    from pipelines.core import console
+    from pipelines.core import summary
 
     run = stages.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
     if explain:
-        _print(stages.explained(run)) if json else console.show_explained(run)
+        _print(stages.explained(run)) if json else summary.show_explained(run)
         return
     stages.run_all(run)
-    _print(stages.result(run)) if json else console.show_run(run)
+    _print(stages.result(run)) if json else summary.show_run(run)
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
     """Run one stage, say what it did, and return the run."""
     from pipelines import stages
-    from pipelines.core import console
+    from pipelines.core import summary
 
     run = stages.open_for_work(str(config), quiet=json, **options)
     value = stages.stage_result(name, stages.run_stage(run, name))
-    _print(value) if json else console.show_stage(value)
+    _print(value) if json else summary.show_stage(value)
     return run
 
 
@@ -130,9 +130,9 @@ def annotate(
     options = {"out": out, "replace": replace, "runner": _runner(runner, workers, beam), "batch": batch}
     run = _run_stage("annotate", config, json, **options)
     if not json:
-        from pipelines.core import console
+        from pipelines.core import summary
 
-        console.show_dialogues(run)
+        summary.show_dialogues(run)
 
 
 # -- looking and planning ---------------------------------------------------------------------------------------

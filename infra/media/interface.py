@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Modality = Literal["video", "image", "multi_image", "text"]
+#: All modalities, in the order in which tables and documents list them.
 MODALITIES: tuple[Modality, ...] = ("video", "image", "multi_image", "text")
+#: Those that have media.
+VISUAL: tuple[Modality, ...] = ("video", "image", "multi_image")
 
 
 @dataclass(frozen=True)

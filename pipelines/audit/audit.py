@@ -98,9 +98,9 @@ def show(audits: list[Audit]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    out = console()
+    out = open_console()
     for one in audits:
         looked = ", ".join(f"{count:,} {name}" for name, count in one.looked.items())
         out.print(Text(f"{one.kind} {one.uri}: {looked}"), highlight=False)

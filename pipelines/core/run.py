@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infra import storage
+import pyarrow as pa
+
+from infra import storage, tables
 from infra.beam import Runner
 from infra.config import Config, Document, read_document, validate
 
@@ -51,6 +53,14 @@ class Run:
     def at(self, *parts: str) -> str:
         """A place below the run's folder."""
         return storage.join(self.out, *parts)
+
+    def read(self, stage: str, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One unit's table of a stage ("samples", "signals", "verdicts", …), whole or some of its columns."""
+        return tables.read(self.at(stage, f"{unit}.parquet"), columns)
+
+    def read_work(self, stage: str, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The same for an intermediate table below RUN/work ("judged", "evidence", "export", …)."""
+        return tables.read(self.work(stage, f"{unit}.parquet"), columns)
 
     def work(self, *parts: str) -> str:
         """A place for what is needed in between; never covered by checksums, safe to remove."""

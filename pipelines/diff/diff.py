@@ -12,7 +12,7 @@ from infra import storage
 from infra.commit import read_json, read_manifest
 from infra.errors import ConfigError, StageError
 from mixtures.shards.manifest import is_mixture
-from pipelines.core.console import console
+from pipelines.core.console import open_console
 from pipelines.diff import diff_mixtures, diff_rows
 from pipelines.diff.diff_values import files_of, flat, settings, show_files, show_settings
 
@@ -104,7 +104,7 @@ def _ledgers(a: str, b: str) -> list[dict[str, Any]]:
 
 def show(value: Mapping[str, Any]) -> None:
     """Tables of what differs on stdout."""
-    out = console()
+    out = open_console()
     if value["same"]:
         out.print(f"the same {value['kind']}", highlight=False)
         return

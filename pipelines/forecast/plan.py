@@ -498,9 +498,9 @@ def show(value: Mapping[str, Any]) -> None:
     """The forecast as tables on stdout."""
     from rich.table import Table
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    out = console()
+    out = open_console()
     table = Table(title="Forecast, with 99 % intervals", title_justify="left")
     table.add_column("")
     for name in value["modalities"]:

@@ -597,9 +597,9 @@ def show(value: Mapping[str, Any]) -> None:
     """Tables of the answer on stdout."""
     from rich.table import Table
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    out = console()
+    out = open_console()
     for change in value["set"]:
         out.print(f"{change['key']}: {change['from']} -> {change['to']}", highlight=False)
     table = Table(title="What would be kept", title_justify="left")

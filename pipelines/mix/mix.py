@@ -360,9 +360,9 @@ def show(mixture: Mixture) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    value, out = mixture.value, console()
+    value, out = mixture.value, open_console()
     totals = value["totals"]
     taken = Table(title=f"Mixture {value['recipe']['name']}: what it takes", title_justify="left")
     taken.add_column("group", no_wrap=True)
@@ -384,7 +384,7 @@ def show(mixture: Mixture) -> None:
         shares.add_row(name, asked, *(f"{100 * got[unit]:.2f}" for unit in UNITS))
     out.print(shares)
     for warning in value["warnings"]:
-        out.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+        out.print(f"warning: {warning}")
     tars = f", and as tars in {mixture.uri}/shards" if value["materialized"] is not None else ""
     out.print(f"virtual shards: {value['vshards']:,}{tars}; {mixture.uri}/{MANIFEST} says all of it", highlight=False)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from infra import progress
 from infra.commit import lock, need_manifest, read_json
-from pipelines.core.console import console
+from pipelines.core.console import open_console
 from pipelines.core.finished_run import open_finished
 from pipelines.takedown import rewrite_mixtures
 from pipelines.takedown.discover import Places, find
@@ -145,7 +145,7 @@ def _some(keys: Sequence[str]) -> dict[str, Any]:
 
 def show(value: Mapping[str, Any]) -> None:
     """What is, or would be, taken down."""
-    out = console()
+    out = open_console()
     if not any(run["samples"] for run in value["runs"]):
         before = sum(run["taken_before"] for run in value["runs"])
         also = f" ({before:,} were taken down before)" if before else ""

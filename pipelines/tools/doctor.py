@@ -89,9 +89,9 @@ def show(value: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    out = console()
+    out = open_console()
     table = Table(title="What reelmill finds here", title_justify="left")
     for column in ("", "what", "seen"):
         table.add_column(column, overflow="fold")

@@ -255,9 +255,9 @@ def show(value: Mapping[str, Any]) -> None:
     """A table for each schema."""
     from rich.table import Table
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    out = console()
+    out = open_console()
     for name, schema in value.items():
         if name == "config":
             table = Table(title="config: every key with its default", title_justify="left")

@@ -13,7 +13,7 @@ from rich.table import Table
 from infra import storage, tables
 from infra.commit import need_manifest
 from infra.hashing import draws
-from pipelines.core.console import console
+from pipelines.core.console import open_console
 
 
 def pick(run: str, *, count: int, kind: str | None, rejected: bool) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def pick(run: str, *, count: int, kind: str | None, rejected: bool) -> list[dict
 
 def show(rows: list[dict[str, Any]], run: str) -> None:
     """Evidence to the left, turns to the right; what each turn cites and why one was rejected stands under it."""
-    out = console()
+    out = open_console()
     if not rows:
         out.print(f"{run} has no such dialogues", highlight=False)
     for row in rows:

@@ -139,9 +139,9 @@ def settings_of(
 
 def show(value: Mapping[str, Any]) -> None:
     """What was built, for people."""
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
-    out = console()
+    out = open_console()
     seen = f"{value['words']:,} words in {value['texts']:,} texts"
     out.print(f"{value['vocabulary']}: {value['entries']:,} entries from {seen}", highlight=False, soft_wrap=True)
     if value["broken_rows"]:

@@ -90,7 +90,7 @@ def show(value: Mapping[str, Any], log: Path, picture: Path) -> None:
     """The stages in a table, with their curves."""
     from rich.table import Table
 
-    from pipelines.core.console import console
+    from pipelines.core.console import open_console
 
     lines = read(log)
     table = Table(title="Trained", title_justify="left")
@@ -105,7 +105,7 @@ def show(value: Mapping[str, Any], log: Path, picture: Path) -> None:
             f"{stage['first_loss']:.3f} → {stage['last_loss']:.3f}",
             bars([line["loss"] for line in lines if line["stage"] == stage["stage"]]),
         )  # fmt: skip
-    out = console()
+    out = open_console()
     out.print(table)
     for warning in value["warnings"]:
         out.print(f"note: {warning}", highlight=False, markup=False)

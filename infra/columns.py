@@ -1,0 +1,47 @@
+"""Arrow columns as numpy arrays: strings, masks and numbers, with one rule each for nulls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+def to_strings(column: pa.Array | pa.ChunkedArray) -> NDArray[np.object_]:
+    """object (n,): the values as Python objects, None where null. For strings and other values that numpy lacks."""
+    return np.array(column.to_pylist(), dtype=object)
+
+
+def to_mask(column: pa.Array | pa.ChunkedArray) -> Mask:
+    """bool (n,): a boolean column, False where null."""
+    return np.asarray(pc.fill_null(column, False), dtype=bool)
+
+
+def to_floats(column: pa.Array | pa.ChunkedArray, null: float = float("nan")) -> NDArray[np.float64]:
+    """float64 (n,): a numeric or boolean column, `null` where null."""
+    return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), null), dtype=np.float64)
+
+
+def to_ints(column: pa.Array | pa.ChunkedArray, null: int = -1) -> NDArray[np.int64]:
+    """int64 (n,): an integer column, `null` where null."""
+    return np.asarray(pc.fill_null(column, null), dtype=np.int64)
+
+
+def equals(column: pa.Array | pa.ChunkedArray, value: Any) -> Mask:
+    """bool (n,): rows equal to `value`, False where null."""
+    return to_mask(pc.equal(column, value))
+
+
+def is_null(column: pa.Array | pa.ChunkedArray) -> Mask:
+    """bool (n,): rows without a value. NaN is a value."""
+    return np.asarray(pc.is_null(column), dtype=bool)
+
+
+def is_valid(column: pa.Array | pa.ChunkedArray) -> Mask:
+    """bool (n,): rows with a value. NaN is a value."""
+    return np.asarray(pc.is_valid(column), dtype=bool)
