@@ -357,7 +357,6 @@ def result(mixture: Mixture) -> dict[str, Any]:
 
 def show(mixture: Mixture) -> None:
     """What was asked for and what it came to, for people."""
-    from rich.markup import escape
     from rich.table import Table
 
     from pipelines.core.console import open_console
