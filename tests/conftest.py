@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# How long an example takes says something about the machine, and nothing about the code.
-settings.register_profile("reelmill", deadline=None)
-settings.load_profile("reelmill")
+# How long an example takes says something about the machine, nothing about the code. "fixed" draws the same examples
+# each time; "explore" draws new ones and prints what reproduces a failure.
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("REELMILL_EXAMPLES", "fixed"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With REELMILL_MAX_EXAMPLES, run every property test with so many examples, whatever its own settings say."""
+    if count := os.environ.get("REELMILL_MAX_EXAMPLES"):
+        for item in items:
+            test = getattr(item, "obj", None)
+            own = getattr(test, "_hypothesis_internal_use_settings", None)
+            if getattr(test, "is_hypothesis_test", False):
+                unhurried = [HealthCheck.too_slow, *(own or settings.default).suppress_health_check]
+                more = settings(own, max_examples=int(count), suppress_health_check=unhurried)
+                test._hypothesis_internal_use_settings = more  # what @settings sets, too
+
 
 if TYPE_CHECKING:  # tests that need none of it import none of it
     from pipelines.core.run import Run
