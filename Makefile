@@ -18,8 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/reelmill demo --out $(OUT) --seed $(SEED)
 
+# As many test processes as there are cores; the tests of one file stay together and share what is expensive to make.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Real vLLM on the CPU, in an environment of its own, for tests/pipelines/annotate/test_vllm.py: 3.5 GB.
 vllm: .venv-vllm/.installed
