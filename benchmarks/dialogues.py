@@ -112,7 +112,7 @@ WORDS = (
 )
 
 
-class Job:
+class GenerationJob:
     """A: what a worker of `reelmill annotate` does, from samples and signals to committed units."""
 
     def __init__(self, folder: str, url: str, model: str, in_flight: int, tokens: int = TOKENS) -> None:
@@ -235,7 +235,7 @@ def efficiency(url: str, model: str, count: int, in_flight: int, order: str, tok
     for turn, who in enumerate("B" + order):
         forgot = _forget(url) and forgot
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(folder, url, model, in_flight, tokens)
+            job = GenerationJob(folder, url, model, in_flight, tokens)
             job.sheets(videos if who == "A" else [])
             begun = time.monotonic()
             answered = job.write() if who == "A" else asyncio.run(bare(url, asks, in_flight))
@@ -264,7 +264,7 @@ def cpu(url: str, count: int, in_flight: int) -> dict[str, float]:
     asks, videos = requests("fake", count), [sample(number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
-        job = Job(folder, url, "fake", in_flight)
+        job = GenerationJob(folder, url, "fake", in_flight)
         job.sheets(videos)
         job.write()
     middle = time.process_time()

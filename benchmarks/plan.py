@@ -126,7 +126,7 @@ def one(seed: int, samples: int, share: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="reelmill-bench-plan-") as name:
         path = world(Path(name), seed, samples)
         begun = time.process_time()
-        found = plan.plan(str(path), share=share, quiet=True)["modalities"]["all"]
+        found = plan.run(str(path), share=share, quiet=True)["modalities"]["all"]
         planned = time.process_time()
         truth = whole(path)
         ran = time.process_time()

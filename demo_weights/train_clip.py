@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from infra import models
 from infra.hashing import file_sha256
 from pipelines.demo import captions, scenes
-from pipelines.demo.scenes import Scene
+from pipelines.demo.scenes import DemoScene
 
 SIDE = 80
 CONTEXT = 40
@@ -59,17 +59,17 @@ class Examples:
     """pixels: uint8 (n, SIDE + ROOM, SIDE + ROOM, 3); scenes; still: bool (n,), shown and described as a picture."""
 
     pixels: NDArray[np.uint8]
-    scenes: list[Scene]
+    scenes: list[DemoScene]
     still: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.scenes)
 
 
-class _Restaged(scenes.Film):
+class _RestagedScene(scenes.Film):
     """A scene before a plate that is ready: the plate is what rendering costs."""
 
-    def __init__(self, scene: Scene, plate: NDArray[np.uint8], width: int, height: int) -> None:
+    def __init__(self, scene: DemoScene, plate: NDArray[np.uint8], width: int, height: int) -> None:
         self.scene, self.width, self.height = scene, width, height
         self._plate, self._unit = plate, min(width, height)
         self._sprites = [
@@ -243,7 +243,7 @@ def make_batch(seed: int, number: int, count: int, plates: NDArray[np.uint8]) ->
         plate = plate[top : top + full_h, left : left + full_w]
         if rng.random() < 0.5:
             plate = plate[:, ::-1]
-        film = _Restaged(scene, scenes.tinted(np.ascontiguousarray(plate), scene.tint), width, height)
+        film = _RestagedScene(scene, scenes.tinted(np.ascontiguousarray(plate), scene.tint), width, height)
         picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
         if rng.random() < 0.6:
             quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))]
@@ -253,7 +253,7 @@ def make_batch(seed: int, number: int, count: int, plates: NDArray[np.uint8]) ->
     return Examples(pixels, drawn, still)
 
 
-def make_scenes(seed: int, count: int, purpose: str, casts: int = 1) -> Iterator[list[Scene]]:
+def make_scenes(seed: int, count: int, purpose: str, casts: int = 1) -> Iterator[list[DemoScene]]:
     """`count` times `casts` scenes of the train split before one background. A function of the arguments."""
     for i in range(count):
         scene = scenes.make_scene(seed, "train", f"clip {purpose} {i}")
@@ -276,7 +276,7 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
         plate = replace(shown[0], tint="natural", subjects=()).film(width, height)._plate
         for j, scene in enumerate(shown):
-            film = _Restaged(scene, scenes.tinted(plate, scene.tint), width, height)
+            film = _RestagedScene(scene, scenes.tinted(plate, scene.tint), width, height)
             row = i * casts + j
             still[row] = rng.random() < 0.4
             picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
@@ -287,13 +287,13 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
     return Examples(pixels, drawn, still)
 
 
-def caption(scene: Scene, still: bool, rng: np.random.Generator) -> str:
+def caption(scene: DemoScene, still: bool, rng: np.random.Generator) -> str:
     """A true caption of the scene: half of them plain, the rest in the demo's other good styles."""
     style = "plain" if rng.random() < 0.5 else str(rng.choice(captions.STYLES))
     return captions.good_caption(scene, style, rng, still=bool(still))
 
 
-def altered(scene: Scene, rng: np.random.Generator) -> Scene:
+def altered(scene: DemoScene, rng: np.random.Generator) -> DemoScene:
     """The scene with one thing changed that its captions name: tint, or a subject's colour or shape, or all of a
     subject. The result belongs to the train split too."""
     while True:
@@ -316,7 +316,7 @@ def altered(scene: Scene, rng: np.random.Generator) -> Scene:
             return changed
 
 
-def targets(scene: Scene) -> NDArray[np.float32]:
+def targets(scene: DemoScene) -> NDArray[np.float32]:
     """float32 (k,) of 0 and 1: which tint, colours, shapes, textures, sizes, counts and coloured shapes are named."""
     colours, shapes = list(scenes.COLOURS), scenes.SHAPES
     groups = [
@@ -349,7 +349,7 @@ def _normalised(pixels: NDArray[np.uint8]) -> Any:
     return ((x - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
-def vocabulary(shown: Sequence[Scene], tokenizer: Any) -> NDArray[np.int64]:
+def vocabulary(shown: Sequence[DemoScene], tokenizer: Any) -> NDArray[np.int64]:
     """The ids of all tokens that captions of such scenes have, ascending. A few thousand scenes have every word."""
     rng = scenes.generator(0, "clip", "vocabulary")
     texts = [caption(s, i % 2 == 0, rng) for i, s in enumerate(shown)]
@@ -376,7 +376,7 @@ def _numbered(seed: int, count: int, number: int) -> Examples:
 def train(
     seed: int,
     plates: NDArray[np.uint8],
-    known_from: Sequence[Scene],
+    known_from: Sequence[DemoScene],
     steps: int,
     batch: int,
     log: Callable[[str], None],
@@ -474,7 +474,7 @@ def validate(folder: Path, examples: Examples, seed: int) -> dict[str, Any]:
     rng = scenes.generator(seed, "clip", "validate")
     n = len(examples)
 
-    def scores(shown: Sequence[Scene]) -> NDArray[np.float64]:
+    def scores(shown: Sequence[DemoScene]) -> NDArray[np.float64]:
         words = [caption(s, k, rng) for s, k in zip(shown, examples.still, strict=True)]
         return np.asarray((pictures * clip.encode_texts(words)).sum(axis=1))
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from infra import models
 from infra.hashing import file_sha256
 from pipelines.demo import scenes
-from pipelines.demo.scenes import Film, Scene
+from pipelines.demo.scenes import DemoScene, Film
 
 SIDE = 64
 DIM = 512
@@ -46,7 +46,7 @@ _SIZES = ((160, 120), (160, 90), (120, 120), (192, 108))
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PlateDataset:
     """now, soon: n pictures each, uint8 RGB of several sizes, `soon` at most 0.2 s after `now`. Row i belongs to group
     i // GROUP; within a group rows 0, 1 and rows 2, 3 share the crop of the photograph."""
 
@@ -57,16 +57,16 @@ class Pictures:
         return len(self.now)
 
 
-class _Restaged(Film):
+class _RestagedFilm(Film):
     """Other subjects before a plate that is ready: the plate is what rendering costs."""
 
-    def __init__(self, film: Film, scene: Scene) -> None:
+    def __init__(self, film: Film, scene: DemoScene) -> None:
         self.scene, self.width, self.height = scene, film.width, film.height
         self._plate, self._unit = film._plate, film._unit
         self._sprites = [scenes._sprite(s, max(6, round(s.radius * self._unit))) for s in scene.subjects]
 
 
-def make_pictures(seed: int, groups: int, purpose: str) -> Pictures:
+def make_pictures(seed: int, groups: int, purpose: str) -> PlateDataset:
     """`groups` × GROUP pictures of the train split, a function of the arguments."""
     rng = scenes.generator(seed, "copy", purpose)
     now, soon = [], []
@@ -78,11 +78,11 @@ def make_pictures(seed: int, groups: int, purpose: str) -> Pictures:
             scene = first if c == 0 else scenes.make_scene(seed, "train", f"copy {purpose} {g} {c}", **fixed)
             film = scene.film(width, height)
             other = scenes.make_scene(seed, "train", f"copy {purpose} {g} {c} cast", **fixed)
-            for shown in (film, _Restaged(film, replace(scene, subjects=other.subjects))):
+            for shown in (film, _RestagedFilm(film, replace(scene, subjects=other.subjects))):
                 t = float(rng.uniform(0.0, 3.0))
                 now.append(shown.frame(t))
                 soon.append(shown.frame(t + float(rng.uniform(0, 0.2))))
-    return Pictures(now, soon)
+    return PlateDataset(now, soon)
 
 
 def edited(picture: NDArray[np.uint8], rng: np.random.Generator, most: float) -> NDArray[np.uint8]:
@@ -146,7 +146,7 @@ def network() -> Any:
     )
 
 
-def train(seed: int, pictures: Pictures, steps: int, batch: int, log: Callable[[str], None]) -> Any:
+def train(seed: int, pictures: PlateDataset, steps: int, batch: int, log: Callable[[str], None]) -> Any:
     torch = models.torch("training")
     torch.manual_seed(seed)
     model = network().to(memory_format=torch.channels_last)
@@ -222,7 +222,7 @@ def views(model: Any) -> Any:
     return torch.jit.script(Views(model))
 
 
-def validate(path: Path, pictures: Pictures, seed: int) -> dict[str, Any]:
+def validate(path: Path, pictures: PlateDataset, seed: int) -> dict[str, Any]:
     """Cosines between held-out pictures: copies (cropped up to 10 % a side, and other edits) against pictures of the
     same photograph in the same tint with another crop, of the same crop with another cast, and all others.
 

@@ -145,10 +145,10 @@ def what_if(
     json: Json = False,
 ) -> None:
     """What other thresholds would keep, from what is measured; nothing is written."""
-    from pipelines.forecast import what_if as asked
+    from pipelines.forecast import what_if
 
-    value = asked.what_if(run, set_)
-    _print(value) if json else asked.show(value)
+    answer = what_if.run(run, set_)
+    _print(answer) if json else what_if.show(answer)
 
 
 @app.command()
@@ -202,10 +202,10 @@ def plan(
     workers: Workers = 1,
 ) -> None:
     """Measure a keyed share of the inputs and forecast yield, hours, bytes and tokens, with intervals."""
-    from pipelines.forecast import plan as planning
+    from pipelines.forecast import plan
 
-    value = planning.plan(str(config), share=share, workers=workers, quiet=json)
-    _print(value) if json else planning.show(value)
+    forecast = plan.run(str(config), share=share, workers=workers, quiet=json)
+    _print(forecast) if json else plan.show(forecast)
 
 
 @app.command()
@@ -218,12 +218,12 @@ def show(
     json: Json = False,
 ) -> None:
     """Show some of what a run made: dialogues with their evidence side by side."""
-    from pipelines.tools import show as showing
+    from pipelines.tools import show
 
     if what != "dialogues":
         raise typer.BadParameter(f"there is nothing called {what!r} to show; try dialogues")
-    rows = showing.pick(run, count=count, kind=kind, rejected=rejected)
-    _print(rows) if json else showing.show(rows, run)
+    rows = show.run(run, count=count, kind=kind, rejected=rejected)
+    _print(rows) if json else show.show(rows, run)
 
 
 @app.command()
@@ -267,10 +267,10 @@ def doctor(
     json: Json = False,
 ) -> None:
     """What is installed, which engines are in use, what is missing and how to get it."""
-    from pipelines.tools import doctor as looking
+    from pipelines.tools import doctor
 
-    findings = looking.examine(None if config is None else str(config))
-    _print(findings) if json else looking.show(findings)
+    findings = doctor.run(None if config is None else str(config))
+    _print(findings) if json else doctor.show(findings)
     if any(not finding["ok"] and finding["needed"] for finding in findings["findings"]):
         raise typer.Exit(1)
 
@@ -281,10 +281,10 @@ def schema(
     json: Json = False,
 ) -> None:
     """The schema of the config and of each table, with versions."""
-    from pipelines.tools import schema as schemas
+    from pipelines.tools import schema
 
-    value = schemas.schemas(table)
-    _print(value) if json else schemas.show(value)
+    schemas = schema.run(table)
+    _print(schemas) if json else schema.show(schemas)
 
 
 @app.command()
@@ -310,14 +310,14 @@ def vocab(
     beam: BeamOptions = None,
 ) -> None:
     """Build an n-gram vocabulary for resampling from high-quality text."""
-    from pipelines.tools import vocab as building
+    from pipelines.tools import vocab
 
-    settings = building.settings_of(small, case, min_count, min_pmi, min_pair_count)
-    value = building.build(
+    settings = vocab.build_settings(small, case, min_count, min_pmi, min_pair_count)
+    summary = vocab.run(
         texts, out, titles=titles, settings=settings, text_column=text_column,
         runner=_runner(runner, workers, beam), quiet=json,
     )  # fmt: skip
-    _print(value) if json else building.show(value)
+    _print(summary) if json else vocab.show(summary)
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------
@@ -367,11 +367,11 @@ def mix(
 @app.command()
 def train(config: ConfigPath, out: Out = None, json: Json = False) -> None:
     """Train a small video-language model over mixtures in Apollo's three stages; resumes by itself (extra: train)."""
-    from pipelines.train import train as training
+    from pipelines.train import train
 
-    value = training.train(str(config), out=out, quiet=json)
-    if value:  # one of several processes speaks
-        _print(value) if json else training.show(value)
+    summary = train.run(str(config), out=out, quiet=json)
+    if summary:  # empty on every process but the first
+        _print(summary) if json else train.show(summary)
 
 
 @app.command()
@@ -382,10 +382,10 @@ def demo(
     workers: Workers = 2,
 ) -> None:
     """Make a small corpus with planted faults, run everything on it, show what each filter caught and missed."""
-    from pipelines.demo import demo as showing
+    from pipelines.demo import demo
 
-    report = showing.run_demo(out, seed=seed, workers=workers, quiet=json)
-    _print(report) if json else showing.show(report, out)
+    report = demo.run(out, seed=seed, workers=workers, quiet=json)
+    _print(report) if json else demo.show(report, out)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.demo.scenes import COLOURS, SHAPES, TINTS, VARIANTS, Scene
+from pipelines.demo.scenes import COLOURS, SHAPES, TINTS, VARIANTS, DemoScene
 
 #: Good captions: as the scene tells it; with names; with words of other languages; with capitals; brief; with a place.
 STYLES = ("plain", "named", "foreign_words", "capitals", "brief", "placed")
@@ -53,7 +53,12 @@ PLACES = (
 
 
 def good_caption(
-    scene: Scene, style: str = "plain", rng: np.random.Generator | None = None, *, still: bool = False, place: str = ""
+    scene: DemoScene,
+    style: str = "plain",
+    rng: np.random.Generator | None = None,
+    *,
+    still: bool = False,
+    place: str = "",
 ) -> str:
     """A true English caption of the scene in one of `STYLES`; `rng` chooses among the wordings (None: the first).
 
@@ -87,7 +92,7 @@ def shouted(caption: str, rng: np.random.Generator) -> str:
     return caption.removesuffix(".").upper() + end
 
 
-def too_short(scene: Scene, rng: np.random.Generator) -> str:
+def too_short(scene: DemoScene, rng: np.random.Generator) -> str:
     """What is left of a caption in collections that nobody described: a word or two."""
     first = scene.subjects[0]
     choices = (
@@ -215,7 +220,7 @@ _OTHER: dict[str, tuple[tuple[str, ...], str, str, str]] = {
 LANGUAGES = tuple(_OTHER)
 
 
-def other_language(scene: Scene, language: str, rng: np.random.Generator) -> str:
+def other_language(scene: DemoScene, language: str, rng: np.random.Generator) -> str:
     """What is seen, in another language (one of `LANGUAGES`): its first subject, colour and tint."""
     sentences, shapes, colours, tints = _OTHER[language]
     first = scene.subjects[0]

@@ -33,7 +33,7 @@ PICTURED = ("duplicates.image", "duplicates.video")
 COPY_SIZE = 128
 
 
-def run_demo(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1.0) -> dict[str, Any]:
+def run(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1.0) -> dict[str, Any]:
     """Make the world of `seed` under OUT/raw, run the whole pipeline, write OUT/report.json and return it."""
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder is talkative
     begun = time.time()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import StageError
-from pipelines.demo.scenes import Pixels, Scene, font, generator
+from pipelines.demo.scenes import DemoScene, Pixels, font, generator
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Shot:
     """A video to be made. static: "" or how a frozen frame is dressed up; overlay: "" or the kind of burned-in text."""
 
     name: str
-    scene: Scene
+    scene: DemoScene
     width: int
     height: int
     fps: int
@@ -97,7 +97,7 @@ class Shot:
     def frames(self) -> Iterator[Pixels]:
         film = self.scene.film(self.width, self.height)
         rng = generator(0, "pixels", self.name)
-        burn = Overlay(self.overlay, self.width, self.height, rng) if self.overlay else None
+        burn = BurnedInText(self.overlay, self.width, self.height, rng) if self.overlay else None
         frozen = film.frame(0.0) if self.static else None
         for i in range(max(2, round(self.seconds * self.fps))):
             t = i / self.fps
@@ -110,7 +110,7 @@ class Photo:
     """A picture to be made; `form` is one of IMAGES or ODD_IMAGES."""
 
     name: str
-    scene: Scene
+    scene: DemoScene
     width: int
     height: int
     form: str
@@ -125,7 +125,7 @@ class Photo:
         picture = self.scene.render(0.0, self.width, self.height)
         if not self.overlay:
             return picture
-        return Overlay(self.overlay, self.width, self.height, generator(0, "pixels", self.name)).on(picture, 0.0)
+        return BurnedInText(self.overlay, self.width, self.height, generator(0, "pixels", self.name)).on(picture, 0.0)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     """One original, its copies, and how it is damaged ("": it is not). Done by one worker."""
 
     original: Shot | Photo
@@ -169,7 +169,7 @@ class Job:
     damage: str = ""
 
 
-def make(job: Job) -> list[tuple[str, bytes]]:
+def make(job: RenderJob) -> list[tuple[str, bytes]]:
     """(name, bytes) of the original and of each copy. Raises StageError when damage cannot be done."""
     import cv2
 
@@ -325,7 +325,7 @@ _WORDS = (
 )  # fmt: skip
 
 
-class Overlay:
+class BurnedInText:
     """Text that was laid over the picture afterwards: it keeps its place, whatever the scene does."""
 
     def __init__(self, kind: str, width: int, height: int, rng: np.random.Generator) -> None:

@@ -157,7 +157,7 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Scene:
+class DemoScene:
     """photo, crop: the part of the photograph shown (centre 0..1, share of its largest fitting window)."""
 
     split: Split
@@ -201,7 +201,7 @@ def generator(seed: int, *purpose: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest(str(seed).encode(), *(p.encode() for p in purpose)), "little"))
 
 
-def make_scene(seed: int, split: Split, name: str = "", **fixed: Any) -> Scene:
+def make_scene(seed: int, split: Split, name: str = "", **fixed: Any) -> DemoScene:
     """A scene of `split`: a function of (seed, split, name, fixed).
 
     `fixed` are fields of Scene to hold on to (photo=, camera=, tint=, …), and `subjects_n`: how many subjects.
@@ -224,7 +224,7 @@ def make_scene(seed: int, split: Split, name: str = "", **fixed: Any) -> Scene:
             "camera": str(rng.choice(list(CAMERAS), p=[0.4, *[0.1] * 6])),
             "camera_speed": float(rng.uniform(0.045, 0.085)),
         }
-        scene = Scene(split=split, **{**drawn, **fixed})
+        scene = DemoScene(split=split, **{**drawn, **fixed})
         if split_of(scene.attributes) == split and not (scene.tint == "natural" and scene.photo in _GREY):
             return scene
     raise ValueError(f"no scene of split {split!r} has {fixed}")
@@ -293,7 +293,7 @@ def _verb(subject: Subject, variant: int) -> str:
     return f"{first.removesuffix('s')} {rest}".strip()
 
 
-def _sentence(scene: Scene, variant: int, still: bool) -> str:
+def _sentence(scene: DemoScene, variant: int, still: bool) -> str:
     ground = _ground(scene.tint, variant)
     if still:
         parts = [f"{s.phrase()} {_place(*s.where(0.0))}" for s in scene.subjects]
@@ -367,7 +367,7 @@ def tinted(picture: Pixels, tint: str) -> Pixels:
 class Film:
     """A scene made ready for one picture size: the plate (photograph with room for the camera) and the sprites."""
 
-    def __init__(self, scene: Scene, width: int, height: int) -> None:
+    def __init__(self, scene: DemoScene, width: int, height: int) -> None:
         self.scene, self.width, self.height = scene, width, height
         self._plate = _plate(scene, width, height)
         self._unit = min(width, height)
@@ -403,7 +403,7 @@ class Film:
         return np.asarray(view, dtype=np.uint8)
 
 
-def _plate(scene: Scene, width: int, height: int) -> Pixels:
+def _plate(scene: DemoScene, width: int, height: int) -> Pixels:
     """The crop of the photograph at the picture's scale, `MARGIN` larger on every side, tinted, with its signs."""
     import cv2
 

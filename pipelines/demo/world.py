@@ -33,8 +33,19 @@ import pyarrow.parquet as pq
 from infra.errors import StageError
 from infra.hashing import digest
 from pipelines.demo import captions, footage
-from pipelines.demo.footage import CODECS, ODD_CODECS, ODD_IMAGES, Change, Job, Photo, Shot
-from pipelines.demo.scenes import COLOURS, PHOTOS, SHAPES, TINTS, Scene, Sign, Subject, generator, make_scene, split_of
+from pipelines.demo.footage import CODECS, ODD_CODECS, ODD_IMAGES, Change, Photo, RenderJob, Shot
+from pipelines.demo.scenes import (
+    COLOURS,
+    PHOTOS,
+    SHAPES,
+    TINTS,
+    DemoScene,
+    Sign,
+    Subject,
+    generator,
+    make_scene,
+    split_of,
+)
 
 #: What the truth says of a sample.
 #: source, container, position: as in the samples table. modality.
@@ -75,7 +86,7 @@ _SMALLEST = 128  # no side of any sound medium is shorter
 
 
 @dataclass
-class Planned:
+class PlannedMedium:
     """A medium to be made and what is true of it."""
 
     modality: str
@@ -85,11 +96,11 @@ class Planned:
 
 
 @dataclass
-class Plan:
+class WorldPlan:
     """jobs: media to be made. planned: by name. texts: (source, text, truth). albums: (names, question, caption)."""
 
-    jobs: list[Job] = field(default_factory=list)
-    planned: dict[str, Planned] = field(default_factory=dict)
+    jobs: list[RenderJob] = field(default_factory=list)
+    planned: dict[str, PlannedMedium] = field(default_factory=dict)
     texts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     albums: list[tuple[list[str], str]] = field(default_factory=list)
 
@@ -144,7 +155,7 @@ def read_truth(folder: str | Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _made(jobs: list[Job], workers: int) -> Iterator[tuple[str, bytes]]:
+def _made(jobs: list[RenderJob], workers: int) -> Iterator[tuple[str, bytes]]:
     if workers <= 1:
         for job in jobs:
             yield from footage.make(job)
@@ -166,10 +177,10 @@ class Planner:
         self._n = {kind: max(2, round(count * scale)) for kind, count in COUNTS.items()}
         if not image_overlays:
             self._n["image_overlay"] = 0
-        self._plan = Plan()
+        self._plan = WorldPlan()
         self._serial = 0
 
-    def plan(self) -> Plan:
+    def plan(self) -> WorldPlan:
         for step in (
             self._clean, self._static, self._overlays, self._copied_videos, self._copied_images, self._others,
             self._languages, self._swapped, self._alike, self._quality, self._broken, self._odd, self._resample,
@@ -188,10 +199,10 @@ class Planner:
         self._serial += 1
         return digest(f"{self._seed} name {self._serial}".encode(), size=6).hex()
 
-    def _scene(self, *name: str, **fixed: Any) -> Scene:
+    def _scene(self, *name: str, **fixed: Any) -> DemoScene:
         return make_scene(self._seed, "demo", "/".join(name), **fixed)
 
-    def _lively(self, *name: str, **fixed: Any) -> Scene:
+    def _lively(self, *name: str, **fixed: Any) -> DemoScene:
         """A scene in which plainly something moves: the camera, or a large subject that travels."""
         for attempt in range(50):
             scene = self._scene(*name, str(attempt), **fixed)
@@ -200,7 +211,7 @@ class Planner:
                 return scene
         return replace(scene, camera="pan left")
 
-    def _shot(self, i: int, scene: Scene, **more: Any) -> Shot:
+    def _shot(self, i: int, scene: DemoScene, **more: Any) -> Shot:
         """Codecs, sizes and rates take turns, each at its own pace, so that they meet in every combination."""
         width, height = _VIDEO_SIZES[(i + i // len(CODECS)) % len(_VIDEO_SIZES)]
         fps, seconds = _TIMES[i % len(_TIMES)]
@@ -213,7 +224,7 @@ class Planner:
         }
         return Shot(self._name(), scene, **{**fields, **more})
 
-    def _photo(self, i: int, scene: Scene, **more: Any) -> Photo:
+    def _photo(self, i: int, scene: DemoScene, **more: Any) -> Photo:
         width, height = _IMAGE_SIZES[(i + i // len(footage.IMAGES)) % len(_IMAGE_SIZES)]
         fields = {
             "form": footage.IMAGES[i % len(footage.IMAGES)],
@@ -227,10 +238,10 @@ class Planner:
         self, medium: Shot | Photo, caption: str, damage: str = "", copies: tuple[Change, ...] = (), **truth: Any
     ) -> None:
         video = isinstance(medium, Shot)
-        self._plan.jobs.append(Job(medium, copies, damage))
+        self._plan.jobs.append(RenderJob(medium, copies, damage))
         form = medium.codec if isinstance(medium, Shot) else medium.form
         facts = {"form": form, "width": medium.width, "height": medium.height, "suffix": medium.suffix}
-        self._plan.planned[medium.name] = Planned(
+        self._plan.planned[medium.name] = PlannedMedium(
             "video" if video else "image", medium.name, caption, {**facts, **truth}
         )
         for copy in copies:
@@ -240,11 +251,11 @@ class Planner:
             ) if is_so] or ["re-encoded"]  # fmt: skip
             facts = {"form": copy.form, "width": 0, "height": 0, "suffix": copy.suffix}
             same = {"fault": "duplicates", "kind": "+".join(kind), "group": truth["group"]}
-            self._plan.planned[copy.name] = Planned(
+            self._plan.planned[copy.name] = PlannedMedium(
                 "video" if video else "image", copy.name, caption, {**facts, **same}
             )
 
-    def _caption(self, scene: Scene, style: str, *purpose: str, still: bool = False) -> str:
+    def _caption(self, scene: DemoScene, style: str, *purpose: str, still: bool = False) -> str:
         return captions.good_caption(scene, style, self._rng("caption", *purpose), still=still)
 
     # -- what is planted
@@ -295,7 +306,7 @@ class Planner:
             text = self._caption(scene, "plain", "image signs", str(i), still=True)
             self._add(self._photo(i, scene), text, hard="overlay", kind="sign")
 
-    def _with_sign(self, *name: str, labelled: bool) -> Scene:
+    def _with_sign(self, *name: str, labelled: bool) -> DemoScene:
         """A scene with lettering of its own: on a board in the photograph, or on the thing that moves."""
         rng = self._rng("sign", *name)
         text = _SIGNS[int(rng.integers(len(_SIGNS)))]
@@ -400,10 +411,10 @@ class Planner:
                     medium = self._shot(2 * i + k, scene) if modality == "video" else self._photo(2 * i + k, scene)
                     self._add(medium, text, hard="duplicates", kind=kind)
 
-    def _unlike(self, scene: Scene, make: Any, *name: str, **fixed: Any) -> Scene:
+    def _unlike(self, scene: DemoScene, make: Any, *name: str, **fixed: Any) -> DemoScene:
         """A scene that shares no colour and no shape with `scene` (and no tint, unless it is fixed)."""
         for attempt in range(200):
-            other: Scene = make(*name, "unlike", str(attempt), **fixed)
+            other: DemoScene = make(*name, "unlike", str(attempt), **fixed)
             mine = {w for s in scene.subjects for w in (s.colour, s.shape)}
             theirs = {w for s in other.subjects for w in (s.colour, s.shape)}
             if not mine & theirs and ("tint" in fixed or scene.tint != other.tint):
@@ -442,14 +453,14 @@ class Planner:
             for i in range(self._n[f"alike_{modality}"] // 2):
                 name = (f"alike {modality}", str(i))
                 make = self._lively if modality == "video" else self._scene
-                first: Scene = make(*name, subjects_n=1)
+                first: DemoScene = make(*name, subjects_n=1)
                 changed, second = self._one_word_off(first, make, *name)
                 for k, scene in enumerate((first, second)):
                     text = self._caption(scene, "plain", *name, still=modality == "image")
                     medium = self._shot(2 * i + k, scene) if modality == "video" else self._photo(2 * i + k, scene)
                     self._add(medium, text, hard="alignment", kind=f"another {changed}")
 
-    def _one_word_off(self, first: Scene, make: Any, *name: str) -> tuple[str, Scene]:
+    def _one_word_off(self, first: DemoScene, make: Any, *name: str) -> tuple[str, DemoScene]:
         subject: Subject = first.subjects[0]
         options = [("colour", replace(subject, colour=c)) for c in COLOURS if c != subject.colour]
         options += [("shape", replace(subject, shape=s)) for s in SHAPES if s != subject.shape]
@@ -457,7 +468,7 @@ class Planner:
         for at in order:
             word, other = options[int(at)]
             if split_of((first.tint, f"{other.colour} {other.shape}")) == "demo":
-                elsewhere: Scene = make(*name, "elsewhere", tint=first.tint, subjects_n=1)
+                elsewhere: DemoScene = make(*name, "elsewhere", tint=first.tint, subjects_n=1)
                 return word, replace(elsewhere, subjects=(other,), camera=first.camera)
         raise StageError("no caption is one word off")
 
@@ -502,7 +513,7 @@ class Planner:
             text = self._caption(scene, "plain", "odd image", str(i), still=True)
             self._add(self._photo(i, scene, form=form), text, hard="broken", kind=form)
 
-    def _colourless(self, *name: str, lively: bool = False) -> Scene:
+    def _colourless(self, *name: str, lively: bool = False) -> DemoScene:
         """Black and white things on a grey photograph: its caption stays true without colour."""
         for attempt in range(500):
             scene = (self._lively if lively else self._scene)(*name, str(attempt), tint="grey", subjects_n=1)
@@ -527,7 +538,7 @@ class Planner:
             )
             self._add(self._photo(i, scene), text, resample="tail" if tail else "head", kind=f"{colour} {shape}")
 
-    def _of_thing(self, colour: str, shape: str, *name: str) -> Scene:
+    def _of_thing(self, colour: str, shape: str, *name: str) -> DemoScene:
         for attempt in range(200):
             scene = self._scene(*name, str(attempt), subjects_n=1)
             found = replace(scene, subjects=(replace(scene.subjects[0], colour=colour, shape=shape),))
@@ -541,7 +552,7 @@ class Planner:
             for k in range(2 + i % 2):
                 scene = self._scene("albums", str(i), str(k))
                 photo = self._photo(i + k, scene, form=("jpg", "png", "webp")[k])
-                self._plan.jobs.append(Job(photo))
+                self._plan.jobs.append(RenderJob(photo))
                 names.append(f"{photo.name}.{photo.suffix}")
                 said.append(self._caption(scene, "plain", "albums", str(i), str(k), still=True))
             order = ("The first", "The second", "The third")
@@ -603,7 +614,7 @@ def _crop(rng: np.random.Generator) -> tuple[float, float, float, float]:
 # ---------------------------------------------------------------- write
 
 
-def _write(plan: Plan, raw: Path, made: Iterator[tuple[str, bytes]]) -> Iterator[dict[str, Any]]:
+def _write(plan: WorldPlan, raw: Path, made: Iterator[tuple[str, bytes]]) -> Iterator[dict[str, Any]]:
     """Writes the corpus, and yields the truth of each sample in it."""
     for source in SOURCES:
         (raw / source).mkdir(parents=True, exist_ok=True)
@@ -668,7 +679,7 @@ def _write_pairs(folder: Path, pairs: list[tuple[str, str, bytes, str]]) -> None
                     archive.addfile(info, io.BytesIO(payload))
 
 
-def _write_albums(folder: Path, plan: Plan) -> Iterator[dict[str, Any]]:
+def _write_albums(folder: Path, plan: WorldPlan) -> Iterator[dict[str, Any]]:
     rows = []
     for i, (names, answer) in enumerate(plan.albums):
         question = "<image>\n" * len(names) + "What do these pictures show?"
@@ -678,7 +689,7 @@ def _write_albums(folder: Path, plan: Plan) -> Iterator[dict[str, Any]]:
     (folder / "albums.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def _write_texts(raw: Path, plan: Plan) -> Iterator[dict[str, Any]]:
+def _write_texts(raw: Path, plan: WorldPlan) -> Iterator[dict[str, Any]]:
     half = len(plan.texts) // 2
     notes, library = plan.texts[:half], plan.texts[half:]
     with (raw / "notes" / "notes.jsonl").open("w", encoding="utf-8") as file:

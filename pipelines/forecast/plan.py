@@ -51,7 +51,7 @@ Mask = NDArray[np.bool_]
 Parts = list[list[str]]
 
 
-def plan(config_path: str, *, share: float = 0.01, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
+def run(config_path: str, *, share: float = 0.01, workers: int = 1, quiet: bool = False) -> dict[str, Any]:
     """Forecast yield per filter, hours, bytes and tokens of a config, with 99 % intervals.
 
     share: of the items, each drawn by hash(seed, what it is). Cells go to the config's store; all else to a scratch
@@ -61,13 +61,13 @@ def plan(config_path: str, *, share: float = 0.01, workers: int = 1, quiet: bool
     run = open_run(config_path, runner=Runner(workers=workers), quiet=quiet)
     resolve(run)
     with tempfile.TemporaryDirectory(prefix="reelmill-plan-") as scratch:
-        value = _Plan(run, scratch, share).forecast()
+        value = Forecaster(run, scratch, share).forecast()
     return {"config": config_path, "share": share, "workers": workers, **value,
             "seconds": round(time.monotonic() - begun, 1)}  # fmt: skip
 
 
 @dataclass
-class Rows:
+class SampleStats:
     """What is known of the sampled rows of one modality; arrays over n rows."""
 
     total: int
@@ -88,7 +88,7 @@ class Rows:
         return len(self.outcome)
 
 
-class _Plan:
+class Forecaster:
     def __init__(self, run: Run, scratch: str, share: float) -> None:
         self.run = run
         self.scratch = scratch
@@ -107,7 +107,7 @@ class _Plan:
         measure(run)
         names, stamp = judge_units(run)
         find_duplicates(run, names, stamp)
-        rows = {modality: Rows(total) for modality, total in self.totals.items()}
+        rows = {modality: SampleStats(total) for modality, total in self.totals.items()}
         for name in names:
             self._gather(run, name, rows)
         found = {modality: self._one(modality, rows[modality], known) for modality in rows}
@@ -233,7 +233,7 @@ class _Plan:
 
     # -- what the sample says --
 
-    def _gather(self, run: Run, name: str, rows: Mapping[str, Rows]) -> None:
+    def _gather(self, run: Run, name: str, rows: Mapping[str, SampleStats]) -> None:
         """Take in one unit's sampled rows; copies that only came along are left out."""
         samples = tables.read(run.at("samples", f"{name}.parquet"))
         judged = tables.read(run.work("judged", f"{name}.parquet"))
@@ -269,7 +269,7 @@ class _Plan:
             if pixels:
                 found.decoded += int((np.logical_or.reduce([reached[a] for a in pixels]) & mine).sum())
 
-    def _one(self, kind: str, rows: Rows, known: Mapping[str, tuple[Run, list[str]]]) -> dict[str, Any]:
+    def _one(self, kind: str, rows: SampleStats, known: Mapping[str, tuple[Run, list[str]]]) -> dict[str, Any]:
         """The forecast of one modality, as Estimates."""
         n, total = rows.n, rows.total
         alive = rows.outcome == ALIVE
@@ -319,7 +319,7 @@ class _Plan:
         }
 
     def _resampled(
-        self, kind: str, rows: Rows, single: Mask, known: Mapping[str, tuple[Run, list[str]]]
+        self, kind: str, rows: SampleStats, single: Mask, known: Mapping[str, tuple[Run, list[str]]]
     ) -> tuple[Mask, Mask]:
         """(low, high): of the sampled rows that are not copies, those that their draw keeps, at the least and most."""
         settings = self.resolved.resample
@@ -353,7 +353,7 @@ class _Plan:
         return found[0] & found[1], found[0] | found[1]
 
     def _frequencies(
-        self, run: Run, names: Sequence[str], kind: str, rows: Rows, mine: resampling.Frequencies, share: float
+        self, run: Run, names: Sequence[str], kind: str, rows: SampleStats, mine: resampling.Frequencies, share: float
     ) -> resampling.Frequencies:
         """Document frequencies of survivors: counted over all texts, times the share that survives among sampled texts
         with the n-gram, drawn towards `share`, that among all of them. `mine`: counts of the sample's survivors."""
@@ -391,7 +391,7 @@ class _Plan:
 
     # -- time --
 
-    def _hours(self, run: Run, rows: Mapping[str, Rows]) -> dict[str, Any]:
+    def _hours(self, run: Run, rows: Mapping[str, SampleStats]) -> dict[str, Any]:
         """Hours of ingest and measure on this machine with these workers; what the store already has costs nothing."""
         counters = dict(read_json(run.work("signals.counters.json")))
         ingested = dict(read_json(run.work("ingest.counters.json")))

@@ -48,7 +48,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Thought(Run):
+class HypotheticalRun(Run):
     """A run that is only thought of: what it is given lies under `base`, the rest in a scratch folder."""
 
     base: str = ""
@@ -62,20 +62,20 @@ class Thought(Run):
         return storage.join(self.base if known else self.out, *parts)
 
 
-def what_if(run: str, settings: Sequence[str]) -> dict[str, Any]:
+def run(folder: str, settings: Sequence[str]) -> dict[str, Any]:
     """What RUN would keep with `settings` ("filters.motion.min_score=0.002", …; values are YAML).
 
     Raises ConfigError for a key that there is not, StageError where there is no finished run or a search for
     duplicates is needed whose fingerprints are nowhere.
     """
-    held = held_run(run)
-    names = [unit.name for unit in need_manifest(run, "verdicts").units]
+    held = held_run(folder)
+    names = [unit.name for unit in need_manifest(folder, "verdicts").units]
     with tempfile.TemporaryDirectory(prefix="reelmill-what-if-") as scratch:
-        before = _thought(run, scratch, held, held_config(held))
+        before = _hypothesise(folder, scratch, held, held_config(held))
         document = replace(held_config(held, _changed(held["config"], settings)), path="--set")
-        after = _thought(run, scratch, held, document)
+        after = _hypothesise(folder, scratch, held, document)
         changes = [_change(setting, resolve(before), resolve(after)) for setting in settings]
-        return {"run": run, "set": changes, **_Question(before, after, names).answer()}
+        return {"run": folder, "set": changes, **WhatIf(before, after, names).answer()}
 
 
 # -- settings ---------------------------------------------------------------------------------------------------
@@ -116,9 +116,9 @@ def _changed(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
     return data
 
 
-def _thought(run: str, scratch: str, held: Mapping[str, Any], document: Document) -> Thought:
+def _hypothesise(folder: str, scratch: str, held: Mapping[str, Any], document: Document) -> HypotheticalRun:
     config = validate(document, Config, {**document.data, "out": storage.join(scratch, "run")})
-    return Thought(config, document, quiet=True, made=held["makers"], base=run)
+    return HypotheticalRun(config, document, quiet=True, made=held["makers"], base=folder)
 
 
 def _change(setting: str, before: Resolved, after: Resolved) -> dict[str, Any]:
@@ -180,8 +180,8 @@ class Tally:
         }
 
 
-class _Question:
-    def __init__(self, before: Thought, after: Thought, names: Sequence[str]) -> None:
+class WhatIf:
+    def __init__(self, before: HypotheticalRun, after: HypotheticalRun, names: Sequence[str]) -> None:
         self.before = before
         self.run = after
         self.found: Run = after  # where groups of duplicates lie
@@ -412,10 +412,10 @@ class _Question:
 
     def _groups(self) -> tuple[Callable[[str], Mask], Callable[[str], Mask]]:
         """Without vectors: the run's groups, whole, reduced to one, or anything between one and all of the rest."""
-        run = self.run.base
+        folder = self.run.base
         parts = [
-            tables.read(storage.join(run, "duplicates", f"{unit.name}.parquet"), ["key", "component", "survivor"])
-            for unit in need_manifest(run, "duplicates").units
+            tables.read(storage.join(folder, "duplicates", f"{unit.name}.parquet"), ["key", "component", "survivor"])
+            for unit in need_manifest(folder, "duplicates").units
         ]
         rows = [row for part in parts for row in part.to_pylist()]
         group = {row["key"]: (row["component"], row["survivor"]) for row in rows}

@@ -42,7 +42,7 @@ _MEDIA = ("image", "multi_image", "video")
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """ok: as it should be. needed: without it nothing (or not this config) can run; others are worth knowing.
     detail: what was seen. fix: what to do; "" where there is nothing to do."""
 
@@ -54,7 +54,7 @@ class Finding:
 
 
 @dataclass
-class Needs:
+class Requirements:
     """What a config asks for: annotators with their settings, modalities, extras. Without a config: nothing."""
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class Needs:
         return frozenset(found)
 
 
-def examine(config: str | None = None) -> dict[str, Any]:
+def run(config: str | None = None) -> dict[str, Any]:
     """{"findings": [{name, ok, needed, detail, fix}, …]} about this machine, and about a config where one is given.
 
     Raises ConfigError, with file and line, where the config itself is wrong.
     """
     run = None if config is None else open_run(config)
-    needs = Needs() if run is None else needs_of(run)
+    needs = Requirements() if run is None else needs_of(run)
     found = [_python(), *_packages(needs), *_codecs(needs), _faiss(), _torch(needs), _ocr(needs), _language(needs)]
     if run is not None:
         found += _config(run, needs)
@@ -109,9 +109,9 @@ def show(value: Mapping[str, Any]) -> None:
 # -- this machine -------------------------------------------------------------------------------------------------
 
 
-def _python() -> Finding:
+def _python() -> DoctorFinding:
     version = platform.python_version()
-    return Finding(
+    return DoctorFinding(
         "python",
         sys.version_info >= (3, 11),
         True,
@@ -149,7 +149,7 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _packages(needs: Needs) -> list[Finding]:
+def _packages(needs: Requirements) -> list[DoctorFinding]:
     found = []
     pinned = pins()
     for extra, packages in requirements().items():
@@ -172,11 +172,11 @@ def _packages(needs: Needs) -> list[Finding]:
         fix = _INSTALL.format(f"[{extra}]" if extra else "")
         # Another version than the pinned one may well work: worth knowing, and no reason to stop.
         needed = (not extra or extra in needs.extras) and (bool(absent) or not others)
-        found.append(Finding(name, not absent and not others, needed, detail, fix))
+        found.append(DoctorFinding(name, not absent and not others, needed, detail, fix))
     return found
 
 
-def _codecs(needs: Needs) -> list[Finding]:
+def _codecs(needs: Requirements) -> list[DoctorFinding]:
     import av
 
     def known(name: str) -> bool:
@@ -191,68 +191,68 @@ def _codecs(needs: Needs) -> list[Finding]:
         there = [name for name in names if known(name)]
         detail = f"decoder {there[0]} of FFmpeg {av.ffmpeg_version_info}" if there else "no decoder in this PyAV"
         fix = f"install the wheel of PyAV that is pinned: {_INSTALL.format('')}"
-        found.append(Finding(f"codec {codec}", bool(there), "video" in needs.modalities, detail, fix))
+        found.append(DoctorFinding(f"codec {codec}", bool(there), "video" in needs.modalities, detail, fix))
     return found
 
 
-def _faiss() -> Finding:
+def _faiss() -> DoctorFinding:
     import faiss
 
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     built = "with" if hasattr(faiss, "StandardGpuResources") else "without"
     detail = f"faiss {faiss.__version__}, built {built} GPU support, {gpus} GPUs seen; in use: CPU"
-    return Finding("faiss", True, True, detail)
+    return DoctorFinding("faiss", True, True, detail)
 
 
-def _torch(needs: Needs) -> Finding:
+def _torch(needs: Requirements) -> DoctorFinding:
     wanted = "models" in needs.extras
     fix = _INSTALL.format("[models]")
     try:
         torch = models.torch("doctor")
     except MissingExtra as error:
-        return Finding("torch", False, wanted, error.what, fix)
+        return DoctorFinding("torch", False, wanted, error.what, fix)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus)) or "no CUDA device"
     asked = sorted({s.device for s in needs.settings.values() if hasattr(s, "device")})
     ok = "cuda" not in asked or gpus > 0
     use = f"; the config asks for {', '.join(asked)}" if asked else ""
-    return Finding("torch", ok, not ok, f"torch {torch.__version__}, {names}{use}", "set device: cpu")
+    return DoctorFinding("torch", ok, not ok, f"torch {torch.__version__}, {names}{use}", "set device: cpu")
 
 
-def _ocr(needs: Needs) -> Finding:
+def _ocr(needs: Requirements) -> DoctorFinding:
     from annotators import ocr
 
     settings = needs.settings.get("overlay") or ocr.Settings()
     try:
         files = ocr.weights(settings)
     except ReelmillError as error:
-        return Finding("ocr", False, "overlay" in needs.settings, error.what, error.hint)
+        return DoctorFinding("ocr", False, "overlay" in needs.settings, error.what, error.hint)
     package = {"rapidocr": "rapidocr", "paddle": "paddleocr"}[settings.engine]
     detail = f"{settings.engine} {_installed(package)}, {', '.join(path.name for path in files.values())}"
-    return Finding("ocr", True, "overlay" in needs.settings, detail)
+    return DoctorFinding("ocr", True, "overlay" in needs.settings, detail)
 
 
-def _language(needs: Needs) -> Finding:
+def _language(needs: Requirements) -> DoctorFinding:
     from annotators.language import Language, Settings
 
     fix = _INSTALL.format("")
     needed = "language" in needs.settings
     settings = needs.settings.get("language") or Settings()
     if importlib.util.find_spec("fasttext") is None:
-        return Finding("language model", False, needed, "the module fasttext is not installed", fix)
+        return DoctorFinding("language model", False, needed, "the module fasttext is not installed", fix)
     try:
         sha256 = str(Language(settings).maker()["model"])
     except MissingExtra as error:
-        return Finding("language model", False, needed, error.what, fix)
+        return DoctorFinding("language model", False, needed, error.what, fix)
     except OSError as error:
-        return Finding("language model", False, needed, f"{settings.model}: {error.strerror}", "check the path")
-    return Finding("language model", True, needed, f"{settings.model or 'lid.176.ftz'}, sha256 {sha256[:12]}…")
+        return DoctorFinding("language model", False, needed, f"{settings.model}: {error.strerror}", "check the path")
+    return DoctorFinding("language model", True, needed, f"{settings.model or 'lid.176.ftz'}, sha256 {sha256[:12]}…")
 
 
 # -- a config ---------------------------------------------------------------------------------------------------
 
 
-def needs_of(run: Run) -> Needs:
+def needs_of(run: Run) -> Requirements:
     """The annotators that a config comes to, with their settings; every part of it is checked against the settings
     of the module that it names. Unlike `resolve`, hashes no weights and so downloads none.
 
@@ -283,10 +283,10 @@ def needs_of(run: Run) -> Needs:
     for name in dict.fromkeys(names):
         kind: type[BaseModel] = annotator_settings(annotator_class(name))
         found[name] = validate(document, kind, config.measure.get(name), ("measure", name))
-    return Needs(found, modalities)
+    return Requirements(found, modalities)
 
 
-def _servers(run: Run) -> list[Finding]:
+def _servers(run: Run) -> list[DoctorFinding]:
     """The servers of dialogues and captions: whether they answer, what they serve, whether they obey a schema."""
     if run.config.annotate is None:
         return []
@@ -297,13 +297,13 @@ def _servers(run: Run) -> list[Finding]:
     asked = [("annotate", settings.endpoints, settings.asked)]
     if settings.captioner is not None:
         asked.append(("annotate.captioner", settings.captioner.endpoints, settings.captioner.model))
-    found = [Finding("annotate", True, True, f"dialogues by: {settings.generator}")]
+    found = [DoctorFinding("annotate", True, True, f"dialogues by: {settings.generator}")]
     for name, endpoints, model in asked:
-        found += [Finding(name, one["ok"], True, one["detail"], one["fix"]) for one in look(endpoints, model)]
+        found += [DoctorFinding(name, one["ok"], True, one["detail"], one["fix"]) for one in look(endpoints, model)]
     return found
 
 
-def _config(run: Run, needs: Needs) -> list[Finding]:
+def _config(run: Run, needs: Requirements) -> list[DoctorFinding]:
     found = [_writable("store", run.store), _writable("out", run.out)]
     found += [_source(source.name, source.path, source.captions.file) for source in run.config.sources]
     found += _servers(run)
@@ -316,16 +316,16 @@ def _config(run: Run, needs: Needs) -> list[Finding]:
         try:
             resolve(run)
         except MissingExtra as error:
-            found.append(Finding("config", False, True, error.what, error.hint))
+            found.append(DoctorFinding("config", False, True, error.what, error.hint))
         else:
-            found.append(Finding("config", True, True, f"{run.document.path}: every part is checked"))
+            found.append(DoctorFinding("config", True, True, f"{run.document.path}: every part is checked"))
     else:
-        found.append(Finding("config", True, True, f"{run.document.path}: every key is checked; the rest once its "
-                             "models are here"))  # fmt: skip
+        detail = f"{run.document.path}: every key is checked; the rest once its models are here"
+        found.append(DoctorFinding("config", True, True, detail))
     return found
 
 
-def _writable(name: str, place: str) -> Finding:
+def _writable(name: str, place: str) -> DoctorFinding:
     if not storage.is_local(place):
         return _remote(name, place, "not tried whether it can be written")
     path = storage.local_path(place).expanduser().absolute()
@@ -333,42 +333,44 @@ def _writable(name: str, place: str) -> Finding:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        return Finding(name, False, True, f"{there} is a file, not a folder", f"move it, or set another {name}")
+        return DoctorFinding(name, False, True, f"{there} is a file, not a folder", f"move it, or set another {name}")
     ok = os.access(there, os.W_OK | os.X_OK)
     free = os.statvfs(there)
     detail = f"{place}: {free.f_bavail * free.f_frsize / 2**30:,.0f} GiB free" if ok else f"{there} cannot be written"
-    return Finding(name, ok, True, detail, f"give this user the right to write there, or set another {name}")
+    return DoctorFinding(name, ok, True, detail, f"give this user the right to write there, or set another {name}")
 
 
-def _remote(name: str, place: str, detail: str) -> Finding:
+def _remote(name: str, place: str, detail: str) -> DoctorFinding:
     try:
         there = storage.exists(place)
     except (OSError, ValueError, ImportError) as error:
-        return Finding(name, False, True, f"{place}: {error}", "check the address, credentials and fsspec's package")
-    return Finding(name, True, True, f"{place}: {'there' if there else 'not there yet'}; {detail}")
+        return DoctorFinding(
+            name, False, True, f"{place}: {error}", "check the address, credentials and fsspec's package"
+        )
+    return DoctorFinding(name, True, True, f"{place}: {'there' if there else 'not there yet'}; {detail}")
 
 
-def _source(name: str, place: str, captions: str | None) -> Finding:
+def _source(name: str, place: str, captions: str | None) -> DoctorFinding:
     label = f"source {name}"
     fix = "check the path and its ${VARIABLES}"
     try:
         if not storage.exists(place):
-            return Finding(label, False, True, f"there is nothing at {place}", fix)
+            return DoctorFinding(label, False, True, f"there is nothing at {place}", fix)
         is_file = storage.is_file(place)
         empty = not is_file and storage.is_local(place) and not any(storage.local_path(place).iterdir())
         if captions is not None and not storage.is_file(storage.join(place, captions)):
-            return Finding(label, False, True, f"there is no captions file {captions} in {place}", fix)
+            return DoctorFinding(label, False, True, f"there is no captions file {captions} in {place}", fix)
     except (OSError, ValueError, ImportError) as error:
-        return Finding(label, False, True, f"{place}: {error}", fix)
+        return DoctorFinding(label, False, True, f"{place}: {error}", fix)
     if empty:
-        return Finding(label, False, False, f"{place} is empty", fix)
-    return Finding(label, True, True, f"{place}: {'a file' if is_file else 'a folder'}")
+        return DoctorFinding(label, False, False, f"{place} is empty", fix)
+    return DoctorFinding(label, True, True, f"{place}: {'a file' if is_file else 'a folder'}")
 
 
 # -- weights and other files that annotators name -------------------------------------------------------------------
 
 
-def _clip(name: str, settings: Any) -> list[Finding]:
+def _clip(name: str, settings: Any) -> list[DoctorFinding]:
     """A CLIP on this machine is hashed; one that would be downloaded is looked for in the cache only."""
     if getattr(settings, "video_text", None) is not None:
         asked = settings.video_text
@@ -380,11 +382,11 @@ def _clip(name: str, settings: Any) -> list[Finding]:
     try:
         if not local and not _cached(source):
             fix = 'it is downloaded at first use; without network give model: "local-dir:PATH"'
-            return [Finding(label, False, False, f"{what} is not on this machine yet", fix)]
+            return [DoctorFinding(label, False, False, f"{what} is not on this machine yet", fix)]
         files = models.clip_files(source)
     except (ConfigError, StageError, MissingExtra) as error:
-        return [Finding(label, False, True, error.what, error.hint)]
-    return [Finding(label, True, True, f"{what}: {files.weights.name}, sha256 {files.sha256[:12]}…")]
+        return [DoctorFinding(label, False, True, error.what, error.hint)]
+    return [DoctorFinding(label, True, True, f"{what}: {files.weights.name}, sha256 {files.sha256[:12]}…")]
 
 
 def _cached(source: models.ClipSource) -> bool:
@@ -411,30 +413,32 @@ def _cached(source: models.ClipSource) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, file, cache_dir=source.cache), str) for file in names)
 
 
-def _pinned(name: str, place: str, sha256: str, cache: str | None) -> Finding:
+def _pinned(name: str, place: str, sha256: str, cache: str | None) -> DoctorFinding:
     """A file that is loaded only when it has its hash; a URL is looked for among what was downloaded."""
     path = Path(place).expanduser()
     if place.startswith(("http://", "https://")):
         path = Path(cache or "~/.cache/reelmill/models").expanduser() / sha256
         if not path.is_file():
             fix = f"it is downloaded at first use; without network: fetch {place} elsewhere and give its path"
-            return Finding(name, False, False, f"{place} is not on this machine yet", fix)
+            return DoctorFinding(name, False, False, f"{place} is not on this machine yet", fix)
     if not path.is_file():
-        return Finding(name, False, True, f"there is no file {path}", "docs/models.md says where weights come from")
+        return DoctorFinding(
+            name, False, True, f"there is no file {path}", "docs/models.md says where weights come from"
+        )
     found = file_sha256(path)
     if found != sha256:
         fix = "pin the sha256 that a source you trust publishes, or fetch the file again"
-        return Finding(name, False, True, f"{path} has sha256 {found}, the config says {sha256}", fix)
-    return Finding(name, True, True, f"{path.name}, sha256 {sha256[:12]}… as pinned")
+        return DoctorFinding(name, False, True, f"{path} has sha256 {found}, the config says {sha256}", fix)
+    return DoctorFinding(name, True, True, f"{path.name}, sha256 {sha256[:12]}… as pinned")
 
 
-def _fingerprint(name: str, settings: Any) -> list[Finding]:
+def _fingerprint(name: str, settings: Any) -> list[DoctorFinding]:
     if settings.engine == "pdq":
-        return [Finding(name, True, True, "PDQ, built in")]
+        return [DoctorFinding(name, True, True, "PDQ, built in")]
     return [_pinned(f"{name}.weights", settings.weights, settings.sha256, settings.cache)]
 
 
-def _vocabulary(name: str, settings: Any) -> list[Finding]:
+def _vocabulary(name: str, settings: Any) -> list[DoctorFinding]:
     from infra import vocabulary
 
     label = f"{name}.vocabulary"
@@ -442,18 +446,20 @@ def _vocabulary(name: str, settings: Any) -> list[Finding]:
         entries = len(vocabulary.load(settings.vocabulary).entries)
     except ConfigError as error:
         fix = "make one: reelmill vocab TEXTS… --out vocabulary.json"
-        return [Finding(label, False, True, f"{settings.vocabulary}: {error.what}", fix)]
-    return [Finding(label, True, True, f"{settings.vocabulary}: {entries:,} entries")]
+        return [DoctorFinding(label, False, True, f"{settings.vocabulary}: {error.what}", fix)]
+    return [DoctorFinding(label, True, True, f"{settings.vocabulary}: {entries:,} entries")]
 
 
-def _bad_words(name: str, settings: Any) -> list[Finding]:
+def _bad_words(name: str, settings: Any) -> list[DoctorFinding]:
     path = settings.bad_words
     if path is None:
         return []
-    return [Finding(f"{name}.bad_words", Path(path).is_file(), True, path, "there is no such file: check the path")]
+    return [
+        DoctorFinding(f"{name}.bad_words", Path(path).is_file(), True, path, "there is no such file: check the path")
+    ]
 
 
-_WEIGHTS: Mapping[str, Callable[[str, Any], Sequence[Finding]]] = {
+_WEIGHTS: Mapping[str, Callable[[str, Any], Sequence[DoctorFinding]]] = {
     "alignment": _clip,
     "video_alignment": _clip,
     "fingerprint": _fingerprint,

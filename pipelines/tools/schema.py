@@ -109,7 +109,7 @@ MEANING: Mapping[str, Mapping[str, str]] = {
 NAMES = ("config", "signals", *tables.SCHEMAS)
 
 
-def schemas(name: str | None = None) -> dict[str, Any]:
+def run(name: str | None = None) -> dict[str, Any]:
     """The schema of one of NAMES, or of all: {name: …}.
 
     config: JSON Schema, settings of annotators and filters in their places. signals: annotator -> {version, of, needs,

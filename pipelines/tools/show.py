@@ -1,4 +1,4 @@
-"""show: a few of a run's dialogues with their evidence side by side, for a person to judge."""
+"""show: print a few of a run's dialogues with their evidence beside them, for a person to judge."""
 
 from __future__ import annotations
 
@@ -7,63 +7,70 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from infra import storage, tables
 from infra.commit import need_manifest
 from infra.hashing import draws
-from pipelines.core.console import open_console
+from pipelines.core.console import open_console, print_text
 
 
-def pick(run: str, *, count: int, kind: str | None, rejected: bool) -> list[dict[str, Any]]:
-    """`count` rows of RUN/dialogues, those with the lowest keyed draws: the same ones every time.
+def run(folder: str, *, count: int, kind: str | None, rejected: bool) -> list[dict[str, Any]]:
+    """Pick `count` rows of FOLDER/dialogues: those with the lowest pseudo-random draws, so always the same.
 
     Raises StageError when the run has no finished dialogues.
     """
-    manifest = need_manifest(run, "dialogues")
-    found: list[pa.Table] = []
-    for unit in manifest.units:
-        table = tables.read(storage.join(run, "dialogues", f"{unit.name}.parquet"))
-        wanted = pc.equal(table["outcome"], "rejected" if rejected else "accepted")
+    rows: list[dict[str, Any]] = []
+    for unit in need_manifest(folder, "dialogues").units:
+        table = tables.read(storage.join(folder, "dialogues", f"{unit.name}.parquet"))
+        mask = pc.equal(table["outcome"], "rejected" if rejected else "accepted")
         if kind is not None:
-            wanted = pc.and_(wanted, pc.equal(table["kind"], kind))
-        table = table.filter(wanted)
-        order = np.argsort(draws(0, table["key"].to_pylist(), "show"), kind="stable")[:count]
-        found.append(table.take(pa.array(order)))
-    rows = [row for table in found for row in table.to_pylist()]
-    order = np.argsort(draws(0, [row["key"] for row in rows], "show"), kind="stable")[:count]
-    return [rows[i] for i in order]
+            mask = pc.and_(mask, pc.equal(table["kind"], kind))
+        table = table.filter(mask)
+        rows += table.take(pa.array(_lowest_draws(table["key"].to_pylist(), count))).to_pylist()
+    return [rows[i] for i in _lowest_draws([row["key"] for row in rows], count)]
 
 
-def show(rows: list[dict[str, Any]], run: str) -> None:
-    """Evidence to the left, turns to the right; what each turn cites and why one was rejected stands under it."""
-    out = open_console()
+def _lowest_draws(keys: list[str], count: int) -> list[int]:
+    return list(np.argsort(draws(0, keys, "show"), kind="stable")[:count].tolist())
+
+
+def show(rows: list[dict[str, Any]], folder: str) -> None:
+    """Print a table per dialogue: evidence on the left, turns with their citations on the right."""
     if not rows:
-        out.print(f"{run} has no such dialogues", highlight=False)
+        print_text(f"{folder} contains no such dialogues")
     for row in rows:
-        who = row["model"] or "written by rule"
-        title = f"{row['key']}  {row['kind']}, {row['outcome']}, {who}"
-        table = Table(title=escape(title), title_justify="left", show_lines=False, expand=True)
+        title = f"{row['key']}  {row['kind']}, {row['outcome']}, {row['model'] or 'written by rule'}"
+        table = Table(title=Text(title), title_justify="left", expand=True)
         table.add_column("evidence", ratio=2)
         table.add_column("dialogue", ratio=3)
-        left = [f"[bold]{escape(i['id'])}[/bold] {_span(i)}{escape(i['text'])}" for i in row["evidence"] or ()]
-        right = [_turn(turn) for turn in row["turns"] or ()]
+        turns = [_format_turn(turn) for turn in row["turns"] or ()]
         if row["reason"]:
-            right.append(f"[red]rejected: {escape(row['reason'])}[/red]")
-        table.add_row("\n".join(left), "\n\n".join(right))
-        out.print(table)
+            turns.append(Text(f"rejected: {row['reason']}", "red"))
+        evidence = [_format_evidence(item) for item in row["evidence"] or ()]
+        table.add_row(Text("\n").join(evidence), Text("\n\n").join(turns))
+        open_console().print(table)
 
 
-def _turn(turn: dict[str, Any]) -> str:
-    cited = ", ".join(turn["evidence"] or ())
-    under = f"[dim]from {escape(cited)}" + ("" if turn["blind_rate"] is None else f"; blind {turn['blind_rate']:.0%}")
-    why = f"\n[red]{escape(turn['reason'])}[/red]" if turn["outcome"] != "accepted" and turn["reason"] else ""
-    return f"[bold]Q[/bold] {escape(turn['question'])}\n[bold]A[/bold] {escape(turn['answer'])}\n{under}[/dim]{why}"
-
-
-def _span(item: dict[str, Any]) -> str:
+def _format_evidence(item: dict[str, Any]) -> Text:
     start, end = item["start_s"], item["end_s"]
     if start is None:
-        return ""
-    return f"[dim]{start:.1f}s[/dim] " if end is None or end <= start else f"[dim]{start:.1f}-{end:.1f}s[/dim] "
+        span = ""
+    elif end is None or end <= start:
+        span = f"{start:.1f}s "
+    else:
+        span = f"{start:.1f}-{end:.1f}s "
+    return Text.assemble((item["id"], "bold"), " ", (span, "dim"), item["text"])
+
+
+def _format_turn(turn: dict[str, Any]) -> Text:
+    citation = f"from {', '.join(turn['evidence'] or ())}"
+    if turn["blind_rate"] is not None:
+        citation += f"; answered blind {turn['blind_rate']:.0%}"
+    text = Text.assemble(
+        ("Q", "bold"), f" {turn['question']}\n", ("A", "bold"), f" {turn['answer']}\n", (citation, "dim")
+    )
+    if turn["outcome"] != "accepted" and turn["reason"]:
+        text.append(f"\n{turn['reason']}", "red")
+    return text

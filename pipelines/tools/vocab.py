@@ -27,7 +27,7 @@ from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from pipelines.core import shuffle_files
 from pipelines.tools import vocabulary_builder as counting
-from pipelines.tools.vocabulary_builder import Counts, Settings
+from pipelines.tools.vocabulary_builder import NgramCounts, VocabularySettings
 
 LINES = (".txt", ".md")
 ROWS = (".jsonl", ".ndjson")
@@ -43,7 +43,7 @@ _LINE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class Piece:
+class FileRange:
     """Bytes [start, end) of a file; of a Parquet file all."""
 
     uri: str
@@ -53,12 +53,12 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class VocabularyJob:
     """Everything that a task needs to know. Travels to workers by pickle."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[FileRange, ...]
     partitions: int
-    settings: Settings
+    settings: VocabularySettings
     column: str
     work: str
 
@@ -73,12 +73,12 @@ class Plan:
         return fingerprint(value)
 
 
-def build(
+def run(
     texts: Sequence[str],
     out: str,
     *,
     titles: str | None = None,
-    settings: Settings | None = None,
+    settings: VocabularySettings | None = None,
     text_column: str = "text",
     runner: Runner | None = None,
     quiet: bool = False,
@@ -90,18 +90,18 @@ def build(
     Counts lie in `out`.work meanwhile: a build that was interrupted goes on from them.
     Raises ConfigError where there is nothing to read, or no word is left under the settings.
     """
-    settings, runner = settings or Settings(), runner or Runner()
+    settings, runner = settings or VocabularySettings(), runner or Runner()
     if not storage.is_local(out):
         raise ConfigError(f"--out must be a local file, not {out}")
     entries = _files(texts)
     listed = _titles(titles)
     pieces = tuple(piece for uri, entry in entries for piece in _pieces(uri, entry))
     size = sum(entry.size for _, entry in entries)
-    plan = Plan(pieces, 1 + size // PARTITION_BYTES, settings, text_column, f"{storage.local_path(out)}.work")
+    plan = VocabularyJob(pieces, 1 + size // PARTITION_BYTES, settings, text_column, f"{storage.local_path(out)}.work")
     found = _map(plan, runner, quiet)
     words, number = _words(plan)
     pairs = _reduce(plan, words, runner)
-    counts = Counts(words, pairs, number)
+    counts = NgramCounts(words, pairs, number)
     entries_found = counting.build(counts, settings, listed)
     saved = vocabulary.save(storage.local_path(out), entries_found)
     notes = {
@@ -123,9 +123,9 @@ def build(
     return {"vocabulary": out, **notes}
 
 
-def settings_of(
+def build_settings(
     small: bool, case: str, min_count: int | None, min_pmi: float | None, min_pair_count: int | None
-) -> Settings:
+) -> VocabularySettings:
     """MetaCLIP's limits, or those for small texts, with what was given in their place.
 
     Raises ConfigError for a case that is none.
@@ -133,7 +133,7 @@ def settings_of(
     if case not in ("lower", "keep"):
         raise ConfigError(f"--case is lower or keep, not {case!r}")
     given = {"min_count": min_count, "min_pmi": min_pmi, "min_pair_count": min_pair_count, "case": case}
-    base = counting.SMALL if small else Settings()
+    base = counting.SMALL if small else VocabularySettings()
     return base.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
@@ -176,14 +176,14 @@ def _titles(path: str | None) -> list[str]:
     return storage.read_bytes(path).decode("utf-8-sig", "replace").splitlines()
 
 
-def _pieces(uri: str, entry: storage.Entry) -> list[Piece]:
+def _pieces(uri: str, entry: storage.Entry) -> list[FileRange]:
     if uri.lower().endswith(TABLES):
-        return [Piece(uri, 0, entry.size, entry.stamp)]
+        return [FileRange(uri, 0, entry.size, entry.stamp)]
     starts = range(0, max(entry.size, 1), PIECE_BYTES)
-    return [Piece(uri, start, min(start + PIECE_BYTES, entry.size), entry.stamp) for start in starts]
+    return [FileRange(uri, start, min(start + PIECE_BYTES, entry.size), entry.stamp) for start in starts]
 
 
-def read_texts(piece: Piece, column: str) -> Iterator[str | None]:
+def read_texts(piece: FileRange, column: str) -> Iterator[str | None]:
     """The texts that begin within a piece; None for a row that is broken or has no text."""
     name = piece.uri.lower()
     if name.endswith(TABLES):
@@ -194,7 +194,7 @@ def read_texts(piece: Piece, column: str) -> Iterator[str | None]:
         yield from _paragraphs(_lines(piece))
 
 
-def _lines(piece: Piece) -> Iterator[bytes]:
+def _lines(piece: FileRange) -> Iterator[bytes]:
     """The lines that begin within [start, end)."""
     with storage.open_read(piece.uri) as file:
         if piece.start > 0:
@@ -246,20 +246,20 @@ def _table_texts(uri: str, column: str) -> Iterator[str | None]:
 # -- counting -----------------------------------------------------------------------------------------------------
 
 
-def _map(plan: Plan, runner: Runner, quiet: bool) -> dict[str, int]:
+def _map(plan: VocabularyJob, runner: Runner, quiet: bool) -> dict[str, int]:
     folder = storage.join(plan.work, "words")
     with progress.watch("vocab", len(plan.pieces), lambda: len(storage.names(folder)), what="pieces", quiet=quiet):
         task = functools.partial(count_piece, plan)
         return beam.run_tasks("vocab", task, plan.names, storage.join(plan.work, "counters.json"), runner)
 
 
-def count_piece(plan: Plan, name: str) -> Mapping[str, int]:
+def count_piece(plan: VocabularyJob, name: str) -> Mapping[str, int]:
     """Task: the words of one piece, and its pairs by partition."""
     words_uri = storage.join(plan.work, "words", f"{name}.parquet")
     stamp = plan.stamp(name)
     if tables.is_done(words_uri, stamp):
         return {"broken": int(tables.read(words_uri).schema.metadata[b"broken"])}
-    parts: list[Counts] = []
+    parts: list[NgramCounts] = []
     broken = 0
     for batch in _batches(read_texts(plan.pieces[int(name[1:])], plan.column)):
         given = [text for text in batch if text is not None]
@@ -299,17 +299,17 @@ def _partition(pairs: pa.Table, count: int) -> NDArray[np.int64]:
     return chosen
 
 
-def _words(plan: Plan) -> tuple[pa.Table, int]:
+def _words(plan: VocabularyJob) -> tuple[pa.Table, int]:
     """The words of all pieces, and the number of texts."""
     total = counting.merge([])
     for name in plan.names:
         table = tables.read(storage.join(plan.work, "words", f"{name}.parquet"))
         texts = int(table.schema.metadata[b"texts"])
-        total = counting.merge([total, Counts(table.replace_schema_metadata(None), total.pairs, texts)])
+        total = counting.merge([total, NgramCounts(table.replace_schema_metadata(None), total.pairs, texts)])
     return total.words, total.texts
 
 
-def _reduce(plan: Plan, words: pa.Table, runner: Runner) -> pa.Table:
+def _reduce(plan: VocabularyJob, words: pa.Table, runner: Runner) -> pa.Table:
     """Those pairs of all pieces that the settings let in."""
     tables.write(storage.join(plan.work, "words.parquet"), words)
     tasks = [f"{i:06d}" for i in range(plan.partitions)]
@@ -319,15 +319,15 @@ def _reduce(plan: Plan, words: pa.Table, runner: Runner) -> pa.Table:
     return pa.concat_tables([part.replace_schema_metadata(None) for part in read])
 
 
-def sum_pairs(plan: Plan, name: str) -> Mapping[str, int]:
+def sum_pairs(plan: VocabularyJob, name: str) -> Mapping[str, int]:
     """Task: the pairs of one partition, summed over all pieces, and of them those that belong together."""
     words = tables.read(storage.join(plan.work, "words.parquet")).replace_schema_metadata(None)
     nothing = counting.merge([])
     folder = storage.join(plan.work, "pairs")
     pairs = shuffle_files.read(folder, plan.names, int(name), nothing.pairs.schema)
-    merged = counting.merge([Counts(nothing.words, pairs, 0)]).pairs
+    merged = counting.merge([NgramCounts(nothing.words, pairs, 0)]).pairs
     if merged.num_rows:
-        bits = pa.array(counting.pmi(Counts(words, merged, 0)))
+        bits = pa.array(counting.pmi(NgramCounts(words, merged, 0)))
         enough = pc.greater_equal(merged["count"], plan.settings.min_pair_count)
         merged = merged.filter(pc.and_(pc.greater_equal(bits, plan.settings.min_pmi), enough))
     tables.write(storage.join(plan.work, "sums", f"{name}.parquet"), merged)

@@ -27,7 +27,7 @@ _WORDS = pa.schema([("word", pa.string()), ("count", pa.int64())])
 _PAIRS = pa.schema([("first", pa.string()), ("second", pa.string()), ("count", pa.int64())])
 
 
-class Settings(Strict):
+class VocabularySettings(Strict):
     """The defaults are MetaCLIP's, and made for a text of Wikipedia's size (billions of words); SMALL is for less.
 
     case: as in matching; build and match with the same.
@@ -47,11 +47,11 @@ class Settings(Strict):
 
 
 #: For texts below some 100 million words. Ours: five occurrences, and a pair 32 times as frequent as chance has it.
-SMALL = Settings(min_count=5, min_pmi=5.0, min_pair_count=5)
+SMALL = VocabularySettings(min_count=5, min_pmi=5.0, min_pair_count=5)
 
 
 @dataclass(frozen=True)
-class Counts:
+class NgramCounts:
     """What a text holds. Arrow tables, so that they travel packed and add up fast.
 
     words: (word, count) by word; pairs: (first, second, count) by both, for words that follow each other directly.
@@ -69,7 +69,7 @@ class Counts:
         return int(pc.sum(self.words["count"], min_count=0).as_py())
 
 
-def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) -> Counts:
+def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) -> NgramCounts:
     """Count the words and pairs of some texts. No pair crosses from one text to the next."""
     rows = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
     tokens = stream(rows, case)
@@ -91,10 +91,10 @@ def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) 
     numbers, pair_counts = np.unique(ids[together] * len(found) + ids[together + 1], return_counts=True)
     first, second = (names.take(pa.array(side)) for side in np.divmod(numbers, len(found)))
     pairs = pa.table([first, second, pa.array(pair_counts.astype(np.int64))], schema=_PAIRS)
-    return Counts(words.sort_by("word"), _sorted(pairs), len(rows))
+    return NgramCounts(words.sort_by("word"), _sorted(pairs), len(rows))
 
 
-def merge(parts: Iterable[Counts]) -> Counts:
+def merge(parts: Iterable[NgramCounts]) -> NgramCounts:
     """The counts of all parts together; order does not matter. Of no parts: nothing counted."""
     counts = list(parts)
     words = pa.concat_tables([_WORDS.empty_table(), *(part.words for part in counts)])
@@ -102,10 +102,10 @@ def merge(parts: Iterable[Counts]) -> Counts:
     words = words.group_by("word", use_threads=False).aggregate([("count", "sum")]).rename_columns(_WORDS.names)
     pairs = pairs.group_by(["first", "second"], use_threads=False).aggregate([("count", "sum")])
     pairs = pairs.rename_columns(_PAIRS.names)
-    return Counts(words.sort_by("word"), _sorted(pairs), sum(part.texts for part in counts))
+    return NgramCounts(words.sort_by("word"), _sorted(pairs), sum(part.texts for part in counts))
 
 
-def pmi(counts: Counts) -> NDArray[np.float64]:
+def pmi(counts: NgramCounts) -> NDArray[np.float64]:
     """float64, one per row of `counts.pairs`: pointwise mutual information in bits, rounded to 6 decimals."""
     of_word = counts.words["count"].to_numpy()
     first, second = (
@@ -117,7 +117,7 @@ def pmi(counts: Counts) -> NDArray[np.float64]:
     return np.round(bits, 6)
 
 
-def build(counts: Counts, settings: Settings, titles: Iterable[str] = ()) -> list[str]:
+def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[str] = ()) -> list[str]:
     """The vocabulary, in this order: numbers; words by falling count; pairs by falling PMI, then count; titles as they
     come. Ties are in the order of the text. What comes to the same words as an earlier entry is left out, and so are
     blank titles and titles without letter or digit.
@@ -148,7 +148,7 @@ def build(counts: Counts, settings: Settings, titles: Iterable[str] = ()) -> lis
     return list(entries.values())
 
 
-def notes(counts: Counts, settings: Settings) -> list[str]:
+def notes(counts: NgramCounts, settings: VocabularySettings) -> list[str]:
     """What a person should know about these settings on this text; empty when there is nothing to say."""
     said = []
     if _most(counts) < settings.min_count:
@@ -162,7 +162,7 @@ def notes(counts: Counts, settings: Settings) -> list[str]:
     return said
 
 
-def _most(counts: Counts) -> int:
+def _most(counts: NgramCounts) -> int:
     return int(pc.max(counts.words["count"]).as_py() or 0)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from infra import models, storage
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
-from pipelines.train.model import PARTS, Model
+from pipelines.train.model import PARTS, VideoLanguageModel
 
 #: Raised when what a checkpoint holds changes.
 VERSION = 1
@@ -26,7 +26,7 @@ OPTIMIZER = "optimizer/"
 _STATE = "reelmill.training"
 
 
-def weights(model: Model, parts: tuple[str, ...] = PARTS) -> dict[str, Any]:
+def weights(model: VideoLanguageModel, parts: tuple[str, ...] = PARTS) -> dict[str, Any]:
     """Weights of some parts by name, as they are; shared ones once."""
     return {name: parameter.detach() for part in parts for name, parameter in model.parameters(part)}
 
@@ -65,7 +65,7 @@ def load(path: Path, *, state_only: bool = False) -> tuple[dict[str, Any], dict[
         raise StageError(f"this checkpoint is damaged: {error}", where=str(path), hint=hint) from None
 
 
-def optimizer_tensors(model: Model, optimizer: Any) -> dict[str, Any]:
+def optimizer_tensors(model: VideoLanguageModel, optimizer: Any) -> dict[str, Any]:
     """The optimizer's state as "OPTIMIZER KEY/NAME OF THE PARAMETER"."""
     names = {id(parameter): name for part in PARTS for name, parameter in model.parameters(part)}
     return {
@@ -75,7 +75,7 @@ def optimizer_tensors(model: Model, optimizer: Any) -> dict[str, Any]:
     }
 
 
-def restore(model: Model, optimizer: Any | None, tensors: Mapping[str, Any], where: str) -> None:
+def restore(model: VideoLanguageModel, optimizer: Any | None, tensors: Mapping[str, Any], where: str) -> None:
     """Put weights, and the optimizer's state where there is one, back in place.
 
     Raises StageError when a name or shape is not this model's.

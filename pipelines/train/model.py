@@ -49,7 +49,7 @@ def transformers() -> Any:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class VisionEncoder:
     """A vision encoder and what it makes of a clip.
 
     video: it takes whole clips, else single frames. side: rows and columns of pixels that it takes.
@@ -85,7 +85,7 @@ class Encoder:
         return found[:, found.shape[1] - wanted :].reshape(n, time, rows, columns, self.width)
 
 
-def load_encoder(path: str, frames: int) -> Encoder:
+def load_encoder(path: str, frames: int) -> VisionEncoder:
     """The vision encoder in a folder of transformers' form (of a two-tower model its vision tower).
 
     Raises ConfigError when there is none, or it takes clips of other lengths than `frames`.
@@ -109,11 +109,11 @@ def load_encoder(path: str, frames: int) -> Encoder:
             where=path,
             hint="take another encoder, or a mixture whose contract has its clip_frames",
         )
-    return Encoder(module, video, side, patch, tubelet, config.hidden_size)
+    return VisionEncoder(module, video, side, patch, tubelet, config.hidden_size)
 
 
 @dataclass(frozen=True)
-class Model:
+class VideoLanguageModel:
     """The whole model. `modules` holds every weight under the names of PARTS.
 
     frames: of a clip. tokens: that a clip becomes. grid: see Connector. encode_batch: clips that pass the encoders at
@@ -121,7 +121,7 @@ class Model:
     """
 
     modules: Any
-    encoders: tuple[Encoder, ...]
+    encoders: tuple[VisionEncoder, ...]
     frames: int
     tokens: int
     grid: tuple[int, int, int]
@@ -199,7 +199,7 @@ def _to_grid(features: Any, grid: tuple[int, int, int]) -> Any:
 def build(
     language_model: str, vision_encoders: Sequence[str], connector: Connector, *, frames: int, tokens: int, seed: int,
     encode_batch: int = 25,
-) -> Model:  # fmt: skip
+) -> VideoLanguageModel:  # fmt: skip
     """Load the encoders and the language model and make the connector, the same for the same seed.
 
     frames: of a clip. tokens: that a clip becomes. encode_batch: 25 in the released config.
@@ -218,7 +218,7 @@ def build(
         ),
         "language": language,
     }  # fmt: skip
-    return Model(nn.ModuleDict(parts), encoders, frames, tokens, grid, encode_batch)
+    return VideoLanguageModel(nn.ModuleDict(parts), encoders, frames, tokens, grid, encode_batch)
 
 
 def make_connector(shape: Connector, channels: int, width: int, times: int, tokens: int, seed: int) -> Any:
@@ -261,7 +261,9 @@ class Collate:
     longest: int
 
     @classmethod
-    def of(cls, model: Model, language_model: str, vision_encoders: Sequence[str], contract: Contract) -> Collate:
+    def of(
+        cls, model: VideoLanguageModel, language_model: str, vision_encoders: Sequence[str], contract: Contract
+    ) -> Collate:
         """With the language model's tokenizer, and the mean and deviation of colours that each encoder's folder tells.
 
         Raises ConfigError where a folder tells neither.

@@ -36,7 +36,7 @@ class Connector(Strict):
         return self
 
 
-class Rates(Strict):
+class LearningRates(Strict):
     """Learning rates of a stage at their peak; 0 freezes the part, null leaves it to the stage's default."""
 
     vision: float | None = Field(default=None, ge=0)
@@ -44,7 +44,7 @@ class Rates(Strict):
     language: float | None = Field(default=None, ge=0)
 
 
-class Stage(Strict):
+class TrainStage(Strict):
     """One stage; what is null is Table 7's.
 
     mixture: another one than the config's. epochs: passes over it. batch: samples in a step, over all ranks together.
@@ -52,7 +52,7 @@ class Stage(Strict):
     """
 
     mixture: str | None = None
-    lr: Rates = Rates()
+    lr: LearningRates = LearningRates()
     batch: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
     max_clips: int | None = Field(default=None, ge=1)
@@ -75,12 +75,12 @@ class Optimizer(Strict):
         return self
 
 
-class Stages(Strict):
+class TrainStages(Strict):
     """Which stages run and how; null leaves one out."""
 
-    align: Stage | None = Stage()
-    vision: Stage | None = Stage()
-    sft: Stage | None = Stage()
+    align: TrainStage | None = TrainStage()
+    vision: TrainStage | None = TrainStage()
+    sft: TrainStage | None = TrainStage()
 
 
 class Training(Strict):
@@ -104,7 +104,7 @@ class Training(Strict):
     tokens_per_frame: int | None = Field(default=None, ge=1)
     connector: Connector = Connector()
     optimizer: Optimizer = Optimizer()
-    stages: Stages = Stages()
+    stages: TrainStages = TrainStages()
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch: int = Field(default=1, ge=1)

@@ -15,8 +15,8 @@ from typing import Any
 from infra import models
 from infra.errors import StageError
 from mixtures.reading.apollo_stages import STAGES
-from pipelines.train.model import PARTS, Model
-from pipelines.train.settings import Optimizer, Stage
+from pipelines.train.model import PARTS, VideoLanguageModel
+from pipelines.train.settings import Optimizer, TrainStage
 
 #: Values of one collective call when gradients are summed; ours.
 BUCKET = 2**24
@@ -62,7 +62,7 @@ def joined(device: str) -> Iterator[Ranks]:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedStage:
     """A stage with nothing left open. peak: the learning rate of each part, 0 where it is frozen."""
 
     peak: Mapping[str, float]
@@ -71,13 +71,15 @@ class Resolved:
     max_clips: int
 
 
-def resolved(name: str, stage: Stage, parameters: int) -> Resolved:
+def resolved(name: str, stage: TrainStage, parameters: int) -> ResolvedStage:
     """The config's values, else Table 7's for the size that is nearest to the language model's number of parameters."""
     table, size = STAGES[name], parameters / 1e9
     given = {part: rate for part, rate in stage.lr.model_dump().items() if rate is not None}
     clips = stage.max_clips or table.contract(size).max_clips
     assert clips is not None
-    return Resolved({**table.rates(size), **given}, stage.batch or table.batch, stage.epochs or table.epochs, clips)
+    return ResolvedStage(
+        {**table.rates(size), **given}, stage.batch or table.batch, stage.epochs or table.epochs, clips
+    )
 
 
 def factor(step: int, steps: int, warm_up: float) -> float:
@@ -91,7 +93,7 @@ def factor(step: int, steps: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def begin(model: Model, peak: Mapping[str, float], settings: Optimizer) -> Any:
+def begin(model: VideoLanguageModel, peak: Mapping[str, float], settings: Optimizer) -> Any:
     """Freeze and thaw the parts, and make a fresh AdamW for those that train.
 
     Frozen parts are in evaluation mode: nothing is dropped out of what does not learn.

@@ -28,7 +28,7 @@ from mixtures.shards.manifest import Mixture, open_mixture
 from pipelines.train import checkpoint, curve, stages
 from pipelines.train.model import PARTS, Collate, build, to_device, transformers
 from pipelines.train.settings import FREE, Training, identity
-from pipelines.train.stages import Ranks, Resolved, joined
+from pipelines.train.stages import Ranks, ResolvedStage, joined
 
 #: Raised when what a training's folder holds changes its meaning.
 VERSION = 1
@@ -37,12 +37,12 @@ CHECKPOINT, LOG, KEYS, PICTURE = "checkpoint.safetensors", "log.jsonl", "keys.js
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStage:
     """A stage with everything that it needs. steps_an_epoch: of the optimizer; reads: the loader's steps that make one
     of them."""
 
     name: str
-    settings: Resolved
+    settings: ResolvedStage
     loader: Loader
     steps_an_epoch: int
     reads: int
@@ -65,7 +65,7 @@ class Planned:
         return epochs * self.loader.order.total + within * self.settings.batch
 
 
-def train(path: str, *, out: str | None = None, quiet: bool = False) -> dict[str, Any]:
+def run(path: str, *, out: str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Train as the config says, or go on where a training in the same folder stopped; returns what `--json` prints.
 
     Raises ConfigError for mistakes in the config, StageError where data or loss go wrong, MissingExtra.
@@ -157,7 +157,7 @@ class Trainer:
         first = next(iter(mixtures.values())).contract
         return dataclasses.replace(first, tokens_per_frame=given or first.tokens_per_frame)
 
-    def _plan(self, name: str, mixture: Mixture, contract: Contract) -> Planned:
+    def _plan(self, name: str, mixture: Mixture, contract: Contract) -> PlannedStage:
         settings, world = self.settings, self.ranks.world
         stage = stages.resolved(name, getattr(settings.stages, name), self._size("language"))
         together = world * settings.micro_batch
@@ -178,7 +178,7 @@ class Trainer:
                 f"stages.{name} trains nothing: every rate is 0", where=self.document.where(("stages", name))
             )
         each = -(-loader.order.total // stage.batch)
-        return Planned(name, stage, loader, each, stage.batch // together)
+        return PlannedStage(name, stage, loader, each, stage.batch // together)
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Trainer:
         self._save(index, stage.steps, {})
 
     def _step(
-        self, stage: Planned, step: int, optimizer: Any, reads: Iterator[Any]
+        self, stage: PlannedStage, step: int, optimizer: Any, reads: Iterator[Any]
     ) -> tuple[dict[str, Any], list[str]]:
         """One step of the optimizer; returns what the log tells of it, and the keys of all ranks' samples."""
         torch = models.torch()
@@ -280,7 +280,7 @@ class Trainer:
         told["lr"] = {part: rate * scale for part, rate in stage.peak.items() if rate}
         return told, self.ranks.gathered(keys)
 
-    def _write(self, stage: Planned, step: int, told: dict[str, Any], keys: list[str]) -> None:
+    def _write(self, stage: PlannedStage, step: int, told: dict[str, Any], keys: list[str]) -> None:
         self.consumed = stage.taken(step + 1)
         self.told = f"step {step + 1:,} of {stage.steps:,}, loss {told['loss']:.3f}"
         if self.ranks.rank:
@@ -321,7 +321,7 @@ class Trainer:
             ],
         }
 
-    def _warnings(self, stage: Planned, log: list[dict[str, Any]]) -> list[str]:
+    def _warnings(self, stage: PlannedStage, log: list[dict[str, Any]]) -> list[str]:
         """What of a stage's mixture does not go with what the stage does, or could not be shown."""
         mixture, found = stage.loader.mixture, []
         shares = mixture.value["achieved"]["samples"]

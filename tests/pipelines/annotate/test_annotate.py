@@ -338,12 +338,12 @@ def test_show_prints_dialogues_with_their_evidence(
     make: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = annotated(make("shown", {}))
-    show.show(show.pick(run.out, count=2, kind=None, rejected=False), run.out)
+    show.show(show.run(run.out, count=2, kind=None, rejected=False), run.out)
     out = capsys.readouterr().out
-    picked = show.pick(run.out, count=2, kind=None, rejected=False)
+    picked = show.run(run.out, count=2, kind=None, rejected=False)
     assert len(picked) == 2 and all(row["key"] in out for row in picked) and "c1" in out and "written by rule" in out
-    assert show.pick(run.out, count=2, kind=None, rejected=False) == picked
-    assert show.pick(run.out, count=9, kind=None, rejected=True) == []
+    assert show.run(run.out, count=2, kind=None, rejected=False) == picked
+    assert show.run(run.out, count=9, kind=None, rejected=True) == []
 
 
 def test_doctor_proves_structured_output(

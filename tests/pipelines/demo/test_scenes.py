@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from pipelines.demo import scenes
-from pipelines.demo.scenes import MOVES, PHOTOS, VARIANTS, Scene, make_scene, split_of
+from pipelines.demo.scenes import MOVES, PHOTOS, VARIANTS, DemoScene, make_scene, split_of
 
 pytest.importorskip("skimage")
 
 
-def _many(split: scenes.Split, seed: int, n: int = 150) -> list[Scene]:
+def _many(split: scenes.Split, seed: int, n: int = 150) -> list[DemoScene]:
     return [make_scene(seed, split, str(i)) for i in range(n)]
 
 

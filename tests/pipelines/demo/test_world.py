@@ -12,7 +12,7 @@ import pytest
 
 from infra.errors import StageError
 from pipelines.demo import captions, footage
-from pipelines.demo.footage import CODECS, ODD_CODECS, ODD_IMAGES, Change, Job, Photo, Shot
+from pipelines.demo.footage import CODECS, ODD_CODECS, ODD_IMAGES, Change, Photo, RenderJob, Shot
 from pipelines.demo.scenes import generator, make_scene
 from pipelines.demo.world import COUNTS, SOURCES, TRUTH, Planner, make_world, read_truth
 
@@ -139,7 +139,7 @@ def test_every_image_form_can_be_read(form: str) -> None:
 def test_what_is_broken_cannot_be_decoded(form: str, how: str) -> None:
     scene = make_scene(3, "demo", "broken")
     original = _shot(form) if form in CODECS else Photo("n", scene, 96, 64, form)
-    [(_, data)] = footage.make(Job(original, damage=how))
+    [(_, data)] = footage.make(RenderJob(original, damage=how))
     assert not footage.decodes(data, video=form in CODECS)
 
 
@@ -160,7 +160,7 @@ def test_overlays_cover_a_good_part_of_the_picture(kind: str) -> None:
 
 def test_copies_are_cut_cropped_scaled_and_mirrored_as_said() -> None:
     cut = Change("cut", "h264-mp4", cut=(0.3, 0.6))
-    made = dict(footage.make(Job(_shot(), (cut, Change("half", "vp9-webm", scale=0.5)))))
+    made = dict(footage.make(RenderJob(_shot(), (cut, Change("half", "vp9-webm", scale=0.5)))))
     assert len(footage.decode(made["cut"])) == 3
     assert footage.decode(made["half"])[0].shape == (32, 48, 3)
     ramp = np.arange(100 * 80, dtype=np.uint32).reshape(80, 100)

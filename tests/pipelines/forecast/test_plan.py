@@ -26,7 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quarter(path: Path) -> dict[str, Any]:
     """The forecast from a quarter, made while there is neither run nor store."""
-    found = plan.plan(str(path), share=0.25, quiet=True)
+    found = plan.run(str(path), share=0.25, quiet=True)
     assert not (path.parent / "run").exists()
     return found
 
@@ -65,7 +65,7 @@ def test_a_sample_encloses_the_truth(quarter: dict[str, Any], truth: dict[str, A
 
 
 def test_a_census_is_the_run(truth: dict[str, Any], path: Path) -> None:
-    found = plan.plan(str(path), share=1.0, quiet=True)
+    found = plan.run(str(path), share=1.0, quiet=True)
     text = found["modalities"]["text"]
     assert text["sampled"] == 300
     for name, entry in counts(text).items():
@@ -103,4 +103,4 @@ class Asked:
 
 def test_a_wrong_config_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such config file"):
-        plan.plan(str(tmp_path / "none.yaml"), quiet=True)
+        plan.run(str(tmp_path / "none.yaml"), quiet=True)

@@ -150,7 +150,7 @@ def test_stricter_settings_are_foretold_exactly(folder: Path) -> None:
     """Groups of duplicates lose members and are searched with another threshold, frequencies and draws change."""
     settings = ["filters.quality.document.min_words=20", "duplicates.text.threshold=0.95", "resample.t=5"]
     before = snapshot(folder)
-    answer = what_if.what_if(str(folder / "run"), settings)
+    answer = what_if.run(str(folder / "run"), settings)
     assert answer["exact"]
     assert answer["modalities"]["text"]["lost"] > 10
     assert [(change["from"], change["to"]) for change in answer["set"]] == [(12, 20), (0.8, 0.95), (20, 5)]
@@ -160,7 +160,7 @@ def test_stricter_settings_are_foretold_exactly(folder: Path) -> None:
 
 def test_looser_settings_are_an_interval_with_the_truth_in_it(folder: Path) -> None:
     settings = ["filters.quality.document.min_words=6"]
-    answer = what_if.what_if(str(folder / "run"), settings)
+    answer = what_if.run(str(folder / "run"), settings)
     text = answer["modalities"]["text"]
     newly = text["dropped"]["quality"]["now"] - text["dropped"]["quality"]["then"][0]
     assert not answer["exact"]
@@ -176,12 +176,12 @@ def test_looser_settings_are_an_interval_with_the_truth_in_it(folder: Path) -> N
 def test_nothing_set_anew_changes_nothing_and_needs_no_other_files(folder: Path, tmp_path: Path) -> None:
     """Not the vocabulary, not the sources, not the store."""
     run = moved(folder, tmp_path)
-    answer = what_if.what_if(str(run), ["filters.quality.document.min_words=12", "resample.t=20"])
+    answer = what_if.run(str(run), ["filters.quality.document.min_words=12", "resample.t=20"])
     ledger = json.loads((run / "ledger.json").read_text())
     assert answer["exact"]
     assert_holds(answer, ledger)
     kept = answer["modalities"]["text"]
-    everything = what_if.what_if(str(run), ["resample.t=1000000"])["modalities"]["text"]
+    everything = what_if.run(str(run), ["resample.t=1000000"])["modalities"]["text"]
     assert everything["dropped"]["resample"]["then"] == [0, 0]
     assert everything["kept"]["then"][0] == kept["kept"]["now"] + kept["dropped"]["resample"]["now"]
 
@@ -189,14 +189,14 @@ def test_nothing_set_anew_changes_nothing_and_needs_no_other_files(folder: Path,
 def test_without_the_store_groups_give_an_interval(folder: Path, tmp_path: Path) -> None:
     run = moved(folder, tmp_path)
     settings = ["filters.quality.document.min_words=20", "resample.t=1000000"]
-    known = what_if.what_if(str(folder / "run"), settings)
+    known = what_if.run(str(folder / "run"), settings)
     assert known["exact"]
-    guess = what_if.what_if(str(run), settings)
+    guess = what_if.run(str(run), settings)
     low, high = guess["modalities"]["text"]["kept"]["then"]
     assert low <= known["modalities"]["text"]["kept"]["then"][0] <= high
     assert high < guess["modalities"]["text"]["kept"]["now"]
     with pytest.raises(StageError, match="fingerprints"):
-        what_if.what_if(str(run), ["duplicates.text.threshold=0.5", *settings])
+        what_if.run(str(run), ["duplicates.text.threshold=0.5", *settings])
 
 
 def moved(folder: Path, tmp_path: Path) -> Path:
@@ -224,11 +224,11 @@ def moved(folder: Path, tmp_path: Path) -> Path:
 )
 def test_mistakes_are_named(folder: Path, setting: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        what_if.what_if(str(folder / "run"), [setting])
+        what_if.run(str(folder / "run"), [setting])
     assert message in str(caught.value)
     assert "--set" in str(caught.value)
 
 
 def test_no_run_no_answer(tmp_path: Path) -> None:
     with pytest.raises(ReelmillError, match="no finished run"):
-        what_if.what_if(str(tmp_path), ["resample.t=3"])
+        what_if.run(str(tmp_path), ["resample.t=3"])

@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 def examined(folder: Path, more: str = "") -> dict[str, dict[str, Any]]:
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder) + more)
-    return {one["name"]: one for one in doctor.examine(str(config))["findings"]}
+    return {one["name"]: one for one in doctor.run(str(config))["findings"]}
 
 
 def sscd(folder: Path, weights: str, sha256: str = SHA256) -> str:
@@ -55,7 +55,7 @@ def sscd(folder: Path, weights: str, sha256: str = SHA256) -> str:
 
 
 def test_this_machine_can_run_the_tests() -> None:
-    found = {one["name"]: one for one in doctor.examine()["findings"]}
+    found = {one["name"]: one for one in doctor.run()["findings"]}
     assert found["packages"]["ok"] or "other versions" in found["packages"]["detail"]
     assert all(found[f"codec {name}"]["ok"] for name in doctor.DECODERS)
     assert "in use: CPU" in found["faiss"]["detail"]
@@ -76,17 +76,17 @@ def test_wrong_versions_and_absent_packages_are_named_with_the_pip_line(monkeypa
     monkeypatch.setattr(doctor, "requirements", lambda: {"": ["av", "Pillow"], "models": ["torch", "open_clip_torch"]})
     monkeypatch.setattr(doctor, "_installed", there.get)
     monkeypatch.setattr(doctor, "pins", lambda: {"av": "2.0", "torch": "2.13.0"})
-    core, extra = doctor._packages(doctor.Needs())
+    core, extra = doctor._packages(doctor.Requirements())
     assert (core.ok, core.needed) == (False, True)
     assert "absent: Pillow" in core.detail and "av 1.0 (pinned: 2.0)" in core.detail
     assert (extra.ok, extra.needed) == (False, False)
     assert "open_clip_torch" in extra.detail and "torch 2.13.0+cpu" not in extra.detail
     assert '".[models]"' in extra.fix
     there["Pillow"] = "12"
-    core = doctor._packages(doctor.Needs())[0]
+    core = doctor._packages(doctor.Requirements())[0]
     assert (core.ok, core.needed) == (False, False), "another version is worth knowing and no reason to stop"
     there["av"] = "2.0"
-    core = doctor._packages(doctor.Needs())[0]
+    core = doctor._packages(doctor.Requirements())[0]
     assert (core.ok, core.needed) == (True, True)
 
 
@@ -171,6 +171,6 @@ def test_a_wrong_config_is_an_error_with_its_line(folder: Path) -> None:
 def test_people_see_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder) + "measure: {ngrams: {vocabulary: /nowhere.json}}\nresample: {}\n")
-    doctor.show(doctor.examine(str(config)))
+    doctor.show(doctor.run(str(config)))
     shown = capsys.readouterr().out
     assert "MISSING" in shown and "reelmill vocab" in shown and "what is missing: 1" in shown

@@ -40,7 +40,7 @@ def at(schema: dict, *path: str) -> dict:
 
 
 def test_every_annotator_and_filter_has_its_settings_in_the_config_schema() -> None:
-    schema = schemas.schemas("config")["config"]
+    schema = schemas.run("config")["config"]
     assert set(ANNOTATORS) < set(at(schema, "measure")["properties"])
     assert set(at(schema, "filters")["properties"]) == set(FILTERS)
     assert at(schema, "filters", "motion")["properties"]["min_score"]["default"] == 0.0007
@@ -51,7 +51,7 @@ def test_every_annotator_and_filter_has_its_settings_in_the_config_schema() -> N
 
 
 def test_every_reference_leads_somewhere_and_no_key_is_left_open() -> None:
-    schema = schemas.schemas("config")["config"]
+    schema = schemas.run("config")["config"]
 
     def walk(node: object) -> None:
         if isinstance(node, dict):
@@ -70,7 +70,7 @@ def test_every_reference_leads_somewhere_and_no_key_is_left_open() -> None:
 
 @pytest.mark.parametrize("name", tables.SCHEMAS)
 def test_every_column_has_its_type_and_a_meaning(name: str) -> None:
-    entry = schemas.schemas(name)[name]
+    entry = schemas.run(name)[name]
     assert entry["version"] == tables.VERSION
     assert [c["name"] for c in entry["columns"]] == tables.SCHEMAS[name].names
     assert [c["type"] for c in entry["columns"]] == [str(f.type) for f in tables.SCHEMAS[name]]
@@ -79,7 +79,7 @@ def test_every_column_has_its_type_and_a_meaning(name: str) -> None:
 
 
 def test_signals_name_every_annotator_with_version_and_columns() -> None:
-    signals = schemas.schemas("signals")["signals"]
+    signals = schemas.run("signals")["signals"]
     assert list(signals) == list(ANNOTATORS)
     for name, entry in signals.items():
         kind = annotator_class(name)
@@ -91,13 +91,13 @@ def test_signals_name_every_annotator_with_version_and_columns() -> None:
 
 def test_another_name_is_told_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
-        schemas.schemas("sample")
+        schemas.run("sample")
     assert "samples" in caught.value.hint
 
 
 def test_people_see_every_key_and_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    schemas.show(schemas.schemas())
+    schemas.show(schemas.run())
     shown = capsys.readouterr().out
     for word in ("filters.quality.document.repetition.max_top_2gram", "sources[].captions.file", "others",
                  "fingerprint.vectors", "matched span in this sample", "duplicates.image.threshold"):  # fmt: skip

@@ -17,9 +17,9 @@ from infra.beam import Runner, sum_counters
 from infra.errors import ConfigError
 from pipelines.tools import vocab
 from pipelines.tools import vocabulary_builder as counting
-from pipelines.tools.vocabulary_builder import Settings
+from pipelines.tools.vocabulary_builder import VocabularySettings
 
-FEW = Settings(min_count=2, min_pmi=1.0, numbers=False)
+FEW = VocabularySettings(min_count=2, min_pmi=1.0, numbers=False)
 PARAGRAPHS = ["new york is a city", "the city of new york\nis large", "a dog and a dog", "red car, red car. new york"]
 
 
@@ -47,7 +47,7 @@ def test_the_vocabulary_is_that_of_counting_all_at_once(text_file: Path, tmp_pat
     pq.write_table(pa.table({"body": [*PARAGRAPHS, None]}), table)
     out = tmp_path / "vocabulary.json"
     places = [str(text_file), str(rows), str(table)]
-    said = vocab.build(places, str(out), settings=FEW, text_column="body", quiet=True)
+    said = vocab.run(places, str(out), settings=FEW, text_column="body", quiet=True)
     expected = counting.build(counting.count(PARAGRAPHS * 5, "lower"), FEW)
     assert "new york" in expected
     assert list(vocabulary.load(out).entries) == expected
@@ -62,13 +62,13 @@ def test_the_vocabulary_is_that_of_counting_all_at_once(text_file: Path, tmp_pat
 def test_pieces_and_partitions_do_not_change_a_byte(
     plain_loop: None, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vocab.build([str(text_file)], str(tmp_path / "one.json"), settings=FEW, quiet=True)
+    vocab.run([str(text_file)], str(tmp_path / "one.json"), settings=FEW, quiet=True)
     # Lines, not paragraphs, decide where a piece begins: this text has one line a paragraph.
     lines = tmp_path / "lines.jsonl"
     lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in PARAGRAPHS * 3))
     monkeypatch.setattr(vocab, "PIECE_BYTES", 37)
     monkeypatch.setattr(vocab, "PARTITION_BYTES", 50)
-    said = vocab.build([str(lines)], str(tmp_path / "many.json"), settings=FEW, quiet=True)
+    said = vocab.run([str(lines)], str(tmp_path / "many.json"), settings=FEW, quiet=True)
     assert said["texts"] == 3 * len(PARAGRAPHS)
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "many.json").read_bytes()
 
@@ -95,25 +95,25 @@ def test_an_interrupted_build_goes_on_from_its_counts(
 ) -> None:
     out = tmp_path / "v.json"
     with pytest.raises(ConfigError, match="no word is left"):
-        vocab.build([str(text_file)], str(out), settings=Settings(min_count=10**6, numbers=False), quiet=True)
+        vocab.run([str(text_file)], str(out), settings=VocabularySettings(min_count=10**6, numbers=False), quiet=True)
     assert not out.exists() and (tmp_path / "v.json.work").is_dir()
     counted: list[object] = []
     monkeypatch.setattr(vocab, "read_texts", lambda *given: counted.append(given) or iter(()))
-    said = vocab.build([str(text_file)], str(out), settings=FEW, quiet=True)
+    said = vocab.run([str(text_file)], str(out), settings=FEW, quiet=True)
     assert not counted and said["texts"] == 3 * len(PARAGRAPHS)
     # Other text under the same name is counted anew.
     with pytest.raises(ConfigError, match="no word is left"):
-        vocab.build([str(text_file)], str(out), settings=Settings(min_count=10**6, numbers=False), quiet=True)
+        vocab.run([str(text_file)], str(out), settings=VocabularySettings(min_count=10**6, numbers=False), quiet=True)
     text_file.write_text("other words, other words")
     with pytest.raises(ConfigError, match="no word is left"):
-        vocab.build([str(text_file)], str(out), settings=FEW, quiet=True)
+        vocab.run([str(text_file)], str(out), settings=FEW, quiet=True)
     assert len(counted) == 2
 
 
 def test_titles_are_entries_as_they_stand(plain_loop: None, text_file: Path, tmp_path: Path) -> None:
     titles = tmp_path / "titles.txt"
     titles.write_text("The Lord of the Rings\n\nnew york\n")
-    vocab.build([str(text_file)], str(tmp_path / "v.json"), titles=str(titles), settings=FEW, quiet=True)
+    vocab.run([str(text_file)], str(tmp_path / "v.json"), titles=str(titles), settings=FEW, quiet=True)
     entries = vocabulary.load(tmp_path / "v.json").entries
     assert entries[-1] == "The Lord of the Rings" and entries.count("new york") == 1
 
@@ -121,7 +121,7 @@ def test_titles_are_entries_as_they_stand(plain_loop: None, text_file: Path, tmp
 def test_small_texts_are_told_about_settings_made_for_large_ones(
     plain_loop: None, text_file: Path, tmp_path: Path
 ) -> None:
-    said = vocab.build([str(text_file)], str(tmp_path / "v.json"), settings=Settings(min_count=2), quiet=True)
+    said = vocab.run([str(text_file)], str(tmp_path / "v.json"), settings=VocabularySettings(min_count=2), quiet=True)
     assert any("PMI" in note for note in said["notes"])
 
 
@@ -133,8 +133,8 @@ def test_what_cannot_be_read_is_said_before_any_work(plain_loop: None, text_file
     pq.write_table(pa.table({"words": ["a"]}), table)
     for place, word in (("/nowhere/x.txt", "nothing at"), (str(picture), "no text"), (str(table), "no column 'text'")):
         with pytest.raises(ConfigError, match=word):
-            vocab.build([place], out, settings=FEW, quiet=True)
+            vocab.run([place], out, settings=FEW, quiet=True)
     with pytest.raises(ConfigError, match="titles"):
-        vocab.build([str(text_file)], out, titles="/nowhere", settings=FEW, quiet=True)
+        vocab.run([str(text_file)], out, titles="/nowhere", settings=FEW, quiet=True)
     with pytest.raises(ConfigError, match="local"):
-        vocab.build([str(text_file)], "memory://v.json", settings=FEW, runner=Runner(), quiet=True)
+        vocab.run([str(text_file)], "memory://v.json", settings=FEW, runner=Runner(), quiet=True)

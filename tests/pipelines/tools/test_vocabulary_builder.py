@@ -12,7 +12,7 @@ from annotators.ngrams import Matcher
 from infra import vocabulary
 from infra.errors import ConfigError
 from infra.vocabulary import words
-from pipelines.tools.vocabulary_builder import SMALL, Settings, build, count, merge, notes, pmi
+from pipelines.tools.vocabulary_builder import SMALL, VocabularySettings, build, count, merge, notes, pmi
 
 TEXT = st.lists(
     st.sampled_from(["new", "york", "New", "a", ".", ", ", "(x)", "don't", "-", "é\u0301", "\n"]), max_size=10
@@ -83,7 +83,7 @@ def test_pmi_by_hand():
 
 def test_thresholds_and_order():
     counts = count(["a b c . a b c", "a b d", "a"], "lower")
-    chosen = Settings(min_count=2, min_pmi=1.5, min_pair_count=1, numbers=False)
+    chosen = VocabularySettings(min_count=2, min_pmi=1.5, min_pair_count=1, numbers=False)
     assert build(counts, chosen) == ["a", "b", "c", "b c", "b d"]  # equal PMI: the more frequent first
     assert build(counts, chosen.model_copy(update={"min_pair_count": 2})) == ["a", "b", "c", "b c"]
     assert build(counts, chosen.model_copy(update={"min_count": 4, "min_pmi": 1.3})) == ["a", "b c", "b d", "a b"]
@@ -92,14 +92,14 @@ def test_thresholds_and_order():
 def test_titles_come_last_once_each_and_keep_their_writing():
     counts = count(["new york"] * 2, "lower")
     titles = ["New York", "U.S. Route 66", " ", "!", "u . s. route 66", "  Ōsaka ", "66"]
-    chosen = Settings(min_count=2, min_pmi=0, min_pair_count=3)
+    chosen = VocabularySettings(min_count=2, min_pmi=0, min_pair_count=3)
     found = build(counts, chosen, titles)
     assert found == [*map(str, range(100)), "new", "york", "New York", "U.S. Route 66", "Ōsaka"]
 
 
 def test_ties_are_in_the_order_of_the_text_whatever_was_read_first():
     lines = ["zebra ant", "bee zebra", "ant bee"]
-    chosen = Settings(min_count=1, min_pmi=0, numbers=False)
+    chosen = VocabularySettings(min_count=1, min_pmi=0, numbers=False)
     expected = ["ant", "bee", "zebra", "ant bee", "bee zebra", "zebra ant"]
     assert build(count(lines, "lower"), chosen) == expected
     assert build(merge(count([line], "lower") for line in reversed(lines)), chosen) == expected
@@ -111,14 +111,14 @@ def test_all_that_is_built_can_be_found(texts, case):
     counts = count(texts, case)
     if not counts.total:
         return
-    entries = build(counts, Settings(case=case, min_count=1, min_pmi=-99, numbers=False))
+    entries = build(counts, VocabularySettings(case=case, min_count=1, min_pmi=-99, numbers=False))
     found = Matcher(entries, case).match(pa.array(texts, pa.string())).to_pylist()
     assert {i for ids in found for i in ids} == set(range(len(entries)))
     assert len({vocabulary.spaced(entry, case) for entry in entries}) == len(entries)
 
 
 def test_the_defaults_are_metaclips_and_say_when_a_text_is_too_small():
-    assert Settings().model_dump() == {
+    assert VocabularySettings().model_dump() == {
         "case": "lower",
         "min_count": 100,
         "min_pmi": 30.0,
@@ -127,8 +127,8 @@ def test_the_defaults_are_metaclips_and_say_when_a_text_is_too_small():
     }
     counts = count(["the big brown dog"] * 20, "lower")
     with pytest.raises(ConfigError, match="commonest occurs 20 times, and min_count is 100"):
-        build(counts, Settings())
-    few, none = notes(counts, Settings())
+        build(counts, VocabularySettings())
+    few, none = notes(counts, VocabularySettings())
     assert "the commonest occurs 20 times" in few
     assert "no pair can have a PMI of 30: in 80 words, one that occurs 1 times has at most 6.3" in none
     with pytest.raises(ConfigError, match="no word is left"):

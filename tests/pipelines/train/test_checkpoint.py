@@ -10,7 +10,7 @@ import pytest
 
 from infra.errors import StageError
 from pipelines.train import checkpoint, stages
-from pipelines.train.model import Model
+from pipelines.train.model import VideoLanguageModel
 from pipelines.train.settings import Optimizer
 from tests.pipelines.train.test_model import sample
 from tests.pipelines.train.test_stages import a_step, built, copied
@@ -20,12 +20,14 @@ __all__ = ["built"]
 PEAK = {"vision": 1e-3, "connector": 1e-3, "language": 1e-3}
 
 
-def saved(path: Path, model: Model, optimizer: Any) -> None:
+def saved(path: Path, model: VideoLanguageModel, optimizer: Any) -> None:
     tensors = {**checkpoint.weights(model), **checkpoint.optimizer_tensors(model, optimizer)}
     checkpoint.save(path, tensors, {"stage": 1, "loader": {"epoch": 0}})
 
 
-def test_a_training_that_goes_on_makes_the_same_weights_to_the_last_bit(built: Model, tmp_path: Path) -> None:
+def test_a_training_that_goes_on_makes_the_same_weights_to_the_last_bit(
+    built: VideoLanguageModel, tmp_path: Path
+) -> None:
     import torch
 
     batches = [[sample(1, 5, 9, n)] for n in range(4)]
@@ -48,14 +50,14 @@ def test_a_training_that_goes_on_makes_the_same_weights_to_the_last_bit(built: M
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
-def test_shared_weights_are_saved_once(built: Model) -> None:
+def test_shared_weights_are_saved_once(built: VideoLanguageModel) -> None:
     language = built.modules["language"]
     assert language.lm_head.weight is language.get_input_embeddings().weight
     held = [tensor.data_ptr() for tensor in checkpoint.weights(built).values()]
     assert len(held) == len(set(held))
 
 
-def test_a_damaged_file_is_named(built: Model, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(built: VideoLanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "c"
     checkpoint.save(path, checkpoint.weights(built, ("connector",)), {})
     data = path.read_bytes()
@@ -66,7 +68,7 @@ def test_a_damaged_file_is_named(built: Model, tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
-def test_files_of_others_are_not_taken(built: Model, tmp_path: Path) -> None:
+def test_files_of_others_are_not_taken(built: VideoLanguageModel, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(checkpoint.weights(built, ("connector",)), tmp_path / "c")
@@ -74,7 +76,7 @@ def test_files_of_others_are_not_taken(built: Model, tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "c")
 
 
-def test_weights_of_another_model_are_not_taken(built: Model) -> None:
+def test_weights_of_another_model_are_not_taken(built: VideoLanguageModel) -> None:
     import torch
 
     for name, tensor in [("connector.project.weight", torch.zeros(3, 3)), ("connector.other", torch.zeros(3))]:
@@ -83,7 +85,7 @@ def test_weights_of_another_model_are_not_taken(built: Model) -> None:
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(
-    built: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: VideoLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c"
     checkpoint.save(path, checkpoint.weights(built, ("connector",)), {"step": 1})

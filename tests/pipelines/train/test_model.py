@@ -11,7 +11,7 @@ import pytest
 
 from infra.errors import ConfigError, MissingExtra, StageError
 from mixtures.reading.tokens import Contract
-from pipelines.train.model import Collate, Model, build, load_encoder, make_connector, transformers
+from pipelines.train.model import Collate, VideoLanguageModel, build, load_encoder, make_connector, transformers
 from pipelines.train.settings import Connector
 from tests import tiny_models as tiny
 
@@ -20,7 +20,7 @@ SMALL = Connector(heads=2, head_size=8, key_heads=1)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_models: dict[str, Any]) -> Model:
+def model(tiny_models: dict[str, Any]) -> VideoLanguageModel:
     made = build(**tiny_models, connector=SMALL, frames=tiny.FRAMES, tokens=TOKENS, seed=3)
     made.modules.eval()
     return made
@@ -68,7 +68,7 @@ def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def by_transformers(model: Model, one: dict[str, Any]) -> float:
+def by_transformers(model: VideoLanguageModel, one: dict[str, Any]) -> float:
     """The same loss by the language model's own hand, over all logits of an unpadded sample."""
     import torch
 
@@ -82,14 +82,14 @@ def by_transformers(model: Model, one: dict[str, Any]) -> float:
     return float(found.loss.detach()) * int((one["labels"][:, 1:] != -100).sum())
 
 
-def test_loss_of_a_padded_batch_is_that_of_its_samples_by_transformers(model: Model) -> None:
+def test_loss_of_a_padded_batch_is_that_of_its_samples_by_transformers(model: VideoLanguageModel) -> None:
     samples = [sample(2, 5, 9, 1), sample(0, 3, 20, 2), sample(1, 11, 4, 3), sample(0, 0, 6, 4)]
     total, count = model.loss(together(samples))
     assert count == 9 + 20 + 4 + 5  # the first id of all has nothing before it to be told from
     assert float(total.detach()) == pytest.approx(sum(by_transformers(model, one) for one in samples), rel=1e-5)
 
 
-def test_the_picture_changes_the_loss_and_text_alone_needs_none(model: Model) -> None:
+def test_the_picture_changes_the_loss_and_text_alone_needs_none(model: VideoLanguageModel) -> None:
     one = sample(1, 5, 9, 1)
     seen = float(model.loss(one)[0])
     assert float(model.loss({**one, "vision_input": [media(1, 99)]})[0]) != seen
@@ -97,17 +97,17 @@ def test_the_picture_changes_the_loss_and_text_alone_needs_none(model: Model) ->
 
 
 @pytest.mark.parametrize("clips", [0, 2])
-def test_places_and_clips_that_do_not_agree_are_an_error(model: Model, clips: int) -> None:
+def test_places_and_clips_that_do_not_agree_are_an_error(model: VideoLanguageModel, clips: int) -> None:
     with pytest.raises(StageError, match=f"{TOKENS} places for visual tokens, and its media make {clips * TOKENS}"):
         model.loss({**sample(1, 5, 9, 1), "vision_input": [media(clips, 1) if clips else []]})
 
 
-def test_clips_may_pass_the_encoders_in_pieces(model: Model) -> None:
+def test_clips_may_pass_the_encoders_in_pieces(model: VideoLanguageModel) -> None:
     import torch
 
     given = [media(3, 1), [], media(2, 2)]
     whole = model.resampled(given)
-    pieces = Model(model.modules, model.encoders, model.frames, model.tokens, model.grid, encode_batch=2)
+    pieces = VideoLanguageModel(model.modules, model.encoders, model.frames, model.tokens, model.grid, encode_batch=2)
     assert whole.shape == (5 * TOKENS, 32)
     torch.testing.assert_close(pieces.resampled(given), whole)
     torch.testing.assert_close(model.resampled([given[2]]), whole[3 * TOKENS :])
@@ -224,7 +224,9 @@ def test_folders_without_a_model_that_fits_are_named(tmp_path: Path, tiny_models
         load_encoder(str(tmp_path), 4)
 
 
-def test_colours_come_from_the_encoders_folder(tmp_path: Path, tiny_models: dict[str, Any], model: Model) -> None:
+def test_colours_come_from_the_encoders_folder(
+    tmp_path: Path, tiny_models: dict[str, Any], model: VideoLanguageModel
+) -> None:
     language, pair = tiny_models["language_model"], tiny_models["vision_encoders"]
     made = Collate.of(model, language, pair, Contract())
     assert [encoder.video for encoder in made.encoders] == [False, True]

@@ -12,26 +12,28 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from pipelines.train import stages
-from pipelines.train.model import PARTS, Model, build
-from pipelines.train.settings import Connector, Optimizer, Rates, Stage
+from pipelines.train.model import PARTS, VideoLanguageModel, build
+from pipelines.train.settings import Connector, LearningRates, Optimizer, TrainStage
 from tests.pipelines.train.test_model import TOKENS, sample, together
 
 
 @pytest.fixture(scope="module")
-def built(tiny_models: dict[str, Any]) -> Model:
+def built(tiny_models: dict[str, Any]) -> VideoLanguageModel:
     return build(**tiny_models, connector=Connector(heads=2, head_size=8, key_heads=1), frames=4, tokens=TOKENS, seed=3)
 
 
-def copied(built: Model) -> Model:
+def copied(built: VideoLanguageModel) -> VideoLanguageModel:
     modules = copy.deepcopy(built.modules)
     encoders = tuple(
         type(e)(modules["vision"][i], e.video, e.side, e.patch, e.tubelet, e.width)
         for i, e in enumerate(built.encoders)
     )
-    return Model(modules, encoders, built.frames, built.tokens, built.grid, built.encode_batch)
+    return VideoLanguageModel(modules, encoders, built.frames, built.tokens, built.grid, built.encode_batch)
 
 
-def a_step(model: Model, optimizer: Any, peak: Any, batches: list[dict[str, Any]], clip_norm: float = 1.0) -> Any:
+def a_step(
+    model: VideoLanguageModel, optimizer: Any, peak: Any, batches: list[dict[str, Any]], clip_norm: float = 1.0
+) -> Any:
     total, count = 0.0, 0
     for batch in batches:
         loss, n = model.loss(batch)
@@ -41,7 +43,7 @@ def a_step(model: Model, optimizer: Any, peak: Any, batches: list[dict[str, Any]
     return stages.step(optimizer, peak, 1.0, (total, count), clip_norm)
 
 
-def moved(before: Model, after: Model) -> dict[str, set[str]]:
+def moved(before: VideoLanguageModel, after: VideoLanguageModel) -> dict[str, set[str]]:
     import torch
 
     return {
@@ -54,14 +56,14 @@ def moved(before: Model, after: Model) -> dict[str, set[str]]:
     }
 
 
-def names(model: Model, part: str) -> set[str]:
+def names(model: VideoLanguageModel, part: str) -> set[str]:
     return {name for name, _ in model.parameters(part)}
 
 
 @pytest.mark.parametrize("stage", ["align", "vision", "sft"])
-def test_a_stage_moves_what_it_trains_and_nothing_else(stage: str, built: Model) -> None:
+def test_a_stage_moves_what_it_trains_and_nothing_else(stage: str, built: VideoLanguageModel) -> None:
     model = copied(built)
-    peak = stages.resolved(stage, Stage(), 3_000_000_000).peak
+    peak = stages.resolved(stage, TrainStage(), 3_000_000_000).peak
     optimizer = stages.begin(model, peak, Optimizer())
     a_step(model, optimizer, peak, [sample(1, 5, 9, 1)])
     found = moved(built, model)
@@ -74,9 +76,9 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(stage: str, built: Model)
 
 
 @pytest.mark.parametrize("stage", ["align", "vision"])
-def test_the_connector_learns_through_a_frozen_language_model(stage: str, built: Model) -> None:
+def test_the_connector_learns_through_a_frozen_language_model(stage: str, built: VideoLanguageModel) -> None:
     model = copied(built)
-    peak = {**stages.resolved(stage, Stage(), 10**9).peak, "connector": 3e-2}
+    peak = {**stages.resolved(stage, TrainStage(), 10**9).peak, "connector": 3e-2}
     optimizer = stages.begin(model, peak, Optimizer())
     seen = [a_step(model, optimizer, peak, [sample(2, 5, 6, 1)])["loss"] for _ in range(30)]
     assert seen[-1] < seen[0] - 0.1  # of about log 259, all that random weights leave to be moved
@@ -84,14 +86,16 @@ def test_the_connector_learns_through_a_frozen_language_model(stage: str, built:
 
 def test_rates_are_the_tables_unless_the_config_has_others() -> None:
     for size, rate, clips in [(1.54e9, 5e-5, 200), (3.09e9, 2e-5, 200), (7.62e9, 1e-5, 150), (27_008, 5e-5, 200)]:
-        found = stages.resolved("sft", Stage(), int(size))
+        found = stages.resolved("sft", TrainStage(), int(size))
         assert found.peak == {"vision": 0.0, "connector": 1e-4, "language": rate}
         assert (found.batch, found.epochs, found.max_clips) == (256, 1, clips)
-    vision = stages.resolved("vision", Stage(lr=Rates(connector=0.0), batch=8, epochs=2, max_clips=3), 10**9)
+    vision = stages.resolved(
+        "vision", TrainStage(lr=LearningRates(connector=0.0), batch=8, epochs=2, max_clips=3), 10**9
+    )
     assert vision.peak == {"vision": 5e-6, "connector": 0.0, "language": 0.0}
     assert (vision.batch, vision.epochs, vision.max_clips) == (8, 2, 3)
-    assert stages.resolved("align", Stage(), 10**9).peak == {"vision": 0.0, "connector": 1e-4, "language": 0.0}
-    assert stages.resolved("align", Stage(), 10**9).max_clips == 25
+    assert stages.resolved("align", TrainStage(), 10**9).peak == {"vision": 0.0, "connector": 1e-4, "language": 0.0}
+    assert stages.resolved("align", TrainStage(), 10**9).max_clips == 25
     assert (Optimizer().warm_up, Optimizer().clip_norm) == (0.03, 1.0)
 
 
@@ -107,7 +111,7 @@ def test_the_rate_rises_to_its_peak_and_falls_towards_nothing(steps: int, warm_u
         assert found[step] == pytest.approx(math.cos(math.pi / 2 * (step - warm) / (steps - warm)) ** 2, abs=1e-12)
 
 
-def test_a_step_is_the_same_however_its_samples_are_dealt_out(built: Model) -> None:
+def test_a_step_is_the_same_however_its_samples_are_dealt_out(built: VideoLanguageModel) -> None:
     import torch
 
     samples = [sample(2, 5, 9, 1), sample(0, 3, 20, 2), sample(1, 11, 4, 3)]
@@ -126,7 +130,7 @@ def test_a_step_is_the_same_however_its_samples_are_dealt_out(built: Model) -> N
                 torch.testing.assert_close(a, b, rtol=0, atol=3e-4)  # Adam's first step is ±1e-3 for any gradient
 
 
-def test_gradients_are_of_the_mean_over_labelled_tokens_and_clipped(built: Model) -> None:
+def test_gradients_are_of_the_mean_over_labelled_tokens_and_clipped(built: VideoLanguageModel) -> None:
     import torch
 
     model, peak = copied(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
@@ -144,14 +148,14 @@ def test_gradients_are_of_the_mean_over_labelled_tokens_and_clipped(built: Model
     torch.testing.assert_close(seen["gradient"], wanted[0] / 4, rtol=1e-4, atol=1e-8)
 
 
-def test_text_alone_leaves_a_frozen_language_model_and_its_connector_alone(built: Model) -> None:
+def test_text_alone_leaves_a_frozen_language_model_and_its_connector_alone(built: VideoLanguageModel) -> None:
     model, peak = copied(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
     told = a_step(model, stages.begin(model, peak, Optimizer(weight_decay=0.1)), peak, [sample(0, 3, 20, 2)])
     assert told["loss"] > 0
     assert not any(moved(built, model).values())
 
 
-def test_only_matrices_decay(built: Model) -> None:
+def test_only_matrices_decay(built: VideoLanguageModel) -> None:
     model, peak = copied(built), {"vision": 1e-3, "connector": 1e-3, "language": 0.0}
     groups = stages.begin(model, peak, Optimizer(weight_decay=0.1)).param_groups
     assert {(group["part"], group["weight_decay"]) for group in groups} == {
@@ -160,7 +164,7 @@ def test_only_matrices_decay(built: Model) -> None:
     assert all((p.dim() > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
 
 
-def test_a_loss_that_is_no_number_stops_before_the_step(built: Model) -> None:
+def test_a_loss_that_is_no_number_stops_before_the_step(built: VideoLanguageModel) -> None:
     model, peak = copied(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
     optimizer = stages.begin(model, peak, Optimizer())
     with pytest.raises(StageError, match="no longer a number"):

@@ -21,7 +21,6 @@ from mixtures.loader import Loader
 from pipelines.cli import app
 from pipelines.train import checkpoint, curve
 from pipelines.train import train as training
-from pipelines.train.train import train
 from tests.pipelines.train import worlds
 from tests.pipelines.train.conftest import texts, tiny_mixture, tiny_models
 
@@ -52,7 +51,7 @@ def in_child(action: Callable[..., None], *arguments: Any) -> int:
 def test_the_loss_falls_below_what_can_be_known_without_looking(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
     mixture = worlds.mixture(tmp_path / "world", images=8, videos=0, pairs=0, texts=0)
     stages = worlds.only("sft", batch=8, epochs=50, lr={"connector": 2e-2, "language": 2e-2, "vision": 5e-3})
-    value = train(worlds.config(tmp_path / "run.yaml", tiny_models, mixture.uri, stages=stages, micro_batch=8))
+    value = training.run(worlds.config(tmp_path / "run.yaml", tiny_models, mixture.uri, stages=stages, micro_batch=8))
     (stage,) = value["stages"]
     assert (stage["steps"], stage["samples"]) == (50, 8 * 50)
     # Four colours, equally often: who does not look cannot do better than log 4 a caption and the mark at its end.
@@ -79,7 +78,7 @@ def dies(config: str, where: str, times: int) -> None:
         return whole(*arguments, **options)
 
     setattr(owner, name, wrapped)
-    train(config, quiet=True)
+    training.run(config, quiet=True)
 
 
 def two_stages(texts: Path) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path, texts: Pa
     """Models with dropout, so that chance has to be the same, too; and what an undisturbed training left."""
     folder = tmp_path_factory.mktemp("calm")
     models = worlds.models(folder / "models", dropout=0.2)
-    train(worlds.config(folder / "calm.yaml", models, str(tiny_mixture), **two_stages(texts)), quiet=True)
+    training.run(worlds.config(folder / "calm.yaml", models, str(tiny_mixture), **two_stages(texts)), quiet=True)
     return models, folder / "calm"
 
 
@@ -116,7 +115,7 @@ def test_a_killed_training_ends_as_one_that_was_never_disturbed(
     ]
     for where, times in kills[1:2] if workers else kills:
         assert in_child(dies, killed, where, times) == -signal.SIGKILL
-    train(killed, quiet=True)
+    training.run(killed, quiet=True)
     for name in ("keys.jsonl", "log.jsonl"):
         for ended, wanted in zip(lines(tmp_path / "killed" / name), lines(undisturbed / name), strict=True):
             assert ended == wanted
@@ -127,7 +126,7 @@ def test_keys_are_those_of_the_loader_in_its_order_each_as_often_as_planned(
     tmp_path: Path, tiny_models: dict[str, Any], tiny_mixture: Path
 ) -> None:
     stages = worlds.only("align", batch=4, epochs=2)
-    train(worlds.config(tmp_path / "run.yaml", tiny_models, str(tiny_mixture), stages=stages), quiet=True)
+    training.run(worlds.config(tmp_path / "run.yaml", tiny_models, str(tiny_mixture), stages=stages), quiet=True)
     steps = lines(tmp_path / "run" / "keys.jsonl")
     loader = Loader(str(tiny_mixture))
     assert [key for step in steps for key in step["keys"]] == [
@@ -141,9 +140,9 @@ def test_a_finished_training_is_told_again_and_nothing_is_done(
     tmp_path: Path, tiny_models: dict[str, Any], texts: Path
 ) -> None:
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), stages=worlds.only("sft", batch=6))
-    value = train(config, quiet=True)
+    value = training.run(config, quiet=True)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.safetensors")}
-    assert train(config, quiet=True) == value
+    assert training.run(config, quiet=True) == value
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.safetensors")} == before
 
 
@@ -153,7 +152,7 @@ def test_a_finished_training_is_told_again_and_nothing_is_done(
 def one_of_two(rank: int, config: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}  # fmt: skip
-    value = train(config, quiet=True)
+    value = training.run(config, quiet=True)
     assert bool(value) == (rank == 0)
 
 
@@ -167,7 +166,7 @@ def test_two_processes_go_on_with_the_same_steps_as_one(
     same = {"checkpoint_every": 1, "stages": {"align": {"batch": 8, "epochs": 2}, "vision": None, "sft": sft}}
     one = worlds.config(tmp_path / "one.yaml", tiny_models, str(tiny_mixture), **same)
     two = worlds.config(tmp_path / "two.yaml", tiny_models, str(tiny_mixture), **same)
-    train(one, quiet=True)
+    training.run(one, quiet=True)
     assert in_child(dies, two, "write", 2) == -signal.SIGKILL  # the first step is one process's alone
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -211,7 +210,7 @@ def test_mistakes_are_named_with_their_line(
     mixture = changes.pop("mixture", str(tiny_mixture)) if "mixture" in changes else str(tiny_mixture)
     config = worlds.config(tmp_path / "run.yaml", tiny_models, mixture, **changes)
     with pytest.raises(ConfigError, match=message) as found:
-        train(config, quiet=True)
+        training.run(config, quiet=True)
     assert found.value.exit_code == 2
     number = re.fullmatch(r".*run\.yaml:(\d+)", found.value.where)
     assert number is not None, found.value.where
@@ -228,9 +227,9 @@ def test_a_folder_keeps_to_its_config_but_for_what_decides_nothing(
     assert in_child(dies, config, "write", 3) == -signal.SIGKILL
     other = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), seed=1, **same)
     with pytest.raises(ConfigError, match="holds a training of another config"):
-        train(other, quiet=True)
+        training.run(other, quiet=True)
     again = {**same, "checkpoint_every": 1, "micro_batch": 1, "encode_batch": 1}
-    train(worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **again), quiet=True)
+    training.run(worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **again), quiet=True)
     assert [line["step"] for line in lines(tmp_path / "run" / "log.jsonl")] == [0, 1, 2]
 
 
@@ -240,7 +239,7 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
     import torch
 
     videos = worlds.mixture(tmp_path / "videos", images=0, videos=3, pairs=0, texts=0)
-    value = train(
+    value = training.run(
         worlds.config(
             tmp_path / "a.yaml", tiny_models, str(tiny_mixture),
             stages={"align": {"batch": 18}, "vision": {"batch": 2, "mixture": videos.uri}, "sft": None},
@@ -256,13 +255,13 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
         tmp_path / "b.yaml", tiny_models, str(tiny_mixture), weights=str(tmp_path / "a" / "vision.safetensors"),
         stages=worlds.only("sft", batch=18, lr={"connector": 1e-30, "language": 1e-3}),
     )  # fmt: skip
-    train(config, quiet=True)
+    training.run(config, quiet=True)
     ended, _ = checkpoint.load(tmp_path / "b" / "sft.safetensors")
     assert {name.split(".")[0] for name in ended} == {"connector", "vision", "language"}
     # A rate of nearly nothing, and none: what the training ends with is what it began from.
     assert all(torch.equal(ended[name], tensor) for name, tensor in second.items())
     with pytest.raises(ConfigError, match="there is no such file"):
-        train(worlds.config(tmp_path / "c.yaml", tiny_models, str(tiny_mixture), weights="nowhere"), quiet=True)
+        training.run(worlds.config(tmp_path / "c.yaml", tiny_models, str(tiny_mixture), weights="nowhere"), quiet=True)
 
 
 def test_half_precision_and_activation_checkpoints_train_too(
@@ -277,7 +276,7 @@ def test_half_precision_and_activation_checkpoints_train_too(
         ("less", {"activation_checkpoints": True}),
     ):
         stages = worlds.only("sft", batch=10)
-        train(
+        training.run(
             worlds.config(tmp_path / f"{name}.yaml", tiny_models, str(tiny_mixture), stages=stages, **changes),
             quiet=True,
         )
@@ -296,8 +295,8 @@ def test_a_medium_that_cannot_be_shown_stops_or_is_skipped(tmp_path: Path, tiny_
     mixture = small.write(tmp_path / "world", {"image": 4}, samples=made, contract=worlds.CONTRACT, vshards=1)
     stages = worlds.only("align", batch=2)
     with pytest.raises(StageError, match=f"a medium of sample {small.key_of(0)} cannot be shown"):
-        train(worlds.config(tmp_path / "a.yaml", tiny_models, mixture.uri, stages=stages), quiet=True)
-    value = train(
+        training.run(worlds.config(tmp_path / "a.yaml", tiny_models, mixture.uri, stages=stages), quiet=True)
+    value = training.run(
         worlds.config(tmp_path / "b.yaml", tiny_models, mixture.uri, stages=stages, on_error="skip", micro_batch=1),
         quiet=True,
     )
