@@ -32,10 +32,12 @@ NOT_COVERED = {"run.json", "checksums.json"}
 
 
 def files(run: Run) -> dict[str, bytes]:
-    """Every covered file's bytes, by path, as they lie on disk."""
+    """Every covered file's bytes, by path; a killed job may leave hidden temporary files, which are not part of a run."""
     root = Path(run.out)
-    found = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
-    return {name: data for name, data in found.items() if name not in NOT_COVERED and not name.startswith("work/")}
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    contents = {str(path.relative_to(root)): path.read_bytes() for path in paths}
+    return {name: content for name, content in contents.items()
+            if name not in NOT_COVERED and not name.startswith("work/")}  # fmt: skip
 
 
 def same_bytes(one: Run, other: Run) -> None:
