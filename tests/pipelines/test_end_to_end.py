@@ -32,7 +32,7 @@ NOT_COVERED = {"run.json", "checksums.json"}
 
 
 def files(run: Run) -> dict[str, bytes]:
-    """Every covered file's bytes, by path; a killed job may leave hidden temporary files, which are not part of a run."""
+    """Every covered file's bytes, by path. Hidden files are temporary: a killed job may leave some beside a run."""
     root = Path(run.out)
     paths = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     contents = {str(path.relative_to(root)): path.read_bytes() for path in paths}
