@@ -39,7 +39,10 @@ def histogram(values: NDArray[np.float64]) -> dict[str, Any] | None:
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values, bins=BINS, range=(low, high if high > low else low + 1.0))
+    top = high
+    if (np.diff(np.linspace(low, high, BINS + 1)) <= 0).any():  # one number, or too near to one for as many bins
+        top = low + max(1.0, 2 * BINS * float(np.spacing(abs(low))))
+    counts, edges = np.histogram(values, bins=BINS, range=(low, top))
     p05, p50, p95 = (float(x) for x in np.quantile(values, (0.05, 0.5, 0.95)))
     # Summed in order of size: the mean does not depend on the order of rows.
     mean = float(np.sort(values).sum() / len(values))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,12 @@ from infra.hashing import canonical_json
 from mixtures.cards import cards
 
 VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(math.nan) | st.just(math.inf), max_size=40)
+
+
+@pytest.mark.parametrize("values", [[0.0, 5e-324], [1e6, np.nextafter(1e6, 2e6)], [1e300, 1e300], [-1e300], [3.0]])
+def test_values_too_near_to_each_other_for_bins_are_counted_all_the_same(values: list[float]) -> None:
+    histogram = cards.histogram(np.array(values))
+    assert histogram is not None and sum(histogram["counts"]) == len(values)
 
 
 @given(VALUES, st.randoms())
