@@ -30,8 +30,8 @@ import inputs
 from infra.commit import read_json
 from pipelines.core.resolve import resolve
 from pipelines.core.run import open_run
-from pipelines.ingest.ingest import ingest
-from pipelines.measure.measure import measure
+from pipelines.ingest import ingest
+from pipelines.measure import measure
 
 CONFIG = """
 name: measure
@@ -56,10 +56,10 @@ def stage(folder: Path, name: str, clips: list[bytes], count: int) -> tuple[floa
     path = folder / f"{name}.yaml"
     path.write_text(CONFIG.format(folder=folder, name=name))
     run = open_run(str(path), quiet=True)
-    ingest(run)
+    ingest.run(run)
     annotators = ", ".join(resolve(run).annotators)
     begun = time.perf_counter()
-    measure(run)
+    measure.run(run)
     seconds = time.perf_counter() - begun
     print(f"{name}: {count} clips in {seconds:.1f} s: {annotators}", file=sys.stderr)
     return seconds, dict(read_json(run.work("signals.counters.json")))

@@ -49,9 +49,9 @@ from infra.media.interface import Decoded, MediaRef
 from infra.storage import join
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
-from pipelines.ingest.ingest import ingest
-from pipelines.ingest.sources.inventory import root_of
-from pipelines.measure.measure import decoder, limits, measure
+from pipelines.core.sample_media import decode_limits, process_decoder, source_root
+from pipelines.ingest import ingest
+from pipelines.measure import measure
 
 CHUNK = 256
 
@@ -81,7 +81,7 @@ def make(folder: Path, counts: tuple[int, int, int], bases: tuple[list[bytes], l
     inputs.write_media(raw / "images", "jpg", bases[0], counts[1])
     inputs.write_media(raw / "clips", "mp4", bases[1], counts[2])
     run = config(folder, "run", target_rows)
-    ingest(run)
+    ingest.run(run)
     return run
 
 
@@ -100,14 +100,14 @@ def stage(folder: Path, name: str, target_rows: int = 50_000) -> None:
     """A."""
     run = config(folder, name, target_rows)
     shutil.copytree(folder / "run" / "samples", folder / name / "samples")
-    measure(run)
+    measure.run(run)
 
 
 def loop(run: Run, samples: list[pa.Table]) -> int:
     """B; returns how many rows reached the end."""
     resolved = resolve(run)
-    roots = {source.name: root_of(source) for source in run.config.sources}
-    door = decoder(limits(resolved.measure))
+    roots = {source.name: source_root(source) for source in run.config.sources}
+    door = process_decoder(decode_limits(resolved.measure))
     reached = 0
     for table in samples:
         for start in range(0, table.num_rows, CHUNK):
@@ -217,7 +217,7 @@ def make_only(folder: Path, count: int) -> None:
 def measure_only(folder: Path) -> None:
     """In a process of its own: measure, and print the peaks of this process and of its child."""
     run = config(folder, "run", 250)
-    measure(run)
+    measure.run(run)
     peaks = [_peak_mb(pid) for pid in (psutil.Process().pid, *(c.pid for c in psutil.Process().children()))]
     print(json.dumps(peaks))
 

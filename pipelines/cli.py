@@ -69,10 +69,10 @@ def run_(
 
     run = stages.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
     if explain:
-        _print(stages.explained(run)) if json else summary.show_explained(run)
+        _print(stages.explained(run)) if json else summary.print_explained(run)
         return
     stages.run_all(run)
-    _print(stages.result(run)) if json else summary.show_run(run)
+    _print(stages.result(run)) if json else summary.print_run(run)
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
@@ -82,7 +82,7 @@ def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
 
     run = stages.open_for_work(str(config), quiet=json, **options)
     value = stages.stage_result(name, stages.run_stage(run, name))
-    _print(value) if json else summary.show_stage(value)
+    _print(value) if json else summary.print_stage(value)
     return run
 
 
@@ -132,7 +132,7 @@ def annotate(
     if not json:
         from pipelines.core import summary
 
-        summary.show_dialogues(run)
+        summary.print_dialogues(run)
 
 
 # -- looking and planning ---------------------------------------------------------------------------------------

@@ -17,20 +17,20 @@ from pipelines.core.run import Run, open_run
 from pipelines.decide.decide import decide
 from pipelines.export.export import export
 from pipelines.export.provenance import config_fingerprint, explain, write_run_json
-from pipelines.ingest.ingest import ingest
-from pipelines.measure.measure import measure, measure_late
+from pipelines.ingest import ingest
+from pipelines.measure import measure
 
 
 def _decide(run: Run) -> Manifest:
     manifest = decide(run)
-    measure_late(run)
+    measure.run_late(run)
     return manifest
 
 
 #: In the order in which they run; a stage that the config does not ask for gives None.
 STAGES: dict[str, Callable[[Run], Manifest | None]] = {
-    "ingest": ingest,
-    "measure": measure,
+    "ingest": ingest.run,
+    "measure": measure.run,
     "decide": _decide,
     "annotate": annotate,
     "export": export,

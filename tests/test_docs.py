@@ -126,7 +126,7 @@ def test_config_examples_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         document = read_document(name, body)
         check(document.data, name)
         if "sources" in document.data:
-            resolve(Run(validate(document, Config, document.data), document, made={}))
+            resolve(Run(validate(document, Config, document.data), document, makers={}))
 
 
 def test_a_wrong_example_would_be_found() -> None:

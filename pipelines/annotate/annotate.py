@@ -73,7 +73,7 @@ def annotate(run: Run) -> Manifest | None:
     table = probabilities(classes, settings.kinds) if classes else {}
     odds = {JOIN.join(sorted(k)): {name: round(p, 9) for name, p in v.items()} for k, v in table.items()}
     gone = tombstones.load(run.out)
-    inputs = {unit.name: fingerprint([stamp, odds, gone.origin("verdicts", unit)]) for unit in verdicts.units}
+    inputs = {unit.name: fingerprint([stamp, odds, gone.original_sha256("verdicts", unit)]) for unit in verdicts.units}
     folder = run.at("dialogues")
     todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
     spans = _spans(todo, run.runner.workers)

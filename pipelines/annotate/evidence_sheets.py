@@ -23,9 +23,8 @@ from pipelines.annotate.llm_client import at_servers, shared
 from pipelines.annotate.writing import Annotate, Captioner
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
+from pipelines.core.sample_media import decode_limits, media_refs, process_decoder, source_root
 from pipelines.export.export import unit_signals
-from pipelines.ingest.sources.inventory import root_of
-from pipelines.measure.measure import decoder, limits, media_refs
 
 SHEETS = pa.schema(
     [
@@ -116,8 +115,8 @@ def _stretches(
     count = min(max(math.ceil(seconds / captioner.every_s), 1), captioner.max_captions)
     plan = FramePlan("uniform", captioner.size, "long", count=count * captioner.frames)
     source = next(s for s in run.config.sources if s.name == sample["source"])
-    (ref,) = media_refs(sample, root_of(source))
-    decoded = decoder(limits(resolve(run).measure)).decode(ref, {"captioner": plan}, {})
+    (ref,) = media_refs(sample, source_root(source))
+    decoded = process_decoder(decode_limits(resolve(run).measure)).decode(ref, {"captioner": plan}, {})
     if decoded.error is not None:
         return []
     frames = decoded.frames["captioner"]

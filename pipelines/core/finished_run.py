@@ -1,22 +1,25 @@
-"""A finished run, opened from what its own folder says: no config file, no weights, no media."""
+"""Open a finished run from its own folder, without its config file, weights or media."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from infra import storage
-from infra.commit import read_json
+from infra.commit import need_manifest, read_json
 from infra.config import Config, Document, validate
 from infra.errors import StageError
+from pipelines.core.cascade import apply_cutoffs, compute_cutoffs
+from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
 
 
-def held_run(folder: str) -> dict[str, Any]:
+def read_run_json(folder: str) -> dict[str, Any]:
     """RUN/run.json.
 
-    Raises StageError where there is none.
+    Raises StageError if there is none.
     """
     uri = storage.join(folder, "run.json")
     if not storage.is_file(uri):
@@ -24,24 +27,56 @@ def held_run(folder: str) -> dict[str, Any]:
     return dict(read_json(uri))
 
 
-def held_config(held: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Document:
-    """run.json's config, or `config` in its place, as it was meant: filters in the order of the cascade, with the
-    thresholds that its weights brought along."""
-    data = copy.deepcopy(dict(held["config"] if config is None else config))
-    # run.json is canonical, so sorted; the order of the cascade stands in `explain`.
-    filters = {entry["filter"]: data["filters"].get(entry["filter"]) for entry in held["explain"]}
-    filters.update({name: own for name, own in data["filters"].items() if name not in filters})
-    for entry in held["explain"]:
+def restore_config(run_json: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Document:
+    """The config in run.json, or `config` instead, with the filters in cascade order and the thresholds that the run's
+    weights implied."""
+    keys = copy.deepcopy(dict(run_json["config"] if config is None else config))
+    # run.json is canonical JSON and therefore sorted; `explain` keeps the order of the cascade.
+    filters = {entry["filter"]: keys["filters"].get(entry["filter"]) for entry in run_json["explain"]}
+    filters.update({name: own for name, own in keys["filters"].items() if name not in filters})
+    for entry in run_json["explain"]:
         name, own = entry["filter"], filters[entry["filter"]] or {}
-        known = entry["settings"].get("min_score")
-        if known is not None and isinstance(own, dict) and own.get("min_score") is None and not own.get("keep_top"):
-            filters[name] = {**own, "min_score": known}
-    return Document("run.json", {**data, "filters": filters}, {})
+        min_score = entry["settings"].get("min_score")
+        if min_score is not None and isinstance(own, dict) and own.get("min_score") is None and not own.get("keep_top"):
+            filters[name] = {**own, "min_score": min_score}
+    return Document("run.json", {**keys, "filters": filters}, {})
 
 
-def open_finished(folder: str) -> Run:
-    """The run in `folder`, where it lies now. Raises what `held_run` does."""
-    held = held_run(folder)
-    document = held_config(held)
+def open_finished_run(folder: str) -> Run:
+    """Open the run in `folder`, which may have been moved.
+
+    Raises StageError if there is no finished run.
+    """
+    return _restore_run(folder, read_run_json(folder))
+
+
+def _restore_run(folder: str, run_json: Mapping[str, Any]) -> Run:
+    document = restore_config(run_json)
     config = validate(document, Config, {**document.data, "out": folder})
-    return Run(config, document, quiet=True, made=held["makers"])
+    return Run(config, document, quiet=True, makers=run_json["makers"])
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """A finished run with verdicts, read-only. units: names of its units."""
+
+    run: Run
+    run_json: Mapping[str, Any]
+    #: The configuration, with the cut-off scores in place of the shares.
+    resolved: Resolved
+    units: tuple[str, ...]
+    #: The cut-off score of each filter that keeps a share of the rows.
+    cutoffs: Mapping[str, float]
+
+
+def open_judged_run(folder: str) -> JudgedRun:
+    """Open a run that has verdicts.
+
+    Raises StageError if there is no run, or if it has no verdicts.
+    """
+    run_json = read_run_json(folder)
+    run = _restore_run(folder, run_json)
+    units = tuple(unit.name for unit in need_manifest(folder, "verdicts").units)
+    resolved = resolve(run)
+    cutoffs = compute_cutoffs(run, resolved, units)
+    return JudgedRun(run, run_json, apply_cutoffs(resolved, cutoffs), units, cutoffs)

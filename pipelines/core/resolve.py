@@ -157,7 +157,7 @@ class _ById:
     def __init__(self, run: Run) -> None:
         self.run = run
         # Filters in their order, which canonical JSON would sort away and which is the cascade.
-        made = None if run.made is None else dict(run.made)
+        made = None if run.makers is None else dict(run.makers)
         self.name = fingerprint([run.config.model_dump(mode="json"), list(run.config.filters), made])
 
     def __hash__(self) -> int:
@@ -171,7 +171,7 @@ def resolve(run: Run) -> Resolved:
     """Check every part of the config against the module that it names.
 
     Raises ConfigError with file and line. Loads no model and opens no medium; hashes weights and vocabularies, unless
-    `run.made` already says who measured ("" stands for an annotator that did not).
+    `run.makers` already says who measured ("" stands for an annotator that did not).
     """
     return _resolve(_ById(run))
 
@@ -196,7 +196,7 @@ class _Resolver:
     def __init__(self, document: Document, run: Run) -> None:
         self.document = document
         self.config = run.config
-        self.made = run.made
+        self.made = run.makers
         self.annotators: dict[str, Annotator] = {}
         self.makers: dict[str, str] = {}
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from infra import storage, tables
 from infra.beam import Runner
+from infra.commit import read_json
 from infra.config import Config, Document, read_document, validate
 
 LOCAL = Runner()
 
 #: Rows of tables (not media) from which a job over columns is worth starting worker processes for (ours).
-WORTH_A_POOL = 200_000
+MIN_ROWS_FOR_POOL = 200_000
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Run:
     document: Document
     runner: Runner = LOCAL
     quiet: bool = False
-    #: Who measured, by annotator, where that is known from a finished run: then no weights or vocabulary are opened.
-    made: Mapping[str, str] | None = None
+    #: Maker fingerprint per annotator, taken from a finished run: no weights or vocabularies are opened then.
+    makers: Mapping[str, str] | None = None
     #: Folder of OpenAI batch files that stand in for the servers of dialogues.
     batch: str | None = None
 
@@ -47,7 +48,7 @@ class Run:
     def runner_for(self, rows: int) -> Runner:
         """Where a job over so many rows of tables should run. On this machine a pool of processes takes seconds to
         start, and some jobs take less: those run here. The results are the same bytes."""
-        small = self.runner.name == LOCAL.name and rows < WORTH_A_POOL
+        small = self.runner.name == LOCAL.name and rows < MIN_ROWS_FOR_POOL
         return LOCAL if small else self.runner
 
     def at(self, *parts: str) -> str:
@@ -61,6 +62,10 @@ class Run:
     def read_work(self, stage: str, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The same for an intermediate table below RUN/work ("judged", "evidence", "export", …)."""
         return tables.read(self.work(stage, f"{unit}.parquet"), columns)
+
+    def read_ignored(self) -> dict[str, int]:
+        """Number of files that matched no pattern, per modality."""
+        return dict(read_json(self.at("samples", "_ignored.json")))
 
     def work(self, *parts: str) -> str:
         """A place for what is needed in between; never covered by checksums, safe to remove."""

@@ -16,11 +16,11 @@ from pipelines.core.run import Run
 from pipelines.stages import explained
 
 
-def show_run(run: Run) -> None:
+def print_run(run: Run) -> None:
     """The ledger, the shards, and where they lie."""
     ledger = read_json(run.at("ledger.json"))
-    show_ledger(ledger)
-    show_dialogues(run)
+    print_ledger(ledger)
+    print_dialogues(run)
     manifest = read_manifest(run.at("members"))
     shards = [] if manifest is None else manifest.units
     out = open_console()
@@ -29,7 +29,7 @@ def show_run(run: Run) -> None:
     out.print(f"cards beside them; {run.at('ledger.json')} accounts for every input", highlight=False)
 
 
-def show_ledger(ledger: dict[str, Any]) -> None:
+def print_ledger(ledger: dict[str, Any]) -> None:
     """One row a modality, one column an outcome; drops by filter below."""
     table = Table(title="What became of the inputs", title_justify="left")
     table.add_column("modality")
@@ -52,7 +52,7 @@ def show_ledger(ledger: dict[str, Any]) -> None:
         out.print(why)
 
 
-def show_dialogues(run: Run) -> None:
+def print_dialogues(run: Run) -> None:
     """What became of the dialogues, and what the last writing of them cost; nothing where none are asked for."""
     settings, manifest = resolve(run).annotate, read_manifest(run.at("dialogues"))
     if settings is None or manifest is None:
@@ -83,10 +83,10 @@ def show_dialogues(run: Run) -> None:
             listed = ", ".join(f"{name} {count:,}" for name, count in found.most_common())
             out.print(f"{what}: {listed}", highlight=False)
     if storage.is_file(run.work("annotate.json")):
-        out.print(cost(read_json(run.work("annotate.json")), settings), highlight=False)
+        out.print(format_cost(read_json(run.work("annotate.json")), settings), highlight=False)
 
 
-def cost(told: dict[str, Any], settings: Any) -> str:
+def format_cost(told: dict[str, Any], settings: Any) -> str:
     """One line: requests, tokens, seconds, and the cost where the price of a GPU-hour is given."""
     if "sent" not in told:
         return f"written by rule in {told['seconds']:,.1f} s"
@@ -101,12 +101,12 @@ def cost(told: dict[str, Any], settings: Any) -> str:
     return line
 
 
-def show_stage(value: dict[str, Any]) -> None:
+def print_stage(value: dict[str, Any]) -> None:
     """One line for one stage."""
     open_console().print(f"{value['stage']}: {value['rows']:,} rows in {value['units']:,} units", highlight=False)
 
 
-def show_explained(run: Run) -> None:
+def print_explained(run: Run) -> None:
     """Every threshold, in the order in which the questions are asked."""
     value = explained(run)
     table = Table(title="The cascade", title_justify="left")

@@ -91,8 +91,8 @@ def judge_rows(
     broken = np.asarray(pc.is_valid(samples["error"]), dtype=bool)
     outcome[broken], name[broken] = "failed", "ingest"
     reason[broken] = np.array(samples["error"].to_pylist(), dtype=object)[broken]
-    gone = np.asarray(tombstones.marked(samples["error"]), dtype=bool)
-    outcome[gone], name[gone], reason[gone] = "dropped", tombstones.FILTER, tombstones.reasons(reason[gone])
+    gone = tombstones.is_marked(samples["error"])
+    outcome[gone], name[gone], reason[gone] = "dropped", tombstones.FILTER, tombstones.extract_reasons(reason[gone])
 
     for step in resolved.steps:
         wanted = concerns(resolved, step, modality, silent)

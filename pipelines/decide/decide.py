@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from infra.commit import Manifest, committed, need_manifest, read_json, read_man
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
-from pipelines.core.resolve import Resolved, Step, resolve
+from pipelines.core.cascade import apply_cutoffs, cascade_fingerprint, compute_cutoffs
+from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, add_ledgers, judge_rows, tally
 from pipelines.decide.duplicates.duplicates import find_duplicates, unit_duplicates
-from pipelines.ingest.ingest import load_ignored
-from pipelines.measure.measure import cascade_fingerprint
 
 DEDUPLICATED = ("video", "image", "multi_image", "text")
 
@@ -103,38 +101,9 @@ def _cutoffs(run: Run, resolved: Resolved, names: Sequence[str], signals: str) -
     uri, inputs = run.work("cutoffs.json"), fingerprint([signals, cascade_fingerprint(resolved, resolved.steps)])
     if storage.is_file(uri) and (held := read_json(uri))["inputs"] == inputs:
         return dict(held["cutoffs"])
-    found = find_cutoffs(run, resolved, names)
+    found = compute_cutoffs(run, resolved, names)
     storage.write_bytes(uri, canonical_json({"inputs": inputs, "cutoffs": found}))
     return found
-
-
-def find_cutoffs(run: Run, resolved: Resolved, names: Sequence[str]) -> dict[str, float]:
-    """For each filter that keeps a share of the rows: the score that this comes to, over all rows measured."""
-    found = {}
-    for filter_ in resolved.filters:
-        share = getattr(filter_.settings, "keep_top", None)
-        if share is None:
-            continue
-        column = filter_.reads[0]
-        values = [
-            np.asarray(tables.read(run.at("signals", f"{name}.parquet"), [column])[column].drop_null())
-            for name in names
-        ]
-        found[filter_.name] = float(filter_.module.quantile_threshold(np.concatenate(values), share))
-    return found
-
-
-def with_cutoffs(resolved: Resolved, cutoffs: Mapping[str, float]) -> Resolved:
-    """The same, with shares replaced by the scores that they come to."""
-    if not cutoffs:
-        return resolved
-    steps = []
-    for step in resolved.steps:
-        if step.filter is not None and step.filter.name in cutoffs:
-            settings = step.filter.module.with_threshold(step.filter.settings, cutoffs[step.filter.name])
-            step = Step(step.annotators, replace(step.filter, settings=settings))
-        steps.append(step)
-    return replace(resolved, steps=tuple(steps))
 
 
 def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) -> Mapping[str, int]:
@@ -144,7 +113,7 @@ def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) ->
         return {}
     samples = tables.read(run.at("samples", f"{name}.parquet"), ["key", "modality", "source", "text", "error"])
     signals = tables.read(run.at("signals", f"{name}.parquet"))
-    resolved = with_cutoffs(resolve(run), cutoffs)
+    resolved = apply_cutoffs(resolve(run), cutoffs)
     judged, unknown = judge_rows(resolved, samples, signals, run.captions_optional)
     if unknown.any():
         key = samples["key"][int(np.flatnonzero(unknown)[0])]
@@ -289,7 +258,7 @@ def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]
     for name in names:
         verdicts = tables.read(run.at("verdicts", f"{name}.parquet"), ["modality", "outcome", "filter"])
         parts.append(tally(verdicts, {}))
-    ignored = {m: n for m, n in load_ignored(run).items() if n}
+    ignored = {m: n for m, n in run.read_ignored().items() if n}
     parts.append(tally(tables.empty(tables.VERDICTS), ignored))
     ledger: Mapping[str, Any] = add_ledgers(parts)  # type: ignore[arg-type]
     storage.write_bytes(run.at("ledger.json"), canonical_json(ledger))

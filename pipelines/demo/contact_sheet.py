@@ -22,7 +22,7 @@ from infra.media.decoder import Decoder, Limits
 from infra.media.interface import FramePlan, MediaRef
 from infra.storage import join
 from pipelines.core.run import Run, open_run
-from pipelines.ingest.sources.inventory import root_of
+from pipelines.core.sample_media import source_root
 
 COLUMNS = 6
 TILE = (210, 150)
@@ -93,7 +93,7 @@ def _tile(run: Run, door: Decoder, sample: dict[str, Any]) -> Image.Image:
     source = next(s for s in run.config.sources if s.name == sample["source"])
     medium = sample["media"][0]
     kind = "video" if sample["modality"] == "video" else "image"
-    ref = MediaRef(join(root_of(source), medium["uri"]), medium["offset"], medium["length"], kind=kind)  # type: ignore[arg-type]
+    ref = MediaRef(join(source_root(source), medium["uri"]), medium["offset"], medium["length"], kind=kind)  # type: ignore[arg-type]
     decoded = door.decode(ref, {"picture": FramePlan("middle", 320, "long")}, {})
     tile = Image.new("RGB", TILE, (235, 235, 235))
     if decoded.error is None:

@@ -20,10 +20,10 @@ from mixtures.reading.tokens import RELEASED, text_tokens
 from mixtures.shards import shards
 from pipelines.core import tombstones
 from pipelines.core.run import Run
+from pipelines.core.sample_media import source_root
 from pipelines.core.verdicts import add_ledgers, tally
 from pipelines.export.dataset_card import write_readme
 from pipelines.export.provenance import made_by, write_checksums, write_run_json
-from pipelines.ingest.sources.inventory import root_of
 
 PLAN = pa.schema(
     [
@@ -129,7 +129,7 @@ def plan_unit(run: Run, stamp: str, name: str) -> Mapping[str, int]:
 def _size(run: Run, row: Mapping[str, Any], known: Any) -> int:
     if known is not None and len(row["media"]) == 1:
         return int(known)
-    roots = {source.name: root_of(source) for source in run.config.sources}
+    roots = {source.name: source_root(source) for source in run.config.sources}
     total = 0
     for medium in row["media"]:
         uri = storage.join(roots[row["source"]], medium["uri"])
@@ -290,7 +290,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=reason_counts(verdicts),
         dialogues=cards.dialogues(said),
-        made_by={**made_by(run), "lineage": lineage, **tombstones.record(verdicts)},
+        made_by={**made_by(run), "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
     )
     storage.write_bytes(card_uri, canonical_json(card))
     return {"shards_made": 1, "samples": len(rows), "bytes": size}
@@ -347,7 +347,7 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     series = shards.series_of(sample["modality"], ["?"] * len(media), False).split(":")[1].split(",")
     form = signals.get("facts.container") if len(media) == 1 and sample["modality"] == "image" else None
     for medium, slot in zip(media, series, strict=False):
-        uri = storage.join(root_of(source), medium["uri"])
+        uri = storage.join(source_root(source), medium["uri"])
         suffix = shards.suffix_of(medium["uri"] if medium["length"] < 0 else sample["position"], form)
         size = medium["length"] if medium["length"] >= 0 else _length(uri)
         blocks = storage.blocks(uri, medium["offset"], medium["length"])

@@ -86,7 +86,7 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
         "machine": {"system": platform.platform(), "processor": platform.machine()},
     }
     if gone := tombstones.load(run.out):
-        value["takedown"] = gone.summary()
+        value["takedown"] = gone.summarize()
     storage.write_bytes(run.at("run.json"), canonical_json(value))
 
 
@@ -123,7 +123,7 @@ def write_checksums(run: Run, names: Sequence[str]) -> None:
     for name in names:
         for suffix in ("tar", "card.json"):
             found[f"shards/{name}.{suffix}"] = storage.sha256(run.at("shards", f"{name}.{suffix}"))
-    for name in ("ledger.json", *papers(names), tombstones.NAME):
-        if name != tombstones.NAME or storage.is_file(run.at(name)):
+    for name in ("ledger.json", *papers(names), tombstones.FILE):
+        if name != tombstones.FILE or storage.is_file(run.at(name)):
             found[name] = storage.sha256(run.at(name))
     storage.write_bytes(run.at("checksums.json"), canonical_json(found))

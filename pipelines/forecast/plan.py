@@ -34,7 +34,7 @@ from pipelines.forecast import estimates
 from pipelines.forecast.estimates import Estimate
 from pipelines.ingest.ingest import ingest_parts, take_inventory
 from pipelines.ingest.sources import inventory
-from pipelines.measure.measure import measure
+from pipelines.measure import measure
 
 #: At least so many samples of each modality are measured, or all (ours).
 LEAST = 50
@@ -104,7 +104,7 @@ class Forecaster:
         run = self._elsewhere("sample")
         chosen = self._choose(parts, "sample", lambda name, modality: self._drawn(name, modality) | copies(name))
         ingest_parts(run, chosen, {})
-        measure(run)
+        measure.run(run)
         names, stamp = judge_units(run)
         find_duplicates(run, names, stamp)
         rows = {modality: SampleStats(total) for modality, total in self.totals.items()}
@@ -205,7 +205,7 @@ class Forecaster:
         kinds = sorted(wanted)
         chosen = self._choose(parts, "texts", lambda names, modality: np.isin(modality, kinds), media=False)
         ingest_parts(run, chosen, {})
-        measure(run)
+        measure.run(run)
         names, stamp = judge_units(run)
         known = dict.fromkeys(kinds, (run, names))
         if not search:

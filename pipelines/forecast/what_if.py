@@ -29,11 +29,12 @@ from infra.errors import ConfigError, StageError
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
 from pipelines.core import tombstones
-from pipelines.core.finished_run import held_config, held_run
+from pipelines.core.cascade import apply_cutoffs
+from pipelines.core.finished_run import read_run_json, restore_config
 from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, concerns, judge_rows, wordless
-from pipelines.decide.decide import survivors_mask, with_cutoffs
+from pipelines.decide.decide import survivors_mask
 from pipelines.decide.duplicates.duplicates import find_duplicates, unit_duplicates
 
 #: Parts of the config that decide and do not measure.
@@ -68,11 +69,11 @@ def run(folder: str, settings: Sequence[str]) -> dict[str, Any]:
     Raises ConfigError for a key that there is not, StageError where there is no finished run or a search for
     duplicates is needed whose fingerprints are nowhere.
     """
-    held = held_run(folder)
+    held = read_run_json(folder)
     names = [unit.name for unit in need_manifest(folder, "verdicts").units]
     with tempfile.TemporaryDirectory(prefix="reelmill-what-if-") as scratch:
-        before = _hypothesise(folder, scratch, held, held_config(held))
-        document = replace(held_config(held, _changed(held["config"], settings)), path="--set")
+        before = _hypothesise(folder, scratch, held, restore_config(held))
+        document = replace(restore_config(held, _changed(held["config"], settings)), path="--set")
         after = _hypothesise(folder, scratch, held, document)
         changes = [_change(setting, resolve(before), resolve(after)) for setting in settings]
         return {"run": folder, "set": changes, **WhatIf(before, after, names).answer()}
@@ -118,7 +119,7 @@ def _changed(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
 
 def _hypothesise(folder: str, scratch: str, held: Mapping[str, Any], document: Document) -> HypotheticalRun:
     config = validate(document, Config, {**document.data, "out": storage.join(scratch, "run")})
-    return HypotheticalRun(config, document, quiet=True, made=held["makers"], base=folder)
+    return HypotheticalRun(config, document, quiet=True, makers=held["makers"], base=folder)
 
 
 def _change(setting: str, before: Resolved, after: Resolved) -> dict[str, Any]:
@@ -337,7 +338,7 @@ class WhatIf:
     def _judge(self, name: str, strict: Mapping[str, float], lenient: Mapping[str, float]) -> bool:
         """Write a unit's judgements into the scratch folder; True where the same rows are alive as in the run."""
         samples, signals = self.samples(name), self.signals(name)
-        hard, soft = with_cutoffs(self.resolved, strict), with_cutoffs(self.resolved, lenient)
+        hard, soft = apply_cutoffs(self.resolved, strict), apply_cutoffs(self.resolved, lenient)
         judged, _ = self._judged(soft, samples, signals)
         outcome = np.array(judged["outcome"].to_pylist(), dtype=object)
         by = np.array(judged["filter"].to_pylist(), dtype=object)

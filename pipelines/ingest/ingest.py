@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, committed, read_json, read_manifest, unit_name, write_manifest
+from infra.commit import Manifest, Unit, committed, read_json, unit_name, write_manifest
 from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, digest, fingerprint, sample_key
 from pipelines.core import tombstones
 from pipelines.core.run import Run
+from pipelines.core.sample_media import source_root
 from pipelines.ingest.sources import inventory
 
 #: Expected bytes of an item where the config names none (ours); units are cut from this, never from the data.
@@ -37,7 +38,7 @@ class Slice:
     count: int
 
 
-def ingest(run: Run) -> Manifest:
+def run(run: Run) -> Manifest:
     """Bring RUN/samples up to date and return its manifest."""
     return ingest_parts(run, *take_inventory(run))
 
@@ -55,7 +56,7 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str,
     _no_two_keys(folder, there)
     storage.write_bytes(storage.join(folder, "_ignored.json"), canonical_json(ignored))
     gone = tombstones.load(run.out)
-    stamp = fingerprint({"units": [[u.name, gone.origin("samples", u)] for u in there], "ignored": ignored})
+    stamp = fingerprint({"units": [[u.name, gone.original_sha256("samples", u)] for u in there], "ignored": ignored})
     return write_manifest(folder, "samples", stamp, there)
 
 
@@ -121,7 +122,7 @@ def scan_container(run: Run, task: str) -> Mapping[str, int]:
     return {"containers": 1}
 
 
-def _write_parts(folder: str, name: str, items: Iterator[inventory.Item]) -> list[str]:
+def _write_parts(folder: str, name: str, items: Iterator[inventory.SourceItem]) -> list[str]:
     uris: list[str] = []
     rows: list[dict[str, object]] = []
 
@@ -210,9 +211,14 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     inputs = fingerprint({"source": _source_facts(source), "items": content})
     stamps = fingerprint({"input": inputs, "stamps": items["stamp"].to_pylist()})
     gone = tombstones.load(run.out)
-    if tables.is_done(uri, inputs) and storage.is_file(seen) and read_json(seen) == stamps and not gone.misses(uri):
+    if (
+        tables.is_done(uri, inputs)
+        and storage.is_file(seen)
+        and read_json(seen) == stamps
+        and not gone.has_unmarked(uri)
+    ):
         return {"units_kept": 1}
-    root = inventory.root_of(source)
+    root = source_root(source)
     rows = [_sample(source, root, item) for item in content]
     tables.write(uri, gone.apply(pa.Table.from_pylist(rows, schema=tables.SAMPLES)), fingerprint=inputs)
     storage.write_bytes(seen, canonical_json(stamps))
@@ -276,13 +282,3 @@ def _no_two_keys(folder: str, units: Sequence[Unit]) -> None:
         keys = tables.read(storage.join(folder, f"{unit.name}.parquet"), ["key"])["key"]
         if len(keys.unique()) != len(keys):
             raise StageError(f"unit {unit.name} has two samples with one key", where=folder)
-
-
-def load_ignored(run: Run) -> dict[str, int]:
-    """Files that matched no pattern, per modality."""
-    return dict(read_json(run.at("samples", "_ignored.json")))
-
-
-def finished(run: Run) -> Manifest | None:
-    """The manifest of RUN/samples, if there is one."""
-    return read_manifest(run.at("samples"))

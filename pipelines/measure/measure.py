@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +16,16 @@ from annotators.interface import Annotator
 from infra import beam, progress, storage, tables
 from infra.commit import Manifest, committed, need_manifest, write_manifest
 from infra.hashing import fingerprint, rows_fingerprint
-from infra.media.decoder import Decoder, Limits
+from infra.media.decoder import Decoder
 from infra.media.interface import Decoded, FramePlan, Frames, MediaRef, StreamObserver
 from infra.store import Cells, align, content_ids
 from pipelines.core import tombstones
-from pipelines.core.resolve import Measure, Resolved, Step, ordered, resolve
+from pipelines.core.cascade import cascade_fingerprint, stage_steps
+from pipelines.core.resolve import Resolved, Step, ordered, resolve
 from pipelines.core.run import Run
+from pipelines.core.sample_media import decode_limits, media_refs, process_decoder, source_root
 from pipelines.core.verdicts import concerns, wordless
-from pipelines.ingest.sources.inventory import root_of
-from pipelines.measure.reuse_cells import borrow
+from pipelines.measure.reuse_cells import copy_stored_cells
 
 #: Rows of a chunk: how rows are processed, nothing that is committed depends on it.
 CHUNK = 256
@@ -41,14 +40,14 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-def measure(run: Run) -> Manifest:
+def run(run: Run) -> Manifest:
     """Bring RUN/signals up to date and return its manifest."""
     resolved = resolve(run)
     samples = need_manifest(run.out, "samples")
     return _stage(run, "signals", samples, cascade_fingerprint(resolved, resolved.steps), "measure")
 
 
-def measure_late(run: Run) -> Manifest | None:
+def run_late(run: Run) -> Manifest | None:
     """Measure what `measure.late` names, on kept samples only, into RUN/late."""
     resolved = resolve(run)
     if not resolved.late:
@@ -61,11 +60,11 @@ def measure_late(run: Run) -> Manifest | None:
 def _stage(run: Run, stage: str, before: Manifest, cascade: str, job: str) -> Manifest:
     names = [unit.name for unit in before.units]
     gone = tombstones.load(run.out)
-    inputs = {unit.name: fingerprint({"before": gone.origin(before.stage, unit), "cascade": cascade})
+    inputs = {unit.name: fingerprint({"before": gone.original_sha256(before.stage, unit), "cascade": cascade})
               for unit in before.units}  # fmt: skip
     folder = run.at(stage)
     todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
-    borrow(run, stage_steps(run, stage), todo)
+    copy_stored_cells(run, stage_steps(run, stage), todo)
     task = functools.partial(measure_unit, run, stage, inputs)
     done = functools.partial(_done, folder, inputs)
     with progress.watch(job, len(names), done, what="units", quiet=run.quiet):
@@ -76,51 +75,6 @@ def _stage(run: Run, stage: str, before: Manifest, cascade: str, job: str) -> Ma
 
 def _done(folder: str, inputs: Mapping[str, str]) -> int:
     return sum(tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name]) for name in inputs)
-
-
-def stage_steps(run: Run, stage: str) -> tuple[Step, ...]:
-    """The cascade of signals, or the late annotators."""
-    resolved = resolve(run)
-    return resolved.late if stage == "late" else resolved.steps
-
-
-def cascade_fingerprint(resolved: Resolved, steps: tuple[Step, ...]) -> str:
-    """Stands for what these steps measure and whom they stop."""
-    value = []
-    for step in steps:
-        question = None
-        if step.filter is not None:
-            question = [step.filter.name, step.filter.settings.model_dump(mode="json")]
-        value.append([[[name, resolved.makers[name]] for name in step.annotators], question])
-    return fingerprint(value)
-
-
-def limits(settings: Measure) -> Limits:
-    """What one medium may cost, from the config."""
-    return Limits(
-        max_pixels=settings.max_pixels,
-        max_frames=settings.max_frames,
-        max_bytes=settings.max_bytes,
-        max_seconds=settings.max_seconds,
-        watchdog_s=settings.watchdog_s,
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def decoder(of: Limits) -> Decoder:
-    """This process's decoder, whose helper lives as long as the process."""
-    made = Decoder(of)
-    atexit.register(made.close)
-    return made
-
-
-def media_refs(sample: Mapping[str, Any], root: str) -> list[MediaRef]:
-    """Where the media of a row of samples lie, below the root of its source."""
-    kind: Literal["video", "image"] = "video" if sample["modality"] == "video" else "image"
-    return [
-        MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind)
-        for m in sample["media"] or []
-    ]
 
 
 def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> Mapping[str, int]:
@@ -140,18 +94,18 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
         of = resolved.annotators[annotator].of
         known = Cells(run.store, annotator, resolved.makers[annotator])
         cells[annotator] = known.read(unitsets[of], held(resolved, annotator))
-    roots = {source.name: root_of(source) for source in run.config.sources}
-    door = decoder(limits(resolved.measure))
-    bench = Bench(resolved, steps, samples, ids, cells, alive, roots, run.captions_optional, door)
-    for annotator, new in bench.run():
+    roots = {source.name: source_root(source) for source in run.config.sources}
+    decoder = process_decoder(decode_limits(resolved.measure))
+    measurer = UnitMeasurer(resolved, steps, samples, ids, cells, alive, roots, run.captions_optional, decoder)
+    for annotator, new in measurer.run():
         of = resolved.annotators[annotator].of
         Cells(run.store, annotator, resolved.makers[annotator]).add(unitsets[of], new)
     uri = run.at(stage, f"{name}.parquet")
-    tables.write(uri, bench.signals(), fingerprint=inputs[name], retry=bench.watchdogs > 0)
-    bench.count("units", 1)
-    bench.count("samples", samples.num_rows)
-    bench.count("total_ms", int(1000 * (time.monotonic() - begun)))
-    return bench.counters
+    tables.write(uri, measurer.signals(), fingerprint=inputs[name], retry=measurer.watchdogs > 0)
+    measurer.count("units", 1)
+    measurer.count("samples", samples.num_rows)
+    measurer.count("total_ms", int(1000 * (time.monotonic() - begun)))
+    return measurer.counters
 
 
 def held(resolved: Resolved, name: str) -> list[str]:
@@ -163,7 +117,7 @@ def held(resolved: Resolved, name: str) -> list[str]:
 
 
 @dataclass
-class Group:
+class CellColumn:
     """One annotator's cells for the rows of a unit: pieces of tables, and where each row's cell is (-1: nowhere).
 
     new: what was measured and is not yet stored, rows and their whole tables.
@@ -219,7 +173,7 @@ class Group:
         return table.take(pa.array(back))
 
 
-class Bench:
+class UnitMeasurer:
     """Measures the rows of one unit: what `run()` yields is for the store; then `signals()` are there.
 
     A row goes through the steps until it fails one. What only the text or the header is needed for is measured at
@@ -237,7 +191,7 @@ class Bench:
         alive: Mask,
         roots: Mapping[str, str],
         captions_optional: frozenset[str],
-        door: Decoder,
+        decoder: Decoder,
     ) -> None:
         self.resolved = resolved
         self.steps = steps
@@ -246,25 +200,25 @@ class Bench:
         self.ids = ids
         self.alive = alive
         self.roots = roots
-        self.door = door
+        self.decoder = decoder
         self.counters: dict[str, int] = {}
         self.watchdogs = 0
         self.modality = np.array(samples["modality"].to_pylist(), dtype=object)
         self.wordless = wordless(samples, captions_optional)
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, CellColumn] = {}
         for name in ordered(steps):
             annotator = resolved.annotators[name]
             found = cells.get(name)
             where = align(ids[annotator.of], found)
             pieces = [] if found is None else [found.drop_columns(["id"])]
             columns = held(resolved, name)
-            self.groups[name] = Group(annotator, columns, where, pieces, np.zeros(len(where), dtype=bool))
+            self.groups[name] = CellColumn(annotator, columns, where, pieces, np.zeros(len(where), dtype=bool))
         self.passed = {id(step): np.zeros(samples.num_rows, dtype=bool) for step in steps}
         self.fresh = 0  # bytes of new cells that are not yet stored
 
     def run(self) -> Iterator[tuple[str, pa.Table]]:
         """Measure all rows, chunk by chunk; yields (annotator, cells that the store did not have)."""
-        before = (self.door.decodes, self.door.probes, self.door.decode_seconds)
+        before = (self.decoder.decodes, self.decoder.probes, self.decoder.decode_seconds)
         rows = np.flatnonzero(self.alive)
         for start in range(0, len(rows), CHUNK):
             waiting = self._steps(rows[start : start + CHUNK], None)
@@ -274,9 +228,9 @@ class Bench:
             if self.fresh >= PART_BYTES:
                 yield from self._new_cells()
         yield from self._new_cells()
-        self.count("decodes", self.door.decodes - before[0])
-        self.count("probes", self.door.probes - before[1])
-        self.count("decode_ms", int(1000 * (self.door.decode_seconds - before[2])))
+        self.count("decodes", self.decoder.decodes - before[0])
+        self.count("probes", self.decoder.probes - before[1])
+        self.count("decode_ms", int(1000 * (self.decoder.decode_seconds - before[2])))
 
     def count(self, name: str, value: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + value
@@ -326,7 +280,7 @@ class Bench:
             columns |= {f"{name}.{own}": cells[own] for own in names}
         return pa.table(columns)
 
-    def _measure(self, group: Group, rows: Rows, media: Mapping[int, Decoded] | None) -> None:
+    def _measure(self, group: CellColumn, rows: Rows, media: Mapping[int, Decoded] | None) -> None:
         annotator = group.annotator
         found: list[Decoded | None]
         if annotator.needs == "text":
@@ -368,7 +322,7 @@ class Bench:
     def _probe(self, row: int) -> Decoded:
         found = []
         for ref in self.refs(row):
-            one = self.door.probe(ref)
+            one = self.decoder.probe(ref)
             if one.error is not None:
                 return self._checked(one)
             found.append(one)
@@ -418,7 +372,7 @@ class Bench:
             plans = {name: FramePlan("middle", plan.size, "skew") for name, plan in plans.items()}
         parts = []
         for ref in refs:
-            part = self._checked(self.door.decode(ref, plans, observers))
+            part = self._checked(self.decoder.decode(ref, plans, observers))
             if part.error is not None:
                 return part
             parts.append(part)

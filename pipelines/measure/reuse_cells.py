@@ -23,7 +23,7 @@ from pipelines.core.run import Run
 Place = tuple[str, str]  # (unitset, part name)
 
 
-def borrow(run: Run, steps: tuple[Step, ...], units: list[str]) -> int:
+def copy_stored_cells(run: Run, steps: tuple[Step, ...], units: list[str]) -> int:
     """Give each of these units that has no folder in the store the cells that other units' folders hold.
 
     Returns how many (annotator, unit) pairs were looked for; mostly none, and then no job is run.

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.report.judged_run import Finished
+from pipelines.core.finished_run import JudgedRun
 from pipelines.report.report_rows import Rows, dialogues
 from pipelines.report.thumbnails import Media
 
@@ -17,7 +17,7 @@ from pipelines.report.thumbnails import Media
 LONGEST = 20_000
 
 
-def details(finished: Finished, rows: Rows, media: Media, size: int) -> Iterator[list[dict[str, Any]]]:
+def details(finished: JudgedRun, rows: Rows, media: Media, size: int) -> Iterator[list[dict[str, Any]]]:
     """Lists of `size` samples, in order."""
     written = {row["key"]: row for row in dialogues(finished)}
     members = {row["key"]: row for row in rows.members.select(

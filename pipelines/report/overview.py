@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from infra.commit import read_json
 from mixtures.cards.cards import SCORES
+from pipelines.core.finished_run import JudgedRun
 from pipelines.report import charts
-from pipelines.report.judged_run import Finished
 from pipelines.report.report_rows import Rows
 
 MODALITIES = ("video", "image", "multi_image", "text")
@@ -26,9 +26,9 @@ FACTS = (
 )
 
 
-def overview(finished: Finished, rows: Rows) -> dict[str, Any]:
+def overview(finished: JudgedRun, rows: Rows) -> dict[str, Any]:
     """The parts of meta.js that describe the run itself."""
-    run, held = finished.run, finished.held
+    run, held = finished.run, finished.run_json
     kept = rows.outcome == "kept"
     return {
         "kind": "run",
@@ -61,12 +61,12 @@ def overview(finished: Finished, rows: Rows) -> dict[str, Any]:
     }
 
 
-def _filters(finished: Finished) -> list[dict[str, Any]]:
+def _filters(finished: JudgedRun) -> list[dict[str, Any]]:
     """In the order of the cascade."""
     found = []
     for filter_ in finished.resolved.filters:
         settings = filter_.settings.model_dump(mode="json")
-        own = next((e["settings"] for e in finished.held["explain"] if e["filter"] == filter_.name), settings)
+        own = next((e["settings"] for e in finished.run_json["explain"] if e["filter"] == filter_.name), settings)
         found.append({"name": filter_.name, "asks": sorted(filter_.modalities), "settings": own})
     return found
 

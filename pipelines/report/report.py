@@ -14,9 +14,9 @@ from infra import progress, storage
 from infra.commit import read_json
 from infra.errors import ConfigError, MissingExtra
 from mixtures.shards.manifest import is_mixture, open_mixture
+from pipelines.core.finished_run import JudgedRun, open_judged_run
 from pipelines.report import details, mixture_page, overview, sliders
 from pipelines.report.data_scripts import codes, numbers, script
-from pipelines.report.judged_run import Finished, open_finished
 from pipelines.report.report_rows import Rows, gather
 from pipelines.report.thumbnails import Media, draw
 
@@ -75,7 +75,7 @@ def _write_mixture(folder: str, work: Path) -> dict[str, Any]:
 
 
 def _write_run(folder: str, work: Path, *, thumbs: int, clips: int, quiet: bool) -> dict[str, Any]:
-    finished = open_finished(folder)
+    finished = open_judged_run(folder)
     rows = gather(finished)
     media = draw(finished, rows, work, thumbs=thumbs, clips=clips, quiet=quiet)
     _write_data(finished, rows, media, work, quiet=quiet)
@@ -114,7 +114,7 @@ def _put(work: Path, name: str, value: Any) -> None:
     path.write_bytes(script(name, value))
 
 
-def _write_data(finished: Finished, rows: Rows, media: Media, work: Path, *, quiet: bool) -> None:
+def _write_data(finished: JudgedRun, rows: Rows, media: Media, work: Path, *, quiet: bool) -> None:
     words = _words(rows)
     _put(work, "rows", _index(rows, words, media))
     for index, start in enumerate(range(0, len(rows), TEXTS)):
@@ -146,7 +146,7 @@ def _write_data(finished: Finished, rows: Rows, media: Media, work: Path, *, qui
     _put(work, "meta", meta)
 
 
-def _shards(finished: Finished) -> list[str]:
+def _shards(finished: JudgedRun) -> list[str]:
     names = storage.names(finished.run.at("shards"))
     return [name.removesuffix(".card.json") for name in names if name.endswith(".card.json")]
 

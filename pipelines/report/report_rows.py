@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from infra import storage, tables
 from infra.commit import read_manifest
 from infra.errors import StageError
+from pipelines.core.finished_run import JudgedRun
 from pipelines.export.export import unit_signals
-from pipelines.report.judged_run import Finished
 
 #: Signals that are no number, word or text to show: too large, or for machines only.
 _HIDDEN = ("ngrams.ids", "minhash.exact", "overlay.boxes", "clean.text")
@@ -83,7 +83,7 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def gather(finished: Finished) -> Rows:
+def gather(finished: JudgedRun) -> Rows:
     """Read a run's tables.
 
     Raises StageError where samples, signals and verdicts are not of the same rows.
@@ -112,7 +112,7 @@ def gather(finished: Finished) -> Rows:
     )
 
 
-def _stage(finished: Finished, stage: str, schema: pa.Schema) -> pa.Table:
+def _stage(finished: JudgedRun, stage: str, schema: pa.Schema) -> pa.Table:
     manifest = read_manifest(finished.run.at(stage))
     names = [] if manifest is None else [unit.name for unit in manifest.units]
     return _joined([tables.read(finished.run.at(stage, f"{name}.parquet")) for name in names], schema)
@@ -125,7 +125,7 @@ def _joined(parts: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(plain, promote_options="default").combine_chunks()
 
 
-def dialogues(finished: Finished) -> Iterator[dict[str, Any]]:
+def dialogues(finished: JudgedRun) -> Iterator[dict[str, Any]]:
     """Rows of the dialogues table, one unit after another; none where no dialogues were asked for."""
     folder = finished.run.at("dialogues")
     manifest = read_manifest(folder)

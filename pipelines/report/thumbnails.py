@@ -16,8 +16,8 @@ from infra import progress, storage
 from infra.hashing import draws
 from infra.media.decoder import Decoder
 from infra.media.interface import FramePlan, Frames, MediaRef
-from pipelines.ingest.sources.inventory import root_of
-from pipelines.report.judged_run import Finished
+from pipelines.core.finished_run import JudgedRun
+from pipelines.core.sample_media import source_root
 from pipelines.report.report_rows import Rows
 
 #: Longer side of a picture and of a clip, in pixels, and JPEG quality (ours).
@@ -76,7 +76,7 @@ class Media:
         }
 
 
-def draw(finished: Finished, rows: Rows, work: Path, *, thumbs: int, clips: int, quiet: bool) -> Media:
+def draw(finished: JudgedRun, rows: Rows, work: Path, *, thumbs: int, clips: int, quiet: bool) -> Media:
     """Write thumbs/AB/KEY-I.jpg and clips/AB/KEY.mp4 for at most so many rows of each filter and outcome."""
     has = rows.modality != "text"
     media = Media(np.zeros(len(rows), dtype=np.uint8), asked=int(has.sum()), most=thumbs, most_clips=clips)
@@ -110,7 +110,7 @@ def drawn(rows: Rows, able: NDArray[np.bool_], seed: int, purpose: str, most: in
 class _Places:
     """Where the media of a row lie: for kept rows in the shard's tar where that is there, else below the source."""
 
-    def __init__(self, finished: Finished, rows: Rows) -> None:
+    def __init__(self, finished: JudgedRun, rows: Rows) -> None:
         self.run = finished.run
         self.rows = rows
         self.sources = {source.name: source for source in finished.run.config.sources}
@@ -129,7 +129,7 @@ class _Places:
             spans = [(uri, m["offset"], m["size"]) for m in parts]
         else:
             source = self.sources.get(sample["source"])
-            root = "" if source is None else root_of(source)
+            root = "" if source is None else source_root(source)
             spans = [(storage.join(root, m["uri"]), m["offset"], m["length"]) for m in media]
         return [
             (MediaRef(uri, offset, length, m["start_s"], m["end_s"], kind), m["sha256"])  # type: ignore[arg-type]

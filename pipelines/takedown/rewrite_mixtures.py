@@ -60,7 +60,7 @@ def look(uri: str) -> State:
             missing.append(run)
         elif storage.sha256(manifest) != parent["members"]:
             changed = True
-            if not storage.is_file(storage.join(run, tombstones.NAME)):
+            if not storage.is_file(storage.join(run, tombstones.FILE)):
                 why = f"{run} was made anew, and not by a take-down"
     if missing:
         why = f"{missing[0]} is not there"

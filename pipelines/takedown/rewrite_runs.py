@@ -15,7 +15,7 @@ from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import content_ids
 from pipelines.core import tombstones
 from pipelines.core.run import Run
-from pipelines.core.tombstones import Taken
+from pipelines.core.tombstones import Tombstones
 from pipelines.decide.decide import write_ledger
 from pipelines.export import export, provenance
 from pipelines.export.dataset_card import papers, write_readme
@@ -79,8 +79,8 @@ def stage(found: Found) -> dict[str, Any]:
         work.put(f"{name}/{MANIFEST}", canonical_json(value))
         for one in manifest.units if name in READ else ():
             if one.name in changed:
-                rewritten[f"{name}/{one.name}.parquet"] = (changed[one.name][0], after.origin(name, one))
-    work.put(tombstones.NAME, Taken(after.erased, after.held, dict(sorted(rewritten.items()))).to_bytes())
+                rewritten[f"{name}/{one.name}.parquet"] = (changed[one.name][0], after.original_sha256(name, one))
+    work.put(tombstones.FILE, Tombstones(after.erased, after.withheld, dict(sorted(rewritten.items()))).to_bytes())
     return work.decide(
         {
             "remove": list(SCRATCH),
@@ -131,7 +131,7 @@ def reissue(run: Run, journal: dict[str, Any]) -> None:
         write_readme(run, names)
         changed |= set(papers(names))
     held = read_json(run.at("run.json"))
-    storage.write_bytes(run.at("run.json"), canonical_json({**held, "takedown": tombstones.load(run.out).summary()}))
+    storage.write_bytes(run.at("run.json"), canonical_json({**held, "takedown": tombstones.load(run.out).summarize()}))
     if storage.is_file(run.at("checksums.json")):
         sums = read_json(run.at("checksums.json"))
         for path in changed:
@@ -143,11 +143,11 @@ def reissue(run: Run, journal: dict[str, Any]) -> None:
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def _unit(found: Found, after: Taken, unit: str) -> dict[str, pa.Table]:
+def _unit(found: Found, after: Tombstones, unit: str) -> dict[str, pa.Table]:
     """The tables of one unit as they will be, by stage."""
     run = found.run
     gone = rows_of(found, unit)
-    why = {**after.held, **after.erased}
+    why = after.reasons
     new = {
         "samples": after.apply(_read(run, "samples", unit)),
         "signals": rewrite_rows.nulled(_read(run, "signals", unit), gone),
@@ -189,9 +189,9 @@ def _duplicates(found: Found) -> dict[str, pa.Table]:
     return changed
 
 
-def _scratch(found: Found, after: Taken, work: staging.Staging) -> None:
+def _scratch(found: Found, after: Tombstones, work: staging.Staging) -> None:
     """What RUN/work holds of these units and is needed so that a later run finds everything done."""
-    run, why = found.run, {**after.held, **after.erased}
+    run, why = found.run, after.reasons
     for unit in found.units:
         gone = rows_of(found, unit)
         for folder in ("judged", "export", "evidence"):

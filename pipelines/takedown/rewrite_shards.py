@@ -124,7 +124,7 @@ def _card(
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=export.reason_counts(verdicts),
         dialogues=cards.dialogues(said),
-        made_by={**held["made_by"], "lineage": lineage, **tombstones.record(verdicts)},
+        made_by={**held["made_by"], "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
     )
 
 

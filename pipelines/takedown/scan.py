@@ -15,10 +15,10 @@ from infra import storage, tables
 from infra.commit import Unit, need_manifest, read_manifest, unit_name
 from infra.store import content_ids
 from pipelines.core import tombstones as listing
-from pipelines.core.finished_run import open_finished
+from pipelines.core.finished_run import open_finished_run
 from pipelines.core.run import Run
-from pipelines.core.tombstones import Taken
-from pipelines.ingest.sources.inventory import root_of
+from pipelines.core.sample_media import source_root
+from pipelines.core.tombstones import Tombstones
 from pipelines.takedown.selection import COLUMNS, Selection
 
 #: Columns of samples that tell content.
@@ -41,7 +41,7 @@ class Found:
     """
 
     run: Run
-    before: Taken
+    before: Tombstones
     erased: dict[str, str] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class Found:
         """Units with a row that changes."""
         return sorted({*self.rows, *self.beside})
 
-    def list_after(self) -> Taken:
+    def list_after(self) -> Tombstones:
         """The run's list once this is done; `rewritten` as it was."""
         erased = {**self.before.erased, **self.erased}
-        held = {key: why for key, why in {**self.before.held, **self.held}.items() if key not in erased}
-        return Taken(dict(sorted(erased.items())), dict(sorted(held.items())), self.before.rewritten)
+        held = {key: why for key, why in {**self.before.withheld, **self.held}.items() if key not in erased}
+        return Tombstones(dict(sorted(erased.items())), dict(sorted(held.items())), self.before.rewritten)
 
 
 def scan(
@@ -80,10 +80,10 @@ def scan(
 
     beside: other runs, whose content a store that they share must keep. `tick` is called after each unit.
     """
-    found = Found(open_finished(uri), listing.load(uri))
+    found = Found(open_finished_run(uri), listing.load(uri))
     samples = need_manifest(uri, "samples")
     need_manifest(uri, "verdicts")
-    roots = {source.name: root_of(source) for source in found.run.config.sources}
+    roots = {source.name: source_root(source) for source in found.run.config.sources}
     for unit in samples.units:
         table = tables.read(found.run.at("samples", f"{unit.name}.parquet"), COLUMNS)
         _add(found, unit.name, table["key"], selection.matches(table, roots))
@@ -93,7 +93,7 @@ def scan(
         for name, rows in groups.items():
             keys = tables.read(found.run.at("samples", f"{name}.parquet"), ["key"])["key"]
             why = np.full(len(keys), None, dtype=object)
-            why[rows] = listing.COPY
+            why[rows] = listing.COPY_REASON
             _add(found, name, keys, why)
         _same_content(found, samples.units, take=True)
     else:
@@ -144,9 +144,9 @@ def _hold(found: Found, groups: Mapping[str, Rows]) -> None:
         kept = np.asarray(pc.equal(verdicts["outcome"], "kept"), dtype=bool)
         keys = np.array(verdicts["key"].to_pylist(), dtype=object)
         found.copies += keys[kept].tolist()
-        new = np.array([key not in found.before.held and key not in found.before.erased for key in keys], dtype=bool)
+        new = np.array([key not in found.before.reasons for key in keys], dtype=bool)
         if (new & ~kept).any():
-            found.held.update(dict.fromkeys(keys[new & ~kept].tolist(), listing.COPY))
+            found.held.update(dict.fromkeys(keys[new & ~kept].tolist(), listing.COPY_REASON))
             found.beside[unit] = rows[new & ~kept]
     found.copies.sort()
 
@@ -174,7 +174,7 @@ def _same_content(found: Found, units: tuple[Unit, ...], *, take: bool) -> None:
         same = (shared | (worded & document)) & ~mine
         if take and same.any():
             why = np.full(table.num_rows, None, dtype=object)
-            why[same] = listing.COPY
+            why[same] = listing.COPY_REASON
             _add(found, unit.name, table["key"], why)
             found.ids |= _ids(table.filter(pa.array(same)))
         else:
@@ -223,7 +223,7 @@ def _ids(samples: pa.Table) -> set[bytes]:
 def _still_there(found: Found, row: Mapping[str, Any]) -> None:
     source = next(s for s in found.run.config.sources if s.name == row["source"])
     for medium in row["media"] or ():
-        uri = storage.join(root_of(source), medium["uri"])
+        uri = storage.join(source_root(source), medium["uri"])
         if len(found.there) < NAMED and storage.is_file(uri):
             found.there.append(uri)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from infra import progress
 from infra.commit import lock, need_manifest, read_json
 from pipelines.core.console import open_console
-from pipelines.core.finished_run import open_finished
+from pipelines.core.finished_run import open_finished_run
 from pipelines.takedown import rewrite_mixtures
 from pipelines.takedown.discover import Places, find
 from pipelines.takedown.rewrite_runs import finish, stage, stores_of
@@ -103,7 +103,7 @@ def _recover(uri: str, places: Places) -> str:
     with lock(uri):
         journal = pending(uri)
         if journal is not None:
-            finish(open_finished(uri), journal, places.stores)
+            finish(open_finished_run(uri), journal, places.stores)
     return uri
 
 

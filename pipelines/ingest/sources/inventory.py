@@ -25,6 +25,7 @@ from infra import storage
 from infra.config import Source
 from infra.errors import ConfigError
 from infra.hashing import canonical_json
+from pipelines.core.sample_media import source_root
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "video": (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ps", ".3gp", ".flv", ".wmv",
@@ -65,7 +66,7 @@ ITEMS = pa.schema(
 
 
 @dataclass
-class Item:
+class SourceItem:
     """One row of ITEMS."""
 
     container: str
@@ -94,7 +95,7 @@ class Item:
 class Listing:
     """A source's containers. `items` are complete for folders; tars and tables are still to be scanned."""
 
-    items: list[Item]
+    items: list[SourceItem]
     containers: list[storage.Entry]
     ignored: int
 
@@ -164,7 +165,7 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], others: Seque
     suffixes = SUFFIXES[source.modality]
     media = [entry for entry in entries if entry.path.lower().endswith(suffixes)]
     if source.modality == "text":
-        items = [Item(e.path, "", "text", sidecars=[e.path], size=e.size, stamp=e.stamp) for e in media]
+        items = [SourceItem(e.path, "", "text", sidecars=[e.path], size=e.size, stamp=e.stamp) for e in media]
         return Listing(items, [], ignored + len(entries) - len(media))
     captions_file = source.captions.file
     table = _captions_table(source) if captions_file else {}
@@ -184,7 +185,7 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], others: Seque
         if row is not None:
             named.add(row["__key__"])
         items.append(
-            Item(
+            SourceItem(
                 entry.path,
                 "",
                 source.modality,
@@ -200,12 +201,12 @@ def _list_folder(source: Source, entries: Sequence[storage.Entry], others: Seque
         )
     all_sidecars = {path for paths in beside.values() for path in paths}
     for path in sorted(all_sidecars - used):
-        items.append(Item(path, "", source.modality, error="orphan caption: there is no medium beside it"))
+        items.append(SourceItem(path, "", source.modality, error="orphan caption: there is no medium beside it"))
     # A captions file may serve several sources: a medium that this one leaves out is no missing medium.
     left_out = {name for entry in others for name in _names_of(entry.path)}
     for key in sorted(set(table) - named - left_out):
         items.append(
-            Item(
+            SourceItem(
                 captions_file or "",
                 key,
                 source.modality,
@@ -242,12 +243,12 @@ def _captions_table(source: Source) -> dict[str, dict[str, Any]]:
     return found
 
 
-def scan(source: Source, entry: storage.Entry) -> Iterator[Item]:
+def scan(source: Source, entry: storage.Entry) -> Iterator[SourceItem]:
     """The items of one tar or table, in position order; an archive that breaks off ends with a failed item."""
     name = entry.path.lower()
     uri = entry_uri(source, entry.path)
     if name.endswith(".tar"):
-        found: Iterator[Item] = _scan_tar(source, entry, uri)
+        found: Iterator[SourceItem] = _scan_tar(source, entry, uri)
     elif source.format == "llava" or (source.format is None and source.modality != "text"):
         found = _scan_llava(source, entry, uri)
     else:
@@ -258,7 +259,7 @@ def scan(source: Source, entry: storage.Entry) -> Iterator[Item]:
             yield item
     except OSError as error:
         why = f"unreadable archive: {error.strerror or error}"
-        yield Item(entry.path, "", source.modality, stamp=entry.stamp, error=why)
+        yield SourceItem(entry.path, "", source.modality, stamp=entry.stamp, error=why)
 
 
 def entry_uri(source: Source, path: str) -> str:
@@ -268,16 +269,9 @@ def entry_uri(source: Source, path: str) -> str:
     return storage.join(source.path, path)
 
 
-def root_of(source: Source) -> str:
-    """The folder that media paths of a source are relative to."""
-    if storage.is_file(source.path):
-        return source.path.rsplit("/", 1)[0] if "/" in source.path else "."
-    return source.path
-
-
-def _scan_tar(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item]:
+def _scan_tar(source: Source, entry: storage.Entry, uri: str) -> Iterator[SourceItem]:
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
-    failed: list[Item] = []
+    failed: list[SourceItem] = []
     seen: set[str] = set()
     taken: set[str] = {""}  # the archive's own place
     broken = ""
@@ -306,7 +300,7 @@ def _scan_tar(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item]:
                         problem = "duplicate member: another differs from it only in the case of its suffix"
                     if problem:
                         position = _apart(name, taken, f"@{info.offset}")
-                        failed.append(Item(entry.path, position, source.modality, error=problem))
+                        failed.append(SourceItem(entry.path, position, source.modality, error=problem))
                         continue
                     info.name = name
                     seen.add(name)
@@ -323,7 +317,7 @@ def _scan_tar(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item]:
             broken = f"the archive cannot be read: {error}"
         items = [item for key, members in groups.items() for item in _tar_items(source, entry, file, key, members)]
     if broken:
-        failed.append(Item(entry.path, "", source.modality, error=f"unreadable archive: {broken}"))
+        failed.append(SourceItem(entry.path, "", source.modality, error=f"unreadable archive: {broken}"))
     yield from sorted(items + failed, key=lambda item: item.position)
 
 
@@ -337,7 +331,7 @@ def _apart(position: str, taken: set[str], mark: str) -> str:
 
 def _tar_items(
     source: Source, entry: storage.Entry, file: Any, key: str, members: Mapping[str, tarfile.TarInfo]
-) -> Iterator[Item]:
+) -> Iterator[SourceItem]:
     suffixes = {suffix.lstrip(".") for suffix in SUFFIXES[source.modality]}
     text_name = next((name for name in ("txt", "caption", "text") if name in members), None)
     text: str | None = None
@@ -356,11 +350,11 @@ def _tar_items(
     else:
         chosen = [[name] for name in sorted(members) if name.rsplit(".", 1)[-1] in suffixes]
     if source.modality == "text" and text is not None:
-        yield Item(entry.path, key, "text", text=text, extra=extra, size=len(text))
+        yield SourceItem(entry.path, key, "text", text=text, extra=extra, size=len(text))
         return
     if not chosen:
         if text is not None:
-            yield Item(
+            yield SourceItem(
                 entry.path,
                 members[min(members)].name,
                 source.modality,
@@ -371,7 +365,7 @@ def _tar_items(
         return
     for names in chosen:
         media = [{"uri": entry.path, "offset": members[n].offset_data, "length": members[n].size} for n in names]
-        yield Item(
+        yield SourceItem(
             entry.path,
             members[names[0]].name,
             source.modality,
@@ -389,13 +383,13 @@ def _member(file: Any, info: tarfile.TarInfo) -> bytes:
     return bytes(file.read(min(info.size, MAX_TEXT_BYTES)))
 
 
-def _scan_table(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item]:
+def _scan_table(source: Source, entry: storage.Entry, uri: str) -> Iterator[SourceItem]:
     taken: set[str] = set()
     for number, row, error in _rows(uri):
         position = f"row={number}"
         if error is not None or not isinstance(row, dict):
             position = _apart(position, taken, "@row")
-            yield Item(entry.path, position, "text", error=error or "broken row: not an object")
+            yield SourceItem(entry.path, position, "text", error=error or "broken row: not an object")
             continue
         problem = None
         if source.id_column and row.get(source.id_column) is not None:
@@ -409,7 +403,7 @@ def _scan_table(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
             text = _turns_text(turns)
         if text is None and problem is None:
             problem = f"broken row: there is no text in the column {source.text_column!r}"
-        yield Item(
+        yield SourceItem(
             entry.path,
             position,
             "text",
@@ -422,14 +416,14 @@ def _scan_table(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
         )
 
 
-def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item]:
+def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[SourceItem]:
     taken: set[str] = set()
-    root = root_of(source)
+    root = source_root(source)
     for number, row, error in _rows(uri):
         position = f"row={number}"
         if error is not None or not isinstance(row, dict):
             position = _apart(position, taken, "@row")
-            yield Item(entry.path, position, source.modality, error=error or "broken row: not an object")
+            yield SourceItem(entry.path, position, source.modality, error=error or "broken row: not an object")
             continue
         identity = row.get(source.id_column or "id")
         problem = None
@@ -456,7 +450,7 @@ def _scan_llava(source: Source, entry: storage.Entry, uri: str) -> Iterator[Item
                 stamps.append(found.stamp)
         turns = row.get("conversations")
         text = _turns_text(turns) if isinstance(turns, list) else _text_of(row.get(source.text_column))
-        yield Item(
+        yield SourceItem(
             entry.path,
             position,
             modality,

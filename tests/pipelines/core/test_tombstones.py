@@ -8,8 +8,8 @@ import pytest
 from infra import tables
 from infra.commit import Unit
 from infra.errors import StageError
-from pipelines.core import tombstones as taken
-from pipelines.core.tombstones import Taken
+from pipelines.core import tombstones
+from pipelines.core.tombstones import Tombstones
 
 MEDIUM = {"uri": "a.jpg", "offset": 0, "length": -1, "start_s": 0.0, "end_s": -1.0, "sha256": "ab"}
 
@@ -24,7 +24,9 @@ def samples(*keys: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=tables.SAMPLES)
 
 
-LIST = Taken({"gone": "key", "broken": "url"}, {"copy": taken.COPY}, {"samples/u000001.parquet": ("new", "old")})
+LIST = Tombstones(
+    {"gone": "key", "broken": "url"}, {"copy": tombstones.COPY_REASON}, {"samples/u000001.parquet": ("new", "old")}
+)
 
 
 def test_erased_rows_keep_only_what_accounts_for_them() -> None:
@@ -35,30 +37,30 @@ def test_erased_rows_keep_only_what_accounts_for_them() -> None:
         assert row == {"key": row["key"], "modality": "image", "source": "s", "licence": "by", "container": "",
                        "position": "", "media": [], "text": None, "origin": None, "extra": "{}",
                        "error": error}  # fmt: skip
-    assert after[2] == {**before.to_pylist()[2], "error": f"takedown: {taken.COPY}"}
+    assert after[2] == {**before.to_pylist()[2], "error": f"takedown: {tombstones.COPY_REASON}"}
     assert LIST.apply(LIST.apply(before)).equals(LIST.apply(before))
-    assert Taken().apply(before) is before
+    assert Tombstones().apply(before) is before
 
 
 def test_a_table_that_holds_one_of_them_unmarked_is_noticed(tmp_path: Path) -> None:
     uri = str(tmp_path / "u.parquet")
     tables.write(uri, samples("stays", "copy"))
-    assert LIST.misses(uri) and not Taken().misses(uri)
+    assert LIST.has_unmarked(uri) and not Tombstones().has_unmarked(uri)
     tables.write(uri, LIST.apply(samples("stays", "copy")))
-    assert not LIST.misses(uri)
+    assert not LIST.has_unmarked(uri)
 
 
 def test_what_was_rewritten_stands_for_what_it_was() -> None:
-    assert LIST.origin("samples", Unit("u000001", 1, "new")) == "old"
-    assert LIST.origin("samples", Unit("u000001", 1, "made again")) == "made again"
-    assert LIST.origin("verdicts", Unit("u000001", 1, "new")) == "new"
+    assert LIST.original_sha256("samples", Unit("u000001", 1, "new")) == "old"
+    assert LIST.original_sha256("samples", Unit("u000001", 1, "made again")) == "made again"
+    assert LIST.original_sha256("verdicts", Unit("u000001", 1, "new")) == "new"
 
 
 def test_the_list_is_read_as_it_was_written(tmp_path: Path) -> None:
-    assert taken.load(str(tmp_path)) == Taken()
-    (tmp_path / taken.NAME).write_bytes(LIST.to_bytes())
-    assert taken.load(str(tmp_path)) == LIST
-    (tmp_path / taken.NAME).write_bytes(LIST.to_bytes().replace(b'"takedown":1', b'"takedown":2'))
-    with pytest.raises(StageError, match="of version 2"):
-        taken.load(str(tmp_path))
-    assert LIST.summary() == {"erased": 2, "held": 1, "reasons": {"key": 1, "url": 1}}
+    assert tombstones.load(str(tmp_path)) == Tombstones()
+    (tmp_path / tombstones.FILE).write_bytes(LIST.to_bytes())
+    assert tombstones.load(str(tmp_path)) == LIST
+    (tmp_path / tombstones.FILE).write_bytes(LIST.to_bytes().replace(b'"takedown":1', b'"takedown":2'))
+    with pytest.raises(StageError, match="has version 2"):
+        tombstones.load(str(tmp_path))
+    assert LIST.summarize() == {"erased": 2, "held": 1, "reasons": {"key": 1, "url": 1}}

@@ -82,8 +82,8 @@ def test_a_row_that_was_never_measured_stops_decide_with_a_hint(
 
 
 def test_shares_become_cutoffs_over_all_rows(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    from pipelines.core.cascade import apply_cutoffs
     from pipelines.core.resolve import resolve
-    from pipelines.decide.decide import with_cutoffs
 
     (tmp_path / "v").mkdir()
     for number, speed in enumerate((0, 1, 2, 4)):
@@ -97,4 +97,4 @@ def test_shares_become_cutoffs_over_all_rows(make_run: Callable[..., Run], tmp_p
     scores = [row["motion.score"] for row in rows(run, "signals")]
     kept = [row["outcome"] == "kept" for row in rows(run, "verdicts")]
     assert kept == [score >= np.sort(scores)[2] for score in scores]
-    assert with_cutoffs(resolve(run), {}) is resolve(run)
+    assert apply_cutoffs(resolve(run), {}) is resolve(run)

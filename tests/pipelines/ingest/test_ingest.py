@@ -15,7 +15,8 @@ from infra.config import Source
 from infra.errors import ConfigError
 from infra.hashing import digest
 from pipelines.core.run import Run
-from pipelines.ingest.ingest import Cutter, ingest
+from pipelines.ingest import ingest
+from pipelines.ingest.ingest import Cutter
 from tests import corpus
 from tests.tiny import rows, told
 
@@ -105,43 +106,43 @@ def test_keys_are_unique_and_do_not_depend_on_where_the_source_lies(
 ) -> None:
     sources = folder(tmp_path)
     run = make_run(sources, units={"target_rows": 2})
-    assert len(ingest(run).units) > 2
+    assert len(ingest.run(run).units) > 2
     keys = [row["key"] for row in rows(run, "samples")]
     assert len(set(keys)) == 12
     (tmp_path / "in").rename(tmp_path / "moved")
     sources[0]["path"] = str(tmp_path / "moved")
     moved = make_run(sources, "moved-run", units={"target_rows": 3})
-    ingest(moved)
+    ingest.run(moved)
     assert [row["key"] for row in rows(moved, "samples")] == keys
     sources[0]["name"] = "other"
     other = make_run(sources, "other-run")
-    ingest(other)
+    ingest.run(other)
     assert not {row["key"] for row in rows(other, "samples")} & set(keys)
 
 
 def test_only_units_whose_files_changed_are_made_again(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(folder(tmp_path), units={"target_rows": 2})
-    count = len(ingest(run).units)
+    count = len(ingest.run(run).units)
     before = rows(run, "samples")
     assert told(run, "work/ingest.counters.json")["units_made"] == count
-    ingest(run)
+    ingest.run(run)
     assert told(run, "work/ingest.counters.json") == {"units_kept": count}
     # The same bytes at another time are looked at and stay what they were; other bytes are another sample.
     os.utime(tmp_path / "in" / "05.jpg", (1, 1))
-    manifest = ingest(run)
+    manifest = ingest.run(run)
     assert told(run, "work/ingest.counters.json")["units_made"] == 1
     assert rows(run, "samples") == before
     (tmp_path / "in" / "05.jpg").write_bytes(b"another")
-    assert ingest(run).fingerprint != manifest.fingerprint
+    assert ingest.run(run).fingerprint != manifest.fingerprint
     changed = [a["container"] for a, b in zip(before, rows(run, "samples"), strict=True) if a != b]
     assert changed == ["05.jpg"]
 
 
 def test_a_caption_that_changed_is_read_again(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(folder(tmp_path))
-    ingest(run)
+    ingest.run(run)
     (tmp_path / "in" / "03.txt").write_text("Quite another caption.")
-    ingest(run)
+    ingest.run(run)
     assert next(row["text"] for row in rows(run, "samples") if row["container"] == "03.jpg") == "Quite another caption."
 
 
@@ -159,7 +160,7 @@ def test_a_medium_that_cannot_be_read_is_a_failed_row(
         return blocks(uri, *rest)
 
     monkeypatch.setattr(storage, "blocks", refused)
-    ingest(run)
+    ingest.run(run)
     good, bad = rows(run, "samples")
     assert good["error"] is None and bad["error"] == "unreadable medium: Permission denied"
     assert bad["media"][0]["sha256"] == "" and bad["text"] == corpus.caption(1)
@@ -170,7 +171,7 @@ def test_a_source_that_is_not_there_stops_before_anything_is_written(
 ) -> None:
     run = make_run([{"name": "a", "path": str(tmp_path / "nowhere"), "modality": "image"}])
     with pytest.raises(ConfigError, match="nothing at"):
-        ingest(run)
+        ingest.run(run)
     assert not Path(run.at("samples")).exists()
 
 
@@ -180,10 +181,10 @@ def test_a_medium_named_by_a_table_that_changed_is_hashed_again(tmp_path: Path, 
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     (tmp_path / "in" / "rows.json").write_text(json.dumps([{"id": 1, "image": "a.jpg", "conversations": turns}]))
     run = make_run([{"name": "a", "path": str(tmp_path / "in"), "modality": "image", "format": "llava"}])
-    ingest(run)
+    ingest.run(run)
     before = rows(run, "samples")
     (tmp_path / "in" / "a.jpg").write_bytes(b"two")
-    ingest(run)
+    ingest.run(run)
     assert rows(run, "samples")[0]["media"][0]["sha256"] != before[0]["media"][0]["sha256"]
 
 
@@ -194,7 +195,7 @@ def test_licence_and_origin_come_from_the_row_before_the_config(tmp_path: Path, 
         (tmp_path / "in" / f"{name}.json").write_text(sidecar)
     run = make_run([{"name": "a", "path": str(tmp_path / "in"), "modality": "image", "licence": "unclear",
                      "licence_column": "rights", "origin": "https://example.org"}])  # fmt: skip
-    ingest(run)
+    ingest.run(run)
     found = rows(run, "samples")
     assert [row["licence"] for row in found] == ["CC0", "unclear"]
     assert {row["origin"] for row in found} == {"https://example.org"} and {row["source"] for row in found} == {"a"}

@@ -6,8 +6,8 @@ from pathlib import Path
 from infra.store import Cells
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
-from pipelines.ingest.ingest import ingest
-from pipelines.measure.reuse_cells import borrow
+from pipelines.ingest import ingest
+from pipelines.measure.reuse_cells import copy_stored_cells
 from pipelines.stages import STAGES
 from tests import corpus
 from tests.tiny import told
@@ -24,14 +24,14 @@ def test_cells_are_found_wherever_they_were_measured(tmp_path: Path, make_run: C
         return make_run(sources, f"run-{name}", filters={"quality": {"document": {"min_words": 10}}})
 
     one, two = text("one"), text("two")
-    ingest(one)
+    ingest.run(one)
     steps = resolve(one).steps
-    assert borrow(one, steps, []) == 0
-    assert borrow(one, steps, ["u000000"]) == 0  # an empty store has nothing to lend
+    assert copy_stored_cells(one, steps, []) == 0
+    assert copy_stored_cells(one, steps, ["u000000"]) == 0  # an empty store has nothing to lend
     STAGES["measure"](one)
-    assert borrow(one, steps, ["u000000"]) == 0  # what is there under its own name needs no loan
-    ingest(two)
-    assert borrow(two, steps, ["u000000"]) == 2
+    assert copy_stored_cells(one, steps, ["u000000"]) == 0  # what is there under its own name needs no loan
+    ingest.run(two)
+    assert copy_stored_cells(two, steps, ["u000000"]) == 2
     for name in ("clean", "quality"):
         cells = Cells(two.store, name, resolve(two).makers[name])
         assert len(cells.parts()) == 2 and {len(cells.read(u) or ()) for u, _ in cells.parts()} == {6, 3}

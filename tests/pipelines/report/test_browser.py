@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from pipelines import report as pages
+from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
-from pipelines.report.judged_run import open_finished
 from pipelines.report.report_rows import Rows, gather
 from pipelines.report.thresholds import thresholds
 from tests.chromium import ARGUMENTS
@@ -95,7 +95,7 @@ def visit(browser: Any, report: Path) -> Iterator[Visit]:
 
 @pytest.fixture(scope="module")
 def told(run: Run) -> Rows:
-    return gather(open_finished(run.out))
+    return gather(open_judged_run(run.out))
 
 
 def until(page: Any, condition: str) -> None:
@@ -266,7 +266,7 @@ TYPED = """async (asked) => {
 
 
 def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, told: Rows) -> None:
-    finished = open_finished(run.out)
+    finished = open_judged_run(run.out)
     page = visit.go("thresholds")
     for more in page.locator("details.more > summary").all():
         more.click()

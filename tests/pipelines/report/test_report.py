@@ -13,9 +13,9 @@ from PIL import Image
 from infra.errors import ConfigError, MissingExtra, StageError
 from pipelines import cli
 from pipelines import report as pages
+from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
 from pipelines.report import report as site
-from pipelines.report.judged_run import open_finished
 from pipelines.report.report_rows import gather
 from pipelines.report.thumbnails import drawn
 from tests.pipelines.report import world
@@ -64,7 +64,7 @@ def test_no_path_of_this_machine_stands_in_it(run: Run, report: Path) -> None:
 
 
 def test_pictures_are_bounded_and_the_page_says_so(run: Run, report: Path) -> None:
-    rows = gather(open_finished(run.out))
+    rows = gather(open_judged_run(run.out))
     meta = told(report, "meta")
     assert isinstance(meta, dict)
     media = meta["media"]
@@ -84,7 +84,7 @@ def test_pictures_are_bounded_and_the_page_says_so(run: Run, report: Path) -> No
 
 
 def test_draws_are_keyed_and_grow(run: Run) -> None:
-    rows = gather(open_finished(run.out))
+    rows = gather(open_judged_run(run.out))
     able = rows.modality != "text"
     before = np.zeros(len(rows), dtype=bool)
     for most in (0, 1, 3, 100):
@@ -110,7 +110,7 @@ def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) 
     found = pages.write(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
     why = found["without_picture"]
     assert why["changed"] == 1 and why["not found"] >= 3
-    rows = gather(open_finished(str(folder)))
+    rows = gather(open_judged_run(str(folder)))
     kept = [
         key for key, o, m in zip(rows.keys, rows.outcome, rows.modality, strict=True) if o == "kept" and m != "text"
     ]

@@ -73,7 +73,14 @@ def test_one_sample_goes_and_nothing_else_moves(world: World) -> None:
     touched = {f"{stage}/{unit}.parquet" for stage in ("samples", "signals", "verdicts", "dialogues")}
     touched |= {f"{stage}/_manifest.json" for stage in ("samples", "signals", "verdicts", "dialogues", "members")}
     touched |= {f"shards/{shard}.tar", f"shards/{shard}.card.json", f"members/{shard}.parquet"}
-    touched |= {"ledger.json", "README.md", "croissant.json", "checksums.json", f"cards/{shard}.html", tombstones.NAME}
+    touched |= {
+        "ledger.json",
+        "README.md",
+        "croissant.json",
+        "checksums.json",
+        f"cards/{shard}.html",
+        tombstones.FILE,
+    }
     assert {name for name in {*before, *after} if before.get(name) != after.get(name)} <= touched
     assert before[f"shards/{shard}.tar"] != after[f"shards/{shard}.tar"]
     verdict = world.rows("verdicts")[key]
@@ -164,7 +171,7 @@ def test_the_list_alone_keeps_a_sample_out_of_a_new_folder(world: World) -> None
     remove(world, key)
     new = world.root / "new"
     new.mkdir()
-    (new / tombstones.NAME).write_bytes((world.run / tombstones.NAME).read_bytes())
+    (new / tombstones.FILE).write_bytes((world.run / tombstones.FILE).read_bytes())
     stages.STAGES["ingest"](world.open(out=new))
     for path in (world.run / "samples").glob("*.parquet"):
         assert (new / "samples" / path.name).read_bytes() == path.read_bytes()
@@ -176,7 +183,7 @@ def test_with_duplicates_the_whole_group_goes(world: World) -> None:
     assert told["runs"][0]["samples"] == 2  # type: ignore[index]
     for key in (gone, copy):
         assert world.rows("samples")[key]["text"] is None
-    assert world.rows("verdicts")[copy]["reason"] == tombstones.COPY
+    assert world.rows("verdicts")[copy]["reason"] == tombstones.COPY_REASON
     sound(world)
 
 

@@ -24,7 +24,7 @@ def source(path: Path, modality: str = "image", **more: Any) -> Source:
     return Source.model_validate({"name": "s", "path": str(path), "modality": modality, **more})
 
 
-def items(given_source: Source) -> list[inventory.Item]:
+def items(given_source: Source) -> list[inventory.SourceItem]:
     """All items of a source, listed and scanned."""
     listing = inventory.list_source(given_source)
     found = list(listing.items)
@@ -36,7 +36,7 @@ def items(given_source: Source) -> list[inventory.Item]:
     return found
 
 
-def fates(found: list[inventory.Item]) -> dict[str, str | None]:
+def fates(found: list[inventory.SourceItem]) -> dict[str, str | None]:
     return {item.position: item.error and item.error.split(":")[0] for item in found}
 
 

@@ -1,0 +1,49 @@
+"""Open a sample's media: where they are, which limits apply, and the decoder of this process."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from infra import storage
+from infra.config import Source
+from infra.media.decoder import Decoder, Limits
+from infra.media.interface import MediaRef
+from pipelines.core.resolve import Measure
+
+
+def source_root(source: Source) -> str:
+    """The folder that the media paths of a source are relative to; a source may itself be one file."""
+    if storage.is_file(source.path):
+        return source.path.rsplit("/", 1)[0] if "/" in source.path else "."
+    return source.path
+
+
+def media_refs(sample: Mapping[str, Any], root: str) -> list[MediaRef]:
+    """References to the media of a row of samples, below the root of its source."""
+    kind: Literal["video", "image"] = "video" if sample["modality"] == "video" else "image"
+    return [
+        MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind)
+        for m in sample["media"] or []
+    ]
+
+
+def decode_limits(settings: Measure) -> Limits:
+    """The configured limits on one medium."""
+    return Limits(
+        max_pixels=settings.max_pixels,
+        max_frames=settings.max_frames,
+        max_bytes=settings.max_bytes,
+        max_seconds=settings.max_seconds,
+        watchdog_s=settings.watchdog_s,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def process_decoder(limits: Limits) -> Decoder:
+    """The decoder of this process, whose child process lives as long as this process."""
+    decoder = Decoder(limits)
+    atexit.register(decoder.close)
+    return decoder
