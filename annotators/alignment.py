@@ -42,7 +42,7 @@ class VideoText(Strict):
     _checked = field_validator("sha256")(staticmethod(models.check_sha256))
 
 
-class Settings(Strict):
+class AlignmentSettings(Strict):
     """Which model, and where it runs. `engine`, `frames` and `video_text` are for `video_alignment` alone.
 
     model, pretrained: "local-dir:PATH" or "hf-hub:ORG/NAME" alone, or an open_clip architecture with a tag or a
@@ -72,7 +72,7 @@ class Settings(Strict):
         return None if value is None else models.check_sha256(value)
 
     @model_validator(mode="after")
-    def _whole(self) -> Settings:
+    def _whole(self) -> AlignmentSettings:
         if self.engine == "pooled" and self.model is None:
             raise ValueError("model is missing: an open_clip name, local-dir:PATH or hf-hub:ORG/NAME")
         if (self.engine == "video_text") != (self.video_text is not None):
@@ -93,7 +93,7 @@ class Pairing(Protocol):
     def size(self) -> int:
         """Pixels of a frame's short side."""
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         """Weights and everything else that the embeddings depend on."""
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
@@ -106,14 +106,14 @@ class Pairing(Protocol):
 class _Clip:
     """Each frame by itself."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AlignmentSettings) -> None:
         self._settings = settings
 
     @cached_property
     def size(self) -> int:
         return models.clip_input_size(self._settings.source)
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         s = self._settings
         return models.clip_maker(s.source, s.device, s.dtype, s.batch)
 
@@ -146,7 +146,7 @@ class _Script:
     def size(self) -> int:
         return self._settings.size
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         s = self._settings
         return {"weights_sha256": s.sha256, "size": s.size, "context": s.context, "device": self._device}
 
@@ -195,14 +195,14 @@ class Alignment:
 
     name: ClassVar[str] = "alignment"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "pair"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "pair"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"image", "multi_image", "video"})
-    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
     columns: ClassVar[Mapping[str, pa.DataType]] = {"score": pa.float64()}
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AlignmentSettings) -> None:
         unused = {"engine", "frames", "video_text"} & settings.model_fields_set
         if unused:
             raise ConfigError(f"alignment does not use {', '.join(sorted(unused))}", hint="video_alignment does")
@@ -212,8 +212,8 @@ class Alignment:
     def plan(self) -> FramePlan:
         return FramePlan(times="middle", size=self._pairing.size, fit="short")
 
-    def maker(self) -> Mapping[str, object]:
-        return self._pairing.maker()
+    def fingerprint_inputs(self) -> Mapping[str, object]:
+        return self._pairing.fingerprint_inputs()
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
         scores, _, errors = _scores(self.name, self._pairing, chunk, media)
@@ -225,14 +225,14 @@ class VideoAlignment:
 
     name: ClassVar[str] = "video_alignment"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "pair"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "pair"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"video"})
-    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
     columns: ClassVar[Mapping[str, pa.DataType]] = {"score": pa.float64(), "frames": pa.int32()}
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AlignmentSettings) -> None:
         self._settings = settings
         self._pairing: Pairing
         if settings.video_text is None:
@@ -244,8 +244,8 @@ class VideoAlignment:
     def plan(self) -> FramePlan:
         return FramePlan(times="uniform", size=self._pairing.size, fit="short", count=self._settings.frames)
 
-    def maker(self) -> Mapping[str, object]:
-        return {"engine": self._settings.engine, "frames": self._settings.frames, **self._pairing.maker()}
+    def fingerprint_inputs(self) -> Mapping[str, object]:
+        return {"engine": self._settings.engine, "frames": self._settings.frames, **self._pairing.fingerprint_inputs()}
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
         scores, counts, errors = _scores(self.name, self._pairing, chunk, media)

@@ -45,7 +45,7 @@ _KNOWN = "NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX
 _ACRONYMS = frozenset(_KNOWN.split())
 
 
-class Settings(Strict):
+class CleanSettings(Strict):
     """caption_chars, document_chars: longer texts are cut there, so that one absurd caption costs no more than others
     (ours). repair_shouting: captions with at least this share of letters in capital words become sentence case
     (Llama 3, arXiv 2407.21783, names fixing capitalisation without a rule; the share is ours)."""
@@ -66,17 +66,17 @@ class Clean:
 
     name: ClassVar[str] = "clean"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "text"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
     modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    reads: ClassVar[tuple[str, ...]] = ()
+    depends_on: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CleanSettings) -> None:
         self.settings = settings
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         return self.settings.model_dump()
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:

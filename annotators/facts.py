@@ -11,7 +11,7 @@ from infra.config import Strict
 from infra.media.interface import Decoded
 
 
-class Settings(Strict):
+class FactsSettings(Strict):
     """There is nothing to set."""
 
 
@@ -28,10 +28,10 @@ class Facts:
 
     name: ClassVar[str] = "facts"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "media"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "header"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "header"
     modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
-    reads: ClassVar[tuple[str, ...]] = ()
+    depends_on: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         "codec": pa.string(),
         "container": pa.string(),
@@ -48,12 +48,12 @@ class Facts:
         "bytes": pa.int64(),
         "images": pa.int32(),
     }
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: FactsSettings | None = None) -> None:
+        self.settings = settings or FactsSettings()
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         return {}
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:

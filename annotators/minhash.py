@@ -20,7 +20,7 @@ from infra.media.interface import Decoded
 _WORD = re.compile(r"[^\W_]+")
 
 
-class Settings(Strict):
+class MinHashSettings(Strict):
     """num_perm: values in a signature; ngram: words in a shingle; seed: of the permutations (all ours; 128 and 5 are
     common)."""
 
@@ -41,21 +41,21 @@ class MinHash:
 
     name: ClassVar[str] = "minhash"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "text"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         "exact": pa.binary(16),
         "signature": pa.binary(),
         "words": pa.int32(),
     }
-    stored: ClassVar[frozenset[str]] = frozenset({"signature"})
+    store_only: ClassVar[frozenset[str]] = frozenset({"signature"})
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: MinHashSettings) -> None:
         self.settings = settings
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         import rensa
 
         return {**self.settings.model_dump(), "rensa_algorithm": int(rensa.RMinHash.ALGORITHM_VERSION)}

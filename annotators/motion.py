@@ -43,7 +43,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 Gray = NDArray[np.uint8]
 
 
-class Settings(Strict):
+class MotionSettings(Strict):
     """Nothing to set: the score is one number with one definition. Thresholds are the filter's."""
 
 
@@ -56,27 +56,33 @@ class Motion:
 
     name: ClassVar[str] = "motion"
     VERSION: ClassVar[int] = 2
-    of: ClassVar[Literal["text", "media", "pair"]] = "media"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
     modalities: ClassVar[frozenset[str]] = frozenset({"video"})
-    reads: ClassVar[tuple[str, ...]] = ()
+    depends_on: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         "score": pa.float64(),
         "method": pa.string(),
         "frames": pa.int32(),
     }
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: MotionSettings | None = None) -> None:
+        self.settings = settings or MotionSettings()
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         return {
             "vector_codecs": sorted(VECTOR_CODECS),
-            "reads_a_second": Vectors.READS_A_SECOND,
-            "patience": Vectors.PATIENCE,
-            "looks": [Looks.A_SECOND, Looks.TEXTURE, Looks.CHANGE, Looks.RELATIVE, Looks.MOVED],
-            "flow": dict(Flow.PARAMETERS),
+            "reads_a_second": MotionVectorScore.FRAMES_READ_PER_SECOND,
+            "patience": MotionVectorScore.PATIENCE,
+            "looks": [
+                ChangeGate.A_SECOND,
+                ChangeGate.TEXTURE,
+                ChangeGate.CHANGE,
+                ChangeGate.RELATIVE,
+                ChangeGate.MOVED,
+            ],
+            "flow": dict(OpticalFlowScore.PARAMETERS),
         }
 
     def observer(self) -> StreamObserver:
@@ -105,9 +111,9 @@ class MotionObserver:
         rate = float(header.get("fps") or 0)
         self._rate = rate if math.isfinite(rate) else 0.0
         codec = header.get("codec")
-        self._looks = Looks(self._rate)
-        self._vectors = Vectors(self._rate, self._looks, codec == "h264") if codec in VECTOR_CODECS else None
-        self._flow: Flow | None = Flow(self._rate)
+        self._looks = ChangeGate(self._rate)
+        self._vectors = MotionVectorScore(self._rate, self._looks, codec == "h264") if codec in VECTOR_CODECS else None
+        self._flow: OpticalFlowScore | None = OpticalFlowScore(self._rate)
         self._held: deque[Any] = deque()
         self._last: Any = None
         self._seen = 0
@@ -148,7 +154,7 @@ class MotionObserver:
         return {"score": score, "method": method, "frames": len(steps)}
 
 
-class Vectors:
+class MotionVectorScore:
     """Mean displacement by frame out of the codec's vectors, in diagonals from one shown frame to the next.
 
     A vector spans the distance to the frame that it refers to, which the codec does not tell: taken for the nearest
@@ -161,11 +167,11 @@ class Vectors:
     is the cheapest to write, and no eye could see the motion.
     """
 
-    READS_A_SECOND = 6  # frames; spread by the golden ratio so as not to fall in step with repeated frames
+    FRAMES_READ_PER_SECOND = 6  # frames; spread by the golden ratio so as not to fall in step with repeated frames
     PATIENCE = 16  # frames without an anchor, the most that encoders leave, before B-frames are read
     _BATCH = 8192  # vectors; numpy's fixed cost a call would otherwise be most of the cost of a small frame
 
-    def __init__(self, rate: float, looks: Looks, bidirectional: bool = True) -> None:
+    def __init__(self, rate: float, looks: ChangeGate, bidirectional: bool = True) -> None:
         self.found = False
         self._looks = looks
         self._bidirectional = bidirectional
@@ -204,9 +210,9 @@ class Vectors:
             self._flush()
 
     def _chosen(self) -> bool:
-        """Whether to read this frame: of the anchors so far such a share as makes READS_A_SECOND."""
+        """Whether to read this frame: of the anchors so far such a share as makes FRAMES_READ_PER_SECOND."""
         count = len(self._anchors)
-        return count * _GOLDEN % 1 * count * self._rate < self.READS_A_SECOND * (self._index + 1)
+        return count * _GOLDEN % 1 * count * self._rate < self.FRAMES_READ_PER_SECOND * (self._index + 1)
 
     def _flush(self) -> None:
         if self._waiting:
@@ -227,7 +233,7 @@ class Vectors:
         return frames, np.asarray(behind + future / (anchors[after] - frames))
 
 
-class Looks:
+class ChangeGate:
     """What of the picture could show motion, and whether any of it did: two looks a second, and one at the last frame.
 
     Under flicker or grain encoders write vectors, and dense flow finds some, though nothing moves. Half a second later
@@ -355,7 +361,7 @@ def displacement(
     return np.asarray(sums / (columns * rows * _MACROBLOCK**2 * diagonal * scale))
 
 
-class Flow:
+class OpticalFlowScore:
     """Mean displacement by pair of adjacent frames out of dense optical flow (OpenCV's DIS), in diagonals a frame.
 
     Two pairs a second: the first frame's, then one in every half second at a place that changes by the golden ratio.

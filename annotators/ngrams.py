@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 _UNKNOWN, _BREAK = -1, -2
 
 
-class Settings(Strict):
+class NgramsSettings(Strict):
     """vocabulary: path of a JSON list of strings (MetaCLIP's form; `reelmill vocab` makes one).
     case: "lower" compares words in lower case (ours: Llama 3 does not say); "keep" tells Dog from dog, as MetaCLIP.
     """
@@ -156,14 +156,14 @@ class Ngrams:
 
     name: ClassVar[str] = "ngrams"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "text"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
     modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
     columns: ClassVar[Mapping[str, pa.DataType]] = {"ids": pa.list_(pa.int32())}
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: NgramsSettings) -> None:
         self.settings = settings
 
     @cached_property
@@ -179,7 +179,7 @@ class Ngrams:
         # Workers read the file themselves: half a million entries do not travel with the task.
         return {"settings": self.settings}
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         return {"vocabulary": self.vocabulary.sha256, "case": self.settings.case, "separate": SEPARATE}
 
     def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:

@@ -42,7 +42,7 @@ class Engine(Protocol):
         """The text of an upright picture of one line, and its confidence in 0..1; ("", 0.0) for none."""
 
 
-class Settings(Strict):
+class OcrSettings(Strict):
     """engine: "rapidocr" (extra ocr) or "paddle" (extra paddle, an environment of its own).
     det_model, rec_model: rapidocr: .onnx files, by default those in its package; paddle: model folders, required."""
 
@@ -51,7 +51,7 @@ class Settings(Strict):
     rec_model: str | None = None
 
 
-def weights(settings: Settings) -> Mapping[str, Path]:
+def weights(settings: OcrSettings) -> Mapping[str, Path]:
     """The files or folders of the models in use. Raises MissingExtra or ConfigError where they are not there."""
     package, extra = _MODULES[settings.engine]
     spec = importlib.util.find_spec(package)
@@ -68,7 +68,7 @@ def weights(settings: Settings) -> Mapping[str, Path]:
     return found
 
 
-def weights_sha256(settings: Settings) -> Mapping[str, str]:
+def weights_sha256(settings: OcrSettings) -> Mapping[str, str]:
     """sha256 by role, or by role/file for folders."""
     hashes: dict[str, str] = {}
     for role, path in weights(settings).items():
@@ -80,9 +80,9 @@ def weights_sha256(settings: Settings) -> Mapping[str, str]:
 _loaded = threading.local()
 
 
-def load(settings: Settings) -> Engine:
+def load(settings: OcrSettings) -> Engine:
     """This thread's engine for `settings`, made on first use: the engines keep state between calls."""
-    engines: dict[Settings, Engine] = _loaded.__dict__.setdefault("engines", {})
+    engines: dict[OcrSettings, Engine] = _loaded.__dict__.setdefault("engines", {})
     if settings not in engines:
         engines[settings] = RapidEngine(settings) if settings.engine == "rapidocr" else PaddleEngine(settings)
     return engines[settings]
@@ -91,7 +91,7 @@ def load(settings: Settings) -> Engine:
 class RapidEngine:
     """PaddleOCR's models on ONNX Runtime, one thread, at the size of the picture given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: OcrSettings) -> None:
         paths = weights(settings)
         import cv2
         from rapidocr import RapidOCR
@@ -130,7 +130,7 @@ class RapidEngine:
 class PaddleEngine:
     """PaddleOCR >= 3 with local model folders."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: OcrSettings) -> None:
         paths = weights(settings)
         from paddleocr import TextDetection, TextRecognition  # type: ignore[import-not-found]
 

@@ -29,7 +29,7 @@ _BOX = pa.struct(
 )
 
 
-class Settings(ocr.Settings):
+class OverlaySettings(ocr.OcrSettings):
     """frames: pictures of a video in which text may be sought, spread evenly: every second one at first, the others
         only where they may tell more. As many between them serve as evidence only.
     size: their long side in pixels; never enlarged.
@@ -52,10 +52,10 @@ class Overlay:
 
     name: ClassVar[str] = "overlay"
     VERSION: ClassVar[int] = 4
-    of: ClassVar[Literal["text", "media", "pair"]] = "media"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
     modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
-    reads: ClassVar[tuple[str, ...]] = ()
+    depends_on: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         "area": pa.float64(),
         "text_area": pa.float64(),
@@ -64,16 +64,16 @@ class Overlay:
         "boxes": pa.list_(_BOX),
         "frames": pa.int32(),
     }
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: OverlaySettings | None = None) -> None:
+        self.settings = settings or OverlaySettings()
 
     @property
     def plan(self) -> FramePlan:
         return FramePlan(times="uniform", size=self.settings.size, fit="long", count=2 * self.settings.frames)
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         parameters = self.settings.model_dump(mode="json", exclude={"det_model", "rec_model"})
         return {**parameters, "weights": dict(ocr.weights_sha256(self.settings)), "device": "cpu"}
 
@@ -113,7 +113,7 @@ class Line:
         return self.rect[2] - self.rect[0]
 
 
-def look(frames: Frames, video: bool, engine: ocr.Engine, settings: Settings) -> dict[str, Any]:
+def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySettings) -> dict[str, Any]:
     """The columns of one medium. Frames of a video are one scene; pictures of any other modality stand alone."""
     pixels = frames.pixels
     count, height, width = pixels.shape[:3]
@@ -174,7 +174,7 @@ def _rounds(count: int) -> list[list[int]]:
     return [read[1::2], read[::2]] if len(read) > 1 else [read]
 
 
-def _open(line: Line, pixels: int, settings: Settings, scene: Scene | None) -> bool:
+def _open(line: Line, pixels: int, settings: OverlaySettings, scene: Scene | None) -> bool:
     """More frames may tell more of this line: burned in but not always there, a ticker, or seen just once."""
     if scene is None or line.motion is None or not _is_text(line, pixels, settings):
         return False
@@ -191,7 +191,7 @@ _LARGE = 0.2  # share of the picture above which one box is rarely one line
 _FILLING = 0.5  # and above which so few letters that fill it are stripes or limbs
 
 
-def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: Settings) -> list[Line]:
+def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: OverlaySettings) -> list[Line]:
     import cv2
 
     height, width = picture.shape[:2]
@@ -233,7 +233,7 @@ def _say(engine: ocr.Engine, picture: NDArray[np.uint8], line: Line) -> tuple[st
     return clean(text), round(float(score), 6)
 
 
-def _is_text(line: Line, pixels: int, settings: Settings) -> bool:
+def _is_text(line: Line, pixels: int, settings: OverlaySettings) -> bool:
     """What can be read is text; what cannot is when it stands in a moving scene and is shaped like a line. Boxes
     around much of the picture are mostly texture that reads as a few strokes, and must read well."""
     said = {c for c in line.text.casefold() if c.isalnum()}

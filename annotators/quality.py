@@ -30,7 +30,7 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _RAW_CHARS = 1_000_000
 
 
-class Settings(Strict):
+class QualitySettings(Strict):
     """bad_words: path of a UTF-8 list, one word or phrase a line; None: none are counted (C4 drops pages that hold any
     word of its list)."""
 
@@ -55,10 +55,10 @@ class Quality:
 
     name: ClassVar[str] = "quality"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "text"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
     modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    reads: ClassVar[tuple[str, ...]] = ("clean.text",)
+    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
     columns: ClassVar[Mapping[str, pa.DataType]] = {
         **{name: pa.int32() for name in ("words", "chars", "letters")},
         **{
@@ -85,12 +85,12 @@ class Quality:
         },
         **{name: pa.int32() for name in ("stop_words", "sentences", "urls", "braces", "lorem", "bad_words")},
     }
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: QualitySettings) -> None:
         self.settings = settings
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         path = self.settings.bad_words
         return {"bad_words": None if path is None else file_sha256(path)}
 

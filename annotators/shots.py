@@ -28,7 +28,7 @@ from infra.media.interface import Decoded, StreamObserver
 Gray = NDArray[np.uint8]
 
 
-class Settings(Strict):
+class ShotsSettings(Strict):
     """Nothing to set: where the cuts are is one fact with one definition."""
 
 
@@ -41,17 +41,17 @@ class Shots:
 
     name: ClassVar[str] = "shots"
     VERSION: ClassVar[int] = 1
-    of: ClassVar[Literal["text", "media", "pair"]] = "media"
-    needs: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
+    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
+    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
     modalities: ClassVar[frozenset[str]] = frozenset({"video"})
-    reads: ClassVar[tuple[str, ...]] = ()
+    depends_on: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, pa.DataType]] = {"times": pa.list_(pa.float64()), "count": pa.int32()}
-    stored: ClassVar[frozenset[str]] = frozenset()
+    store_only: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: ShotsSettings | None = None) -> None:
+        self.settings = settings or ShotsSettings()
 
-    def maker(self) -> Mapping[str, object]:
+    def fingerprint_inputs(self) -> Mapping[str, object]:
         watch = ShotsObserver
         return {
             "looks_a_second": watch.LOOKS_A_SECOND,

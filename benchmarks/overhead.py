@@ -124,7 +124,7 @@ def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decod
         for m in media or []
     ]
     mine = {name: a for name, a in resolved.annotators.items() if modality in a.modalities}
-    plans = {name: a.plan for name, a in mine.items() if a.needs == "frames"}  # type: ignore[attr-defined]
+    plans = {name: a.plan for name, a in mine.items() if a.input == "frames"}  # type: ignore[attr-defined]
     media: list[Decoded] = []
     signals = rows.select(["key", "modality", "text"])
     done: set[str] = set()
@@ -136,11 +136,11 @@ def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decod
                 continue
             annotator = mine[name]
             found: list[Any] = [None] * signals.num_rows
-            if annotator.needs == "header":
+            if annotator.input == "header":
                 found = [door.probe(ref) for ref in refs]
-            elif annotator.needs != "text":
+            elif annotator.input != "text":
                 if not media:
-                    streams = [(n, a) for n, a in mine.items() if a.needs == "stream"]
+                    streams = [(n, a) for n, a in mine.items() if a.input == "stream"]
                     for ref in refs:
                         observers = {n: a.observer() for n, a in streams}  # type: ignore[attr-defined]
                         media.append(door.decode(ref, plans, observers))

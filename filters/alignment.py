@@ -24,7 +24,7 @@ THRESHOLDS: dict[tuple[str, str], float] = {
 }
 
 
-class Settings(Strict):
+class AlignmentThresholds(Strict):
     """min_score: least raw cosine (not the 100-fold logit); it belongs to one model's weights, see THRESHOLDS.
     keep_top: share (0..1] of the scored rows to keep, in place of min_score. It needs all scores at once, so no
     measuring stops at it: until `with_threshold` has filled in its value, every scored row passes.
@@ -35,7 +35,7 @@ class Settings(Strict):
     keep_top: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _one(self) -> Settings:
+    def _one(self) -> AlignmentThresholds:
         if self.min_score is not None and self.keep_top is not None:
             raise ValueError("min_score and keep_top are two ways to set one limit: give one of them")
         return self
@@ -46,20 +46,23 @@ def default_threshold(model: str, pretrained: str) -> float | None:
     return THRESHOLDS.get((model, pretrained))
 
 
-def with_threshold(settings: Settings, min_score: float) -> Settings:
+def with_threshold(settings: AlignmentThresholds, min_score: float) -> AlignmentThresholds:
     """`settings` with its share replaced by the score that the share came to (`quantile_threshold`)."""
     return settings.model_copy(update={"min_score": min_score, "keep_top": None})
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: AlignmentThresholds) -> Judgement:
     """value is the score, threshold min_score; reason "low_score", or "missing"."""
     return judge_score(signals, READS[0], settings)
 
 
-def judge_score(signals: pa.Table, column: str, settings: Settings) -> Judgement:
+def judge_score(signals: pa.Table, column: str, settings: AlignmentThresholds) -> Judgement:
     """Keep rows whose `column` is at least min_score. Raises ValueError when the settings hold no limit at all."""
     if settings.min_score is None and settings.keep_top is None:
         raise ValueError("a filter on scores needs min_score or keep_top; the weights in use have no default")
     # A share that is not yet known drops nothing; rounding may put a cosine a hair below -1.
     limit = -2.0 if settings.min_score is None else settings.min_score
     return first_broken([Rule("low_score", numbers(signals, column), "min", limit)], missing(signals, (column,)))
+
+
+Settings = AlignmentThresholds

@@ -16,7 +16,7 @@ MODALITIES = frozenset({"video", "image", "multi_image"})
 _SIZE = READS[:2]
 
 
-class Settings(Strict):
+class FactsThresholds(Strict):
     """All optional; null: not asked.
 
     min_side: shorter side in pixels, and max_aspect: longer by shorter side. 200 and 3 are DataComp's basic filter
@@ -35,7 +35,7 @@ class Settings(Strict):
     codecs: tuple[str, ...] | None = None
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: FactsThresholds) -> Judgement:
     """Reasons in order: too_small, too_wide, too_large, too_brief, too_lengthy, too_few_frames, codec (value 0,
     threshold 1: a name has no number); "missing" where a fact that a rule asks for was not measured.
     `signals` has the column `modality` beside those in READS."""
@@ -68,3 +68,6 @@ def judge(signals: pa.Table, settings: Settings) -> Judgement:
 def _among(signals: pa.Table, names: tuple[str, ...]) -> np.ndarray:
     found = pc.is_in(signals["facts.codec"], pa.array(names, pa.string()))
     return np.asarray(found.to_numpy(), dtype=np.float64)
+
+
+Settings = FactsThresholds

@@ -24,7 +24,7 @@ READS = (
 MODALITIES = frozenset(ALL)
 
 
-class Settings(Strict):
+class LanguageThresholds(Strict):
     """allowed: languages kept, as fastText's lid.176 names them (ISO 639).
     min_score: least probability of an allowed label; null: being the likeliest is enough (short captions score low).
 
@@ -49,7 +49,7 @@ class Settings(Strict):
     min_latin: float = Field(default=0.5, ge=0, le=1)
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: LanguageThresholds) -> Judgement:
     """Reasons: "not_latin" (value: Latin share of the letters, threshold min_latin), "other_language" (value:
     probability of English, threshold: that of the likeliest language, which beat it), "low_score" (value: probability
     of the allowed label, threshold min_score), "missing". Passed rows show the score and 0, or undecided_score."""
@@ -75,7 +75,7 @@ def judge(signals: pa.Table, settings: Settings) -> Judgement:
     return Judgement(passed, np.where(lost, np.nan, value), np.where(lost, np.nan, threshold), reason)
 
 
-def undecided(signals: pa.Table, settings: Settings) -> NDArray[np.bool_]:
+def undecided(signals: pa.Table, settings: LanguageThresholds) -> NDArray[np.bool_]:
     """bool (n,): rows that pass only because they are too short to tell; to be counted apart."""
     score, english, letters = (numbers(signals, f"language.{name}") for name in ("score", "english", "letters"))
     short = (letters < settings.undecided_letters) & (score < settings.undecided_score)
@@ -85,7 +85,7 @@ def undecided(signals: pa.Table, settings: Settings) -> NDArray[np.bool_]:
     return short & ~decided
 
 
-def _mixed(signals: pa.Table, settings: Settings) -> NDArray[np.bool_]:
+def _mixed(signals: pa.Table, settings: LanguageThresholds) -> NDArray[np.bool_]:
     """English among foreign words, or nearly as likely as the label."""
     english, share = (numbers(signals, f"language.{name}") for name in ("english", "english_share"))
     among = (english >= settings.mixed_english) & (share >= settings.mixed_share)
@@ -102,3 +102,6 @@ def _latin(signals: pa.Table) -> NDArray[np.float64]:
     """Latin share of the letters; 1 where there are no letters, NaN where nothing was measured."""
     letters, latin = numbers(signals, "language.letters"), numbers(signals, "language.latin")
     return np.divide(latin, letters, out=np.where(letters == 0, 1.0, np.nan), where=letters > 0)
+
+
+Settings = LanguageThresholds

@@ -17,7 +17,7 @@ READS = ("motion.score",)
 MODALITIES: frozenset[Modality] = frozenset({"video"})
 
 
-class Settings(Strict):
+class MotionThresholds(Strict):
     """min_score, max_score: diagonals a second, both ends pass; max_score None: no upper end.
 
     The default min_score is ours, calibrated on three photographs at 192x144, 320x240 and 640x360 and one at 1280x720,
@@ -32,13 +32,13 @@ class Settings(Strict):
     max_score: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
-    def _has_room(self) -> Settings:
+    def _has_room(self) -> MotionThresholds:
         if self.max_score is not None and self.max_score < self.min_score:
             raise ValueError(f"max_score {self.max_score:g} is below min_score {self.min_score:g}: nothing would pass")
         return self
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: MotionThresholds) -> Judgement:
     """Reasons: "static" below min_score, "frantic" above max_score, "missing" where there is no score."""
     value = numbers(signals, READS[0])
     lost = missing(signals, READS)
@@ -47,3 +47,6 @@ def judge(signals: pa.Table, settings: Settings) -> Judgement:
     passed = ~lost & (value >= settings.min_score) & ~frantic
     reason = np.where(passed, "", np.where(lost, "missing", np.where(frantic, "frantic", "static")))
     return Judgement(passed, value, np.where(frantic, ceiling, settings.min_score), reason)
+
+
+Settings = MotionThresholds

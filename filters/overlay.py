@@ -14,16 +14,19 @@ READS = ("overlay.area",)
 MODALITIES = frozenset({"video"})
 
 
-class Settings(Strict):
+class OverlayThresholds(Strict):
     """max_area: largest share of the picture (0..1, mean over the frames read) that burned-in text may cover.
     The default is ours: a corner logo passes, a line of subtitles that stays does not."""
 
     max_area: float = Field(default=0.01, ge=0, le=1)
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: OverlayThresholds) -> Judgement:
     """value is the area, threshold max_area; reason "overlay_text", or "missing" where there is no area."""
     area = numbers(signals, READS[0])
     passed = area <= settings.max_area
     reason = np.where(passed, "", np.where(np.isnan(area), "missing", "overlay_text"))
     return Judgement(passed, area, np.full(len(area), settings.max_area), reason)
+
+
+Settings = OverlayThresholds

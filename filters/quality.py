@@ -81,7 +81,7 @@ class Document(Strict):
     repetition: Repetition = Repetition()
 
 
-class Settings(Strict):
+class QualityThresholds(Strict):
     """Rules for captions of images and videos; null: not asked.
 
     min_words 3 and min_chars 6 are DataComp's basic filter (arXiv 2304.14108: more than two words, more than five
@@ -103,7 +103,7 @@ class Settings(Strict):
     document: Document = Document()
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: QualityThresholds) -> Judgement:
     """The first broken rule, in the order written here, gives reason, value and threshold.
 
     Captions: too_short (words, then characters), too_long, shouted, symbols, digits, repetitive, urls, bad_words.
@@ -120,7 +120,7 @@ def judge(signals: pa.Table, settings: Settings) -> Judgement:
     return where(is_document, documents, captions)
 
 
-def _caption_rules(column: dict[str, np.ndarray], limits: Settings) -> list[Rule]:
+def _caption_rules(column: dict[str, np.ndarray], limits: QualityThresholds) -> list[Rule]:
     return [
         Rule("too_short", column["words"], "min", limits.min_words),
         Rule("too_short", column["chars"], "min", limits.min_chars),
@@ -160,3 +160,6 @@ def _document_rules(column: dict[str, np.ndarray], limits: Document) -> list[Rul
         Rule("duplicate_paragraphs", column["dup_paragraph_chars"], "max", repeated.max_dup_paragraph_chars),
         *(Rule("repetitive", column[name], "max", getattr(repeated, f"max_{name}")) for name in ngrams),
     ]
+
+
+Settings = QualityThresholds

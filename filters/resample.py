@@ -31,7 +31,7 @@ Unmatched = Literal["keep", "drop"] | float
 READS = ("ngrams.ids",)
 
 
-class Settings(Strict):
+class ResampleSettings(Strict):
     """rule: "sqrt" (Llama 3) or "linear" (MetaCLIP).
     t: the document count up to which an n-gram is rare and always keeps its sample. Unpublished by Llama 3; MetaCLIP
         uses 20,000 on 1.6 billion pairs. It belongs to one data set's size, so by default it is found from tail_share.
@@ -48,7 +48,7 @@ class Settings(Strict):
     modalities: tuple[Modality, ...] = ("image",)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Settings:
+    def _consistent(self) -> ResampleSettings:
         if self.t is not None and "tail_share" in self.model_fields_set:
             raise ValueError("give t or tail_share, not both: the tail share is only used to find t")
         if not isinstance(self.unmatched, str) and not 0 <= self.unmatched <= 1:

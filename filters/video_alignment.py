@@ -6,7 +6,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from filters import alignment
-from filters.alignment import Settings as Settings
+from filters.alignment import AlignmentThresholds as AlignmentThresholds
 from filters.alignment import quantile_threshold as quantile_threshold
 from filters.alignment import with_threshold as with_threshold
 from filters.interface import Judgement
@@ -20,6 +20,9 @@ def default_threshold(model: str, pretrained: str) -> float | None:
     return None
 
 
-def judge(signals: pa.Table, settings: Settings) -> Judgement:
+def judge(signals: pa.Table, settings: AlignmentThresholds) -> Judgement:
     """value is the score over the video's frames, threshold min_score; reason "low_score", or "missing"."""
     return alignment.judge_score(signals, READS[0], settings)
+
+
+Settings = AlignmentThresholds

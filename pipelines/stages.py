@@ -103,7 +103,7 @@ def explained(run: Run) -> dict[str, Any]:
         "filters": explain(run),
         "duplicates": resolved.duplicates.model_dump(mode="json", exclude_none=True),
         "resample": None if resolved.resample is None else resolved.resample.model_dump(mode="json"),
-        "measure": {name: dict(a.maker()) for name, a in resolved.annotators.items()},
+        "measure": {name: dict(a.fingerprint_inputs()) for name, a in resolved.annotators.items()},
         "annotate": None if resolved.annotate is None else resolved.annotate.model_dump(mode="json"),
     }
 

@@ -114,7 +114,7 @@ def check(data: dict[str, Any], name: str) -> None:
         validate(document, importlib.import_module(FILTERS[key]).Settings, value, ("filters", key))
     validate(document, Duplicates, config.duplicates, ("duplicates",))
     if config.resample is not None:
-        validate(document, importlib.import_module("filters.resample").Settings, config.resample, ("resample",))
+        validate(document, importlib.import_module("filters.resample").ResampleSettings, config.resample, ("resample",))
 
 
 def test_config_examples_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:

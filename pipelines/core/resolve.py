@@ -115,7 +115,7 @@ class Resolved:
     steps: tuple[Step, ...]
     late: tuple[Step, ...]
     duplicates: Duplicates
-    resample: Any  # filters.resample.Settings | None
+    resample: Any  # filters.resample.ResampleSettings | None
     measure: Measure
     annotate: Any = None  # pipelines.annotate.writing.Annotate | None
 
@@ -126,7 +126,7 @@ class Resolved:
     def columns(self, name: str) -> list[tuple[str, pa.DataType]]:
         """Columns of an annotator in signals, with its prefix, `error` last."""
         annotator = self.annotators[name]
-        kept = [(f"{name}.{c}", t) for c, t in annotator.columns.items() if c not in annotator.stored]
+        kept = [(f"{name}.{c}", t) for c, t in annotator.columns.items() if c not in annotator.store_only]
         return [*kept, (f"{name}.error", pa.string())]
 
     def schema(self, steps: tuple[Step, ...]) -> pa.Schema:
@@ -256,9 +256,9 @@ class _Resolver:
     def _resample(self) -> Any:
         if self.config.resample is None:
             return None
-        from filters.resample import Settings
+        from filters.resample import ResampleSettings
 
-        return validate(self.document, Settings, self.config.resample, ("resample",))
+        return validate(self.document, ResampleSettings, self.config.resample, ("resample",))
 
     def _annotate(self) -> Any:
         if self.config.annotate is None:
@@ -274,7 +274,7 @@ class _Resolver:
             raise ConfigError(f"nothing measures {column}", where=self.document.path)
         kind = annotator_class(name)
         before: list[str] = []
-        for read in getattr(kind, "reads", ()):
+        for read in getattr(kind, "depends_on", ()):
             before += [n for n in self._need(read) if n not in before]
         if name not in self.annotators:
             place = ("measure", name)
@@ -285,7 +285,7 @@ class _Resolver:
                 self.makers[name] = self.made.get(name, "")
                 return (*before, name)
             try:
-                made = annotator.maker()
+                made = annotator.fingerprint_inputs()
             except ConfigError as error:
                 error.where = error.where or self.document.where(place)
                 raise
@@ -319,7 +319,7 @@ class _Resolver:
                 and settings.min_score is None
                 and settings.keep_top is None
             ):
-                model = self.annotators[filter_.reads[0].split(".")[0]].maker()
+                model = self.annotators[filter_.reads[0].split(".")[0]].fingerprint_inputs()
                 known = filter_.module.default_threshold(str(model.get("model")), str(model.get("weights")))
                 if known is None:
                     self._no_threshold(("filters", filter_.name), f"filters.{filter_.name}: min_score is required")

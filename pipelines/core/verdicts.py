@@ -46,7 +46,7 @@ JUDGED = pa.schema(
 Mask = NDArray[np.bool_]
 
 
-def wordless(samples: pa.Table, captions_optional: frozenset[str]) -> Mask:
+def lacks_text(samples: pa.Table, captions_optional: frozenset[str]) -> Mask:
     """bool (n,): rows that need no caption and have none, so that questions about text do not arise."""
     text = pc.utf8_trim_whitespace(pc.fill_null(samples["text"], ""))
     blank = np.asarray(pc.equal(text, ""), dtype=bool)
@@ -54,10 +54,10 @@ def wordless(samples: pa.Table, captions_optional: frozenset[str]) -> Mask:
     return blank & np.isin(sources, sorted(captions_optional))
 
 
-def concerns(resolved: Resolved, step: Step, modality: NDArray[Any], silent: Mask) -> Mask:
+def step_applies(resolved: Resolved, step: Step, modality: NDArray[Any], silent: Mask) -> Mask:
     """bool (n,): rows that a step asks about, by modality, and where it asks about text only those that have some."""
     wanted = np.ones(len(modality), dtype=bool)
-    kinds = {resolved.annotators[name].of for name in step.annotators}
+    kinds = {resolved.annotators[name].keyed_by for name in step.annotators}
     if step.filter is not None:
         wanted = np.isin(modality, sorted(step.filter.modalities))
         if kinds & {"text", "pair"}:
@@ -81,7 +81,7 @@ def judge_rows(
     """
     n = samples.num_rows
     modality = np.array(samples["modality"].to_pylist(), dtype=object)
-    silent = wordless(samples, captions_optional)
+    silent = lacks_text(samples, captions_optional)
     outcome = np.full(n, ALIVE, dtype=object)
     name, reason = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
     value, threshold = np.full(n, np.nan), np.full(n, np.nan)
@@ -95,7 +95,7 @@ def judge_rows(
     outcome[gone], name[gone], reason[gone] = "dropped", tombstones.FILTER, tombstones.extract_reasons(reason[gone])
 
     for step in resolved.steps:
-        wanted = concerns(resolved, step, modality, silent)
+        wanted = step_applies(resolved, step, modality, silent)
         measured = wanted.copy()
         for annotator in step.annotators:
             group = resolved.annotators[annotator]

@@ -49,7 +49,11 @@ def made_by(run: Run) -> dict[str, Any]:
         "duplicates": resolved.duplicates.model_dump(mode="json", exclude_none=True),
         "resample": None if resolved.resample is None else resolved.resample.model_dump(mode="json"),
         "models": {
-            name: {"maker": resolved.makers[name], "version": annotator.VERSION, "settings": dict(annotator.maker())}
+            name: {
+                "maker": resolved.makers[name],
+                "version": annotator.VERSION,
+                "settings": dict(annotator.fingerprint_inputs()),
+            }
             for name, annotator in sorted(resolved.annotators.items())
         },
         "dialogues": writer(resolved.annotate),

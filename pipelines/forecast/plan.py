@@ -250,7 +250,7 @@ class Forecaster:
             sizes[alive] = preview(run, name, alive.tolist())
         work = _work(samples, signals)
         reached = {a: ~_blank(signals, [c for c, _ in self.resolved.columns(a)]) for a in ordered(self.resolved.steps)}
-        pixels = [a for a in reached if self.resolved.annotators[a].needs in ("stream", "frames")]
+        pixels = [a for a in reached if self.resolved.annotators[a].input in ("stream", "frames")]
         for kind, found in rows.items():
             mine = drawn & (modality == kind)
             found.outcome = np.concatenate([found.outcome, outcome[mine]])

@@ -33,7 +33,7 @@ from pipelines.core.cascade import apply_cutoffs
 from pipelines.core.finished_run import read_run_json, restore_config
 from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.core.run import Run
-from pipelines.core.verdicts import ALIVE, concerns, judge_rows, wordless
+from pipelines.core.verdicts import ALIVE, judge_rows, lacks_text, step_applies
 from pipelines.decide.decide import survivors_mask
 from pipelines.decide.duplicates.duplicates import find_duplicates, unit_duplicates
 
@@ -251,7 +251,7 @@ class WhatIf:
         whole = tables.read(self.run.at("samples", f"{name}.parquet"), ["modality", "text", "media"])
         ids = content_ids(whole)
         for annotator in ordered(self.resolved.steps):
-            maker, of = self.resolved.makers[annotator], self.resolved.annotators[annotator].of
+            maker, of = self.resolved.makers[annotator], self.resolved.annotators[annotator].keyed_by
             cells = Cells(self.run.store, annotator, maker).read(rows_fingerprint(ids[of])) if maker else None
             where = align(ids[of].take(pa.array(rows)), cells)
             if cells is None or not (where >= 0).any():
@@ -277,11 +277,11 @@ class WhatIf:
         judged, unknown = self._judged(resolved, samples, signals)
         alive = np.asarray(pc.equal(judged["outcome"], ALIVE), dtype=bool)
         modality = np.array(samples["modality"].to_pylist(), dtype=object)
-        silent = wordless(samples, self.run.captions_optional)
+        silent = lacks_text(samples, self.run.captions_optional)
         before = self.was_alive(name)
         places: list[str | None] = [None] * samples.num_rows
         for step in resolved.steps:
-            wanted = concerns(resolved, step, modality, silent) & alive
+            wanted = step_applies(resolved, step, modality, silent) & alive
             for annotator in step.annotators:
                 able = wanted & np.isin(modality, sorted(resolved.annotators[annotator].modalities))
                 if step.filter is not None:
@@ -405,7 +405,7 @@ class WhatIf:
             wanted = [kind for kind in kinds if getattr(self.resolved.duplicates, kind) is not None]
             rows = np.flatnonzero(alive & np.isin(modality, wanted))
             if len(rows):
-                mine = ids[self.resolved.annotators[annotator].of]
+                mine = ids[self.resolved.annotators[annotator].keyed_by]
                 cells = Cells(self.run.store, annotator, self.resolved.makers[annotator]).read(rows_fingerprint(mine))
                 if (align(mine.take(pa.array(rows)), cells) < 0).any():
                     return False

@@ -24,7 +24,7 @@ from pipelines.core.cascade import cascade_fingerprint, stage_steps
 from pipelines.core.resolve import Resolved, Step, ordered, resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import decode_limits, media_refs, process_decoder, source_root
-from pipelines.core.verdicts import concerns, wordless
+from pipelines.core.verdicts import lacks_text, step_applies
 from pipelines.measure.reuse_cells import copy_stored_cells
 
 #: Rows of a chunk: how rows are processed, nothing that is committed depends on it.
@@ -91,14 +91,14 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
     unitsets = {of: rows_fingerprint(values) for of, values in ids.items()}
     cells: dict[str, pa.Table | None] = {}
     for annotator in ordered(steps):
-        of = resolved.annotators[annotator].of
+        of = resolved.annotators[annotator].keyed_by
         known = Cells(run.store, annotator, resolved.makers[annotator])
         cells[annotator] = known.read(unitsets[of], held(resolved, annotator))
     roots = {source.name: source_root(source) for source in run.config.sources}
     decoder = process_decoder(decode_limits(resolved.measure))
     measurer = UnitMeasurer(resolved, steps, samples, ids, cells, alive, roots, run.captions_optional, decoder)
     for annotator, new in measurer.run():
-        of = resolved.annotators[annotator].of
+        of = resolved.annotators[annotator].keyed_by
         Cells(run.store, annotator, resolved.makers[annotator]).add(unitsets[of], new)
     uri = run.at(stage, f"{name}.parquet")
     tables.write(uri, measurer.signals(), fingerprint=inputs[name], retry=measurer.watchdogs > 0)
@@ -111,8 +111,8 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
 def held(resolved: Resolved, name: str) -> list[str]:
     """Columns of an annotator that are needed while its unit is at work: vectors go to the store and are let go of."""
     annotator = resolved.annotators[name]
-    read = {column for other in resolved.annotators.values() for column in other.reads}
-    wanted = [c for c in annotator.columns if c not in annotator.stored or f"{name}.{c}" in read]
+    read = {column for other in resolved.annotators.values() for column in other.depends_on}
+    wanted = [c for c in annotator.columns if c not in annotator.store_only or f"{name}.{c}" in read]
     return [*wanted, "error"]
 
 
@@ -204,12 +204,12 @@ class UnitMeasurer:
         self.counters: dict[str, int] = {}
         self.watchdogs = 0
         self.modality = np.array(samples["modality"].to_pylist(), dtype=object)
-        self.wordless = wordless(samples, captions_optional)
+        self.lacks_text = lacks_text(samples, captions_optional)
         self.groups: dict[str, CellColumn] = {}
         for name in ordered(steps):
             annotator = resolved.annotators[name]
             found = cells.get(name)
-            where = align(ids[annotator.of], found)
+            where = align(ids[annotator.keyed_by], found)
             pieces = [] if found is None else [found.drop_columns(["id"])]
             columns = held(resolved, name)
             self.groups[name] = CellColumn(annotator, columns, where, pieces, np.zeros(len(where), dtype=bool))
@@ -242,7 +242,7 @@ class UnitMeasurer:
         alive = rows
         waiting: list[Rows] = []
         for step in self.steps:
-            asked = alive[concerns(self.resolved, step, self.modality[alive], self.wordless[alive])]
+            asked = alive[step_applies(self.resolved, step, self.modality[alive], self.lacks_text[alive])]
             active = asked
             for name in step.annotators:
                 group = self.groups[name]
@@ -250,7 +250,7 @@ class UnitMeasurer:
                 active = active[able]
                 group.reached[active] = True
                 todo = active[group.where[active] < 0]
-                if len(todo) and media is None and group.annotator.needs in ("stream", "frames"):
+                if len(todo) and media is None and group.annotator.input in ("stream", "frames"):
                     waiting.append(todo)
                     alive = np.setdiff1d(alive, todo)
                     asked, active = np.setdiff1d(asked, todo), np.setdiff1d(active, todo)
@@ -283,14 +283,14 @@ class UnitMeasurer:
     def _measure(self, group: CellColumn, rows: Rows, media: Mapping[int, Decoded] | None) -> None:
         annotator = group.annotator
         found: list[Decoded | None]
-        if annotator.needs == "text":
+        if annotator.input == "text":
             found = [None] * len(rows)
-        elif annotator.needs == "header":
+        elif annotator.input == "header":
             found = [self._probe(int(row)) for row in rows]
         else:
             found = [(media or {}).get(int(row), Decoded(error="decode: nothing came back")) for row in rows]
         chunk = self.samples.select(["key", "modality", "text"]).take(pa.array(rows))
-        for column in annotator.reads:
+        for column in annotator.depends_on:
             name, _, own = column.partition(".")
             chunk = chunk.append_column(column, self.groups[name].cells([own], rows)[own])
         begun = time.monotonic()
@@ -304,7 +304,7 @@ class UnitMeasurer:
     def _keep_streams(self, rows: Rows, media: Mapping[int, Decoded]) -> None:
         """What ran beside the decoder is there for rows that failed before it was asked for too: the store keeps it."""
         for group in self.groups.values():
-            if group.annotator.needs == "stream":
+            if group.annotator.input == "stream":
                 seen = np.array(
                     [int(r) in media and group.annotator.name in media[int(r)].streams for r in rows], dtype=bool
                 )
@@ -358,11 +358,11 @@ class UnitMeasurer:
             annotator = group.annotator
             if group.where[row] >= 0 or modality not in annotator.modalities:
                 continue
-            if annotator.of != "media" and self.wordless[row]:
+            if annotator.keyed_by != "media" and self.lacks_text[row]:
                 continue
-            if annotator.needs == "frames":
+            if annotator.input == "frames":
                 plans[name] = annotator.plan  # type: ignore[attr-defined]
-            elif annotator.needs == "stream":
+            elif annotator.input == "stream":
                 observers[name] = annotator.observer()  # type: ignore[attr-defined]
         refs = self.refs(row)
         if not refs:
@@ -396,7 +396,7 @@ class UnitMeasurer:
             if not group.new:
                 continue
             rows = np.concatenate([rows for rows, _ in group.new])
-            ids = self.ids[group.annotator.of].take(pa.array(rows))
+            ids = self.ids[group.annotator.keyed_by].take(pa.array(rows))
             table = pa.concat_tables([table for _, table in group.new])
             table = table.add_column(0, pa.field("id", pa.binary(16)), ids)
             group.new = []

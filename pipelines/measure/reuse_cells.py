@@ -37,7 +37,7 @@ def copy_stored_cells(run: Run, steps: tuple[Step, ...], units: list[str]) -> in
     # Hashing every sample's content is for a store that could give something.
     sets = {name: _unitsets(run, name) for name in units} if stored else {}
     for annotator, known in stored.items():
-        of = resolved.annotators[annotator].of
+        of = resolved.annotators[annotator].keyed_by
         wanted += [(annotator, name, of) for name in units if sets[name][of] not in known]
     if not wanted:
         return 0

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from filters.interface import numbers
 from pipelines.core.resolve import Resolved, Step
-from pipelines.core.verdicts import concerns, wordless
+from pipelines.core.verdicts import lacks_text, step_applies
 from pipelines.report.report_rows import Rows
 
 Floats = NDArray[np.float64]
@@ -76,7 +76,7 @@ class _World:
     def __init__(self, resolved: Resolved, rows: Rows, captions_optional: frozenset[str]) -> None:
         self.resolved = resolved
         self.rows = rows
-        self.silent = wordless(rows.samples, captions_optional)
+        self.silent = lacks_text(rows.samples, captions_optional)
         signals = rows.signals
         for column in resolved.schema(resolved.steps):
             if column.name not in signals.schema.names:
@@ -98,7 +98,7 @@ class _World:
 
     def _look(self, step: Step) -> tuple[Mask, Mask, Mask]:
         """bool (n,) each: measuring failed; nothing was measured; the step's filter is asked."""
-        wanted = concerns(self.resolved, step, self.rows.modality, self.silent)
+        wanted = step_applies(self.resolved, step, self.rows.modality, self.silent)
         error = np.zeros(len(self.rows), dtype=bool)
         nothing = np.ones(len(self.rows), dtype=bool)
         for annotator in step.annotators:

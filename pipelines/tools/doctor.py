@@ -222,7 +222,7 @@ def _torch(needs: Requirements) -> DoctorFinding:
 def _ocr(needs: Requirements) -> DoctorFinding:
     from annotators import ocr
 
-    settings = needs.settings.get("overlay") or ocr.Settings()
+    settings = needs.settings.get("overlay") or ocr.OcrSettings()
     try:
         files = ocr.weights(settings)
     except ReelmillError as error:
@@ -233,15 +233,15 @@ def _ocr(needs: Requirements) -> DoctorFinding:
 
 
 def _language(needs: Requirements) -> DoctorFinding:
-    from annotators.language import Language, Settings
+    from annotators.language import Language, LanguageSettings
 
     fix = _INSTALL.format("")
     needed = "language" in needs.settings
-    settings = needs.settings.get("language") or Settings()
+    settings = needs.settings.get("language") or LanguageSettings()
     if importlib.util.find_spec("fasttext") is None:
         return DoctorFinding("language model", False, needed, "the module fasttext is not installed", fix)
     try:
-        sha256 = str(Language(settings).maker()["model"])
+        sha256 = str(Language(settings).fingerprint_inputs()["model"])
     except MissingExtra as error:
         return DoctorFinding("language model", False, needed, error.what, fix)
     except OSError as error:
@@ -270,9 +270,9 @@ def needs_of(run: Run) -> Requirements:
         validate(document, module.Settings, settings, ("filters", name))
         names += [column.partition(".")[0] for column in module.READS]
     if config.resample is not None:
-        from filters.resample import Settings
+        from filters.resample import ResampleSettings
 
-        validate(document, Settings, config.resample, ("resample",))
+        validate(document, ResampleSettings, config.resample, ("resample",))
         names.append("ngrams")
     modalities = frozenset(source.modality for source in config.sources)
     names += ["facts"] if modalities - {"text"} else []

@@ -136,16 +136,16 @@ def _schema(name: str) -> dict[str, Any]:
 def _annotator(name: str) -> dict[str, Any]:
     kind: Any = annotator_class(name)
     columns = [
-        {"name": f"{name}.{column}", "type": str(type_), "where": "store" if column in kind.stored else "signals"}
+        {"name": f"{name}.{column}", "type": str(type_), "where": "store" if column in kind.store_only else "signals"}
         for column, type_ in kind.columns.items()
     ]
     columns.append({"name": f"{name}.error", "type": "string", "where": "signals"})
     return {
         "version": kind.VERSION,
-        "of": kind.of,
-        "needs": kind.needs,
+        "of": kind.keyed_by,
+        "needs": kind.input,
         "modalities": sorted(kind.modalities),
-        "reads": list(kind.reads),
+        "reads": list(kind.depends_on),
         "meaning": inspect.cleandoc(kind.__doc__ or ""),
         "columns": columns,
     }
@@ -178,7 +178,7 @@ _PLACES = ("measure", "filters", "duplicates", "resample", "annotate")
 
 
 def _of_place(field: str) -> type[BaseModel]:
-    resample: type[BaseModel] = importlib.import_module("filters.resample").Settings
+    resample: type[BaseModel] = importlib.import_module("filters.resample").ResampleSettings
     known: dict[str, type[BaseModel]] = {
         "measure": Measure, "duplicates": Duplicates, "resample": resample, "annotate": Annotate,
     }  # fmt: skip

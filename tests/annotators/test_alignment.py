@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from annotators.alignment import Alignment, Settings, VideoAlignment
+from annotators.alignment import Alignment, AlignmentSettings, VideoAlignment
 from annotators.interface import Annotator
 from infra import models
 from infra.errors import ConfigError
@@ -64,8 +64,8 @@ def measure(annotator: Alignment | VideoAlignment, texts: list[str | None], medi
     return table
 
 
-def local(folder: Path, **more: Any) -> Settings:
-    return Settings(model=f"local-dir:{folder}", **more)
+def local(folder: Path, **more: Any) -> AlignmentSettings:
+    return AlignmentSettings(model=f"local-dir:{folder}", **more)
 
 
 def reference(folder: Path, pixels: np.ndarray, text: str) -> float:
@@ -156,10 +156,10 @@ def test_the_maker_follows_the_weights_and_not_the_place(tiny: Path, tmp_path: P
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     same, other = make(tmp_path / "a"), make(tmp_path / "b", spoil=0.5)
-    assert Alignment(local(tiny)).maker() == Alignment(local(same)).maker()
+    assert Alignment(local(tiny)).fingerprint_inputs() == Alignment(local(same)).fingerprint_inputs()
     makers = [Alignment(local(tiny)), Alignment(local(other)), Alignment(local(tiny, batch=2))]
     makers += [VideoAlignment(local(tiny)), VideoAlignment(local(tiny, frames=4))]
-    assert len({json.dumps(dict(m.maker()), sort_keys=True) for m in makers}) == 5
+    assert len({json.dumps(dict(m.fingerprint_inputs()), sort_keys=True) for m in makers}) == 5
 
 
 # --- a video–text model -----------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def video_text(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_video_text_model_sees_the_frames_in_order(video_text: dict[str, Any]) -> None:
-    annotator = VideoAlignment(Settings(engine="video_text", video_text=video_text))
+    annotator = VideoAlignment(AlignmentSettings(engine="video_text", video_text=video_text))
     assert (annotator.plan.size, annotator.plan.count) == (24, 8)
     frames = [picture(s, 24, 43) // (s + 1) for s in range(3)]
     media: list[Decoded | None] = [decoded("video_alignment", *frames), decoded("video_alignment", *frames[::-1])]
@@ -213,7 +213,7 @@ def test_a_video_text_model_sees_the_frames_in_order(video_text: dict[str, Any])
 
 
 def test_a_video_text_model_may_fail_on_one_row(video_text: dict[str, Any]) -> None:
-    annotator = VideoAlignment(Settings(engine="video_text", video_text=video_text))
+    annotator = VideoAlignment(AlignmentSettings(engine="video_text", video_text=video_text))
     black = np.zeros((30, 24, 3), np.uint8)
     media: list[Decoded | None] = [decoded("video_alignment", black), decoded("video_alignment", picture(1, 12, 12))]
     errors = measure(annotator, ["a boat", "a boat"], media).column("error").to_pylist()
@@ -225,7 +225,7 @@ def test_a_script_without_the_two_methods_is_explained(tmp_path: Path) -> None:
     path = tmp_path / "plain.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     setting = {"weights": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    annotator = VideoAlignment(Settings(engine="video_text", video_text=setting))
+    annotator = VideoAlignment(AlignmentSettings(engine="video_text", video_text=setting))
     with pytest.raises(ConfigError, match="no method encode_video"):
         measure(annotator, ["a boat"], [decoded("video_alignment", picture(1))])
 
@@ -243,7 +243,7 @@ def test_a_script_without_the_two_methods_is_explained(tmp_path: Path) -> None:
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Settings(**wrong)
+        AlignmentSettings(**wrong)
 
 
 def test_alignment_refuses_what_only_videos_use(tiny: Path) -> None:

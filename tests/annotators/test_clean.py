@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotators.clean import Clean, Settings, caption, document, sentence_case
+from annotators.clean import Clean, CleanSettings, caption, document, sentence_case
 
 
 def measure(texts: list[str | None], modality: str = "image", **options: object) -> list[str]:
@@ -17,7 +17,7 @@ def measure(texts: list[str | None], modality: str = "image", **options: object)
             "text": pa.array(texts, pa.string()),
         }
     )
-    answer = Clean(Settings(**options)).measure(chunk, [None] * len(texts))  # type: ignore[arg-type]
+    answer = Clean(CleanSettings(**options)).measure(chunk, [None] * len(texts))  # type: ignore[arg-type]
     assert answer.schema.names == ["text", "error"]
     assert answer["error"].null_count == len(texts)
     return answer["text"].to_pylist()  # type: ignore[no-any-return]
@@ -106,4 +106,8 @@ def test_absurd_captions_are_bounded() -> None:
 
 
 def test_maker_names_every_parameter() -> None:
-    assert Clean(Settings()).maker() == {"caption_chars": 10_000, "document_chars": 1_000_000, "repair_shouting": 0.8}
+    assert Clean(CleanSettings()).fingerprint_inputs() == {
+        "caption_chars": 10_000,
+        "document_chars": 1_000_000,
+        "repair_shouting": 0.8,
+    }

@@ -34,7 +34,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> list[Decoded]:
 
 def test_it_is_an_annotator() -> None:
     assert isinstance(Facts(), Annotator)
-    assert Facts().maker() == {}
+    assert Facts().fingerprint_inputs() == {}
 
 
 def test_facts_of_each_kind(media: list[Decoded]) -> None:

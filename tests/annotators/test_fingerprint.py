@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from annotators.fingerprint import Fingerprint, Settings
+from annotators.fingerprint import Fingerprint, FingerprintSettings
 from annotators.interface import Annotator
 from infra.media.interface import Decoded, Frames
 
@@ -45,18 +45,18 @@ def vectors(table: pa.Table, row: int, column: str = "vectors") -> np.ndarray:
 
 
 def test_it_is_an_annotator_and_its_plan_is_as_set() -> None:
-    annotator = Fingerprint(Settings())
+    annotator = Fingerprint(FingerprintSettings())
     assert isinstance(annotator, Annotator)
     plan = annotator.plan
     assert (plan.times, plan.fps, plan.ends, plan.count, plan.size, plan.fit) == ("rate", 1.0, True, 256, 256, "skew")
-    assert annotator.stored <= set(annotator.columns)
+    assert annotator.store_only <= set(annotator.columns)
 
 
 def test_pdq_bits_are_a_unit_vector_whose_cosine_counts_bits() -> None:
     import pdqhash
 
     a, b = photo(1), photo(2)
-    table = measure(Fingerprint(Settings()), decoded(a), decoded(b))
+    table = measure(Fingerprint(FingerprintSettings()), decoded(a), decoded(b))
     rows = [vectors(table, i)[0].astype(np.float64) for i in range(2)]
     bits = [pdqhash.compute(p)[0] for p in (a, b)]
     assert [float(r @ r) for r in rows] == [1.0, 1.0]
@@ -69,7 +69,9 @@ def test_a_copy_keeps_its_hash_and_another_picture_does_not() -> None:
 
     a = photo(3)
     jpeg = cv2.imdecode(cv2.imencode(".jpg", a, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
-    table = measure(Fingerprint(Settings()), decoded(a), decoded(np.asarray(jpeg, np.uint8)), decoded(photo(4)))
+    table = measure(
+        Fingerprint(FingerprintSettings()), decoded(a), decoded(np.asarray(jpeg, np.uint8)), decoded(photo(4))
+    )
     one, copy, other = (vectors(table, i)[0].astype(np.float64) for i in range(3))
     assert one @ copy > 0.9
     assert one @ other < 0.5
@@ -78,7 +80,7 @@ def test_a_copy_keeps_its_hash_and_another_picture_does_not() -> None:
 def test_blank_frames_are_counted_and_not_searched() -> None:
     blank, red = np.full((96, 96, 3), 7, np.uint8), np.zeros((96, 96, 3), np.uint8)
     red[..., 0] = 200
-    row = measure(Fingerprint(Settings()), decoded(blank, photo(5, 96, 96), red)).to_pylist()[0]
+    row = measure(Fingerprint(FingerprintSettings()), decoded(blank, photo(5, 96, 96), red)).to_pylist()[0]
     assert row["frames"] == 3
     assert row["times"] == [1.0]
     assert len(row["vectors"]) == 256 * 2
@@ -87,7 +89,9 @@ def test_blank_frames_are_counted_and_not_searched() -> None:
 
 
 def test_a_medium_of_blank_frames_has_no_vector_and_no_error() -> None:
-    row = measure(Fingerprint(Settings(mirror=True)), decoded(np.zeros((96, 96, 3), np.uint8))).to_pylist()[0]
+    row = measure(Fingerprint(FingerprintSettings(mirror=True)), decoded(np.zeros((96, 96, 3), np.uint8))).to_pylist()[
+        0
+    ]
     assert (row["frames"], row["dim"], row["vectors"], row["mirrored"], row["times"]) == (1, 256, b"", b"", [])
     assert row["error"] is None
 
@@ -95,17 +99,17 @@ def test_a_medium_of_blank_frames_has_no_vector_and_no_error() -> None:
 def test_a_mirrored_copy_matches_the_mirrored_vector_only() -> None:
     a = photo(6)
     flipped = np.ascontiguousarray(a[:, ::-1])
-    table = measure(Fingerprint(Settings(mirror=True)), decoded(a), decoded(flipped))
+    table = measure(Fingerprint(FingerprintSettings(mirror=True)), decoded(a), decoded(flipped))
     assert (vectors(table, 0, "mirrored") == vectors(table, 1)).all()
     cosine = float(vectors(table, 0)[0].astype(np.float64) @ vectors(table, 1)[0].astype(np.float64))
     assert cosine < 0.5
-    assert measure(Fingerprint(Settings()), decoded(a)).column("mirrored").null_count == 1
+    assert measure(Fingerprint(FingerprintSettings()), decoded(a)).column("mirrored").null_count == 1
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.data())
 def test_a_row_does_not_depend_on_its_neighbours(seeds: list[int], data: st.DataObject) -> None:
-    annotator = Fingerprint(Settings())
+    annotator = Fingerprint(FingerprintSettings())
     media = [decoded(photo(s, 64, 80)) for s in seeds]
     together = measure(annotator, *media)
     row = data.draw(st.integers(0, len(seeds) - 1))
@@ -114,7 +118,7 @@ def test_a_row_does_not_depend_on_its_neighbours(seeds: list[int], data: st.Data
 
 def test_what_was_not_decoded_is_an_error_and_has_no_values() -> None:
     empty = Decoded(frames={"fingerprint": Frames(np.zeros((0, 64, 64, 3), np.uint8), np.zeros(0))})
-    table = measure(Fingerprint(Settings()), Decoded(error="decode: broken"), None, Decoded(), empty)
+    table = measure(Fingerprint(FingerprintSettings()), Decoded(error="decode: broken"), None, Decoded(), empty)
     assert table.column("error").to_pylist()[0] == "decode: broken"
     assert table.column("error").null_count == 0
     assert all(table.column(name).null_count == 4 for name in Fingerprint.columns)
@@ -147,7 +151,7 @@ def sscd(folder: Path, fault: str = "", **more: Any) -> Fingerprint:
     path = folder / f"descriptor{fault}.torchscript.pt"
     torch.jit.script(Descriptor(fault)).save(str(path))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Fingerprint(Settings(engine="sscd", weights=str(path), sha256=sha256, **more))
+    return Fingerprint(FingerprintSettings(engine="sscd", weights=str(path), sha256=sha256, **more))
 
 
 def test_sscd_gets_normalised_rgb_and_gives_unit_vectors(tmp_path: Path) -> None:
@@ -186,8 +190,15 @@ def test_sscd_rows_do_not_depend_on_chunk_or_order(batch: int, tmp_path: Path) -
 
 
 def test_the_maker_follows_what_the_numbers_depend_on(tmp_path: Path) -> None:
-    makers = [dict(Fingerprint(Settings()).maker()), dict(Fingerprint(Settings(mirror=True)).maker())]
-    makers += [dict(sscd(tmp_path).maker()), dict(sscd(tmp_path, "nan").maker()), dict(sscd(tmp_path, fps=2.0).maker())]
+    makers = [
+        dict(Fingerprint(FingerprintSettings()).fingerprint_inputs()),
+        dict(Fingerprint(FingerprintSettings(mirror=True)).fingerprint_inputs()),
+    ]
+    makers += [
+        dict(sscd(tmp_path).fingerprint_inputs()),
+        dict(sscd(tmp_path, "nan").fingerprint_inputs()),
+        dict(sscd(tmp_path, fps=2.0).fingerprint_inputs()),
+    ]
     assert all(a != b for i, a in enumerate(makers) for b in makers[:i])
     assert str(tmp_path) not in str(makers)
 
@@ -204,4 +215,4 @@ def test_the_maker_follows_what_the_numbers_depend_on(tmp_path: Path) -> None:
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Settings(**wrong)
+        FingerprintSettings(**wrong)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from annotators.language import Language, Settings
+from annotators.language import Language, LanguageSettings
 from filters import language as judge_language
 
 ENGLISH = """\
@@ -61,7 +61,7 @@ Mann mit Hut""".splitlines()
 
 def measure(texts: list[str | None]) -> pa.Table:
     chunk = pa.table({"key": [str(i) for i in range(len(texts))], "clean.text": pa.array(texts, pa.string())})
-    answer = Language(Settings()).measure(chunk, [None] * len(texts))
+    answer = Language(LanguageSettings()).measure(chunk, [None] * len(texts))
     assert answer.schema == pa.schema([*Language.columns.items(), ("error", pa.string())])
     assert answer["error"].null_count == len(texts)
     return answer
@@ -99,7 +99,7 @@ def test_letters_scripts_and_documents() -> None:
 
 
 def test_maker_pins_the_weights() -> None:
-    maker = Language(Settings()).maker()
+    maker = Language(LanguageSettings()).fingerprint_inputs()
     assert maker["model"] == "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
 
 

@@ -5,12 +5,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from annotators.minhash import MinHash, Settings, normalised, shingles
+from annotators.minhash import MinHash, MinHashSettings, normalised, shingles
 
 
 def measure(texts: list[str | None], **options: int) -> pa.Table:
     chunk = pa.table({"key": [str(i) for i in range(len(texts))], "clean.text": pa.array(texts, pa.string())})
-    answer = MinHash(Settings(**options)).measure(chunk, [None] * len(texts))
+    answer = MinHash(MinHashSettings(**options)).measure(chunk, [None] * len(texts))
     assert answer.schema == pa.schema([*MinHash.columns.items(), ("error", pa.string())])
     return answer
 
@@ -66,7 +66,7 @@ def test_the_signature_is_the_same_in_another_process_and_for_ever() -> None:
     program = (
         "import pyarrow as pa; from annotators.minhash import *;"
         f"chunk = pa.table({{'clean.text': [{text!r}]}});"
-        "print(MinHash(Settings()).measure(chunk, [None])['signature'][0].as_py().hex())"
+        "print(MinHash(MinHashSettings()).measure(chunk, [None])['signature'][0].as_py().hex())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     mine = measure([text])
@@ -77,6 +77,6 @@ def test_the_signature_is_the_same_in_another_process_and_for_ever() -> None:
 
 
 def test_maker_and_parameters() -> None:
-    assert MinHash(Settings(seed=2)).maker() != MinHash(Settings()).maker()
+    assert MinHash(MinHashSettings(seed=2)).fingerprint_inputs() != MinHash(MinHashSettings()).fingerprint_inputs()
     assert (signatures(["a b c d e f"], seed=2) != signatures(["a b c d e f"])).any()
-    assert MinHash.stored == {"signature"}
+    assert MinHash.store_only == {"signature"}

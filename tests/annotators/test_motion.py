@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 
 from annotators import motion
 from annotators.interface import StreamAnnotator
-from annotators.motion import _VECTOR, Flow, Looks, Motion, MotionObserver, Vectors, blocks, displacement, spans
+from annotators.motion import (
+    _VECTOR,
+    ChangeGate,
+    Motion,
+    MotionObserver,
+    MotionVectorScore,
+    OpticalFlowScore,
+    blocks,
+    displacement,
+    spans,
+)
 from infra.media.interface import Decoded
 
 WIDTH, HEIGHT, RATE = 320, 240, 25
@@ -225,7 +235,7 @@ def test_spans_against_a_plain_loop(rows_: int, columns: int, seed: int) -> None
 
 
 class Shown:
-    """A frame of 16 x 16 with these vectors, as far as Vectors and Looks look at one."""
+    """A frame of 16 x 16 with these vectors, as far as Vectors and ChangeGate look at one."""
 
     width = height = 16
 
@@ -236,8 +246,8 @@ class Shown:
 def read(monkeypatch: pytest.MonkeyPatch, shown: list[Shown], rate: float, b_frames: bool = True) -> Any:
     monkeypatch.setattr(motion, "motion_vectors", lambda frame: frame.vectors)
     monkeypatch.setattr(motion.Gray8, "of", lambda *_: np.arange(16, dtype=np.uint8).reshape(4, 4) * 16)
-    looks = Looks(rate)
-    vectors = Vectors(rate, looks, b_frames)
+    looks = ChangeGate(rate)
+    vectors = MotionVectorScore(rate, looks, b_frames)
     for frame in shown:
         looks.add(frame)
         vectors.add(frame)
@@ -252,11 +262,11 @@ BACK, AHEAD = (-1, *BLOCK, 12, 0), (1, *BLOCK, 12, 0)
 def test_distances_are_to_the_nearest_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     """I B B P P with vectors of 36 and 12 quarter pixels over 3 frames and 1. B-frames are not read."""
     shown = [Shown(1, []), Shown(3, [BACK]), Shown(3, [AHEAD]), Shown(2, [(-1, *BLOCK, 36, 0)]), Shown(2, [BACK])]
-    assert read(monkeypatch, shown, Vectors.READS_A_SECOND) == ([3, 4], pytest.approx([3, 3]))
+    assert read(monkeypatch, shown, MotionVectorScore.FRAMES_READ_PER_SECOND) == ([3, 4], pytest.approx([3, 3]))
 
 
 def test_without_anchors_b_frames_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = Vectors.PATIENCE
+    patience = MotionVectorScore.PATIENCE
     shown = [Shown(1, []), *[Shown(3, [AHEAD]) for _ in range(patience + 2)]]
     frames, steps = read(monkeypatch, shown, 1.0)
     assert frames == [patience + 1, patience + 2]
@@ -270,7 +280,7 @@ def test_about_as_many_frames_are_read_as_wanted(gap: int, rate: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         shown = [Shown(1, [])] + [Shown(2 if i % gap == 0 else 3, [BACK]) for i in range(1, 4 * rate)]
         frames, _ = read(patch, shown, float(rate))
-    assert len(frames) == pytest.approx(4 * min(Vectors.READS_A_SECOND, rate / gap), rel=0.2)
+    assert len(frames) == pytest.approx(4 * min(MotionVectorScore.FRAMES_READ_PER_SECOND, rate / gap), rel=0.2)
     if rate > 8 * gap:  # and they fall on both of two repeated frames alike
         assert 0.2 < np.mean(np.array(frames) // gap % 2) < 0.8
 
@@ -304,12 +314,12 @@ def test_motion_counts_where_the_looks_differ(monkeypatch: pytest.MonkeyPatch) -
     """Looks at 0, 5, 10 and the last frame, 12: the same twice, then another picture."""
     pictures = iter([np.tile(np.arange(4, dtype=np.uint8) * 40, (4, 1))] * 2 + [np.eye(4, dtype=np.uint8) * 200] * 2)
     monkeypatch.setattr(motion.Gray8, "of", lambda *_: next(pictures))
-    looks = Looks(10.0)
+    looks = ChangeGate(10.0)
     for _ in range(13):
         looks.add(Shown(2, []))
     looks.close(Shown(2, []))
     assert looks.moved(np.arange(13)).tolist() == [0.0] * 6 + [1.0] * 5 + [0.0] * 2
-    assert Looks(10.0).moved(np.arange(2)).tolist() == [1.0, 1.0]
+    assert ChangeGate(10.0).moved(np.arange(2)).tolist() == [1.0, 1.0]
 
 
 def test_blocks_cover_the_frame() -> None:
@@ -318,14 +328,14 @@ def test_blocks_cover_the_frame() -> None:
 
 
 def test_tiny_frames_have_a_flow() -> None:
-    flow = Flow(25.0)
+    flow = OpticalFlowScore(25.0)
     for level in (10, 10, 11):
         flow.add(av.VideoFrame.from_ndarray(np.full((2, 2), level, np.uint8), format="gray"))
     assert flow.steps == [pytest.approx(0.0, abs=1e-3)]
 
 
 def test_makers_name_what_the_score_depends_on() -> None:
-    assert Motion().maker().keys() >= {"vector_codecs", "looks", "reads_a_second", "flow"}
+    assert Motion().fingerprint_inputs().keys() >= {"vector_codecs", "looks", "reads_a_second", "flow"}
 
 
 def test_frames_are_given_back_as_soon_as_they_are_seen() -> None:
@@ -347,7 +357,7 @@ def test_flow_sees_every_frame_when_vectors_never_come() -> None:
     with av.open(io.BytesIO(encode(pan(2.0, 7), g="1"))) as container:
         for frame in container.decode(video=0):
             observer.frame(frame)
-    alone = Flow(2.0)
+    alone = OpticalFlowScore(2.0)
     with av.open(io.BytesIO(encode(pan(2.0, 7), g="1"))) as container:
         for frame in container.decode(video=0):
             alone.add(frame)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.interface import Annotator
-from annotators.ngrams import Matcher, Ngrams, Settings
+from annotators.ngrams import Matcher, Ngrams, NgramsSettings
 from infra.errors import ConfigError
 from infra.vocabulary import spaced
 
@@ -81,7 +81,7 @@ def test_a_repeated_entry_is_found_once_and_the_first_of_equals_counts():
 def annotator(tmp_path):
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps(["dog", "brown dog", "car"]))
-    return Ngrams(Settings(vocabulary=str(path)))
+    return Ngrams(NgramsSettings(vocabulary=str(path)))
 
 
 def chunk(texts, clean):
@@ -115,15 +115,17 @@ def test_the_maker_names_the_vocabulary_by_its_bytes(annotator, tmp_path):
     other.write_text(json.dumps(["dog", "brown dog", "cat"]))
     copy = tmp_path / "copy.json"
     copy.write_text(json.dumps(["dog", "brown dog", "car"]))
-    assert Ngrams(Settings(vocabulary=str(copy))).maker() == annotator.maker()
-    assert Ngrams(Settings(vocabulary=str(other))).maker() != annotator.maker()
-    assert Ngrams(Settings(vocabulary=str(copy), case="keep")).maker() != annotator.maker()
+    assert Ngrams(NgramsSettings(vocabulary=str(copy))).fingerprint_inputs() == annotator.fingerprint_inputs()
+    assert Ngrams(NgramsSettings(vocabulary=str(other))).fingerprint_inputs() != annotator.fingerprint_inputs()
+    assert (
+        Ngrams(NgramsSettings(vocabulary=str(copy), case="keep")).fingerprint_inputs() != annotator.fingerprint_inputs()
+    )
 
 
 def test_construction_loads_nothing_and_a_missing_file_is_a_config_error():
-    absent = Ngrams(Settings(vocabulary="/nowhere/v.json"))
+    absent = Ngrams(NgramsSettings(vocabulary="/nowhere/v.json"))
     with pytest.raises(ConfigError, match="no such vocabulary"):
-        absent.maker()
+        absent.fingerprint_inputs()
 
 
 def test_it_travels_without_its_tables(annotator):

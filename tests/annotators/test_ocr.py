@@ -9,7 +9,7 @@ import pytest
 from annotators import ocr
 from infra.errors import ConfigError, MissingExtra
 
-SETTINGS = ocr.Settings()
+SETTINGS = ocr.OcrSettings()
 
 
 def _page(text: str) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_nothing_to_find_or_read() -> None:
 
 def test_one_engine_a_thread() -> None:
     mine, other = ocr.load(SETTINGS), []
-    assert ocr.load(ocr.Settings()) is mine
+    assert ocr.load(ocr.OcrSettings()) is mine
     thread = threading.Thread(target=lambda: other.append(ocr.load(SETTINGS)))
     thread.start()
     thread.join()
@@ -56,10 +56,10 @@ def test_weights_have_names_and_hashes(tmp_path: Path) -> None:
     hashes = ocr.weights_sha256(SETTINGS)
     assert set(hashes) == {"det", "rec"} and all(len(h) == 64 for h in hashes.values())
     (tmp_path / "a.onnx").write_bytes(b"a")
-    other = ocr.weights_sha256(ocr.Settings(det_model=str(tmp_path / "a.onnx")))
+    other = ocr.weights_sha256(ocr.OcrSettings(det_model=str(tmp_path / "a.onnx")))
     assert other["det"] != hashes["det"] and other["rec"] == hashes["rec"]
     with pytest.raises(ConfigError, match=r"rec_model does not exist: .*b\.onnx"):
-        ocr.weights(ocr.Settings(rec_model=str(tmp_path / "b.onnx")))
+        ocr.weights(ocr.OcrSettings(rec_model=str(tmp_path / "b.onnx")))
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +67,5 @@ def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "meta_path", [])
     monkeypatch.delitem(sys.modules, "paddleocr", raising=False)
     with pytest.raises(MissingExtra) as caught:
-        ocr.load(ocr.Settings(engine="paddle", det_model="d", rec_model="r"))
+        ocr.load(ocr.OcrSettings(engine="paddle", det_model="d", rec_model="r"))
     assert "[paddle]" in str(caught.value)

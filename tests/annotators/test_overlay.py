@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from annotators import ocr
 from annotators.interface import FrameAnnotator
-from annotators.overlay import Line, Overlay, Settings, clean, covered, look, placed_like_overlay, transcript
+from annotators.overlay import Line, Overlay, OverlaySettings, clean, covered, look, placed_like_overlay, transcript
 from infra.media.interface import Decoded, Frames
 
 data = pytest.importorskip("skimage.data")
@@ -52,7 +52,7 @@ def _clip(
 
 
 def _look(frames: Frames, video: bool = True) -> dict:
-    return look(frames, video, ocr.load(Settings()), Settings())
+    return look(frames, video, ocr.load(OverlaySettings()), OverlaySettings())
 
 
 def _nothing(frame: Picture, i: int) -> None:
@@ -215,9 +215,9 @@ def test_rows_stand_alone_and_errors_are_not_scores() -> None:
 
 
 def test_the_maker_knows_weights_and_settings() -> None:
-    maker = Overlay().maker()
+    maker = Overlay().fingerprint_inputs()
     json.dumps(maker)
-    assert maker != Overlay(Settings(frames=3)).maker()
+    assert maker != Overlay(OverlaySettings(frames=3)).fingerprint_inputs()
     assert set(maker["weights"]) == {"det", "rec"}  # type: ignore[call-overload]
 
 
@@ -240,7 +240,7 @@ class Scripted:
 
 def test_a_box_around_the_whole_picture_that_reads_as_nothing_is_dropped() -> None:
     whole = [[0.0, 0.0], [WIDTH, 0.0], [WIDTH, HEIGHT], [0.0, HEIGHT]]
-    got = look(_clip(_nothing, speed=0), True, Scripted(whole, "", 0.0), Settings(size=384))
+    got = look(_clip(_nothing, speed=0), True, Scripted(whole, "", 0.0), OverlaySettings(size=384))
     assert got["text_area"] == 0 and got["boxes"] == []
 
 
@@ -248,15 +248,17 @@ def test_a_box_around_the_whole_picture_that_reads_as_nothing_is_dropped() -> No
 def test_a_letter_or_two_that_fill_the_picture_are_stripes(text: str, kept: bool) -> None:
     # Seen on a large striped star: one box around everything, read as "YO" with 0.97.
     most = [[4.0, 4.0], [WIDTH - 4.0, 4.0], [WIDTH - 4.0, HEIGHT - 4.0], [4.0, HEIGHT - 4.0]]
-    got = look(_clip(_nothing, speed=0), True, Scripted(most, text, 0.97), Settings(size=384))
+    got = look(_clip(_nothing, speed=0), True, Scripted(most, text, 0.97), OverlaySettings(size=384))
     assert (got["text_area"] > 0.5) is kept
 
 
 def test_a_script_that_cannot_be_read_counts_when_it_stands_in_a_moving_scene() -> None:
     line = [[15.0, 148.0], [310.0, 148.0], [310.0, 174.0], [15.0, 174.0]]
     unread = Scripted(line, "", 0.1)
-    assert look(_clip(_subtitle), True, unread, Settings())["area"] == pytest.approx(295 * 26 / (320 * 180), rel=0.05)
-    assert look(_clip(_nothing), True, unread, Settings())["text_area"] == 0
+    assert look(_clip(_subtitle), True, unread, OverlaySettings())["area"] == pytest.approx(
+        295 * 26 / (320 * 180), rel=0.05
+    )
+    assert look(_clip(_nothing), True, unread, OverlaySettings())["text_area"] == 0
 
 
 # How many pictures are searched
@@ -271,7 +273,7 @@ def _blind() -> Scripted:
 
 def test_without_text_half_of_the_pictures_and_the_mean_are_searched() -> None:
     clip, engine = _clip(_nothing, speed=14), _blind()
-    assert look(clip, True, engine, Settings())["frames"] == 2
+    assert look(clip, True, engine, OverlaySettings())["frames"] == 2
     *frames, mean = engine.searched
     assert np.array_equal(frames, clip.pixels[[2, 6]])
     assert not (clip.pixels == mean).all(axis=(1, 2, 3)).any()
@@ -279,11 +281,11 @@ def test_without_text_half_of_the_pictures_and_the_mean_are_searched() -> None:
 
 def test_pictures_that_are_the_same_are_searched_once() -> None:
     clip, engine = _clip(_nothing, speed=0), _blind()
-    look(clip, True, engine, Settings())
+    look(clip, True, engine, OverlaySettings())
     assert len(engine.searched) == 1  # and no mean of a scene that stands still
     clip.pixels[6] = _clip(_subtitle, speed=0).pixels[6]
     engine = _blind()
-    look(clip, True, engine, Settings())
+    look(clip, True, engine, OverlaySettings())
     assert np.array_equal(engine.searched, clip.pixels[[2, 6]])
 
 
@@ -294,7 +296,7 @@ def test_text_that_comes_and_goes_has_all_pictures_told() -> None:
 
     clip = _clip(subtitle, speed=0)
     engine = Scripted(LINE, "people walk", 0.95, told=lambda picture: np.array_equal(picture, clip.pixels[2]))
-    got = look(clip, True, engine, Settings())
+    got = look(clip, True, engine, OverlaySettings())
     # One picture of four; two are the same as one that was searched and are not searched themselves.
     assert got["frames"] == 4 and len(engine.searched) == 2
     assert got["area"] == got["text_area"] == pytest.approx(280 * 25 / (320 * 180) / 4, rel=0.05)

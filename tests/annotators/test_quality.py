@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotators.quality import Quality, Settings
+from annotators.quality import Quality, QualitySettings
 from infra.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def measure(texts: list[str | None], raw: list[str | None] | None = None, **opti
         "text": pa.array(raw if raw is not None else texts, pa.string()),
         "clean.text": pa.array(texts, pa.string()),
     }
-    answer = Quality(Settings(**options)).measure(pa.table(columns), [None] * len(texts))
+    answer = Quality(QualitySettings(**options)).measure(pa.table(columns), [None] * len(texts))
     assert answer.schema == pa.schema([*Quality.columns.items(), ("error", pa.string())])
     assert answer["error"].null_count == len(texts)
     return answer.to_pylist()  # type: ignore[no-any-return]
@@ -80,7 +80,10 @@ def test_bad_words_are_whole_words_or_phrases(tmp_path: Path) -> None:
     path.write_text("darn\nblue moon\nc++\n\n", "utf-8")
     rows = measure(["Darn!", "darning", "a blue moon, a bluemoon", "c++", "clean"], bad_words=str(path))
     assert [row["bad_words"] for row in rows] == [1, 0, 1, 1, 0]
-    assert Quality(Settings(bad_words=str(path))).maker() != Quality(Settings()).maker()
+    assert (
+        Quality(QualitySettings(bad_words=str(path))).fingerprint_inputs()
+        != Quality(QualitySettings()).fingerprint_inputs()
+    )
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(ConfigError):
         measure(["x"], bad_words=str(tmp_path / "empty.txt"))

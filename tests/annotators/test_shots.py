@@ -229,5 +229,5 @@ def test_a_decoder_that_watched_nothing_is_an_error() -> None:
 
 def test_it_is_a_stream_annotator() -> None:
     annotator: StreamAnnotator = Shots()
-    assert annotator.maker()["looks_a_second"] == ShotsObserver.LOOKS_A_SECOND
+    assert annotator.fingerprint_inputs()["looks_a_second"] == ShotsObserver.LOOKS_A_SECOND
     assert not annotator.observer().export_motion_vectors

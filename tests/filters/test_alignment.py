@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from filters.alignment import (
     THRESHOLDS,
-    Settings,
+    AlignmentThresholds,
     default_threshold,
     judge,
     quantile_threshold,
@@ -22,7 +22,7 @@ def table(scores: list[float | None]) -> pa.Table:
 
 
 def test_low_score_and_missing() -> None:
-    result = judge(table([0.28, 0.279999, None, math.nan]), Settings(min_score=0.28))
+    result = judge(table([0.28, 0.279999, None, math.nan]), AlignmentThresholds(min_score=0.28))
     assert result.passed.tolist() == [True, False, False, False]
     assert result.reason.tolist() == ["", "low_score", "missing", "missing"]
     assert result.value.tolist()[:2] == [0.28, 0.279999]
@@ -30,7 +30,7 @@ def test_low_score_and_missing() -> None:
 
 
 def test_zero_is_a_threshold() -> None:
-    assert judge(table([-0.1, 0.0]), Settings(min_score=0.0)).passed.tolist() == [False, True]
+    assert judge(table([-0.1, 0.0]), AlignmentThresholds(min_score=0.0)).passed.tolist() == [False, True]
 
 
 def test_a_threshold_belongs_to_weights() -> None:
@@ -38,19 +38,19 @@ def test_a_threshold_belongs_to_weights() -> None:
     assert default_threshold("ViT-B-32", "/somewhere/own.pt") is None
     assert all(-1 <= value <= 1 for value in THRESHOLDS.values())
     with pytest.raises(ValueError, match="min_score or keep_top"):
-        judge(table([0.5]), Settings())
+        judge(table([0.5]), AlignmentThresholds())
 
 
 def test_settings_are_one_limit() -> None:
     for wrong in ({"min_score": 0.2, "keep_top": 0.3}, {"keep_top": 0.0}, {"min_score": 28.0}, {"min": 0.2}):
         with pytest.raises(ValidationError):
-            Settings(**wrong)
+            AlignmentThresholds(**wrong)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.none() | st.floats(-1, 1), min_size=1, max_size=15), st.floats(0.05, 1))
 def test_a_share_passes_all_until_its_score_is_known(scores: list[float | None], share: float) -> None:
-    asked = Settings(keep_top=share)
+    asked = AlignmentThresholds(keep_top=share)
     measured = [score is not None for score in scores]
     assert judge(table(scores), asked).passed.tolist() == measured
     values = np.array([math.nan if score is None else score for score in scores])

@@ -1,10 +1,10 @@
 import pyarrow as pa
 
-from filters.caption import MODALITIES, Settings, judge
+from filters.caption import MODALITIES, CaptionThresholds, judge
 
 
 def test_no_caption_and_missing() -> None:
-    result = judge(pa.table({"clean.text": pa.array(["a dog", "", None], pa.string())}), Settings())
+    result = judge(pa.table({"clean.text": pa.array(["a dog", "", None], pa.string())}), CaptionThresholds())
     assert result.passed.tolist() == [True, False, False]
     assert result.reason.tolist() == ["", "no_caption", "missing"]
     assert result.value.tolist()[:2] == [5.0, 0.0]

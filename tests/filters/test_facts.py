@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filters.facts import Settings, judge
+from filters.facts import FactsThresholds, judge
 
 VIDEO = {"modality": "video", "width": 640, "height": 360, "duration": 10.0, "fps": 25.0, "codec": "h264"}
 IMAGE = {"modality": "image", "width": 640, "height": 480, "duration": None, "fps": None, "codec": None}
-ALL = Settings(max_pixels=4_000_000, min_duration=2.0, max_duration=60.0, min_fps=16.0, codecs=("h264", "vp9"))
+ALL = FactsThresholds(max_pixels=4_000_000, min_duration=2.0, max_duration=60.0, min_fps=16.0, codecs=("h264", "vp9"))
 
 
 def table(*rows: dict[str, object]) -> pa.Table:
@@ -52,12 +52,16 @@ def test_what_is_asked_and_missing_fails_closed(name: str) -> None:
 
 def test_nan_fails_closed_and_what_is_not_asked_may_be_missing() -> None:
     assert judge(table(VIDEO | {"duration": math.nan}), ALL).reason.tolist() == ["missing"]
-    assert judge(table(VIDEO | {"duration": None, "fps": None, "codec": None}), Settings()).passed.tolist() == [True]
-    assert judge(table(VIDEO | {"width": 0, "height": 0}), Settings(min_side=None)).reason.tolist() == ["too_wide"]
+    assert judge(table(VIDEO | {"duration": None, "fps": None, "codec": None}), FactsThresholds()).passed.tolist() == [
+        True
+    ]
+    assert judge(table(VIDEO | {"width": 0, "height": 0}), FactsThresholds(min_side=None)).reason.tolist() == [
+        "too_wide"
+    ]
 
 
 def test_everything_off_passes_what_was_measured() -> None:
-    off = Settings(min_side=None, max_aspect=None)
+    off = FactsThresholds(min_side=None, max_aspect=None)
     assert judge(table(VIDEO, IMAGE | {"width": None}), off).passed.tolist() == [True, False]
 
 

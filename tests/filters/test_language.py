@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.language import Language
-from filters.language import READS, Settings, judge, undecided
+from filters.language import READS, LanguageThresholds, judge, undecided
 
 ENGLISH = {"label": "en", "score": 0.9, "english": 0.9, "letters": 40, "latin": 40, "english_share": 0.3}
 GERMAN = {"label": "de", "score": 0.95, "english": 0.01, "letters": 40, "latin": 40, "english_share": 0.0}
@@ -20,12 +20,12 @@ def table(*rows: dict[str, object]) -> pa.Table:
 
 
 def verdict(row: dict[str, object], **settings: object) -> tuple[bool, str]:
-    result = judge(table(row), Settings(**settings))  # type: ignore[arg-type]
+    result = judge(table(row), LanguageThresholds(**settings))  # type: ignore[arg-type]
     return bool(result.passed[0]), str(result.reason[0])
 
 
 def test_top_label_decides() -> None:
-    result = judge(table(ENGLISH, GERMAN), Settings())
+    result = judge(table(ENGLISH, GERMAN), LanguageThresholds())
     assert result.passed.tolist() == [True, False]
     assert result.reason.tolist() == ["", "other_language"]
     assert result.value.tolist() == [0.9, 0.01]
@@ -36,8 +36,8 @@ def test_top_label_decides() -> None:
 def test_short_and_unsure_is_undecided_and_stays() -> None:
     short = GERMAN | {"letters": 19, "latin": 19, "score": 0.49, "english": 0.05}
     assert verdict(short) == (True, "")
-    assert judge(table(short), Settings()).threshold.tolist() == [0.5]
-    assert undecided(table(short, ENGLISH, GERMAN), Settings()).tolist() == [True, False, False]
+    assert judge(table(short), LanguageThresholds()).threshold.tolist() == [0.5]
+    assert undecided(table(short, ENGLISH, GERMAN), LanguageThresholds()).tolist() == [True, False, False]
     assert verdict(short | {"letters": 20})[0] is False
     assert verdict(short | {"score": 0.5})[0] is False
     assert verdict(short | {"english": 0.04})[0] is False
@@ -48,7 +48,7 @@ def test_english_among_foreign_words_stays() -> None:
     mixed = GERMAN | {"english": 0.02, "english_share": 0.08}
     assert verdict(mixed) == (True, "")
     assert verdict(GERMAN | {"english": 0.25}) == (True, "")
-    assert not undecided(table(mixed), Settings())[0]
+    assert not undecided(table(mixed), LanguageThresholds())[0]
     assert verdict(mixed | {"english_share": 0.07})[0] is False
     assert verdict(mixed | {"english": 0.01})[0] is False
     assert verdict(mixed | {"latin": 10})[0] is False
@@ -57,7 +57,7 @@ def test_english_among_foreign_words_stays() -> None:
 
 def test_english_without_latin_letters_is_not_english() -> None:
     han = ENGLISH | {"letters": 3, "latin": 0, "score": 0.34, "english": 0.34, "english_share": 0.0}
-    result = judge(table(han), Settings())
+    result = judge(table(han), LanguageThresholds())
     assert (result.passed[0], result.reason[0], result.value[0], result.threshold[0]) == (False, "not_latin", 0.0, 0.5)
     assert verdict(ENGLISH | {"letters": 0, "latin": 0}) == (True, "")  # nothing to judge: a matter for `quality`
 
@@ -66,7 +66,7 @@ def test_other_languages_may_be_wanted_and_sure() -> None:
     assert verdict(GERMAN, allowed=("en", "de")) == (True, "")
     assert verdict(ENGLISH, allowed=("de",)) == (False, "other_language")
     weak = GERMAN | {"score": 0.6}
-    result = judge(table(weak), Settings(allowed=("de",), min_score=0.8))
+    result = judge(table(weak), LanguageThresholds(allowed=("de",), min_score=0.8))
     assert (result.reason[0], result.value[0], result.threshold[0]) == ("low_score", 0.6, 0.8)
 
 
@@ -76,7 +76,7 @@ def test_anything_missing_fails_closed(name: str) -> None:
         if value is not None and not pa.types.is_floating(Language.columns[name]):
             continue
         for row in (ENGLISH, GERMAN | {"letters": 5, "score": 0.3, "english": 0.2}):
-            result = judge(table(row | {name: value}), Settings(allowed=("en", "de")))
+            result = judge(table(row | {name: value}), LanguageThresholds(allowed=("en", "de")))
             assert (result.passed[0], result.reason[0]) == (False, "missing")
             assert math.isnan(result.value[0])
 
@@ -97,12 +97,12 @@ rows = st.fixed_dictionaries(
 @given(st.lists(rows, min_size=1, max_size=8), st.data())
 def test_verdicts_do_not_depend_on_order_or_chunks(drawn: list[dict[str, object]], data: st.DataObject) -> None:
     signals = table(*drawn)
-    whole = judge(signals, Settings())
+    whole = judge(signals, LanguageThresholds())
     assert ((whole.reason == "") == whole.passed).all()
     order = np.array(data.draw(st.permutations(range(len(drawn)))))
-    shuffled = judge(signals.take(order), Settings())
+    shuffled = judge(signals.take(order), LanguageThresholds())
     for field in ("passed", "value", "threshold", "reason"):
         expected = getattr(whole, field)
         np.testing.assert_array_equal(getattr(shuffled, field), expected[order])
-        single = [getattr(judge(signals.slice(i, 1), Settings()), field)[0] for i in range(len(drawn))]
+        single = [getattr(judge(signals.slice(i, 1), LanguageThresholds()), field)[0] for i in range(len(drawn))]
         np.testing.assert_array_equal(np.array(single), expected)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from filters.motion import Settings, judge
+from filters.motion import MotionThresholds, judge
 
 
 def signals(scores: list[float | None]) -> pa.Table:
@@ -15,7 +15,7 @@ def signals(scores: list[float | None]) -> pa.Table:
 
 
 def test_both_ends_pass_and_name_their_reason() -> None:
-    verdict = judge(signals([0.0099, 0.01, 0.2, 0.2001]), Settings(min_score=0.01, max_score=0.2))
+    verdict = judge(signals([0.0099, 0.01, 0.2, 0.2001]), MotionThresholds(min_score=0.01, max_score=0.2))
     assert verdict.passed.tolist() == [False, True, True, False]
     assert verdict.reason.tolist() == ["static", "", "", "frantic"]
     assert verdict.threshold.tolist() == [0.01, 0.01, 0.01, 0.2]
@@ -23,29 +23,29 @@ def test_both_ends_pass_and_name_their_reason() -> None:
 
 
 def test_no_score_never_passes() -> None:
-    verdict = judge(signals([None, math.nan]), Settings(min_score=0.0))
+    verdict = judge(signals([None, math.nan]), MotionThresholds(min_score=0.0))
     assert not verdict.passed.any()
     assert verdict.reason.tolist() == ["missing", "missing"]
     assert np.isnan(verdict.value).all()
 
 
 def test_empty_chunk() -> None:
-    assert len(judge(signals([]), Settings()).passed) == 0
+    assert len(judge(signals([]), MotionThresholds()).passed) == 0
 
 
 def test_without_a_maximum_nothing_is_frantic() -> None:
-    assert judge(signals([1e9, math.inf]), Settings()).passed.all()
+    assert judge(signals([1e9, math.inf]), MotionThresholds()).passed.all()
 
 
 @pytest.mark.parametrize("bad", [{"min_score": -1.0}, {"min_score": math.nan}, {"max_score": -0.1}, {"minimum": 0.1}])
 def test_settings_are_strict(bad: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        Settings(**bad)
+        MotionThresholds(**bad)
 
 
 def test_a_band_without_room_is_refused() -> None:
     with pytest.raises(ValidationError, match="max_score"):
-        Settings(min_score=0.5, max_score=0.1)
+        MotionThresholds(min_score=0.5, max_score=0.1)
 
 
 scores = st.lists(st.none() | st.floats(0, 2) | st.just(math.nan), max_size=20)
@@ -53,7 +53,7 @@ scores = st.lists(st.none() | st.floats(0, 2) | st.just(math.nan), max_size=20)
 
 @given(scores, st.floats(0, 1), st.none() | st.floats(1, 2))
 def test_agrees_with_the_rule_row_by_row(values: list[float | None], low: float, high: float | None) -> None:
-    verdict = judge(signals(values), Settings(min_score=low, max_score=high))
+    verdict = judge(signals(values), MotionThresholds(min_score=low, max_score=high))
     for value, passed, reason in zip(values, verdict.passed, verdict.reason, strict=True):
         known = value is not None and not math.isnan(value)
         assert passed == (known and value >= low and (high is None or value <= high))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import filters.quality
 from annotators.quality import Quality
-from annotators.quality import Settings as Measured
-from filters.quality import READS, Document, Settings, judge
+from annotators.quality import QualitySettings as Measured
+from filters.quality import READS, Document, QualityThresholds, judge
 
 CAPTION = dict.fromkeys((name.partition(".")[2] for name in READS), 0.0) | {"words": 8, "chars": 40}
 DOCUMENT = CAPTION | {"words": 400, "chars": 2400, "mean_word_length": 5, "alpha_words": 0.95, "stop_words": 6}
@@ -52,7 +52,7 @@ DOCUMENT_FAULTS = [
     ("duplicate_paragraphs", {"dup_paragraph_chars": 0.21}, 0.20),
     *(("repetitive", {name: 0.21}, None) for name in NGRAMS),
 ]
-STRICT = Settings(
+STRICT = QualityThresholds(
     max_urls=0,
     max_bad_words=0,
     document=Document(min_sentences=3, min_terminal_lines=0.5, max_braces=0, max_bad_words=0),
@@ -87,20 +87,20 @@ def test_no_reason_is_without_a_test() -> None:
 
 
 def test_documents_are_not_judged_as_captions() -> None:
-    assert judge(table([CAPTION, CAPTION], ["text", "video"]), Settings()).reason.tolist() == ["too_short", ""]
+    assert judge(table([CAPTION, CAPTION], ["text", "video"]), QualityThresholds()).reason.tolist() == ["too_short", ""]
 
 
 @pytest.mark.parametrize("name", [name.partition(".")[2] for name in READS])
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_anything_missing_fails_closed(name: str, value: float | None) -> None:
-    result = judge(table([CAPTION | {name: value}, DOCUMENT | {name: value}], ["image", "text"]), Settings())
+    result = judge(table([CAPTION | {name: value}, DOCUMENT | {name: value}], ["image", "text"]), QualityThresholds())
     assert result.passed.tolist() == [False, False]
     assert result.reason.tolist() == ["missing", "missing"]
 
 
 def test_rules_can_be_switched_off() -> None:
     loud = CAPTION | {"shouted_share": 1.0, "words": 1}
-    assert judge(table([loud], "image"), Settings(max_shouted=None, min_words=None)).passed.tolist() == [True]
+    assert judge(table([loud], "image"), QualityThresholds(max_shouted=None, min_words=None)).passed.tolist() == [True]
 
 
 faults = st.sampled_from([{}, *(fault for _, fault, _ in CAPTION_FAULTS), {"words": None}])
@@ -147,4 +147,4 @@ def test_from_text_to_verdict(text: str, reason: str) -> None:
     chunk = pa.table({"text": texts, "clean.text": texts})
     measured = Quality(Measured()).measure(chunk, [None])
     signals = pa.table({"modality": ["image"], **{f"quality.{name}": measured[name] for name in Quality.columns}})
-    assert judge(signals, Settings()).reason.tolist() == [reason]
+    assert judge(signals, QualityThresholds()).reason.tolist() == [reason]

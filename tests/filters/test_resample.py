@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from filters.resample import (
     Frequencies,
-    Settings,
+    ResampleSettings,
     frequencies,
     keep_probability,
     merge,
@@ -243,14 +243,14 @@ def test_t_must_be_positive():
 
 
 def test_settings():
-    assert Settings().model_dump() == {
+    assert ResampleSettings().model_dump() == {
         "rule": "sqrt",
         "t": None,
         "tail_share": 0.06,
         "unmatched": "keep",
         "modalities": ("image",),
     }
-    assert Settings(t=20_000, unmatched=0.5, rule="linear").t == 20_000
+    assert ResampleSettings(t=20_000, unmatched=0.5, rule="linear").t == 20_000
     wrong = [
         {"t": 5, "tail_share": 0.1},
         {"t": 0},
@@ -265,4 +265,4 @@ def test_settings():
     ]
     for values in wrong:
         with pytest.raises(ValidationError):
-            Settings(**values)
+            ResampleSettings(**values)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from filters.resample import Settings as Resample
+from filters.resample import ResampleSettings as Resample
 from infra import config
 from infra.config import Config, Document, Strict, read_document, validate
 from infra.errors import ConfigError

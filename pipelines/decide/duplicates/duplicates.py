@@ -158,7 +158,7 @@ def stored_cells(job: Job, name: str, annotator: str, rows: Ids) -> pa.Table:
     """An annotator's cells in the store for some rows of a unit, in their order."""
     resolved = resolve(job.run)
     samples = tables.read(job.run.at("samples", f"{name}.parquet"), ["modality", "text", "media"])
-    ids = content_ids(samples)[resolved.annotators[annotator].of]
+    ids = content_ids(samples)[resolved.annotators[annotator].keyed_by]
     cells = Cells(job.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids))
     wanted = ids.take(pa.array((rows & np.uint64(0xFFFFFFFF)).astype(np.int64)))
     where = align(wanted, cells)

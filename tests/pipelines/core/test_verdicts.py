@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from infra import tables
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
-from pipelines.core.verdicts import add_ledgers, check_ledger, judge_rows, tally, wordless
+from pipelines.core.verdicts import add_ledgers, check_ledger, judge_rows, lacks_text, tally
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_the_order_of_filters_decides_whom_they_name_and_not_who_is_left(
 
 def test_wordless() -> None:
     samples = pa.table({"text": ["a", "", None, " \n"], "source": ["free", "free", "strict", "free"]})
-    assert wordless(samples, frozenset(["free"])).tolist() == [False, True, False, True]
+    assert lacks_text(samples, frozenset(["free"])).tolist() == [False, True, False, True]
 
 
 VERDICT = st.tuples(

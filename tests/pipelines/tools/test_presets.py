@@ -68,11 +68,11 @@ def test_image_steps_stand_in_the_papers_order(found: dict[str, Resolved]) -> No
 @pytest.mark.parametrize("name", PRESETS)
 def test_weights_are_known_ones_with_their_threshold(found: dict[str, Resolved], name: str) -> None:
     resolved = found[name]
-    maker = resolved.annotators["alignment"].maker()
+    maker = resolved.annotators["alignment"].fingerprint_inputs()
     assert (maker["model"], maker["weights"]) == ("ViT-B-32", "openai")
     settings = {f.name: f.settings for f in resolved.filters}
     assert settings["alignment"].min_score == 0.28  # type: ignore[attr-defined]
-    assert resolved.annotators["fingerprint"].maker()["weights_sha256"] == SHA256
+    assert resolved.annotators["fingerprint"].fingerprint_inputs()["weights_sha256"] == SHA256
 
 
 def test_texts_meet_language_before_quality(found: dict[str, Resolved]) -> None:
