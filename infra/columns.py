@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -45,3 +46,17 @@ def is_null(column: pa.Array | pa.ChunkedArray) -> Mask:
 def is_valid(column: pa.Array | pa.ChunkedArray) -> Mask:
     """bool (n,): rows with a value. NaN is a value."""
     return np.asarray(pc.is_valid(column), dtype=bool)
+
+
+def is_all_null(table: pa.Table, columns: Iterable[str]) -> Mask:
+    """bool (n,): rows without a value in any of the columns."""
+    mask = np.ones(table.num_rows, dtype=bool)
+    for column in columns:
+        mask &= is_null(table[column])
+    return mask
+
+
+def replace_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with another content of a column, whose field stays."""
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), column)

@@ -1,7 +1,7 @@
-"""What a keyed sample says about everything: counts, totals and numbers of copies, with 99 % intervals. Pure.
+"""Estimates from a simple random sample: counts, totals and numbers of copies, with 99 % intervals. Pure.
 
 A sample of n out of N without replacement: what is counted in it is hypergeometric, so intervals for counts are exact
-and no wider than the finite population asks for; with n = N they are points.
+and no wider than the finite population requires; with n = N they are points.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Two-sided confidence of every interval here (ours). Of ten forecasts at 0.95 two miss in one case out of eleven.
+#: Two-sided confidence of every interval here (ours). At 0.95, two of ten forecasts miss in one case out of eleven.
 CONFIDENCE = 0.99
 
 
-def deviations() -> float:
-    """Standard deviations to either side of a normal mean within which CONFIDENCE of it lies."""
+def normal_quantile() -> float:
+    """The number of standard deviations to either side of a normal mean that covers CONFIDENCE."""
     from scipy.stats import norm
 
     return float(norm.ppf((1 + CONFIDENCE) / 2))
@@ -26,28 +26,26 @@ def deviations() -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number that is not known exactly: low <= value <= high."""
+    """An uncertain number: low <= value <= high."""
 
     value: float
     low: float
     high: float
 
-    def plain(self, digits: int = 0) -> dict[str, float]:
-        """As JSON; whole numbers for digits 0."""
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {k: round(v) if digits == 0 else round(v, digits) for k, v in numbers.items()}
+    def to_json(self) -> dict[str, int]:
+        return {"value": round(self.value), "low": round(self.low), "high": round(self.high)}
 
 
 def count(seen: int, n: int, total: int) -> Estimate:
-    """How many of `total` are what `seen` of n sampled ones are: Clopper and Pearson's interval for a hypergeometric
-    count."""
+    """Estimate how many of `total` have what `seen` of n sampled ones have: Clopper and Pearson's interval for a
+    hypergeometric count."""
     if n == 0:
         return Estimate(0.0, 0.0, float(total))
     return Estimate(total * seen / n, float(_lower(seen, n, total)), float(total - _lower(n - seen, n, total)))
 
 
 def _lower(seen: int, n: int, total: int) -> int:
-    """The smallest K with P(X >= seen | K of total) above half of what CONFIDENCE leaves."""
+    """The smallest K with P(X >= seen | K of total) above (1 - CONFIDENCE) / 2."""
     from scipy.stats import hypergeom
 
     low, high = seen, total - (n - seen)
@@ -61,8 +59,8 @@ def _lower(seen: int, n: int, total: int) -> int:
 
 
 def total(values: NDArray[np.float64], population: int) -> Estimate:
-    """The sum over the population of what is `values` (n,), each >= 0, in the sample: Student's t with the finite
-    population's correction. Never below what the sample itself holds."""
+    """Estimate the sum over the population from the sampled `values` (n,), each >= 0: Student's t with the finite
+    population's correction. Never below the sum of the sample."""
     from scipy.stats import t
 
     n = len(values)
@@ -77,8 +75,8 @@ def total(values: NDArray[np.float64], population: int) -> Estimate:
     return Estimate(value, max(float(values.sum()), value - half), value + half)
 
 
-def pairs(seen: int, n: int, total_: int) -> Estimate:
-    """How many pairs of copies there are among `total_`, when n of them, drawn at random, hold `seen` pairs.
+def pairs(seen: int, n: int, population: int) -> Estimate:
+    """Estimate the pairs of copies in a population of which n, drawn at random, contain `seen` pairs.
 
     A pair is seen when both its halves are drawn; the interval is Garwood's for a Poisson count. Few draws say little:
     none seen among 200 of 20,000 leaves room for 37,000 pairs.
@@ -86,17 +84,19 @@ def pairs(seen: int, n: int, total_: int) -> Estimate:
     from scipy.stats import chi2
 
     if n < 2:
-        return Estimate(0.0, 0.0, math.inf if total_ > 1 else 0.0)
-    scale = total_ * (total_ - 1) / (n * (n - 1))
+        return Estimate(0.0, 0.0, math.inf if population > 1 else 0.0)
+    if n >= population:
+        return Estimate(float(seen), float(seen), float(seen))
+    scale = population * (population - 1) / (n * (n - 1))
     tail = (1 - CONFIDENCE) / 2
     low = float(chi2.ppf(tail, 2 * seen)) / 2 if seen else 0.0
     high = float(chi2.ppf(1 - tail, 2 * seen + 2)) / 2
-    return Estimate(seen * scale, low * scale, high * scale) if n < total_ else Estimate(*[float(seen)] * 3)
+    return Estimate(seen * scale, low * scale, high * scale)
 
 
-def added(parts: Sequence[Estimate]) -> Estimate:
+def add(terms: Sequence[Estimate]) -> Estimate:
     """The sum of independent estimates: distances to their ends add in squares (Zou and Donner 2008)."""
-    value = sum(part.value for part in parts)
-    below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts))
-    above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts))
+    value = sum(term.value for term in terms)
+    below = math.sqrt(sum((term.value - term.low) ** 2 for term in terms))
+    above = math.sqrt(sum((term.high - term.value) ** 2 for term in terms))
     return Estimate(value, value - below, value + above)

@@ -30,9 +30,9 @@ def test_count_is_every_population_that_is_not_ruled_out(total: int, data: st.Da
         below = sum(chance_of(x, successes, n, total) for x in range(0, seen + 1))
         if above > tail + 1e-9 and below > tail + 1e-9:
             possible.append(successes)
-    found = forecast.count(seen, n, total)
-    assert possible == list(range(int(found.low), int(found.high) + 1)) or not possible
-    assert found.low <= found.value <= found.high
+    estimate = forecast.count(seen, n, total)
+    assert possible == list(range(int(estimate.low), int(estimate.high) + 1)) or not possible
+    assert estimate.low <= estimate.value <= estimate.high
 
 
 def test_counts_hold_the_truth() -> None:
@@ -40,8 +40,8 @@ def test_counts_hold_the_truth() -> None:
     inside = 0
     for successes in (30, 400, 3000, 9000):
         for seen in rng.hypergeometric(successes, 10_000 - successes, 100, 250).tolist():
-            found = forecast.count(seen, 100, 10_000)
-            inside += found.low <= successes <= found.high
+            estimate = forecast.count(seen, 100, 10_000)
+            inside += estimate.low <= successes <= estimate.high
     assert 945 <= inside < 1000  # at least what is promised, and not by being endless
 
 
@@ -59,9 +59,9 @@ def test_totals_hold_the_truth() -> None:
     inside = 0
     for _ in range(400):
         sample = rng.choice(population, 100, replace=False)
-        found = forecast.total(sample, 5000)
-        inside += found.low <= population.sum() <= found.high
-        assert found.low >= sample.sum() or found.low <= found.value
+        estimate = forecast.total(sample, 5000)
+        inside += estimate.low <= population.sum() <= estimate.high
+        assert estimate.low >= sample.sum() or estimate.low <= estimate.value
     assert 365 <= inside < 400
 
 
@@ -72,8 +72,8 @@ def test_pairs_hold_the_truth_and_admit_what_they_do_not_know() -> None:
     inside = 0
     for _ in range(300):
         _, sizes = np.unique(rng.choice(partner, 200, replace=False), return_counts=True)
-        found = forecast.pairs(int((sizes == 2).sum()), 200, 2000)
-        inside += found.low <= 300 <= found.high
+        estimate = forecast.pairs(int((sizes == 2).sum()), 200, 2000)
+        inside += estimate.low <= 300 <= estimate.high
     assert 282 <= inside <= 300
     blind = forecast.pairs(0, 200, 20_000)
     assert blind.value == blind.low == 0
@@ -84,10 +84,10 @@ def test_pairs_hold_the_truth_and_admit_what_they_do_not_know() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3)), min_size=1, max_size=5))
 def test_sums_of_estimates(parts: list[tuple[float, float, float]]) -> None:
     estimates = [Estimate(value, value - below, value + above) for value, below, above in parts]
-    found = forecast.added(estimates)
-    assert found.value == pytest.approx(sum(p.value for p in estimates))
-    assert found.low >= sum(p.low for p in estimates) - 1e-6
-    assert found.high <= sum(p.high for p in estimates) + 1e-6
-    assert found.low <= found.value <= found.high
+    estimate = forecast.add(estimates)
+    assert estimate.value == pytest.approx(sum(p.value for p in estimates))
+    assert estimate.low >= sum(p.low for p in estimates) - 1e-6
+    assert estimate.high <= sum(p.high for p in estimates) + 1e-6
+    assert estimate.low <= estimate.value <= estimate.high
     if len(estimates) == 1:
-        assert found.low == pytest.approx(estimates[0].low)
+        assert estimate.low == pytest.approx(estimates[0].low)

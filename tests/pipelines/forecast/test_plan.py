@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from infra.errors import ConfigError
 from infra.hashing import canonical_json
 from pipelines import stages
 from pipelines.forecast import estimates, plan
+from pipelines.forecast.forecast import Forecaster
+from pipelines.forecast.sample_stats import SampleStats
 from tests.pipelines.forecast.test_what_if import config
 
 
@@ -26,9 +29,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quarter(path: Path) -> dict[str, Any]:
     """The forecast from a quarter, made while there is neither run nor store."""
-    found = plan.run(str(path), share=0.25, quiet=True)
+    forecast = plan.run(str(path), share=0.25, quiet=True)
     assert not (path.parent / "run").exists()
-    return found
+    return forecast
 
 
 @pytest.fixture(scope="module")
@@ -65,42 +68,37 @@ def test_a_sample_encloses_the_truth(quarter: dict[str, Any], truth: dict[str, A
 
 
 def test_a_census_is_the_run(truth: dict[str, Any], path: Path) -> None:
-    found = plan.run(str(path), share=1.0, quiet=True)
-    text = found["modalities"]["text"]
+    forecast = plan.run(str(path), share=1.0, quiet=True)
+    text = forecast["modalities"]["text"]
     assert text["sampled"] == 300
     for name, entry in counts(text).items():
         assert entry["low"] == entry["value"] == entry["high"] == real(truth, name), name
     # The run has measured everything, so there is nothing to time but reading.
-    assert any("hours leave out" in note for note in found["notes"])
-    plan.show(found)
+    assert any("hours leave out" in note for note in forecast["notes"])
+    plan.show(forecast)
 
 
-def test_pairs_are_all_that_is_known_of_pictures() -> None:
+def test_duplicates_of_pictures_are_estimated_from_pairs() -> None:
     """Copies that were not searched for in the whole widen what is kept, downwards only."""
-    rows = plan.Rows(total=1000)
-    rows.outcome = np.array(["alive"] * 90 + ["dropped"] * 10, dtype=object)
-    rows.by = np.array([None] * 90 + ["motion"] * 10, dtype=object)
-    rows.keys = np.array([f"k{i}" for i in range(100)], dtype=object)
-    rows.survives = rows.outcome == "alive"
-    rows.component = np.full(100, -1)
-    rows.component[:2] = 7
-    rows.bytes = rows.tokens = np.full(100, 10.0)
-    asked = plan._Plan.__new__(plan._Plan)
-    asked.notes = []
-    asked.resolved = type("Resolved", (), {"resample": None, "filters": (), "duplicates": Asked()})()
-    found = asked._one("image", rows, {})
-    assert found["passed"] == estimates.count(90, 100, 1000)
-    assert found["kept"].low < found["passed"].low
-    assert found["kept"].high == found["passed"].high
-    assert found["duplicates"].value == pytest.approx(1 * 900 * 899 / (90 * 89))
-    assert found["bytes"].low < estimates.total(rows.bytes * rows.survives, 1000).low
-    assert any("image" in note for note in asked.notes)
+    stats = SampleStats(total=1000)
+    stats.outcome = np.array(["alive"] * 90 + ["dropped"] * 10, dtype=object)
+    stats.filter = np.array([None] * 90 + ["motion"] * 10, dtype=object)
+    stats.keys = np.array([f"k{i}" for i in range(100)], dtype=object)
+    stats.survives = stats.outcome == "alive"
+    stats.component = np.full(100, -1)
+    stats.component[:2] = 7
+    stats.bytes = stats.tokens = np.full(100, 10.0)
+    resolved = SimpleNamespace(resample=None, filters=(), duplicates=SimpleNamespace(image=object()))
+    forecaster = Forecaster(resolved, SimpleNamespace(), SimpleNamespace(kinds=()))  # type: ignore[arg-type]
+    forecast = forecaster.forecast("image", stats)
+    assert forecast["passed"] == estimates.count(90, 100, 1000)
+    assert forecast["kept"].low < forecast["passed"].low
+    assert forecast["kept"].high == forecast["passed"].high
+    assert forecast["duplicates"].value == pytest.approx(1 * 900 * 899 / (90 * 89))
+    assert forecast["bytes"].low < estimates.total(stats.bytes * stats.survives, 1000).low
+    assert any("image" in note for note in forecaster.notes)
 
 
-class Asked:
-    image = object()
-
-
-def test_a_wrong_config_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_wrong_config_is_reported_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such config file"):
         plan.run(str(tmp_path / "none.yaml"), quiet=True)

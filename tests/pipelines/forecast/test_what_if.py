@@ -217,7 +217,7 @@ def moved(folder: Path, tmp_path: Path) -> Path:
         ("filters.quality.document.min_words.x=1", "is a value"),
         ("resample.tail=3", "known here: modalities, rule, t, tail_share"),
         ("duplicates.texts.threshold=0.9", "did you mean 'text'"),
-        ("measure.ngrams.case=keep", "cannot be asked about"),
+        ("measure.ngrams.case=keep", "cannot be changed here"),
         ("filters.quality.document.min_words", "not a setting"),
         ("filters.quality.document.min_words=[1", "not a YAML value"),
     ],

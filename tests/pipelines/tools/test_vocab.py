@@ -79,14 +79,14 @@ def test_every_line_is_in_one_piece(rows: list[str], size: int, tmp_path_factory
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"
     data = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows).encode()
     path.write_bytes(data)
-    pieces = [vocab.Piece(str(path), at, min(at + size, len(data)), "") for at in range(0, len(data), size)]
+    pieces = [vocab.FileRange(str(path), at, min(at + size, len(data)), "") for at in range(0, len(data), size)]
     assert [text for piece in pieces for text in vocab.read_texts(piece, "text")] == rows
 
 
 def test_blank_lines_part_texts(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes(b"\n\na b\nc\n \n\nd\xff\n")
-    piece = vocab.Piece(str(path), 0, path.stat().st_size, "")
+    piece = vocab.FileRange(str(path), 0, path.stat().st_size, "")
     assert list(vocab.read_texts(piece, "text")) == ["a b\nc\n", "d\ufffd\n"]
 
 
