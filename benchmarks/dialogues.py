@@ -3,9 +3,9 @@ object as its last line.
 
     python benchmarks/dialogues.py [--quick] [--server URL --model NAME] [--in-flight 64] [--tokens 1024]
 
-faults: prompts of 2 kB (half of it the same in all, as instructions are) and answers of 1 kB, through desk, cache and
+faults: prompts of 2 kB (half of it the same in all, as instructions are) and answers of 1 kB, through client, cache and
 servers. 10,000 requests, a share of 5 % failing with each of the ten classes of faults (one or two times in a row, by a
-keyed hash), 128 in flight. lost: asks that did not end in the right answer, given once and cached; duplicated: right
+keyed hash), 128 in flight. lost: pending that did not end in the right answer, given once and cached; duplicated: right
 answers that the server delivered for an ask beyond the first. rss_mb: resident memory after a fifth, and in the end.
 
 The rest is what a worker of `reelmill annotate` does, all of it: evidence sheets from samples and signals, requests,
@@ -47,10 +47,10 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from annotators.dialogues import dialogue, evidence
-from annotators.dialogues.kinds import kinds, supports
+from annotators.dialogues.kinds import load_kinds, supports
 from infra import tables
 from infra.commit import unit_name
-from infra.llm.requests import Ask, Cache, Desk
+from infra.llm.requests import CachedClient, Request, RequestCache
 from infra.llm.servers import Endpoint, Servers
 from pipelines.annotate.annotate import span_task
 from pipelines.annotate.evidence_sheets import SHEETS
@@ -82,10 +82,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-async def at_work(workers: int, asks: Iterator[Ask], send: Callable[[Ask], Awaitable[None]]) -> None:
+async def at_work(workers: int, pending: Iterator[Request], send: Callable[[Request], Awaitable[None]]) -> None:
     async def worker() -> None:
-        for ask in asks:
-            await send(ask)
+        for request in pending:
+            await send(request)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
@@ -126,10 +126,15 @@ class GenerationJob:
             self.names.append(unit_name(len(self.names)))
             sheets = []
             for row, signals in videos[start : start + rows_a_unit]:
-                sheet = evidence.sheet(row, signals, evidence.Settings())
+                sheet = evidence.build_sheet(row, signals, evidence.EvidenceSettings())
                 assert supports("conversation", sheet)
                 sheets.append(
-                    {"key": row["key"], "seconds": sheet.seconds, "items": sheet.rows(), "supports": ["conversation"]}
+                    {
+                        "key": row["key"],
+                        "seconds": sheet.seconds,
+                        "items": sheet.to_rows(),
+                        "supports": ["conversation"],
+                    }
                 )
             uri = self.run.work("evidence", f"{self.names[-1]}.parquet")
             tables.write(uri, pa.Table.from_pylist(sheets, schema=SHEETS))
@@ -162,31 +167,31 @@ def opened(folder: str, url: str, model: str, in_flight: int, tokens: int) -> Ru
     return open_run(str(path), quiet=True)
 
 
-def requests(model: str, count: int, tokens: int = TOKENS) -> list[Ask]:
+def requests(model: str, count: int, tokens: int = TOKENS) -> list[Request]:
     """The very requests that `pipeline` sends."""
     sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": tokens}
     found = []
     for number in range(count):
         row, signals = sample(number)
-        sheet = evidence.sheet(row, signals, evidence.Settings())
-        found.append(Ask(dialogue.generation_body(kinds()["conversation"], sheet, model, sampling, 1)))
+        sheet = evidence.build_sheet(row, signals, evidence.EvidenceSettings())
+        found.append(Request(dialogue.build_generation_body(load_kinds()["conversation"], sheet, model, sampling, 1)))
     return found
 
 
-async def bare(url: str, asks: list[Ask], in_flight: int) -> int:
+async def bare(url: str, pending: list[Request], in_flight: int) -> int:
     """B: a loop of posts with as many in flight; tokens answered."""
     import aiohttp
 
     tokens = 0
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def send(ask: Ask) -> None:
+        async def send(request: Request) -> None:
             nonlocal tokens
             headers = {"Content-Type": "application/json"}
-            async with session.post(f"{url}/v1/chat/completions", data=ask.data, headers=headers) as response:
+            async with session.post(f"{url}/v1/chat/completions", data=request.payload, headers=headers) as response:
                 tokens += int(json.loads(await response.read())["usage"]["completion_tokens"])
 
-        await at_work(in_flight, iter(asks), send)
+        await at_work(in_flight, iter(pending), send)
     return tokens
 
 
@@ -203,23 +208,23 @@ def faults(count: int) -> dict[str, Any]:
         gc.collect()
         rss.append(round(process.memory_info().rss / 2**20, 1))
 
-    async def job(url: str, cache: Cache) -> int:
+    async def job(url: str, cache: RequestCache) -> int:
         endpoint = Endpoint(url=url, in_flight=128)
         async with Servers([endpoint], say, timeout_s=5.0, pause_s=0.1, max_bytes=2**20) as servers:
-            desk = Desk(cache, servers)
+            client = CachedClient(cache, servers)
 
-            async def send(ask: Ask) -> None:
-                answer = await desk.ask(ask)
-                keys.add(ask.key)
-                right[ask.key] += answer.error is None and answer.texts == (fake_server.words(dict(ask.body)),)
+            async def send(request: Request) -> None:
+                answer = await client.complete(request)
+                keys.add(request.key)
+                right[request.key] += answer.error is None and answer.texts == (fake_server.words(dict(request.body)),)
                 if right.total() == count // 5:
                     note()
 
-            await at_work(256, (Ask(body(number, "fake")) for number in range(count)), send)
+            await at_work(256, (Request(body(number, "fake")) for number in range(count)), send)
             return servers.retries
 
     with fake_server.running("--faults", "0.05") as server, tempfile.TemporaryDirectory() as folder:
-        with Cache(Path(folder) / "cache") as cache:
+        with RequestCache(Path(folder) / "cache") as cache:
             retries = asyncio.run(job(server.url, cache))
             note()
             lost = count - sum(right[key] == 1 and cache.get(key) is not None for key in keys)
@@ -229,7 +234,7 @@ def faults(count: int) -> dict[str, Any]:
 
 
 def efficiency(url: str, model: str, count: int, in_flight: int, order: str, tokens: int = TOKENS) -> dict[str, Any]:
-    asks, videos = requests(model, count, tokens), [sample(number) for number in range(count)]
+    pending, videos = requests(model, count, tokens), [sample(number) for number in range(count)]
     rates: dict[str, list[float]] = {"A": [], "B": []}
     forgot = True
     for turn, who in enumerate("B" + order):
@@ -238,7 +243,7 @@ def efficiency(url: str, model: str, count: int, in_flight: int, order: str, tok
             job = GenerationJob(folder, url, model, in_flight, tokens)
             job.sheets(videos if who == "A" else [])
             begun = time.monotonic()
-            answered = job.write() if who == "A" else asyncio.run(bare(url, asks, in_flight))
+            answered = job.write() if who == "A" else asyncio.run(bare(url, pending, in_flight))
             seconds = time.monotonic() - begun
         if turn:
             rates[who].append(answered / seconds)
@@ -261,16 +266,16 @@ def _forget(url: str) -> bool:
 
 
 def cpu(url: str, count: int, in_flight: int) -> dict[str, float]:
-    asks, videos = requests("fake", count), [sample(number) for number in range(count)]
+    pending, videos = requests("fake", count), [sample(number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
         job = GenerationJob(folder, url, "fake", in_flight)
         job.sheets(videos)
         job.write()
     middle = time.process_time()
-    asyncio.run(bare(url, asks, in_flight))
+    asyncio.run(bare(url, pending, in_flight))
     end = time.process_time()
-    sizes = [len(ask.data) for ask in asks]
+    sizes = [len(request.payload) for request in pending]
     return {
         "cpu_ms_per_request": round((middle - begun) / count * 1000, 4),
         "cpu_ms_bare": round((end - middle) / count * 1000, 4),

@@ -6,9 +6,8 @@ prints {"url": …} once it listens. It serves /v1/chat/completions, /v1/models,
 
     {"received": {KEY: n}, "answered": {KEY: n}, "faults": {CLASS: n}, "most_in_flight": n}
 
-KEY is the hex of Ask.key; answered counts right answers that were delivered whole. Which request fails, in which way
-and how many times in a row is a keyed hash of the body; what comes after is answered, so that whoever asks again ends
-well.
+KEY is the hex of Request.key; answered counts right answers that were delivered whole. Which request fails, in which
+way and how many times in a row is a keyed hash of the body; later attempts are answered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Asks a model inside this process, through desk and cache, and prints what came. Run by vLLM's own environment.
+"""Asks a model inside this process, through client and cache, and prints what came. Run by vLLM's own environment.
 
 python -m tests.offline_asks MODEL CACHE
 """
@@ -10,8 +10,8 @@ import json
 import sys
 from typing import Any
 
-from infra.llm.offline import Offline
-from infra.llm.requests import Ask, Cache, Desk
+from infra.llm.offline import OfflineVllm
+from infra.llm.requests import CachedClient, Request, RequestCache
 
 WORD = {
     "type": "object",
@@ -22,28 +22,28 @@ WORD = {
 SETTINGS = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 4096, "max_num_batched_tokens": 16384}
 
 
-def body(model: str, number: int, **more: Any) -> Ask:
+def body(model: str, number: int, **more: Any) -> Request:
     form = {"type": "json_schema", "json_schema": {"name": "word", "schema": WORD, "strict": True}}
     value = {
         "model": model, "messages": [{"role": "user", "content": f"Say something, {number}."}],
         "temperature": 1.0, "top_p": 1.0, "max_tokens": 60, "response_format": form, **more,
     }  # fmt: skip
-    return Ask({name: one for name, one in value.items() if one is not None})
+    return Request({name: one for name, one in value.items() if one is not None})
 
 
 async def main(model: str, cache: str) -> None:
-    asks = [body(model, number) for number in range(20)]
+    requests = [body(model, number) for number in range(20)]
     several = body(model, 99, n=3, response_format=None)
     long = body(model, 5, max_tokens=5_000)
-    with Cache(cache) as kept:
-        async with Offline(model, SETTINGS) as engine:
-            desk = Desk(kept, engine)
-            *same, three, refused = await asyncio.gather(*(desk.ask(ask) for ask in [*asks, several, long]))
-            await asyncio.gather(*(desk.ask(ask) for ask in asks))
+    with RequestCache(cache) as kept:
+        async with OfflineVllm(model, SETTINGS) as engine:
+            client = CachedClient(kept, engine)
+            *same, three, refused = await asyncio.gather(*map(client.complete, [*requests, several, long]))
+            await asyncio.gather(*map(client.complete, requests))
         value = {
             "texts": [answer.texts for answer in same], "finish": [answer.finish for answer in same],
             "tokens": [answer.tokens_out for answer in same], "three": len(three.texts), "refused": refused.error,
-            "counters": desk.counters(), "kept": len(kept),
+            "counters": client.counters(), "kept": len(kept),
         }  # fmt: skip
     sys.stdout.write(json.dumps(value) + "\n")
 

@@ -16,7 +16,9 @@ from infra.hashing import uniform
 Kinds = frozenset[str]
 
 
-def probabilities(counts: Mapping[Kinds, int], shares: Mapping[str, float]) -> Mapping[Kinds, Mapping[str, float]]:
+def solve_probabilities(
+    counts: Mapping[Kinds, int], shares: Mapping[str, float]
+) -> Mapping[Kinds, Mapping[str, float]]:
     """For each class of videos, named by the kinds they support: kind -> probability, adding up to 1.
 
     counts: videos in each class. shares: target of each kind, in any unit, >= 0; what has none is never drawn, and a
@@ -39,7 +41,9 @@ def probabilities(counts: Mapping[Kinds, int], shares: Mapping[str, float]) -> M
     return {supported: solved.get(names, {}) for supported, names in offered.items()}
 
 
-def expected(counts: Mapping[Kinds, int], table: Mapping[Kinds, Mapping[str, float]]) -> Mapping[str, float]:
+def compute_expected_shares(
+    counts: Mapping[Kinds, int], table: Mapping[Kinds, Mapping[str, float]]
+) -> Mapping[str, float]:
     """The shares (0 to 1) of the kinds that these odds give in expectation, over all videos that get a dialogue."""
     mass: dict[str, float] = {}
     for supported in sorted(counts, key=sorted):
@@ -49,7 +53,7 @@ def expected(counts: Mapping[Kinds, int], table: Mapping[Kinds, Mapping[str, flo
     return {name: value / total if total else 0.0 for name, value in sorted(mass.items())}
 
 
-def assign(key: str, supported: Kinds, table: Mapping[Kinds, Mapping[str, float]], seed: int) -> str:
+def assign_kind(key: str, supported: Kinds, table: Mapping[Kinds, Mapping[str, float]], seed: int) -> str:
     """The kind of one video: one draw from (seed, key). Raises KeyError for a class that is not in the table, and
     ValueError for one without odds."""
     odds = table[supported]

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from annotators.dialogues import evidence, wording
 from annotators.dialogues.dialogue import Dialogue, Turn
-from annotators.dialogues.evidence import Item, Sheet
-from annotators.dialogues.kinds import Kind
-from annotators.dialogues.wording import Said
+from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
+from annotators.dialogues.kinds import DialogueKind
+from annotators.dialogues.wording import TextFeatures
 from infra.config import Strict
 
 #: Raised whenever the same dialogue would be judged otherwise.
@@ -113,7 +113,7 @@ _CHOICE = re.compile(r"\bor\b", re.I)
 Language = Callable[[str], str]
 
 
-class Settings(Strict):
+class CheckSettings(Strict):
     """question_chars, answer_chars: least and most characters.
     coverage: least share (0 to 1) of an answer's words, by stem and without empty ones, that what it cites must hold;
         reasoning: the same for dialogues that draw conclusions, which need words of their own.
@@ -138,7 +138,7 @@ class Settings(Strict):
     language: str | None = "en"
 
     @model_validator(mode="after")
-    def _ordered(self) -> Settings:
+    def _ordered(self) -> CheckSettings:
         for least, most in (self.question_chars, self.answer_chars):
             if not 0 < least <= most:
                 raise ValueError(f"lengths must be positive and in order, got {least} and {most}")
@@ -146,7 +146,7 @@ class Settings(Strict):
 
 
 @dataclass(frozen=True)
-class Findings:
+class DialogueFindings:
     """turns: for each turn a reason of REASONS, with or without a detail, or None where it passes. whole: a reason
     against the dialogue as such, or None."""
 
@@ -166,15 +166,17 @@ def identify(text: str) -> str:
     return str(names[0]).removeprefix("__label__") if names else ""
 
 
-def check(dialogue: Dialogue, sheet: Sheet, kind: Kind, settings: Settings, language: Language = identify) -> Findings:
+def check(
+    dialogue: Dialogue, sheet: EvidenceSheet, kind: DialogueKind, settings: CheckSettings, language: Language = identify
+) -> DialogueFindings:
     """The first reason against each turn, and against the whole. `language` tells the language of a text; it is asked
     once, about the dialogue's beginning, since single questions are too short to tell."""
     before: list[Pair] = []
     reasons = [_turn(turn, sheet, kind, settings, before) for turn in dialogue.turns]
-    return Findings(tuple(reasons), _whole(dialogue, kind, settings, language))
+    return DialogueFindings(tuple(reasons), _whole(dialogue, kind, settings, language))
 
 
-def _whole(dialogue: Dialogue, kind: Kind, settings: Settings, language: Language) -> str | None:
+def _whole(dialogue: Dialogue, kind: DialogueKind, settings: CheckSettings, language: Language) -> str | None:
     if not dialogue.turns:
         return "empty"
     if dialogue.kind != kind.name:
@@ -193,11 +195,13 @@ Runs = frozenset[tuple[str, ...]]
 Pair = tuple[Runs, Runs]
 
 
-def _turn(turn: Turn, sheet: Sheet, kind: Kind, settings: Settings, before: list[Pair]) -> str | None:
-    asked, told = (wording.said(text.strip().replace("’", "'")) for text in (turn.question, turn.answer))
+def _turn(
+    turn: Turn, sheet: EvidenceSheet, kind: DialogueKind, settings: CheckSettings, before: list[Pair]
+) -> str | None:
+    asked, told = (wording.extract_features(text.strip().replace("’", "'")) for text in (turn.question, turn.answer))
     if not asked.text or not told.text:
         return "empty"
-    if evidence.has_marks(asked.text) or evidence.has_marks(told.text):
+    if evidence.has_markup(asked.text) or evidence.has_markup(told.text):
         return "control"
     for text, (least, most) in ((turn.question, settings.question_chars), (turn.answer, settings.answer_chars)):
         if not least <= len(text) <= most:
@@ -220,7 +224,7 @@ def _turn(turn: Turn, sheet: Sheet, kind: Kind, settings: Settings, before: list
     )
 
 
-def _speech(asked: Said, told: Said, sheet: Sheet, cited: Sequence[Item]) -> str | None:
+def _speech(asked: TextFeatures, told: TextFeatures, sheet: EvidenceSheet, cited: Sequence[EvidenceItem]) -> str | None:
     """Ids, words about the prompt, refusals."""
     used = {*asked.words, *told.words}
     for text in (asked.text, told.text):
@@ -238,30 +242,32 @@ def _speech(asked: Said, told: Said, sheet: Sheet, cited: Sequence[Item]) -> str
     return "refusal" if not _DENIALS.isdisjoint(used) and _REFUSAL.search(told.text[:_BEGINNING]) else None
 
 
-def _stands_in(words: str, cited: Iterable[Item]) -> bool:
+def _stands_in(words: str, cited: Iterable[EvidenceItem]) -> bool:
     words = words.casefold()
     return any(words in item.text.casefold() for item in cited)
 
 
-def _repetition(told: Said, runs: Pair, before: Sequence[Pair], settings: Settings) -> str | None:
+def _repetition(told: TextFeatures, runs: Pair, before: Sequence[Pair], settings: CheckSettings) -> str | None:
     if len(told.words) >= 20 and len(runs[1]) < 0.5 * (len(told.words) - 2):
         return "loops"
     for asked, answered in before:
-        if wording.alike(runs[0], asked) >= settings.repeated:
+        if wording.jaccard(runs[0], asked) >= settings.repeated:
             return "repeated: question"
         # "Yes." and "Two." may be said twice.
-        if len(told.words) >= 5 and wording.alike(runs[1], answered) >= settings.repeated:
+        if len(told.words) >= 5 and wording.jaccard(runs[1], answered) >= settings.repeated:
             return "repeated: answer"
     return None
 
 
-def _given_away(asked: Said, told: Said) -> str | None:
+def _given_away(asked: TextFeatures, told: TextFeatures) -> str | None:
     if not told.content or not told.content <= asked.content or _CHOICE.search(asked.text):
         return None
     return None if told.numbers - asked.numbers or told.times or _YES.match(told.text) else "given_away"
 
 
-def _outside(asked: Said, told: Said, sheet: Sheet, cited: Sequence[Item], slack: float) -> str | None:
+def _outside(
+    asked: TextFeatures, told: TextFeatures, sheet: EvidenceSheet, cited: Sequence[EvidenceItem], slack: float
+) -> str | None:
     if sheet.seconds is not None:
         for value, words in (*asked.times, *told.times):
             if value > sheet.seconds + slack and not _stands_in(words, cited):
@@ -269,7 +275,9 @@ def _outside(asked: Said, told: Said, sheet: Sheet, cited: Sequence[Item], slack
     return None
 
 
-def _span(turn: Turn, sheet: Sheet, kind: Kind, cited: Sequence[Item], slack: float) -> str | None:
+def _span(
+    turn: Turn, sheet: EvidenceSheet, kind: DialogueKind, cited: Sequence[EvidenceItem], slack: float
+) -> str | None:
     wanted = "start_s" in kind.schema["properties"]["turns"]["items"]["properties"]
     if not wanted and turn.start_s is None and turn.end_s is None:
         return None
@@ -285,21 +293,26 @@ def _span(turn: Turn, sheet: Sheet, kind: Kind, cited: Sequence[Item], slack: fl
 
 
 def _covered(
-    asked: Said, told: Said, sheet: Sheet, kind: Kind, cited: Sequence[Item], settings: Settings
+    asked: TextFeatures,
+    told: TextFeatures,
+    sheet: EvidenceSheet,
+    kind: DialogueKind,
+    cited: Sequence[EvidenceItem],
+    settings: CheckSettings,
 ) -> str | None:
     words = told.content
     if not words or _YES.match(told.text):
         words |= asked.content  # "Yes." says what was asked
     if not words:
         return None if told.numbers or told.times else "uncovered: no words to judge by"
-    strange = words.difference(*(item.said.content for item in cited))
+    strange = words.difference(*(item.features.content for item in cited))
     least = settings.reasoning if kind.name == "reasoning" else settings.coverage
     if len(words) - len(strange) < least * len(words):
-        if wording.other_script(" ".join(item.text for item in cited)) != wording.other_script(told.text):
+        if wording.is_non_latin(" ".join(item.text for item in cited)) != wording.is_non_latin(told.text):
             return "other_script"
         return f"uncovered: {len(strange)} of {len(words)} words"
     # The words that say nothing are known of English only.
-    if kind.name == "reasoning" or len(asked.content) < 3 or wording.other_script(asked.text):
+    if kind.name == "reasoning" or len(asked.content) < 3 or wording.is_non_latin(asked.text):
         return None
     unheard = asked.content - sheet.content - words
     if len(asked.content) - len(unheard) < settings.question_coverage * len(asked.content):
@@ -307,16 +320,16 @@ def _covered(
     return None
 
 
-def _strange_number(told: Said, cited: Sequence[Item], slack: float) -> str | None:
+def _strange_number(told: TextFeatures, cited: Sequence[EvidenceItem], slack: float) -> str | None:
     """The first number of an answer for which nothing cited stands: neither the same number (decimals may be left out),
     nor, for a time, the span of an item, how long that is, or how far two ends are apart."""
     if not told.times and not told.numbers:
         return None
-    known = {1.0} if any("one" in item.said.words for item in cited) else set()
+    known = {1.0} if any("one" in item.features.words for item in cited) else set()
     for item in cited:
         # "12.4 seconds" may be told as 12 or as 12.4, in seconds or without the word.
-        known |= item.said.numbers | {value for value, _ in item.said.times}
-        known |= {value / 60 for value, _ in item.said.times if value % 60 == 0}
+        known |= item.features.numbers | {value for value, _ in item.features.times}
+        known |= {value / 60 for value, _ in item.features.times if value % 60 == 0}
     known |= {float(math.floor(value)) for value in known} | {float(round(value)) for value in known}
     for value in sorted(told.numbers - known):
         return f"uncovered_number: {value:g}"
@@ -329,6 +342,6 @@ def _strange_number(told: Said, cited: Sequence[Item], slack: float) -> str | No
     return None
 
 
-def _spans(cited: Iterable[Item]) -> list[tuple[float, float]]:
+def _spans(cited: Iterable[EvidenceItem]) -> list[tuple[float, float]]:
     starts = [(item.start_s, item.end_s) for item in cited]
     return [(start, start if end is None else end) for start, end in starts if start is not None]

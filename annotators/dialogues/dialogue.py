@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotators.dialogues import evidence, wording
-from annotators.dialogues.evidence import Sheet
-from annotators.dialogues.kinds import IMAGE_TEXT, Kind
+from annotators.dialogues.evidence import EvidenceSheet
+from annotators.dialogues.kinds import IMAGE_TEXT, DialogueKind
 from infra.hashing import fingerprint
 
 #: Raised whenever the same answers would be read otherwise.
@@ -86,7 +86,9 @@ class Dialogue:
 # Writing
 
 
-def generation_body(kind: Kind, sheet: Sheet, model: str, sampling: Mapping[str, Any], n: int = 1) -> dict[str, Any]:
+def build_generation_body(
+    kind: DialogueKind, sheet: EvidenceSheet, model: str, sampling: Mapping[str, Any], n: int = 1
+) -> dict[str, Any]:
     """The request for one dialogue, n candidates. `sampling` holds temperature, top_p and max_tokens at least: what is
     not sent a server takes from the model's own defaults.
 
@@ -102,22 +104,22 @@ def generation_body(kind: Kind, sheet: Sheet, model: str, sampling: Mapping[str,
     )
 
 
-def rationale_body(
-    turn: Turn, sheet: Sheet, model: str, *, temperature: float = 0.3, max_tokens: int = 160
+def build_rationale_body(
+    turn: Turn, sheet: EvidenceSheet, model: str, *, temperature: float = 0.3, max_tokens: int = 160
 ) -> dict[str, Any]:
-    """The request for the reasons behind an answer, as plain text (see `with_rationale`)."""
+    """The request for the reasons behind an answer, as plain text (see `prepend_rationale`)."""
     asked = f"{_fenced(sheet)}\n<question>{_inside(turn.question)}</question>\n<answer>{_inside(turn.answer)}</answer>"
     sampling = {"temperature": temperature, "top_p": 1.0, "max_tokens": max_tokens, "n": 1}
     return _body(model, RATIONALE, asked, sampling)
 
 
-def with_rationale(turn: Turn, rationale: str) -> Turn:
+def prepend_rationale(turn: Turn, rationale: str) -> Turn:
     """The turn with its reasons before the answer."""
     answer = f"{_line(rationale)} {turn.answer}"
     return Turn(turn.question, answer, turn.evidence, turn.start_s, turn.end_s)
 
 
-def read(text: str, finish: str | None, kind: Kind) -> Dialogue | str:
+def parse_dialogue(text: str, finish: str | None, kind: DialogueKind) -> Dialogue | str:
     """The dialogue in a model's answer, or why there is none: "truncated", "stopped: REASON", "not_json", or
     "schema: PLACE KEYWORD", where PLACE is a path in the answer and KEYWORD the rule of the schema that it breaks.
 
@@ -158,13 +160,13 @@ def _no_constant(name: str) -> Any:
 
 
 @functools.cache
-def _validator(kind: Kind) -> Any:
+def _validator(kind: DialogueKind) -> Any:
     import jsonschema_rs
 
     return jsonschema_rs.Draft202012Validator(dict(kind.schema))
 
 
-def _wrong(kind: Kind, value: Any) -> str | None:
+def _wrong(kind: DialogueKind, value: Any) -> str | None:
     """Where and which keyword of the schema is broken first, by place; nothing of what the model wrote."""
     validator = _validator(kind)
     if not validator.is_valid(value):
@@ -183,7 +185,7 @@ def _wrong(kind: Kind, value: Any) -> str | None:
 # Asking without the video
 
 
-def blind_body(
+def build_blind_body(
     question: str, model: str, k: int = 5, *, temperature: float = 0.7, max_tokens: int = 96
 ) -> dict[str, Any]:
     """The question alone, k answers drawn. ApolloBench asks ten models once; one model drawn k times is ours."""
@@ -192,7 +194,7 @@ def blind_body(
     )
 
 
-def judge_body(question: str, reference: str, answer: str, model: str) -> dict[str, Any]:
+def build_judge_body(question: str, reference: str, answer: str, model: str) -> dict[str, Any]:
     """Whether `answer` says the same as `reference`: one verdict, no chance in it."""
     asked = (
         f"<question>{_inside(question)}</question>\n<reference>{_inside(reference)}</reference>\n"
@@ -202,7 +204,7 @@ def judge_body(question: str, reference: str, answer: str, model: str) -> dict[s
     return _body(model, JUDGE, asked, sampling, ("verdict", _VERDICT))
 
 
-def read_verdict(text: str) -> bool | None:
+def parse_verdict(text: str) -> bool | None:
     """What a judge said; None where it is neither yes nor no."""
     try:
         value = json.loads(text)
@@ -213,7 +215,7 @@ def read_verdict(text: str) -> bool | None:
     return {"yes": True, "no": False}.get(value["verdict"]) if isinstance(value["verdict"], str) else None
 
 
-def short_match(reference: str, answer: str) -> bool | None:
+def match_short_answer(reference: str, answer: str) -> bool | None:
     """Whether an answer is right, where words alone can tell: the same words but for articles and case, yes or no, or
     one number of each. None: a judge must say; two different short answers may still mean the same."""
     same, other = _normal(reference), _normal(answer)
@@ -231,13 +233,13 @@ def short_match(reference: str, answer: str) -> bool | None:
 
 
 def _normal(text: str) -> str:
-    found = wording.words(_ARTICLE.sub(" ", text.lower()))
-    values = [wording.number(word) for word in found]
+    found = wording.split_words(_ARTICLE.sub(" ", text.lower()))
+    values = [wording.parse_number(word) for word in found]
     return " ".join(word if value is None else f"{value:g}" for word, value in zip(found, values, strict=True))
 
 
 def _values(normal: str) -> set[float]:
-    return {value for word in normal.split() if (value := wording.number(word)) is not None}
+    return {value for word in normal.split() if (value := wording.parse_number(word)) is not None}
 
 
 def asks_for_description(question: str) -> bool:
@@ -246,32 +248,32 @@ def asks_for_description(question: str) -> bool:
     return _ASKS.match(" ".join(question.split())) is not None
 
 
-def blind_rate(rights: Sequence[bool | None]) -> float | None:
+def compute_blind_rate(rights: Sequence[bool | None]) -> float | None:
     """Share (0 to 1) of blind answers that are right; what no judge could tell (None) is left out, None of nothing."""
     known = [right for right in rights if right is not None]
     return sum(known) / len(known) if known else None
 
 
-def too_easy(rate: float | None) -> bool:
+def is_too_easy(rate: float | None) -> bool:
     """Whether more than half of the blind answers are right: strictly, as ApolloBench drops questions
     (arXiv 2412.10360, section 2.3)."""
     return rate is not None and rate > 0.5
 
 
-def prompt_hashes() -> Mapping[str, str]:
+def hash_prompts() -> Mapping[str, str]:
     """Hash (32 hex digits) of each prompt that is no kind's."""
     return {name: fingerprint(text) for name, text in (("blind", BLIND), ("judge", JUDGE), ("rationale", RATIONALE))}
 
 
-def _fenced(sheet: Sheet) -> str:
-    return f"{evidence.OPEN}\n{evidence.as_text(sheet)}\n{evidence.CLOSE}"
+def _fenced(sheet: EvidenceSheet) -> str:
+    return f"{evidence.OPEN}\n{evidence.format_sheet(sheet)}\n{evidence.CLOSE}"
 
 
 def _inside(text: str) -> str:
-    return evidence.neutral(text)
+    return evidence.neutralise(text)
 
 
-def _medium(kind: Kind) -> str:
+def _medium(kind: DialogueKind) -> str:
     return "picture" if kind.name == IMAGE_TEXT else "video"
 
 

@@ -64,7 +64,7 @@ _ANGLES = str.maketrans("＜＞﹤﹥", "<><>")
 _UNSEEN = "\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufffd-\uffff\ud800-\udfff"
 _CONTROL = re.compile(f"[\x00-\x1f\u2028\u2029{_UNSEEN}\U000e0000-\U000e007f]")
 _SUSPECT = re.compile("[<>\\[＜＞﹤﹥]")
-# What must not stand in a dialogue; none of it is left by `neutral`.
+# What must not stand in a dialogue; none of it is left by `neutralise`.
 _MARK = re.compile(
     rf"<\s*[|｜/!?]|[|｜]>|<[A-Za-z_][^<>]{{0,200}}>|<<\w|{_BRACKETED}"
     f"|[\x00-\x08\x0b-\x1f{_UNSEEN}]"
@@ -79,8 +79,8 @@ _EGO = frozenset({"ego", "egocentric", "first-person", "first person", "first_pe
 _READ = 10_000  # entries of a source's list that are looked at; a hostile one may hold millions
 
 
-class Settings(Strict):
-    """max_tokens: of a whole sheet, by estimate (`tokens`); item_tokens: of one item, and at most half of the
+class EvidenceSettings(Strict):
+    """max_tokens: of a whole sheet, by estimate (`estimate_tokens`); item_tokens: of one item, and at most half of the
     sheet: longer texts are cut at a word; items: the most of one kind. All ours."""
 
     max_tokens: int = Field(default=1500, ge=64)
@@ -89,7 +89,7 @@ class Settings(Strict):
 
 
 @dataclass(frozen=True)
-class Item:
+class EvidenceItem:
     """id: letter of its kind and a number from 1. start_s, end_s: seconds from the video's start, 0 <= start <= end;
     None: of the whole video, or not known. text: one line."""
 
@@ -100,55 +100,55 @@ class Item:
     text: str
 
     @property
-    def said(self) -> wording.Said:
-        return wording.said(self.text)
+    def features(self) -> wording.TextFeatures:
+        return wording.extract_features(self.text)
 
 
 @dataclass(frozen=True)
-class Sheet:
+class EvidenceSheet:
     """items: what is of the whole video first, then by time. seconds: the video's length, None where not known."""
 
-    items: tuple[Item, ...]
+    items: tuple[EvidenceItem, ...]
     seconds: float | None
 
     @cached_property
-    def by_id(self) -> Mapping[str, Item]:
+    def by_id(self) -> Mapping[str, EvidenceItem]:
         return {item.id: item for item in self.items}
 
     @cached_property
     def content(self) -> frozenset[str]:
         """Stems of what all the texts say."""
-        return frozenset().union(*(item.said.content for item in self.items))
+        return frozenset().union(*(item.features.content for item in self.items))
 
     @cached_property
     def seen(self) -> frozenset[str]:
         """Stems of what the captions say, those of the whole and those of parts."""
-        return frozenset().union(*(item.said.content for item in self.of("caption", "dense")))
+        return frozenset().union(*(item.features.content for item in self.of_kinds("caption", "dense")))
 
-    def rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """The items as rows of infra.tables.ITEM."""
         return [dict(vars(item)) for item in self.items]
 
-    def of(self, *names: str) -> tuple[Item, ...]:
+    def of_kinds(self, *names: str) -> tuple[EvidenceItem, ...]:
         """The items of some kinds."""
         return tuple(item for item in self.items if item.kind in names)
 
 
-def tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Estimated tokens: four ASCII characters one, any other character one, which is on the safe side for Llama 3.
     Ours, and apart from the estimate of a trainer's tokens in mixtures, which no room may import."""
     plain_ones = len(text.encode("ascii", "ignore"))
     return -(-plain_ones // 4) + len(text) - plain_ones
 
 
-def has_marks(text: str) -> bool:
+def has_markup(text: str) -> bool:
     """Whether a text holds control characters, control or media tokens, or HTML tags."""
     if text.isprintable() and not _SUSPECT.search(text):  # the usual case, at a tenth of the price
         return "\ufffd" in text
     return _MARK.search(text) is not None
 
 
-def neutral(text: str) -> str:
+def neutralise(text: str) -> str:
     """One line of `text` in which nothing opens or closes a tag, a special token or a fence."""
     if not text.isprintable() or "\ufffd" in text:
         text = _CONTROL.sub(" ", text)
@@ -158,19 +158,19 @@ def neutral(text: str) -> str:
     return " ".join(text.split())
 
 
-def plain(text: str, limit: int = 4_000) -> str:
+def clean_text(text: str, limit: int = 4_000) -> str:
     """`text` repaired as captions are (`annotators.clean`), at most `limit` characters, and neutral."""
-    return neutral(clean.caption(text, limit))
+    return neutralise(clean.caption(text, limit))
 
 
-def cut(text: str, most: int) -> str:
+def truncate(text: str, most: int) -> str:
     """`text` in at most `most` tokens by estimate, cut after a word where that leaves half of it, with "…" behind."""
-    if tokens(text) <= most:
+    if estimate_tokens(text) <= most:
         return text
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if tokens(text[:middle]) < most else (low, middle - 1)
+        low, high = (middle, high) if estimate_tokens(text[:middle]) < most else (low, middle - 1)
     kept = text[:low]
     space = kept.rfind(" ")
     if space > len(kept) // 2 and not text[low : low + 1].isspace():
@@ -178,9 +178,12 @@ def cut(text: str, most: int) -> str:
     return kept.rstrip(" ,;:-–—") + "…"
 
 
-def sheet(
-    sample: Mapping[str, Any], signals: Mapping[str, Any], settings: Settings, further: Sequence[Item] = ()
-) -> Sheet:
+def build_sheet(
+    sample: Mapping[str, Any],
+    signals: Mapping[str, Any],
+    settings: EvidenceSettings,
+    further: Sequence[EvidenceItem] = (),
+) -> EvidenceSheet:
     """The evidence sheet of a row of `infra.tables.SAMPLES` and its row of signals ("annotator.column" -> value; what
     is missing or None is not known). `further`: dense captions that a captioner made; their ids are given anew.
 
@@ -206,18 +209,18 @@ def sheet(
     most = min(settings.item_tokens, settings.max_tokens // 2)
     limit = 8 * most  # characters; more than any cut leaves
 
-    found: dict[str, list[Item]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[EvidenceItem]] = {kind: [] for kind in KINDS}
     said: dict[str, set[str]] = {kind: set() for kind in KINDS}
 
     def add(kind: str, text: str, start: float | None = None, end: float | None = None, mended: bool = False) -> None:
-        text = neutral(text[:limit]) if mended else plain(text, limit)
+        text = neutralise(text[:limit]) if mended else clean_text(text, limit)
         same = f"{text.casefold()}\x00{start}"
         if not any(c.isalnum() for c in text) or same in said[kind]:
             return
         span = _span(start, end, seconds) if video else (None, None)
         if span is not None:
             said[kind].add(same)
-            found[kind].append(Item("", kind, *span, cut(text, most)))
+            found[kind].append(EvidenceItem("", kind, *span, truncate(text, most)))
 
     mended, raw = signals.get("clean.text"), sample.get("text")
     if isinstance(mended, str) and mended:
@@ -232,15 +235,15 @@ def sheet(
         add("ocr", text, start, end)
     for kind, text, start, end in _measured(signals, extra, seconds, settings.items):
         add(kind, text, start, end, mended=True)
-    return Sheet(_bounded(found, settings), seconds)
+    return EvidenceSheet(_bounded(found, settings), seconds)
 
 
-def as_text(of: Sheet) -> str:
+def format_sheet(of: EvidenceSheet) -> str:
     """One line an item: "[d2] what is seen, 3.0-7.5 s: …"."""
     return "\n".join(f"[{item.id}] {_CALLED[item.kind]}{_when(item)}: {item.text}" for item in of.items)
 
 
-def _when(item: Item) -> str:
+def _when(item: EvidenceItem) -> str:
     if item.start_s is None:
         return ""
     if item.end_s is None or item.end_s - item.start_s < 0.05:
@@ -248,7 +251,7 @@ def _when(item: Item) -> str:
     return f", {item.start_s:.1f}-{item.end_s:.1f} s"
 
 
-def caption_body(model: str, pictures: Sequence[str], max_tokens: int) -> dict[str, Any]:
+def build_caption_body(model: str, pictures: Sequence[str], max_tokens: int) -> dict[str, Any]:
     """The chat-completions request for what is seen in some frames of a video, one after the other: JPEG in base64."""
     asked = (
         "These are frames of one short stretch of a video, in order. Say in two to four sentences what is seen and "
@@ -423,15 +426,15 @@ def _spread(count: int) -> list[int]:
     return sorted(range(count), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2) if bits else 0)
 
 
-def _bounded(found: Mapping[str, list[Item]], settings: Settings) -> tuple[Item, ...]:
-    order: Callable[[Item], tuple[float, float]] = lambda item: (item.start_s or 0.0, item.end_s or 0.0)  # noqa: E731
-    ranked: list[tuple[int, int, int, Item]] = []
+def _bounded(found: Mapping[str, list[EvidenceItem]], settings: EvidenceSettings) -> tuple[EvidenceItem, ...]:
+    order: Callable[[EvidenceItem], tuple[float, float]] = lambda item: (item.start_s or 0.0, item.end_s or 0.0)  # noqa: E731
+    ranked: list[tuple[int, int, int, EvidenceItem]] = []
     for rank, items in enumerate(found.values()):
         items.sort(key=order)  # stable: what has no time stays as the source has it
         ranked += [(level, rank, i, items[i]) for level, i in enumerate(_spread(len(items))[: settings.items])]
     kept, left = [], settings.max_tokens
     for _, rank, i, item in sorted(ranked, key=lambda entry: entry[:2]):
-        left -= tokens(item.text) + 10  # the id, its kind and its span
+        left -= estimate_tokens(item.text) + 10  # the id, its kind and its span
         if left < 0:
             break
         kept.append((item.start_s is not None, *order(item), rank, i, item))
@@ -440,5 +443,7 @@ def _bounded(found: Mapping[str, list[Item]], settings: Settings) -> tuple[Item,
     result = []
     for *_, item in kept:
         numbers[item.kind] += 1
-        result.append(Item(f"{KINDS[item.kind]}{numbers[item.kind]}", item.kind, item.start_s, item.end_s, item.text))
+        result.append(
+            EvidenceItem(f"{KINDS[item.kind]}{numbers[item.kind]}", item.kind, item.start_s, item.end_s, item.text)
+        )
     return tuple(result)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from annotators.dialogues import checks
 from annotators.dialogues.dialogue import Dialogue, Turn
-from annotators.dialogues.evidence import Item, Sheet
-from annotators.dialogues.kinds import IMAGE_TEXT, Kind
+from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
+from annotators.dialogues.kinds import IMAGE_TEXT, DialogueKind
 from infra.hashing import draws
 
 #: Raised whenever the same sheet and key would give another dialogue.
@@ -40,20 +40,22 @@ class _Topic:
 
     questions: Sequence[str]
     answers: Sequence[str]
-    evidence: Sequence[Item]
+    evidence: Sequence[EvidenceItem]
     start_s: float | None = None
     end_s: float | None = None
     follows: bool = False
 
 
-def write(kind: Kind, sheet: Sheet, seed: int, key: str, settings: checks.Settings | None = None) -> Dialogue:
+def write(
+    kind: DialogueKind, sheet: EvidenceSheet, seed: int, key: str, settings: checks.CheckSettings | None = None
+) -> Dialogue:
     """A dialogue of this kind about the video `key`: at most `kind.most` turns, where little is known fewer than
     `kind.least`, and none where there is nothing honest to say. Topics and wordings are drawn from (seed, key).
 
     Every turn passes `checks.check` under `settings` (by default the defaults); only the language is that of the
     captions, whatever it is.
     """
-    limits = (settings or checks.Settings()).model_copy(update={"language": None})
+    limits = (settings or checks.CheckSettings()).model_copy(update={"language": None})
     of_turn = kind.schema["properties"]["turns"]["items"]["properties"]
     numbers = _numbers(seed, key)
     topics = list(itertools.islice(_ABOUT[kind.name](sheet), _TOPICS))
@@ -86,8 +88,8 @@ def _numbers(seed: int, key: str) -> Iterator[int]:
 # What the kinds talk about, the most telling first.
 
 
-def _captioning(sheet: Sheet) -> Iterator[_Topic]:
-    whole, parts = _whole(sheet), sheet.of("dense")
+def _captioning(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    whole, parts = _whole(sheet), sheet.of_kinds("dense")
     if whole:
         yield _Topic(_DESCRIBE, (_sentence(whole.text),), (whole,))
     if parts:
@@ -103,8 +105,8 @@ def _captioning(sheet: Sheet) -> Iterator[_Topic]:
         )
 
 
-def _conversation(sheet: Sheet) -> Iterator[_Topic]:
-    whole, parts = _whole(sheet), sheet.of("dense")
+def _conversation(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    whole, parts = _whole(sheet), sheet.of_kinds("dense")
     if whole:
         yield _Topic(
             (
@@ -136,17 +138,17 @@ def _conversation(sheet: Sheet) -> Iterator[_Topic]:
             (_sentence(parts[-1].text), f"It ends like this: {_clause(parts[-1].text)}"),
             (parts[-1],),
         )
-    for item in sheet.of("transcript")[:2]:
+    for item in sheet.of_kinds("transcript")[:2]:
         yield _Topic(
             ("What is being said?", "What can be heard?", "Which words are spoken?"),
             (f"One hears: “{item.text}”", f"Somebody says: “{item.text}”"),
             (item,),
         )
-    for item in sheet.of("ocr")[:1]:
+    for item in sheet.of_kinds("ocr")[:1]:
         yield _read_out(item)
     yield from _length(sheet)
     yield from _shots(sheet)
-    for item in sheet.of("motion"):
+    for item in sheet.of_kinds("motion"):
         yield _Topic(
             ("How lively is it?", "Is it calm or lively?", "Does much go on in it, or is it calm?"),
             (item.text,),
@@ -154,7 +156,7 @@ def _conversation(sheet: Sheet) -> Iterator[_Topic]:
         )
 
 
-def _reasoning(sheet: Sheet) -> Iterator[_Topic]:
+def _reasoning(sheet: EvidenceSheet) -> Iterator[_Topic]:
     found = list(_conclusions(sheet))
     yield from found
     whole = _whole(sheet)
@@ -169,8 +171,8 @@ def _reasoning(sheet: Sheet) -> Iterator[_Topic]:
         )
 
 
-def _conclusions(sheet: Sheet) -> Iterator[_Topic]:
-    parts = [item for item in sheet.of("dense") if item.start_s is not None and len(item.text) <= _CLAUSE]
+def _conclusions(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    parts = [item for item in sheet.of_kinds("dense") if item.start_s is not None and len(item.text) <= _CLAUSE]
     for a, b in itertools.pairwise(parts[:6]):
         if (a.end_s or 0.0) <= (b.start_s or 0.0) + 0.05:
             yield _Topic(
@@ -194,7 +196,7 @@ def _conclusions(sheet: Sheet) -> Iterator[_Topic]:
                 ),
                 (a, b),
             )
-    shots, facts = sheet.of("shot"), sheet.of("facts")
+    shots, facts = sheet.of_kinds("shot"), sheet.of_kinds("facts")
     count = _count(shots)
     if count > 1 and sheet.seconds and facts:
         pace = "fast" if sheet.seconds / count < 3 else "slowly"
@@ -203,7 +205,7 @@ def _conclusions(sheet: Sheet) -> Iterator[_Topic]:
             (f"There are {count} shots in {_seconds(sheet.seconds)}, so it is cut {pace}.",),
             (shots[0], *facts),
         )
-    for item in sheet.of("motion"):
+    for item in sheet.of_kinds("motion"):
         if item.text.startswith("Practically"):
             yield _Topic(
                 ("Why would a single photograph tell almost as much?", "What would a photograph of it be missing?"),
@@ -218,8 +220,8 @@ def _conclusions(sheet: Sheet) -> Iterator[_Topic]:
             )
 
 
-def _temporal_perception(sheet: Sheet) -> Iterator[_Topic]:
-    timed = [item for item in sheet.of("caption", "dense", "transcript", "ocr") if item.start_s is not None]
+def _temporal_perception(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    timed = [item for item in sheet.of_kinds("caption", "dense", "transcript", "ocr") if item.start_s is not None]
     short = [item for item in timed if len(item.text) <= _CLAUSE]
     for i, item in enumerate(short[:6]):
         span = (item.start_s, item.end_s)
@@ -260,8 +262,8 @@ def _temporal_perception(sheet: Sheet) -> Iterator[_Topic]:
             )
 
 
-def _egocentric(sheet: Sheet) -> Iterator[_Topic]:
-    whole, parts = _whole(sheet), sheet.of("dense")
+def _egocentric(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    whole, parts = _whole(sheet), sheet.of_kinds("dense")
     if whole:
         yield _Topic(
             ("What am I doing in this video?", "What do I have before my eyes?", "What did I record here?"),
@@ -279,7 +281,7 @@ def _egocentric(sheet: Sheet) -> Iterator[_Topic]:
             (item,),
             follows=i > 0,
         )
-    for item in sheet.of("ocr")[:1]:
+    for item in sheet.of_kinds("ocr")[:1]:
         yield _Topic(
             ("Which words did I have before me?", "What did I get to read?"),
             (f"You had “{item.text}” before you.", f"You could read “{item.text}”."),
@@ -287,8 +289,8 @@ def _egocentric(sheet: Sheet) -> Iterator[_Topic]:
         )
 
 
-def _text_recognition(sheet: Sheet) -> Iterator[_Topic]:
-    items = [item for item in sheet.of("ocr") if len(item.text) <= _CLAUSE]
+def _text_recognition(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    items = [item for item in sheet.of_kinds("ocr") if len(item.text) <= _CLAUSE]
     for item in items[:1]:
         yield _read_out(item)
     if len(items) > 1:
@@ -315,7 +317,7 @@ def _text_recognition(sheet: Sheet) -> Iterator[_Topic]:
         )
 
 
-_ABOUT: Mapping[str, Callable[[Sheet], Iterator[_Topic]]] = {
+_ABOUT: Mapping[str, Callable[[EvidenceSheet], Iterator[_Topic]]] = {
     "conversation": _conversation,
     "reasoning": _reasoning,
     "captioning": _captioning,
@@ -336,7 +338,7 @@ _DESCRIBE = (
 )
 
 
-def _read_out(item: Item) -> _Topic:
+def _read_out(item: EvidenceItem) -> _Topic:
     return _Topic(
         ("What can be read in the picture?", "What does the writing in the picture say?", "Which text is visible?"),
         (f"It says “{item.text}”.", f"One can read “{item.text}”.", f"The writing says “{item.text}”."),
@@ -344,8 +346,8 @@ def _read_out(item: Item) -> _Topic:
     )
 
 
-def _length(sheet: Sheet) -> Iterator[_Topic]:
-    facts = sheet.of("facts")
+def _length(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    facts = sheet.of_kinds("facts")
     if sheet.seconds and facts:
         yield _Topic(
             ("How long is the video?", "How long does it last?", "How many seconds does it take?"),
@@ -354,8 +356,8 @@ def _length(sheet: Sheet) -> Iterator[_Topic]:
         )
 
 
-def _shots(sheet: Sheet) -> Iterator[_Topic]:
-    shots = sheet.of("shot")
+def _shots(sheet: EvidenceSheet) -> Iterator[_Topic]:
+    shots = sheet.of_kinds("shot")
     count = _count(shots)
     if count > 1:
         yield _Topic(
@@ -367,17 +369,17 @@ def _shots(sheet: Sheet) -> Iterator[_Topic]:
         yield _Topic(("How is it edited?", "Does the picture ever jump to another?"), (shots[0].text,), shots[:1])
 
 
-def _count(shots: Sequence[Item]) -> int:
+def _count(shots: Sequence[EvidenceItem]) -> int:
     """Shots of the video, of which the sheet may hold a part: "Shot 2 of 14.", "The video has 90 shots."; else 0."""
     said = _SHOTS.search(shots[0].text) if shots else None
     return int(said[1]) if said else 0
 
 
-def _whole(sheet: Sheet) -> Item | None:
-    return next(iter(sheet.of("caption")), None)
+def _whole(sheet: EvidenceSheet) -> EvidenceItem | None:
+    return next(iter(sheet.of_kinds("caption")), None)
 
 
-def _lasts(item: Item) -> float:
+def _lasts(item: EvidenceItem) -> float:
     return (item.end_s or 0.0) - (item.start_s or 0.0)
 
 
@@ -389,7 +391,7 @@ def _seconds(value: float) -> str:
     return f"{_amount(value)} second{'' if _amount(value) == '1' else 's'}"
 
 
-def _when(item: Item) -> str:
+def _when(item: EvidenceItem) -> str:
     start, end = item.start_s or 0.0, item.end_s or 0.0
     if _amount(start) == _amount(end):
         return f"at about {_seconds(start)}"

@@ -99,7 +99,7 @@ def stem(word: str) -> str:
 _SAYS_NOTHING = frozenset(stem(word) for word in _EMPTY.split()) | _NUMBER_WORDS.keys()
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Lower-case words in order; of scripts without blanks, overlapping pairs of characters."""
     text = text.lower()
     if text.isascii() or not _RUN.search(text):
@@ -113,11 +113,11 @@ def words(text: str) -> list[str]:
     return found
 
 
-class Said(NamedTuple):
+class TextFeatures(NamedTuple):
     """A text taken apart.
 
-    words: in lower case, in order (see `words`). content: stems of those that say something; numbers in digits are
-    none.
+    words: in lower case, in order (see `split_words`). content: stems of those that say something; numbers in digits
+    are none.
     times: seconds of every time or duration that is named, with the words that name it: "0:45", "12 seconds in", "from
     3 to 7 s", "two minutes", "second 12", "1 minute 20 seconds". numbers: values of the other numbers, in digits or in
     words from "two" to "hundred"; "one" is a pronoun as often.
@@ -131,21 +131,21 @@ class Said(NamedTuple):
 
 
 @functools.lru_cache(maxsize=512)  # of a sheet's items every turn asks again
-def said(text: str) -> Said:
+def extract_features(text: str) -> TextFeatures:
     """A text taken apart."""
-    found = tuple(words(text))
+    found = tuple(split_words(text))
     in_digits = _DIGIT.search(text) is not None
     content = frozenset(map(stem, found)) - _SAYS_NOTHING
     if in_digits:
         content = frozenset(word for word in content if not word.isdecimal())
     if not in_digits and _COUNTED.keys().isdisjoint(found):
-        return Said(text, found, content, (), frozenset())
+        return TextFeatures(text, found, content, (), frozenset())
     low = text.lower()
     timed = any(unit in low for unit in _UNITS) or _SECONDS.search(low)
     times, rest = _times(low) if timed else ((), low)
     others = {float(value) for value in _NUMBER.findall(rest)} if in_digits else set()
-    others |= {_COUNTED[word] for word in _COUNTED.keys() & (words(rest) if times else found)}
-    return Said(text, found, content, times, frozenset(others))
+    others |= {_COUNTED[word] for word in _COUNTED.keys() & (split_words(rest) if times else found)}
+    return TextFeatures(text, found, content, times, frozenset(others))
 
 
 def _times(text: str) -> tuple[tuple[tuple[float, str], ...], str]:
@@ -168,18 +168,18 @@ def shingles(words: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
     return frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
-def alike(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
+def jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
     """Share of their shingles, 0 to 1, that two texts have in common (Jaccard)."""
     common = len(a & b)
     return common / (len(a) + len(b) - common) if common else 0.0
 
 
-def other_script(text: str) -> bool:
+def is_non_latin(text: str) -> bool:
     """Whether most letters are of another script than Latin; False without letters."""
     return not text.isascii() and len(_LATIN.findall(text)) * 2 < len(_LETTER.findall(text))
 
 
-def number(word: str) -> float | None:
+def parse_number(word: str) -> float | None:
     """The value of a lower-case word that is a number, in digits or from "zero" to "hundred"; None of any other."""
     if word in _NUMBER_WORDS:
         return _NUMBER_WORDS[word]

@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import IO, Any
 
 from infra.errors import StageError
-from infra.llm.requests import GAVE_UP, Answer, Ask, Cache
-from infra.llm.servers import Fault, permanent, read_answer
+from infra.llm.requests import GAVE_UP, Completion, Request, RequestCache
+from infra.llm.servers import TransientFault, parse_completion, permanent_error
 
 #: Requests of one file: what OpenAI's API takes.
 FILE_REQUESTS = 50_000
 
 
-class Batch:
+class BatchFiles:
     """An engine that answers nothing: it writes each ask down once, and says that it is waiting."""
 
     def __init__(self, folder: str) -> None:
@@ -37,7 +37,7 @@ class Batch:
     def retries(self) -> int:
         return 0
 
-    async def __aenter__(self) -> Batch:
+    async def __aenter__(self) -> BatchFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -47,16 +47,16 @@ class Batch:
         if self._file is not None:
             self._file.close()
 
-    async def ask(self, ask: Ask) -> Answer:
-        if ask.key not in self._seen:
-            self._seen.add(ask.key)
+    async def complete(self, request: Request) -> Completion:
+        if request.key not in self._seen:
+            self._seen.add(request.key)
             if self.written % FILE_REQUESTS == 0:
                 self._open()
             assert self._file is not None
-            head = json.dumps({"custom_id": ask.key.hex(), "method": "POST", "url": "/v1/chat/completions"})
-            self._file.write(head[:-1].encode() + b', "body": ' + ask.data + b"}\n")
+            head = json.dumps({"custom_id": request.key.hex(), "method": "POST", "url": "/v1/chat/completions"})
+            self._file.write(head[:-1].encode() + b', "body": ' + request.payload + b"}\n")
             self.written += 1
-        return Answer((), (), ask.model, error=f"{GAVE_UP}: waits for its batch")
+        return Completion((), (), request.model, error=f"{GAVE_UP}: waits for its batch")
 
     def _open(self) -> None:
         if self._file is not None:
@@ -71,7 +71,7 @@ def clear(folder: str) -> None:
         path.unlink()
 
 
-def read_answers(folder: str, cache: Cache) -> dict[str, int]:
+def import_answers(folder: str, cache: RequestCache) -> dict[str, int]:
     """Put all answers that lie in the folder into the cache: {"read", "put", "again"}, the last what is to be asked
     again because the service failed.
 
@@ -102,14 +102,14 @@ def read_answers(folder: str, cache: Cache) -> dict[str, int]:
     return counts
 
 
-def _answer(value: dict[str, Any]) -> Answer | None:
+def _answer(value: dict[str, Any]) -> Completion | None:
     response = value.get("response") or {}
     status, body = int(response.get("status_code") or 0), response.get("body")
     raw = json.dumps(body).encode()
     if status == 200 and isinstance(body, dict):
         try:
-            return read_answer(raw, len(body.get("choices") or ()) or 1)
-        except Fault:
+            return parse_completion(raw, len(body.get("choices") or ()) or 1)
+        except TransientFault:
             return None
-    error = permanent(status, raw)
-    return None if error is None else Answer((), (), "", error=error)
+    error = permanent_error(status, raw)
+    return None if error is None else Completion((), (), "", error=error)

@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Any
 
 from infra.errors import MissingExtra, StageError
-from infra.llm.requests import Answer, Ask
+from infra.llm.requests import Completion, Request
 
 #: Seconds in which asks gather, and the most that are handed over together.
 GATHER_S = 0.05
 BATCH = 4096
 
 
-class Offline:
-    """`async with Offline(model, settings) as engine: await engine.ask(ask)`.
+class OfflineVllm:
+    """`async with OfflineVllm(model, settings) as engine: await engine.complete(request)`.
 
     settings: keyword arguments of vllm.LLM; `guidance` without whitespace is the structured-output backend where they
     do not name one (see docs/serving.md for why). Raises MissingExtra where vllm is not installed, StageError when the
@@ -30,7 +30,7 @@ class Offline:
         self._model = model
         self._settings = dict(settings)
         self._llm: Any = None
-        self._waiting: asyncio.Queue[tuple[Ask, asyncio.Future[Answer]]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[Completion]]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._dead: StageError | None = None
 
@@ -38,7 +38,7 @@ class Offline:
     def retries(self) -> int:
         return 0
 
-    async def __aenter__(self) -> Offline:
+    async def __aenter__(self) -> OfflineVllm:
         self._llm = await asyncio.to_thread(_load, self._model, self._settings)
         self._worker = asyncio.create_task(self._work())
         return self
@@ -49,12 +49,12 @@ class Offline:
         if self._worker is not None:
             self._worker.cancel()
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def complete(self, request: Request) -> Completion:
         """The answer; one that is too long for the model has an error of its own and harms no other."""
         if self._dead is not None:
             raise self._dead
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((ask, future))
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        await self._waiting.put((request, future))
         return await future
 
     async def _work(self) -> None:
@@ -64,7 +64,7 @@ class Offline:
             while len(batch) < BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             try:
-                answers = await asyncio.to_thread(self._answers, [ask for ask, _ in batch])
+                answers = await asyncio.to_thread(self._answers, [request for request, _ in batch])
             except RuntimeError as error:  # the engine is gone, and with it every ask
                 self._dead = StageError(
                     f"vLLM stopped: {error}", hint="see its log above; what was answered is in the cache"
@@ -79,33 +79,33 @@ class Offline:
                 if not future.done():
                     future.set_result(answer)
 
-    def _answers(self, asks: list[Ask]) -> list[Answer]:
-        found: list[Answer | None] = []
-        for ask in asks:
-            found.append(self._too_long(ask))
+    def _answers(self, requests: list[Request]) -> list[Completion]:
+        found: list[Completion | None] = []
+        for request in requests:
+            found.append(self._too_long(request))
         able = [i for i, answer in enumerate(found) if answer is None]
         if able:
             outputs = self._llm.chat(
-                [list(asks[i].body["messages"]) for i in able],
-                [_sampling(asks[i].body) for i in able],
+                [list(requests[i].body["messages"]) for i in able],
+                [_sampling(requests[i].body) for i in able],
                 use_tqdm=False,
             )
             for i, output in zip(able, outputs, strict=True):
                 found[i] = _answer(output, self._model)
         return [answer for answer in found if answer is not None]
 
-    def _too_long(self, ask: Ask) -> Answer | None:
+    def _too_long(self, request: Request) -> Completion | None:
         tokenizer = self._llm.get_tokenizer()
-        messages = list(ask.body["messages"])
+        messages = list(request.body["messages"])
         tokens = len(
             tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         )
         most = int(self._llm.llm_engine.model_config.max_model_len)
-        wanted = int(ask.body.get("max_tokens") or 0)
+        wanted = int(request.body.get("max_tokens") or 0)
         if tokens + wanted <= most:
             return None
         what = f"too_long: {tokens} tokens and {wanted} for the answer, the model takes {most}"
-        return Answer((), (), self._model, tokens, 0, 0, what)
+        return Completion((), (), self._model, tokens, 0, 0, what)
 
 
 def _load(model: str, settings: dict[str, Any]) -> Any:
@@ -136,9 +136,9 @@ def _sampling(body: Mapping[str, Any]) -> Any:
     )
 
 
-def _answer(output: Any, model: str) -> Answer:
+def _answer(output: Any, model: str) -> Completion:
     texts = tuple(one.text for one in output.outputs)
     finish = tuple(str(one.finish_reason) for one in output.outputs)
     tokens = sum(len(one.token_ids) for one in output.outputs)
     cached = int(getattr(output, "num_cached_tokens", 0) or 0)
-    return Answer(texts, finish, model, len(output.prompt_token_ids or ()), tokens, cached, None)
+    return Completion(texts, finish, model, len(output.prompt_token_ids or ()), tokens, cached, None)

@@ -1,6 +1,6 @@
 """Asking a language model and never paying twice: what is asked, what was answered, and the cache between the two.
 
-Ask ──▶ Desk ──▶ Cache: an answer that was committed is never asked for again
+Request ──▶ CachedClient ──▶ RequestCache: an answer that was committed is never asked for again
           └────▶ Engine: servers (infra/llm/servers.py), or a model in this process
 """
 
@@ -29,13 +29,13 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """One request, exactly as it is sent. body: an OpenAI chat-completions body, "model" included, without NaN."""
 
     body: Mapping[str, Any]
 
     @cached_property
-    def data(self) -> bytes:
+    def payload(self) -> bytes:
         """The body as JSON: the bytes that are sent. Keys stay in the order in which they were put, as a server writes
         the properties of an answer in the order in which they stand in its schema: a question before its answer.
         BadSample ("text") where it is no Unicode."""
@@ -47,7 +47,7 @@ class Ask:
     @cached_property
     def key(self) -> bytes:
         """16 bytes that stand for model, prompt, schema and parameters: all that is in the body."""
-        return digest(self.data)
+        return digest(self.payload)
 
     @property
     def model(self) -> str:
@@ -55,8 +55,8 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of an ask.
+class Completion:
+    """What came of an request.
 
     texts: one a choice (n > 1 gives several), () where there is an error; finish: the finish_reason of each.
     tokens_in, tokens_out: as the server counts them, over all choices; tokens_cached: those of tokens_in that it had in
@@ -74,7 +74,7 @@ class Answer:
     error: str | None = None
 
     @property
-    def lasting(self) -> bool:
+    def is_cacheable(self) -> bool:
         """Whether asking again would be paying twice."""
         return self.error is None or not self.error.startswith(GAVE_UP)
 
@@ -82,14 +82,14 @@ class Answer:
         return json.dumps(vars(self), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
     @classmethod
-    def from_json(cls, data: bytes) -> Answer:
+    def from_json(cls, data: bytes) -> Completion:
         """ValueError, KeyError or TypeError where `data` was not made by `to_json`."""
         value = json.loads(data)
         return cls(**{**value, "texts": tuple(value["texts"]), "finish": tuple(value["finish"])})
 
 
-class Cache:
-    """Answers by the key of their ask, in one SQLite file; many processes of one machine may have it open at once.
+class RequestCache:
+    """Answers by the key of their request, in one SQLite file; many processes of one machine may have it open at once.
 
     An answer that was put is there after a SIGKILL of any process (it may be lost with the whole machine: the log is
     flushed at checkpoints only). The first answer to an ask stays: whoever puts another gets the first back, so that
@@ -150,14 +150,14 @@ class Cache:
             hint="name another file; this one stays as it is",
         )
 
-    def get(self, key: bytes) -> Answer | None:
-        """The answer that was committed for this ask, by this process or another."""
+    def get(self, key: bytes) -> Completion | None:
+        """The answer that was committed for this request, by this process or another."""
         try:
             row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             self._fail(error)
         try:
-            return None if row is None else Answer.from_json(row[0])
+            return None if row is None else Completion.from_json(row[0])
         except (ValueError, KeyError, TypeError) as error:
             raise StageError(
                 f"the answer {key.hex()} in the cache cannot be read: {error}",
@@ -165,17 +165,17 @@ class Cache:
                 hint="the file was written by something else, or damaged; move it away to ask anew",
             ) from None
 
-    def put(self, key: bytes, ask: Ask, answer: Answer) -> Answer:
+    def put(self, key: bytes, request: Request, answer: Completion) -> Completion:
         """Commit the answer to `ask`, whose key this is; returns what the cache now holds, an earlier answer if there
         was one. On return it is durable against SIGKILL. ValueError for an answer that must not last."""
-        return self._commit(key, ask.model, answer)
+        return self._commit(key, request.model, answer)
 
-    def put_read(self, key: bytes, answer: Answer) -> Answer:
+    def put_read(self, key: bytes, answer: Completion) -> Completion:
         """`put` for an answer that came in a file, whose ask is known by its key only."""
         return self._commit(key, answer.model, answer)
 
-    def _commit(self, key: bytes, model: str, answer: Answer) -> Answer:
-        if not answer.lasting:
+    def _commit(self, key: bytes, model: str, answer: Completion) -> Completion:
+        if not answer.is_cacheable:
             raise ValueError(f"not an answer to keep: {answer.error}")
         try:
             row = (key, model, answer.to_json())
@@ -185,7 +185,7 @@ class Cache:
         return answer if added else self.get(key) or answer
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """(key, answer as `Answer.to_json` wrote it) of every answer, in no special order."""
+        """(key, answer as `Completion.to_json` wrote it) of every answer, in no special order."""
         try:
             yield from self._db.execute("SELECT key, answer FROM answers")
         except sqlite3.Error as error:
@@ -212,7 +212,7 @@ class Cache:
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> Cache:
+    def __enter__(self) -> RequestCache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -225,47 +225,47 @@ class Cache:
 _LOCAL = "it has to be a file of its own on a local disk with room, written by one machine"
 
 
-class Engine(Protocol):
-    """Whatever can answer. retries: attempts beyond the first of each ask, so far."""
+class CompletionBackend(Protocol):
+    """Whatever can answer. retries: attempts beyond the first of each request, so far."""
 
     @property
     def retries(self) -> int: ...
 
-    async def ask(self, ask: Ask) -> Answer:
-        """Raises StageError where no ask can be answered; what concerns this one ask alone is an Answer's error."""
+    async def complete(self, request: Request) -> Completion:
+        """Raises StageError where no ask can be answered; what concerns this one ask alone is an Completion's error."""
         ...
 
 
-class Desk:
+class CachedClient:
     """Where everything that is asked goes through; used within one event loop.
 
     sent: asks given to the engine; hits: answered from the cache, or by an ask like it that was in flight; gave_up:
-    asks without a lasting answer; tokens_*: of what was sent, as in Answer. Counted since the desk was made.
+    asks without a lasting answer; tokens_*: of what was sent, as in Completion. Counted since the desk was made.
     """
 
-    def __init__(self, cache: Cache, engine: Engine) -> None:
+    def __init__(self, cache: RequestCache, backend: CompletionBackend) -> None:
         self._cache = cache
-        self._engine = engine
-        self._flying: dict[bytes, asyncio.Future[Answer | StageError | None]] = {}
+        self._backend = backend
+        self._flying: dict[bytes, asyncio.Future[Completion | StageError | None]] = {}
         self.sent = self.hits = self.gave_up = 0
         self.tokens_in = self.tokens_out = self.tokens_cached = 0
 
     @property
     def retries(self) -> int:
-        return self._engine.retries
+        return self._backend.retries
 
     def counters(self) -> dict[str, int]:
         """What is counted, by name; the sums over all desks of a job are the job's."""
         names = ("sent", "hits", "retries", "gave_up", "tokens_in", "tokens_out", "tokens_cached")
         return {name: getattr(self, name) for name in names}
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def complete(self, request: Request) -> Completion:
         """The answer from the cache, else from the engine. What the engine answers is committed before this task gives
         way to another: no request can go out in the slot that it leaves while it is not yet in the cache, and a SIGKILL
         loses no more answers than there are slots. What another process commits while this one waits for a slot is not
         seen: have no more asks under way than keep the slots full. Raises what the engine raises.
         """
-        key = ask.key
+        key = request.key
         while True:
             found = self._cache.get(key)
             if found is not None:
@@ -281,19 +281,19 @@ class Desk:
                 self.hits += 1
                 return outcome
             # The one that had asked was cancelled, this one was not.
-        return await self._send(ask)
+        return await self._send(request)
 
-    async def _send(self, ask: Ask) -> Answer:
-        flying = self._flying[ask.key] = asyncio.get_running_loop().create_future()
-        outcome: Answer | StageError | None = None
+    async def _send(self, request: Request) -> Completion:
+        flying = self._flying[request.key] = asyncio.get_running_loop().create_future()
+        outcome: Completion | StageError | None = None
         try:
             self.sent += 1
-            answer = await self._engine.ask(ask)
-            if answer.lasting:
+            answer = await self._backend.complete(request)
+            if answer.is_cacheable:
                 self.tokens_in += answer.tokens_in
                 self.tokens_out += answer.tokens_out
                 self.tokens_cached += answer.tokens_cached
-                answer = self._cache.put(ask.key, ask, answer)
+                answer = self._cache.put(request.key, request, answer)
             else:
                 self.gave_up += 1
             outcome = answer
@@ -302,5 +302,5 @@ class Desk:
             outcome = error
             raise
         finally:
-            del self._flying[ask.key]
+            del self._flying[request.key]
             flying.set_result(outcome)

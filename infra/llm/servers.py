@@ -33,18 +33,18 @@ from pydantic import Field, field_validator
 from infra.config import Strict
 from infra.errors import ConfigError, StageError
 from infra.hashing import uniform
-from infra.llm.requests import GAVE_UP, Answer, Ask
+from infra.llm.requests import GAVE_UP, Completion, Request
 
 if TYPE_CHECKING:
     import aiohttp
 
 #: Faults in a row after which an endpoint is sent a control; ours. Where nothing answered at all, one is enough.
-SUSPECT = 3
+PROBE_AFTER = 3
 #: Asks given up in a row, none answered in between, after which they cannot all be bad: a server may answer controls
 #: and fail at what it is really asked, at schemas for instance; ours.
-GIVEN_UP = 16
+MAX_GIVEN_UP = 16
 #: Answers from another model in a row, after which nobody believes in chance any more; ours.
-WRONG = 8
+MAX_WRONG_MODEL = 8
 #: Seconds: for a connection, for a control, between two complaints that no server answers; ours.
 CONNECT_S, CONTROL_S, TELL_EVERY_S = 10.0, 60.0, 60.0
 #: Idle connections are dropped before servers do so: uvicorn, which vLLM runs on, closes them after 5 s, and a request
@@ -86,12 +86,12 @@ class Endpoint(Strict):
         return value.rstrip("/").removesuffix("/v1")
 
 
-class ServersGone(StageError):
+class ServersUnavailable(StageError):
     """No server answered for as long as was agreed to wait, or none but small questions. What was answered before is in
     the cache."""
 
 
-class Fault(Exception):
+class TransientFault(Exception):
     """An attempt that may go well another time. overload: the server asks for less; silent: nothing came back."""
 
     def __init__(self, text: str, *, overload: bool = False, silent: bool = False, pause_s: float = 0.0) -> None:
@@ -103,7 +103,7 @@ class Fault(Exception):
 
 
 @dataclass(eq=False)
-class _Line:
+class _EndpointState:
     """An endpoint and how it is doing."""
 
     endpoint: Endpoint
@@ -123,27 +123,27 @@ class _Line:
 
 @dataclass(eq=False)
 class _Waiter:
-    slot: asyncio.Future[_Line | None]
-    avoid: _Line | None
+    slot: asyncio.Future[_EndpointState | None]
+    avoid: _EndpointState | None
 
 
 @dataclass(eq=False)
 class Servers:
     """An async context manager; `ask` may be called any number of times at once, within one event loop.
 
-    tell: is given a sentence when an endpoint is left out, when none answers (then once a minute at most), and when one
-    answers again.
+    notify: receives a sentence when an endpoint is left out, when none answers (then once a minute at most), and when
+    one answers again.
     timeout_s: for one attempt, queueing at the server included. patience_s: how long to wait when no endpoint answers,
     counted from when the last one was left out; for one that accepts requests and never answers, that takes timeout_s
     and a control.
     tries: faults after which an ask is given up while others go through; pause_s, max_pause_s: before the second
     attempt, doubled each time, and at most, times a keyed draw from [0.5, 1). max_bytes: of one response.
     All defaults are ours.
-    retries: attempts beyond the first of each ask, so far.
+    retries: attempts beyond the first of each request, so far.
     """
 
     endpoints: Sequence[Endpoint]
-    tell: Callable[[str], None]
+    notify: Callable[[str], None]
     timeout_s: float = 600.0
     patience_s: float = 600.0
     tries: int = 8
@@ -159,7 +159,7 @@ class Servers:
 
         if not self.endpoints:
             raise ConfigError("no server is configured")
-        self._lines = [_Line(endpoint, _headers(endpoint)) for endpoint in self.endpoints]
+        self._lines = [_EndpointState(endpoint, _headers(endpoint)) for endpoint in self.endpoints]
         self._waiters: deque[_Waiter] = deque()
         self._through = self._given_up = 0
         self._alone: asyncio.TimerHandle | None = None
@@ -186,34 +186,34 @@ class Servers:
             self._alone.cancel()
         await self._session.close()
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def complete(self, request: Request) -> Completion:
         """The answer of one of the servers; its error is "too_long: …", "refused: …" or "gave_up: …".
 
-        Raises StageError where an endpoint does not serve what is asked of it, ServersGone where none answers. When it
-        is cancelled, so is the request, and its slot is free.
+        Raises StageError where an endpoint does not serve what is asked of it, ServersUnavailable where none answers.
+        When it is cancelled, so is the request, and its slot is free.
         """
         faults = through = 0
-        last: _Line | None = None
+        last: _EndpointState | None = None
         while True:
             line = await self._take(last, first=bool(faults))
             try:
-                answer = await self._attempt(line, ask, self._long)
+                answer = await self._attempt(line, request, self._long)
                 self._went_well(line)
                 self._given_up = 0
                 return answer
-            except Fault as fault:
-                self._went_wrong(line, fault, ask.model)
+            except TransientFault as fault:
+                self._went_wrong(line, fault, request.model)
                 faults += 1
                 if faults == 1:
                     through = self._through
                 if faults > self.tries and self._through > through:
                     self._given_up += 1
-                    if self._given_up >= GIVEN_UP:
-                        self._stop(f"the last {GIVEN_UP} asks all failed, small ones are answered: {fault.text}")
-                        raise self._gone() from None
-                    return Answer((), (), ask.model, error=f"{GAVE_UP}: {fault.text}")
+                    if self._given_up >= MAX_GIVEN_UP:
+                        self._stop(f"the last {MAX_GIVEN_UP} asks all failed, small ones are answered: {fault.text}")
+                        raise self._unavailable_error() from None
+                    return Completion((), (), request.model, error=f"{GAVE_UP}: {fault.text}")
                 self.retries += 1
-                pause = max(self._pause(ask.key.hex(), faults), min(fault.pause_s, self.max_pause_s))
+                pause = max(self._pause(request.key.hex(), faults), min(fault.pause_s, self.max_pause_s))
                 if fault.overload:  # the slot sleeps too: what the server asks for is fewer requests
                     await self._sleep(pause)
                     pause = 0.0
@@ -229,11 +229,11 @@ class Servers:
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
-    async def _take(self, avoid: _Line | None, *, first: bool) -> _Line:
+    async def _take(self, avoid: _EndpointState | None, *, first: bool) -> _EndpointState:
         """A slot of the least loaded endpoint, another than `avoid` if there is one; in the order of asking, except
         that those who ask again go first."""
         if self._end.done():
-            raise self._gone()
+            raise self._unavailable_error()
         waiter = _Waiter(self._loop.create_future(), avoid)
         if first:
             self._waiters.appendleft(waiter)
@@ -248,10 +248,10 @@ class Servers:
                 self._give(given)
             raise
         if line is None:
-            raise self._gone()
+            raise self._unavailable_error()
         return line
 
-    def _give(self, line: _Line) -> None:
+    def _give(self, line: _EndpointState) -> None:
         line.busy -= 1
         self._hand_out()
 
@@ -269,7 +269,7 @@ class Servers:
 
     # -- how the endpoints are doing --------------------------------------------------------------------------------
 
-    def _went_well(self, line: _Line) -> None:
+    def _went_well(self, line: _EndpointState) -> None:
         self._through += 1
         line.proven = True
         line.faults = 0
@@ -278,31 +278,31 @@ class Servers:
                 line.watch.cancel()
             self._reopen(line)
 
-    def _went_wrong(self, line: _Line, fault: Fault, model: str) -> None:
+    def _went_wrong(self, line: _EndpointState, fault: TransientFault, model: str) -> None:
         line.last_error = fault.text
         line.faults += 1
-        if line.watch is None and (fault.silent or line.faults >= SUSPECT) and not self._end.done():
-            line.watch = asyncio.create_task(self._watch(line, model))
+        if line.watch is None and (fault.silent or line.faults >= PROBE_AFTER) and not self._end.done():
+            line.watch = asyncio.create_task(self._probe_until_up(line, model))
 
-    async def _watch(self, line: _Line, model: str) -> None:
+    async def _probe_until_up(self, line: _EndpointState, model: str) -> None:
         """Send controls until one is answered; from the first that fails on the endpoint is left out."""
-        control = Ask({"model": model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1})
+        control = Request({"model": model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1})
         for number in itertools.count(1):
             try:
                 await self._attempt(line, control, self._short)
             except StageError:
                 self._reopen(line)  # it speaks, and the next ask will be told what it says
                 return
-            except Fault as fault:
+            except TransientFault as fault:
                 line.last_error = fault.text
                 line.open = False
-                self._complain(line, number)
+                self._report_outage(line, number)
                 await asyncio.sleep(self._pause(line.endpoint.url, number))
             else:
                 self._went_well(line)
                 return
 
-    def _reopen(self, line: _Line) -> None:
+    def _reopen(self, line: _EndpointState) -> None:
         line.watch = None
         line.faults = 0
         if line.open:
@@ -311,23 +311,23 @@ class Servers:
         if self._alone is not None:
             self._alone.cancel()
             self._alone = self._told_at = None
-        self.tell(f"{line.endpoint.url} answers again")
+        self.notify(f"{line.endpoint.url} answers again")
         self._hand_out()
 
-    def _complain(self, line: _Line, number: int) -> None:
+    def _report_outage(self, line: _EndpointState, number: int) -> None:
         if any(other.open for other in self._lines):
             if number == 1:
-                self.tell(f"{line.endpoint.url} is left out and tried again now and then: {line.last_error}")
+                self.notify(f"{line.endpoint.url} is left out and tried again now and then: {line.last_error}")
             return
         now = self._loop.time()
         if self._alone is None:
-            self._alone = self._loop.call_at(now + self.patience_s, self._despair)
+            self._alone = self._loop.call_at(now + self.patience_s, self._give_up)
         if self._told_at is None or now - self._told_at >= TELL_EVERY_S:
             self._told_at = now
             left = max(0.0, self._alone.when() - now)
-            self.tell(f"no server answers, waiting for {left:,.0f} s more: {self._errors()}")
+            self.notify(f"no server answers, waiting for {left:,.0f} s more: {self._errors()}")
 
-    def _despair(self) -> None:
+    def _give_up(self) -> None:
         self._stop(f"no server has answered for {self.patience_s:,.0f} s: {self._errors()}")
 
     def _stop(self, why: str) -> None:
@@ -338,9 +338,9 @@ class Servers:
                 waiter.slot.set_result(None)
         self._waiters.clear()
 
-    def _gone(self) -> ServersGone:
+    def _unavailable_error(self) -> ServersUnavailable:
         hint = "see to the servers and run again: answers so far are kept, none is asked for twice"
-        return ServersGone(self._end.result(), hint=hint)
+        return ServersUnavailable(self._end.result(), hint=hint)
 
     def _errors(self) -> str:
         return "; ".join(f"{line.endpoint.url}: {line.last_error}" for line in self._lines)
@@ -357,50 +357,50 @@ class Servers:
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, line: _Line, ask: Ask, timeout: aiohttp.ClientTimeout) -> Answer:
-        """One request. Raises Fault, or StageError for what is the endpoint's."""
+    async def _attempt(self, line: _EndpointState, request: Request, timeout: aiohttp.ClientTimeout) -> Completion:
+        """One request. Raises TransientFault, or StageError for what is the endpoint's."""
         url = f"{line.endpoint.url}/v1/chat/completions"
-        status, raw, pause_s = await self._exchange(line, "POST", url, ask.data, timeout)
+        status, raw, pause_s = await self._exchange(line, "POST", url, request.payload, timeout)
         if status == 200:
-            answer = read_answer(raw, int(ask.body.get("n") or 1))
-            if answer.model == ask.model:
+            answer = parse_completion(raw, int(request.body.get("n") or 1))
+            if answer.model == request.model:
                 line.wrong = 0
                 return answer
-            raise await self._wrong_model(line, ask.model, answer.model)
-        error = permanent(status, raw)
+            raise await self._wrong_model(line, request.model, answer.model)
+        error = permanent_error(status, raw)
         if error is not None:
-            return Answer((), (), ask.model, error=error)
-        said, clear = read_error(raw)
+            return Completion((), (), request.model, error=error)
+        said, clear = parse_error(raw)
         text = _status(status, said)
         if status in _PASSING or status >= 500:
-            raise Fault(text, overload=status in _OVERLOAD, pause_s=pause_s)
+            raise TransientFault(text, overload=status in _OVERLOAD, pause_s=pause_s)
         if status == 404 and clear and re.search("model", said, re.IGNORECASE):
-            raise self._unknown_model(line, f"the server knows no model {ask.model!r}", await self._served(line))
+            raise self._unknown_model(line, f"the server knows no model {request.model!r}", await self._served(line))
         if line.proven:
-            raise Fault(text)
+            raise TransientFault(text)
         raise StageError(f"the server does not take requests: {text}", where=line.endpoint.url, hint=_hint(status))
 
-    async def _wrong_model(self, line: _Line, asked: str, got: str) -> Fault | StageError:
+    async def _wrong_model(self, line: _EndpointState, asked: str, got: str) -> TransientFault | StageError:
         line.wrong += 1
         served = await self._served(line)
-        if line.wrong >= WRONG or (served is not None and asked not in served):
+        if line.wrong >= MAX_WRONG_MODEL or (served is not None and asked not in served):
             return self._unknown_model(line, f"asked for the model {asked!r}, the server answers as {got!r}", served)
-        return Fault(f"answered as {got!r}")
+        return TransientFault(f"answered as {got!r}")
 
-    def _unknown_model(self, line: _Line, what: str, served: list[str] | None) -> StageError:
+    def _unknown_model(self, line: _EndpointState, what: str, served: list[str] | None) -> StageError:
         names = "it does not say what it serves" if served is None else f"it serves: {', '.join(served) or 'nothing'}"
         return StageError(what, where=line.endpoint.url, hint=names)
 
-    async def _served(self, line: _Line) -> list[str] | None:
+    async def _served(self, line: _EndpointState) -> list[str] | None:
         try:
             url = f"{line.endpoint.url}/v1/models"
             status, raw, _ = await self._exchange(line, "GET", url, None, self._short)
             return [_plain(str(model["id"])) for model in json.loads(raw)["data"]] if status == 200 else None
-        except (Fault, ValueError, RecursionError, KeyError, TypeError):
+        except (TransientFault, ValueError, RecursionError, KeyError, TypeError):
             return None
 
     async def _exchange(
-        self, line: _Line, method: str, url: str, data: bytes | None, timeout: aiohttp.ClientTimeout
+        self, line: _EndpointState, method: str, url: str, data: bytes | None, timeout: aiohttp.ClientTimeout
     ) -> tuple[int, bytes, float]:
         """(status, body, seconds that the server asks to wait)."""
         import aiohttp
@@ -414,22 +414,22 @@ class Servers:
                     size += len(part)
                     if size > self.max_bytes:
                         response.close()
-                        raise Fault(f"more than {self.max_bytes:,} bytes came back")
+                        raise TransientFault(f"more than {self.max_bytes:,} bytes came back")
                     parts.append(part)
                 wait = response.headers.get("Retry-After", "")
                 return response.status, b"".join(parts), float(wait) if wait.isdecimal() else 0.0
         except aiohttp.ConnectionTimeoutError:
-            raise Fault("no connection in time", silent=True) from None
+            raise TransientFault("no connection in time", silent=True) from None
         except TimeoutError:
-            raise Fault(f"no answer within {timeout.total:g} s", silent=True) from None
+            raise TransientFault(f"no answer within {timeout.total:g} s", silent=True) from None
         except (aiohttp.ClientError, OSError) as error:
             unreached = isinstance(error, aiohttp.ClientConnectorError)
-            raise Fault(_plain(f"{type(error).__name__}: {error}"), silent=unreached) from None
+            raise TransientFault(_plain(f"{type(error).__name__}: {error}"), silent=unreached) from None
 
 
-def read_answer(raw: bytes, n: int) -> Answer:
-    """A chat completion with `n` choices; halves of surrogate pairs in texts become U+FFFD. Raises Fault where it is
-    something else."""
+def parse_completion(raw: bytes, n: int) -> Completion:
+    """A chat completion with `n` choices; halves of surrogate pairs in texts become U+FFFD. Raises TransientFault where
+    it is something else."""
     try:
         value = json.loads(raw)
         choices = sorted(value["choices"], key=lambda choice: int(choice["index"]))
@@ -437,16 +437,16 @@ def read_answer(raw: bytes, n: int) -> Answer:
         finish = tuple(str(choice.get("finish_reason") or "") for choice in choices)
         model = str(value["model"])
     except (ValueError, RecursionError):
-        raise Fault(f"not JSON: {_plain(raw[:80].decode('utf-8', 'replace'))!r}") from None
+        raise TransientFault(f"not JSON: {_plain(raw[:80].decode('utf-8', 'replace'))!r}") from None
     except (KeyError, TypeError, AttributeError):
-        raise Fault(f"not a chat completion: {_plain(raw[:80].decode('utf-8', 'replace'))!r}") from None
+        raise TransientFault(f"not a chat completion: {_plain(raw[:80].decode('utf-8', 'replace'))!r}") from None
     if not {"abort", "error"}.isdisjoint(finish):  # a server that is shutting down answers 200 all the same
-        raise Fault("stopped in the middle of an answer")
+        raise TransientFault("stopped in the middle of an answer")
     if len(choices) != n:
-        raise Fault(f"{len(choices)} choices where {n} were asked for")
+        raise TransientFault(f"{len(choices)} choices where {n} were asked for")
     usage = value.get("usage")
     cached = _part(usage, "prompt_tokens_details")
-    return Answer(
+    return Completion(
         texts,
         finish,
         model,
@@ -456,10 +456,10 @@ def read_answer(raw: bytes, n: int) -> Answer:
     )
 
 
-def permanent(status: int, raw: bytes) -> str | None:
-    """An Answer's error, "too_long: …" or "refused: …", where a response is about the item itself and would be the same
-    another time; else None. `raw`: the body that came with `status`."""
-    said, clear = read_error(raw)
+def permanent_error(status: int, raw: bytes) -> str | None:
+    """A Completion's error, "too_long: …" or "refused: …", where a response is about the item itself and would be the
+    same another time; else None. `raw`: the body that came with `status`."""
+    said, clear = parse_error(raw)
     if status != 413 and not (status in (400, 422) and clear):
         return None
     kind = "too_long" if status == 413 or _TOO_LONG.search(said) else "refused"
@@ -470,7 +470,7 @@ def _status(status: int, said: str) -> str:
     return f"{status}: {said}" if said else f"status {status}"
 
 
-def read_error(raw: bytes) -> tuple[str, bool]:
+def parse_error(raw: bytes) -> tuple[str, bool]:
     """(what a server says is wrong, whether it says so in JSON as an OpenAI-compatible server does)."""
     try:
         value = json.loads(raw)

@@ -17,18 +17,19 @@ from typing import Any
 import pyarrow as pa
 
 from annotators.dialogues import checks, dialogue, evidence, rules_writer
-from annotators.dialogues.assignment import assign, probabilities
-from annotators.dialogues.evidence import Item, Sheet
-from annotators.dialogues.kinds import IMAGE_TEXT, kind, kinds
+from annotators.dialogues.assignment import assign_kind, solve_probabilities
+from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
+from annotators.dialogues.kinds import IMAGE_TEXT, load_kind, load_kinds
 from infra import beam, progress, storage, tables
 from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
-from infra.llm.batch_files import clear, read_answers
-from infra.llm.requests import Cache, Desk
+from infra.llm.batch_files import clear, import_answers
+from infra.llm.requests import CachedClient, RequestCache
 from pipelines.annotate.evidence_sheets import JOIN, sheets_unit
-from pipelines.annotate.llm_client import cache_path, open_desk, shared, tell
-from pipelines.annotate.writing import RULES, Annotate, Written, row, write
+from pipelines.annotate.llm_client import cache_path, open_client, share_endpoints, tell
+from pipelines.annotate.settings import RULES, AnnotateSettings
+from pipelines.annotate.writing import DialogueDraft, row, write
 from pipelines.core import tombstones
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
@@ -49,7 +50,7 @@ def annotate(run: Run) -> Manifest | None:
         return None
     if settings.generator != RULES and not settings.endpoints and settings.offline is None and run.batch is None:
         raise ConfigError(
-            f"nothing serves {settings.asked}",
+            f"nothing serves {settings.served_model}",
             where=run.document.where(("annotate", "model")),
             hint="give annotate.endpoints, or annotate.offline, or `reelmill annotate CONFIG --batch DIR`",
         )
@@ -70,7 +71,7 @@ def annotate(run: Run) -> Manifest | None:
     classes = {frozenset(name.split(JOIN)) - {""}: n for name, n in counts.items() if not name.startswith("_")}
     total = sum(classes.values())
     classes = {supported: n for supported, n in classes.items() if supported and supported != {IMAGE_TEXT}}
-    table = probabilities(classes, settings.kinds) if classes else {}
+    table = solve_probabilities(classes, settings.kinds) if classes else {}
     odds = {JOIN.join(sorted(k)): {name: round(p, 9) for name, p in v.items()} for k, v in table.items()}
     gone = tombstones.load(run.out)
     inputs = {unit.name: fingerprint([stamp, odds, gone.original_sha256("verdicts", unit)]) for unit in verdicts.units}
@@ -106,15 +107,15 @@ def annotate(run: Run) -> Manifest | None:
     return manifest
 
 
-def _take_batch(run: Run, settings: Annotate, folder: str) -> None:
-    with Cache(cache_path(run, settings)) as cache:
-        found = read_answers(folder, cache)
+def _take_batch(run: Run, settings: AnnotateSettings, folder: str) -> None:
+    with RequestCache(cache_path(run, settings)) as cache:
+        found = import_answers(folder, cache)
     clear(folder)
     if found["read"] and not run.quiet:
         tell(f"{found['put']:,} answers read from {folder}, {found['again']:,} to be asked again")
 
 
-def written_by(settings: Annotate) -> dict[str, Any]:
+def written_by(settings: AnnotateSettings) -> dict[str, Any]:
     """Everything in the settings that dialogues depend on, with the prompts: not where servers are, nor patience."""
     elsewhere = {"endpoints", "timeout_s", "patience_s", "tries", "price_per_gpu_hour", "gpus", "cache", "offline"}
     value = settings.model_dump(mode="json", exclude=elsewhere)
@@ -124,9 +125,9 @@ def written_by(settings: Annotate) -> dict[str, Any]:
         of_a_model = {"model", "revision", "sampling", "candidates", "blind", "rationales"}
         value = {name: of for name, of in value.items() if name not in of_a_model}
     versions = [evidence.VERSION, checks.VERSION, rules_writer.VERSION, dialogue.VERSION]
-    prompts = {one.name: [one.prompt_hash, one.schema_hash] for one in (*kinds().values(), kind(IMAGE_TEXT))}
+    prompts = {one.name: [one.prompt_hash, one.schema_hash] for one in (*load_kinds().values(), load_kind(IMAGE_TEXT))}
     return {**value, "generator": settings.generator, "versions": versions, "prompts": prompts,
-            "others": dict(dialogue.prompt_hashes())}  # fmt: skip
+            "others": dict(dialogue.hash_prompts())}  # fmt: skip
 
 
 def _spans(names: Sequence[str], workers: int) -> list[str]:
@@ -149,20 +150,22 @@ class _Span:
         settings = resolve(run).annotate
         assert settings is not None
         self.settings = settings
-        self.kinds = kinds()
-        self.desk: Desk | None = None
+        self.kinds = load_kinds()
+        self.client: CachedClient | None = None
         self.counters: dict[str, int] = {"videos": 0, "accepted": 0, "rejected": 0}
         self.open: dict[str, list[dict[str, Any] | None]] = {}
         self.left: dict[str, int] = {}
         self.retry: set[str] = set()
 
     async def work(self) -> Mapping[str, int]:
-        async with open_desk(self.run, self.settings, self.spans) as desk:
-            self.desk = desk
+        async with open_client(self.run, self.settings, self.spans) as client:
+            self.client = client
             rows = self._rows()
             at_work = 1
             if self.settings.endpoints and self.run.batch is None:
-                at_work = max(2, round(AHEAD * sum(e.in_flight for e in shared(self.settings.endpoints, self.spans))))
+                at_work = max(
+                    2, round(AHEAD * sum(e.in_flight for e in share_endpoints(self.settings.endpoints, self.spans)))
+                )
             elif self.settings.generator != RULES:
                 at_work = 4096  # vLLM's own scheduler decides how many run together; a file takes any number
             noting = asyncio.create_task(self._notes())
@@ -189,17 +192,17 @@ class _Span:
 
     async def _writer(self, rows: Iterator[tuple[str, int, dict[str, Any]]]) -> None:
         for name, place, found in rows:
-            sheet = Sheet(tuple(Item(**item) for item in found["items"]), found["seconds"])
+            sheet = EvidenceSheet(tuple(EvidenceItem(**item) for item in found["items"]), found["seconds"])
             supported = frozenset(found["supports"])
             if supported == {IMAGE_TEXT}:
-                chosen = kind(IMAGE_TEXT)
-                written = await write(self.desk, self.settings, chosen, sheet, found["key"], self.run.config.seed)
+                chosen = load_kind(IMAGE_TEXT)
+                written = await write(self.client, self.settings, chosen, sheet, found["key"], self.run.config.seed)
             elif supported:
-                chosen = self.kinds[assign(found["key"], supported, self.table, self.run.config.seed)]
-                written = await write(self.desk, self.settings, chosen, sheet, found["key"], self.run.config.seed)
+                chosen = self.kinds[assign_kind(found["key"], supported, self.table, self.run.config.seed)]
+                written = await write(self.client, self.settings, chosen, sheet, found["key"], self.run.config.seed)
             else:
                 chosen = self.kinds[next(iter(self.settings.kinds))]
-                written = Written(reason="no_evidence: it supports none of the kinds")
+                written = DialogueDraft(reason="no_evidence: it supports none of the kinds")
             if written.retry:
                 self.retry.add(name)
             self.open[name][place] = row(found["key"], chosen, sheet, written, self.settings)
@@ -208,7 +211,7 @@ class _Span:
             self.left[name] -= 1
             if not self.left[name]:
                 self._commit(name)
-            if self.desk is None:
+            if self.client is None:
                 await asyncio.sleep(0)  # the note-taker gets its turn
 
     def _commit(self, name: str) -> None:
@@ -217,7 +220,7 @@ class _Span:
         tables.write(uri, table, fingerprint=self.inputs[name], retry=name in self.retry)
 
     def _counts(self) -> dict[str, int]:
-        return self.counters if self.desk is None else {**self.counters, **self.desk.counters()}
+        return self.counters if self.client is None else {**self.counters, **self.client.counters()}
 
     def _note(self) -> None:
         storage.write_bytes(self.run.work("annotate", f"{os.getpid()}.json"), canonical_json(self._counts()))

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from annotators.dialogues import evidence
-from annotators.dialogues.evidence import Item
+from annotators.dialogues.evidence import EvidenceItem
 from annotators.dialogues.kinds import IMAGE_TEXT, supports
 from infra import tables
 from infra.hashing import fingerprint
-from infra.llm.requests import Ask
+from infra.llm.requests import Request
 from infra.media.interface import FramePlan
-from pipelines.annotate.llm_client import at_servers, shared
-from pipelines.annotate.writing import Annotate, Captioner
+from pipelines.annotate.llm_client import open_server_client, share_endpoints
+from pipelines.annotate.settings import AnnotateSettings, CaptionerSettings
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import decode_limits, media_refs, process_decoder, source_root
@@ -62,7 +62,7 @@ async def _sheets(run: Run, name: str) -> pa.Table:
     take = pa.array(np.flatnonzero(np.asarray(wanted, dtype=bool)))
     samples = tables.read(run.at("samples", f"{name}.parquet")).take(take).to_pylist()
     signals = unit_signals(run, name).take(take).to_pylist()
-    seen: list[Sequence[Item]] = [()] * len(samples)
+    seen: list[Sequence[EvidenceItem]] = [()] * len(samples)
     if settings.captioner is not None and samples:
         clips = [i for i, sample in enumerate(samples) if sample["modality"] == "video"]
         captioned = await _captions(run, settings, settings.captioner, [samples[i] for i in clips],
@@ -71,43 +71,43 @@ async def _sheets(run: Run, name: str) -> pa.Table:
             seen[i] = further
     rows = []
     for sample, facts, further in zip(samples, signals, seen, strict=True):
-        sheet = evidence.sheet(sample, facts, settings.evidence, further)
+        sheet = evidence.build_sheet(sample, facts, settings.evidence, further)
         if sample["modality"] != "video" and not supports(IMAGE_TEXT, sheet):
             continue
         able = settings.kinds if sample["modality"] == "video" else {IMAGE_TEXT: 1.0}
         supported = sorted(name for name, share in able.items() if share > 0 and supports(name, sheet))
-        rows.append({"key": sample["key"], "seconds": sheet.seconds, "items": sheet.rows(), "supports": supported})
+        rows.append({"key": sample["key"], "seconds": sheet.seconds, "items": sheet.to_rows(), "supports": supported})
     return pa.Table.from_pylist(rows, schema=SHEETS)
 
 
 async def _captions(
     run: Run,
-    settings: Annotate,
-    captioner: Captioner,
+    settings: AnnotateSettings,
+    captioner: CaptionerSettings,
     samples: Sequence[Mapping[str, Any]],
     signals: Sequence[Mapping[str, Any]],
-) -> list[Sequence[Item]]:
+) -> list[Sequence[EvidenceItem]]:
     """Dense captions of videos by a vision-language model, one a stretch of `every_s` seconds."""
     among = run.runner.workers
-    async with at_servers(run, settings, captioner.endpoints, among) as desk:
-        slots = sum(e.in_flight for e in shared(captioner.endpoints, among))
+    async with open_server_client(run, settings, captioner.endpoints, among) as client:
+        slots = sum(e.in_flight for e in share_endpoints(captioner.endpoints, among))
         gate = asyncio.Semaphore(max(2, slots // captioner.max_captions))
 
-        async def one(sample: Mapping[str, Any], facts: Mapping[str, Any]) -> Sequence[Item]:
+        async def one(sample: Mapping[str, Any], facts: Mapping[str, Any]) -> Sequence[EvidenceItem]:
             async with gate:
                 stretches = _stretches(run, captioner, sample, float(facts.get("facts.duration") or 0.0))
-                answers = await asyncio.gather(*(desk.ask(Ask(body)) for _, _, body in stretches))
+                answers = await asyncio.gather(*(client.complete(Request(body)) for _, _, body in stretches))
             found = []
             for i, ((start, end, _), answer) in enumerate(zip(stretches, answers, strict=True)):
                 if answer.error is None and answer.texts and answer.texts[0].strip():
-                    found.append(Item(f"d{i + 1}", "dense", start, end, answer.texts[0].strip()))
+                    found.append(EvidenceItem(f"d{i + 1}", "dense", start, end, answer.texts[0].strip()))
             return found
 
         return list(await asyncio.gather(*(one(s, f) for s, f in zip(samples, signals, strict=True))))
 
 
 def _stretches(
-    run: Run, captioner: Captioner, sample: Mapping[str, Any], seconds: float
+    run: Run, captioner: CaptionerSettings, sample: Mapping[str, Any], seconds: float
 ) -> list[tuple[float, float, dict[str, Any]]]:
     """(start, end, request) of each stretch; none where the video cannot be decoded, which measure has booked."""
     import cv2
@@ -128,6 +128,6 @@ def _stretches(
     for i, part in enumerate(np.array_split(np.arange(len(pictures)), count)):
         start, end = seconds * i / count, seconds * (i + 1) / count
         if len(part):
-            body = evidence.caption_body(captioner.model, [pictures[j] for j in part], captioner.max_tokens)
+            body = evidence.build_caption_body(captioner.model, [pictures[j] for j in part], captioner.max_tokens)
             found.append((start, end, body))
     return found

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 
 from infra import storage
 from infra.errors import ConfigError
-from infra.llm.batch_files import Batch
-from infra.llm.requests import Cache, Desk
+from infra.llm.batch_files import BatchFiles
+from infra.llm.requests import CachedClient, RequestCache
 from infra.llm.servers import Endpoint, Servers
-from pipelines.annotate.writing import RULES, Annotate
+from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.core.run import Run
 
 
-def cache_path(run: Run, settings: Annotate) -> str:
+def cache_path(run: Run, settings: AnnotateSettings) -> str:
     """The request cache: a file of this machine or of a disk that all workers share.
 
     Raises ConfigError where the store is an object store and `annotate.cache` does not name such a place.
@@ -32,43 +32,45 @@ def cache_path(run: Run, settings: Annotate) -> str:
     return str(path)
 
 
-def shared(endpoints: Sequence[Endpoint], among: int) -> list[Endpoint]:
+def share_endpoints(endpoints: Sequence[Endpoint], among: int) -> list[Endpoint]:
     """Endpoints with one process's share of the requests that each may have in flight, at least one."""
     return [e.model_copy(update={"in_flight": max(1, e.in_flight // max(among, 1))}) for e in endpoints]
 
 
 @asynccontextmanager
-async def at_servers(run: Run, settings: Annotate, endpoints: Sequence[Endpoint], among: int) -> AsyncIterator[Desk]:
-    """A desk before `endpoints`, for one of `among` processes that ask them at the same time."""
-    with Cache(cache_path(run, settings)) as cache:
+async def open_server_client(
+    run: Run, settings: AnnotateSettings, endpoints: Sequence[Endpoint], among: int
+) -> AsyncIterator[CachedClient]:
+    """A client before `endpoints`, for one of `among` processes that ask them at the same time."""
+    with RequestCache(cache_path(run, settings)) as cache:
         async with Servers(
-            shared(endpoints, among),
+            share_endpoints(endpoints, among),
             timeout_s=settings.timeout_s,
             patience_s=settings.patience_s,
             tries=settings.tries,
-            tell=tell,
+            notify=tell,
         ) as servers:
-            yield Desk(cache, servers)
+            yield CachedClient(cache, servers)
 
 
 @asynccontextmanager
-async def open_desk(run: Run, settings: Annotate, among: int) -> AsyncIterator[Desk | None]:
-    """The desk before whoever writes this run's dialogues; None where the rules do."""
+async def open_client(run: Run, settings: AnnotateSettings, among: int) -> AsyncIterator[CachedClient | None]:
+    """The client before whoever writes this run's dialogues; None where the rules do."""
     if settings.generator == RULES:
         yield None
     elif run.batch is not None:
-        with Cache(cache_path(run, settings)) as cache:
-            async with Batch(run.batch) as batch:
-                yield Desk(cache, batch)
+        with RequestCache(cache_path(run, settings)) as cache:
+            async with BatchFiles(run.batch) as batch:
+                yield CachedClient(cache, batch)
     elif settings.endpoints:
-        async with at_servers(run, settings, settings.endpoints, among) as desk:
-            yield desk
+        async with open_server_client(run, settings, settings.endpoints, among) as client:
+            yield client
     else:
-        from infra.llm.offline import Offline
+        from infra.llm.offline import OfflineVllm
 
-        with Cache(cache_path(run, settings)) as cache:
-            async with Offline(settings.asked, dict(settings.offline or {})) as engine:
-                yield Desk(cache, engine)
+        with RequestCache(cache_path(run, settings)) as cache:
+            async with OfflineVllm(settings.served_model, dict(settings.offline or {})) as engine:
+                yield CachedClient(cache, engine)
 
 
 def tell(text: str) -> None:

@@ -117,7 +117,7 @@ class Resolved:
     duplicates: Duplicates
     resample: Any  # filters.resample.ResampleSettings | None
     measure: Measure
-    annotate: Any = None  # pipelines.annotate.writing.Annotate | None
+    annotate: Any = None  # pipelines.annotate.writing.AnnotateSettings | None
 
     @property
     def filters(self) -> tuple[Filter, ...]:
@@ -263,9 +263,9 @@ class _Resolver:
     def _annotate(self) -> Any:
         if self.config.annotate is None:
             return None
-        from pipelines.annotate.writing import Annotate
+        from pipelines.annotate.settings import AnnotateSettings
 
-        return validate(self.document, Annotate, self.config.annotate, ("annotate",))
+        return validate(self.document, AnnotateSettings, self.config.annotate, ("annotate",))
 
     def _need(self, column: str) -> tuple[str, ...]:
         """The annotators behind a column, those that they read first."""

@@ -10,7 +10,7 @@ from typing import Any
 from infra import storage, tables
 from infra.commit import read_json, read_manifest
 from infra.hashing import canonical_json, fingerprint
-from pipelines.annotate.writing import writer
+from pipelines.annotate.settings import describe_generator
 from pipelines.core import tombstones
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
@@ -56,7 +56,7 @@ def made_by(run: Run) -> dict[str, Any]:
             }
             for name, annotator in sorted(resolved.annotators.items())
         },
-        "dialogues": writer(resolved.annotate),
+        "dialogues": describe_generator(resolved.annotate),
     }  # fmt: skip
 
 

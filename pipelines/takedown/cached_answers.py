@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from annotators.dialogues import dialogue
-from annotators.dialogues.evidence import Item, Sheet
-from annotators.dialogues.kinds import IMAGE_TEXT, kind, kinds
+from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
+from annotators.dialogues.kinds import IMAGE_TEXT, load_kind, load_kinds
 from infra import storage, tables
 from infra.commit import read_manifest
-from infra.llm.requests import Ask, Cache
+from infra.llm.requests import Request, RequestCache
 from pipelines.annotate.llm_client import cache_path
-from pipelines.annotate.writing import RULES, Annotate
+from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.takedown.scan import Found
@@ -37,7 +37,7 @@ def find(found: Found) -> list[bytes]:
         return []
     keys = {key for row, seconds in rows for key in _asked(row, seconds, settings)}
     mine = texts([row for row, _ in rows])
-    with Cache(cache_path(found.run, settings)) as cache:
+    with RequestCache(cache_path(found.run, settings)) as cache:
         return matching(cache, keys, needles(mine - _said_of_others(found, mine)))
 
 
@@ -46,11 +46,11 @@ def forget(run: Run, keys: Sequence[bytes]) -> int:
     settings = resolve(run).annotate
     if not keys or settings is None or not _there(run, settings):
         return 0
-    with Cache(cache_path(run, settings)) as cache:
+    with RequestCache(cache_path(run, settings)) as cache:
         return cache.forget(keys)
 
 
-def matching(cache: Cache, keys: set[bytes], wanted: Sequence[str]) -> list[bytes]:
+def matching(cache: RequestCache, keys: set[bytes], wanted: Sequence[str]) -> list[bytes]:
     """Keys in the cache that are among `keys`, or whose answer holds one of `wanted` (as `needles` gives them)."""
     from ahocorasick_rs import AhoCorasick
 
@@ -96,7 +96,7 @@ def _bare(text: str) -> str:
     return text.replace("\\", "")
 
 
-def _there(run: Run, settings: Annotate) -> bool:
+def _there(run: Run, settings: AnnotateSettings) -> bool:
     uri = settings.cache or storage.join(run.store, "requests.sqlite")
     return storage.is_local(uri) and storage.is_file(uri)
 
@@ -117,11 +117,13 @@ def _rows(found: Found) -> list[tuple[dict[str, Any], float | None]]:
     return rows
 
 
-def _asked(row: Mapping[str, Any], seconds: float | None, settings: Annotate) -> list[bytes]:
+def _asked(row: Mapping[str, Any], seconds: float | None, settings: AnnotateSettings) -> list[bytes]:
     """The key of the request that a row of dialogues came of."""
     if not row["evidence"]:
         return []
-    chosen = kind(IMAGE_TEXT) if row["kind"] == IMAGE_TEXT else kinds()[row["kind"]]
-    sheet = Sheet(tuple(Item(**item) for item in row["evidence"]), seconds)
+    chosen = load_kind(IMAGE_TEXT) if row["kind"] == IMAGE_TEXT else load_kinds()[row["kind"]]
+    sheet = EvidenceSheet(tuple(EvidenceItem(**item) for item in row["evidence"]), seconds)
     sampling = settings.sampling.model_dump(mode="json")
-    return [Ask(dialogue.generation_body(chosen, sheet, settings.asked, sampling, settings.candidates)).key]
+    return [
+        Request(dialogue.build_generation_body(chosen, sheet, settings.served_model, sampling, settings.candidates)).key
+    ]

@@ -290,11 +290,11 @@ def _servers(run: Run) -> list[DoctorFinding]:
     """The servers of dialogues and captions: whether they answer, what they serve, whether they obey a schema."""
     if run.config.annotate is None:
         return []
-    from pipelines.annotate.writing import Annotate
+    from pipelines.annotate.settings import AnnotateSettings
     from pipelines.tools.doctor_servers import look
 
-    settings = validate(run.document, Annotate, run.config.annotate, ("annotate",))
-    asked = [("annotate", settings.endpoints, settings.asked)]
+    settings = validate(run.document, AnnotateSettings, run.config.annotate, ("annotate",))
+    asked = [("annotate", settings.endpoints, settings.served_model)]
     if settings.captioner is not None:
         asked.append(("annotate.captioner", settings.captioner.endpoints, settings.captioner.model))
     found = [DoctorFinding("annotate", True, True, f"dialogues by: {settings.generator}")]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.errors import ConfigError, StageError
-from infra.llm.requests import Ask
+from infra.llm.requests import Request
 from infra.llm.servers import Endpoint, Servers
 
 #: A word that no model says unasked, and the least that a constrained answer can be.
@@ -49,14 +49,14 @@ async def _one(endpoint: Endpoint, model: str) -> dict[str, Any]:
         "max_tokens": 64,
         "response_format": {"type": "json_schema", "json_schema": {"name": "proof", "schema": _SCHEMA, "strict": True}},
     }
-    servers = Servers([endpoint], timeout_s=_TIMEOUT_S, patience_s=_PATIENCE_S, tries=1, tell=lambda _: None)
+    servers = Servers([endpoint], timeout_s=_TIMEOUT_S, patience_s=_PATIENCE_S, tries=1, notify=lambda _: None)
     try:
         async with servers:
             served = (await servers.models())[endpoint.url]
             if served is not None and model not in served:
                 fix = f"set annotate.model to one of them, or start the server with --served-model-name {model}"
                 return found(False, f"serves {', '.join(served) or 'nothing'}, not {model}", fix)
-            answer = await servers.ask(Ask(body))
+            answer = await servers.complete(Request(body))
     except ConfigError as error:
         return found(False, error.what, error.hint)
     except StageError as error:

@@ -15,7 +15,7 @@ from filters import FILTERS
 from infra import tables
 from infra.config import Config
 from infra.errors import ConfigError
-from pipelines.annotate.writing import Annotate
+from pipelines.annotate.settings import AnnotateSettings
 from pipelines.core.resolve import Duplicates, Measure, annotator_class, annotator_settings
 
 #: What the columns mean; a test holds this to the tables.
@@ -180,7 +180,7 @@ _PLACES = ("measure", "filters", "duplicates", "resample", "annotate")
 def _of_place(field: str) -> type[BaseModel]:
     resample: type[BaseModel] = importlib.import_module("filters.resample").ResampleSettings
     known: dict[str, type[BaseModel]] = {
-        "measure": Measure, "duplicates": Duplicates, "resample": resample, "annotate": Annotate,
+        "measure": Measure, "duplicates": Duplicates, "resample": resample, "annotate": AnnotateSettings,
     }  # fmt: skip
     return known[field]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from annotators.dialogues.evidence import Item, Sheet
+from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
 from infra.hashing import fingerprint
 
 #: Target shares of the kinds, in per cent: Apollo's (arXiv 2412.10360), Fig. 7. The figure gives numbers and labels
@@ -36,7 +36,7 @@ IMAGE_TEXT = "image_text"
 _FOLDER = Path(__file__).parent
 _FRONT = re.compile(r"---\n(.*?)\n---\n(.*)", re.S)
 
-# Said of the view itself; hyphens and blanks come in all ways, and "not a first-person view" is none.
+# TextFeatures of the view itself; hyphens and blanks come in all ways, and "not a first-person view" is none.
 _EGO = re.compile(
     r"(?<!not )(?<!not a )(?<!rather than )(?<!non-)\b"
     r"(?:first[- ]person|egocentric|ego[- ]view|pov|point[- ]of[- ]view shot|"
@@ -54,7 +54,7 @@ _EGO_WORDS = frozenset(
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
+class DialogueKind:
     """name; version: raised with every change of prompt or schema. prompt: the system message, the same for all videos.
     schema: of the answer. prompt_hash, schema_hash: 32 hex digits each. least, most: turns of a dialogue."""
 
@@ -69,19 +69,19 @@ class Kind:
 
 
 @functools.cache
-def kinds() -> Mapping[str, Kind]:
+def load_kinds() -> Mapping[str, DialogueKind]:
     """The kinds of video dialogues by name, in the order of SHARES."""
-    return {name: kind(name) for name in SHARES}
+    return {name: load_kind(name) for name in SHARES}
 
 
 @functools.cache
-def kind(name: str) -> Kind:
+def load_kind(name: str) -> DialogueKind:
     """A kind by name: one of SHARES, or IMAGE_TEXT."""
     rules, _ = _parts("rules")
     body, front = _parts(name)
     prompt = f"{rules}\n\n{body}".replace("{medium}", front.get("medium", "video"))
     schema = json.loads((_FOLDER / f"{name}.schema.json").read_text("utf-8"))
-    return Kind(
+    return DialogueKind(
         name,
         front["version"],
         prompt,
@@ -99,7 +99,7 @@ def _parts(name: str) -> tuple[str, Mapping[str, Any]]:
     return match[2].strip(), yaml.safe_load(match[1])
 
 
-def supports(name: str, sheet: Sheet) -> bool:
+def supports(name: str, sheet: EvidenceSheet) -> bool:
     """Whether there is something to ask about. The limits are ours:
 
     - conversation: three words that say something, in captions or in what is spoken
@@ -110,22 +110,25 @@ def supports(name: str, sheet: Sheet) -> bool:
     - text_recognition: text in the picture with a word of two letters or digits
     """
     if name == "conversation":
-        return len(sheet.seen) >= 3 or len({w for item in sheet.of("transcript") for w in item.said.content}) >= 3
+        return (
+            len(sheet.seen) >= 3
+            or len({w for item in sheet.of_kinds("transcript") for w in item.features.content}) >= 3
+        )
     if name == "reasoning":
         return len(sheet.seen) >= 6
     if name == "captioning":
         return len(sheet.seen) >= 3
     if name == "temporal_perception":
-        timed = sheet.of("caption", "dense", "transcript", "ocr")
+        timed = sheet.of_kinds("caption", "dense", "transcript", "ocr")
         return len({item.start_s for item in timed if item.start_s is not None}) >= 2
     if name == "egocentric":
-        told = sheet.of("caption", "dense", "facts")
+        told = sheet.of_kinds("caption", "dense", "facts")
         return len(sheet.seen) >= 3 and any(_hints(item) and _EGO.search(item.text) for item in told)
     if name in ("text_recognition", IMAGE_TEXT):
-        return any(len(word) >= 2 for item in sheet.of("ocr") for word in item.said.words)
+        return any(len(word) >= 2 for item in sheet.of_kinds("ocr") for word in item.features.words)
     raise ValueError(f"there is no kind {name!r}")
 
 
-def _hints(item: Item) -> bool:
+def _hints(item: EvidenceItem) -> bool:
     """A quick look: one of these words stands in all that _EGO finds."""
-    return not _EGO_WORDS.isdisjoint(item.said.words)
+    return not _EGO_WORDS.isdisjoint(item.features.words)

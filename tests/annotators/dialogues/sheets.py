@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from annotators.dialogues.evidence import KINDS, Item, Sheet
+from annotators.dialogues.evidence import KINDS, EvidenceItem, EvidenceSheet
 
 
-def sheet(*items: tuple[Any, ...], seconds: float | None = 20.0) -> Sheet:
+def sheet(*items: tuple[Any, ...], seconds: float | None = 20.0) -> EvidenceSheet:
     """(kind, text) or (kind, text, start, end): items, numbered in their order."""
-    made: list[Item] = []
+    made: list[EvidenceItem] = []
     for name, text, *span in items:
         number = 1 + sum(item.kind == name for item in made)
         start, end = span if span else (None, None)
-        made.append(Item(f"{KINDS[name]}{number}", name, start, end, text))
-    return Sheet(tuple(made), seconds)
+        made.append(EvidenceItem(f"{KINDS[name]}{number}", name, start, end, text))
+    return EvidenceSheet(tuple(made), seconds)

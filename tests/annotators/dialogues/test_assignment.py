@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotators.dialogues.assignment import assign, expected, probabilities
+from annotators.dialogues.assignment import assign_kind, compute_expected_shares, solve_probabilities
 from annotators.dialogues.kinds import SHARES
 
 Classes = Mapping[frozenset[str], int]
@@ -18,8 +18,8 @@ def f(*names: str) -> frozenset[str]:
 
 def deviation(counts: Classes, shares: Mapping[str, float]) -> float:
     """Sum over the kinds of |expected - target| under the odds found."""
-    table = probabilities(counts, shares)
-    got = expected(counts, table)
+    table = solve_probabilities(counts, shares)
+    got = compute_expected_shares(counts, table)
     total = sum(shares.values())
     return sum(abs(got.get(name, 0.0) - share / total) for name, share in shares.items())
 
@@ -44,46 +44,46 @@ def least_deviation(counts: Classes, shares: Mapping[str, float]) -> float:
 
 def test_one_class_that_supports_everything_gets_the_shares() -> None:
     counts = {frozenset(SHARES): 1000}
-    table = probabilities(counts, SHARES)
+    table = solve_probabilities(counts, SHARES)
     total = sum(SHARES.values())
     assert table[frozenset(SHARES)] == pytest.approx({name: share / total for name, share in SHARES.items()}, abs=1e-8)
 
 
 def test_rare_kinds_are_given_more_often_where_they_are_possible() -> None:
     counts = {f("a", "b"): 900, f("a", "b", "c"): 100}
-    table = probabilities(counts, {"a": 50, "b": 45, "c": 5})
+    table = solve_probabilities(counts, {"a": 50, "b": 45, "c": 5})
     assert table[f("a", "b", "c")]["c"] == pytest.approx(0.5)
-    assert expected(counts, table) == pytest.approx({"a": 0.5, "b": 0.45, "c": 0.05})
+    assert compute_expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.45, "c": 0.05})
     # What is left over is shared as near to the shares as can be.
     assert table[f("a", "b")]["a"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_what_cannot_be_met_is_met_as_nearly_as_possible() -> None:
     counts = {f("a"): 90, f("a", "b"): 10}
-    table = probabilities(counts, {"a": 50, "b": 50})
+    table = solve_probabilities(counts, {"a": 50, "b": 50})
     assert table == {f("a"): {"a": 1.0}, f("a", "b"): {"a": 0.0, "b": 1.0}}
 
 
 def test_videos_that_support_nothing_get_nothing_and_do_not_count() -> None:
     counts = {f(): 50, f("a", "b"): 10, f("z"): 3}
-    table = probabilities(counts, {"a": 1, "b": 1, "z": 0})
+    table = solve_probabilities(counts, {"a": 1, "b": 1, "z": 0})
     assert table[f()] == table[f("z")] == {}
     assert table[f("a", "b")] == pytest.approx({"a": 0.5, "b": 0.5})
-    assert expected(counts, table) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert compute_expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.5})
 
 
 def test_a_class_without_videos_has_odds_all_the_same() -> None:
-    table = probabilities({f("a", "b"): 0}, {"a": 3, "b": 1})
+    table = solve_probabilities({f("a", "b"): 0}, {"a": 3, "b": 1})
     assert table[f("a", "b")] == pytest.approx({"a": 0.75, "b": 0.25})
-    assert probabilities({}, {"a": 1}) == {}
+    assert solve_probabilities({}, {"a": 1}) == {}
 
 
 def test_wrong_numbers_are_refused() -> None:
     for shares in ({"a": -1.0, "b": 2.0}, {"a": 0.0}, {}, {"a": float("nan")}):
         with pytest.raises(ValueError, match="shares"):
-            probabilities({f("a"): 1}, shares)
+            solve_probabilities({f("a"): 1}, shares)
     with pytest.raises(ValueError, match="counts"):
-        probabilities({f("a"): -1}, {"a": 1})
+        solve_probabilities({f("a"): -1}, {"a": 1})
 
 
 NAMES = "abcde"
@@ -93,7 +93,7 @@ targets = st.dictionaries(st.sampled_from(NAMES), st.floats(0, 50), min_size=1).
 
 @given(classes, targets)
 def test_odds_are_odds_and_their_deviation_is_the_least(counts: Classes, shares: Mapping[str, float]) -> None:
-    table = probabilities(counts, shares)
+    table = solve_probabilities(counts, shares)
     assert table.keys() == counts.keys()
     for supported, odds in table.items():
         allowed = {name for name in supported if shares.get(name, 0) > 0}
@@ -108,7 +108,7 @@ def test_odds_are_odds_and_their_deviation_is_the_least(counts: Classes, shares:
 def test_the_order_of_the_counts_does_not_matter(counts: Classes, shares: Mapping[str, float], chance: object) -> None:
     shuffled = list(counts.items())
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert probabilities(dict(shuffled), shares) == probabilities(counts, shares)
+    assert solve_probabilities(dict(shuffled), shares) == solve_probabilities(counts, shares)
 
 
 # Drawing
@@ -117,11 +117,11 @@ def test_the_order_of_the_counts_does_not_matter(counts: Classes, shares: Mappin
 def test_draws_come_in_the_odds() -> None:
     table = {f("a", "b", "c"): {"a": 0.6, "b": 0.3, "c": 0.1}}
     keys = [f"key{i}" for i in range(20_000)]
-    drawn = [assign(key, f("a", "b", "c"), table, 7) for key in keys]
+    drawn = [assign_kind(key, f("a", "b", "c"), table, 7) for key in keys]
     shares = {name: drawn.count(name) / len(drawn) for name in "abc"}
     assert shares == pytest.approx(table[f("a", "b", "c")], abs=0.015)
-    assert drawn == [assign(key, f("a", "b", "c"), table, 7) for key in keys]
-    assert drawn != [assign(key, f("a", "b", "c"), table, 8) for key in keys]
+    assert drawn == [assign_kind(key, f("a", "b", "c"), table, 7) for key in keys]
+    assert drawn != [assign_kind(key, f("a", "b", "c"), table, 8) for key in keys]
 
 
 def test_a_data_set_meets_its_shares() -> None:
@@ -134,8 +134,8 @@ def test_a_data_set_meets_its_shares() -> None:
     counts: dict[frozenset[str], int] = {}
     for supported in videos.values():
         counts[supported] = counts.get(supported, 0) + 1
-    table = probabilities(counts, SHARES)
-    drawn = [assign(key, supported, table, 0) for key, supported in videos.items()]
+    table = solve_probabilities(counts, SHARES)
+    drawn = [assign_kind(key, supported, table, 0) for key, supported in videos.items()]
     for name, share in SHARES.items():
         wanted = share / sum(SHARES.values())
         assert drawn.count(name) / len(drawn) == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / 10_000) ** 0.5)
@@ -143,11 +143,11 @@ def test_a_data_set_meets_its_shares() -> None:
 
 def test_the_last_crumb_of_rounding_goes_to_the_last_kind() -> None:
     table = {f("a", "b"): {"a": 0.0, "b": 0.999999999}}
-    assert {assign(f"k{i}", f("a", "b"), table, 0) for i in range(100)} == {"b"}
+    assert {assign_kind(f"k{i}", f("a", "b"), table, 0) for i in range(100)} == {"b"}
 
 
 def test_who_supports_nothing_cannot_be_assigned() -> None:
     with pytest.raises(ValueError, match="no kind"):
-        assign("k", f(), {f(): {}}, 0)
+        assign_kind("k", f(), {f(): {}}, 0)
     with pytest.raises(KeyError):
-        assign("k", f("a"), {}, 0)
+        assign_kind("k", f("a"), {}, 0)

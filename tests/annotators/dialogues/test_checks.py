@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.dialogues import checks
-from annotators.dialogues.checks import REASONS, Settings, check, identify
+from annotators.dialogues.checks import REASONS, CheckSettings, check, identify
 from annotators.dialogues.dialogue import Dialogue, Turn
-from annotators.dialogues.evidence import Sheet
-from annotators.dialogues.kinds import kind
+from annotators.dialogues.evidence import EvidenceSheet
+from annotators.dialogues.kinds import load_kind
 from tests.annotators.dialogues.sheets import sheet
 
-TALK, TIMED = kind("conversation"), kind("temporal_perception")
+TALK, TIMED = load_kind("conversation"), load_kind("temporal_perception")
 
 
 SKI = sheet(
@@ -25,11 +25,11 @@ SKI = sheet(
 )
 
 
-def reasons(*turns: Turn, on: Sheet = SKI, of: Any = TALK, **options: Any) -> tuple[str | None, ...]:
-    return check(Dialogue(of.name, turns), on, of, Settings(**options), lambda text: "en").turns
+def reasons(*turns: Turn, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> tuple[str | None, ...]:
+    return check(Dialogue(of.name, turns), on, of, CheckSettings(**options), lambda text: "en").turns
 
 
-def one(question: str, answer: str, *cited: str, on: Sheet = SKI, of: Any = TALK, **options: Any) -> str | None:
+def one(question: str, answer: str, *cited: str, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> str | None:
     return reasons(Turn(question, answer, cited or ("c1",)), on=on, of=of, **options)[0]
 
 
@@ -113,7 +113,7 @@ def test_citations() -> None:
         "The man skis (d1, d2).",
         "The man skis (C1).",
         "As c1 has it, the man skis.",
-        "Item d1: the man skis.",
+        "EvidenceItem d1: the man skis.",
         "The man skis [d1 and d2].",
         "The man skis, see ids c1.",
     ],
@@ -402,7 +402,7 @@ def test_decimals_may_be_left_out() -> None:
 
 def test_conclusions_may_use_words_of_their_own() -> None:
     answer = "The steep slope and the ramps call for courage and practice."
-    assert one("Why is it hard?", answer, of=kind("reasoning")) is None
+    assert one("Why is it hard?", answer, of=load_kind("reasoning")) is None
     assert name(one("Why is it hard?", answer, coverage=0.6)) == "uncovered"
 
 
@@ -417,7 +417,7 @@ def test_other_scripts_on_both_sides_can_be_compared() -> None:
 
 
 def whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", told: str = "en") -> str | None:
-    return check(dialogue, SKI, of, Settings(language=language), lambda text: told).whole
+    return check(dialogue, SKI, of, CheckSettings(language=language), lambda text: told).whole
 
 
 def test_reasons_against_the_whole() -> None:
@@ -438,14 +438,14 @@ def test_languages_are_told_apart() -> None:
     assert identify("Was macht der Mann? Er fährt einen steilen Hang hinab\nund springt über eine Schanze.") == "de"
     assert identify("他在滑雪，从山上下来") == "zh"
     turn = Turn("Was macht der Mann auf dem Hang?", "Er fährt einen steilen Hang hinab.", ("c1",))
-    assert check(Dialogue("conversation", (turn,)), SKI, TALK, Settings()).whole == "language: de"
+    assert check(Dialogue("conversation", (turn,)), SKI, TALK, CheckSettings()).whole == "language: de"
 
 
 # All of it
 
 
 def test_every_reason_is_documented_and_given_somewhere() -> None:
-    text = Path(str(checks.__file__)).read_text("utf-8").split("class Findings")[1]
+    text = Path(str(checks.__file__)).read_text("utf-8").split("class DialogueFindings")[1]
     given = set(re.findall(r'(?:return|else) f?"([a-z_]+)(?:: [^"]*)?"', text))
     assert given == set(REASONS)
 
@@ -453,7 +453,7 @@ def test_every_reason_is_documented_and_given_somewhere() -> None:
 def test_limits_are_checked() -> None:
     for wrong in ((0, 5), (9, 5)):
         with pytest.raises(ValueError, match="lengths"):
-            Settings(question_chars=wrong)
+            CheckSettings(question_chars=wrong)
 
 
 WORDS = st.lists(
@@ -465,9 +465,9 @@ WORDS = st.lists(
 @given(st.lists(st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["c1", "d1", "o1", "x9"]), max_size=3)), max_size=6))
 def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[str], list[str], list[str]]]) -> None:
     made = tuple(Turn(" ".join(q), " ".join(a), tuple(dict.fromkeys(e))) for q, a, e in turns)
-    found = check(Dialogue("conversation", made), SKI, TALK, Settings(), lambda text: "en")
+    found = check(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
     assert len(found.turns) == len(made)
-    assert found == check(Dialogue("conversation", made), SKI, TALK, Settings(), lambda text: "en")
+    assert found == check(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
     for turn, reason in zip(made, found.turns, strict=True):
         if reason is None:
             assert turn.evidence
@@ -477,4 +477,4 @@ def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[st
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_is_judged(question: str, answer: str) -> None:
-    check(Dialogue("conversation", (Turn(question, answer, ("c1",)),)), SKI, TALK, Settings(), lambda text: "en")
+    check(Dialogue("conversation", (Turn(question, answer, ("c1",)),)), SKI, TALK, CheckSettings(), lambda text: "en")

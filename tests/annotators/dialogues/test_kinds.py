@@ -7,8 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from annotators.dialogues import checks, dialogue, evidence, kinds
-from annotators.dialogues.evidence import KINDS, Item, Sheet
-from annotators.dialogues.kinds import IMAGE_TEXT, SHARES, kind, supports
+from annotators.dialogues.evidence import KINDS, EvidenceItem, EvidenceSheet
+from annotators.dialogues.kinds import IMAGE_TEXT, SHARES, load_kind, supports
 from tests.annotators.dialogues.sheets import sheet
 
 ALL = [*SHARES, IMAGE_TEXT]
@@ -21,9 +21,9 @@ KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "
             "maxLength", "pattern"}  # fmt: skip
 
 
-def example(name: str) -> tuple[Sheet, str]:
+def example(name: str) -> tuple[EvidenceSheet, str]:
     """The example of a prompt, read back."""
-    given, answer = kind(name).prompt.split("Example of items:\n")[1].split("Example of an answer:\n")
+    given, answer = load_kind(name).prompt.split("Example of items:\n")[1].split("Example of an answer:\n")
     items = []
     letters = {letter: item_kind for item_kind, letter in KINDS.items()}
     for line in given.strip().splitlines():
@@ -32,15 +32,15 @@ def example(name: str) -> tuple[Sheet, str]:
         letter, number, called, start, end, text = match.groups()
         first = None if start is None else float(start)
         last = first if end is None else float(end)
-        items.append(Item(letter + number, letters[letter], first, last, text))
+        items.append(EvidenceItem(letter + number, letters[letter], first, last, text))
         assert called == evidence._CALLED[letters[letter]]
     facts = next((item.text for item in items if item.kind == "facts"), "")
     length = re.search(r"([\d.]+) seconds", facts)
-    return Sheet(tuple(items), float(length[1]) if length else None), answer.strip()
+    return EvidenceSheet(tuple(items), float(length[1]) if length else None), answer.strip()
 
 
 def test_there_is_a_prompt_and_a_schema_for_each_kind_and_nothing_else() -> None:
-    assert list(kinds.kinds()) == list(SHARES)
+    assert list(kinds.load_kinds()) == list(SHARES)
     files = {path.name for path in FOLDER.iterdir() if path.suffix in (".md", ".json")}
     assert files == {"rules.md", *(f"{n}.md" for n in ALL), *(f"{n}.schema.json" for n in ALL)}
 
@@ -51,7 +51,7 @@ def test_shares_are_apollos() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_prompt_begins_with_what_all_share(name: str) -> None:
-    one, other = kind(name).prompt, kind("conversation").prompt
+    one, other = load_kind(name).prompt, load_kind("conversation").prompt
     if name != IMAGE_TEXT:
         shared = (
             len(one)
@@ -66,7 +66,7 @@ def test_a_prompt_begins_with_what_all_share(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_schema_bounds_everything_and_uses_no_keyword_that_engines_leave_out(name: str) -> None:
-    found = kind(name)
+    found = load_kind(name)
     Draft202012Validator.check_schema(found.schema)
     turns = found.schema["properties"]["turns"]
     assert (turns["minItems"], turns["maxItems"]) == (found.least, found.most)
@@ -95,20 +95,20 @@ def test_a_schema_bounds_everything_and_uses_no_keyword_that_engines_leave_out(n
 def test_the_example_in_a_prompt_passes_every_check(name: str) -> None:
     shown, answer = example(name)
     assert supports(name, shown)
-    read = dialogue.read(answer, "stop", kind(name))
+    read = dialogue.parse_dialogue(answer, "stop", load_kind(name))
     assert not isinstance(read, str), read
-    found = checks.check(read, shown, kind(name), checks.Settings())
+    found = checks.check(read, shown, load_kind(name), checks.CheckSettings())
     assert found.passed, found
 
 
 def test_hashes_are_those_of_what_is_sent() -> None:
     for name in ALL:
-        found = kind(name)
+        found = load_kind(name)
         assert found.prompt_hash != found.schema_hash
         assert len(found.prompt_hash) == 32
-    assert len({kind(name).prompt_hash for name in ALL}) == len(ALL)
-    turned = json.loads(json.dumps(kind("conversation").schema, sort_keys=True))
-    assert kinds.fingerprint(json.dumps(turned)) != kind("conversation").schema_hash
+    assert len({load_kind(name).prompt_hash for name in ALL}) == len(ALL)
+    turned = json.loads(json.dumps(load_kind("conversation").schema, sort_keys=True))
+    assert kinds.fingerprint(json.dumps(turned)) != load_kind("conversation").schema_hash
 
 
 # What a sheet supports

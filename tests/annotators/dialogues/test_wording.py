@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.dialogues import wording
-from annotators.dialogues.wording import said, stem
+from annotators.dialogues.wording import extract_features, stem
 
 
 @pytest.mark.parametrize(
@@ -37,28 +37,28 @@ def test_other_words_do_not(words: tuple[str, ...]) -> None:
 
 
 def test_what_says_nothing_is_left_out() -> None:
-    assert said("The video shows a man who is in the 2 red cars, and then he jumps.").content == {
+    assert extract_features("The video shows a man who is in the 2 red cars, and then he jumps.").content == {
         "man",
         "red",
         "car",
         "jump",
     }
-    assert said("It probably seems to be the first scene.").content == frozenset()
-    assert said("He doesn't. It’s not.").content == frozenset()
-    assert said("").content == frozenset()
+    assert extract_features("It probably seems to be the first scene.").content == frozenset()
+    assert extract_features("He doesn't. It’s not.").content == frozenset()
+    assert extract_features("").content == frozenset()
 
 
 def test_scripts_without_blanks_are_pairs_of_characters() -> None:
-    assert said("a 犬が走る b").words == ("a", "犬が", "が走", "走る", "b")
-    assert said("犬").words == ("犬",)
+    assert extract_features("a 犬が走る b").words == ("a", "犬が", "が走", "走る", "b")
+    assert extract_features("犬").words == ("犬",)
 
 
 def test_shingles_and_likeness() -> None:
     def alike(a: str, b: str) -> float:
-        return wording.alike(wording.shingles(said(a).words), wording.shingles(said(b).words))
+        return wording.jaccard(wording.shingles(extract_features(a).words), wording.shingles(extract_features(b).words))
 
     one = "the dog runs over the grass"
-    assert len(wording.shingles(said(one).words)) == 4
+    assert len(wording.shingles(extract_features(one).words)) == 4
     assert alike(one, "The dog runs over the grass!") == 1.0
     assert alike(one, "a cat sleeps on the sofa") == 0.0
     assert alike("Yes.", "yes") == 1.0
@@ -92,8 +92,8 @@ def test_shingles_and_likeness() -> None:
     ],
 )
 def test_times(text: str, seconds: list[float]) -> None:
-    assert [value for value, _ in said(text).times] == seconds
-    for _, words in said(text).times:
+    assert [value for value, _ in extract_features(text).times] == seconds
+    for _, words in extract_features(text).times:
         assert words in text.lower()
 
 
@@ -110,7 +110,7 @@ def test_times(text: str, seconds: list[float]) -> None:
     ],
 )
 def test_numbers(text: str, values: set[float]) -> None:
-    assert said(text).numbers == values
+    assert extract_features(text).numbers == values
 
 
 @pytest.mark.parametrize(
@@ -118,19 +118,19 @@ def test_numbers(text: str, values: set[float]) -> None:
     [("", False), ("12 !", False), ("A dog", False), ("naïve café", False), ("犬が走る", True), ("Собака", True)],
 )
 def test_scripts(text: str, other: bool) -> None:
-    assert wording.other_script(text) is other
+    assert wording.is_non_latin(text) is other
 
 
 @given(st.text(max_size=60))
 def test_anything_can_be_taken_apart(text: str) -> None:
-    found = said(text)
+    found = extract_features(text)
     assert len(wording.shingles(found.words)) <= max(len(found.words) - 2, 1)
     assert all(value >= 0 for value, _ in found.times)
-    assert said(text + " ").words == found.words
+    assert extract_features(text + " ").words == found.words
 
 
 @given(st.lists(st.sampled_from(["3", "dogs", "0:45", "seconds", "to", "two", "and", "12.5", "s", "in"]), max_size=12))
 def test_every_digit_is_in_one_number_or_time(tokens: list[str]) -> None:
-    found = said(" ".join(tokens))
+    found = extract_features(" ".join(tokens))
     written = sum(bool(re.search(r"\d", token)) or token == "two" for token in tokens)
     assert len(found.times) + len(found.numbers) <= written

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from infra.errors import BadSample, ConfigError, StageError
 from infra.hashing import digest
-from infra.llm.requests import Answer, Ask, Cache, Desk
+from infra.llm.requests import CachedClient, Completion, Request, RequestCache
 from infra.llm.servers import Endpoint, Servers
 from tests.fake_server import FakeServer, running, words
 
@@ -28,7 +28,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 texts = st.text(st.characters(exclude_categories=[]))  # with halves of surrogate pairs
 answers = st.builds(
-    Answer,
+    Completion,
     st.lists(texts).map(tuple),
     st.lists(texts).map(tuple),
     texts,
@@ -40,26 +40,26 @@ answers = st.builds(
 
 
 @contextmanager
-def fresh() -> Iterator[Cache]:
-    with tempfile.TemporaryDirectory() as folder, Cache(Path(folder) / "cache") as cache:
+def fresh() -> Iterator[RequestCache]:
+    with tempfile.TemporaryDirectory() as folder, RequestCache(Path(folder) / "cache") as cache:
         yield cache
 
 
-def ask(number: int, **changes: Any) -> Ask:
-    return Ask({"model": "fake", "messages": [{"role": "user", "content": f"question {number}"}], **changes})
+def make_request(number: int, **changes: Any) -> Request:
+    return Request({"model": "fake", "messages": [{"role": "user", "content": f"question {number}"}], **changes})
 
 
-def answer(text: str = "text") -> Answer:
-    return Answer((text,), ("stop",), "fake", 10, 5, 2)
+def answer(text: str = "text") -> Completion:
+    return Completion((text,), ("stop",), "fake", 10, 5, 2)
 
 
-# -- asks -----------------------------------------------------------------------------------------------------------
+# -- requests -------------------------------------------------------------------------------------------------------
 
 
 def test_a_key_stands_for_all_that_is_sent_and_nothing_else() -> None:
-    one = Ask({"model": "m", "messages": [], "temperature": 0.0})
-    assert one.key == Ask({"model": "m", "messages": [], "temperature": 0.0}).key == digest(one.data)
-    assert len(one.key) == 16 and one.data == b'{"model":"m","messages":[],"temperature":0.0}'
+    one = Request({"model": "m", "messages": [], "temperature": 0.0})
+    assert one.key == Request({"model": "m", "messages": [], "temperature": 0.0}).key == digest(one.payload)
+    assert len(one.key) == 16 and one.payload == b'{"model":"m","messages":[],"temperature":0.0}'
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
     others: list[dict[str, Any]] = [
         {"model": "n"},
@@ -68,49 +68,49 @@ def test_a_key_stands_for_all_that_is_sent_and_nothing_else() -> None:
         {"seed": 1},
         {"response_format": schema},
     ]
-    assert len({one.key, *(Ask({**one.body, **other}).key for other in others)}) == 6
+    assert len({one.key, *(Request({**one.body, **other}).key for other in others)}) == 6
 
 
 def test_properties_of_a_schema_are_sent_in_their_order() -> None:
     # Engines write an answer's properties in the schema's order: sorted, an answer would come before its question.
     schema = {"properties": {"question": {}, "answer": {}, "evidence": {}}}
-    sent = Ask({"model": "m", "response_format": {"json_schema": {"schema": schema}}}).data
+    sent = Request({"model": "m", "response_format": {"json_schema": {"schema": schema}}}).payload
     assert sent.index(b"question") < sent.index(b"answer") < sent.index(b"evidence")
 
 
 def test_half_a_surrogate_pair_is_the_samples_fault() -> None:
     with pytest.raises(BadSample, match="surrogate"):
-        _ = Ask({"model": "m", "messages": "a\ud800"}).key
+        _ = Request({"model": "m", "messages": "a\ud800"}).key
 
 
 # -- cache ----------------------------------------------------------------------------------------------------------
 
 
 @given(answers)
-def test_answers_survive_the_cache(given: Answer) -> None:
-    assert Answer.from_json(given.to_json()) == given
+def test_answers_survive_the_cache(given: Completion) -> None:
+    assert Completion.from_json(given.to_json()) == given
     with fresh() as cache:
-        one = ask(1)
+        one = make_request(1)
         assert cache.get(one.key) is None and len(cache) == 0
         assert cache.put(one.key, one, given) == given
         assert cache.get(one.key) == given and len(cache) == 1
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
-    one = ask(1)
-    with Cache(tmp_path / "below" / "cache") as cache, Cache(tmp_path / "below" / "cache") as other:
+    one = make_request(1)
+    with RequestCache(tmp_path / "below" / "cache") as cache, RequestCache(tmp_path / "below" / "cache") as other:
         assert cache.put(one.key, one, answer("first")) == answer("first")
         assert other.put(one.key, one, answer("second")) == answer("first")
         assert other.put_read(one.key, answer("third")) == answer("first")
         assert other.get(one.key) == cache.get(one.key) == answer("first")
-        assert cache.put_read(ask(2).key, answer("read")) == answer("read") == other.get(ask(2).key)
-    with Cache(tmp_path / "below" / "cache") as cache:
+        assert cache.put_read(make_request(2).key, answer("read")) == answer("read") == other.get(make_request(2).key)
+    with RequestCache(tmp_path / "below" / "cache") as cache:
         assert cache.get(one.key) == answer("first")
 
 
 def test_what_was_given_up_is_never_kept() -> None:
     with fresh() as cache, pytest.raises(ValueError, match="not an answer to keep"):
-        cache.put(ask(1).key, ask(1), Answer((), (), "fake", error="gave_up: 500"))
+        cache.put(make_request(1).key, make_request(1), Completion((), (), "fake", error="gave_up: 500"))
 
 
 def _other_format(path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_file_that_is_something_else_is_left_alone(spoil: Callable[[Path], Non
     spoil(path)
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(StageError) as caught:
-        Cache(path)
+        RequestCache(path)
     assert caught.value.where == str(path) and caught.value.hint
     assert not path.is_file() or path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == ["cache"]
@@ -144,12 +144,12 @@ def test_a_file_that_is_something_else_is_left_alone(spoil: Callable[[Path], Non
 
 def test_a_remote_place_is_no_place_for_it() -> None:
     with pytest.raises(ConfigError, match="local disk"):
-        Cache("s3://bucket/cache")
+        RequestCache("s3://bucket/cache")
 
 
 def test_a_row_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    with Cache(path) as cache:
+    with RequestCache(path) as cache:
         for number, raw in enumerate([b"{", b"[]", b'{"texts": 1}', b'{"texts": [], "finish": [], "other": 1}']):
             key = bytes([number]) * 16
             with sqlite3.connect(path) as database:
@@ -159,9 +159,11 @@ def test_a_row_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 
 
 def put_own(path: str, name: str, count: int, results: Any) -> None:
-    with Cache(path) as cache:
+    with RequestCache(path) as cache:
         order = random.Random(name).sample(range(count), count)
-        got = {number: cache.put(ask(number).key, ask(number), answer(name)).texts[0] for number in order}
+        got = {
+            number: cache.put(make_request(number).key, make_request(number), answer(name)).texts[0] for number in order
+        }
     results.put(got)
 
 
@@ -175,13 +177,13 @@ def test_processes_that_make_and_fill_one_cache_at_once_agree(tmp_path: Path) ->
     for worker in workers:
         worker.join()
     assert found[0] == found[1] == found[2]
-    with Cache(path) as cache:
+    with RequestCache(path) as cache:
         assert len(cache) == count
         for number, name in found[0].items():
-            assert cache.get(ask(number).key) == answer(name)
+            assert cache.get(make_request(number).key) == answer(name)
 
 
-# -- desk -----------------------------------------------------------------------------------------------------------
+# -- client -----------------------------------------------------------------------------------------------------------
 
 
 class Counting:
@@ -193,27 +195,27 @@ class Counting:
         self.asked: Counter[bytes] = Counter()
         self.error = error
 
-    async def ask(self, ask: Ask) -> Answer:
-        self.asked[ask.key] += 1
+    async def complete(self, request: Request) -> Completion:
+        self.asked[request.key] += 1
         for _ in range(5):
             await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
-        return answer(words(dict(ask.body)))
+        return answer(words(dict(request.body)))
 
 
 def test_what_is_in_flight_or_in_the_cache_is_not_sent_again() -> None:
     async def job() -> None:
         engine = Counting()
         with fresh() as cache:
-            desk = Desk(cache, engine)
-            got = await asyncio.gather(*(desk.ask(ask(i % 4)) for i in range(12)))
-            got += await asyncio.gather(*(desk.ask(ask(i % 4)) for i in range(4)))
-            assert [one.texts for one in got] == [(words(dict(ask(i % 4).body)),) for i in range(16)]
+            client = CachedClient(cache, engine)
+            got = await asyncio.gather(*(client.complete(make_request(i % 4)) for i in range(12)))
+            got += await asyncio.gather(*(client.complete(make_request(i % 4)) for i in range(4)))
+            assert [one.texts for one in got] == [(words(dict(make_request(i % 4).body)),) for i in range(16)]
             assert set(engine.asked.values()) == {1} and len(cache) == 4
-            assert (desk.sent, desk.hits, desk.retries, desk.gave_up) == (4, 12, 3, 0)
-            assert (desk.tokens_in, desk.tokens_out, desk.tokens_cached) == (40, 20, 8)
-            assert desk.counters() == {"sent": 4, "hits": 12, "retries": 3, "gave_up": 0, "tokens_in": 40,
+            assert (client.sent, client.hits, client.retries, client.gave_up) == (4, 12, 3, 0)
+            assert (client.tokens_in, client.tokens_out, client.tokens_cached) == (40, 20, 8)
+            assert client.counters() == {"sent": 4, "hits": 12, "retries": 3, "gave_up": 0, "tokens_in": 40,
                                        "tokens_out": 20, "tokens_cached": 8}  # fmt: skip
 
     asyncio.run(job())
@@ -223,12 +225,12 @@ def test_an_engines_failure_reaches_everyone_who_waits() -> None:
     async def job() -> None:
         engine = Counting(StageError("no server"))
         with fresh() as cache:
-            desk = Desk(cache, engine)
-            got = await asyncio.gather(*(desk.ask(ask(1)) for _ in range(3)), return_exceptions=True)
+            client = CachedClient(cache, engine)
+            got = await asyncio.gather(*(client.complete(make_request(1)) for _ in range(3)), return_exceptions=True)
             assert [str(one) for one in got] == ["no server"] * 3
             assert engine.asked.total() == 1 and len(cache) == 0
             engine.error = None
-            assert await desk.ask(ask(1)) == await desk.ask(ask(1))
+            assert await client.complete(make_request(1)) == await client.complete(make_request(1))
 
     asyncio.run(job())
 
@@ -238,8 +240,8 @@ def test_cancelling_one_never_costs_another(cancelled: list[tuple[int, int]]) ->
     async def job() -> None:
         with fresh() as cache:
             engine = Counting()
-            desk = Desk(cache, engine)
-            tasks = [asyncio.create_task(desk.ask(ask(i % 3))) for i in range(9)]
+            client = CachedClient(cache, engine)
+            tasks = [asyncio.create_task(client.complete(make_request(i % 3))) for i in range(9)]
             for number, rounds in cancelled:
                 for _ in range(rounds):
                     await asyncio.sleep(0)
@@ -247,31 +249,31 @@ def test_cancelling_one_never_costs_another(cancelled: list[tuple[int, int]]) ->
             got = await asyncio.gather(*tasks, return_exceptions=True)
             gone = {number for number, _ in cancelled}
             for number, one in enumerate(got):
-                assert number in gone or one == cache.get(ask(number % 3).key)
-            assert not desk._flying
-            assert desk.sent == engine.asked.total() <= 3 + len(gone)
+                assert number in gone or one == cache.get(make_request(number % 3).key)
+            assert not client._flying
+            assert client.sent == engine.asked.total() <= 3 + len(gone)
 
     asyncio.run(job())
 
 
 async def work(
-    url: str, cache: Cache, numbers: list[int], in_flight: int, done: Callable[[Ask, Answer], object]
+    url: str, cache: RequestCache, numbers: list[int], in_flight: int, done: Callable[[Request, Completion], object]
 ) -> None:
     async with Servers([Endpoint(url=url, in_flight=in_flight)], print) as engine:
-        desk = Desk(cache, engine)
+        client = CachedClient(cache, engine)
 
         left = iter(numbers)
 
         async def worker() -> None:
             for number in left:
-                done(ask(number), await desk.ask(ask(number)))
+                done(make_request(number), await client.complete(make_request(number)))
 
         await asyncio.gather(*(worker() for _ in range(2 * in_flight)))
 
 
 def process(url: str, path: str, numbers: list[int], in_flight: int, report: str) -> None:
-    """What a worker does: asks, and writes the key of each answer that it was given."""
-    with Cache(path) as cache, open(report, "ab", buffering=0) as file:
+    """What a worker does: requests, and writes the key of each answer that it was given."""
+    with RequestCache(path) as cache, open(report, "ab", buffering=0) as file:
         asyncio.run(work(url, cache, numbers, in_flight, lambda one, got: file.write(one.key + b"\n")))
 
 
@@ -304,8 +306,8 @@ def test_killed_anywhere_only_what_was_in_flight_is_paid_again(tmp_path: Path) -
             assert worker.exitcode == -signal.SIGKILL
             received = server.counts()["received"]
             assert server.counts()["most_in_flight"] <= in_flight
-            with Cache(path) as cache:
-                held = {ask(i).key for i in numbers if cache.get(ask(i).key) is not None}
+            with RequestCache(path) as cache:
+                held = {make_request(i).key for i in numbers if cache.get(make_request(i).key) is not None}
                 assert set(reported(report)) <= held and len(cache) == len(held)
             for key in held - set(committed):
                 committed[key] = received[key.hex()]
@@ -318,9 +320,9 @@ def test_killed_anywhere_only_what_was_in_flight_is_paid_again(tmp_path: Path) -
         # … and at most those in flight went out twice, for each kill.
         again = sum(count - 1 for count in received.values())
         assert len(received) == len(numbers) and again <= in_flight * len(kills)
-        with Cache(path) as cache:
+        with RequestCache(path) as cache:
             for i in numbers:
-                assert cache.get(ask(i).key) is not None
+                assert cache.get(make_request(i).key) is not None
         before = server.counts()
         third = start(server.url, path, numbers, in_flight, tmp_path / "finished")
         third.join()
@@ -339,11 +341,11 @@ def test_two_processes_on_one_cache_end_with_the_same(tmp_path: Path) -> None:
         assert len(received) == len(numbers) and max(received.values()) <= 2
         # What one had committed the other did not ask for: they meet in the middle.
         assert sum(received.values()) < 2 * len(numbers)
-        with Cache(tmp_path / "cache") as cache:
+        with RequestCache(tmp_path / "cache") as cache:
             assert len(cache) == len(numbers)
             for i in numbers:
-                found = cache.get(ask(i).key)
-                assert found is not None and found.texts == (words(dict(ask(i).body)),)
+                found = cache.get(make_request(i).key)
+                assert found is not None and found.texts == (words(dict(make_request(i).body)),)
 
 
 def test_an_answer_is_committed_before_its_slot_is_used_again(tmp_path: Path) -> None:
@@ -351,7 +353,7 @@ def test_an_answer_is_committed_before_its_slot_is_used_again(tmp_path: Path) ->
 
     async def job() -> None:
         path = tmp_path / "cache"
-        with Cache(path) as cache, Cache(path) as watching:
+        with RequestCache(path) as cache, RequestCache(path) as watching:
             lost: list[int] = []
 
             def look(body: dict[str, Any]) -> str:

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from infra.errors import ConfigError, StageError
-from infra.llm.requests import Answer, Ask, Cache, Desk
+from infra.llm.requests import CachedClient, Completion, Request, RequestCache
 from infra.llm.servers import (
-    GIVEN_UP,
-    SUSPECT,
-    WRONG,
+    MAX_GIVEN_UP,
+    MAX_WRONG_MODEL,
+    PROBE_AFTER,
     Endpoint,
-    Fault,
     Servers,
-    ServersGone,
-    permanent,
-    read_answer,
-    read_error,
+    ServersUnavailable,
+    TransientFault,
+    parse_completion,
+    parse_error,
+    permanent_error,
 )
 from tests.fake_server import FAULTS, FakeServer, words
 
@@ -34,9 +34,9 @@ def run(job: Coroutine[Any, Any, Result]) -> Result:
     return asyncio.run(job)
 
 
-def ask(number: int, **changes: Any) -> Ask:
+def make_request(number: int, **changes: Any) -> Request:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": f"question {number}"}]
-    return Ask({"model": "fake", "messages": messages, "temperature": 0.0, **changes})
+    return Request({"model": "fake", "messages": messages, "temperature": 0.0, **changes})
 
 
 def servers(*fakes: FakeServer, told: list[str] | None = None, in_flight: int = 8, **changes: Any) -> Servers:
@@ -46,8 +46,8 @@ def servers(*fakes: FakeServer, told: list[str] | None = None, in_flight: int = 
     return Servers(endpoints, tell, **{**quick, **changes})
 
 
-def answered(fake: FakeServer, asks: list[Ask]) -> list[int]:
-    return [fake.answered[one.key.hex()] for one in asks]
+def answered(fake: FakeServer, requests: list[Request]) -> list[int]:
+    return [fake.answered[one.key.hex()] for one in requests]
 
 
 # -- answers --------------------------------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ def answered(fake: FakeServer, asks: list[Ask]) -> list[int]:
 def test_an_answer_is_what_the_server_said() -> None:
     async def job() -> None:
         async with FakeServer(answer=lambda body: f"it was {body['temperature']}") as fake, servers(fake) as engine:
-            answer = await engine.ask(ask(1))
-            assert answer == Answer(("it was 0.0",), ("stop",), "fake", answer.tokens_in, 3, answer.tokens_cached)
+            answer = await engine.complete(make_request(1))
+            assert answer == Completion(("it was 0.0",), ("stop",), "fake", answer.tokens_in, 3, answer.tokens_cached)
             assert 0 < answer.tokens_cached < answer.tokens_in
             assert await engine.models() == {fake.url: ["fake"]}
 
@@ -67,7 +67,7 @@ def test_an_answer_is_what_the_server_said() -> None:
 def test_several_choices_come_in_order() -> None:
     async def job() -> None:
         async with FakeServer(answer=lambda body: f"choice {body.get('choice', 0)}") as fake, servers(fake) as engine:
-            answer = await engine.ask(ask(1, n=3))
+            answer = await engine.complete(make_request(1, n=3))
             assert answer.texts == ("choice 0", "choice 1", "choice 2") and len(answer.finish) == 3
 
     run(job())
@@ -79,12 +79,12 @@ def completion(**changes: Any) -> bytes:
 
 
 def test_an_answer_need_not_be_complete_in_what_does_not_matter() -> None:
-    assert read_answer(completion(), 1) == Answer(("text",), ("length",), "m")
-    assert read_answer(completion(usage={"prompt_tokens": None, "prompt_tokens_details": 7}), 1).tokens_in == 0
+    assert parse_completion(completion(), 1) == Completion(("text",), ("length",), "m")
+    assert parse_completion(completion(usage={"prompt_tokens": None, "prompt_tokens_details": 7}), 1).tokens_in == 0
     empty = {"index": 0, "message": {"content": None}, "finish_reason": None}
-    assert read_answer(completion(choices=[empty]), 1) == Answer(("",), ("",), "m")
+    assert parse_completion(completion(choices=[empty]), 1) == Completion(("",), ("",), "m")
     halves = {"index": 0, "message": {"content": "a\ud800b \U0001f600"}}
-    assert read_answer(completion(choices=[halves]), 1).texts == ("a\ufffdb \U0001f600",)
+    assert parse_completion(completion(choices=[halves]), 1).texts == ("a\ufffdb \U0001f600",)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_an_answer_need_not_be_complete_in_what_does_not_matter() -> None:
     ],
 )
 def test_what_is_no_answer_is_a_fault(raw: bytes) -> None:
-    with pytest.raises(Fault) as caught:
-        read_answer(raw, 1)
+    with pytest.raises(TransientFault) as caught:
+        parse_completion(raw, 1)
     assert caught.value.text.isprintable()
 
 
@@ -128,11 +128,11 @@ json_values = st.recursive(
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_comes_back_is_an_answer_or_a_fault_and_can_be_shown(raw: bytes) -> None:
     try:
-        answer = read_answer(raw, 1)
+        answer = parse_completion(raw, 1)
         assert len(answer.texts) == len(answer.finish) == 1 and isinstance(answer.texts[0].encode(), bytes)
-    except Fault as fault:
+    except TransientFault as fault:
         assert fault.text.isprintable() and len(fault.text) < 400
-    said, _ = read_error(raw)
+    said, _ = parse_error(raw)
     assert (said.isprintable() or not said) and len(said) <= 300
 
 
@@ -147,7 +147,7 @@ def test_whatever_comes_back_is_an_answer_or_a_fault_and_can_be_shown(raw: bytes
     ],
 )
 def test_errors_are_read(raw: bytes, said: str, clear: bool) -> None:
-    assert read_error(raw) == (said, clear)
+    assert parse_error(raw) == (said, clear)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_errors_are_read(raw: bytes, said: str, clear: bool) -> None:
 )
 def test_what_is_the_items_own_fault(status: int, said: str, error: str | None) -> None:
     raw = json.dumps({"error": {"message": said}}).encode()
-    found = permanent(status, raw)
+    found = permanent_error(status, raw)
     assert found is None if error is None else str(found).startswith(f"{error}: ")
-    assert permanent(400, b"<html>a proxy's page</html>") is None
+    assert permanent_error(400, b"<html>a proxy's page</html>") is None
 
 
 # -- faults that pass -----------------------------------------------------------------------------------------------
@@ -180,14 +180,14 @@ def test_every_class_of_faults_is_tried_again(name: str) -> None:
     async def job() -> None:
         # A server that answers as another model again and again is no passing fault.
         share, count = (0.3, 40) if name == "wrong_model" else (1.0, 12)
-        asks = [ask(i) for i in range(count)]
+        requests = [make_request(i) for i in range(count)]
         timeout_s = 1.0 if name == "hang" else 30.0
         async with FakeServer(faults={name: share}) as fake, servers(fake, timeout_s=timeout_s) as engine:
-            answers = await asyncio.gather(*map(engine.ask, asks))
-            assert [answer.texts for answer in answers] == [(words(dict(one.body)),) for one in asks]
-            faulty = sum(fake.fault_of(one.data, one.key.hex(), 1) is not None for one in asks)
+            answers = await asyncio.gather(*map(engine.complete, requests))
+            assert [answer.texts for answer in answers] == [(words(dict(one.body)),) for one in requests]
+            faulty = sum(fake.fault_of(one.payload, one.key.hex(), 1) is not None for one in requests)
             assert fake.failed[name] >= engine.retries >= faulty > 0
-            assert answered(fake, asks) == [1] * count
+            assert answered(fake, requests) == [1] * count
 
     run(job())
 
@@ -197,24 +197,24 @@ def test_a_poison_ask_is_given_up_and_costs_the_others_nothing(name: str, tmp_pa
     async def job() -> None:
         timeout_s = 1.0 if name == "hang" else 30.0
         fake = FakeServer(poison={"question 3": name})
-        with Cache(tmp_path / "cache") as cache:
+        with RequestCache(tmp_path / "cache") as cache:
             async with fake, servers(fake, tries=3, timeout_s=timeout_s) as engine:
-                desk = Desk(cache, engine)
-                asks = [ask(i) for i in range(3 * 8)]
-                await desk.ask(asks[0])  # a server that has answered before is not doubted for a 418
+                client = CachedClient(cache, engine)
+                requests = [make_request(i) for i in range(3 * 8)]
+                await client.complete(requests[0])  # a server that has answered before is not doubted for a 418
                 done: list[int] = []
 
-                async def one(number: int) -> Answer:
-                    answer = await desk.ask(asks[number])
+                async def one(number: int) -> Completion:
+                    answer = await client.complete(requests[number])
                     done.append(number)
                     return answer
 
-                answers = await asyncio.gather(*map(one, range(len(asks))))
+                answers = await asyncio.gather(*map(one, range(len(requests))))
             assert [i for i, answer in enumerate(answers) if answer.error] == [3]
             assert str(answers[3].error).startswith("gave_up: ") and answers[3].texts == ()
-            assert desk.gave_up == 1 and len(cache) == len(asks) - 1 and cache.get(asks[3].key) is None
-            assert fake.received[asks[3].key.hex()] >= 4 and done[-1] == 3
-            assert all(fake.received[one.key.hex()] == 1 for i, one in enumerate(asks) if i != 3)
+            assert client.gave_up == 1 and len(cache) == len(requests) - 1 and cache.get(requests[3].key) is None
+            assert fake.received[requests[3].key.hex()] >= 4 and done[-1] == 3
+            assert all(fake.received[one.key.hex()] == 1 for i, one in enumerate(requests) if i != 3)
 
     if name != "wrong_model":  # a server that answers so again and again is not the item's fault: see below
         run(job())
@@ -224,24 +224,24 @@ def test_a_poison_ask_that_is_alone_is_told_from_a_dead_server_by_a_control() ->
     async def job() -> None:
         told: list[str] = []
         async with FakeServer(poison={"question 1": "500"}) as fake, servers(fake, told=told, tries=4) as engine:
-            answer = await engine.ask(ask(1))
+            answer = await engine.complete(make_request(1))
             assert answer.error == "gave_up: 500: not now"
             assert told == [] and sum(fake.answered.values()) >= 1  # the controls
-            assert fake.received[ask(1).key.hex()] == 5
+            assert fake.received[make_request(1).key.hex()] == 5
 
     run(job())
 
 
 def test_when_all_are_given_up_it_is_not_their_fault(tmp_path: Path) -> None:
     async def job() -> None:
-        with Cache(tmp_path / "cache") as cache:
+        with RequestCache(tmp_path / "cache") as cache:
             async with FakeServer(poison={"question": "500"}) as fake, servers(fake, tries=3) as engine:
-                desk = Desk(cache, engine)
-                asks = [asyncio.create_task(desk.ask(ask(i))) for i in range(3 * GIVEN_UP)]
-                results = await asyncio.gather(*asks, return_exceptions=True)
-                assert sum(isinstance(result, Answer) for result in results) == desk.gave_up == GIVEN_UP - 1
-                gone = [result for result in results if isinstance(result, ServersGone)]
-                assert len(gone) == 2 * GIVEN_UP + 1 and "small ones are answered: 500" in str(gone[0])
+                client = CachedClient(cache, engine)
+                requests = [asyncio.create_task(client.complete(make_request(i))) for i in range(3 * MAX_GIVEN_UP)]
+                results = await asyncio.gather(*requests, return_exceptions=True)
+                assert sum(isinstance(result, Completion) for result in results) == client.gave_up == MAX_GIVEN_UP - 1
+                gone = [result for result in results if isinstance(result, ServersUnavailable)]
+                assert len(gone) == 2 * MAX_GIVEN_UP + 1 and "small ones are answered: 500" in str(gone[0])
             assert len(cache) == 0
 
     run(job())
@@ -249,15 +249,15 @@ def test_when_all_are_given_up_it_is_not_their_fault(tmp_path: Path) -> None:
 
 def test_all_classes_at_once_nothing_is_lost_and_nothing_comes_twice() -> None:
     async def job() -> None:
-        asks = [ask(i) for i in range(300)]
+        requests = [make_request(i) for i in range(300)]
         async with (
             FakeServer(faults=dict.fromkeys(FAULTS, 0.05)) as one,
             FakeServer(faults=dict.fromkeys(FAULTS, 0.05), seed=1) as other,
             servers(one, other, timeout_s=2.0) as engine,
         ):
-            answers = await asyncio.gather(*map(engine.ask, asks))
+            answers = await asyncio.gather(*map(engine.complete, requests))
             assert all(answer.error is None for answer in answers)
-            assert [a + b for a, b in zip(answered(one, asks), answered(other, asks), strict=True)] == [1] * 300
+            assert [a + b for a, b in zip(answered(one, requests), answered(other, requests), strict=True)] == [1] * 300
             assert len({*one.failed, *other.failed}) == len(FAULTS)
 
     run(job())
@@ -276,17 +276,17 @@ def test_pauses_double_are_bounded_and_come_from_the_key() -> None:
 
 def test_too_long_and_refused_are_answers_and_kept(tmp_path: Path) -> None:
     async def job() -> None:
-        long, bad = ask(1, max_tokens=5000), ask(2, messages=[])
-        with Cache(tmp_path / "cache") as cache:
+        long, bad = make_request(1, max_tokens=5000), make_request(2, messages=[])
+        with RequestCache(tmp_path / "cache") as cache:
             async with FakeServer(max_context=4096) as fake, servers(fake) as engine:
-                desk = Desk(cache, engine)
+                client = CachedClient(cache, engine)
                 for _ in range(2):
-                    answer = await desk.ask(long)
+                    answer = await client.complete(long)
                     assert str(answer.error).startswith("too_long: 400: the maximum context length is 4096")
-                    answer = await desk.ask(bad)
-                    assert answer == Answer((), (), "fake", error="refused: 400: messages: at least one is wanted")
+                    answer = await client.complete(bad)
+                    assert answer == Completion((), (), "fake", error="refused: 400: messages: at least one is wanted")
                 assert fake.received[long.key.hex()] == fake.received[bad.key.hex()] == 1
-                assert (desk.sent, desk.hits, desk.retries, len(cache)) == (2, 2, 0, 2)
+                assert (client.sent, client.hits, client.retries, len(cache)) == (2, 2, 0, 2)
 
     run(job())
 
@@ -295,7 +295,7 @@ def test_too_long_and_refused_are_answers_and_kept(tmp_path: Path) -> None:
 def test_other_refusals(poison: str, error: str) -> None:
     async def job() -> None:
         async with FakeServer(down=poison) as fake, servers(fake) as engine:
-            assert (await engine.ask(ask(1))).error == error
+            assert (await engine.complete(make_request(1))).error == error
 
     run(job())
 
@@ -307,7 +307,7 @@ def test_an_unknown_model_is_named_with_those_that_are_served() -> None:
     async def job() -> None:
         async with FakeServer(model="tiny-llama") as fake, servers(fake) as engine:
             with pytest.raises(StageError, match="knows no model 'fake'") as caught:
-                await engine.ask(ask(1))
+                await engine.complete(make_request(1))
             assert caught.value.where == fake.url and caught.value.hint == "it serves: tiny-llama"
 
     run(job())
@@ -317,12 +317,12 @@ def test_a_server_that_answers_as_another_model_is_not_believed() -> None:
     async def job() -> None:
         async with FakeServer(model="tiny-llama", lenient=True) as fake, servers(fake) as engine:
             with pytest.raises(StageError, match="asked for the model 'fake', the server answers as 'tiny-llama'"):
-                await engine.ask(ask(1))
+                await engine.complete(make_request(1))
             assert sum(fake.answered.values()) == 1
         # One that lists the model, and yet never answers as it.
         async with FakeServer(faults={"wrong_model": 1.0}, in_a_row=1000) as fake, servers(fake) as engine:
             with pytest.raises(StageError, match="answers as 'another-model'"):
-                await asyncio.gather(*(engine.ask(ask(i)) for i in range(2 * WRONG)))
+                await asyncio.gather(*(engine.complete(make_request(i)) for i in range(2 * MAX_WRONG_MODEL)))
 
     run(job())
 
@@ -333,18 +333,18 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
             endpoint = Endpoint(url=f"{fake.url}/v1/", api_key_env="FAKE_KEY")
             async with Servers([Endpoint(url=fake.url)], print) as engine:
                 with pytest.raises(StageError, match="401: no key") as caught:
-                    await engine.ask(ask(1))
+                    await engine.complete(make_request(1))
                 assert "api_key_env" in caught.value.hint
             with pytest.raises(ConfigError, match="FAKE_KEY"):
                 await Servers([endpoint], print).__aenter__()
             monkeypatch.setenv("FAKE_KEY", "mistyped")
             async with Servers([endpoint], print) as engine:
                 with pytest.raises(StageError) as caught:
-                    await engine.ask(ask(1))
+                    await engine.complete(make_request(1))
                 assert "mistyped" not in str(caught.value)
             monkeypatch.setenv("FAKE_KEY", "secret")
             async with Servers([endpoint], print) as engine:
-                assert (await engine.ask(ask(1))).error is None
+                assert (await engine.complete(make_request(1))).error is None
 
     run(job())
 
@@ -353,7 +353,7 @@ def test_a_wrong_path_is_told_at_once() -> None:
     async def job() -> None:
         async with FakeServer() as fake, Servers([Endpoint(url=f"{fake.url}/api")], print) as engine:
             with pytest.raises(StageError, match="404") as caught:
-                await engine.ask(ask(1))
+                await engine.complete(make_request(1))
             assert "address" in caught.value.hint and await engine.models() == {f"{fake.url}/api": None}
 
     run(job())
@@ -389,24 +389,24 @@ def test_a_dead_endpoint_is_left_out_and_tried_again(how: str) -> None:
         alive, sick = FakeServer(delay_s=0.002), FakeServer(delay_s=0.002)
         async with alive, sick:
             async with servers(alive, sick, told=told) as engine:
-                await asyncio.gather(*(engine.ask(ask(i)) for i in range(100)))
+                await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100)))
                 assert alive.answered.total() > 20 and sick.answered.total() > 20 and told == []
                 if how == "closed":
                     await sick.__aexit__(None, None, None)
                 else:
                     sick.down = how
-                answers = await asyncio.gather(*(engine.ask(ask(i)) for i in range(100, 400)))
+                answers = await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100, 400)))
                 assert all(answer.error is None for answer in answers)
                 assert sum(sick.url in line and "left out" in line for line in told) == 1
                 # Those in flight when it died, and a few more before it was noticed; then controls only.
-                assert sum(sick.received[ask(i).key.hex()] for i in range(100, 400)) <= 24
+                assert sum(sick.received[make_request(i).key.hex()] for i in range(100, 400)) <= 24
                 if how == "closed":
                     sick = await FakeServer(port=sick.port).__aenter__()
                 sick.down = None
                 while not any("answers again" in line for line in told):
                     await asyncio.sleep(0.01)
                 fresh = sick.answered.total()
-                await asyncio.gather(*(engine.ask(ask(i)) for i in range(400, 500)))
+                await asyncio.gather(*(engine.complete(make_request(i)) for i in range(400, 500)))
                 assert sick.answered.total() - fresh > 20
             if how == "closed":
                 await sick.__aexit__(None, None, None)
@@ -419,26 +419,26 @@ def test_when_none_answers_it_says_so_and_stops(how: str, tmp_path: Path) -> Non
     async def job() -> None:
         told: list[str] = []
         one, other = FakeServer(), FakeServer()
-        with Cache(tmp_path / "cache") as cache:
+        with RequestCache(tmp_path / "cache") as cache:
             async with one, other:
                 settings = {"timeout_s": 0.5 if how == "hang" else 30.0, "patience_s": 0.5}
                 async with servers(one, other, told=told, in_flight=2, **settings) as engine:
-                    desk = Desk(cache, engine)
-                    assert (await desk.ask(ask(0))).error is None
+                    client = CachedClient(cache, engine)
+                    assert (await client.complete(make_request(0))).error is None
                     if how == "closed":
                         await one.__aexit__(None, None, None)
                         await other.__aexit__(None, None, None)
                     else:
                         one.down = other.down = how
-                    asks = [asyncio.create_task(desk.ask(ask(i))) for i in range(50)]
-                    results = await asyncio.gather(*asks, return_exceptions=True)
-                    assert isinstance(results[0], Answer)  # from the cache
+                    requests = [asyncio.create_task(client.complete(make_request(i))) for i in range(50)]
+                    results = await asyncio.gather(*requests, return_exceptions=True)
+                    assert isinstance(results[0], Completion)  # from the cache
                     for result in results[1:]:
-                        assert isinstance(result, ServersGone)
+                        assert isinstance(result, ServersUnavailable)
                         assert one.url in str(result) and other.url in str(result)
                         assert {"closed": "Connect", "503": "503", "hang": "no answer"}[how] in str(result)
-                    with pytest.raises(ServersGone):
-                        await desk.ask(ask(99))
+                    with pytest.raises(ServersUnavailable):
+                        await client.complete(make_request(99))
                     assert sum("no server answers" in line for line in told) == 1
             assert len(cache) == 1
 
@@ -452,13 +452,13 @@ def test_servers_that_come_back_in_time_are_waited_for() -> None:
         async with fake:
             pass  # a port that nobody listens at
         async with servers(fake, told=told, in_flight=2, tries=0) as engine:  # no ask is blamed for the silence
-            asks = [asyncio.create_task(engine.ask(ask(i))) for i in range(20)]
+            requests = [asyncio.create_task(engine.complete(make_request(i))) for i in range(20)]
             while not told:
                 await asyncio.sleep(0.01)
             async with fake:
-                answers = await asyncio.gather(*asks)
+                answers = await asyncio.gather(*requests)
                 assert all(answer.error is None for answer in answers)
-                assert answered(fake, [ask(i) for i in range(20)]) == [1] * 20
+                assert answered(fake, [make_request(i) for i in range(20)]) == [1] * 20
         assert "no server answers" in told[0] and "answers again" in told[-1]
 
     run(job())
@@ -467,10 +467,10 @@ def test_servers_that_come_back_in_time_are_waited_for() -> None:
 def test_a_server_that_refuses_its_key_after_a_while_is_left_out_and_not_the_items_fault() -> None:
     async def job() -> None:
         async with FakeServer() as fake, servers(fake, patience_s=0.3) as engine:
-            assert (await engine.ask(ask(0))).error is None
+            assert (await engine.complete(make_request(0))).error is None
             fake.api_key = "changed"
-            with pytest.raises(ServersGone, match="401"):
-                await engine.ask(ask(1))
+            with pytest.raises(ServersUnavailable, match="401"):
+                await engine.complete(make_request(1))
 
     run(job())
 
@@ -483,9 +483,9 @@ def test_each_endpoint_is_bounded_and_loaded_by_its_bound() -> None:
         async with FakeServer(delay_s=0.02) as small, FakeServer(delay_s=0.02) as large:
             endpoints = [Endpoint(url=small.url, in_flight=3), Endpoint(url=large.url, in_flight=12)]
             async with Servers(endpoints, print) as engine:
-                await asyncio.gather(*(engine.ask(ask(i)) for i in range(5)))
+                await asyncio.gather(*(engine.complete(make_request(i)) for i in range(5)))
                 assert small.received.total() == 1 and large.received.total() == 4
-                await asyncio.gather(*(engine.ask(ask(i)) for i in range(5, 155)))
+                await asyncio.gather(*(engine.complete(make_request(i)) for i in range(5, 155)))
                 assert small.most_in_flight == 3 and large.most_in_flight == 12
                 assert 20 <= small.received.total() <= 50
 
@@ -496,17 +496,17 @@ def test_each_endpoint_is_bounded_and_loaded_by_its_bound() -> None:
 def test_cancelling_leaves_every_slot_free(cancelled: list[tuple[int, int]]) -> None:
     async def job() -> None:
         async with FakeServer(delay_s=0.001) as fake, servers(fake, in_flight=3) as engine:
-            tasks = [asyncio.create_task(engine.ask(ask(i))) for i in range(31)]
+            tasks = [asyncio.create_task(engine.complete(make_request(i))) for i in range(31)]
             for number, rounds in cancelled:
                 for _ in range(rounds):
                     await asyncio.sleep(0)
                 tasks[number].cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             gone = {number for number, _ in cancelled}
-            assert all(isinstance(result, Answer) for i, result in enumerate(results) if i not in gone)
+            assert all(isinstance(result, Completion) for i, result in enumerate(results) if i not in gone)
             assert [line.busy for line in engine._lines] == [0] and not engine._waiters
             assert fake.most_in_flight <= 3
-            await asyncio.gather(*(engine.ask(ask(i)) for i in range(100, 106)))
+            await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100, 106)))
 
     run(job())
 
@@ -516,14 +516,14 @@ def test_a_slot_given_to_one_who_was_just_cancelled_goes_on() -> None:
         async with FakeServer() as fake, servers(fake, in_flight=1) as engine:
 
             async def first() -> None:
-                await engine.ask(ask(0))  # whose slot is now the second's, who does not know yet
+                await engine.complete(make_request(0))  # whose slot is now the second's, who does not know yet
                 second.cancel()
 
             tasks = [asyncio.create_task(first())]
             await asyncio.sleep(0)
-            second = asyncio.create_task(engine.ask(ask(1)))
+            second = asyncio.create_task(engine.complete(make_request(1)))
             results = await asyncio.gather(*tasks, second, return_exceptions=True)
-            assert isinstance(results[1], asyncio.CancelledError) and fake.received[ask(1).key.hex()] == 0
+            assert isinstance(results[1], asyncio.CancelledError) and fake.received[make_request(1).key.hex()] == 0
             assert [line.busy for line in engine._lines] == [0]
 
     run(job())
@@ -532,7 +532,7 @@ def test_a_slot_given_to_one_who_was_just_cancelled_goes_on() -> None:
 def test_a_cancelled_ask_is_cancelled_at_the_server_too() -> None:
     async def job() -> None:
         async with FakeServer(delay_s=3600.0) as fake, servers(fake) as engine:
-            tasks = [asyncio.create_task(engine.ask(ask(i))) for i in range(4)]
+            tasks = [asyncio.create_task(engine.complete(make_request(i))) for i in range(4)]
             while fake.in_flight < 4:
                 await asyncio.sleep(0.01)
             for task in tasks:
@@ -547,8 +547,8 @@ def test_a_cancelled_ask_is_cancelled_at_the_server_too() -> None:
 def test_one_fault_alone_brings_no_control() -> None:
     async def job() -> None:
         async with FakeServer(faults={"500": 1.0}, in_a_row=1) as fake, servers(fake, in_flight=1) as engine:
-            for number in range(SUSPECT - 1):
-                await engine.ask(ask(number))
-            assert set(fake.received) == {ask(number).key.hex() for number in range(SUSPECT - 1)}
+            for number in range(PROBE_AFTER - 1):
+                await engine.complete(make_request(number))
+            assert set(fake.received) == {make_request(number).key.hex() for number in range(PROBE_AFTER - 1)}
 
     run(job())

@@ -17,7 +17,7 @@ import yaml
 
 from infra.beam import Runner
 from infra.errors import ConfigError, StageError
-from infra.llm.requests import Ask, Cache
+from infra.llm.requests import Request, RequestCache
 from pipelines import cli, stages
 from pipelines.core.run import Run
 from pipelines.demo import scenes
@@ -178,7 +178,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes_and_pays_once(make: Callabl
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            with Cache(tmp_path / "store-killed" / "requests.sqlite") as cache:
+            with RequestCache(tmp_path / "store-killed" / "requests.sqlite") as cache:
                 received = slow.counts()["received"]
                 for key in received:
                     if cache.get(bytes.fromhex(key)) is not None:
@@ -209,7 +209,7 @@ def test_batch_files_go_out_and_come_back_until_nothing_waits(
             assert "wait for their answers" in str(error)
         lines = [json.loads(line) for path in sorted(folder.glob("requests-*")) for line in path.open()]
         assert lines and all(line["method"] == "POST" and line["url"] == "/v1/chat/completions" for line in lines)
-        assert all(Ask(line["body"]).key.hex() == line["custom_id"] for line in lines)
+        assert all(Request(line["body"]).key.hex() == line["custom_id"] for line in lines)
         with (folder / f"answers-{number}.jsonl").open("w") as out:
             for i, line in enumerate(lines):
                 if number == 0 and i == 0:  # the service failed at one: it is asked again
@@ -381,15 +381,15 @@ def obeying(body: dict[str, Any]) -> str:
 
 def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:
     from pipelines.annotate.annotate import written_by
-    from pipelines.annotate.writing import Annotate
+    from pipelines.annotate.settings import AnnotateSettings
 
-    plain = written_by(Annotate())
+    plain = written_by(AnnotateSettings())
     captioner = {"model": "v", "endpoints": [{"url": "http://localhost:1"}]}
-    assert written_by(Annotate(ocr_questions=True)) != plain
-    assert written_by(Annotate(captioner=captioner)) != plain
-    assert written_by(Annotate(candidates=4, rationales=True, blind=None, revision="x")) == plain
+    assert written_by(AnnotateSettings(ocr_questions=True)) != plain
+    assert written_by(AnnotateSettings(captioner=captioner)) != plain
+    assert written_by(AnnotateSettings(candidates=4, rationales=True, blind=None, revision="x")) == plain
     elsewhere = {**captioner, "endpoints": [{"url": "http://localhost:2", "in_flight": 3}]}
-    assert written_by(Annotate(captioner=elsewhere)) == written_by(Annotate(captioner=captioner))
+    assert written_by(AnnotateSettings(captioner=elsewhere)) == written_by(AnnotateSettings(captioner=captioner))
 
 
 def test_batch_files_have_nothing_to_say_to_the_rules(make: Callable[..., Run], tmp_path: Path) -> None:
@@ -402,8 +402,8 @@ def test_batch_files_have_nothing_to_say_to_the_rules(make: Callable[..., Run], 
 
 def test_processes_share_what_an_endpoint_may_have_in_flight() -> None:
     from infra.llm.servers import Endpoint
-    from pipelines.annotate.llm_client import shared
+    from pipelines.annotate.llm_client import share_endpoints
 
     endpoints = [Endpoint(url="http://a", in_flight=9), Endpoint(url="http://b", in_flight=1)]
-    assert [e.in_flight for e in shared(endpoints, 4)] == [2, 1]
-    assert [e.in_flight for e in shared(endpoints, 1)] == [9, 1]
+    assert [e.in_flight for e in share_endpoints(endpoints, 4)] == [2, 1]
+    assert [e.in_flight for e in share_endpoints(endpoints, 1)] == [9, 1]

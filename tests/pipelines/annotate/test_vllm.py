@@ -20,8 +20,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from annotators.dialogues.kinds import kinds
-from infra.llm.requests import Cache
+from annotators.dialogues.kinds import load_kinds
+from infra.llm.requests import RequestCache
 from pipelines import stages
 from pipelines.core.run import Run
 from tests import corpus
@@ -143,7 +143,7 @@ def test_killed_five_times_every_video_is_accounted_for_and_nothing_is_paid_twic
     assert "gave_up" not in reasons and "refused" not in reasons
     for row in found:  # noise, but of the right form wherever it was not cut off
         if row["turns"]:
-            schema = dict(kinds()[row["kind"]].schema)
+            schema = dict(load_kinds()[row["kind"]].schema)
             known = schema["properties"]["turns"]["items"]["properties"]
             turns = [{k: v for k, v in turn.items() if k in known and v is not None} for turn in row["turns"]]
             jsonschema.validate({"turns": turns}, schema)
@@ -186,7 +186,7 @@ def keys(path: Path) -> set[bytes]:
         return set()
     import sqlite3
 
-    with Cache(path) as cache:
+    with RequestCache(path) as cache:
         del cache
     with sqlite3.connect(path) as database:
         return {bytes(key) for (key,) in database.execute("SELECT key FROM answers")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from infra.llm.requests import Answer, Ask, Cache
+from infra.llm.requests import Completion, Request, RequestCache
 from pipelines import stages
 from pipelines.takedown.cached_answers import matching, needles, texts
 from pipelines.takedown.selection import select
@@ -28,14 +28,14 @@ def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
         stages.run_all(run)
         received = server.counts()["received"]
         path = tmp_path / "store-run" / "requests.sqlite"
-        with Cache(path) as cache:
+        with RequestCache(path) as cache:
             before = dict(cache.items())
         assert len(before) == 3
         gone = rows(run, "dialogues")[0]
         question = gone["turns"][0]["question"].encode()
         assert any(question in answer for answer in before.values())
         takedown([str(tmp_path / "run")], select(keys=[gone["key"]]), quiet=True)
-        with Cache(path) as cache:
+        with RequestCache(path) as cache:
             after = dict(cache.items())
         assert len(after) == 2 and after.items() <= before.items()
         (lost,) = before.keys() - after.keys()
@@ -49,12 +49,12 @@ def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
 def test_texts_are_found_through_two_layers_of_json(tmp_path: Path) -> None:
     said = 'The "tall" man – in a café –\nopens the heavy door slowly.'
     inner = json.dumps({"turns": [{"question": "What?", "answer": said}]}, ensure_ascii=False)
-    asks = [Ask({"model": "m", "n": n}) for n in range(3)]
-    with Cache(tmp_path / "a.sqlite") as cache:
-        for ask, text in zip(asks, (inner, "A short answer.", said + " And more."), strict=True):
-            cache.put(ask.key, ask, Answer((text,), ("stop",), "m"))
+    requests = [Request({"model": "m", "n": n}) for n in range(3)]
+    with RequestCache(tmp_path / "a.sqlite") as cache:
+        for request, text in zip(requests, (inner, "A short answer.", said + " And more."), strict=True):
+            cache.put(request.key, request, Completion((text,), ("stop",), "m"))
         row = {"turns": [{"question": "What?", "answer": said}], "evidence": []}
-        assert matching(cache, set(), needles(texts([row]))) == sorted([asks[0].key, asks[2].key])
-        assert matching(cache, {asks[1].key}, []) == [asks[1].key]
+        assert matching(cache, set(), needles(texts([row]))) == sorted([requests[0].key, requests[2].key])
+        assert matching(cache, {requests[1].key}, []) == [requests[1].key]
         assert needles(texts([{"turns": [{"question": "What?", "answer": "A short answer."}], "evidence": None}])) == []
-        assert cache.forget([asks[1].key, asks[1].key]) == 1 and len(cache) == 2
+        assert cache.forget([requests[1].key, requests[1].key]) == 1 and len(cache) == 2

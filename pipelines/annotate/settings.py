@@ -1,0 +1,137 @@
+"""Settings of the stage `annotate`, and the description of a dialogue generator for cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from annotators.dialogues.checks import CheckSettings
+from annotators.dialogues.evidence import EvidenceSettings
+from annotators.dialogues.kinds import SHARES, load_kinds
+from infra.config import Strict
+from infra.llm.servers import Endpoint
+
+#: The names that cards give the writer that needs no server and the other; what the other asks for by default.
+RULES = "rules"
+LLM = "llm"
+DEFAULT_MODEL = "meta-llama/Llama-3.1-70B-Instruct"
+
+
+class SamplingSettings(Strict):
+    """How the generator draws (ours; Apollo publishes none). Always sent: servers have defaults of their own."""
+
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=1024, gt=0)
+
+
+class BlindSettings(Strict):
+    """Blind answerability: each question is asked `samples` times without any evidence; a turn that is answered
+    right in more than half teaches nothing about the video (ApolloBench's rule for questions, here on training data).
+
+    judge: whether answers that are too long to be compared by words go to the same model as a yes-or-no question.
+    """
+
+    samples: int = Field(default=5, ge=1, le=32)
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    max_tokens: int = Field(default=96, gt=0)
+    judge: bool = True
+
+
+class CaptionerSettings(Strict):
+    """A vision-language model behind the same kind of server, such as Qwen2-VL, which Apollo used.
+
+    every_s: seconds of video a caption is about; frames: pictures of them sent; size: their longer side in pixels.
+    All ours: Apollo publishes neither.
+    """
+
+    model: str
+    endpoints: tuple[Endpoint, ...] = Field(min_length=1)
+    every_s: float = Field(default=10.0, gt=0)
+    frames: int = Field(default=4, ge=1, le=32)
+    size: int = Field(default=448, ge=64, le=2048)
+    max_captions: int = Field(default=24, ge=1)
+    max_tokens: int = Field(default=160, gt=0)
+
+
+class AnnotateSettings(Strict):
+    """The dialogues of a run. Where no model is named and nothing serves one, the rule-based writer does it, and cards
+    say so.
+
+    model, revision: what is asked for, and which build of it, for the card; where something serves, the model is
+        Llama-3.1-70B-Instruct by default, as Apollo's.
+    offline: settings of vLLM's `LLM` in the worker itself, in place of servers.
+    kinds: target shares over the data set, in any unit; default Apollo's (Fig. 7, read from the figure by inference).
+    candidates: dialogues drawn for a video, of which the one that passes most checks is taken.
+    rationales: whether answers of the kind reasoning get their reasons put before them.
+    ocr_questions: whether images with text in them get questions about it too.
+    cache: the file of answers that were paid for; by default requests.sqlite in the store.
+    tries, timeout_s, patience_s: of one request; of one try; of all endpoints together before the job stops.
+    price: of a GPU-hour, and gpus: behind all endpoints, for the summary's cost. Defaults are ours.
+    """
+
+    model: str | None = None
+    revision: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+    offline: Mapping[str, Any] | None = None
+    cache: str | None = None
+    kinds: Mapping[str, float] = Field(default_factory=lambda: dict(SHARES))
+    evidence: EvidenceSettings = EvidenceSettings()
+    checks: CheckSettings = CheckSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    candidates: int = Field(default=1, ge=1, le=16)
+    blind: BlindSettings | None = BlindSettings()
+    captioner: CaptionerSettings | None = None
+    rationales: bool = False
+    ocr_questions: bool = False
+    timeout_s: float = Field(default=600.0, gt=0)
+    patience_s: float = Field(default=900.0, gt=0)
+    tries: int = Field(default=6, ge=1)
+    price_per_gpu_hour: float | None = Field(default=None, ge=0)
+    gpus: int = Field(default=1, ge=1)
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        known = load_kinds()
+        for name, share in value.items():
+            if name not in known:
+                raise ValueError(f"there is no kind {name!r}; known: {', '.join(known)}")
+            if share < 0:
+                raise ValueError(f"the share of {name} is negative")
+        if not sum(value.values()) > 0:
+            raise ValueError("no kind has a share")
+        return value
+
+    @property
+    def served_model(self) -> str:
+        """The model that requests name."""
+        return self.model or DEFAULT_MODEL
+
+    @property
+    def generator(self) -> str:
+        """Who writes: a language model, or the rules. How its answers are fetched is no part of what they are."""
+        return LLM if self.model or self.endpoints or self.offline is not None else RULES
+
+
+def describe_generator(settings: AnnotateSettings | None) -> Any:
+    """Who wrote dialogues, for a card: a model with its prompts, the rules, or nobody."""
+    if settings is None:
+        return "none: captions and the sources' own conversations only"
+    if settings.generator == RULES:
+        return "rules: written by rule from the evidence, by no language model"
+    known = load_kinds()
+    return {
+        "generator": settings.generator,
+        "model": settings.served_model,
+        "revision": settings.revision or "not stated",
+        "shares": dict(settings.kinds),
+        "prompts": {name: {"version": known[name].version, "prompt": known[name].prompt_hash,
+                           "schema": known[name].schema_hash} for name in sorted(settings.kinds)},
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "candidates": settings.candidates,
+        "blind": None if settings.blind is None else settings.blind.model_dump(mode="json"),
+        "captioner": None if settings.captioner is None else settings.captioner.model,
+    }  # fmt: skip
