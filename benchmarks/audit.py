@@ -41,9 +41,9 @@ from infra import storage, tables
 from infra.commit import Unit, write_manifest
 from infra.hashing import canonical_json, sample_key
 from mixtures.cards import cards
-from mixtures.reading.conversations import conversations
-from mixtures.reading.tokens import RELEASED, text_tokens
-from mixtures.shards.shards import Part, write_tar
+from mixtures.reading.contract import RELEASED, estimate_text_tokens
+from mixtures.reading.conversations import build_conversation
+from mixtures.shards.shards import Member, write_tar
 from pipelines.audit import audit
 from pipelines.core.verdicts import tally
 
@@ -64,7 +64,7 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
     made_of = dict.fromkeys(("samples", "signals", "verdicts"), "0" * 32)
     names: list[str] = []
     low, unit_start = 0, 0
-    parts: list[tuple[str, list[Part], dict[str, Any]]] = []
+    parts: list[tuple[str, list[Member], dict[str, Any]]] = []
     covered: list[str] = []
 
     def commit(stage: str, name: str, table: pa.Table) -> None:
@@ -102,7 +102,7 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
             start, (end, made) = pending.pop(0)
             write_shard(start, end, made)
 
-    def write_shard(start: int, end: int, made: list[tuple[str, list[Part], dict[str, Any]]]) -> None:
+    def write_shard(start: int, end: int, made: list[tuple[str, list[Member], dict[str, Any]]]) -> None:
         name = f"{modality}-{len(names):06d}"
         made.sort(key=lambda one: one[0])
         path = folder / "shards" / f"{name}.tar"
@@ -123,7 +123,7 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
             table = tables.read(str(folder / "verdicts" / f"u{number:06d}.parquet")).slice(first, last - first + 1)
             verdicts.append(table.replace_schema_metadata(None))
         ledger: Any = tally(pa.concat_tables(verdicts), {})["all"]
-        card = cards.card(
+        card = cards.build_card(
             name=name, tar={"sha256": digest, "bytes": path.stat().st_size},
             series=f"{modality}:{'jpg,json,txt' if modality == 'image' else 'json,txt'}", members=members,
             signals=pa.concat_tables(signals), ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]},
@@ -169,11 +169,11 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
     storage.write_bytes(str(folder / "checksums.json"), canonical_json(sums))
 
 
-def sample(row: dict[str, Any], data: bytes, text: str, modality: str) -> tuple[str, list[Part], dict[str, Any]]:
+def sample(row: dict[str, Any], data: bytes, text: str, modality: str) -> tuple[str, list[Member], dict[str, Any]]:
     """(key, parts, columns of members) as export makes them."""
     images = int(modality == "image")
-    turns, kind = conversations(modality, text, images)
-    words = text_tokens("".join(turn["value"] for turn in turns))
+    turns, kind = build_conversation(modality, text, images)
+    words = estimate_text_tokens("".join(turn["value"] for turn in turns))
     media = RELEASED.media_tokens(np.array([modality], object), np.array([0.0]), np.array([images]))
     tokens = words + int(media[0])
     record = {
@@ -182,8 +182,8 @@ def sample(row: dict[str, Any], data: bytes, text: str, modality: str) -> tuple[
         "position": row["position"], "sha256": [m["sha256"] for m in row["media"]] or [""], "width": 0, "height": 0,
         "duration": 0.0, "fps": 0.0, "n_frames": 0, "language": "", "ocr_text": "", "tokens": tokens,
     }  # fmt: skip
-    parts = [Part("jpg", data=data)] if images else []
-    parts += [Part("json", data=canonical_json(record)), Part("txt", data=text.encode())]
+    parts = [Member("jpg", data=data)] if images else []
+    parts += [Member("json", data=canonical_json(record)), Member("txt", data=text.encode())]
     size = sum(len(part.data or b"") for part in parts)
     columns = {"modality": modality, "source": "made", "licence": row["licence"], "kind": kind, "language": "",
                "tokens": tokens, "text_tokens": words, "images": images, "seconds": 0.0, "bytes": size}  # fmt: skip

@@ -51,8 +51,8 @@ from benchmarks.clock import cpu
 from infra import tables
 from infra.hashing import canonical_json, sample_key
 from mixtures.loader import Loader
+from mixtures.reading.contract import RELEASED
 from mixtures.reading.order import Order
-from mixtures.reading.tokens import RELEASED
 from mixtures.reading.training_sample import SampleDecoder
 from mixtures.shards import manifest, shards
 
@@ -68,7 +68,7 @@ KINDS = (
     ("text", (), 0.11, 0),
 )
 
-Sample = tuple[str, list[shards.Part]]
+Sample = tuple[str, list[shards.Member]]
 
 
 def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) -> Sample:
@@ -97,8 +97,8 @@ def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) ->
         "tokens": 100,
         **facts,
     }
-    parts = [shards.Part(name, data=data) for name, data in media.items()]
-    return key, sorted([*parts, shards.Part("json", data=canonical_json(record))], key=lambda part: part.suffix)
+    parts = [shards.Member(name, data=data) for name, data in media.items()]
+    return key, sorted([*parts, shards.Member("json", data=canonical_json(record))], key=lambda part: part.suffix)
 
 
 def mixture(folder: Path, samples: dict[str, list[Sample]]) -> tuple[manifest.Mixture, manifest.Mixture]:
@@ -242,7 +242,7 @@ def many(folder: Path, at: int, of: int) -> None:
     record = {"id": key, "data_type": "text", "conversations": [{"from": "gpt", "value": "A text."}], "sha256": [""]}
     (folder / "run" / "shards").mkdir(parents=True)
     one = folder / "one.tar"
-    _, (place,) = shards.write_tar(one, [(key, [shards.Part("json", data=canonical_json(record))])])
+    _, (place,) = shards.write_tar(one, [(key, [shards.Member("json", data=canonical_json(record))])])
     with open(folder / "run" / "shards" / "text-000000.tar", "wb") as file:
         file.truncate(of * 2048)
         file.seek(row * 2048)

@@ -8,7 +8,7 @@ lognormal (sigma 1.0; videos 0.8) around means of 60 kB, 220 kB, 2 kB and 120 kB
 random, ten sources of Zipf-like sizes, two licences, text tokens from sizes or lognormal. Shards hold at most 10,000
 samples or 1 GB. `plan_s` is the wall time of plan and manifest in a fresh process on a run whose files are in the page
 cache: reading and hashing the index, draws, plan, layout, members.parquet and mixture.json, libraries loaded
-beforehand; the median of three ratios, each into a new folder. `mix_s` is pipelines.mix.mix.mix, which writes README
+beforehand; the median of three ratios, each into a new folder. `mix_s` is pipelines.mix.mix.run, which writes README
 and
 cards too. `bytes_fraction` is what such a mixture takes on disk, cards included, over the bytes of its samples.
 With --large a further index of so many samples is planned in a child process, whose peak memory is told.
@@ -160,22 +160,22 @@ def plan_child(run: str, out: str, ratios: list[str]) -> None:
     """In a process of its own: plan each ratio, print seconds, peak memory and bytes."""
     import scipy.optimize  # noqa: F401  loaded beforehand, as the docstring says
 
-    from mixtures.plan.recipe import from_ratio
+    from mixtures.plan.recipe import read_ratio
     from mixtures.shards.manifest import write_mixture
-    from pipelines.mix.mix import mix, plan
+    from pipelines.mix import mix, plan_mixture
 
     found = []
     for number, ratio in enumerate(ratios):
         begun, cpu = time.perf_counter(), time.process_time()
-        planned = plan([run], from_ratio(ratio), f"{out}/plan-{number}", quiet=True)
-        write_mixture(f"{out}/plan-{number}", planned.value, planned.members)
+        planned = plan_mixture.plan_mixture([run], read_ratio(ratio), f"{out}/plan-{number}", quiet=True)
+        write_mixture(f"{out}/plan-{number}", planned.manifest, planned.members)
         one = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
         del planned
         begun, cpu = time.perf_counter(), time.process_time()
-        mixture = mix([run], from_ratio(ratio), f"{out}/{number}", quiet=True)
+        mixture = mix.run([run], read_ratio(ratio), f"{out}/{number}", quiet=True)
         one |= {"mix_s": time.perf_counter() - begun, "mix_cpu": time.process_time() - cpu}
         written = sum(path.stat().st_size for path in Path(f"{out}/{number}").rglob("*") if path.is_file())
-        totals = mixture.value["totals"]
+        totals = mixture.manifest["totals"]
         found.append({**one, "written": written, "bytes": totals["bytes"], "samples": totals["samples"]})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"rounds": found, "peak": peak}))
@@ -205,7 +205,7 @@ def make_media(run: Path, megabytes: int, seed: int) -> None:
         _, mean, sigma, images, suffixes = LAWS[modality]
         media = [suffix for suffix in suffixes if suffix not in ("json", "txt")]
         name = f"{modality}-{number:06d}"
-        samples: list[tuple[str, list[shards.Part]]] = []
+        samples: list[tuple[str, list[shards.Member]]] = []
         used = 0
         while used < limit:
             size = int(rng.lognormal(np.log(mean) - sigma**2 / 2, sigma)) + 200
@@ -215,7 +215,7 @@ def make_media(run: Path, megabytes: int, seed: int) -> None:
             record = {"id": key, "sha256": hashes, "caption": "A made-up caption.", "filler": "x" * 400}
             contents["json"] = canonical_json(record)
             contents["txt"] = b"A made-up caption."
-            samples.append((key, [shards.Part(suffix, data=contents[suffix]) for suffix in sorted(contents)]))
+            samples.append((key, [shards.Member(suffix, data=contents[suffix]) for suffix in sorted(contents)]))
             used += size
         samples.sort(key=lambda sample: sample[0])
         digest, written = shards.write_tar(run / "shards" / f"{name}.tar", samples)
@@ -250,18 +250,18 @@ def materialize_child(run: str, out: str) -> None:
     from infra import beam
     from infra.beam import Runner
     from mixtures.plan.recipe import Recipe
+    from pipelines.mix import mix
     from pipelines.mix.materialize import materialize
-    from pipelines.mix.mix import mix
     from pipelines.mix.mixture_card import write_cards
 
     Path(out).mkdir(parents=True)
     beam.run_tasks("start", warm, ["0"], f"{out}-warm.json", Runner())
-    mixture = mix([run], Recipe(name="all"), out, quiet=True)
+    mixture = mix.run([run], Recipe(name="all"), out, quiet=True)
     begun, cpu = time.perf_counter(), time.process_time()
     mixture = materialize(mixture, quiet=True)
     write_cards(mixture)
     seconds = time.perf_counter() - begun
-    size = sum(one["bytes"] for one in mixture.value["materialized"])
+    size = sum(one["bytes"] for one in mixture.manifest["materialized"])
     print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "bytes": size}))
 
 

@@ -19,12 +19,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mixtures.loader import Loader
-from mixtures.reading.apollo import Encoder, to_apollo
+from mixtures.reading.apollo import VisionProcessor, to_apollo
 
 #: Stand-ins for the processors of a video and an image encoder; give `to_apollo` those of your models.
 ENCODERS = (
-    Encoder(SimpleNamespace(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], size=224), video=True),
-    Encoder(SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3, size=384)),
+    VisionProcessor(
+        SimpleNamespace(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], size=224), video=True
+    ),
+    VisionProcessor(SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3, size=384)),
 )
 
 

@@ -17,21 +17,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import BadSample, ConfigError, StageError
-from mixtures.reading.fetch import CACHE_BYTES, Fetcher, Span
-from mixtures.reading.order import WINDOW, Order, Share
-from mixtures.reading.sample_locations import Places
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
+from mixtures.reading.fetch import CACHE_BYTES, ByteRange, Fetcher
+from mixtures.reading.order import WINDOW, Order, RankShare
+from mixtures.reading.sample_locations import SampleLocations
 from mixtures.reading.training_sample import FRAME_SIZE, SampleDecoder
-from mixtures.reading.workers import dataset, this_worker, through
+from mixtures.reading.workers import build_dataset, get_worker, read_with_workers
 from mixtures.shards.manifest import Mixture, open_mixture
-from mixtures.shards.unpack import record_of, unpack, verify
+from mixtures.shards.unpack import extract_record, unpack_members, verify_media
 
 #: Raised when a field of the state changes its meaning.
 STATE_VERSION = 1
 
 
 @dataclass
-class Step:
+class LoadedStep:
     """What one step of a rank gave. skipped: by kind of error, samples whose media could not be shown."""
 
     number: int
@@ -79,15 +79,15 @@ class Loader:
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is {on_error!r}", where="loader", hint='give "raise" or "skip"')
         self.mixture = open_mixture(mixture) if isinstance(mixture, str) else mixture
-        self.share = Share(rank, world, batch, drop_last)
+        self.share = RankShare(rank, world, batch, drop_last)
         self.contract = contract or self.mixture.contract
         self.skipped: Counter[str] = Counter()
         self._on_error = on_error
         self._verify = verify
         self._decoder = SampleDecoder(self.contract, frame_size) if decode else None
-        self._places = Places(self.mixture)
+        self._places = SampleLocations(self.mixture)
         self._fetcher = Fetcher(self._places.files, cache_bytes=cache_bytes)
-        self.order = Order(self._places.counts, int(self.mixture.value["seed"]) if seed is None else seed, window)
+        self.order = Order(self._places.counts, int(self.mixture.manifest["seed"]) if seed is None else seed, window)
         self._stand(epoch, 0)
 
     def _stand(self, epoch: int, start: int) -> None:
@@ -104,7 +104,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """One sample after another. Inside a worker of PyTorch's DataLoader, that worker's share."""
-        worker, workers = this_worker()
+        worker, workers = get_worker()
         for step in self.steps(worker, workers, whole=False):
             yield from step.samples
 
@@ -121,7 +121,7 @@ class Loader:
                 yield collate(step.samples) if collate else step.samples
             return
         epoch = self.epoch
-        for number, skipped, batch in through(self, workers, collate, how):
+        for number, skipped, batch in read_with_workers(self, workers, collate, how):
             if number != self._step:
                 raise ConfigError("steps come out of order", where="loader", hint="leave the DataLoader's in_order on")
             self.skipped.update(skipped)
@@ -132,9 +132,9 @@ class Loader:
     def dataset(self) -> Any:
         """This loader as a torch IterableDataset, for a DataLoader of your own: give it this loader's batch as its
         batch_size, and steps come in order. Workers do not move this loader: count samples with `advance`."""
-        return dataset(self, None)
+        return build_dataset(self, None)
 
-    def steps(self, worker: int, workers: int, *, whole: bool) -> Iterator[Step]:
+    def steps(self, worker: int, workers: int, *, whole: bool) -> Iterator[LoadedStep]:
         """This rank's steps from here on, those of one of `workers` processes; a single one moves the loader.
 
         whole: a step is given when all of it is read; else sample by sample, each as a Step of its own.
@@ -144,7 +144,7 @@ class Loader:
         last = self.share.steps(left)
         mine = range(begin + worker, last, workers)
 
-        def wanted() -> Iterator[Span]:
+        def wanted() -> Iterator[ByteRange]:
             for number in mine:
                 low, high = self.share.run(left, number)
                 skip = within if number == begin else 0
@@ -152,7 +152,7 @@ class Loader:
                 for i, row in enumerate(rows[skip:], skip + 1):
                     yield self._places.span(row, (number, i == len(rows), i, row))
 
-        step = Step(mine.start)
+        step = LoadedStep(mine.start)
         with closing(self._fetcher.stream(wanted())) as stream:
             for span, data in stream:
                 number, ends, done, _ = span.tag
@@ -169,20 +169,20 @@ class Loader:
                 if step.skipped:
                     self.skipped.update(step.skipped)
                 yield step
-                step = Step(number)
+                step = LoadedStep(number)
         if workers == 1:
             self._stand(epoch + 1, 0)
 
-    def _sample(self, span: Span, data: memoryview) -> Any:
+    def _sample(self, span: ByteRange, data: memoryview) -> Any:
         where = self._fetcher.files[span.file]
-        members = unpack(data, span.key, where, span.offset, self._places.name(span.tag[-1], span.key))
-        record = record_of(members, span.key, where, span.offset)
+        members = unpack_members(data, span.key, where, span.offset, self._places.name(span.tag[-1], span.key))
+        record = extract_record(members, span.key, where, span.offset)
         if self._verify:
-            verify(members, record, span.key, where, span.offset)
+            verify_media(members, record, span.key, where, span.offset)
         sample: dict[str, Any] = {"__key__": span.key, "__url__": where, **members, "json": record}
         return sample if self._decoder is None else self._decoder.decode(sample)
 
-    def _bad(self, span: Span, error: BadSample) -> None:
+    def _bad(self, span: ByteRange, error: BadSample) -> None:
         if self._on_error == "raise":
             raise StageError(
                 f"a medium of sample {span.key} cannot be shown ({error})",
@@ -216,7 +216,7 @@ class Loader:
         ended = 0 < self._step >= self.share.most_steps(self.order.total - self._start)
         return {
             "version": STATE_VERSION,
-            "members": self.mixture.value["members"]["sha256"],
+            "members": self.mixture.manifest["members"]["sha256"],
             "seed": self.order.seed,
             "window": self.order.window,
             "epoch": self.epoch + ended,

@@ -354,14 +354,17 @@ def mix(
     beam: BeamOptions = None,
 ) -> None:
     """Plan a mixture of finished runs at any ratio; writes a manifest, copies no media."""
-    from pipelines.mix import mix as mixing
+    from pipelines.mix import mix, mix_options, mixture_summary
 
-    asked = mixing.recipe_of(recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer)
-    mixture = mixing.mix(
-        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize, forms=mixing.forms_of(emit),
+    asked = mix_options.resolve_recipe(
+        recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer
+    )
+    mixture = mix.run(
+        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
+        formats=mix_options.parse_formats(emit),
         runner=_runner(runner, workers, beam), quiet=json,
     )  # fmt: skip
-    _print(mixing.result(mixture)) if json else mixing.show(mixture)
+    _print(mixture_summary.build_summary(mixture)) if json else mixture_summary.print_mixture(mixture)
 
 
 @app.command()

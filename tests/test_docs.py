@@ -164,7 +164,7 @@ def test_columns_are_those_of_the_tables(heading: str) -> None:
 
 
 def test_fields_of_a_card() -> None:
-    card = cards.card(
+    card = cards.build_card(
         name="image-000000",
         tar={},
         series="image:jpg,json",

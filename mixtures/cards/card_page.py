@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixtures.cards.croissant import protocol
+from mixtures.cards.croissant import describe_processing
 
 #: A histogram's drawing, in its own units.
 WIDTH, HEIGHT = 320, 64
@@ -73,42 +73,42 @@ def _template() -> Any:
     return environment.from_string(_PAGE)
 
 
-def render(**values: Any) -> str:
+def render_page(**values: Any) -> str:
     """The page that cards of shards and of mixtures share; see `shard_page` for what it is given."""
     return str(_template().render(width=WIDTH, height=HEIGHT, **values))
 
 
-def shard_page(card: Mapping[str, Any]) -> str:
+def render_shard_page(card: Mapping[str, Any]) -> str:
     """The page of a shard's card (HTML)."""
     made, ledger = card["made_by"], card["ledger"]
     gone = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
     details = [
-        ("Why the others went", rows(card["reasons"])),
+        ("Why the others went", build_share_rows(card["reasons"])),
         ("Dialogues", _lines(card["dialogues"] if card["dialogues"] is not None else made["dialogues"])),
         ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made["models"].items())]),
         ("Made from", [(u["unit"], _span(u["rows"]), f"{u['kept']:,} kept") for u in made["lineage"]]),
         ("By", [("run", made["name"]), ("seed", made["seed"]), ("Reelmill", made["reelmill"]),
                 *((f"manifest of {stage}", stamp) for stage, stamp in sorted(made["manifests"].items()))]),
     ]  # fmt: skip
-    return render(
+    return render_page(
         title=card["shard"],
         lead=f"A shard of {card['modality'].replace('_', ' ')} samples; each is KEY.{', KEY.'.join(card['suffixes'])}.",
-        facts=facts(card, card["tar"]["bytes"]),
+        facts=build_headline(card, card["tar"]["bytes"]),
         sha256=card["tar"]["sha256"],
         tables=[
-            ("Licences", rows(card["licences"])),
-            ("Sources", rows(card["sources"])),
-            ("Kinds of text", rows(card["kinds"])),
-            ("Languages", rows(card["languages"])),
-            (f"What became of {ledger['inputs']:,} inputs", rows({"kept": ledger["kept"], "gone": gone})),
+            ("Licences", build_share_rows(card["licences"])),
+            ("Sources", build_share_rows(card["sources"])),
+            ("Kinds of text", build_share_rows(card["kinds"])),
+            ("Languages", build_share_rows(card["languages"])),
+            (f"What became of {ledger['inputs']:,} inputs", build_share_rows({"kept": ledger["kept"], "gone": gone})),
         ],
         scores=[_score(name, found) for name, found in sorted(card["scores"].items())],
-        steps=protocol(made),
+        steps=describe_processing(made),
         details=details,
     )
 
 
-def mixture_page(card: Mapping[str, Any]) -> str:
+def render_mixture_page(card: Mapping[str, Any]) -> str:
     """The page of a mixture's card (HTML)."""
     unit = card["unit"]
     told = [(one["label"], *(f"{name} {one['achieved'][name]:.2%}" for name in UNITS)) for one in card["constraints"]]
@@ -125,11 +125,11 @@ def mixture_page(card: Mapping[str, Any]) -> str:
         ("Checked against evaluation sets", [(checked,)]),
         ("Warnings", [(warning,) for warning in card["warnings"]]),
     ]  # fmt: skip
-    return render(
+    return render_page(
         title=card["mixture"],
         lead=f"A mixture, counted in {unit}. Runs: {len(card['parents'])}, shards of theirs: {len(card['shards'])}, "
         f"virtual shards: {card['vshards']}, tars of its own: {len(card['tars'] or ())}; seed {card['seed']}.",
-        facts=facts(card["totals"], card["totals"]["bytes"]),
+        facts=build_headline(card["totals"], card["totals"]["bytes"]),
         sha256=card["manifest"],
         tables=_amounts(card, unit),
         scores=[],
@@ -138,12 +138,12 @@ def mixture_page(card: Mapping[str, Any]) -> str:
     )
 
 
-def tar_page(card: Mapping[str, Any]) -> str:
+def render_tar_page(card: Mapping[str, Any]) -> str:
     """The page of the card of a tar of a materialized mixture (HTML)."""
-    return render(
+    return render_page(
         title=card["shard"],
         lead=f"A tar of the mixture {card['mixture']}: samples of several modalities, one after another.",
-        facts=facts(card["totals"], card["tar"]["bytes"]),
+        facts=build_headline(card["totals"], card["tar"]["bytes"]),
         sha256=card["tar"]["sha256"],
         tables=[("Modalities", _of(card["modalities"], "samples")), *_amounts(card, "samples")],
         scores=[],
@@ -162,10 +162,10 @@ def _amounts(card: Mapping[str, Any], unit: str) -> list[tuple[str, list[tuple[s
 
 
 def _of(counts: Mapping[str, Mapping[str, float]], unit: str) -> list[tuple[str, str, str]]:
-    return rows({name: amount[unit] for name, amount in counts.items()})
+    return build_share_rows({name: amount[unit] for name, amount in counts.items()})
 
 
-def facts(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]]:
+def build_headline(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]]:
     """(value, name) of what stands large at the top."""
     return [
         (f"{card['samples']:,}", "samples"),
@@ -175,7 +175,7 @@ def facts(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]]:
     ]
 
 
-def rows(counts: Mapping[str, float]) -> list[tuple[str, str, str]]:
+def build_share_rows(counts: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """(name, count, share) of counts, the most frequent first; "" is "not stated"."""
     whole = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -33,7 +33,7 @@ SCORES = (
 BINS = 16
 
 
-def histogram(values: NDArray[np.float64]) -> dict[str, Any] | None:
+def build_histogram(values: NDArray[np.float64]) -> dict[str, Any] | None:
     """count, mean, min, p05, p50, p95, max, and equal-width bins of the finite values; None where there are none."""
     values = values[np.isfinite(values)]
     if not len(values):
@@ -63,7 +63,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def counts(values: Sequence[Any] | pa.ChunkedArray) -> dict[str, int]:
+def count_values(values: Sequence[Any] | pa.ChunkedArray) -> dict[str, int]:
     """How often each value stands, by value as text; null is "" there."""
     found: dict[str, int] = {}
     pairs = _counted(values) if isinstance(values, pa.ChunkedArray) else ((value, 1) for value in values)
@@ -78,7 +78,7 @@ def _counted(column: pa.ChunkedArray) -> Iterable[tuple[Any, int]]:
     return zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
 
 
-def dialogues(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def summarize_dialogues(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What a card says of its samples' dialogues (rows of the dialogues table); None where there are none.
 
     kinds: accepted dialogues by kind; rejected, rejected_turns: by reason (turns of rejected dialogues are not counted
@@ -93,10 +93,10 @@ def dialogues(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {
         "dialogues": len(rows),
         "accepted": len(accepted),
-        "kinds": counts([row["kind"] for row in accepted]),
+        "kinds": count_values([row["kind"] for row in accepted]),
         "turns": sum(turn["outcome"] == "accepted" for row in accepted for turn in row["turns"]),
-        "rejected": counts([_name(row["reason"]) for row in rows if row["outcome"] != "accepted"]),
-        "rejected_turns": counts(
+        "rejected": count_values([_name(row["reason"]) for row in rows if row["outcome"] != "accepted"]),
+        "rejected_turns": count_values(
             [_name(turn["reason"]) for row in accepted for turn in row["turns"] if turn["outcome"] != "accepted"]
         ),
         "blind": {
@@ -107,8 +107,8 @@ def dialogues(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         },
         "tokens_in": sum(row["tokens_in"] for row in rows),
         "tokens_out": sum(row["tokens_out"] for row in rows),
-        "generators": counts([row["generator"] for row in rows]),
-        "models": counts([row["model"] for row in rows if row["model"]]),
+        "generators": count_values([row["generator"] for row in rows]),
+        "models": count_values([row["model"] for row in rows if row["model"]]),
     }
 
 
@@ -116,7 +116,7 @@ def _name(reason: str | None) -> str:
     return (reason or "").partition(":")[0]
 
 
-def card(
+def build_card(
     *,
     name: str,
     tar: Mapping[str, Any],
@@ -138,7 +138,7 @@ def card(
     for column in SCORES:
         if column in signals.schema.names:
             values = pc.cast(signals[column], pa.float64())
-            found = histogram(np.asarray(pc.fill_null(values, float("nan")), dtype=np.float64))
+            found = build_histogram(np.asarray(pc.fill_null(values, float("nan")), dtype=np.float64))
             if found is not None:
                 scores[column] = found
     seconds = np.asarray(members["seconds"], dtype=np.float64)
@@ -149,10 +149,10 @@ def card(
         "modality": series.split(":")[0],
         "suffixes": series.split(":")[1].split(","),
         "samples": members.num_rows,
-        "sources": counts(members["source"]),
-        "licences": counts(members["licence"]),
-        "kinds": counts(members["kind"]),
-        "languages": counts(members["language"]),
+        "sources": count_values(members["source"]),
+        "licences": count_values(members["licence"]),
+        "kinds": count_values(members["kind"]),
+        "languages": count_values(members["language"]),
         "tokens": int(pc.sum(members["tokens"]).as_py() or 0),
         "seconds": _short(float(np.sort(seconds).sum())),
         "media_bytes": int(pc.sum(members["bytes"]).as_py() or 0),
@@ -167,7 +167,7 @@ def card(
 # -- mixtures ---------------------------------------------------------------------------------------------------
 
 
-def mixture_card(
+def build_mixture_card(
     value: Mapping[str, Any],
     *,
     manifest: str,
@@ -208,7 +208,7 @@ def mixture_card(
     }
 
 
-def tar_card(
+def build_tar_card(
     tar: Mapping[str, Any],
     *,
     mixture: str,

@@ -57,7 +57,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class About:
+class DatasetInfo:
     """What only a person can say of a data set. date: ISO 8601."""
 
     name: str
@@ -68,14 +68,16 @@ class About:
     version: str
 
 
-def croissant(about: About, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> dict[str, Any]:
+def build_croissant(
+    about: DatasetInfo, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]
+) -> dict[str, Any]:
     """The JSON-LD of a data set from its shards' cards and its ledger (its entry `all`).
 
     One FileObject a tar; for each series of tars a FileSet and a RecordSet a suffix; the index as RecordSet `samples`.
     """
     files, records = _members(sum(card["samples"] for card in cards))
     distribution, record_sets = [files], [records]
-    for series, mine in sorted(by_series(cards).items()):
+    for series, mine in sorted(group_by_series(cards).items()):
         tars = [_tar(card) for card in mine]
         distribution += tars
         held = [{"@id": tar["@id"]} for tar in tars]
@@ -90,12 +92,12 @@ def croissant(about: About, cards: Sequence[Mapping[str, Any]], ledger: Mapping[
         f"{ledger['inputs']:,} inputs were read; {ledger['kept']:,} were kept, {dropped:,} dropped by a filter, "
         f"{ledger['duplicates']:,} were duplicates, {failed:,} failed."
     )
-    rai = _rai(said, made, total(cards, "sources"), total(cards, "languages"))
+    rai = _rai(said, made, sum_counts(cards, "sources"), sum_counts(cards, "languages"))
     return _dataset(about, licences, modalities, distribution, record_sets, rai)
 
 
-def mixture_croissant(
-    about: About, card: Mapping[str, Any], tars: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]
+def build_mixture_croissant(
+    about: DatasetInfo, card: Mapping[str, Any], tars: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The JSON-LD of a mixture that has tars, from its card and theirs; made: made_by of its parents' cards.
 
@@ -116,7 +118,7 @@ def mixture_croissant(
 
 
 def _dataset(
-    about: About,
+    about: DatasetInfo,
     licences: Sequence[str],
     modalities: Sequence[str],
     distribution: Sequence[Mapping[str, Any]],
@@ -141,7 +143,7 @@ def _dataset(
     }
 
 
-def by_series(cards: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def group_by_series(cards: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Cards by the name of their series: modality and suffixes. Tars of one series have the same columns."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for card in cards:
@@ -245,7 +247,7 @@ def _rai(
         "rai:dataCollection": collected,
         "rai:dataCollectionType": ["Secondary Data Analysis", "Software Collection"],
         "rai:dataCollectionRawData": f"Media, captions and documents as their sources had them: {_shares(sources)}.",
-        "rai:dataPreprocessingProtocol": _each(made, protocol) or ["Nothing was kept."],
+        "rai:dataPreprocessingProtocol": _each(made, describe_processing) or ["Nothing was kept."],
         "rai:dataAnnotationProtocol": " ".join(_each(made, lambda one: [_annotation(one.get("dialogues"))])) or "None.",
         "rai:machineAnnotationTools": _each(made, _tools) or ["none"],
         "rai:personalSensitiveInformation": [
@@ -267,23 +269,25 @@ def _each(made: Sequence[Mapping[str, Any]], said: Callable[[Mapping[str, Any]],
     return list(dict.fromkeys(lines))
 
 
-def protocol(made: Mapping[str, Any]) -> list[str]:
+def describe_processing(made: Mapping[str, Any]) -> list[str]:
     """One sentence a filter, in the order in which they were asked, with every threshold."""
-    said = [f"Filter {f['name']}: {settings(f['settings']) or 'nothing to set'}" for f in made.get("filters", ())]
+    said = [
+        f"Filter {f['name']}: {format_settings(f['settings']) or 'nothing to set'}" for f in made.get("filters", ())
+    ]
     for modality, one in sorted(made.get("duplicates", {}).items()):
         if isinstance(one, Mapping):
-            said.append(f"Duplicates of {modality}: {settings(one) or 'exact'}")
+            said.append(f"Duplicates of {modality}: {format_settings(one) or 'exact'}")
     if made.get("resample"):
-        said.append(f"Resampling by n-grams: {settings(made['resample'])}")
+        said.append(f"Resampling by n-grams: {format_settings(made['resample'])}")
     return said or ["None: everything that could be read was kept."]
 
 
-def settings(value: Mapping[str, Any], prefix: str = "") -> str:
+def format_settings(value: Mapping[str, Any], prefix: str = "") -> str:
     """Settings as `name = value`, nested names dotted; those that are not set are left out."""
     found = []
     for name, one in value.items():
         if isinstance(one, Mapping):
-            found += [settings(one, f"{prefix}{name}.")]
+            found += [format_settings(one, f"{prefix}{name}.")]
         elif one is not None:
             said = ", ".join(map(str, one)) if isinstance(one, list | tuple) else one
             found.append(f"{prefix}{name} = {said}")
@@ -339,7 +343,7 @@ def _limits(made: Sequence[Mapping[str, Any]]) -> list[str]:
     return said
 
 
-def total(cards: Sequence[Mapping[str, Any]], field: str) -> dict[str, int]:
+def sum_counts(cards: Sequence[Mapping[str, Any]], field: str) -> dict[str, int]:
     """Counts of several cards added up, the most frequent first."""
     found: dict[str, int] = {}
     for card in cards:

@@ -24,7 +24,7 @@ UNITS = ("samples", "tokens", "seconds", "bytes")
 Ints = NDArray[np.int64]
 
 
-def shard_rows(shard: NDArray[np.int32], count: int) -> Iterator[tuple[int, Ints]]:
+def group_by_shard(shard: NDArray[np.int32], count: int) -> Iterator[tuple[int, Ints]]:
     """(shard, positions of a mixture's rows that lie in it, ascending) of every shard that has some."""
     # Numbers of 16 bits are sorted by counting, eight times as fast.
     narrow = shard.astype(np.uint16) if count <= 2**16 else shard
@@ -35,12 +35,12 @@ def shard_rows(shard: NDArray[np.int32], count: int) -> Iterator[tuple[int, Ints
             yield number, order[ends[number] : ends[number + 1]]
 
 
-def members_of(mixture: Mixture, shard: int, columns: Sequence[str]) -> pa.Table:
+def read_shard_members(mixture: Mixture, shard: int, columns: Sequence[str]) -> pa.Table:
     """Columns of the members index of one of a mixture's shards, strings of few values as dictionaries.
 
     Raises StageError where the parent is not there.
     """
-    found = mixture.value["shards"][shard]
+    found = mixture.manifest["shards"][shard]
     uri = storage.join(mixture.run(found["parent"]), "members", f"{found['name']}.parquet")
     if not storage.is_file(uri):
         raise StageError("the run that this mixture was made from is not there", where=uri,
@@ -50,7 +50,7 @@ def members_of(mixture: Mixture, shard: int, columns: Sequence[str]) -> pa.Table
         return parquet.read(columns=list(columns), use_threads=False)
 
 
-def places(held: pa.Table, offset: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+def match_offsets(held: pa.Table, offset: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     """(row of `held` for each offset, whether one really begins there); `held` is in order of its column offset."""
     starts = held["offset"].to_numpy()
     place = np.minimum(np.searchsorted(starts, offset), max(len(starts) - 1, 0))
@@ -82,7 +82,7 @@ class Rollup:
                     for unit in UNITS:
                         one[unit] += float(sums[unit][number_])
             found[column] = {
-                value: {unit: number(unit, amount) for unit, amount in of[value].items()} for value in sorted(of)
+                value: {unit: round_amount(unit, amount) for unit, amount in of[value].items()} for value in sorted(of)
             }
         return found
 
@@ -91,12 +91,12 @@ class Rollup:
 Counts = dict[str, dict[str, int | float]]
 
 
-def number(unit: str, value: float) -> int | float:
+def round_amount(unit: str, value: float) -> int | float:
     """An amount as JSON has it: seconds to three places, all else whole."""
     return round(value, 3) if unit == "seconds" else round(value)
 
 
-def rollup(mixture: Mixture, rows: pa.Table) -> Rollup:
+def build_rollup(mixture: Mixture, rows: pa.Table) -> Rollup:
     """By modality and COLUMNS; rows: at least shard and offset of all of the mixture's members.
 
     Raises StageError where the index of a parent does not have a row.
@@ -104,9 +104,9 @@ def rollup(mixture: Mixture, rows: pa.Table) -> Rollup:
     shard, offset = rows["shard"].to_numpy(), rows["offset"].to_numpy()
     cells: dict[tuple[str, ...], int] = {}
     code = np.zeros(len(shard), dtype=np.int32)
-    for number_, mine in shard_rows(shard, len(mixture.value["shards"])):
-        held, one = members_of(mixture, number_, ("offset", *COLUMNS)), mixture.value["shards"][number_]
-        place, there = places(held, offset[mine])
+    for number_, mine in group_by_shard(shard, len(mixture.manifest["shards"])):
+        held, one = read_shard_members(mixture, number_, ("offset", *COLUMNS)), mixture.manifest["shards"][number_]
+        place, there = match_offsets(held, offset[mine])
         if not there.all():
             raise StageError(f"the members index of {one['name']} has no sample at byte {offset[mine][~there][0]:,}",
                              where=mixture.uri, hint="the run has changed: make the mixture again")  # fmt: skip

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from infra.hashing import mix64
 
 
-def draws(seed: int, purpose: str, keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def draw_keys(seed: int, purpose: str, keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """uint64 (n,): one draw a key, a function of (seed, purpose, key) and nothing else.
 
     keys: uint8 (n, width). A key is itself the text of a hash, so that a mixer keyed by (seed, purpose) is enough and
@@ -31,7 +31,7 @@ def draws(seed: int, purpose: str, keys: NDArray[np.uint8]) -> NDArray[np.uint64
     return state
 
 
-def order_of(by_draw: NDArray[np.int64], group: NDArray[np.int32], groups: int) -> list[NDArray[np.int64]]:
+def sort_groups(by_draw: NDArray[np.int64], group: NDArray[np.int32], groups: int) -> list[NDArray[np.int64]]:
     """For each group its rows by draw; the first n of them are what a plan of n samples takes.
 
     by_draw: all rows by draw; group: of each row.
@@ -43,7 +43,7 @@ def order_of(by_draw: NDArray[np.int64], group: NDArray[np.int32], groups: int) 
     return np.split(rows, np.cumsum(counts)[:-1]) if groups else []
 
 
-def nearest(amounts: NDArray[np.float64], target: float) -> int:
+def count_nearest(amounts: NDArray[np.float64], target: float) -> int:
     """How many draws come nearest to `target`: full passes over `amounts` (in drawn order), then the first few.
 
     Off by at most half the largest amount.
@@ -61,7 +61,7 @@ def nearest(amounts: NDArray[np.float64], target: float) -> int:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Selection:
     """What stands in a mixture, by (vshard, position). All arrays (n,).
 
     row: of the index; repeat: 0 for the first time; group, vshard, position as in infra.tables.MIXTURE.
@@ -74,7 +74,7 @@ class Taken:
     position: NDArray[np.int32]
 
 
-def shard_order(seed: int, names: Sequence[str], rows: Sequence[int]) -> NDArray[np.int64]:
+def order_shards(seed: int, names: Sequence[str], rows: Sequence[int]) -> NDArray[np.int64]:
     """Rows of an index in (hash(seed, shard), offset) order; shards lie one after another in it, so many rows each.
 
     names: of shards, unique among all parents.
@@ -89,7 +89,7 @@ def shard_order(seed: int, names: Sequence[str], rows: Sequence[int]) -> NDArray
     return first + np.arange(len(first), dtype=np.int64)
 
 
-def cut(amounts: NDArray[np.float64] | None, count: int, parts: int) -> NDArray[np.int64]:
+def cut_evenly(amounts: NDArray[np.float64] | None, count: int, parts: int) -> NDArray[np.int64]:
     """int64 (parts + 1,): where `count` rows are cut into near-equal runs.
 
     In samples (amounts None) runs differ by at most one. Otherwise each cut lies where the sum of amounts is nearest to
@@ -107,13 +107,13 @@ def cut(amounts: NDArray[np.float64] | None, count: int, parts: int) -> NDArray[
     return np.maximum.accumulate(at)
 
 
-def lay(
+def lay_out(
     orders: Sequence[NDArray[np.int64]],
     counts: Sequence[int],
     lie: NDArray[np.int64],
     vshards: int,
     amounts: NDArray[np.float64] | None = None,
-) -> Taken:
+) -> Selection:
     """Take the first `counts[g]` of each group (full passes, then the first few) and lay them out.
 
     orders: rows of each group by draw; lie: all rows as `shard_order` gives them; amounts: of each row in the unit that
@@ -132,7 +132,7 @@ def lay(
         whole = lie[np.sort(place[order])] if passes else order[:0]
         some = lie[np.sort(place[order[:rest]])]
         mine = np.concatenate([*[whole] * passes, some])
-        cuts = cut(None if amounts is None else amounts[mine], len(mine), vshards)
+        cuts = cut_evenly(None if amounts is None else amounts[mine], len(mine), vshards)
         length = np.diff(cuts)
         rows.append(mine)
         repeats.append(np.repeat(np.arange(passes + 1, dtype=np.int32), [*[len(whole)] * passes, rest]))
@@ -145,7 +145,7 @@ def lay(
     final = np.argsort(shard + (np.concatenate(spot) if spot else np.empty(0)), kind="stable")
     shard = shard[final]
     starts = np.searchsorted(shard, np.arange(vshards, dtype=np.int32))
-    return Taken(
+    return Selection(
         (np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))[final],
         (np.concatenate(repeats) if repeats else np.empty(0, dtype=np.int32))[final],
         np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[final],

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.media.interface import MODALITIES
-from mixtures.plan.members_index import Index
-from mixtures.plan.recipe import NUMBERS, Recipe, breaks
+from mixtures.plan.members_index import MembersIndex
+from mixtures.plan.recipe import NUMBERS, Recipe, parse_ranges
 
 #: Value of a cell for everything in a column that the recipe does not name.
-OTHERS = None
+REST = None
 
 
 @dataclass(frozen=True)
-class Cells:
+class Groups:
     """The cells in which there are samples, sorted by modality and name, and each sample's cell.
 
     group: int32 (n,); cells: {column: value or None for all that the recipe does not name}.
@@ -38,7 +38,7 @@ class Cells:
         return np.array([cell[column] == value for cell in self.cells], dtype=bool)
 
 
-def cells_of(index: Index, recipe: Recipe) -> Cells:
+def build_groups(index: MembersIndex, recipe: Recipe) -> Groups:
     """Cut an index into the cells of a recipe; values that no constraint names are one."""
     code = np.zeros(len(index), dtype=np.int64)
     levels: list[tuple[str, list[str | None]]] = []
@@ -54,17 +54,17 @@ def cells_of(index: Index, recipe: Recipe) -> Cells:
             one, at = divmod(one, len(names))
             cell[column] = names[at]
         cells.append({column: cell[column] for column, _ in levels})
-    return Cells(group, tuple(cells))
+    return Groups(group, tuple(cells))
 
 
-def _levels(index: Index, recipe: Recipe, column: str) -> tuple[NDArray[np.int64], list[str | None]]:
+def _levels(index: MembersIndex, recipe: Recipe, column: str) -> tuple[NDArray[np.int64], list[str | None]]:
     """(code of each sample, values that the codes stand for)."""
     if column in NUMBERS:
-        spans = breaks(column, recipe.values(column))
+        spans = parse_ranges(column, recipe.values(column))
         values = index.numbers[column]
         at = np.searchsorted(np.array([low for low, _, _ in spans]), values, side="right") - 1
         inside = (at >= 0) & (values < np.array([high for _, high, _ in spans])[np.maximum(at, 0)])
-        return np.where(inside, at, len(spans)).astype(np.int64), [*(name for _, _, name in spans), OTHERS]
+        return np.where(inside, at, len(spans)).astype(np.int64), [*(name for _, _, name in spans), REST]
     codes, values_ = index.columns[column]
     if column == "modality":
         place = np.array([MODALITIES.index(value) for value in values_], dtype=np.int64)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def _levels(index: Index, recipe: Recipe, column: str) -> tuple[NDArray[np.int64
     every = column == "source" and recipe.max_source is not None
     named = sorted(values_) if every else sorted(recipe.values(column))
     place = np.array([named.index(v) if v in named else len(named) for v in values_], dtype=np.int64)
-    return place[codes] if len(place) else codes.astype(np.int64), [*named, OTHERS]
+    return place[codes] if len(place) else codes.astype(np.int64), [*named, REST]
 
 
 def _compact(code: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -106,7 +106,7 @@ class Constraint:
         return self.value is not None and self.low < self.high and self.low > 0 and self.high < 1
 
 
-def constraints_of(cells: Cells, recipe: Recipe, sources: list[str]) -> list[Constraint]:
+def build_constraints(cells: Groups, recipe: Recipe, sources: list[str]) -> list[Constraint]:
     """Every constraint of a recipe on these cells."""
     found = []
     for column, bands in recipe.shares.items():
@@ -139,7 +139,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:.6g} %"
 
 
-def amounts(index: Index, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def build_amounts(index: MembersIndex, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Each sample's amount in every unit: (n,) each."""
     return {
         "samples": np.ones(len(index), dtype=np.int64),

@@ -20,14 +20,14 @@ from infra.errors import ConfigError, StageError
 from mixtures.plan.recipe import NUMBERS
 
 #: Characters of a key (infra.hashing.sample_key).
-KEY = 26
+KEY_CHARACTERS = 26
 
 #: Read for every sample, whatever the recipe.
 _ALWAYS = ("key", "offset", "size", "modality", "text_tokens", "images", "seconds", "bytes")
 
 
 @dataclass(frozen=True)
-class Shard:
+class RunShard:
     """A tar of a run: its place among the parents, and what its card says of it."""
 
     parent: int
@@ -44,7 +44,7 @@ class Shard:
 
 
 @dataclass
-class Index:
+class MembersIndex:
     """Rows lie shard after shard, by offset within one.
 
     key uint8 (n, 26); shard int32, offset, size, text_tokens, bytes int64, images int32, seconds float64: (n,).
@@ -53,7 +53,7 @@ class Index:
     """
 
     parents: list[dict[str, Any]]
-    shards: list[Shard]
+    shards: list[RunShard]
     key: NDArray[np.uint8]
     shard: NDArray[np.int32]
     offset: NDArray[np.int64]
@@ -73,12 +73,12 @@ class Index:
         """Keys of some rows as strings."""
         data = self.key[rows]
         wide = data.nbytes >= 2**31  # more than 32-bit offsets can point into
-        ends = np.arange(0, (len(rows) + 1) * KEY, KEY, dtype=np.int64 if wide else np.int32)
+        ends = np.arange(0, (len(rows) + 1) * KEY_CHARACTERS, KEY_CHARACTERS, dtype=np.int64 if wide else np.int32)
         kind = pa.LargeStringArray if wide else pa.StringArray
         return kind.from_buffers(len(rows), pa.py_buffer(ends), pa.py_buffer(data))
 
 
-def read_index(runs: Sequence[str], columns: Sequence[str] = ("modality",), *, threads: int = 2) -> Index:
+def read_index(runs: Sequence[str], columns: Sequence[str] = ("modality",), *, threads: int = 2) -> MembersIndex:
     """Read the members of finished runs.
 
     Every file read is held against the hash that the run recorded of it, every tar against its size in its card.
@@ -107,7 +107,7 @@ def _name(run: str) -> str:
     return str(held.get("config", {}).get("name") or run.rstrip("/").rsplit("/", 1)[-1])
 
 
-def _read(parent: int, run: str, unit: Unit, tar_sha256: str, *, wanted: Sequence[str]) -> tuple[Shard, pa.Table]:
+def _read(parent: int, run: str, unit: Unit, tar_sha256: str, *, wanted: Sequence[str]) -> tuple[RunShard, pa.Table]:
     uri = storage.join(run, "members", f"{unit.name}.parquet")
     if not storage.is_file(uri):
         raise StageError("the members of a shard are missing", where=uri, hint=_AGAIN)
@@ -134,7 +134,7 @@ def _check_version(file: pq.ParquetFile, uri: str) -> None:
         )
 
 
-def _shard(parent: int, run: str, name: str, tar_sha256: str, rows: int) -> Shard:
+def _shard(parent: int, run: str, name: str, tar_sha256: str, rows: int) -> RunShard:
     where = storage.join(run, "shards", f"{name}.card.json")
     if not storage.is_file(where):
         raise StageError("a shard has no card", where=where, hint=_AGAIN)
@@ -146,10 +146,12 @@ def _shard(parent: int, run: str, name: str, tar_sha256: str, rows: int) -> Shar
         raise StageError("a shard is missing", where=tar, hint=_AGAIN)
     if storage.is_local(tar) and (size := storage.local_path(tar).stat().st_size) != card["tar"]["bytes"]:
         raise StageError(f"a shard has {size:,} bytes, its card says {card['tar']['bytes']:,}", where=tar, hint=_AGAIN)
-    return Shard(parent, name, card["modality"], tuple(card["suffixes"]), card["tar"]["bytes"], tar_sha256, rows)
+    return RunShard(parent, name, card["modality"], tuple(card["suffixes"]), card["tar"]["bytes"], tar_sha256, rows)
 
 
-def _joined(parents: list[dict[str, Any]], parts: Sequence[tuple[Shard, pa.Table]], columns: Sequence[str]) -> Index:
+def _joined(
+    parents: list[dict[str, Any]], parts: Sequence[tuple[RunShard, pa.Table]], columns: Sequence[str]
+) -> MembersIndex:
     shards = [shard for shard, _ in parts]
     each = [table for _, table in parts]
     rows = np.array([table.num_rows for table in each], dtype=np.int64)
@@ -160,16 +162,16 @@ def _joined(parents: list[dict[str, Any]], parts: Sequence[tuple[Shard, pa.Table
         start = 0
         for table in each:
             for chunk in table[name].chunks:
-                found[start : start + len(chunk)] = plain(chunk)
+                found[start : start + len(chunk)] = view_numbers(chunk)
                 start += len(chunk)
         return found
 
-    key = np.empty((int(rows.sum()), KEY), dtype=np.uint8)
+    key = np.empty((int(rows.sum()), KEY_CHARACTERS), dtype=np.uint8)
     start = 0
     for shard, table in parts:
-        key[start : start + table.num_rows] = key_bytes(table["key"], shard.name)
+        key[start : start + table.num_rows] = view_keys(table["key"], shard.name)
         start += table.num_rows
-    index = Index(
+    index = MembersIndex(
         parents=parents,
         shards=shards,
         key=key,
@@ -194,7 +196,7 @@ def _joined(parents: list[dict[str, Any]], parts: Sequence[tuple[Shard, pa.Table
     return index
 
 
-def _label(column: str, shard: Shard, parents: Sequence[Mapping[str, Any]]) -> str:
+def _label(column: str, shard: RunShard, parents: Sequence[Mapping[str, Any]]) -> str:
     if column == "run":
         return str(parents[shard.parent]["name"])
     return shard.name if column == "shard" else shard.modality
@@ -210,21 +212,21 @@ def _codes(parts: Sequence[pa.ChunkedArray]) -> tuple[NDArray[np.int32], list[st
     order = sorted(range(len(values)), key=values.__getitem__)
     rank = np.empty(len(values), dtype=np.int32)
     rank[order] = np.arange(len(values), dtype=np.int32)
-    return rank[plain(array.indices)], [values[i] for i in order]
+    return rank[view_numbers(array.indices)], [values[i] for i in order]
 
 
-def plain(array: pa.Array) -> NDArray[Any]:
+def view_numbers(array: pa.Array) -> NDArray[Any]:
     """The numbers of an array without nulls, as they lie in memory; Arrow's own way would load pandas first."""
-    values = np.frombuffer(array.buffers()[1], dtype=dtype_of(array.type))
+    values = np.frombuffer(array.buffers()[1], dtype=to_dtype(array.type))
     return values[array.offset : array.offset + len(array)]
 
 
-def dtype_of(kind: pa.DataType) -> np.dtype[Any]:
+def to_dtype(kind: pa.DataType) -> np.dtype[Any]:
     """numpy's name for a type of numbers."""
     return np.dtype({"double": "float64", "float": "float32"}.get(str(kind), str(kind)))
 
 
-def key_bytes(keys: pa.ChunkedArray, where: str = "") -> NDArray[np.uint8]:
+def view_keys(keys: pa.ChunkedArray, where: str = "") -> NDArray[np.uint8]:
     """uint8 (n, 26): keys as bytes.
 
     Raises StageError for a key of another length.
@@ -232,15 +234,15 @@ def key_bytes(keys: pa.ChunkedArray, where: str = "") -> NDArray[np.uint8]:
     parts = []
     for chunk in keys.chunks:
         ends = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        if len(chunk) and (np.diff(ends) != KEY).any():
-            raise StageError(f"a key has not {KEY} characters", where=where, hint=_AGAIN)
+        if len(chunk) and (np.diff(ends) != KEY_CHARACTERS).any():
+            raise StageError(f"a key has not {KEY_CHARACTERS} characters", where=where, hint=_AGAIN)
         if len(chunk):
             data = np.frombuffer(chunk.buffers()[2], dtype=np.uint8)
-            parts.append(data[ends[0] : ends[-1]].reshape(-1, KEY))
-    return np.concatenate(parts) if parts else np.empty((0, KEY), dtype=np.uint8)
+            parts.append(data[ends[0] : ends[-1]].reshape(-1, KEY_CHARACTERS))
+    return np.concatenate(parts) if parts else np.empty((0, KEY_CHARACTERS), dtype=np.uint8)
 
 
-def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDArray[np.int64]]:
+def drop_repeats(index: MembersIndex, draw: NDArray[np.uint64]) -> tuple[MembersIndex, NDArray[np.int64]]:
     """(the index without samples that an earlier run has too, its rows by draw): the first run named wins.
 
     Equal keys have equal draws, so only neighbours in the order of draws need to be compared.
@@ -266,7 +268,7 @@ def without_repeats(index: Index, draw: NDArray[np.uint64]) -> tuple[Index, NDAr
     keep = np.ones(len(index), dtype=bool)
     keep[second] = False
     columns = {name: (codes[keep], values) for name, (codes, values) in index.columns.items()}
-    rest = Index(
+    rest = MembersIndex(
         index.parents, index.shards, index.key[keep], index.shard[keep], index.offset[keep], index.size[keep],
         index.text_tokens[keep], index.images[keep], index.seconds[keep], index.bytes[keep], columns,
         {name: values[keep] for name, values in index.numbers.items()}, len(second),

@@ -55,7 +55,7 @@ def _times(variables: range, weights: NDArray[np.float64]) -> dict[int, float]:
     return {variables[i]: float(weights[i]) for i in np.flatnonzero(weights)}
 
 
-def plan(
+def plan_amounts(
     stock: Stock, constraints: Sequence[Constraint], *, unit: str, size: int | str | None, repeats: int
 ) -> NDArray[np.float64]:
     """float (cells,): the amount to take of each cell; whole numbers where the unit is samples.

@@ -16,7 +16,7 @@ from infra import tables
 from infra.config import Document, Strict, read_document, validate
 from infra.errors import ConfigError
 from infra.media.interface import MODALITIES
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 
 Unit = Literal["samples", "tokens", "seconds", "bytes"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -67,8 +67,8 @@ class Ratio(Strict):
         return value
 
 
-class Tokens(Strict):
-    """What the trainer's loader makes of media: see `mixtures.reading.tokens.Contract`, whose defaults these are."""
+class ContractSettings(Strict):
+    """What the trainer's loader makes of media: see `mixtures.reading.contract.Contract`, whose defaults these are."""
 
     clip_seconds: int = Field(default=2, gt=0)
     clip_frames: int = Field(default=4, gt=0)
@@ -81,7 +81,7 @@ class Tokens(Strict):
         return Contract(**self.model_dump())
 
 
-class Virtual(Strict):
+class VirtualShardSettings(Strict):
     """How large a virtual shard is at most on average: `samples` or `bytes`, whichever comes first (ours)."""
 
     samples: int = Field(default=1_000, gt=0)
@@ -107,9 +107,9 @@ class Recipe(Strict):
     ratios: tuple[Ratio, ...] = ()
     max_source: float | None = Field(default=None, gt=0, le=1)
     repeats: int = Field(default=1, ge=1)
-    contract: Tokens = Tokens()
+    contract: ContractSettings = ContractSettings()
     tokenizer: str | None = None
-    virtual: Virtual = Virtual()
+    virtual: VirtualShardSettings = VirtualShardSettings()
 
     @field_validator("size")
     @classmethod
@@ -136,7 +136,7 @@ class Recipe(Strict):
                 if most < 1 - ROUNDING:
                     raise ValueError(f"{column}: the largest shares sum to {most:g}, less than 1")
             if column in NUMBERS:
-                breaks(column, bands)
+                parse_ranges(column, bands)
         return value
 
     @model_validator(mode="after")
@@ -173,7 +173,7 @@ def _near(word: str, known: Any) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
-def span(text: str) -> tuple[float, float]:
+def parse_range(text: str) -> tuple[float, float]:
     """The ends of a range such as "0..30", "30..", "..10".
 
     Raises ValueError where it is none.
@@ -187,12 +187,12 @@ def span(text: str) -> tuple[float, float]:
     return low, high
 
 
-def breaks(column: str, names: Any) -> list[tuple[float, float, str]]:
+def parse_ranges(column: str, names: Any) -> list[tuple[float, float, str]]:
     """(low, high, name) of a column's ranges, ascending.
 
     Raises ValueError where two of them overlap.
     """
-    found = sorted((*span(name), name) for name in names)
+    found = sorted((*parse_range(name), name) for name in names)
     for before, after in itertools.pairwise(found):
         if after[0] < before[1]:
             raise ValueError(f"{column}: the ranges {before[2]!r} and {after[2]!r} overlap")
@@ -225,7 +225,7 @@ def parse_ratio(text: str) -> dict[str, float]:
     return {name: found.get(name, 0.0) for name in MODALITIES}
 
 
-def from_ratio(text: str, **settings: Any) -> Recipe:
+def read_ratio(text: str, **settings: Any) -> Recipe:
     """The recipe of a command line's --ratio; `settings` are further keys of a recipe, None where not given."""
     data = {"name": "ratio", "shares": {"modality": parse_ratio(text)}, **_given(settings)}
     return validate(Document("command line", data, {}), Recipe, data)
@@ -255,14 +255,14 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def record(recipe: Recipe, tokenizer_sha256: str | None) -> dict[str, Any]:
+def to_manifest(recipe: Recipe, tokenizer_sha256: str | None) -> dict[str, Any]:
     """A recipe as mixture.json holds it: a tokenizer by its content, not by where it lies on this machine."""
     value = recipe.model_dump(mode="json")
     value["tokenizer"] = None if tokenizer_sha256 is None else {"sha256": tokenizer_sha256}
     return value
 
 
-def warnings(share: Mapping[str, float]) -> list[str]:
+def warn_about_shares(share: Mapping[str, float]) -> list[str]:
     """What Apollo's ablation (Table 13, overall scores) says against these shares of modalities.
 
     share: by modality, in the unit that binds. Where text is called too much or too little follows the paper's text;

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import MissingExtra, StageError
-from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, tokens
-from mixtures.reading.tokens import RELEASED, Contract
-from mixtures.reading.training_sample import Decoded
+from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, tokenize
+from mixtures.reading.contract import RELEASED, Contract
+from mixtures.reading.training_sample import TrainingSample
 
 
 @dataclass(frozen=True)
-class Encoder:
+class VisionProcessor:
     """What one vision encoder wants of frames.
 
     processor: an image processor of Transformers, or any object with image_mean, image_std (fractions) and size
@@ -54,7 +54,7 @@ class Encoder:
         average downwards, linear upwards), scaled to 0..1 and normalised.
         """
         torch = _torch()
-        square = padded(frames, self.colour)
+        square = pad_to_square(frames, self.colour)
         if hasattr(self.processor, "preprocess"):
             made = self.processor.preprocess(list(square), return_tensors="pt")["pixel_values"]
             if isinstance(made, list):
@@ -71,7 +71,7 @@ class Encoder:
         return made.transpose(0, 1) if self.video else made
 
 
-def padded(frames: NDArray[np.uint8], colour: Sequence[int]) -> NDArray[np.uint8]:
+def pad_to_square(frames: NDArray[np.uint8], colour: Sequence[int]) -> NDArray[np.uint8]:
     """uint8 (T, side, side, 3): frames (T, height, width, 3) in the middle of a square of `colour`."""
     count, height, width = frames.shape[:3]
     side = max(height, width)
@@ -85,7 +85,7 @@ def padded(frames: NDArray[np.uint8], colour: Sequence[int]) -> NDArray[np.uint8
 
 
 def to_apollo(
-    batch: Sequence[Decoded],
+    batch: Sequence[TrainingSample],
     processors: Sequence[Any],
     tokenizer: Any,
     *,
@@ -106,11 +106,11 @@ def to_apollo(
     Raises StageError where ids and clips do not agree, or a sample's media alone are longer than max_length.
     """
     torch = _torch()
-    encoders = [one if isinstance(one, Encoder) else Encoder(one, bool(getattr(one, "video", False)))
+    encoders = [one if isinstance(one, VisionProcessor) else VisionProcessor(one, bool(getattr(one, "video", False)))
                 for one in processors]  # fmt: skip
     vision, ids, labels = [], [], []
     for sample in batch:
-        mine, wanted = tokens(sample.conversations, tokenizer)
+        mine, wanted = tokenize(sample.conversations, tokenizer)
         if max_length is not None and len(mine) > max_length:
             if X_TOKEN_INDEX in mine[max_length:]:
                 raise StageError(
@@ -140,7 +140,7 @@ def to_apollo(
     }
 
 
-def _clips(clips: Sequence[NDArray[np.uint8]], encoder: Encoder) -> Any:
+def _clips(clips: Sequence[NDArray[np.uint8]], encoder: VisionProcessor) -> Any:
     return _torch().stack([encoder.pixels(clip) for clip in clips])
 
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from infra.errors import ConfigError
-from mixtures.reading.tokens import RELEASED, Contract
+from mixtures.reading.contract import RELEASED, Contract
 
 #: Sizes of language model that the table gives settings for, in billions of parameters.
-SIZES = (1.5, 3.0, 7.0)
+LLM_SIZES = (1.5, 3.0, 7.0)
 
 
 @dataclass(frozen=True)
-class Stage:
+class ApolloStage:
     """One stage.
 
     shares: of modalities among its samples, as (least, most). captions_only: whether it takes captions and no
@@ -59,13 +59,13 @@ class Stage:
 
 
 def _nearest(billions: float) -> int:
-    return min(range(len(SIZES)), key=lambda i: abs(SIZES[i] - billions))
+    return min(range(len(LLM_SIZES)), key=lambda i: abs(LLM_SIZES[i] - billions))
 
 
-STAGES: Mapping[str, Stage] = {
+STAGES: Mapping[str, ApolloStage] = {
     stage.name: stage
     for stage in (
-        Stage(
+        ApolloStage(
             name="align",
             shares={"image": (0.5, 0.5), "video": (0.5, 0.5)},
             captions_only=True,
@@ -75,7 +75,7 @@ STAGES: Mapping[str, Stage] = {
             language_rates=(0.0, 0.0, 0.0),
             max_clips=(25, 25, 25),
         ),
-        Stage(
+        ApolloStage(
             name="vision",
             shares={"video": (1.0, 1.0)},
             captions_only=True,
@@ -85,7 +85,7 @@ STAGES: Mapping[str, Stage] = {
             language_rates=(0.0, 0.0, 0.0),
             max_clips=(25, 25, 25),
         ),
-        Stage(
+        ApolloStage(
             name="sft",
             # Text 10 to 14 % and slightly more video than images (section 6); 20 % several images at most (Table 13).
             shares={"text": (0.10, 0.14), "image": (0.0, 1.0), "multi_image": (0.0, 0.20), "video": (0.0, 1.0)},
@@ -100,7 +100,7 @@ STAGES: Mapping[str, Stage] = {
 }
 
 
-def stage(name: str) -> Stage:
+def get_stage(name: str) -> ApolloStage:
     """The stage called `name`. Raises ConfigError where there is none."""
     if name not in STAGES:
         raise ConfigError(f"there is no stage {name!r}", where="stage", hint=f"one of: {', '.join(STAGES)}")

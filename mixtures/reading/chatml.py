@@ -29,7 +29,7 @@ def is_plain(turns: Sequence[Mapping[str, str]]) -> bool:
     return all(turn["from"] == "gpt" for turn in turns)
 
 
-def segments(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
+def split_prompt(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
     """(text, whether it is learnt) pieces that make the prompt when joined.
 
     Learnt are what the assistant says and the mark that ends it; of raw text, all.
@@ -45,9 +45,9 @@ def segments(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
     return found
 
 
-def prompt(turns: Sequence[Mapping[str, str]]) -> str:
+def build_prompt(turns: Sequence[Mapping[str, str]]) -> str:
     """The whole text of a conversation."""
-    return "".join(text for text, _ in segments(turns))
+    return "".join(text for text, _ in split_prompt(turns))
 
 
 def encode(text: str, tokenizer: Any) -> list[int]:
@@ -67,14 +67,14 @@ def _plain_ids(text: str, tokenizer: Any) -> list[int]:
     return list(getattr(found, "ids", found))
 
 
-def tokens(turns: Sequence[Mapping[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokenize(turns: Sequence[Mapping[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
     """(input ids, labels) of a conversation, equally long; labels are IGNORE_INDEX where nothing is learnt.
 
     tokenizer: of `transformers` or `tokenizers`. Raw text ends with the tokenizer's end of text, where it has one.
     """
     ids: list[int] = []
     labels: list[int] = []
-    for text, learnt in segments(turns):
+    for text, learnt in split_prompt(turns):
         piece = encode(text, tokenizer)
         ids += piece
         labels += [i if learnt and i >= 0 else IGNORE_INDEX for i in piece]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import MissingExtra
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 
 #: What stands for one visual token in a prompt, by data type.
 X_TOKEN = {"image": "<|image_token|>", "video": "<|video_token|>"}
@@ -30,7 +30,7 @@ class ClipPlan:
     times: NDArray[np.float64]
 
 
-def clip_plan(frames: int, fps: float, seconds: float, contract: Contract) -> ClipPlan:
+def plan_clips(frames: int, fps: float, seconds: float, contract: Contract) -> ClipPlan:
     """The clips of a video of so many frames.
 
     There are contract.clips(seconds) of them, each of contract.clip_frames frames that are floor(fps · c / N) apart.
@@ -62,7 +62,7 @@ def clip_plan(frames: int, fps: float, seconds: float, contract: Contract) -> Cl
     return ClipPlan(numbers, numbers[:, [0, -1]] / rate)
 
 
-def video_text(times: NDArray[np.float64], seconds: float, contract: Contract) -> str:
+def build_video_text(times: NDArray[np.float64], seconds: float, contract: Contract) -> str:
     """What stands for a video: how many clips of what length, then for each its time and its tokens.
 
     times: float64 (clips, 2). Byte for byte the released code's replace_string.
@@ -79,12 +79,12 @@ def video_text(times: NDArray[np.float64], seconds: float, contract: Contract) -
     )
 
 
-def image_text(contract: Contract) -> str:
+def build_image_text(contract: Contract) -> str:
     """What stands for one image: the tokens of one clip, as which it is shown."""
     return X_TOKEN["image"] * contract.clip_tokens
 
 
-def put_media(turns: Sequence[dict[str, str]], media: Sequence[str], placeholder: str) -> list[dict[str, str]]:
+def insert_media(turns: Sequence[dict[str, str]], media: Sequence[str], placeholder: str) -> list[dict[str, str]]:
     """Turns with each placeholder replaced, in order, by the text of its medium.
 
     Media that lead a turn are set off by a blank line, as in the released code; those inside a sentence stay there.

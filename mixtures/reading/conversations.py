@@ -9,13 +9,13 @@ from typing import Any
 PLACEHOLDER = "<image>"
 
 #: What the human asks where a source has only a caption; ours.
-ASK = {"image": "Describe the image.", "multi_image": "Describe the images.", "video": "Describe the video."}
+QUESTIONS = {"image": "Describe the image.", "multi_image": "Describe the images.", "video": "Describe the video."}
 
 # Anything that a tokenizer could take for a control or media token would change the prompt's structure.
 _CONTROL = re.compile(r"<\|[^<>|]{0,64}\|>|</?(?:s|image|video|vila/[a-z]+)>", re.IGNORECASE)
 
 
-def plain(text: str) -> str:
+def strip_control_tokens(text: str) -> str:
     """`text` without anything that stands for a control or media token."""
     before = None
     while before != text:
@@ -23,7 +23,9 @@ def plain(text: str) -> str:
     return text
 
 
-def conversations(modality: str, text: str, images: int, given: Sequence[Any] = ()) -> tuple[list[dict[str, str]], str]:
+def build_conversation(
+    modality: str, text: str, images: int, given: Sequence[Any] = ()
+) -> tuple[list[dict[str, str]], str]:
     """(turns, kind): the source's own turns where they are sound, else made from the caption or the document.
 
     kind: "conversation", "caption", "document", or "none" where there is neither. Never empty; the first turn of a
@@ -35,14 +37,14 @@ def conversations(modality: str, text: str, images: int, given: Sequence[Any] = 
         if modality != "text":
             own[0]["value"] = f"{media}\n{own[0]['value']}"
         return own, "conversation"
-    text = plain(text).strip()
+    text = strip_control_tokens(text).strip()
     if modality == "text":
         return [{"from": "gpt", "value": text}], "document"
-    human = {"from": "human", "value": f"{media}\n{ASK[modality]}"}
+    human = {"from": "human", "value": f"{media}\n{QUESTIONS[modality]}"}
     return ([human, {"from": "gpt", "value": text}], "caption") if text else ([human], "none")
 
 
-def llava_turns(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def build_llava_turns(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The accepted turns of a row of dialogues as LLaVA's human and gpt."""
     found = []
     for turn in turns:
@@ -64,7 +66,7 @@ def _sound(given: Sequence[Any]) -> list[dict[str, str]]:
             if turn.get("role") == "system":
                 continue
             return []
-        said = plain(said).strip()
+        said = strip_control_tokens(said).strip()
         if not said or who != ("human", "gpt")[len(turns) % 2]:
             return []
         turns.append({"from": who, "value": said})

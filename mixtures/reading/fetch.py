@@ -32,7 +32,7 @@ _PAUSE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRange:
     """Bytes wanted: `file` counts in Fetcher.files; `key` names the sample in errors, `tag` travels along."""
 
     file: int
@@ -56,7 +56,7 @@ class _Block:
 
 @dataclass(slots=True)
 class _Segment:
-    spans: list[Span]
+    spans: list[ByteRange]
     blocks: dict[int, _Block] = field(default_factory=dict)  # by place in spans; none for local files
 
 
@@ -100,7 +100,7 @@ class Fetcher:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def stream(self, wanted: Iterable[Span]) -> Generator[tuple[Span, memoryview], None, None]:
+    def stream(self, wanted: Iterable[ByteRange]) -> Generator[tuple[ByteRange, memoryview], None, None]:
         """Each span with its bytes, in order. The bytes may be overwritten when the next are asked for.
 
         Raises StageError that names the file where it is absent, shorter than the span, or cannot be read.
@@ -126,10 +126,10 @@ class Fetcher:
                 pool.shutdown(wait=True, cancel_futures=True)
             self.held = 0
 
-    def _segments(self, wanted: Iterator[Span]) -> Iterator[_Segment]:
+    def _segments(self, wanted: Iterator[ByteRange]) -> Iterator[_Segment]:
         """Runs of spans of at most half of what may be held."""
         half = self.cache_bytes // 2
-        spans: list[Span] = []
+        spans: list[ByteRange] = []
         total = 0
         for span in wanted:
             if spans and (total + span.size > half or len(spans) == _SEGMENT_SPANS):
@@ -140,7 +140,7 @@ class Fetcher:
         if spans:
             yield self._blocked(spans, half - total)
 
-    def _blocked(self, spans: list[Span], spare: int) -> _Segment:
+    def _blocked(self, spans: list[ByteRange], spare: int) -> _Segment:
         """Join what lies close together; the gaps between may cost `spare` bytes."""
         segment = _Segment(spans)
         far = [i for i, span in enumerate(spans) if not storage.is_local(self.files[span.file])]
@@ -162,7 +162,7 @@ class Fetcher:
 
     # -- near ---------------------------------------------------------------------------------------------------
 
-    def _local(self, span: Span) -> memoryview:
+    def _local(self, span: ByteRange) -> memoryview:
         handle = self._handle(span.file, span.key)
         if len(self._buffer) < span.size:
             self._buffer = bytearray(max(span.size, 2 * len(self._buffer), 2**20))
@@ -203,9 +203,9 @@ class Fetcher:
                 self.held += block.size
                 self.peak = max(self.peak, self.held)
                 self.requests += 1
-                block.future = pool.submit(fetch, self.files[block.file], block.offset, block.size, block.key)
+                block.future = pool.submit(fetch_range, self.files[block.file], block.offset, block.size, block.key)
 
-    def _cut(self, block: _Block, span: Span) -> memoryview:
+    def _cut(self, block: _Block, span: ByteRange) -> memoryview:
         assert block.future is not None
         data = block.future.result()
         block.waiting -= 1
@@ -216,7 +216,9 @@ class Fetcher:
         return memoryview(data)[start : start + span.size]
 
 
-def fetch(uri: str, offset: int, size: int, key: str = "", *, pause: Callable[[float], None] = time.sleep) -> bytes:
+def fetch_range(
+    uri: str, offset: int, size: int, key: str = "", *, pause: Callable[[float], None] = time.sleep
+) -> bytes:
     """One range of a remote file; tried again where the connection and not the request is at fault.
 
     Raises StageError where the file is absent, shorter than the range, or its server knows no ranges.
@@ -225,7 +227,7 @@ def fetch(uri: str, offset: int, size: int, key: str = "", *, pause: Callable[[f
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
-    span = Span(0, offset, size, key)
+    span = ByteRange(0, offset, size, key)
     what = f"bytes {offset:,} to {offset + size:,}{_for(key)} cannot be had"
     for attempt in range(_TRIES):
         try:
@@ -260,7 +262,7 @@ def fetch(uri: str, offset: int, size: int, key: str = "", *, pause: Callable[[f
 _WHOLE = "was the shard copied whole? `reelmill audit` compares it with its card"
 
 
-def _short(uri: str, span: Span, got: int) -> StageError:
+def _short(uri: str, span: ByteRange, got: int) -> StageError:
     return StageError(
         f"the shard is cut short: of the {span.size:,} bytes{_for(span.key)} from byte {span.offset:,} on "
         f"{got:,} are there",

@@ -23,7 +23,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _KEPT = 4  # windows whose rows are kept at hand
 
 
-def mixed(values: NDArray[np.integer], key: int) -> NDArray[np.uint64]:
+def mix_counter(values: NDArray[np.integer], key: int) -> NDArray[np.uint64]:
     """uint64 (n,): one draw a value, a function of (value, key); the counter hash splitmix64 (Steele et al., 2014)."""
     return mix64(np.asarray(values).astype(np.uint64) * _GOLDEN + np.uint64(key))
 
@@ -81,7 +81,7 @@ class Order:
     def _turn_to(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
-        draws = mixed(np.arange(len(self.counts)), _key(self.seed, epoch, "vshards"))
+        draws = mix_counter(np.arange(len(self.counts)), _key(self.seed, epoch, "vshards"))
         self._shards = np.argsort(draws, kind="stable")
         ends = np.cumsum(self.counts[self._shards])
         last = ends[self.window - 1 :: self.window]
@@ -100,7 +100,7 @@ class Order:
             before = np.cumsum(counts) - counts
             rows = np.arange(int(counts.sum())) + np.repeat(self._first[shards] - before, counts)
             rows.sort()  # which rows share a window decides their order, not the order of its virtual shards
-            found = rows[np.argsort(mixed(rows, _key(self.seed, self._epoch, "rows")), kind="stable")]
+            found = rows[np.argsort(mix_counter(rows, _key(self.seed, self._epoch, "rows")), kind="stable")]
             self._windows[window] = found
             while len(self._windows) > _KEPT:
                 self._windows.popitem(last=False)
@@ -110,7 +110,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """What one of `world` ranks reads of `left` places that lie ahead, `batch` samples a step.
 
     At the end fewer than world·batch places are left: they are dealt out in runs that differ by at most one, so that

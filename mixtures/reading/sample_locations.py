@@ -9,18 +9,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.errors import StageError
-from mixtures.reading.fetch import Span
+from mixtures.reading.fetch import ByteRange
 from mixtures.reading.order import Order
-from mixtures.shards.copying import copy_key
+from mixtures.shards.copying import name_copy
 from mixtures.shards.manifest import Mixture
 
 
-class Places:
+class SampleLocations:
     """Where each row of a mixture lies. files: of its tars, as the rows count them."""
 
     def __init__(self, mixture: Mixture) -> None:
         rows = mixture.members(["key", "vshard", "group", "shard", "repeat", "offset", "size"])
-        value = mixture.value
+        value = mixture.manifest
         if rows.num_rows != value["members"]["rows"]:
             raise StageError(
                 f"there are {rows.num_rows} rows, {value['members']['rows']} in mixture.json",
@@ -47,15 +47,17 @@ class Places:
             self._file = _column(rows, "shard")
             self._offset = _column(rows, "offset")
 
-    def span(self, row: int, tag: Any) -> Span:
-        return Span(int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag)
+    def span(self, row: int, tag: Any) -> ByteRange:
+        return ByteRange(
+            int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag
+        )
 
     def name(self, row: int, key: str) -> str:
         """What a row's members are called in its tar."""
-        return key if self._repeat is None else copy_key(key, int(self._repeat[row]))
+        return key if self._repeat is None else name_copy(key, int(self._repeat[row]))
 
     def composition(self, order: Order, epoch: int, stop: int) -> dict[str, Any]:
-        value = self._mixture.value
+        value = self._mixture.manifest
         shards, rows = order.whole(epoch, stop)
         whole = np.zeros(len(self.counts), dtype=bool)
         whole[shards] = True

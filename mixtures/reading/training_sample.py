@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from infra.errors import BadSample
 from infra.media.decoder import Decoder, Limits
 from infra.media.interface import FramePlan, MediaRef
-from mixtures.reading.clip_plan import clip_plan, image_text, put_media, video_text
+from mixtures.reading.clip_plan import build_image_text, build_video_text, insert_media, plan_clips
+from mixtures.reading.contract import Contract
 from mixtures.reading.conversations import PLACEHOLDER
-from mixtures.reading.tokens import Contract
-from mixtures.shards.unpack import media_of
+from mixtures.shards.unpack import list_media
 
 #: Longest side of decoded frames, in pixels: SigLIP-SO400M's, the larger of Apollo's two encoders. Never enlarged.
 FRAME_SIZE = 384
@@ -31,7 +31,7 @@ _FRAME_BYTES = 2 * 2**30  # of one video's frames; 200 clips of 4 at 384 x 384 a
 
 
 @dataclass(frozen=True)
-class Decoded:
+class TrainingSample:
     """One sample, ready for `mixtures.reading.apollo.to_apollo`.
 
     data_type: image (also several), video or text, in Apollo's words; modality: in ours.
@@ -79,7 +79,7 @@ class SampleDecoder:
                 os.unlink(self._path)  # noqa: PTH108
             self._path = ""
 
-    def decode(self, sample: Mapping[str, Any]) -> Decoded:
+    def decode(self, sample: Mapping[str, Any]) -> TrainingSample:
         """`sample`: {"__key__", "json": the record, media bytes by suffix}.
 
         Raises BadSample, with the decoder's kind and words, where a medium cannot be shown, and kind `placeholders`
@@ -89,7 +89,7 @@ class SampleDecoder:
             self._start()
         record = sample["json"]
         modality = str(record["data_type"])
-        names = media_of(sample)
+        names = list_media(sample)
         turns = record["conversations"]
         frames = np.zeros((0, self.contract.clip_frames), dtype=np.int64)
         times = np.zeros((0, 2), dtype=np.float64)
@@ -97,21 +97,21 @@ class SampleDecoder:
         texts: list[str] = []
         if modality == "video":
             clips, frames, times, seconds = self._video(sample[names[0]], record)
-            texts = [video_text(times, seconds, self.contract)]
+            texts = [build_video_text(times, seconds, self.contract)]
         elif modality != "text":
             clips = [self._image(sample[name]) for name in names]
-            texts = [image_text(self.contract)] * len(clips)
+            texts = [build_image_text(self.contract)] * len(clips)
         held = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
         if held != len(texts):
             raise BadSample("placeholders", f"{held} for {len(texts)} media")
-        return Decoded(
+        return TrainingSample(
             key=str(sample["__key__"]),
             data_type="image" if modality == "multi_image" else modality,
             modality=modality,
             clips=clips,
             frames=frames,
             times=times,
-            conversations=put_media(turns, texts, PLACEHOLDER) if texts else list(turns),
+            conversations=insert_media(turns, texts, PLACEHOLDER) if texts else list(turns),
             record=record,
         )
 
@@ -125,7 +125,7 @@ class SampleDecoder:
             _raise(found.error)
             facts = dict(found.header)
         seconds = float(facts["duration"])
-        plan = clip_plan(int(facts["frames"]), float(facts["fps"]), seconds, self.contract)
+        plan = plan_clips(int(facts["frames"]), float(facts["fps"]), seconds, self.contract)
         numbers, place = np.unique(plan.frames, return_inverse=True)
         wanted = FramePlan("at", self.frame_size, "long", numbers=tuple(numbers.tolist()))
         got = self._door.decode(ref, {"clips": wanted}, {})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Collate = Callable[[list[Any]], Any]
 
 
-def this_worker() -> tuple[int, int]:
+def get_worker() -> tuple[int, int]:
     """(number, count) of the DataLoader's worker that this process is; (0, 1) where it is none."""
     if "torch.utils.data" not in sys.modules:
         return 0, 1
@@ -22,7 +22,7 @@ def this_worker() -> tuple[int, int]:
     return (0, 1) if info is None else (info.id, info.num_workers)
 
 
-def through(
+def read_with_workers(
     loader: Loader, workers: int, collate: Collate | None, how: Mapping[str, Any]
 ) -> Iterator[tuple[int, Mapping[str, int], Any]]:
     """(number, skipped, batch) of each step, in order, read by `workers` processes. `how`: of torch's DataLoader.
@@ -31,7 +31,7 @@ def through(
     """
     # PyTorch's own collate_fn would turn arrays into tensors, and add up counters.
     how = {"batch_size": None, "collate_fn": _same, "num_workers": workers, **how}
-    steps = iter(_torch().utils.data.DataLoader(dataset(loader, collate or _same), **how))
+    steps = iter(_torch().utils.data.DataLoader(build_dataset(loader, collate or _same), **how))
     try:
         while (found := _next(steps, loader.mixture.uri)) is not None:
             if isinstance(found, ReelmillError):
@@ -55,7 +55,7 @@ def _next(steps: Iterator[Any], where: str) -> Any:
         )
 
 
-def dataset(loader: Loader, collate: Collate | None) -> Any:
+def build_dataset(loader: Loader, collate: Collate | None) -> Any:
     """An IterableDataset, made here so that importing this module imports no PyTorch. Without `collate` it gives
     samples; with it (number, skipped, batch) of each step, or the error that ended the reading."""
     torch = _torch()
@@ -66,13 +66,13 @@ def dataset(loader: Loader, collate: Collate | None) -> Any:
                 yield from loader
                 return
             try:
-                for step in loader.steps(*this_worker(), whole=True):
+                for step in loader.steps(*get_worker(), whole=True):
                     yield step.number, step.skipped, collate(step.samples)
             except ReelmillError as error:  # as a value: PyTorch would wrap it in a traceback
                 yield error
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return dataset, (loader, collate)
+            return build_dataset, (loader, collate)
 
     return Dataset()
 

@@ -22,16 +22,16 @@ BLOCK = 512
 RECORD = 20 * BLOCK
 
 #: Bytes that are read, hashed and written at a time (ours).
-PIECE = 4 * 2**20
+BUFFER_BYTES = 4 * 2**20
 
 #: Tars of runs that are held open at once.
-OPEN = 32
+MAX_OPEN_TARS = 32
 
-AGAIN = "`reelmill audit` on that run says what else is wrong; export it again, then run this command again"
+EXPORT_AGAIN = "`reelmill audit` on that run says what else is wrong; export it again, then run this command again"
 
 
 @dataclass(frozen=True)
-class Span:
+class SampleSpan:
     """A sample in a run's tar: `size` bytes from `offset`, headers and padding included.
 
     repeat: 0 where the key stands in the mixture for the first time; else the copy gets a key of its own.
@@ -46,15 +46,15 @@ class Span:
     @property
     def name(self) -> str:
         """The key that the copy has: no reader sees one twice."""
-        return copy_key(self.key, self.repeat)
+        return name_copy(self.key, self.repeat)
 
 
-def copy_key(key: str, repeat: int) -> str:
+def name_copy(key: str, repeat: int) -> str:
     """KEY for the first copy of a sample, KEY-r1 for the second, and so on; a dot would end a key."""
     return f"{key}-r{repeat}" if repeat else key
 
 
-class Sources:
+class SourceTars:
     """The tars that samples are copied from, opened when needed. Not for several threads."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Sources:
             done = len(data)
             view[:done] = data
         if done < len(view):
-            raise StageError(f"a shard ends before byte {offset + len(view):,}", where=tar, hint=AGAIN)
+            raise StageError(f"a shard ends before byte {offset + len(view):,}", where=tar, hint=EXPORT_AGAIN)
 
     def _file(self, tar: str) -> IO[bytes]:
         if tar in self._open:
@@ -88,9 +88,9 @@ class Sources:
         try:
             file = storage.open_read(tar)
         except FileNotFoundError:
-            raise StageError("a shard is missing", where=tar, hint=AGAIN) from None
+            raise StageError("a shard is missing", where=tar, hint=EXPORT_AGAIN) from None
         self._open[tar] = file
-        if len(self._open) > OPEN:
+        if len(self._open) > MAX_OPEN_TARS:
             self._open.popitem(last=False)[1].close()
         return file
 
@@ -100,31 +100,31 @@ class Sources:
         self._open.clear()
 
 
-class Writer:
+class TarWriter:
     """A tar under construction in a temporary file: hashed while it is written, and each piece read back at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         self._state = hashlib.sha256()
-        self._buffer = bytearray(PIECE)
-        self._back = bytearray(PIECE)
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._back = bytearray(BUFFER_BYTES)
         self._used = 0
         self.size = 0
 
     def room(self, wanted: int) -> memoryview:
         """A place of up to `wanted` bytes in the buffer, at least one block; what is put there is written."""
-        if self._used == PIECE:
+        if self._used == BUFFER_BYTES:
             self._flush()
         start = self._used
-        self._used = min(PIECE, start + wanted)
+        self._used = min(BUFFER_BYTES, start + wanted)
         return memoryview(self._buffer)[start : self._used]
 
     def whole(self, wanted: int) -> memoryview | None:
         """A place of exactly `wanted` bytes, or None where the buffer can never hold that."""
-        if wanted > PIECE:
+        if wanted > BUFFER_BYTES:
             return None
-        if self._used + wanted > PIECE:
+        if self._used + wanted > BUFFER_BYTES:
             self._flush()
         return self.room(wanted)
 
@@ -150,12 +150,12 @@ class Writer:
         self._state.update(view)
         done = 0
         while done < len(view):
-            with disk_errors(self._path):
+            with report_disk_errors(self._path):
                 done += os.pwrite(self._descriptor, view[done:], self.size + done)
         back = memoryview(self._back)[: self._used]
         count = os.preadv(self._descriptor, [back], self.size)
         # Two memoryviews are compared byte by byte in a slow loop, and slices are copies: whole buffers where they are.
-        cut = None if self._used == PIECE else slice(self._used)
+        cut = None if self._used == BUFFER_BYTES else slice(self._used)
         same = self._back == self._buffer if cut is None else self._back[cut] == self._buffer[cut]
         if count != len(view) or not same:
             raise StageError("what was read back is not what was written", where=str(self._path), hint="check the disk")
@@ -164,7 +164,7 @@ class Writer:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def report_disk_errors(path: Path) -> Iterator[None]:
     """A full or broken disk as StageError; other errors pass."""
     try:
         yield
@@ -178,12 +178,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_mixed(path: Path, spans: Iterable[Span], sources: Sources) -> tuple[str, int]:
+def copy_samples(path: Path, spans: Iterable[SampleSpan], sources: SourceTars) -> tuple[str, int]:
     """Copy spans into a new tar at `path`, in the order given; returns its sha256 and size.
 
     Raises StageError where a span is not the sample that it should be, a tar is missing or short, or the disk is full.
     """
-    writer = Writer(path)
+    writer = TarWriter(path)
     try:
         for span in spans:
             place = writer.whole(span.size)
@@ -201,7 +201,7 @@ def write_mixed(path: Path, spans: Iterable[Span], sources: Sources) -> tuple[st
         writer.close()
 
 
-def _stream(writer: Writer, span: Span, sources: Sources) -> None:
+def _stream(writer: TarWriter, span: SampleSpan, sources: SourceTars) -> None:
     """A sample larger than the buffer, piece by piece; pieces end where headers may begin."""
     at = header = 0
     while at < span.size:
@@ -214,7 +214,7 @@ def _stream(writer: Writer, span: Span, sources: Sources) -> None:
         raise _wrong(span, "its last member ends elsewhere")
 
 
-def _header(block: memoryview, span: Span, at: int) -> int:
+def _header(block: memoryview, span: SampleSpan, at: int) -> int:
     """Look at a member's header at byte `at` of a span, give it the copy's key, and return where the next one is."""
     try:
         name, size = parse_header(bytes(block))
@@ -224,7 +224,7 @@ def _header(block: memoryview, span: Span, at: int) -> int:
     if key != span.key or not dot:
         raise _wrong(span, f"{name!r} lies there")
     if span.repeat:
-        block[:] = renamed(bytes(block), f"{span.name}.{suffix}")
+        block[:] = rename_header(bytes(block), f"{span.name}.{suffix}")
     return at + BLOCK + size + -size % BLOCK
 
 
@@ -243,7 +243,7 @@ def parse_header(block: bytes) -> tuple[str, int]:
     return block[:100].rstrip(b"\0").decode("ascii", "replace"), size
 
 
-def renamed(block: bytes, name: str) -> bytes:
+def rename_header(block: bytes, name: str) -> bytes:
     """A ustar header with another name, which must have at most 100 characters."""
     encoded = name.encode("ascii")
     if len(encoded) > 100:
@@ -252,9 +252,9 @@ def renamed(block: bytes, name: str) -> bytes:
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
-def _wrong(span: Span, what: str) -> StageError:
+def _wrong(span: SampleSpan, what: str) -> StageError:
     return StageError(
         f"sample {span.key} is not at byte {span.offset:,}: {what}",
         where=span.tar,
-        hint=f"this is another shard than the one that the mixture was planned on, or it is damaged; {AGAIN}",
+        hint=f"this is another shard than the one that the mixture was planned on, or it is damaged; {EXPORT_AGAIN}",
     )

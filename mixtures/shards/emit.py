@@ -12,12 +12,12 @@ from infra import storage
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
 from mixtures.reading.conversations import PLACEHOLDER
-from mixtures.shards.copying import AGAIN, Sources, Span, copy_key
+from mixtures.shards.copying import EXPORT_AGAIN, SampleSpan, SourceTars, name_copy
 from mixtures.shards.manifest import Mixture
-from mixtures.shards.unpack import media_of, record_of, unpack
+from mixtures.shards.unpack import extract_record, list_media, unpack_members
 
 #: What can be written beside a mixture.
-FORMS = ("energon", "llava")
+FORMATS = ("energon", "llava")
 
 #: LLaVA-NeXT's name of a sample's media; its placeholder is that of images, also for a video.
 _FIELD = {"video": "video", "image": "image", "multi_image": "image"}
@@ -26,13 +26,13 @@ _FIELD = {"video": "video", "image": "image", "multi_image": "image"}
 # -- Energon ----------------------------------------------------------------------------------------------------
 
 
-def energon(mixture: Mixture) -> list[str]:
+def write_energon(mixture: Mixture) -> list[str]:
     """Write MIX/.nv-meta and an index beside each tar, as `energon prepare` would; returns the files' paths.
 
     Samples are crude: a dict of members by suffix, for a cooker of the trainer's to take apart, since modalities mix.
     All tars are the split `train`. Raises ConfigError where the mixture has no tars.
     """
-    made = mixture.value["materialized"]
+    made = mixture.manifest["materialized"]
     if made is None:
         raise ConfigError("Energon reads tars, and this mixture has none", where=mixture.uri, hint="add --materialize")
     table = mixture.members(["vshard", "size"])
@@ -65,7 +65,7 @@ def _yaml(value: Any) -> bytes:
 # -- LLaVA ------------------------------------------------------------------------------------------------------
 
 
-def llava(mixture: Mixture) -> list[str]:
+def write_llava(mixture: Mixture) -> list[str]:
     """Write MIX/llava/{media/…, mixture.json, mixture.yaml}: LLaVA-NeXT's data file; returns both files' paths.
 
     Media are written as files, since that format names files; a repeat is a line of its own with the same file.
@@ -74,7 +74,7 @@ def llava(mixture: Mixture) -> list[str]:
     """
     lines = []
     for row in _records(mixture):
-        line = llava_line(row["record"], copy_key(row["key"], row["repeat"]), list(row["media"]), row["where"])
+        line = build_llava_entry(row["record"], name_copy(row["key"], row["repeat"]), list(row["media"]), row["where"])
         if line is None:
             continue
         if not row["repeat"]:
@@ -88,7 +88,7 @@ def llava(mixture: Mixture) -> list[str]:
     return [data, config]
 
 
-def llava_line(record: dict[str, Any], name: str, media: list[str], where: str) -> dict[str, Any] | None:
+def build_llava_entry(record: dict[str, Any], name: str, media: list[str], where: str) -> dict[str, Any] | None:
     """One entry of a LLaVA JSON; None for a document or for media that nothing is said about.
 
     Raises StageError unless human and gpt alternate, no turn is empty, and the first turn has one placeholder a medium.
@@ -100,9 +100,11 @@ def llava_line(record: dict[str, Any], name: str, media: list[str], where: str) 
     wanted = {"video": 1, "text": 0}.get(record["data_type"], len(media))
     count = [turn["value"].count(PLACEHOLDER) for turn in turns]
     if who != ["human", "gpt"] * (len(turns) // 2) or not all(turn["value"].strip() for turn in turns):
-        raise StageError(f"the turns of {record['id']} do not alternate, or one is empty", where=where, hint=AGAIN)
+        raise StageError(
+            f"the turns of {record['id']} do not alternate, or one is empty", where=where, hint=EXPORT_AGAIN
+        )
     if count[0] != wanted or (wanted and sum(count) != wanted):
-        raise StageError(f"{record['id']} has not one placeholder a medium", where=where, hint=AGAIN)
+        raise StageError(f"{record['id']} has not one placeholder a medium", where=where, hint=EXPORT_AGAIN)
     line = {"id": name, "data_source": record["data_source"], "conversations": turns}
     if media:
         line[_FIELD[record["data_type"]]] = media[0] if record["data_type"] != "multi_image" else media
@@ -112,17 +114,17 @@ def llava_line(record: dict[str, Any], name: str, media: list[str], where: str) 
 def _records(mixture: Mixture) -> Iterator[dict[str, Any]]:
     """Each sample in the mixture's order: key, repeat, record, and its media by the path that they will have."""
     table = mixture.members(["key", "repeat", "shard", "offset", "size"])
-    tars = [mixture.tar(i) for i in range(len(mixture.value["shards"]))]
-    sources = Sources()
+    tars = [mixture.tar(i) for i in range(len(mixture.manifest["shards"]))]
+    sources = SourceTars()
     try:
         for batch in table.to_batches(max_chunksize=1_000):
             for row in batch.to_pylist():
-                span = Span(row["key"], row["repeat"], tars[row["shard"]], row["offset"], row["size"])
+                span = SampleSpan(row["key"], row["repeat"], tars[row["shard"]], row["offset"], row["size"])
                 data = bytearray(span.size)
                 sources.read_into(span.tar, span.offset, memoryview(data))
-                parts = unpack(memoryview(data), span.key, span.tar, span.offset)
-                media = {f"media/{span.key}.{suffix}": parts[suffix] for suffix in media_of(parts)}
+                parts = unpack_members(memoryview(data), span.key, span.tar, span.offset)
+                media = {f"media/{span.key}.{suffix}": parts[suffix] for suffix in list_media(parts)}
                 yield {"key": span.key, "repeat": span.repeat, "where": span.tar, "media": media,
-                       "record": record_of(parts, span.key, span.tar, span.offset)}  # fmt: skip
+                       "record": extract_record(parts, span.key, span.tar, span.offset)}  # fmt: skip
     finally:
         sources.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mixtures.shards.record import Record, Turn
+from mixtures.shards.record import Record, RecordTurn
 
 #: Suffixes of media as export writes them, by what the loader makes of them.
 IMAGES = frozenset({"jpg", "png", "gif", "webp", "bmp", "tif", "ppm", "avif"})
@@ -22,18 +22,18 @@ VIDEOS = frozenset({"mp4", "mkv", "webm", "avi", "mov", "mpeg", "ts", "m2ts", "f
 _SCALARS: dict[Any, str] = {str: "string", int: "int64", float: "float64"}
 
 
-def features(suffixes: Iterable[str]) -> list[dict[str, Any]]:
+def build_features(suffixes: Iterable[str]) -> list[dict[str, Any]]:
     """`dataset_info.features` of a data-set card: a column for every suffix, then the loader's own two."""
     columns = [_column(suffix) for suffix in sorted(set(suffixes))]
     return [*columns, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
 
 
-def head(name: str, suffixes: Iterable[str], *, has_tars: bool) -> str:
+def build_front_matter(name: str, suffixes: Iterable[str], *, has_tars: bool) -> str:
     """The YAML block that a mixture's README.md begins with; features only where there are tars to read."""
     value: dict[str, Any] = {"pretty_name": name, "license": "other"}
     if has_tars:
         value["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": "shards/mix-*.tar"}]}]
-        value["dataset_info"] = {"features": features(suffixes)}
+        value["dataset_info"] = {"features": build_features(suffixes)}
     return f"---\n{yaml.safe_dump(value, sort_keys=False, allow_unicode=True)}---\n"
 
 
@@ -59,5 +59,5 @@ def _type(hint: Any) -> dict[str, Any]:
         (hint,) = (one for one in typing.get_args(hint) if one is not type(None))
     if typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
-        return {"list": _fields(Turn) if inner is Turn else _SCALARS[inner]}
+        return {"list": _fields(RecordTurn) if inner is RecordTurn else _SCALARS[inner]}
     return {"dtype": _SCALARS[hint]}

@@ -14,7 +14,7 @@ from infra import storage, tables
 from infra.commit import read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 
 #: Raised when a field of mixture.json changes its meaning.
 VERSION = 1
@@ -27,7 +27,7 @@ MEMBERS = "members.parquet"
 class Mixture:
     """An open mixture.
 
-    value, as mixture.json holds it:
+    manifest, as mixture.json contains it:
       mixture: VERSION; seed; recipe: as resolved; unit: the one that binds; contract: see tokens.Contract;
       parents: [{run, name, members}]: run is a path relative to the mixture's folder (or a URI where they share no
         file system), members the sha256 of its members' manifest;
@@ -41,11 +41,11 @@ class Mixture:
     """
 
     uri: str
-    value: Mapping[str, Any]
+    manifest: Mapping[str, Any]
 
     @property
     def contract(self) -> Contract:
-        return Contract(**self.value["contract"])
+        return Contract(**self.manifest["contract"])
 
     def members(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of infra.tables.MIXTURE, by (vshard, position)."""
@@ -53,17 +53,17 @@ class Mixture:
 
     def run(self, parent: int) -> str:
         """Where a parent's run lies."""
-        run = str(self.value["parents"][parent]["run"])
+        run = str(self.manifest["parents"][parent]["run"])
         return run if "://" in run or run.startswith("/") else _below(self.uri, run)
 
     def tar(self, shard: int) -> str:
         """The tar of one of `shards`, in its run."""
-        found = self.value["shards"][shard]
+        found = self.manifest["shards"][shard]
         return storage.join(self.run(found["parent"]), "shards", f"{found['name']}.tar")
 
     def own_tar(self, vshard: int) -> str:
         """The tar of a virtual shard of a materialized mixture: its samples lie there one after another."""
-        return storage.join(self.uri, "shards", f"{self.value['materialized'][vshard]['name']}.tar")
+        return storage.join(self.uri, "shards", f"{self.manifest['materialized'][vshard]['name']}.tar")
 
 
 def _below(uri: str, path: str) -> str:
@@ -95,7 +95,7 @@ def open_mixture(uri: str) -> Mixture:
     return Mixture(uri, value)
 
 
-def members_bytes(members: pa.Table) -> bytes:
+def encode_members(members: pa.Table) -> bytes:
     """members.parquet: columns of which most are as good as random are not looked through for what recurs."""
     return tables.to_bytes(members, level=1, dictionaries=("vshard", "group", "shard", "repeat"))
 
@@ -105,17 +105,17 @@ def write_mixture(uri: str, value: Mapping[str, Any], members: pa.Table) -> Mixt
 
     Tars that were made of these very members stay part of it.
     """
-    data = members_bytes(members)
+    data = encode_members(members)
     digest = hashlib.sha256(data).hexdigest()
     held = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
     if held.get("members", {}).get("sha256") == digest:
         value = {**value, "materialized": held.get("materialized")}
     else:
         storage.write_bytes(storage.join(uri, MEMBERS), data)
-    return rewrite(uri, {**value, "mixture": VERSION, "members": {"rows": members.num_rows, "sha256": digest}})
+    return rewrite_manifest(uri, {**value, "mixture": VERSION, "members": {"rows": members.num_rows, "sha256": digest}})
 
 
-def rewrite(uri: str, value: Mapping[str, Any]) -> Mixture:
+def rewrite_manifest(uri: str, value: Mapping[str, Any]) -> Mixture:
     """Write mixture.json anew; its members stay as they are."""
     storage.write_bytes(storage.join(uri, MANIFEST), canonical_json(dict(value)))
     return Mixture(uri, value)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 
-class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, rename={"who": "from"}):
+class RecordTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, rename={"who": "from"}):
     """One turn of a conversation: who speaks (human, gpt), and what is said."""
 
     who: str
@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     data_source: str
     data_type: str
     kind: str
-    conversations: list[Turn]
+    conversations: list[RecordTurn]
     caption: str
     licence: str | None
     origin: str | None
@@ -48,7 +48,7 @@ _DECODE = msgspec.json.Decoder(Record).decode
 FIELDS = tuple(name for name in Record.__struct_fields__ if name != "conversations")
 
 
-def read(data: bytes | memoryview) -> Record:
+def parse_record(data: bytes | memoryview) -> Record:
     """A record from its bytes.
 
     Raises ValueError saying which field is missing, unknown, or of another type.
@@ -59,7 +59,7 @@ def read(data: bytes | memoryview) -> Record:
         raise ValueError(str(error)) from None
 
 
-def read_all(view: memoryview, spans: Iterable[tuple[int, int]]) -> list[Record] | None:
+def parse_records(view: memoryview, spans: Iterable[tuple[int, int]]) -> list[Record] | None:
     """Records that lie at [start, end) of a file's bytes, in order; None where one of them is not sound."""
     # Nothing that is made here is garbage, and looking for some takes a fifth of the time.
     collects = gc.isenabled()
@@ -73,7 +73,7 @@ def read_all(view: memoryview, spans: Iterable[tuple[int, int]]) -> list[Record]
             gc.enable()
 
 
-def columns(records: Sequence[Record]) -> dict[str, Sequence[Any]]:
+def build_columns(records: Sequence[Record]) -> dict[str, Sequence[Any]]:
     """Field -> its values in all records, and "characters": how long all turns of each are together."""
     found: dict[str, Sequence[Any]] = {name: list(map(operator.attrgetter(name), records)) for name in FIELDS}
     found["characters"] = [

@@ -17,23 +17,23 @@ from infra.errors import StageError
 from infra.media.interface import MODALITIES
 
 #: Suffixes that mean one format; a shard has one of them, so that any loader can tell its columns.
-SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "mpg": "mpeg", "m4v": "mp4", "htm": "html"}
+SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "mpg": "mpeg", "m4v": "mp4", "htm": "html"}
 
 #: What Pillow calls a format, as a suffix: names may lie, content does not.
-FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif",
+IMAGE_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif",
            "PPM": "ppm", "AVIF": "avif"}  # fmt: skip
 
 
-def suffix_of(path: str, image_format: str | None = None) -> str:
+def get_suffix(path: str, image_format: str | None = None) -> str:
     """The suffix of a medium's member: by its image format where known, else by its name; "bin" where it has none."""
-    if image_format in FORMATS:
-        return FORMATS[image_format]
+    if image_format in IMAGE_SUFFIXES:
+        return IMAGE_SUFFIXES[image_format]
     name = path.rsplit("/", 1)[-1]
     suffix = name.rsplit(".", 1)[-1].lower() if "." in name else "bin"
-    return SAME.get(suffix, suffix) if suffix.isalnum() else "bin"
+    return SUFFIX_ALIASES.get(suffix, suffix) if suffix.isalnum() else "bin"
 
 
-def series_of(modality: str, media: Sequence[str], captioned: bool) -> str:
+def name_series(modality: str, media: Sequence[str], captioned: bool) -> str:
     """Modality and member suffixes: rows of one series can share a shard. "image:jpg,json,txt"."""
     numbered = modality == "multi_image"
     members = [f"{i}.{suffix}" if numbered else suffix for i, suffix in enumerate(media)]
@@ -41,7 +41,7 @@ def series_of(modality: str, media: Sequence[str], captioned: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """Where each series' shards are.
 
     capacity: weight of a full shard. first: number of a series' first shard. used: stretches of `capacity` weight, by
@@ -59,19 +59,19 @@ class Layout:
         return f"{series.split(':')[0]}-{self.first[series] + index:06d}"
 
 
-def weights(
+def weigh_rows(
     bytes_: NDArray[np.int64], kept: NDArray[np.bool_], shard_bytes: int, shard_samples: int
 ) -> NDArray[np.int64]:
     """int64 (n,): how much of a shard each row takes, so that neither limit is passed; 0 where not kept."""
     return np.where(kept, np.maximum(bytes_ * shard_samples, shard_bytes), 0)
 
 
-def capacity(shard_bytes: int, shard_samples: int) -> int:
+def compute_capacity(shard_bytes: int, shard_samples: int) -> int:
     """The weight of a full shard."""
     return shard_bytes * shard_samples
 
 
-def layout(used: Mapping[str, Sequence[int]], full: int) -> Layout:
+def build_layout(used: Mapping[str, Sequence[int]], full: int) -> ShardLayout:
     """Shards from the stretches that each series uses (ascending); numbered through the sorted series of a modality."""
     first: dict[str, int] = {}
     for modality in MODALITIES:
@@ -79,10 +79,10 @@ def layout(used: Mapping[str, Sequence[int]], full: int) -> Layout:
         for series in sorted(s for s in used if s.split(":")[0] == modality):
             first[series] = number
             number += len(used[series])
-    return Layout(full, first, {series: list(used[series]) for series in first})
+    return ShardLayout(full, first, {series: list(used[series]) for series in first})
 
 
-def shard_index(before: NDArray[np.int64], full: int, used: Sequence[int]) -> NDArray[np.int64]:
+def assign_shards(before: NDArray[np.int64], full: int, used: Sequence[int]) -> NDArray[np.int64]:
     """int64 (n,): the shard of rows that have so much weight before them, in their series; kept or not.
 
     A row that is not kept may lie where no shard begins: it is booked to the shard before it, or to the first.
@@ -92,7 +92,7 @@ def shard_index(before: NDArray[np.int64], full: int, used: Sequence[int]) -> ND
 
 
 @dataclass(frozen=True)
-class Part:
+class Member:
     """One member of a sample: its suffix, and its bytes or where they are read from with the sha256 they must have."""
 
     suffix: str
@@ -104,7 +104,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenSample:
     """A sample in a tar: offset of its first header, size to the end of its padding, and each member's data."""
 
     key: str
@@ -113,7 +113,7 @@ class Written:
     members: tuple[tuple[str, int, int], ...]
 
 
-def write_tar(path: Path, samples: Iterable[tuple[str, Sequence[Part]]]) -> tuple[str, list[Written]]:
+def write_tar(path: Path, samples: Iterable[tuple[str, Sequence[Member]]]) -> tuple[str, list[WrittenSample]]:
     """Write samples (key, parts) in the order given; returns the tar's sha256 and where everything lies.
 
     ustar, time 0, owner 0, mode 0644: nothing but keys, suffixes and bytes decides the file.
@@ -141,7 +141,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Sequence[Part]]]) -> tupl
                     if isinstance(source, _Checked):
                         source.check()
                     members.append((info.name, header + tarfile.BLOCKSIZE, info.size))
-                written.append(Written(key, start, tar.offset - start, tuple(members)))
+                written.append(WrittenSample(key, start, tar.offset - start, tuple(members)))
         return file.digest(), written
 
 
@@ -169,7 +169,7 @@ class _Hashing:
 class _Checked:
     """A medium that is hashed while it is read."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Member) -> None:
         self._blocks: Iterator[bytes] = iter(part.blocks or ())
         self._left = b""
         self._state = hashlib.sha256()

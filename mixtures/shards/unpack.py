@@ -10,13 +10,13 @@ import msgspec
 
 from infra import storage
 from infra.errors import StageError
-from mixtures.shards.copying import BLOCK, Span, parse_header
+from mixtures.shards.copying import BLOCK, SampleSpan, parse_header
 
 _JSON = msgspec.json.Decoder()
 _AUDIT = "the shard is not the one the mixture was made from: `reelmill audit` says where it differs"
 
 
-def unpack(data: memoryview, key: str, where: str, offset: int, name: str = "") -> dict[str, bytes]:
+def unpack_members(data: memoryview, key: str, where: str, offset: int, name: str = "") -> dict[str, bytes]:
     """Members by suffix, in the order of the tar.
 
     data: from the sample's first header to the end of its last padding. key: whose these bytes must be. name: what its
@@ -44,7 +44,7 @@ def unpack(data: memoryview, key: str, where: str, offset: int, name: str = "") 
     return found
 
 
-def record_of(members: Mapping[str, bytes], key: str, where: str, offset: int) -> dict[str, Any]:
+def extract_record(members: Mapping[str, bytes], key: str, where: str, offset: int) -> dict[str, Any]:
     """The sample's JSON, parsed. Raises StageError where it is not the sample's."""
     place = f"{where}, byte {offset}"
     if "json" not in members:
@@ -58,15 +58,15 @@ def record_of(members: Mapping[str, bytes], key: str, where: str, offset: int) -
     return record
 
 
-def media_of(members: Mapping[str, bytes]) -> list[str]:
+def list_media(members: Mapping[str, bytes]) -> list[str]:
     """Suffixes of a sample's media, in their order: "mp4", or "0.jpg", "1.png", …."""
     names = [name for name in members if name not in ("json", "txt") and not name.startswith("__")]
     return sorted(names, key=lambda name: (int(name.split(".")[0]) if name[:1].isdigit() else 0, name))
 
 
-def verify(members: Mapping[str, bytes], record: Mapping[str, Any], key: str, where: str, offset: int) -> None:
+def verify_media(members: Mapping[str, bytes], record: Mapping[str, Any], key: str, where: str, offset: int) -> None:
     """Hold the media against the sha256 in the sample's JSON. Raises StageError where they differ."""
-    names = media_of(members)
+    names = list_media(members)
     wanted = [value for value in record.get("sha256", ()) if value]
     found = [hashlib.sha256(members[name]).hexdigest() for name in names]
     if found != wanted:
@@ -78,7 +78,7 @@ def verify(members: Mapping[str, bytes], record: Mapping[str, Any], key: str, wh
         )
 
 
-def check_media(tar: str, spans: Iterable[tuple[Span, int]]) -> None:
+def verify_copies(tar: str, spans: Iterable[tuple[SampleSpan, int]]) -> None:
     """Hold each medium of samples in a finished tar against the sha256 in its record, and the record against its key.
 
     spans: with the offset of each in this tar. For samples of tars of which so little is taken that those are not
@@ -88,5 +88,7 @@ def check_media(tar: str, spans: Iterable[tuple[Span, int]]) -> None:
     with storage.open_read(tar) as file:
         for span, start in spans:
             file.seek(start)
-            members = unpack(memoryview(file.read(span.size)), span.key, span.tar, span.offset, span.name)
-            verify(members, record_of(members, span.key, span.tar, span.offset), span.key, span.tar, span.offset)
+            members = unpack_members(memoryview(file.read(span.size)), span.key, span.tar, span.offset, span.name)
+            verify_media(
+                members, extract_record(members, span.key, span.tar, span.offset), span.key, span.tar, span.offset
+            )

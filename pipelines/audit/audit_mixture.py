@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from infra import storage, tables
 from infra.commit import MANIFEST, read_json
 from infra.errors import StageError
-from mixtures.cards.rollup import UNITS, number, places, shard_rows
-from mixtures.shards.copying import copy_key
+from mixtures.cards.rollup import UNITS, group_by_shard, match_offsets, round_amount
+from mixtures.shards.copying import name_copy
 from mixtures.shards.manifest import MANIFEST as MIXTURE
 from mixtures.shards.manifest import MEMBERS, VERSION, Mixture
 from pipelines.audit.audit_shard import check_records
@@ -82,7 +82,7 @@ def check_mixture(files: Files, deep: bool = False) -> dict[str, int]:
 def _ranges(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> bool:
     """Whether groups and shards that rows name are there at all."""
     sound = True
-    for name, count in (("group", len(mixture.value["groups"])), ("shard", len(mixture.value["shards"]))):
+    for name, count in (("group", len(mixture.manifest["groups"])), ("shard", len(mixture.manifest["shards"]))):
         wrong = (columns[name] < 0) | (columns[name] >= count)
         if wrong.any():
             files.findings.where(MEMBERS, name, rows["key"], pa.array(wrong), f"below {count}", columns[name])
@@ -93,7 +93,7 @@ def _ranges(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) ->
 def _order(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> None:
     """Sorted by virtual shard and position, which count from 0 without a gap; copies of a sample are numbered."""
     findings, vshard, position = files.findings, columns["vshard"].astype(np.int64), columns["position"]
-    count = int(mixture.value["vshards"])
+    count = int(mixture.manifest["vshards"])
     seen = np.unique(vshard)
     if len(vshard):
         findings.same(MIXTURE, "vshards", int(seen[-1]) + 1 if count != len(seen) else count, count)
@@ -120,7 +120,7 @@ def _order(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> 
 
 def _plan(mixture: Mixture, columns: Columns, files: Files) -> None:
     """Amounts of groups, totals and shares, told again from the rows."""
-    findings, value = files.findings, mixture.value
+    findings, value = files.findings, mixture.manifest
     count = len(value["groups"])
     group = columns["group"]
     sums: dict[str, NDArray[Any]] = {"samples": np.bincount(group, minlength=count)}
@@ -128,12 +128,12 @@ def _plan(mixture: Mixture, columns: Columns, files: Files) -> None:
         sums[unit] = np.bincount(group, columns[unit].astype(np.float64), count)
     for unit in UNITS:
         for place, told in enumerate(value["groups"]):
-            findings.deep(MIXTURE, f"groups.{place}.{unit}", number(unit, float(sums[unit][place])), told[unit])
+            findings.deep(MIXTURE, f"groups.{place}.{unit}", round_amount(unit, float(sums[unit][place])), told[unit])
         total = float(sums[unit].sum())
-        findings.deep(MIXTURE, f"totals.{unit}", number(unit, total), value["totals"][unit])
+        findings.deep(MIXTURE, f"totals.{unit}", round_amount(unit, total), value["totals"][unit])
         shares: dict[str, float] = {}
         for told, amount in zip(value["groups"], sums[unit].tolist(), strict=True):
-            shares[told["modality"]] = shares.get(told["modality"], 0.0) + number(unit, amount)
+            shares[told["modality"]] = shares.get(told["modality"], 0.0) + round_amount(unit, amount)
         again = {name: round(amount / total, 6) if total else 0.0 for name, amount in shares.items()}
         # Both were rounded, one from rounded sums: the last place may differ.
         for name in sorted({*again, *value["achieved"][unit]}):
@@ -148,7 +148,7 @@ def _plan(mixture: Mixture, columns: Columns, files: Files) -> None:
 def _parents(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> list[pa.Table | None] | None:
     """Hold every row against the members index of its run; returns that index of each shard, None where a run is not
     there."""
-    findings, value = files.findings, mixture.value
+    findings, value = files.findings, mixture.manifest
     covered: list[Mapping[str, Any]] = []
     for place, parent in enumerate(value["parents"]):
         run = mixture.run(place)
@@ -164,7 +164,7 @@ def _parents(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -
             findings.add(MIXTURE, f"parents.{place}.run", "checksums.json that can be read", error.what)
             covered.append({})
     held: list[pa.Table | None] = [None] * len(value["shards"])
-    for number_, mine in shard_rows(columns["shard"], len(value["shards"])):
+    for number_, mine in group_by_shard(columns["shard"], len(value["shards"])):
         shard = value["shards"][number_]
         recorded = covered[shard["parent"]].get(f"shards/{shard['name']}.tar")
         findings.same(MIXTURE, f"shards.{number_}.sha256", recorded, shard["sha256"])
@@ -176,7 +176,7 @@ def _parents(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -
 
 
 def _index(mixture: Mixture, shard: int, files: Files) -> pa.Table | None:
-    one = mixture.value["shards"][shard]
+    one = mixture.manifest["shards"][shard]
     uri = storage.join(mixture.run(one["parent"]), "members", f"{one['name']}.parquet")
     if not storage.is_file(uri):
         files.findings.add(MIXTURE, f"shards.{shard}.name", f"a members index of {one['name']}", "none")
@@ -194,7 +194,7 @@ def _rows(
     """key, offset, size, tokens, seconds and bytes of a mixture's rows as their run has them."""
     findings = files.findings
     keys = rows["key"].take(pa.array(mine))
-    place, there = places(held, columns["offset"][mine])
+    place, there = match_offsets(held, columns["offset"][mine])
     if not there.all():
         findings.where(MEMBERS, "offset", keys, pa.array(~there), "a sample of its shard", columns["offset"][mine])
         place, mine, keys = place[there], mine[there], keys.filter(pa.array(there))
@@ -207,7 +207,7 @@ def _rows(
         expected, found = taken[name].to_numpy(), columns[name][mine]
         if not np.array_equal(expected, found):
             findings.where(MEMBERS, name, one, pa.array(expected != found), expected, found)
-    if mixture.value["recipe"].get("tokenizer") is None:  # else only that tokenizer could tell
+    if mixture.manifest["recipe"].get("tokenizer") is None:  # else only that tokenizer could tell
         modality = np.array(taken["modality"].to_pylist(), dtype=object)
         media = mixture.contract.media_tokens(modality, taken["seconds"].to_numpy(), taken["images"].to_numpy())
         expected, found = taken["text_tokens"].to_numpy() + media, columns["tokens"][mine]
@@ -222,8 +222,8 @@ def _tars(
     mixture: Mixture, rows: pa.Table, columns: Columns, held: list[pa.Table | None], files: Files, media: Deep | None
 ) -> None:
     """Each tar against its entry, the headers that it must have, and the bytes of the runs that it was copied from."""
-    findings, tars = files.findings, mixture.value["materialized"]
-    findings.same(MIXTURE, "materialized", int(mixture.value["vshards"]), len(tars))
+    findings, tars = files.findings, mixture.manifest["materialized"]
+    findings.same(MIXTURE, "materialized", int(mixture.manifest["vshards"]), len(tars))
     ends = np.searchsorted(columns["vshard"], np.arange(len(tars) + 1))
     sources: dict[int, memoryview] = {}
     known = {f"{tar['name']}.tar" for tar in tars}
@@ -259,7 +259,7 @@ def _copied(rows: pa.Table, columns: Columns, held: list[pa.Table | None], mine:
         at = np.flatnonzero(shard == number_)
         if table is None:
             return None
-        place, there = places(table, offset[at])
+        place, there = match_offsets(table, offset[at])
         if not there.all():
             return None
         parts.append(table.select(["key", "offset", "size", "members"]).take(pa.array(place)))
@@ -274,7 +274,7 @@ def _copied(rows: pa.Table, columns: Columns, held: list[pa.Table | None], mine:
     keys, names = source.keys, source.names
     if repeat.any():
         plain = source.keys.to_pylist()
-        keys = pa.array([copy_key(key, int(copy)) for key, copy in zip(plain, repeat, strict=True)])
+        keys = pa.array([name_copy(key, int(copy)) for key, copy in zip(plain, repeat, strict=True)])
         suffix = pc.utf8_slice_codeunits(names, len(plain[0]), 2**31 - 1)  # all keys are of one length
         names = pc.binary_join_element_wise(keys.take(pa.array(source.owners())), suffix, "")
     return Index(keys, starts, source.size, source.counts, names, source.data + shift, source.sizes)
@@ -330,7 +330,7 @@ def _bytes(
             continue
         if not np.array_equal(own[data : data + size], source[begin : begin + size]):
             key = index.keys[owner].as_py()
-            name = mixture.value["shards"][shard]["name"]
+            name = mixture.manifest["shards"][shard]["name"]
             files.findings.add(path, "content", f"the bytes of {name} from {begin}", "other bytes", key)
 
 
@@ -342,7 +342,7 @@ def _papers(mixture: Mixture, files: Files) -> None:
     if mixture_card.CARD not in files.sizes:
         return
     try:
-        papers = mixture_card.papers(mixture)
+        papers = mixture_card.build_cards(mixture)
     except (StageError, *DAMAGED) as error:
         files.findings.add(mixture_card.CARD, "file", "a card that can be told again", str(error))
         return

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from infra import tables
 from mixtures.cards import cards
-from mixtures.reading.tokens import CHARS_PER_TOKEN, RELEASED
-from mixtures.shards.record import columns, read, read_all
+from mixtures.reading.contract import CHARS_PER_TOKEN, RELEASED
+from mixtures.shards.record import build_columns, parse_record, parse_records
 from pipelines.audit.audit_tar import Index, check_tar
 from pipelines.audit.audit_units import Units
 from pipelines.audit.deep import Deep
@@ -90,15 +90,15 @@ def check_records(view: memoryview, index: Index, good: Any, file: str, findings
         findings.add(file, "json", f"one readable .json in each of {n} samples", f"{len(places)} of them")
         return None
     starts, ends = index.data[places], index.data[places] + index.sizes[places]
-    records = read_all(view, zip(starts.tolist(), ends.tolist(), strict=True))
+    records = parse_records(view, zip(starts.tolist(), ends.tolist(), strict=True))
     if records is None:
         for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             try:
-                read(view[start:end])
+                parse_record(view[start:end])
             except ValueError as error:
                 findings.add(file, "json", "a record with all fields of KEY.json", str(error), index.keys[row].as_py())
         return None
-    told = columns(records)
+    told = build_columns(records)
     _texts(view, index, good, told["caption"], file, findings)
     return _table(index, told)
 
@@ -177,7 +177,7 @@ def _against_card(
             findings.where(tar, "json.data_type", keys, strange, card["modality"], told["modality"].combine_chunks())
     signals, complete = lineage(files, units, told, card, card_file, tar)
     said = _dialogues(units, told, card)
-    again = cards.card(
+    again = cards.build_card(
         name=card["shard"],
         tar=card["tar"],
         series=f"{card['modality']}:{','.join(card['suffixes'])}",
@@ -205,7 +205,7 @@ def _dialogues(units: Units, told: pa.Table, card: Mapping[str, Any]) -> dict[st
         if table is not None:
             mine = pc.is_in(table["key"], value_set=told["key"].combine_chunks())
             rows += table.filter(mine).to_pylist()
-    return cards.dialogues(rows)
+    return cards.summarize_dialogues(rows)
 
 
 def _reconcile(card: Mapping[str, Any], card_file: str, findings: Findings) -> None:

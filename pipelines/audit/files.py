@@ -99,7 +99,7 @@ class Files:
         value = self.json(path)
         if value is None:
             return None
-        wrong = schemas.errors(schema, value)
+        wrong = schemas.find_errors(schema, value)
         for place, message in wrong:
             self.findings.add(path, place or "value", f"as {schema}.json has it", message)
         return None if wrong else value

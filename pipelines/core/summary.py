@@ -61,7 +61,7 @@ def print_dialogues(run: Run) -> None:
     turns = 0
     for unit in manifest.units:
         rows = tables.read(run.at("dialogues", f"{unit.name}.parquet")).to_pylist()
-        told = cards.dialogues(rows)
+        told = cards.summarize_dialogues(rows)
         if told is not None:
             good.update(told["kinds"])
             reasons.update(told["rejected"])

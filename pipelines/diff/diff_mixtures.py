@@ -32,13 +32,15 @@ def diff(a: str, b: str) -> dict[str, Any]:
     shares = [_shares(mixture, notes) for mixture in (one, other)]
     keys = _keys(one.members(["key"]), other.members(["key"]))
     asked = ("recipe", "unit", "seed", "contract", "vshards")
-    recipe = settings(*({name: mixture.value.get(name) for name in asked} for mixture in (one, other)))
-    shards = files_of(*({f"{s['name']}@{s['parent']}": s["sha256"] for s in m.value["shards"]} for m in (one, other)))
-    members = one.value["members"]["sha256"] == other.value["members"]["sha256"]
+    recipe = settings(*({name: mixture.manifest.get(name) for name in asked} for mixture in (one, other)))
+    shards = files_of(
+        *({f"{s['name']}@{s['parent']}": s["sha256"] for s in m.manifest["shards"]} for m in (one, other))
+    )
+    members = one.manifest["members"]["sha256"] == other.manifest["members"]["sha256"]
     return {
         "same": members and not recipe and shards["same"] and _tars(one) == _tars(other),
         "recipe": recipe,
-        "totals": {unit: {"a": one.value["totals"][unit], "b": other.value["totals"][unit]} for unit in UNITS},
+        "totals": {unit: {"a": one.manifest["totals"][unit], "b": other.manifest["totals"][unit]} for unit in UNITS},
         "shares": [
             {"by": by, "name": name, "unit": unit, "a": x, "b": y}
             for by in BY
@@ -56,11 +58,11 @@ def diff(a: str, b: str) -> dict[str, Any]:
 
 
 def _tars(mixture: Mixture) -> dict[str, str]:
-    return {tar["name"]: tar["sha256"] for tar in mixture.value.get("materialized") or ()}
+    return {tar["name"]: tar["sha256"] for tar in mixture.manifest.get("materialized") or ()}
 
 
 def _parents(mixture: Mixture) -> dict[str, str]:
-    return {parent["name"]: parent["members"] for parent in mixture.value["parents"]}
+    return {parent["name"]: parent["members"] for parent in mixture.manifest["parents"]}
 
 
 # -- shares -----------------------------------------------------------------------------------------------------
@@ -69,7 +71,7 @@ def _parents(mixture: Mixture) -> dict[str, str]:
 def _shares(mixture: Mixture, notes: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """{by: {name: {unit: share}}}, shares to six decimals."""
     table = mixture.members(["key", "group", "shard", "tokens", "seconds", "bytes"])
-    groups = [str(group.get("modality", group["name"])) for group in mixture.value["groups"]]
+    groups = [str(group.get("modality", group["name"])) for group in mixture.manifest["groups"]]
     labels = {"modality": _label(groups, table["group"])}
     facts = _facts(mixture, table, notes)
     labels |= {by: facts[by] for by in BY[1:]} if facts is not None else {}
@@ -98,7 +100,7 @@ def _label(names: list[str], index: pa.ChunkedArray) -> pa.ChunkedArray:
 def _facts(mixture: Mixture, table: pa.Table, notes: list[str]) -> pa.Table | None:
     """source, licence and kind of each row, from the members of its runs; None where those are gone."""
     parts = []
-    shards = mixture.value["shards"]
+    shards = mixture.manifest["shards"]
     for number, shard in enumerate(shards):
         folder = storage.join(mixture.run(shard["parent"]), "members")
         uri = storage.join(folder, f"{shard['name']}.parquet")

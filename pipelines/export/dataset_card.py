@@ -25,10 +25,10 @@ def write_readme(run: Run, names: Sequence[str]) -> None:
         if name.removesuffix(".html") not in names:
             storage.remove(run.at(PAGES, name))
     for card in cards:
-        page = card_page.shard_page(card).encode()
+        page = card_page.render_shard_page(card).encode()
         storage.write_bytes(run.at(PAGES, f"{card['shard']}.html"), page)
     about = about_run(run)
-    value = croissant.croissant(about, cards, ledger["all"])
+    value = croissant.build_croissant(about, cards, ledger["all"])
     storage.write_bytes(run.at(CROISSANT), canonical_json(value))
     storage.write_bytes(run.at("README.md"), readme(about, cards, ledger).encode())
 
@@ -38,20 +38,20 @@ def papers(names: Sequence[str]) -> list[str]:
     return ["README.md", CROISSANT, *(f"{PAGES}/{name}.html" for name in names)]
 
 
-def about_run(run: Run) -> croissant.About:
+def about_run(run: Run) -> croissant.DatasetInfo:
     """What the config says of the data set."""
     export = run.config.export
     version = importlib.metadata.version("reelmill")
-    return croissant.About(
+    return croissant.DatasetInfo(
         run.config.name, export.description, export.url, export.creator, export.date_published, version
     )
 
 
-def readme(about: croissant.About, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> str:
+def readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> str:
     """The data-set card: metadata for the Hugging Face hub, then text for people."""
     lines = ["---", f"pretty_name: {about.name}", "license: other", "configs:"]
     full = [card for card in cards if card["samples"]]  # a shard that a take-down emptied would stop a loader
-    for series, mine in sorted(croissant.by_series(full).items()):
+    for series, mine in sorted(croissant.group_by_series(full).items()):
         lines += [f"- config_name: {series}", "  data_files:"]
         lines += [f"  - shards/{card['shard']}.tar" for card in mine]
     if not full:
@@ -73,11 +73,13 @@ def readme(about: croissant.About, cards: Sequence[Mapping[str, Any]], ledger: M
     lines += _table("Dropped, by filter", ("filter", "samples"), sorted(ledger["all"]["dropped"].items()))
     for heading, field in (("Licences", "licences"), ("Sources", "sources"), ("Kinds of text", "kinds"),
                            ("Languages", "languages")):  # fmt: skip
-        counted = [(name or "not stated", count) for name, count in croissant.total(cards, field).items()]
+        counted = [(name or "not stated", count) for name, count in croissant.sum_counts(cards, field).items()]
         lines += _table(heading, (field, "samples"), counted)
     if cards:
         lines += ["", "## What was asked, in this order", ""]
-        lines += [f"{n}. {escape(step)}" for n, step in enumerate(croissant.protocol(cards[0]["made_by"]), 1)]
+        lines += [
+            f"{n}. {escape(step)}" for n, step in enumerate(croissant.describe_processing(cards[0]["made_by"]), 1)
+        ]
     shards = [(c["shard"], c["samples"], c["tokens"], f"{c['seconds']:,.1f}", c["tar"]["bytes"],
                f"`{c['tar']['sha256'][:16]}…`") for c in cards]  # fmt: skip
     lines += _table("Shards", ("shard", "samples", "tokens", "seconds", "bytes", "sha256"), shards)

@@ -15,8 +15,8 @@ from infra import beam, progress, storage, tables
 from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
 from infra.hashing import canonical_json, fingerprint
 from mixtures.cards import cards
-from mixtures.reading.conversations import conversations, llava_turns, plain
-from mixtures.reading.tokens import RELEASED, text_tokens
+from mixtures.reading.contract import RELEASED, estimate_text_tokens
+from mixtures.reading.conversations import build_conversation, build_llava_turns, strip_control_tokens
 from mixtures.shards import shards
 from pipelines.core import tombstones
 from pipelines.core.run import Run
@@ -111,14 +111,14 @@ def plan_unit(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     for row, caption, form, size in zip(samples.to_pylist(), captions, formats, sizes, strict=True):
         media = row["media"] or []
         image_format = form if len(media) == 1 and row["modality"] == "image" else None
-        suffixes = [shards.suffix_of(medium["uri"] if medium["length"] < 0 else row["position"], image_format)
+        suffixes = [shards.get_suffix(medium["uri"] if medium["length"] < 0 else row["position"], image_format)
                     for medium in media]  # fmt: skip
-        series.append(shards.series_of(row["modality"], suffixes, bool(caption) and run.config.export.captions_txt))
+        series.append(shards.name_series(row["modality"], suffixes, bool(caption) and run.config.export.captions_txt))
         lengths = [medium["length"] for medium in media]
         total = _size(run, row, size) if any(length < 0 for length in lengths) else sum(lengths)
         bytes_.append(total + len(caption.encode()))
     total_bytes = np.array(bytes_, dtype=np.int64).reshape(-1)
-    weight = shards.weights(total_bytes, kept, run.config.export.shard_bytes, run.config.export.shard_samples)
+    weight = shards.weigh_rows(total_bytes, kept, run.config.export.shard_bytes, run.config.export.shard_samples)
     table = pa.table(
         {"series": series, "weight": weight, "bytes": total_bytes, "kept": kept, "caption": captions}, schema=PLAN
     )
@@ -159,23 +159,23 @@ def _column(signals: pa.Table, name: str, rows: int) -> list[Any]:
 
 def _captions(run: Run, signals: pa.Table) -> list[str]:
     """The text that a sample trains on: clean, with the text seen in the picture joined as configured."""
-    clean = [plain(text or "") for text in signals["clean.text"].to_pylist()]
+    clean = [strip_control_tokens(text or "") for text in signals["clean.text"].to_pylist()]
     ocr = run.config.export.ocr
     if not ocr.join or "overlay.text" not in signals.schema.names:
         return clean
     found = []
     for text, seen in zip(clean, signals["overlay.text"].to_pylist(), strict=True):
-        words = plain(seen or "").split()
+        words = strip_control_tokens(seen or "").split()
         found.append(ocr.template.format(caption=text, text=" ".join(words)) if len(words) >= ocr.min_words else text)
     return found
 
 
-def plan_layout(run: Run, names: Sequence[str]) -> shards.Layout:
+def plan_layout(run: Run, names: Sequence[str]) -> shards.ShardLayout:
     """Sum the units' weights in order, a number a unit and series; see in which stretches of weight a kept row begins.
 
     What is taken down after the plan was made keeps its weight there, so that no shard moves.
     """
-    full = shards.capacity(run.config.export.shard_bytes, run.config.export.shard_samples)
+    full = shards.compute_capacity(run.config.export.shard_bytes, run.config.export.shard_samples)
     totals: dict[str, int] = {}
     starts: dict[str, dict[str, int]] = {}
     used: dict[str, set[int]] = {}
@@ -189,7 +189,7 @@ def plan_layout(run: Run, names: Sequence[str]) -> shards.Layout:
             before = totals.get(one, 0) + np.cumsum(weight[mine]) - weight[mine]
             used.setdefault(one, set()).update((before[weight[mine] > 0] // full).tolist())
             totals[one] = totals.get(one, 0) + int(weight[mine].sum())
-    layout = shards.layout({one: sorted(stretches) for one, stretches in used.items()}, full)
+    layout = shards.build_layout({one: sorted(stretches) for one, stretches in used.items()}, full)
     value = {
         "capacity": full,
         "first": dict(layout.first),
@@ -223,7 +223,7 @@ def rows_of_shard(run: Run, series: str, index: int) -> Iterator[tuple[str, pa.T
             continue
         weight = np.asarray(plan["weight"], dtype=np.int64)[rows]
         before = start + np.cumsum(weight) - weight
-        mine = shards.shard_index(before, full, used) == index
+        mine = shards.assign_shards(before, full, used) == index
         kept = np.asarray(plan["kept"], dtype=bool)[rows]
         yield name, plan, rows[mine & kept], rows[mine]
 
@@ -281,7 +281,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     tables.write(members_uri, members, fingerprint=mine)
     verdicts = pa.concat_tables(verdict_parts)
     signals = pa.concat_tables(signal_parts, promote_options="default")
-    card = cards.card(
+    card = cards.build_card(
         name=name,
         tar={"sha256": digest, "bytes": size},
         series=series,
@@ -289,7 +289,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         signals=signals,
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=reason_counts(verdicts),
-        dialogues=cards.dialogues(said),
+        dialogues=cards.summarize_dialogues(said),
         made_by={**made_by(run), "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
     )
     storage.write_bytes(card_uri, canonical_json(card))
@@ -302,7 +302,7 @@ def reason_counts(verdicts: pa.Table) -> dict[str, int]:
     reasons = [str(reason).split(":")[0] if name == "ingest" else str(reason) for name, reason in
                zip(gone["filter"].to_pylist(), gone["reason"].to_pylist(), strict=True)]  # fmt: skip
     names = zip(gone["filter"].to_pylist(), reasons, strict=True)
-    return cards.counts([f"{name}: {reason[:60]}" for name, reason in names])
+    return cards.count_values([f"{name}: {reason[:60]}" for name, reason in names])
 
 
 def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,13 +314,15 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     given = extra.get("conversations") or extra.get("messages") or ()
     written = row.get("dialogue")
     if written is not None and written["outcome"] == "accepted":
-        turns, kind = conversations(sample["modality"], caption, len(media), llava_turns(written["turns"]))
+        turns, kind = build_conversation(sample["modality"], caption, len(media), build_llava_turns(written["turns"]))
         kind = written["kind"] if kind == "conversation" else kind
     else:
-        turns, kind = conversations(sample["modality"], caption, len(media), given if isinstance(given, list) else ())
+        turns, kind = build_conversation(
+            sample["modality"], caption, len(media), given if isinstance(given, list) else ()
+        )
     seconds = float(signals.get("facts.duration") or 0.0)
     images = len(media) if sample["modality"] in ("image", "multi_image") else 0
-    words = text_tokens("".join(turn["value"] for turn in turns))
+    words = estimate_text_tokens("".join(turn["value"] for turn in turns))
     seen = RELEASED.media_tokens(np.array([sample["modality"]], object), np.array([seconds]), np.array([images]))
     record = {
         "id": sample["key"],
@@ -340,23 +342,23 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         "fps": float(signals.get("facts.fps") or 0.0),
         "n_frames": int(signals.get("facts.frames") or 0),
         "language": str(signals.get("language.label") or ""),
-        "ocr_text": plain(signals.get("overlay.text") or ""),
+        "ocr_text": strip_control_tokens(signals.get("overlay.text") or ""),
         "tokens": words + int(seen[0]),
     }
     parts = []
-    series = shards.series_of(sample["modality"], ["?"] * len(media), False).split(":")[1].split(",")
+    series = shards.name_series(sample["modality"], ["?"] * len(media), False).split(":")[1].split(",")
     form = signals.get("facts.container") if len(media) == 1 and sample["modality"] == "image" else None
     for medium, slot in zip(media, series, strict=False):
         uri = storage.join(source_root(source), medium["uri"])
-        suffix = shards.suffix_of(medium["uri"] if medium["length"] < 0 else sample["position"], form)
+        suffix = shards.get_suffix(medium["uri"] if medium["length"] < 0 else sample["position"], form)
         size = medium["length"] if medium["length"] >= 0 else _length(uri)
         blocks = storage.blocks(uri, medium["offset"], medium["length"])
         parts.append(
-            shards.Part(slot.replace("?", suffix), blocks=blocks, size=size, sha256=medium["sha256"], where=uri)
+            shards.Member(slot.replace("?", suffix), blocks=blocks, size=size, sha256=medium["sha256"], where=uri)
         )
-    parts.append(shards.Part("json", data=canonical_json(record)))
+    parts.append(shards.Member("json", data=canonical_json(record)))
     if caption and run.config.export.captions_txt:
-        parts.append(shards.Part("txt", data=caption.encode()))
+        parts.append(shards.Member("txt", data=caption.encode()))
     parts.sort(key=lambda part: part.suffix)
     return {"key": sample["key"], "parts": parts, "record": record, "seconds": seconds,
             "images": images, "text_tokens": words,
@@ -391,7 +393,7 @@ def _length(uri: str) -> int:
 
 
 def _members(
-    name: str, modality: str, made: Sequence[Mapping[str, Any]], written: Sequence[shards.Written]
+    name: str, modality: str, made: Sequence[Mapping[str, Any]], written: Sequence[shards.WrittenSample]
 ) -> pa.Table:
     rows = []
     for sample, place in zip(made, written, strict=True):

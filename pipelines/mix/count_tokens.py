@@ -14,20 +14,20 @@ from infra import beam, progress, storage, tables
 from infra.beam import Runner
 from infra.errors import StageError
 from infra.hashing import file_sha256, fingerprint
-from mixtures.plan.members_index import Shard, plain
-from mixtures.plan.recipe import Tokens
-from mixtures.reading import count_tokens as counting
+from mixtures.plan.members_index import RunShard, view_numbers
+from mixtures.plan.recipe import ContractSettings
+from mixtures.reading import prompt_tokens
 from mixtures.shards import record
-from mixtures.shards.copying import AGAIN
+from mixtures.shards.copying import EXPORT_AGAIN
 
 SCHEMA = pa.schema([("text_tokens", pa.int64())])
 
 
 def count_tokens(
     runs: Sequence[str],
-    shards: Sequence[Shard],
+    shards: Sequence[RunShard],
     tokenizer: str,
-    contract: Tokens,
+    contract: ContractSettings,
     scratch: str,
     *,
     runner: Runner,
@@ -37,7 +37,7 @@ def count_tokens(
 
     Kept in RUN/work/tokens (in `scratch` where a run cannot be written to), by tokenizer, contract and shard.
     """
-    counting.open_tokenizer(tokenizer)  # a wrong file is told before any work
+    prompt_tokens.open_tokenizer(tokenizer)  # a wrong file is told before any work
     stamp = fingerprint([file_sha256(tokenizer), contract.model_dump()])
     places = [storage.join(_writable(runs[shard.parent], scratch), "tokens", stamp, f"{shard.sha256}.parquet")
               for shard in shards]  # fmt: skip
@@ -52,7 +52,9 @@ def count_tokens(
         with progress.watch("count tokens", len(todo), done, what="shards", quiet=quiet):
             beam.run_tasks("count tokens", task, tasks, storage.join(scratch, "tokens.counters.json"), runner)
     parts = [tables.read(place)["text_tokens"] for place in places]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *(plain(chunk) for part in parts for chunk in part.chunks)])
+    return np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(view_numbers(chunk) for part in parts for chunk in part.chunks)]
+    )
 
 
 def _writable(run: str, scratch: str) -> str:
@@ -61,10 +63,10 @@ def _writable(run: str, scratch: str) -> str:
     return storage.join(run, "work")
 
 
-def count_shard(tokenizer: str, contract: Tokens, task: str) -> Mapping[str, int]:
+def count_shard(tokenizer: str, contract: ContractSettings, task: str) -> Mapping[str, int]:
     """Task: count the text of a shard's samples, whose records are read by their place in the tar."""
     place, run, name, sha256 = task.split("\n")
-    reader = counting.open_tokenizer(tokenizer)
+    reader = prompt_tokens.open_tokenizer(tokenizer)
     tar = storage.join(run, "shards", f"{name}.tar")
     members = tables.read(storage.join(run, "members", f"{name}.parquet"), ["key", "members"])
     counts = []
@@ -73,14 +75,16 @@ def count_shard(tokenizer: str, contract: Tokens, task: str) -> Mapping[str, int
             at = next(part for part in parts if part["name"].endswith(".json"))
             file.seek(at["offset"])
             try:
-                found = record.read(file.read(at["size"]))
+                found = record.parse_record(file.read(at["size"]))
             except ValueError as error:
-                raise StageError(f"the record of {key} cannot be read: {error}", where=tar, hint=AGAIN) from None
+                raise StageError(f"the record of {key} cannot be read: {error}", where=tar, hint=EXPORT_AGAIN) from None
             if found.id != key:
-                raise StageError(f"the record of {found.id} lies where that of {key} should be", where=tar, hint=AGAIN)
+                raise StageError(
+                    f"the record of {found.id} lies where that of {key} should be", where=tar, hint=EXPORT_AGAIN
+                )
             turns = [{"from": turn.who, "value": turn.value} for turn in found.conversations]
             value = {"data_type": found.data_type, "conversations": turns, "duration": found.duration,
                      "n_frames": found.n_frames, "fps": found.fps}  # fmt: skip
-            counts.append(counting.text_tokens(value, contract.contract(), reader))
+            counts.append(prompt_tokens.count_text_tokens(value, contract.contract(), reader))
     tables.write(place, pa.table({"text_tokens": counts}, schema=SCHEMA), fingerprint=sha256)
     return {"samples": len(counts)}

@@ -19,9 +19,9 @@ from infra.commit import read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from mixtures.shards import copying
-from mixtures.shards.copying import AGAIN, Sources, Span
-from mixtures.shards.manifest import Mixture, open_mixture, rewrite
-from mixtures.shards.unpack import check_media
+from mixtures.shards.copying import EXPORT_AGAIN, SampleSpan, SourceTars
+from mixtures.shards.manifest import Mixture, open_mixture, rewrite_manifest
+from mixtures.shards.unpack import verify_copies
 from pipelines.core.run import LOCAL
 
 #: Raised whenever the same members give other tars.
@@ -44,7 +44,7 @@ def materialize(mixture: Mixture, *, runner: Runner = LOCAL, quiet: bool = False
     second thread beside the copying; a tar of the mixture appears only when all that it was copied from was sound.
     Raises StageError naming the first shard that is missing, short, another or damaged, or a full disk.
     """
-    count = int(mixture.value["vshards"])
+    count = int(mixture.manifest["vshards"])
     stamp = _stamp(mixture)
     folder = storage.join(mixture.uri, "shards")
     _remove_temporaries(folder)
@@ -63,13 +63,13 @@ def materialize(mixture: Mixture, *, runner: Runner = LOCAL, quiet: bool = False
         found = _finished(mixture.uri, vshard, stamp)
         if found is None:
             raise StageError(
-                f"{shard_name(vshard)} is missing after materialize", where=folder, hint="run the same command again"
+                f"{name_shard(vshard)} is missing after materialize", where=folder, hint="run the same command again"
             )
         made.append({key: found[key] for key in ("name", "samples", "bytes", "sha256")})
-    return rewrite(mixture.uri, {**mixture.value, "materialized": made})
+    return rewrite_manifest(mixture.uri, {**mixture.manifest, "materialized": made})
 
 
-def adopt(mixture: Mixture, tars: Sequence[Mapping[str, Any]]) -> None:
+def adopt_tars(mixture: Mixture, tars: Sequence[Mapping[str, Any]]) -> None:
     """Take tars that lie there (entries of `materialized`) for those of these members, to be left alone by
     `materialize`; whoever calls knows that they hold the same samples in the same order."""
     stamp = _stamp(mixture)
@@ -79,10 +79,10 @@ def adopt(mixture: Mixture, tars: Sequence[Mapping[str, Any]]) -> None:
 
 def _stamp(mixture: Mixture) -> str:
     """Stands for all that the tars are made of."""
-    return fingerprint([VERSION, mixture.value["members"]["sha256"], mixture.value["shards"]])
+    return fingerprint([VERSION, mixture.manifest["members"]["sha256"], mixture.manifest["shards"]])
 
 
-def shard_name(vshard: int) -> str:
+def name_shard(vshard: int) -> str:
     """mix-000000, mix-000001, …"""
     return f"mix-{vshard:06d}"
 
@@ -102,15 +102,15 @@ def _whole(mixture: Mixture) -> list[int]:
     """The mixture's shards of which so much is taken that they are hashed whole."""
     members = mixture.members(["shard", "repeat", "size"])
     shard, first = members["shard"].to_numpy(), members["repeat"].to_numpy() == 0
-    shards = mixture.value["shards"]
+    shards = mixture.manifest["shards"]
     taken = np.bincount(shard[first], weights=members["size"].to_numpy()[first], minlength=len(shards))
     return [i for i, one in enumerate(shards) if taken[i] >= WHOLE * one["bytes"]]
 
 
 def _finished(uri: str, vshard: int, stamp: str) -> dict[str, Any] | None:
     """What was noted of a finished tar; None while it has to be made."""
-    note = _work(uri, f"{shard_name(vshard)}.json")
-    tar = storage.join(uri, "shards", f"{shard_name(vshard)}.tar")
+    note = _work(uri, f"{name_shard(vshard)}.json")
+    tar = storage.join(uri, "shards", f"{name_shard(vshard)}.tar")
     if not storage.is_file(note) or not storage.is_file(tar):
         return None
     found = read_json(note)
@@ -131,7 +131,7 @@ class _Copy:
     vshard: int
     temporary: Path
     note: Mapping[str, Any]
-    unsure: Sequence[tuple[Span, int]]
+    unsure: Sequence[tuple[SampleSpan, int]]
 
 
 def copy_shards(uri: str, task: str) -> Mapping[str, int]:
@@ -143,7 +143,7 @@ def copy_shards(uri: str, task: str) -> Mapping[str, int]:
     if not todo:
         return {"kept": end - first}
     whole = frozenset(plan["whole"])
-    sources = Sources()
+    sources = SourceTars()
     made: list[_Copy] = []
     checked: set[int] = set()
     waiting: deque[Future[None]] = deque()
@@ -172,14 +172,16 @@ def copy_shards(uri: str, task: str) -> Mapping[str, int]:
     return {"made": len(todo), "kept": end - first - len(todo), "bytes": size}
 
 
-def _spans(mixture: Mixture, todo: Sequence[int], first: int, end: int) -> Iterator[tuple[int, list[Span], list[int]]]:
+def _spans(
+    mixture: Mixture, todo: Sequence[int], first: int, end: int
+) -> Iterator[tuple[int, list[SampleSpan], list[int]]]:
     """(virtual shard, its samples in order, the shard of each) of those to be made."""
     members = mixture.members(["key", "vshard", "shard", "repeat", "offset", "size"])
     vshard = members["vshard"].to_numpy()
     low, high = (int(at) for at in np.searchsorted(vshard, [first, end]))
     members = members.slice(low, high - low)
     starts = np.searchsorted(vshard[low:high], [*range(first, end), end])
-    tars = [mixture.tar(i) for i in range(len(mixture.value["shards"]))]
+    tars = [mixture.tar(i) for i in range(len(mixture.manifest["shards"]))]
     for one in todo:
         start, stop = (int(at) for at in starts[one - first : one - first + 2])
         columns = [
@@ -187,7 +189,7 @@ def _spans(mixture: Mixture, todo: Sequence[int], first: int, end: int) -> Itera
             for name in ("key", "repeat", "shard", "offset", "size")
         ]
         spans = [
-            Span(key, repeat, tars[shard], offset, size)
+            SampleSpan(key, repeat, tars[shard], offset, size)
             for key, repeat, shard, offset, size in zip(*columns, strict=True)
         ]
         yield one, spans, columns[2]
@@ -196,19 +198,19 @@ def _spans(mixture: Mixture, todo: Sequence[int], first: int, end: int) -> Itera
 def _copy(
     mixture: Mixture,
     vshard: int,
-    spans: list[Span],
+    spans: list[SampleSpan],
     shards: list[int],
     whole: frozenset[int],
-    sources: Sources,
+    sources: SourceTars,
     stamp: str,
 ) -> _Copy:
-    tar = storage.join(mixture.uri, "shards", f"{shard_name(vshard)}.tar")
+    tar = storage.join(mixture.uri, "shards", f"{name_shard(vshard)}.tar")
     temporary = _temporary(tar)
-    with copying.disk_errors(temporary), ExitStack() as undo:
+    with copying.report_disk_errors(temporary), ExitStack() as undo:
         undo.callback(temporary.unlink, missing_ok=True)
-        digest, size = copying.write_mixed(temporary, spans, sources)
+        digest, size = copying.copy_samples(temporary, spans, sources)
         undo.pop_all()
-    note = {"stamp": stamp, "name": shard_name(vshard), "samples": len(spans), "bytes": size, "sha256": digest}
+    note = {"stamp": stamp, "name": name_shard(vshard), "samples": len(spans), "bytes": size, "sha256": digest}
     offsets = np.cumsum([0, *(span.size for span in spans)])
     unsure = [(span, int(at)) for span, shard, at in zip(spans, shards, offsets, strict=False) if shard not in whole]
     return _Copy(vshard, temporary, note, unsure)
@@ -224,7 +226,7 @@ def _temporary(uri: str) -> Path:
 
 def _check_whole(mixture: Mixture, shard: int) -> None:
     """Hold a run's tar against the sha256 that the mixture was planned on, unless this very file was held before."""
-    held = mixture.value["shards"][shard]
+    held = mixture.manifest["shards"][shard]
     tar = mixture.tar(shard)
     note = _work(mixture.uri, f"checked-{held['sha256']}.json")
     stamp = _file_stamp(tar)
@@ -234,7 +236,7 @@ def _check_whole(mixture: Mixture, shard: int) -> None:
         raise StageError(
             "a shard is not the one that the mixture was planned on, or it is damaged: its sha256 differs",
             where=tar,
-            hint=AGAIN,
+            hint=EXPORT_AGAIN,
         )
     if stamp:
         storage.write_bytes(note, canonical_json(stamp))
@@ -248,9 +250,9 @@ def _file_stamp(uri: str) -> dict[str, int]:
 
 
 def _publish(mixture: Mixture, copy: _Copy) -> None:
-    check_media(str(copy.temporary), copy.unsure)
-    name = shard_name(copy.vshard)
+    verify_copies(str(copy.temporary), copy.unsure)
+    name = name_shard(copy.vshard)
     tar = storage.join(mixture.uri, "shards", f"{name}.tar")
-    with copying.disk_errors(copy.temporary):
+    with copying.report_disk_errors(copy.temporary):
         storage.publish(copy.temporary, tar, None)
         storage.write_bytes(_work(mixture.uri, f"{name}.json"), canonical_json(dict(copy.note)))

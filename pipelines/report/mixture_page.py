@@ -24,7 +24,7 @@ def overview(mixture: Mixture) -> dict[str, Any]:
     tables: [column, [[value, samples with repeats, different samples]]] where the parents can be read, else [];
     vshards: by unit and modality, what each virtual shard holds.
     """
-    value = mixture.value
+    value = mixture.manifest
     members = mixture.members()
     modality = np.array([group["modality"] for group in value["groups"]], dtype=object)[np.asarray(members["group"])]
     modalities = [name for name in ("video", "image", "multi_image", "text") if (modality == name).any()]
@@ -81,7 +81,7 @@ def _vshards(members: pa.Table, modality: Any, modalities: list[str], count: int
 
 def _tables(mixture: Mixture, members: pa.Table) -> list[list[Any]]:
     parents = []
-    for number in range(len(mixture.value["parents"])):
+    for number in range(len(mixture.manifest["parents"])):
         folder = storage.join(mixture.run(number), "members")
         manifest = read_manifest(folder)
         if manifest is None:

@@ -23,9 +23,9 @@ from mixtures.plan import draw
 from mixtures.plan.recipe import Recipe
 from mixtures.shards import emit
 from mixtures.shards.manifest import MANIFEST as MIXTURE
-from mixtures.shards.manifest import MEMBERS, VERSION, Mixture, members_bytes, open_mixture, rewrite
+from mixtures.shards.manifest import MEMBERS, VERSION, Mixture, encode_members, open_mixture, rewrite_manifest
 from pipelines.core import tombstones
-from pipelines.mix import materialize, mix
+from pipelines.mix import materialize, mixture_summary, plan_mixture
 from pipelines.mix.mixture_card import write_cards
 from pipelines.takedown.staging import Staging, apply, finish
 
@@ -35,7 +35,7 @@ Rows = NDArray[np.int64]
 SHORT = "taken down: "
 
 #: Folders that `mix --emit` writes, and what writes them.
-_FORMS = {".nv-meta": emit.energon, "llava": emit.llava}
+_FORMS = {".nv-meta": emit.write_energon, "llava": emit.write_llava}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def look(uri: str) -> State:
     """How a mixture stands to its runs."""
     mixture = open_mixture(uri)
     missing, changed, why = [], False, ""
-    for number, parent in enumerate(mixture.value["parents"]):
+    for number, parent in enumerate(mixture.manifest["parents"]):
         run = mixture.run(number)
         manifest = storage.join(run, "members", MANIFEST)
         if not storage.is_file(manifest):
@@ -71,9 +71,9 @@ def touched(mixture: Mixture, gone: Mapping[str, Sequence[str]]) -> dict[str, An
     """What of a mixture keys of its runs (by place) stand for: before anything is rewritten."""
     members = mixture.members(["key", "vshard", "shard"])
     mine = np.zeros(members.num_rows, dtype=bool)
-    parent = np.array([shard["parent"] for shard in mixture.value["shards"]], dtype=np.int64)
+    parent = np.array([shard["parent"] for shard in mixture.manifest["shards"]], dtype=np.int64)
     of = parent[members["shard"].to_numpy()] if len(parent) else np.zeros(0, np.int64)
-    for number in range(len(mixture.value["parents"])):
+    for number in range(len(mixture.manifest["parents"])):
         keys = gone.get(place_of(mixture.run(number)), ())
         hit = np.asarray(pc.is_in(members["key"], value_set=pa.array(list(keys), pa.string())), dtype=bool)
         mine |= hit & (of == number)
@@ -91,15 +91,19 @@ def stage(mixture: Mixture) -> dict[str, Any]:
 
     journal: told: for the report; tars: None, or entries of `materialized` that stay as they are.
     """
-    held = mixture.value
+    held = mixture.manifest
     recipe = Recipe.model_validate({**held["recipe"], "tokenizer": None})
-    seen = mix.survey([mixture.run(i) for i in range(len(held["parents"]))], recipe, mixture.uri, quiet=True)
+    seen = plan_mixture.build_survey(
+        [mixture.run(i) for i in range(len(held["parents"]))], recipe, mixture.uri, quiet=True
+    )
     members = mixture.members()
     row = _rows_now(members, seen)
     gone = row < 0
-    tokens = seen.amount["tokens"].copy()
+    tokens = seen.amounts["tokens"].copy()
     tokens[row[~gone]] = members["tokens"].to_numpy()[~gone]  # as they were counted, perhaps by a tokenizer
-    seen = mix.Survey(seen.index, seen.by_draw, seen.found, {**seen.amount, "tokens": tokens}, seen.constraints)
+    seen = plan_mixture.Survey(
+        seen.index, seen.by_draw, seen.groups, {**seen.amounts, "tokens": tokens}, seen.constraints
+    )
     group = _groups_now(held, seen)[members["group"].to_numpy()]
     repeat = members["repeat"].to_numpy().copy()
     short: dict[str, int] = {}
@@ -108,9 +112,9 @@ def stage(mixture: Mixture) -> dict[str, Any]:
     for number, name in enumerate(entry["name"] for entry in held["groups"]):
         missing = int(((row < 0) & (members["group"].to_numpy() == number)).sum())
         short |= {name: missing} if missing else {}
-    new = mix.planned(seen, recipe, mixture.uri, _laid(members, row, group, repeat), held["vshards"])
-    warnings = [*new.value["warnings"], *(w for w in held["warnings"] if w.startswith(SHORT)), *_said(held, short)]
-    value = {**new.value, "recipe": held["recipe"], "contract": held["contract"], "warnings": warnings}
+    new = plan_mixture.describe_mixture(seen, recipe, mixture.uri, _laid(members, row, group, repeat), held["vshards"])
+    warnings = [*new.manifest["warnings"], *(w for w in held["warnings"] if w.startswith(SHORT)), *_said(held, short)]
+    value = {**new.manifest, "recipe": held["recipe"], "contract": held["contract"], "warnings": warnings}
     touched_shards = set(members["vshard"].to_numpy()[gone].tolist())
     told = {"mixture": mixture.uri, "samples": int(gone.sum()), "virtual_shards": len(touched_shards),
             "filled": int(gone.sum()) - sum(short.values()), "short": short,
@@ -118,7 +122,7 @@ def stage(mixture: Mixture) -> dict[str, Any]:
     tars = held["materialized"]
     stay = None if tars is None else [tar for i, tar in enumerate(tars) if i not in touched_shards]
     work = Staging(mixture.uri)
-    sha256 = work.put(MEMBERS, members_bytes(new.members))
+    sha256 = work.put(MEMBERS, encode_members(new.members))
     value |= {"mixture": VERSION, "members": {"rows": new.members.num_rows, "sha256": sha256}}
     work.put(MIXTURE, canonical_json(value))
     return work.decide({"told": told, "tars": stay})
@@ -129,10 +133,10 @@ def put_in_place(uri: str, journal: Mapping[str, Any], *, quiet: bool) -> dict[s
     apply(uri, journal)
     mixture = open_mixture(uri)
     if journal["tars"] is not None:
-        rewrite(uri, {**mixture.value, "materialized": None})
-        materialize.adopt(mixture, journal["tars"])
+        rewrite_manifest(uri, {**mixture.manifest, "materialized": None})
+        materialize.adopt_tars(mixture, journal["tars"])
         mixture = materialize.materialize(mixture, quiet=quiet)
-    storage.write_bytes(storage.join(uri, "README.md"), mix.readme(mixture).encode())
+    storage.write_bytes(storage.join(uri, "README.md"), mixture_summary.build_readme(mixture).encode())
     write_cards(mixture)
     for folder, write in _FORMS.items():
         if storage.exists(storage.join(uri, folder)):
@@ -144,21 +148,23 @@ def put_in_place(uri: str, journal: Mapping[str, Any], *, quiet: bool) -> dict[s
 # -- rows -------------------------------------------------------------------------------------------------------
 
 
-def _rows_now(members: pa.Table, seen: mix.Survey) -> Rows:
+def _rows_now(members: pa.Table, seen: plan_mixture.Survey) -> Rows:
     """int64 (n,): the row of the index that each member is now, -1 where it is gone."""
     keys = seen.index.keys(np.arange(len(seen.index)))
     return np.asarray(pc.fill_null(pc.index_in(members["key"], value_set=keys), -1), dtype=np.int64)
 
 
-def _groups_now(held: Mapping[str, Any], seen: mix.Survey) -> Rows:
+def _groups_now(held: Mapping[str, Any], seen: plan_mixture.Survey) -> Rows:
     """int64 (groups before,): the number that each group has now, -1 where none of it is left."""
-    now = [dict(cell) for cell in seen.found.cells]
+    now = [dict(cell) for cell in seen.groups.cells]
     return np.array([now.index(g["cell"]) if g["cell"] in now else -1 for g in held["groups"]], dtype=np.int64)
 
 
-def _fill(members: pa.Table, seen: mix.Survey, recipe: Recipe, row: Rows, group: Rows, repeat: NDArray[Any]) -> None:
+def _fill(
+    members: pa.Table, seen: plan_mixture.Survey, recipe: Recipe, row: Rows, group: Rows, repeat: NDArray[Any]
+) -> None:
     """Fill gaps (row < 0) in place, each from its own group, as far as the recipe's repeats allow."""
-    orders = draw.order_of(seen.by_draw, seen.found.group, len(seen.found.cells))
+    orders = draw.sort_groups(seen.by_draw, seen.groups.group, len(seen.groups.cells))
     for number, order in enumerate(orders):
         gaps = np.flatnonzero((row < 0) & (group == number))
         if not len(gaps):
@@ -176,13 +182,13 @@ def _fill(members: pa.Table, seen: mix.Survey, recipe: Recipe, row: Rows, group:
         repeat[gaps] = (times[rank] + again)[turn]
 
 
-def _laid(members: pa.Table, row: Rows, group: Rows, repeat: NDArray[Any]) -> draw.Taken:
+def _laid(members: pa.Table, row: Rows, group: Rows, repeat: NDArray[Any]) -> draw.Selection:
     """Everything where it was; what stands behind a gap that is not filled moves up."""
     there = np.flatnonzero(row >= 0)
     vshard = members["vshard"].to_numpy()[there]
     starts = np.searchsorted(vshard, vshard)
     position = np.arange(len(vshard)) - starts
-    return draw.Taken(
+    return draw.Selection(
         row[there],
         repeat[there].astype(np.int32),
         group[there].astype(np.int32),

@@ -15,7 +15,7 @@ from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json
 from mixtures.cards import cards
-from mixtures.shards.shards import shard_index
+from mixtures.shards.shards import assign_shards
 from pipelines.core import tombstones
 from pipelines.core.run import Run
 from pipelines.core.verdicts import tally
@@ -45,7 +45,7 @@ class Shards:
             mine = series == one
             start = self.layout["starts"][unit].get(one, 0)
             before = start + np.cumsum(weight[mine]) - weight[mine]
-            index = shard_index(before, self.layout["capacity"], self.layout["used"][one])
+            index = assign_shards(before, self.layout["capacity"], self.layout["used"][one])
             first, modality = self.layout["first"][one], one.split(":")[0]
             found[mine] = [f"{modality}-{first + i:06d}" for i in index.tolist()]
         return found
@@ -115,7 +115,7 @@ def _card(
             hint="run `reelmill export` with this run's config first",
         )
     verdicts = pa.concat_tables(verdict_parts)
-    return cards.card(
+    return cards.build_card(
         name=name,
         tar=held["tar"],
         series=f"{held['modality']}:{','.join(held['suffixes'])}",
@@ -123,7 +123,7 @@ def _card(
         signals=pa.concat_tables(signal_parts, promote_options="default"),
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=export.reason_counts(verdicts),
-        dialogues=cards.dialogues(said),
+        dialogues=cards.summarize_dialogues(said),
         made_by={**held["made_by"], "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
     )
 

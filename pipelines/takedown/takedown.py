@@ -83,7 +83,7 @@ def _mend(uri: str, gone: Mapping[str, list[str]], *, dry_run: bool, quiet: bool
     """Bring a mixture up to its runs; None where it stands as it should."""
     if dry_run:
         state = rewrite_mixtures.look(uri)
-        runs = [state.mixture.run(i) for i in range(len(state.mixture.value["parents"]))]
+        runs = [state.mixture.run(i) for i in range(len(state.mixture.manifest["parents"]))]
         stands = any(gone.get(rewrite_mixtures.place_of(run)) for run in runs)
         told = rewrite_mixtures.touched(state.mixture, gone)
         return {**told, "why_not": state.why} if stands or state.changed or state.missing else None

@@ -22,7 +22,7 @@ from infra.errors import ConfigError, MissingExtra, StageError
 from infra.hashing import draws
 from mixtures.reading import apollo
 from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from pipelines.train.settings import Connector
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class Collate:
     longest: ids of a sample; longer ones lose their end, never their media.
     """
 
-    encoders: tuple[apollo.Encoder, ...]
+    encoders: tuple[apollo.VisionProcessor, ...]
     tokenizer: Any
     contract: Contract
     longest: int
@@ -278,7 +278,7 @@ class Collate:
             if not {"image_mean", "image_std"} <= set(told):
                 raise ConfigError("image_mean and image_std are missing", where=str(place))
             colours = SimpleNamespace(image_mean=told["image_mean"], image_std=told["image_std"], size=encoder.side)
-            found.append(apollo.Encoder(colours, encoder.video))
+            found.append(apollo.VisionProcessor(colours, encoder.video))
         try:
             tokenizer = transformers().AutoTokenizer.from_pretrained(language_model, local_files_only=True)
         except (OSError, ValueError) as error:

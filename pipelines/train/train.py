@@ -23,7 +23,7 @@ from infra.hashing import canonical_json, draws, file_sha256, fingerprint
 from infra.progress import watch
 from mixtures.loader import Loader
 from mixtures.reading.apollo_stages import STAGES
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from mixtures.shards.manifest import Mixture, open_mixture
 from pipelines.train import checkpoint, curve, stages
 from pipelines.train.model import PARTS, Collate, build, to_device, transformers
@@ -114,7 +114,7 @@ class Trainer:
         self.stages = [self._plan(name, mixture, contract) for name, mixture in mixtures.items()]
         self.identity = {
             "config": identity(settings),
-            "mixtures": {stage.name: stage.loader.mixture.value["members"]["sha256"] for stage in self.stages},
+            "mixtures": {stage.name: stage.loader.mixture.manifest["members"]["sha256"] for stage in self.stages},
             "models": [_identity(path) for path in (settings.language_model, *settings.vision_encoders)],
             "weights": None if settings.weights is None else file_sha256(settings.weights),
         }
@@ -324,7 +324,7 @@ class Trainer:
     def _warnings(self, stage: PlannedStage, log: list[dict[str, Any]]) -> list[str]:
         """What of a stage's mixture does not go with what the stage does, or could not be shown."""
         mixture, found = stage.loader.mixture, []
-        shares = mixture.value["achieved"]["samples"]
+        shares = mixture.manifest["achieved"]["samples"]
         if not stage.peak["language"] and shares.get("text"):
             found.append(
                 f"{stage.name}: text ({shares['text']:.0%}) teaches nothing while the language model is frozen"

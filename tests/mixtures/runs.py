@@ -17,8 +17,8 @@ from PIL import Image
 from infra import tables
 from infra.commit import Unit, write_manifest
 from infra.hashing import canonical_json, sample_key
-from mixtures.reading.conversations import conversations
-from mixtures.reading.tokens import RELEASED, text_tokens
+from mixtures.reading.contract import RELEASED, estimate_text_tokens
+from mixtures.reading.conversations import build_conversation
 from mixtures.shards import shards
 
 #: Suffixes of a sample's media by modality.
@@ -52,7 +52,7 @@ def picture(number: int, form: str = "JPEG") -> bytes:
     return sink.getvalue()
 
 
-def sample(row: Row) -> tuple[list[shards.Part], dict[str, Any]]:
+def sample(row: Row) -> tuple[list[shards.Member], dict[str, Any]]:
     """A sample's members, and its record."""
     rng = np.random.default_rng([row.number, row.size])
     media = []
@@ -60,8 +60,8 @@ def sample(row: Row) -> tuple[list[shards.Part], dict[str, Any]]:
         form = {"jpg": "JPEG", "png": "PNG"}.get(suffix.rsplit(".", 1)[-1])
         media.append((suffix, picture(row.number, form) if form else rng.bytes(row.size)))
     text = " ".join(["word"] * row.words)
-    turns, kind = conversations(row.modality, text, len(media), row.turns)
-    words = text_tokens("".join(turn["value"] for turn in turns))
+    turns, kind = build_conversation(row.modality, text, len(media), row.turns)
+    words = estimate_text_tokens("".join(turn["value"] for turn in turns))
     record = {
         "id": row.key, "data_source": row.source, "data_type": row.modality, "kind": kind, "conversations": turns,
         "caption": text, "licence": row.licence, "origin": "", "container": "hand", "position": str(row.number),
@@ -69,10 +69,10 @@ def sample(row: Row) -> tuple[list[shards.Part], dict[str, Any]]:
         "duration": row.seconds, "fps": 8.0 if row.seconds else 0.0, "n_frames": int(8 * row.seconds),
         "language": row.language, "ocr_text": "", "tokens": words,
     }  # fmt: skip
-    parts = [shards.Part(suffix, data=data) for suffix, data in media]
-    parts.append(shards.Part("json", data=canonical_json(record)))
+    parts = [shards.Member(suffix, data=data) for suffix, data in media]
+    parts.append(shards.Member("json", data=canonical_json(record)))
     if row.modality != "text":
-        parts.append(shards.Part("txt", data=text.encode()))
+        parts.append(shards.Member("txt", data=text.encode()))
     return sorted(parts, key=lambda part: part.suffix), record
 
 

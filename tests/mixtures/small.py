@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from infra import storage, tables
 from infra.hashing import canonical_json, sample_key
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from mixtures.shards import copying, manifest, shards
 from mixtures.shards.manifest import Mixture
 
@@ -40,17 +40,19 @@ def record(number: int, modality: str, media: list[bytes], **more: Any) -> dict[
     }
 
 
-def sample(number: int, modality: str, media: list[bytes] | None = None, **more: Any) -> tuple[str, list[shards.Part]]:
+def sample(
+    number: int, modality: str, media: list[bytes] | None = None, **more: Any
+) -> tuple[str, list[shards.Member]]:
     """A sample's key and members; without `media` they are keyed bytes that no codec knows."""
     if media is None:
         rng = np.random.default_rng(number)
         media = [rng.bytes(int(rng.integers(0, 3000))) for _ in SUFFIX[modality]]
-    parts = [shards.Part(name, data=data) for name, data in zip(SUFFIX[modality], media, strict=True)]
-    parts.append(shards.Part("json", data=canonical_json(record(number, modality, media, **more))))
+    parts = [shards.Member(name, data=data) for name, data in zip(SUFFIX[modality], media, strict=True)]
+    parts.append(shards.Member("json", data=canonical_json(record(number, modality, media, **more))))
     return key_of(number), parts
 
 
-def write_run(folder: Path, tars: dict[str, list[tuple[str, list[shards.Part]]]]) -> dict[str, dict[str, Any]]:
+def write_run(folder: Path, tars: dict[str, list[tuple[str, list[shards.Member]]]]) -> dict[str, dict[str, Any]]:
     """Tars under folder/shards; for each what mixture.json says of it, and where its samples lie."""
     (folder / "shards").mkdir(parents=True)
     found = {}
@@ -70,13 +72,13 @@ def write(
     seed: int = 7,
     materialized: bool = False,
     contract: Contract | None = None,
-    samples: dict[str, list[tuple[str, list[shards.Part]]]] | None = None,
+    samples: dict[str, list[tuple[str, list[shards.Member]]]] | None = None,
     uri: str | None = None,
 ) -> Mixture:
     """folder/run and folder/mix: of each modality so many samples in one tar, each `repeats` times in the mixture,
     groups interleaved in every virtual shard. `uri`: where `folder` is reached, if not as itself."""
     number = 0
-    tars: dict[str, list[tuple[str, list[shards.Part]]]] = {}
+    tars: dict[str, list[tuple[str, list[shards.Member]]]] = {}
     for modality, count in modalities.items():
         made = [sample(number + i, modality) for i in range(count)] if samples is None else samples[modality]
         tars[f"{modality}-000000"] = made
@@ -114,10 +116,10 @@ def write(
             spans = []
             for row in (row for row in laid if row["vshard"] == v):
                 source = folder / "run" / "shards" / f"{list(run)[row['shard']]}.tar"
-                spans.append(copying.Span(row["key"], row["repeat"], str(source), row["offset"], row["size"]))
+                spans.append(copying.SampleSpan(row["key"], row["repeat"], str(source), row["offset"], row["size"]))
             target = folder / "mix" / "shards" / f"mix-{v:06d}.tar"
             target.parent.mkdir(parents=True, exist_ok=True)
-            copying.write_mixed(target, spans, copying.Sources())
+            copying.copy_samples(target, spans, copying.SourceTars())
             count = sum(row["vshard"] == v for row in laid)
             own.append({"name": target.stem, "samples": count, "bytes": target.stat().st_size, "sha256": ""})
     total = {m: repeats * n for m, n in modalities.items()}

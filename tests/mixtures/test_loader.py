@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from infra.errors import ConfigError, StageError
 from mixtures.loader import Loader
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from mixtures.shards import manifest
 from mixtures.shards.manifest import Mixture, open_mixture
 from tests.mixtures import small
@@ -326,7 +326,7 @@ def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh: Mixture) -> None:
 
 
 def test_rows_that_are_not_all_there(fresh: Mixture) -> None:
-    value = {**fresh.value, "members": {"rows": 50, "sha256": "x"}}
+    value = {**fresh.manifest, "members": {"rows": 50, "sha256": "x"}}
     with pytest.raises(StageError, match=r"there are 51 rows, 50 in mixture\.json"):
         Loader(Mixture(fresh.uri, value))
     with pytest.raises(StageError, match="there is no mixture here"):

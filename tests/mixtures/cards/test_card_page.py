@@ -37,7 +37,7 @@ def test_a_page_says_what_the_card_says(cold: Run) -> None:
     for path in Path(cold.at("shards")).glob("*.card.json"):
         value = json.loads(path.read_bytes())
         page = Path(cold.at("cards", f"{value['shard']}.html")).read_text("utf-8")
-        assert page == card_page.shard_page(value)
+        assert page == card_page.render_shard_page(value)
         seen = Seen(page)
         for said in (value["shard"], value["tar"]["sha256"], f"{value['tar']['bytes']:,}", *value["licences"],
                      *value["sources"], *value["reasons"], *value["made_by"]["models"]):  # fmt: skip
@@ -47,17 +47,17 @@ def test_a_page_says_what_the_card_says(cold: Run) -> None:
 
 def test_what_stands_in_it_is_text_and_never_markup(cold: Run) -> None:
     value = card(cold, "image-000000")
-    plain = Seen(card_page.shard_page(value))
+    plain = Seen(card_page.render_shard_page(value))
     value |= {"shard": EVIL, "licences": {EVIL: 1}, "sources": {EVIL: 1}, "reasons": {EVIL: 1}, "kinds": {EVIL: 1}}
     value["made_by"] |= {"name": EVIL, "dialogues": EVIL}
-    seen = Seen(card_page.shard_page(value))
+    seen = Seen(card_page.render_shard_page(value))
     assert set(seen.tags) == set(plain.tags) and "script" not in seen.tags and "img" not in seen.tags
     assert not any(name.startswith("on") for name in seen.attributes)
     assert seen.text.count(EVIL) >= 7
 
 
 def test_it_fetches_nothing_and_runs_nothing(cold: Run) -> None:
-    page = card_page.shard_page(card(cold, "image-000000"))
+    page = card_page.render_shard_page(card(cold, "image-000000"))
     seen = Seen(page)
     assert "default-src 'none'" in page
     assert not {"src", "href", "srcset"} & set(seen.attributes) and "url(" not in page

@@ -18,13 +18,13 @@ VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(math.nan) | st.just(math.inf), 
 
 @pytest.mark.parametrize("values", [[0.0, 5e-324], [1e6, np.nextafter(1e6, 2e6)], [1e300, 1e300], [-1e300], [3.0]])
 def test_values_too_near_to_each_other_for_bins_are_counted_all_the_same(values: list[float]) -> None:
-    histogram = cards.histogram(np.array(values))
+    histogram = cards.build_histogram(np.array(values))
     assert histogram is not None and sum(histogram["counts"]) == len(values)
 
 
 @given(VALUES, st.randoms())
 def test_a_histogram_counts_every_finite_value_whatever_the_order(values: list[float], random: Any) -> None:
-    found = cards.histogram(np.array(values, dtype=np.float64))
+    found = cards.build_histogram(np.array(values, dtype=np.float64))
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         assert found is None
@@ -34,7 +34,7 @@ def test_a_histogram_counts_every_finite_value_whatever_the_order(values: list[f
     assert len(found["edges"]) == len(found["counts"]) + 1 == cards.BINS + 1
     assert found["min"] <= found["p05"] <= found["p50"] <= found["p95"] <= found["max"]
     random.shuffle(values)
-    assert cards.histogram(np.array(values, dtype=np.float64)) == found
+    assert cards.build_histogram(np.array(values, dtype=np.float64)) == found
     canonical_json(found)
 
 
@@ -47,7 +47,7 @@ def test_a_card_sums_its_members() -> None:
     signals = pa.table(
         {"motion.score": [0.1, None, 0.3], "facts.width": pa.array([64, 64, 64], pa.int32()), "x": [1, 2, 3]}
     )
-    found = cards.card(
+    found = cards.build_card(
         name="video-000000",
         tar={"sha256": "ab", "bytes": 9},
         series="video:json,mp4",
@@ -66,4 +66,4 @@ def test_a_card_sums_its_members() -> None:
 
 @given(st.lists(st.none() | st.sampled_from(["a", "b", ""]), max_size=30))
 def test_a_column_is_counted_as_its_values_are(values: list[str | None]) -> None:
-    assert cards.counts(pa.chunked_array([pa.array(values, pa.string())])) == cards.counts(values)
+    assert cards.count_values(pa.chunked_array([pa.array(values, pa.string())])) == cards.count_values(values)

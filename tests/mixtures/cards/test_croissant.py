@@ -70,7 +70,7 @@ def test_records_are_read_through_mlcroissant(cold: Run, tmp_path: Path) -> None
 
 def test_it_is_as_our_schema_has_it_and_says_every_filter(cold: Run) -> None:
     value = told(cold)
-    assert schemas.errors("croissant", value) == []
+    assert schemas.find_errors("croissant", value) == []
     protocol = value["rai:dataPreprocessingProtocol"]
     for name in cold.config.filters:
         assert any(line.startswith(f"Filter {name}: ") for line in protocol)
@@ -86,7 +86,7 @@ def test_it_is_as_our_schema_has_it_and_says_every_filter(cold: Run) -> None:
 def test_what_mlcroissant_lets_pass_our_schema_does_not(cold: Run, name: str) -> None:
     value = told(cold)
     del value[name]
-    assert schemas.errors("croissant", value)
+    assert schemas.find_errors("croissant", value)
 
 
 @pytest.mark.parametrize("name", ["sha256", "contentUrl", "contentSize"])
@@ -94,17 +94,17 @@ def test_a_tar_needs_its_hash_place_and_size(cold: Run, name: str) -> None:
     value = copy.deepcopy(told(cold))
     tar = next(one for one in value["distribution"] if one["@type"] == "cr:FileObject")
     del tar[name]
-    assert schemas.errors("croissant", value)
+    assert schemas.find_errors("croissant", value)
 
 
 def test_a_run_that_kept_nothing_is_described_too() -> None:
-    about = croissant.About("empty", "", "https://example.org/", "nobody", "2026-01-01", "0")
+    about = croissant.DatasetInfo("empty", "", "https://example.org/", "nobody", "2026-01-01", "0")
     ledger = {"inputs": 2, "kept": 0, "duplicates": 0, "dropped": {"facts": 2}, "failed": {}}
-    value = croissant.croissant(about, [], ledger)
-    assert schemas.errors("croissant", value) == []
+    value = croissant.build_croissant(about, [], ledger)
+    assert schemas.find_errors("croissant", value) == []
     assert value["license"] == ["not stated"]
 
 
 def test_settings_are_written_flat_without_those_that_are_not_set() -> None:
-    said = croissant.settings({"a": 1, "b": None, "c": {"d": 0.5, "e": {"f": None}}, "g": ["x", "y"]})
+    said = croissant.format_settings({"a": 1, "b": None, "c": {"d": 0.5, "e": {"f": None}}, "g": ["x", "y"]})
     assert said == "a = 1; c.d = 0.5; g = x, y"

@@ -20,25 +20,25 @@ def keys_of(count: int, tag: str = "") -> NDArray[np.uint8]:
 
 def test_a_draw_depends_on_seed_purpose_and_every_character_of_the_key_and_on_nothing_else() -> None:
     keys = keys_of(50)
-    found = draw.draws(1, "mix", keys)
-    assert (found[::-1] == draw.draws(1, "mix", keys[::-1])).all()  # whatever stands beside it
-    assert (found[7:9] == draw.draws(1, "mix", keys[7:9])).all()
-    for other in (draw.draws(2, "mix", keys), draw.draws(1, "mixx", keys), draw.draws(12, "ix", keys)):
+    found = draw.draw_keys(1, "mix", keys)
+    assert (found[::-1] == draw.draw_keys(1, "mix", keys[::-1])).all()  # whatever stands beside it
+    assert (found[7:9] == draw.draw_keys(1, "mix", keys[7:9])).all()
+    for other in (draw.draw_keys(2, "mix", keys), draw.draw_keys(1, "mixx", keys), draw.draw_keys(12, "ix", keys)):
         assert not (found == other).any()
     for place in range(26):
         changed = keys.copy()
         changed[:, place] ^= 1
-        assert not (found == draw.draws(1, "mix", changed)).any()
+        assert not (found == draw.draw_keys(1, "mix", changed)).any()
 
 
 def test_draws_are_evenly_spread_and_flip_half_of_their_bits() -> None:
     keys = keys_of(20_000)
-    found = draw.draws(3, "mix", keys)
+    found = draw.draw_keys(3, "mix", keys)
     counts = np.bincount((found >> np.uint64(58)).astype(np.int64), minlength=64)
     assert ((counts - 312.5) ** 2 / 312.5).sum() < 120  # chi-square, 63 degrees of freedom: 103.4 is the 0.1 % point
     changed = keys.copy()
     changed[:, 25] ^= 1
-    flipped = np.bitwise_count(found ^ draw.draws(3, "mix", changed))
+    flipped = np.bitwise_count(found ^ draw.draw_keys(3, "mix", changed))
     assert abs(float(flipped.mean()) - 32) < 0.2 and int(flipped.min()) > 5
 
 
@@ -46,7 +46,7 @@ def test_draws_are_evenly_spread_and_flip_half_of_their_bits() -> None:
 def test_rows_of_each_group_by_draw(pairs: list[tuple[int, int]]) -> None:
     group = np.array([g for g, _ in pairs], dtype=np.int32)
     value = np.array([v for _, v in pairs], dtype=np.uint64)
-    found = draw.order_of(np.argsort(value, kind="stable"), group, 4)
+    found = draw.sort_groups(np.argsort(value, kind="stable"), group, 4)
     for g in range(4):
         wanted = sorted((i for i in range(len(pairs)) if pairs[i][0] == g), key=lambda i: (pairs[i][1], i))
         assert found[g].tolist() == wanted
@@ -58,7 +58,7 @@ amounts = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 @example([1], 51.0)
 @given(amounts, st.floats(0, 200))
 def test_the_nearest_count_is_the_nearest_of_all(values: list[int], target: float) -> None:
-    count = draw.nearest(np.array(values, dtype=np.float64), target)
+    count = draw.count_nearest(np.array(values, dtype=np.float64), target)
     if not sum(values):
         assert count == 0
         return
@@ -70,10 +70,10 @@ def test_the_nearest_count_is_the_nearest_of_all(values: list[int], target: floa
 
 @given(amounts, st.integers(1, 9))
 def test_runs_are_near_equal(values: list[int], parts: int) -> None:
-    plain = draw.cut(None, len(values), parts)
+    plain = draw.cut_evenly(None, len(values), parts)
     length = np.diff(plain)
     assert plain[0] == 0 and plain[-1] == len(values) and length.max() - length.min() <= 1
-    cuts = draw.cut(np.array(values, dtype=np.float64), len(values), parts)
+    cuts = draw.cut_evenly(np.array(values, dtype=np.float64), len(values), parts)
     assert cuts[0] == 0 and cuts[-1] == len(values) and (np.diff(cuts) >= 0).all()
     if sum(values):
         sums = np.array([sum(values[a:b]) for a, b in itertools.pairwise(cuts)])
@@ -104,7 +104,7 @@ def test_the_layout_is_that_of_plain_lists(data: st.DataObject, rows: int, group
     orders = [[row for row in order if group[row] == g] for g in range(groups)]
     counts = [data.draw(st.integers(0, 3 * len(mine))) for mine in orders]
     arrays = [np.array(mine, dtype=np.int64) for mine in orders]
-    found = draw.lay(arrays, counts, np.array(lie, dtype=np.int64), vshards)
+    found = draw.lay_out(arrays, counts, np.array(lie, dtype=np.int64), vshards)
     wanted = plainly(orders, counts, list(lie), vshards)
     assert list(zip(*(x.tolist() for x in (found.row, found.repeat, found.group, found.vshard)), strict=True)) == wanted
     for v in range(vshards):
@@ -126,7 +126,7 @@ def test_growing_a_share_keeps_what_was_in_it(data: st.DataObject, rows: int, vs
     large = data.draw(st.integers(small, 3 * rows))
     sets = []
     for count in (small, large):
-        found = draw.lay([order], [count], lie, vshards)
+        found = draw.lay_out([order], [count], lie, vshards)
         sets.append(set(zip(found.row.tolist(), found.repeat.tolist(), strict=True)))
         assert len(sets[-1]) == count
     assert sets[0] <= sets[1]
@@ -138,7 +138,7 @@ def test_in_other_units_each_run_is_within_the_largest_sample(data: st.DataObjec
     group = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(sizes), max_size=len(sizes))))
     orders = [np.flatnonzero(group == g) for g in (0, 1)]
     counts = [data.draw(st.integers(0, 2 * len(mine))) for mine in orders]
-    found = draw.lay(orders, counts, np.arange(len(sizes)), vshards, sizes)
+    found = draw.lay_out(orders, counts, np.arange(len(sizes)), vshards, sizes)
     for g in (0, 1):
         mine = found.group == g
         sums = np.bincount(found.vshard[mine], weights=sizes[found.row[mine]], minlength=vshards)
@@ -148,7 +148,7 @@ def test_in_other_units_each_run_is_within_the_largest_sample(data: st.DataObjec
 
 def test_shards_lie_by_hash_and_rows_within_them_as_before() -> None:
     names, rows = ["a", "b", "c", "d"], [3, 0, 2, 4]
-    found = draw.shard_order(5, names, rows).tolist()
+    found = draw.order_shards(5, names, rows).tolist()
     starts = {"a": 0, "b": 3, "c": 3, "d": 5}
     hashes = {n: hashlib.blake2b(f"5\x00shard\x00{n}".encode(), digest_size=8).digest() for n in names}
     wanted = [starts[n] + i for n in sorted(names, key=hashes.__getitem__) for i in range(rows[names.index(n)])]

@@ -13,8 +13,8 @@ from infra import tables
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
 from mixtures.plan import draw
-from mixtures.plan.groups import cells_of
-from mixtures.plan.members_index import key_bytes, read_index, without_repeats
+from mixtures.plan.groups import build_groups
+from mixtures.plan.members_index import drop_repeats, read_index, view_keys
 from mixtures.plan.recipe import Recipe
 from tests.mixtures.runs import Row, rows_of, write_run
 
@@ -48,7 +48,7 @@ def test_the_index_is_the_members_side_by_side(run: Path) -> None:
 
 def test_cells_are_what_constraints_name_and_one_for_all_others(run: Path) -> None:
     recipe = Recipe(shares={"source": {"b": 0.5}, "seconds": {"0..4": 0.2, "6..": 0.1}})  # type: ignore[dict-item]
-    found = cells_of(read_index([str(run)], recipe.columns), recipe)
+    found = build_groups(read_index([str(run)], recipe.columns), recipe)
     rows = all_members(run)
     assert len(set(found.names())) == len(found.cells)
     for row, group in zip(rows, found.group, strict=True):
@@ -58,7 +58,7 @@ def test_cells_are_what_constraints_name_and_one_for_all_others(run: Path) -> No
         assert cell["seconds"] == ("0..4" if seconds < 4 else "6.." if seconds >= 6 else None)
     assert sorted(set(found.group.tolist())) == list(range(len(found.cells)))
     capped = Recipe(max_source=0.5)
-    every = cells_of(read_index([str(run)], capped.columns), capped)
+    every = build_groups(read_index([str(run)], capped.columns), capped)
     assert {cell["source"] for cell in every.cells} == {"a", "b"}  # a cap is on each of them
 
 
@@ -67,11 +67,11 @@ def test_a_sample_of_two_runs_is_taken_from_the_first(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / str(i), rows)) for i, rows in enumerate((first, second))]
     index = read_index(runs, ("modality", "source", "seconds"))
     keys = [key.decode() for key in index.key.view("S26").ravel()]
-    draws = draw.draws(0, "mix", index.key)
-    rest, by_draw = without_repeats(index, draws)
+    draws = draw.draw_keys(0, "mix", index.key)
+    rest, by_draw = drop_repeats(index, draws)
     wanted = list(dict.fromkeys(keys))
     assert rest.keys(np.arange(len(rest))).to_pylist() == wanted and rest.dropped == len(keys) - len(wanted) > 0
-    assert by_draw.tolist() == np.argsort(draw.draws(0, "mix", rest.key), kind="stable").tolist()
+    assert by_draw.tolist() == np.argsort(draw.draw_keys(0, "mix", rest.key), kind="stable").tolist()
     inside = {row.key for row in first}
     for key, shard in zip(wanted, rest.shard, strict=True):
         assert rest.shards[shard].parent == (0 if key in inside else 1)
@@ -83,7 +83,7 @@ def test_a_key_twice_in_one_run_is_an_error(tmp_path: Path) -> None:
     change(run, "text-000000", lambda table: table.set_column(0, "key", pa.array([Row(2, "text").key])))
     index = read_index([str(run)])
     with pytest.raises(StageError, match=f"{Row(2, 'text').key} stands twice in one run"):
-        without_repeats(index, draw.draws(0, "mix", index.key))
+        drop_repeats(index, draw.draw_keys(0, "mix", index.key))
 
 
 def change(run: Path, shard: str, how, version: int | None = None) -> None:  # type: ignore[no-untyped-def]
@@ -111,9 +111,9 @@ def test_members_of_another_version_are_refused_with_what_to_do(run: Path) -> No
 
 def test_a_key_of_another_length_is_refused() -> None:
     with pytest.raises(StageError, match="has not 26 characters"):
-        key_bytes(pa.chunked_array([["a" * 26, "b" * 25, "c" * 27]]))
+        view_keys(pa.chunked_array([["a" * 26, "b" * 25, "c" * 27]]))
     sliced = pa.chunked_array([pa.array(["x" * 26, "a" * 26, "b" * 26]).slice(1)])
-    assert key_bytes(sliced).tobytes() == b"a" * 26 + b"b" * 26
+    assert view_keys(sliced).tobytes() == b"a" * 26 + b"b" * 26
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.errors import StageError
 from mixtures.plan import planner
-from mixtures.plan.groups import Cells, Constraint, constraints_of
+from mixtures.plan.groups import Constraint, Groups, build_constraints
 from mixtures.plan.planner import Stock
 from mixtures.plan.recipe import Recipe
 
@@ -29,12 +29,12 @@ def constraints(cells: dict[str, int], **recipe: Any) -> list[Constraint]:
     values = [{"modality": name.split("/")[0], "source": [*name.split("/"), "-"][1]} for name in cells]
     given_ = tuple({column: value[column] for column in found.columns} for value in values)
     sources = sorted({value["source"] for value in values})
-    return constraints_of(Cells(np.zeros(0, dtype=np.int32), given_), found, sources)
+    return build_constraints(Groups(np.zeros(0, dtype=np.int32), given_), found, sources)
 
 
 def plan(cells: dict[str, int], *, size: int | str | None = None, repeats: int = 1, **recipe: Any) -> dict[str, int]:
     asked = constraints(cells, **recipe)
-    found = planner.plan(stock(cells), asked, unit="samples", size=size, repeats=repeats)
+    found = planner.plan_amounts(stock(cells), asked, unit="samples", size=size, repeats=repeats)
     assert (found == np.round(found)).all() and (found >= 0).all()
     return dict(zip(cells, found.astype(int).tolist(), strict=True))
 
@@ -220,17 +220,17 @@ def test_in_other_units_bands_are_kept_off_their_ends_by_what_rounding_can_do() 
     cells = {"video": 100, "image": 100, "text": 1000}
     asked = constraints(cells, shares={"modality": {"text": (0.1, 0.2)}})
     there = stock(cells, amount=50.0, largest=80.0)
-    found = planner.plan(there, asked, unit="tokens", size=None, repeats=1)
+    found = planner.plan_amounts(there, asked, unit="tokens", size=None, repeats=1)
     total = found.sum()
     assert found[2] + 40 <= 0.2 * (total - 40) + 0.01  # even where text is rounded up and all else down
-    narrow = planner.plan(stock(cells, amount=50.0, largest=4000.0), asked, unit="tokens", size=2000, repeats=1)
+    narrow = planner.plan_amounts(stock(cells, amount=50.0, largest=4000.0), asked, unit="tokens", size=2000, repeats=1)
     assert narrow[2] == pytest.approx(0.15 * 2000, rel=1e-3)  # narrower than a sample: its middle
 
 
 def test_an_index_without_any_of_the_unit_is_told() -> None:
     empty = Stock(np.zeros(1), np.zeros(1), np.array([5]), ["text"], ["text"])
     with pytest.raises(StageError, match="hold no seconds"):
-        planner.plan(empty, [], unit="seconds", size=None, repeats=1)
+        planner.plan_amounts(empty, [], unit="seconds", size=None, repeats=1)
 
 
 def test_many_cells_stay_quick_and_exact() -> None:

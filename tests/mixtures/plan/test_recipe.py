@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import ConfigError
 from mixtures.plan import recipe
-from mixtures.plan.recipe import Recipe, from_ratio, parse_ratio, read_recipe
+from mixtures.plan.recipe import Recipe, parse_ratio, read_ratio, read_recipe
 
 
 def write(folder: Path, text: str) -> str:
@@ -121,14 +121,14 @@ def test_columns_and_values_that_constraints_name() -> None:
     ],
 )
 def test_what_contradicts_apollo_is_told_with_the_figures(share: dict[str, float], said: list[str]) -> None:
-    found = recipe.warnings(share)
+    found = recipe.warn_about_shares(share)
     assert len(found) == len(said)
     for line, words in zip(found, said, strict=True):
         assert words in line and "59.0" in line
 
 
 def test_a_recipe_on_disk_knows_a_tokenizer_by_content_alone() -> None:
-    value: dict[str, Any] = recipe.record(from_ratio("video=1", tokenizer="/home/me/tok.json"), "ab" * 32)
+    value: dict[str, Any] = recipe.to_manifest(read_ratio("video=1", tokenizer="/home/me/tok.json"), "ab" * 32)
     assert value["tokenizer"] == {"sha256": "ab" * 32} and "/home/me" not in str(value)
 
 

@@ -9,11 +9,11 @@ import torch
 
 from infra import models
 from infra.errors import StageError
-from mixtures.reading.apollo import Encoder, padded, to_apollo
-from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, tokens
-from mixtures.reading.clip_plan import image_text, put_media, video_text
-from mixtures.reading.tokens import Contract
-from mixtures.reading.training_sample import Decoded
+from mixtures.reading.apollo import VisionProcessor, pad_to_square, to_apollo
+from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, tokenize
+from mixtures.reading.clip_plan import build_image_text, build_video_text, insert_media
+from mixtures.reading.contract import Contract
+from mixtures.reading.training_sample import TrainingSample
 from tests.mixtures.tokenizer import fast, tokenizer
 
 CONTRACT = Contract(tokens_per_frame=8)
@@ -37,21 +37,25 @@ def plain(size: Any) -> Any:
     return SimpleNamespace(image_mean=MEAN, image_std=STD, size=size)
 
 
-def decoded(modality: str, count: int, height: int = 30, width: int = 50) -> Decoded:
+def decoded(modality: str, count: int, height: int = 30, width: int = 50) -> TrainingSample:
     rng = np.random.default_rng(count)
     clips = [rng.integers(0, 256, (4, height, width, 3), dtype=np.uint8) for _ in range(count)]
     if modality != "video":
         clips = [np.broadcast_to(clip[:1], clip.shape) for clip in clips]
-    texts = [video_text(np.zeros((count, 2)), 9.0, CONTRACT)] if modality == "video" else [image_text(CONTRACT)] * count
+    texts = (
+        [build_video_text(np.zeros((count, 2)), 9.0, CONTRACT)]
+        if modality == "video"
+        else [build_image_text(CONTRACT)] * count
+    )
     turns = [{"from": "human", "value": "<image>" * len(texts) + "\nWhy?"}, {"from": "gpt", "value": "So."}]
-    return Decoded(
+    return TrainingSample(
         key=f"{modality}{count}",
         data_type="image" if modality == "multi_image" else modality,
         modality=modality,
         clips=clips,
         frames=np.zeros((0, 4), dtype=np.int64),
         times=np.zeros((0, 2)),
-        conversations=put_media(turns, texts, "<image>") if count else [{"from": "gpt", "value": "A text."}],
+        conversations=insert_media(turns, texts, "<image>") if count else [{"from": "gpt", "value": "A text."}],
         record={},
     )
 
@@ -60,7 +64,7 @@ BATCH = [decoded("video", 3), decoded("image", 1), decoded("text", 0), decoded("
 
 
 def test_shapes_and_counts(small: Any) -> None:
-    encoders = [Encoder(plain({"height": 24, "width": 24}), video=True), plain(32)]
+    encoders = [VisionProcessor(plain({"height": 24, "width": 24}), video=True), plain(32)]
     found = to_apollo(BATCH, encoders, small, contract=CONTRACT)
     assert found["data_types"] == ["video", "image", "text", "image"]
     assert [[tuple(tensor.shape) for tensor in sample] for sample in found["vision_input"]] == [
@@ -74,7 +78,7 @@ def test_shapes_and_counts(small: Any) -> None:
     assert (ids == X_TOKEN_INDEX).sum(1).tolist() == [3 * 32, 32, 0, 2 * 32]
     assert (labels[ids == X_TOKEN_INDEX] == IGNORE_INDEX).all() and (labels[~mask] == IGNORE_INDEX).all()
     for row, sample in enumerate(BATCH):
-        mine, wanted = tokens(sample.conversations, small)
+        mine, wanted = tokenize(sample.conversations, small)
         assert ids[row][mask[row]].tolist() == mine and labels[row][mask[row]].tolist() == wanted
     # Both encoders' views of one clip are the same pictures, turned.
     again = to_apollo(BATCH[:1], [plain(24)], small, contract=CONTRACT)["vision_input"][0][0]
@@ -86,14 +90,14 @@ def test_shapes_and_counts(small: Any) -> None:
 
 def test_frames_are_padded_with_the_processors_mean() -> None:
     frames = np.full((2, 10, 20, 3), 7, dtype=np.uint8)
-    colour = Encoder(plain(20)).colour
+    colour = VisionProcessor(plain(20)).colour
     assert colour == (122, 114, 102)
-    square = padded(frames, colour)
+    square = pad_to_square(frames, colour)
     assert square.shape == (2, 20, 20, 3)
     assert (square[:, 5:15] == 7).all() and (square[:, :5] == colour).all() and (square[:, 15:] == colour).all()
-    tall = padded(frames.transpose(0, 2, 1, 3), colour)
+    tall = pad_to_square(frames.transpose(0, 2, 1, 3), colour)
     assert (tall[:, :, 5:15] == 7).all() and (tall[:, :, 15:] == colour).all()
-    made = Encoder(plain(20)).pixels(frames)
+    made = VisionProcessor(plain(20)).pixels(frames)
     assert torch.allclose(made[0, :, 10, 10], (torch.tensor([7 / 255] * 3) - torch.tensor(MEAN)) / torch.tensor(STD))
     assert made[0, :, 0, 0].abs().max() < 0.02  # padding is near the mean, which is 0
 
@@ -104,12 +108,14 @@ def test_processors_of_transformers(transformers: Any, small: Any, name: str) ->
     if "Siglip" not in name:
         side = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
     processor = getattr(transformers, name)(**side)
-    assert Encoder(processor).size() == (24, 24)
+    assert VisionProcessor(processor).size() == (24, 24)
     for video, shape in ((False, (3, 4, 3, 24, 24)), (True, (3, 3, 4, 24, 24))):
-        found = to_apollo(BATCH[:1], [Encoder(processor, video)], small, contract=CONTRACT)["vision_input"][0][0]
+        found = to_apollo(BATCH[:1], [VisionProcessor(processor, video)], small, contract=CONTRACT)["vision_input"][0][
+            0
+        ]
         assert tuple(found.shape) == shape
         # What the processor makes of the padded frames, clip by clip.
-        square = padded(BATCH[0].clips[1], Encoder(processor).colour)
+        square = pad_to_square(BATCH[0].clips[1], VisionProcessor(processor).colour)
         wanted = processor.preprocess(list(square), return_tensors="pt")["pixel_values"].reshape(4, 3, 24, 24)
         assert torch.equal(found[1], wanted.transpose(0, 1) if video else wanted)
 
@@ -123,7 +129,7 @@ def test_padding_ids(transformers: Any, small: Any) -> None:
 def test_ids_and_clips_must_agree(small: Any) -> None:
     with pytest.raises(StageError, match="sample video3 has 96 visual tokens for 3 clips of 128"):
         to_apollo(BATCH, [], small)
-    length = len(tokens(BATCH[0].conversations, small)[0])
+    length = len(tokenize(BATCH[0].conversations, small)[0])
     short = to_apollo(BATCH[:1], [], small, contract=CONTRACT, max_length=length - 3)
     assert short["input_ids"].shape == (1, length - 3)
     with pytest.raises(StageError, match="sample video3 is longer than 60 ids before its media end"):

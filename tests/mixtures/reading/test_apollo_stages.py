@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from infra.errors import ConfigError
-from mixtures.reading.apollo_stages import STAGES, stage
-from mixtures.reading.tokens import Contract
+from mixtures.reading.apollo_stages import STAGES, get_stage
+from mixtures.reading.contract import Contract
 
 
 def test_the_papers_table() -> None:
@@ -26,14 +26,14 @@ def test_the_papers_table() -> None:
 
 def test_a_contract_that_fits_its_context() -> None:
     # 200 clips of 16 tokens a frame are 12,800 tokens, but 0.65 of 16,384 are less; with all of it they fit.
-    sft = stage("sft")
+    sft = get_stage("sft")
     long = np.array([3600.0])
     assert sft.contract(3).clips(long) == [167]
     assert sft.contract(3, Contract(clip_share=1.0)).clips(long) == [200]
     assert sft.contract(3).clip_tokens == 64
-    assert stage("align").contract().clips(long) == [25]
+    assert get_stage("align").contract().clips(long) == [25]
 
 
 def test_no_other_stage() -> None:
     with pytest.raises(ConfigError, match="no stage 'sftt'"):
-        stage("sftt")
+        get_stage("sftt")

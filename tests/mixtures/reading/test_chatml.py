@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, encode, prompt, segments, tokens
+from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, build_prompt, encode, split_prompt, tokenize
 from tests.mixtures.tokenizer import fast, tokenizer
 
 TALK = [
@@ -28,7 +28,7 @@ def wrapped() -> Any:
 
 
 def test_the_template_to_the_letter() -> None:
-    assert prompt(TALK) == (
+    assert build_prompt(TALK) == (
         "<|im_start|>system\n\nYou are a helpful vision-language assistant.<|im_end|>\n"
         "<|im_start|>user\n<|video_token|><|video_token|>\n\nWhat moves?<|im_end|>\n"
         "<|im_start|>assistant\nA red house.<|im_end|>\n"
@@ -38,7 +38,7 @@ def test_the_template_to_the_letter() -> None:
 
 
 def test_labels_are_what_the_assistant_says(small: Any) -> None:
-    ids, labels = tokens(TALK, small)
+    ids, labels = tokenize(TALK, small)
     assert len(ids) == len(labels) and ids.count(X_TOKEN_INDEX) == 2
     assert all(label in (IGNORE_INDEX, i) for i, label in zip(ids, labels, strict=True))
     assert labels[ids.index(X_TOKEN_INDEX)] == IGNORE_INDEX
@@ -47,7 +47,7 @@ def test_labels_are_what_the_assistant_says(small: Any) -> None:
 
 
 def test_raw_text_is_learnt_whole(wrapped: Any) -> None:
-    ids, labels = tokens([{"from": "gpt", "value": "The red house."}], wrapped)
+    ids, labels = tokenize([{"from": "gpt", "value": "The red house."}], wrapped)
     assert ids == labels and wrapped.decode(ids) == "The red house.<|endoftext|>"
 
 
@@ -59,12 +59,12 @@ SAID = (
 @given(st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3))
 def test_pieces_are_the_tokens_of_the_whole(small: Any, wrapped: Any, talk: list[tuple[str, str]]) -> None:
     turns = [{"from": who, "value": said} for pair in talk for who, said in zip(("human", "gpt"), pair, strict=True)]
-    ids, labels = tokens(turns, small)
-    assert ids == small.encode(prompt(turns), add_special_tokens=False).ids
-    assert (ids, labels) == tokens(turns, wrapped)
+    ids, labels = tokenize(turns, small)
+    assert ids == small.encode(build_prompt(turns), add_special_tokens=False).ids
+    assert (ids, labels) == tokenize(turns, wrapped)
     learnt = small.decode([i for i in labels if i != IGNORE_INDEX], skip_special_tokens=False)
     assert learnt == "".join(f"{answer}<|im_end|>" for _, answer in talk)
-    assert "".join(text for text, _ in segments(turns)) == prompt(turns)
+    assert "".join(text for text, _ in split_prompt(turns)) == build_prompt(turns)
 
 
 def test_visual_tokens_of_both_kinds(small: Any) -> None:

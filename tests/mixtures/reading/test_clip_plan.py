@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.reading.clip_plan import X_TOKEN, clip_plan, image_text, put_media, video_text
-from mixtures.reading.tokens import Contract
+from mixtures.reading.clip_plan import X_TOKEN, build_image_text, build_video_text, insert_media, plan_clips
+from mixtures.reading.contract import Contract
 
 #: As the released function was run: 16,384 tokens of context, 0.65 of it for video, 128 tokens a clip.
 RELEASED = Contract()
@@ -17,8 +17,8 @@ RELEASED = Contract()
 
 def printed(frames: int, fps: float) -> tuple[list[int], list[str], int]:
     seconds = frames / fps
-    plan = clip_plan(frames, fps, seconds, RELEASED)
-    text = video_text(plan.times, seconds, RELEASED).replace(X_TOKEN["video"], "")
+    plan = plan_clips(frames, fps, seconds, RELEASED)
+    text = build_video_text(plan.times, seconds, RELEASED).replace(X_TOKEN["video"], "")
     spans = [line.split(" seconds")[0] for line in text.splitlines()[1:]]
     return plan.frames[0].tolist(), spans, len(plan.frames)
 
@@ -32,13 +32,13 @@ def test_rows_measured_on_the_released_sampler() -> None:
 
 
 def test_what_stands_for_a_video_byte_for_byte() -> None:
-    plan = clip_plan(100, 25.0, 4.0, Contract(tokens_per_frame=1))
+    plan = plan_clips(100, 25.0, 4.0, Contract(tokens_per_frame=1))
     token = "<|video_token|>" * 4
-    assert video_text(plan.times, 4.0, Contract(tokens_per_frame=1)) == (
+    assert build_video_text(plan.times, 4.0, Contract(tokens_per_frame=1)) == (
         "You are provided the following series of two, 2 second clips from a 0:00:04 [H:MM:SS] video.\n"
         f"0.0-1.5 seconds: {token},\n2.0-3.5 seconds: {token}"
     )
-    long = video_text(np.zeros((84, 2)), 12 + 1 / 3, RELEASED)
+    long = build_video_text(np.zeros((84, 2)), 12 + 1 / 3, RELEASED)
     assert long.startswith(
         "You are provided the following series of eighty-four, 2 second clips from a 0:00:12.333333 "
     )
@@ -48,8 +48,8 @@ def test_what_stands_for_a_video_byte_for_byte() -> None:
 @pytest.mark.parametrize(("share", "clips"), [(0.65, 84), (0.5, 64)])
 def test_the_context_caps_clips(share: float, clips: int) -> None:
     contract = Contract(clip_share=share)
-    assert len(clip_plan(25 * 3600, 25.0, 3600.0, contract).frames) == clips
-    assert len(clip_plan(25 * 3600, 25.0, 3600.0, Contract(max_clips=25)).frames) == 25
+    assert len(plan_clips(25 * 3600, 25.0, 3600.0, contract).frames) == clips
+    assert len(plan_clips(25 * 3600, 25.0, 3600.0, Contract(max_clips=25)).frames) == 25
 
 
 def by_hand(frames: int, fps: Fraction, count: int) -> list[list[int]]:
@@ -71,7 +71,7 @@ def by_hand(frames: int, fps: Fraction, count: int) -> list[list[int]]:
 def test_plans_follow_the_rule(frames: int, rate: Fraction) -> None:
     fps = float(rate)
     seconds = frames / fps
-    plan = clip_plan(frames, fps, seconds, RELEASED)
+    plan = plan_clips(frames, fps, seconds, RELEASED)
     count = int(RELEASED.clips(np.array([seconds]))[0])
     assert plan.frames.tolist() == by_hand(frames, Fraction(rate), count)
     assert np.allclose(plan.times, plan.frames[:, [0, -1]] / fps)
@@ -83,13 +83,13 @@ def test_plans_follow_the_rule(frames: int, rate: Fraction) -> None:
     ("fps", "first"), [(1.0, [0, 0, 1, 1]), (0.75, [0, 0, 0, 0]), (0.5, [0, 0, 0, 0]), (0.1, [0, 0, 0, 0])]
 )
 def test_slow_videos_repeat_frames(fps: float, first: list[int]) -> None:
-    plan = clip_plan(6, fps, 6 / fps, RELEASED)
+    plan = plan_clips(6, fps, 6 / fps, RELEASED)
     assert plan.frames[0].tolist() == first
     assert plan.frames.min() >= 0 and plan.frames.max() <= 5
 
 
 def test_facts_that_are_missing_still_give_a_plan() -> None:
-    plan = clip_plan(0, 0.0, 0.0, RELEASED)
+    plan = plan_clips(0, 0.0, 0.0, RELEASED)
     assert plan.frames.tolist() == [[0, 0, 0, 0]] and plan.times.tolist() == [[0.0, 0.0]]
 
 
@@ -98,13 +98,15 @@ def said(*values: str) -> list[dict[str, str]]:
 
 
 def test_media_are_put_where_their_placeholders_stand() -> None:
-    assert put_media(said("<image>\nWhy?", "So."), ["[V]"], "<image>") == said("[V]\n\nWhy?", "So.")
-    assert put_media(said("<image><image>\nWhich?", "A."), ["[1]", "[2]"], "<image>") == said("[1][2]\n\nWhich?", "A.")
-    assert put_media(said("Is <image> like <image>?", "No."), ["[1]", "[2]"], "<image>") == said(
+    assert insert_media(said("<image>\nWhy?", "So."), ["[V]"], "<image>") == said("[V]\n\nWhy?", "So.")
+    assert insert_media(said("<image><image>\nWhich?", "A."), ["[1]", "[2]"], "<image>") == said(
+        "[1][2]\n\nWhich?", "A."
+    )
+    assert insert_media(said("Is <image> like <image>?", "No."), ["[1]", "[2]"], "<image>") == said(
         "Is [1] like [2]?", "No."
     )
-    assert put_media(said("Hm?", "Yes.", "And\n<image>\nthis?", "No."), ["[1]"], "<image>") == said(
+    assert insert_media(said("Hm?", "Yes.", "And\n<image>\nthis?", "No."), ["[1]"], "<image>") == said(
         "Hm?", "Yes.", "And\n[1]\nthis?", "No."
     )
-    assert put_media(said("<image>\n", "A picture."), ["[1]"], "<image>")[0]["value"].strip() == "[1]"
-    assert image_text(Contract(tokens_per_frame=8)) == "<|image_token|>" * 32
+    assert insert_media(said("<image>\n", "A picture."), ["[1]"], "<image>")[0]["value"].strip() == "[1]"
+    assert build_image_text(Contract(tokens_per_frame=8)) == "<|image_token|>" * 32

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.reading.conversations import conversations, plain
+from mixtures.reading.conversations import build_conversation, strip_control_tokens
 
 CONTROL = [
     "<|im_start|>",
@@ -28,37 +28,37 @@ CONTROL = [
 
 @given(st.lists(st.sampled_from(CONTROL)).map("".join))
 def test_no_control_token_is_left_or_made_by_taking_others_out(text: str) -> None:
-    found = plain(text)
+    found = strip_control_tokens(text)
     assert not re.search(r"<\|[^<>|]*\|>|<(image|video|/?s)>", found, re.IGNORECASE)
-    assert plain(found) == found
+    assert strip_control_tokens(found) == found
 
 
 def test_ordinary_text_is_left_alone() -> None:
-    assert plain("a < b > c, <b>bold</b>, |x|") == "a < b > c, <b>bold</b>, |x|"
+    assert strip_control_tokens("a < b > c, <b>bold</b>, |x|") == "a < b > c, <b>bold</b>, |x|"
 
 
 @pytest.mark.parametrize(
     ("modality", "images", "placeholders"), [("image", 1, 1), ("multi_image", 3, 3), ("video", 1, 1)]
 )
 def test_a_caption_becomes_a_question_and_its_answer(modality: str, images: int, placeholders: int) -> None:
-    turns, kind = conversations(modality, " A kite. ", images)
+    turns, kind = build_conversation(modality, " A kite. ", images)
     assert kind == "caption" and [turn["from"] for turn in turns] == ["human", "gpt"]
     assert turns[0]["value"].count("<image>") == placeholders and turns[1]["value"] == "A kite."
-    turns, kind = conversations(modality, "", images)
+    turns, kind = build_conversation(modality, "", images)
     assert kind == "none" and len(turns) == 1
 
 
 def test_a_document_trains_as_it_is() -> None:
-    assert conversations("text", "All of it.", 0) == ([{"from": "gpt", "value": "All of it."}], "document")
+    assert build_conversation("text", "All of it.", 0) == ([{"from": "gpt", "value": "All of it."}], "document")
 
 
 def test_the_sources_own_turns_are_kept_where_they_are_sound() -> None:
     given_ = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "<image>\nWhat?"},
               {"role": "assistant", "content": "That.<|im_end|>"}]  # fmt: skip
-    turns, kind = conversations("image", "caption", 1, given_)
+    turns, kind = build_conversation("image", "caption", 1, given_)
     assert kind == "conversation"
     assert turns == [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
-    assert conversations("text", "x", 0, given_)[0][0]["value"] == "What?"
+    assert build_conversation("text", "x", 0, given_)[0][0]["value"] == "What?"
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_the_sources_own_turns_are_kept_where_they_are_sound() -> None:
     ],
 )
 def test_turns_that_are_not_sound_are_not_used(turns: list[Any]) -> None:
-    assert conversations("image", "caption", 1, turns)[1] == "caption"
+    assert build_conversation("image", "caption", 1, turns)[1] == "caption"

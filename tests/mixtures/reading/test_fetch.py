@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from mixtures.loader import Loader
-from mixtures.reading.fetch import Fetcher, Span, fetch
+from mixtures.reading.fetch import ByteRange, Fetcher, fetch_range
 from tests.mixtures import small
 
 SIZE = 6000
@@ -44,7 +44,7 @@ def afar() -> list[str]:
 
 SPANS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, SIZE), st.integers(0, 900)).map(
-        lambda s: Span(s[0], s[1], min(s[2], SIZE - s[1]), "k")
+        lambda s: ByteRange(s[0], s[1], min(s[2], SIZE - s[1]), "k")
     ),
     max_size=60,
 )
@@ -52,7 +52,7 @@ SPANS = st.lists(
 
 @given(SPANS, st.integers(1, 4000), st.integers(0, 500), st.integers(1, 3000))
 def test_bytes_come_in_order_and_within_the_bound(
-    near: list[str], afar: list[str], spans: list[Span], cache: int, gap: int, block: int
+    near: list[str], afar: list[str], spans: list[ByteRange], cache: int, gap: int, block: int
 ) -> None:
     whole = [contents(i) for i in range(3)]
     for files in (near, afar, [near[0], afar[1], near[2]]):
@@ -68,19 +68,19 @@ def test_bytes_come_in_order_and_within_the_bound(
 
 def test_neighbours_are_one_request(afar: list[str]) -> None:
     fetcher = Fetcher(afar)
-    spans = [Span(1, i * 512, 512, "k") for i in np.random.default_rng(1).permutation(10)]
+    spans = [ByteRange(1, i * 512, 512, "k") for i in np.random.default_rng(1).permutation(10)]
     assert [bytes(data) for _, data in fetcher.stream(spans)] == [contents(1)[s.offset : s.offset + 512] for s in spans]
     assert fetcher.requests == 1
     # A hole of 1,000 bytes is read over when that is allowed, and not when it is not.
     for gap, requests in ((1000, 1), (999, 2)):
         fetcher = Fetcher(afar, gap_bytes=gap)
-        assert len(list(fetcher.stream([Span(0, 0, 500), Span(0, 1500, 500)]))) == 2
+        assert len(list(fetcher.stream([ByteRange(0, 0, 500), ByteRange(0, 1500, 500)]))) == 2
         assert fetcher.requests == requests
 
 
 def test_reading_goes_on_while_the_first_are_used(afar: list[str]) -> None:
     fetcher = Fetcher(afar, cache_bytes=2000)
-    stream = fetcher.stream(Span(0, i * 500, 500) for i in range(12))
+    stream = fetcher.stream(ByteRange(0, i * 500, 500) for i in range(12))
     next(stream)
     assert fetcher.requests == 2  # two segments of two spans each, neighbours joined
     stream.close()
@@ -91,9 +91,9 @@ def test_reading_goes_on_while_the_first_are_used(afar: list[str]) -> None:
 def test_missing_and_short_files_are_told_with_the_sample(near: list[str], afar: list[str], tmp_path: Path) -> None:
     for files in ([str(tmp_path / "no.tar")], ["memory://fetch/no.tar"]):
         with pytest.raises(StageError, match=r"no\.tar: the shard of sample abc cannot be opened"):
-            list(Fetcher(files).stream([Span(0, 0, 10, "abc")]))
+            list(Fetcher(files).stream([ByteRange(0, 0, 10, "abc")]))
     for files in (near, afar):
-        stream = Fetcher(files).stream([Span(0, 0, 10, "first"), Span(1, SIZE - 10, 20, "abc")])
+        stream = Fetcher(files).stream([ByteRange(0, 0, 10, "first"), ByteRange(1, SIZE - 10, 20, "abc")])
         assert bytes(next(stream)[1]) == contents(0)[:10]
         with pytest.raises(
             StageError, match=r"1\.tar: .* of the 20 bytes of sample abc from byte 5,990 on 10 are there"
@@ -107,12 +107,12 @@ def test_many_files_do_not_stay_open(tmp_path: Path) -> None:
         (tmp_path / f"{i}").write_bytes(bytes([i]) * 10)
         files.append(str(tmp_path / f"{i}"))
     fetcher = Fetcher(files)
-    assert [data[0] for _, data in fetcher.stream(Span(i % 200, 3, 4) for i in range(400))] == [
+    assert [data[0] for _, data in fetcher.stream(ByteRange(i % 200, 3, 4) for i in range(400))] == [
         i % 200 for i in range(400)
     ]
     assert len(fetcher._open) <= 128
     copy = pickle.loads(pickle.dumps(fetcher))
-    assert [data[0] for _, data in copy.stream([Span(7, 0, 1)])] == [7]
+    assert [data[0] for _, data in copy.stream([ByteRange(7, 0, 1)])] == [7]
     fetcher.close()
     copy.close()
 
@@ -180,7 +180,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @given(spans=SPANS.filter(len))
-def test_ranges_over_http(server: Server, spans: list[Span]) -> None:
+def test_ranges_over_http(server: Server, spans: list[ByteRange]) -> None:
     fetcher = Fetcher([f"{server.base}/good/{i}.tar" for i in range(3)], cache_bytes=3000, gap_bytes=100, threads=3)
     wanted = [span for span in spans if span.size]
     found = [bytes(data) for _, data in fetcher.stream(wanted)]
@@ -189,7 +189,7 @@ def test_ranges_over_http(server: Server, spans: list[Span]) -> None:
 
 def test_a_server_that_fails_now_and_then_is_asked_again(server: Server) -> None:
     pauses: list[float] = []
-    assert fetch(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == contents(0)[100:150]
+    assert fetch_range(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == contents(0)[100:150]
     assert len(pauses) == 2 and pauses[0] < pauses[1]
 
 
@@ -205,15 +205,15 @@ def test_workers_that_are_forked_after_a_request_was_made(server: Server) -> Non
 def test_what_cannot_be_had_over_http_is_told(server: Server) -> None:
     pauses: list[float] = []
     with pytest.raises(StageError, match="sent the whole file where a range was asked for"):
-        fetch(f"{server.base}/whole/0.tar", 100, 50, "k", pause=pauses.append)
+        fetch_range(f"{server.base}/whole/0.tar", 100, 50, "k", pause=pauses.append)
     with pytest.raises(StageError, match="of sample k cannot be opened"):
-        fetch(f"{server.base}/good/no.tar", 100, 50, "k", pause=pauses.append)
+        fetch_range(f"{server.base}/good/no.tar", 100, 50, "k", pause=pauses.append)
     with pytest.raises(StageError, match=r"of sample k cannot be had \(status 403\)"):
-        fetch(f"{server.base}/closed/403/0.tar", 100, 50, "k", pause=pauses.append)
+        fetch_range(f"{server.base}/closed/403/0.tar", 100, 50, "k", pause=pauses.append)
     for offset in (SIZE - 10, SIZE + 10):  # a server answers the first with less, the second with 416
         with pytest.raises(StageError, match=r"on 10 are there|its end lies before"):
-            fetch(f"{server.base}/good/0.tar", offset, 50, "k", pause=pauses.append)
+            fetch_range(f"{server.base}/good/0.tar", offset, 50, "k", pause=pauses.append)
     assert not pauses
     with pytest.raises(StageError, match="cannot be had after 4 tries"):
-        fetch(f"{server.base}/closed/500/0.tar", 100, 50, "k", pause=pauses.append)
+        fetch_range(f"{server.base}/closed/500/0.tar", 100, 50, "k", pause=pauses.append)
     assert len(pauses) == 3

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError
-from mixtures.reading.order import Order, Share, mixed
+from mixtures.reading.order import Order, RankShare, mix_counter
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=14).map(lambda found: np.array(found, dtype=np.int64))
 
 
 def test_the_hash_is_splitmix64() -> None:
     # The first numbers that the reference generator gives for the seed 1234567.
-    assert mixed(np.arange(1, 6), 1234567).tolist() == [
+    assert mix_counter(np.arange(1, 6), 1234567).tolist() == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,
@@ -86,7 +86,7 @@ SPLIT = (st.integers(0, 90), st.integers(1, 7), st.integers(1, 6), st.booleans()
 
 @given(*SPLIT)
 def test_ranks_share_every_place_once(left: int, world: int, batch: int, drop_last: bool) -> None:
-    shares = [Share(rank, world, batch, drop_last) for rank in range(world)]
+    shares = [RankShare(rank, world, batch, drop_last) for rank in range(world)]
     taken = []
     for share in shares:
         mine = [share.run(left, step) for step in range(share.steps(left))]
@@ -107,6 +107,6 @@ def test_ranks_share_every_place_once(left: int, world: int, batch: int, drop_la
 def test_a_split_that_cannot_be_is_refused() -> None:
     for rank, world, batch in ((1, 1, 1), (-1, 2, 1), (0, 0, 1), (0, 1, 0)):
         with pytest.raises(ConfigError):
-            Share(rank, world, batch)
+            RankShare(rank, world, batch)
     with pytest.raises(ConfigError, match="window"):
         Order(np.ones(3, dtype=np.int64), 0, 0)

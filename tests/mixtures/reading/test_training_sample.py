@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from infra.errors import BadSample
-from mixtures.reading.clip_plan import clip_plan
-from mixtures.reading.tokens import Contract
+from mixtures.reading.clip_plan import plan_clips
+from mixtures.reading.contract import Contract
 from mixtures.reading.training_sample import SampleDecoder
 from tests.infra.media.clips import arrow, encoded, levels, write_video
 from tests.mixtures import small
@@ -42,7 +42,7 @@ def video(folder: Path, *, count: int = 50, fps: int = 10) -> bytes:
 def test_a_video_gives_the_planned_frames(decoder: SampleDecoder, tmp_path: Path, measured: bool) -> None:
     facts = {"n_frames": 50, "fps": 10.0, "duration": 5.0} if measured else {}
     found = decoder.decode(raw("video", [video(tmp_path)], **facts))
-    plan = clip_plan(50, 10.0, 5.0, CONTRACT)
+    plan = plan_clips(50, 10.0, 5.0, CONTRACT)
     assert found.frames.tolist() == plan.frames.tolist() and found.times.tolist() == plan.times.tolist()
     assert [levels(clip, 4) for clip in found.clips] == plan.frames.tolist()
     assert all(clip.shape == (4, 48, 96, 3) and clip.dtype == np.uint8 for clip in found.clips)

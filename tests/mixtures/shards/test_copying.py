@@ -12,24 +12,24 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from mixtures.shards import copying, shards
-from mixtures.shards.copying import Sources, Span, copy_key, parse_header, renamed, write_mixed
-from mixtures.shards.unpack import check_media, unpack
+from mixtures.shards.copying import SampleSpan, SourceTars, copy_samples, name_copy, parse_header, rename_header
+from mixtures.shards.unpack import unpack_members, verify_copies
 from tests.mixtures.runs import Row, sample
 
 
-def make(path: Path, rows: list[Row]) -> dict[str, shards.Written]:
+def make(path: Path, rows: list[Row]) -> dict[str, shards.WrittenSample]:
     _, written = shards.write_tar(path, [(row.key, sample(row)[0]) for row in rows])
     return {one.key: one for one in written}
 
 
-def spans_of(tar: Path, found: dict[str, shards.Written], repeats: int = 1) -> list[Span]:
-    return [Span(one.key, r, str(tar), one.offset, one.size) for r in range(repeats) for one in found.values()]
+def spans_of(tar: Path, found: dict[str, shards.WrittenSample], repeats: int = 1) -> list[SampleSpan]:
+    return [SampleSpan(one.key, r, str(tar), one.offset, one.size) for r in range(repeats) for one in found.values()]
 
 
-def copied(path: Path, spans: list[Span]) -> tuple[str, int]:
-    sources = Sources()
+def copied(path: Path, spans: list[SampleSpan]) -> tuple[str, int]:
+    sources = SourceTars()
     try:
-        return write_mixed(path, spans, sources)
+        return copy_samples(path, spans, sources)
     finally:
         sources.close()
 
@@ -41,7 +41,7 @@ ROWS = [Row(i, m, size=3000 * i + 7) for i, m in enumerate(("video", "text", "mu
 def test_a_mixture_s_tar_is_the_spans_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(copying, "PIECE", piece)
+    monkeypatch.setattr(copying, "BUFFER_BYTES", piece)
     found = make(tmp_path / "a.tar", ROWS)
     spans = spans_of(tmp_path / "a.tar", found)[::-1]
     digest, size = copied(tmp_path / "mix.tar", spans)
@@ -55,7 +55,7 @@ def test_a_mixture_s_tar_is_the_spans_one_after_another(
 def test_a_repeat_has_a_key_of_its_own_and_the_same_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(copying, "PIECE", piece)
+    monkeypatch.setattr(copying, "BUFFER_BYTES", piece)
     found = make(tmp_path / "a.tar", ROWS)
     spans = spans_of(tmp_path / "a.tar", found, repeats=3)
     copied(tmp_path / "mix.tar", spans)
@@ -69,7 +69,7 @@ def test_a_repeat_has_a_key_of_its_own_and_the_same_size(
     at = 0
     data = (tmp_path / "mix.tar").read_bytes()
     for span in spans:  # so that offsets are the running sum of sizes
-        assert parse_header(data[at : at + 512])[0].split(".")[0] == span.name == copy_key(span.key, span.repeat)
+        assert parse_header(data[at : at + 512])[0].split(".")[0] == span.name == name_copy(span.key, span.repeat)
         at += span.size
 
 
@@ -80,7 +80,7 @@ def test_headers_are_read_and_renamed_as_tarfile_would(name: str, size: int) -> 
     block = info.tobuf(tarfile.USTAR_FORMAT)
     assert parse_header(block) == (info.name, size)
     info.name = f"{name}-r7.json"
-    assert renamed(block, info.name) == info.tobuf(tarfile.USTAR_FORMAT)
+    assert rename_header(block, info.name) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_a_span_that_is_no_such_sample_is_named(tmp_path: Path) -> None:
@@ -88,17 +88,17 @@ def test_a_span_that_is_no_such_sample_is_named(tmp_path: Path) -> None:
     first, second = list(found.values())[:2]
     tar = str(tmp_path / "a.tar")
     cases = {
-        "lies there": Span(second.key, 0, tar, first.offset, first.size),
-        "no tar header": Span(first.key, 0, tar, first.offset + 512, first.size),
-        "ends elsewhere": Span(first.key, 0, tar, first.offset, first.size - 512),
-        "ends before byte": Span(first.key, 0, tar, first.offset, 10**6),
+        "lies there": SampleSpan(second.key, 0, tar, first.offset, first.size),
+        "no tar header": SampleSpan(first.key, 0, tar, first.offset + 512, first.size),
+        "ends elsewhere": SampleSpan(first.key, 0, tar, first.offset, first.size - 512),
+        "ends before byte": SampleSpan(first.key, 0, tar, first.offset, 10**6),
     }
     for words, span in cases.items():
         with pytest.raises(StageError, match=words) as caught:
             copied(tmp_path / "mix.tar", [span])
         assert caught.value.where == tar
     with pytest.raises(StageError, match="a shard is missing"):
-        copied(tmp_path / "mix.tar", [Span(first.key, 0, str(tmp_path / "b.tar"), 0, 512)])
+        copied(tmp_path / "mix.tar", [SampleSpan(first.key, 0, str(tmp_path / "b.tar"), 0, 512)])
 
 
 @given(st.integers(0, 2**32))
@@ -115,10 +115,10 @@ def test_a_flipped_bit_in_a_header_or_medium_is_found(tmp_path_factory: pytest.T
             inside += list(range(offset, offset + size))
     data[inside[int(rng.integers(len(inside)))]] ^= 1 << int(rng.integers(7))
     (folder / "a.tar").write_bytes(data)
-    span = Span(row.key, 0, str(folder / "a.tar"), one.offset, one.size)
+    span = SampleSpan(row.key, 0, str(folder / "a.tar"), one.offset, one.size)
     with pytest.raises(StageError):
         copied(folder / "mix.tar", [span])
-        check_media(str(folder / "mix.tar"), [(span, 0)])
+        verify_copies(str(folder / "mix.tar"), [(span, 0)])
 
 
 def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) -> None:
@@ -126,23 +126,23 @@ def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) ->
     spans = spans_of(tmp_path / "a.tar", found, repeats=2)
     copied(tmp_path / "mix.tar", spans)
     starts = np.cumsum([0, *(span.size for span in spans)]).tolist()
-    check_media(str(tmp_path / "mix.tar"), zip(spans, starts, strict=False))
+    verify_copies(str(tmp_path / "mix.tar"), zip(spans, starts, strict=False))
     with pytest.raises(StageError, match="does not lie here"):
-        check_media(str(tmp_path / "mix.tar"), [(spans[0], starts[1])])
+        verify_copies(str(tmp_path / "mix.tar"), [(spans[0], starts[1])])
 
 
 def test_members_of_a_sample(tmp_path: Path) -> None:
     parts, _ = sample(ROWS[2])
     found = make(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
     data = (tmp_path / "a.tar").read_bytes()[found.offset : found.offset + found.size]
-    members = unpack(memoryview(data), ROWS[2].key, "a.tar", found.offset)
+    members = unpack_members(memoryview(data), ROWS[2].key, "a.tar", found.offset)
     assert list(members.items()) == [(part.suffix, part.data) for part in parts]
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert [name.split(".", 1)[1] for name in tar.getnames()] == list(members)
 
 
 def test_more_tars_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "OPEN", 2)
+    monkeypatch.setattr(copying, "MAX_OPEN_TARS", 2)
     spans = []
     for number in range(5):
         found = make(tmp_path / f"{number}.tar", [Row(number, "text")])

@@ -15,10 +15,10 @@ from PIL import Image
 from infra.errors import ConfigError, StageError
 from mixtures.plan.recipe import Recipe
 from mixtures.shards import emit
-from mixtures.shards.copying import copy_key
-from mixtures.shards.features import features, head
+from mixtures.shards.copying import name_copy
+from mixtures.shards.features import build_features, build_front_matter
 from mixtures.shards.manifest import Mixture
-from pipelines.mix.mix import mix
+from pipelines.mix import mix
 from tests.mixtures.runs import Row, rows_of, sample, write_run
 
 COUNTS = {"video": 8, "image": 9, "multi_image": 4, "text": 10}
@@ -30,11 +30,11 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
     run = write_run(folder / "run", rows_of(COUNTS))
     recipe = Recipe(size=40, repeats=2, virtual={"samples": 14})  # type: ignore[arg-type]
     forms = ("energon", "llava")
-    return mix([str(run)], recipe, str(folder / "mix"), materialize=True, forms=forms, quiet=True)
+    return mix.run([str(run)], recipe, str(folder / "mix"), materialize=True, formats=forms, quiet=True)
 
 
 def keys(mixture: Mixture) -> list[str]:
-    return [copy_key(row["key"], row["repeat"]) for row in mixture.members(["key", "repeat"]).to_pylist()]
+    return [name_copy(row["key"], row["repeat"]) for row in mixture.members(["key", "repeat"]).to_pylist()]
 
 
 def test_energon_reads_every_sample_once_and_finds_its_own_index_to_be_ours(mixture: Mixture, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_energon_reads_every_sample_once_and_finds_its_own_index_to_be_ours(mixt
 
 def test_energon_needs_tars(mixture: Mixture) -> None:
     with pytest.raises(ConfigError, match="reads tars"):
-        emit.energon(Mixture(mixture.uri, {**mixture.value, "materialized": None}))
+        emit.write_energon(Mixture(mixture.uri, {**mixture.manifest, "materialized": None}))
 
 
 def test_the_hugging_face_loader_reads_tars_that_mix_members(
@@ -123,7 +123,7 @@ def test_the_hugging_face_loader_reads_tars_that_mix_members(
 
 
 def test_the_head_of_the_readme_names_every_column() -> None:
-    text = head("a: b", ["json", "mp4", "webm", "1.tif", "npy", "txt"], has_tars=True)
+    text = build_front_matter("a: b", ["json", "mp4", "webm", "1.tif", "npy", "txt"], has_tars=True)
     value = yaml.safe_load(text.strip("-\n"))
     assert value["pretty_name"] == "a: b"
     names = {column["name"]: column.get("dtype") for column in value["dataset_info"]["features"]}
@@ -131,13 +131,13 @@ def test_the_head_of_the_readme_names_every_column() -> None:
         "1.tif": "image", "json": None, "mp4": {"video": {"decode": False}}, "npy": "binary", "txt": "string",
         "webm": {"video": {"decode": False}}, "__key__": "string", "__url__": "string",
     }  # fmt: skip
-    assert "dataset_info" not in yaml.safe_load(head("x", ["json"], has_tars=False).strip("-\n"))
+    assert "dataset_info" not in yaml.safe_load(build_front_matter("x", ["json"], has_tars=False).strip("-\n"))
 
 
 def test_the_features_of_a_record_are_those_that_datasets_finds_in_one() -> None:
     import datasets
 
-    declared = datasets.Features._from_yaml_list(features(["json"]))["json"]
+    declared = datasets.Features._from_yaml_list(build_features(["json"]))["json"]
     _, record = sample(Row(3, "video", seconds=2.5))
     found = datasets.Dataset.from_list([record]).features
     assert {name: declared[name] for name in declared} == dict(found)
@@ -181,12 +181,12 @@ def test_turns_that_would_choke_that_trainer_are_named(
 ) -> None:
     record = {"id": "k", "data_source": "s", "data_type": kind, "conversations": said}
     with pytest.raises(StageError, match=words):
-        emit.llava_line(record, "k", ["media/k.x"] * media, "a.tar")
+        emit.build_llava_entry(record, "k", ["media/k.x"] * media, "a.tar")
 
 
 def test_who_asks_nothing_has_no_entry() -> None:
     record = {"id": "k", "data_source": "s", "data_type": "text", "conversations": turns(("gpt", "A story."))}
-    assert emit.llava_line(record, "k", [], "a.tar") is None
+    assert emit.build_llava_entry(record, "k", [], "a.tar") is None
     asked = {**record, "conversations": turns(("human", "Why?"), ("gpt", "So."))}
-    assert emit.llava_line(asked, "k-r1", [], "a.tar") == {
+    assert emit.build_llava_entry(asked, "k-r1", [], "a.tar") == {
         "id": "k-r1", "data_source": "s", "conversations": asked["conversations"]}  # fmt: skip

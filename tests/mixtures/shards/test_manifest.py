@@ -8,9 +8,9 @@ import pytest
 
 from infra import tables
 from infra.errors import StageError
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from mixtures.shards import manifest
-from mixtures.shards.manifest import is_mixture, open_mixture, rewrite, write_mixture
+from mixtures.shards.manifest import is_mixture, open_mixture, rewrite_manifest, write_mixture
 
 VALUE = {
     "contract": {"tokens_per_frame": 16},
@@ -33,10 +33,10 @@ def test_a_mixture_is_there_when_its_manifest_is(tmp_path: Path) -> None:
     assert "reelmill mix" in caught.value.hint
     write_mixture(uri, VALUE, members(3))
     found = open_mixture(uri)
-    assert is_mixture(uri) and found.value["members"]["rows"] == 3
+    assert is_mixture(uri) and found.manifest["members"]["rows"] == 3
     assert found.members(["position"])["position"].to_pylist() == [0, 1, 2]
     assert found.contract == Contract(tokens_per_frame=16)
-    assert found.value["members"]["sha256"] == hashlib.sha256(
+    assert found.manifest["members"]["sha256"] == hashlib.sha256(
         (tmp_path / "mix" / "members.parquet").read_bytes()).hexdigest()  # fmt: skip
 
 
@@ -51,9 +51,9 @@ def test_tars_stay_part_of_a_mixture_only_while_its_members_stay(tmp_path: Path)
     uri = str(tmp_path / "mix")
     made = write_mixture(uri, VALUE, members(3))
     tars = [{"name": "mix-000000", "samples": 3, "bytes": 1, "sha256": "0"}]
-    rewrite(uri, {**made.value, "materialized": tars})
-    assert write_mixture(uri, VALUE, members(3)).value["materialized"] == tars
-    assert write_mixture(uri, VALUE, members(2)).value["materialized"] is None
+    rewrite_manifest(uri, {**made.manifest, "materialized": tars})
+    assert write_mixture(uri, VALUE, members(3)).manifest["materialized"] == tars
+    assert write_mixture(uri, VALUE, members(2)).manifest["materialized"] is None
 
 
 def test_the_same_mixture_is_the_same_bytes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.hashing import canonical_json
-from mixtures.shards.record import FIELDS, Record, Turn, columns, read, read_all
+from mixtures.shards.record import FIELDS, Record, RecordTurn, build_columns, parse_record, parse_records
 from pipelines.core.run import Run
 
 TEXT = st.text(max_size=20)
@@ -18,7 +18,7 @@ NUMBER = st.integers(0, 2**40)
 FLOAT = st.floats(0, 1e9)
 RECORDS = st.builds(
     Record,
-    conversations=st.lists(st.builds(Turn, who=TEXT, value=TEXT), max_size=3),
+    conversations=st.lists(st.builds(RecordTurn, who=TEXT, value=TEXT), max_size=3),
     **dict.fromkeys(("width", "height", "n_frames", "tokens"), NUMBER),
     **dict.fromkeys(("duration", "fps"), FLOAT),
 )
@@ -27,12 +27,12 @@ RECORDS = st.builds(
 @given(st.lists(RECORDS, max_size=5))
 def test_what_is_written_is_what_is_read(records: list[Record]) -> None:
     data = [canonical_json(msgspec.to_builtins(record)) for record in records]
-    assert [read(one) for one in data] == records
+    assert [parse_record(one) for one in data] == records
     joined = b"".join(data)
     ends = [sum(map(len, data[: n + 1])) for n in range(len(data))]
     spans = [(end - len(one), end) for one, end in zip(data, ends, strict=True)]
-    assert read_all(memoryview(joined), spans) == records
-    told = columns(records)
+    assert parse_records(memoryview(joined), spans) == records
+    told = build_columns(records)
     assert told["caption"] == [record.caption for record in records]
     assert told["characters"] == [len("".join(turn.value for turn in record.conversations)) for record in records]
 
@@ -44,7 +44,7 @@ def test_fields_are_those_that_export_writes(cold: Run) -> None:
     with tarfile.open(path) as tar:
         data = next(tar.extractfile(info).read() for info in tar if info.name.endswith(".json"))  # type: ignore[union-attr]
     assert set(json.loads(data)) == {*FIELDS, "conversations"}
-    assert canonical_json(msgspec.to_builtins(read(data))) == data
+    assert canonical_json(msgspec.to_builtins(parse_record(data))) == data
 
 
 def sound() -> dict[str, Any]:
@@ -65,13 +65,13 @@ def sound() -> dict[str, Any]:
     ],
 )
 def test_a_field_of_another_type_is_named(change: dict[str, Any], said: str) -> None:
-    read(canonical_json(sound()))
+    parse_record(canonical_json(sound()))
     with pytest.raises(ValueError, match=said):
-        read(canonical_json({**sound(), **change}))
+        parse_record(canonical_json({**sound(), **change}))
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
-        read(data)
-    assert read_all(memoryview(data), [(0, len(data))]) is None
+        parse_record(data)
+    assert parse_records(memoryview(data), [(0, len(data))]) is None

@@ -26,16 +26,16 @@ def test_every_kept_row_is_in_one_shard_and_limits_hold(
     bytes_ = np.array([row[0] for row in rows], dtype=np.int64)
     kept = np.array([row[1] for row in rows], dtype=bool)
     series = np.array([row[2] for row in rows], dtype=object)
-    weight = shards.weights(bytes_, kept, most_bytes, most_samples)
-    full = shards.capacity(most_bytes, most_samples)
+    weight = shards.weigh_rows(bytes_, kept, most_bytes, most_samples)
+    full = shards.compute_capacity(most_bytes, most_samples)
     before = {name: np.cumsum(weight[series == name]) - weight[series == name] for name in set(series)}
     used = {name: np.unique(before[name][kept[series == name]] // full).tolist() for name in before}
-    layout = shards.layout(used, full)
+    layout = shards.build_layout(used, full)
     names = layout.names()
     assert len(set(names)) == len(names)
     for name in used:
         mine = np.flatnonzero(series == name)
-        index = shards.shard_index(before[name], full, layout.used[name])
+        index = shards.assign_shards(before[name], full, layout.used[name])
         assert (np.diff(index) >= 0).all() and (index >= 0).all() and (index < max(len(used[name]), 1)).all()
         for shard in range(len(used[name])):
             inside = mine[(index == shard) & kept[mine]]
@@ -45,7 +45,7 @@ def test_every_kept_row_is_in_one_shard_and_limits_hold(
 
 
 def test_shards_are_numbered_through_the_series_of_a_modality() -> None:
-    layout = shards.layout(
+    layout = shards.build_layout(
         {"image:json,png": [0, 3], "image:jpg,json": [0, 1, 2], "text:json": [], "video:json,mp4": [0]}, 10
     )
     assert layout.capacity == 10
@@ -69,30 +69,30 @@ def test_shards_are_numbered_through_the_series_of_a_modality() -> None:
     ],
 )  # fmt: skip
 def test_suffixes_follow_the_content_and_mean_one_format(path: str, form: str | None, suffix: str) -> None:
-    assert shards.suffix_of(path, form) == suffix
+    assert shards.get_suffix(path, form) == suffix
 
 
 def test_series() -> None:
-    assert shards.series_of("image", ["jpg"], True) == "image:jpg,json,txt"
-    assert shards.series_of("multi_image", ["jpg", "png"], False) == "multi_image:0.jpg,1.png,json"
-    assert shards.series_of("text", [], False) == "text:json"
+    assert shards.name_series("image", ["jpg"], True) == "image:jpg,json,txt"
+    assert shards.name_series("multi_image", ["jpg", "png"], False) == "multi_image:0.jpg,1.png,json"
+    assert shards.name_series("text", [], False) == "text:json"
 
 
-def media(data: bytes, suffix: str = "jpg") -> shards.Part:
-    return shards.Part(
+def media(data: bytes, suffix: str = "jpg") -> shards.Member:
+    return shards.Member(
         suffix, blocks=[data[:3], data[3:]], size=len(data), sha256=hashlib.sha256(data).hexdigest(), where="x"
     )
 
 
 @given(st.lists(st.lists(st.binary(max_size=1200), min_size=1, max_size=3), max_size=5))
 def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list[bytes]]) -> None:
-    given_ = [(f"k{i}", [shards.Part(f"{j}.x", data=data) if j % 2 else media(data, f"{j}.x")
+    given_ = [(f"k{i}", [shards.Member(f"{j}.x", data=data) if j % 2 else media(data, f"{j}.x")
                          for j, data in enumerate(parts)]) for i, parts in enumerate(samples)]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tar"
         digest, written = shards.write_tar(path, given_)
         data = path.read_bytes()
-        plain = [(key, [shards.Part(f"{j}.x", data=part) for j, part in enumerate(parts)])
+        plain = [(key, [shards.Member(f"{j}.x", data=part) for j, part in enumerate(parts)])
                  for (key, _), parts in zip(given_, samples, strict=True)]  # fmt: skip
         again, _ = shards.write_tar(Path(folder) / "b.tar", plain)
     assert digest == hashlib.sha256(data).hexdigest() == again
@@ -109,7 +109,7 @@ def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list
 @pytest.mark.parametrize("now", [b"0123456", b"012345678901", b"0123456788"])
 def test_a_medium_that_changed_since_ingest_stops_the_shard(now: bytes, tmp_path: Path) -> None:
     part = media(b"0123456789")
-    changed = shards.Part("jpg", blocks=[now], size=part.size, sha256=part.sha256, where="photos/a.jpg")
+    changed = shards.Member("jpg", blocks=[now], size=part.size, sha256=part.sha256, where="photos/a.jpg")
     with pytest.raises(StageError, match="it was at ingest") as caught:
         shards.write_tar(tmp_path / "a.tar", [("k", [changed])])
     assert caught.value.where == "photos/a.jpg" and "ingest" in caught.value.hint

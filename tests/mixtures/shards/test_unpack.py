@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import StageError
-from mixtures.shards.shards import Part, write_tar
-from mixtures.shards.unpack import media_of, record_of, unpack, verify
+from mixtures.shards.shards import Member, write_tar
+from mixtures.shards.unpack import extract_record, list_media, unpack_members, verify_media
 from tests.mixtures import small
 
 KEY = small.key_of(1)
 
 
-def packed(folder: Path, parts: list[Part], key: str = KEY) -> memoryview:
+def packed(folder: Path, parts: list[Member], key: str = KEY) -> memoryview:
     _, (place,) = write_tar(folder / "one.tar", [(key, parts)])
     return memoryview((folder / "one.tar").read_bytes()[place.offset : place.offset + place.size])
 
@@ -27,8 +27,8 @@ SUFFIXES = st.sampled_from(["json", "txt", "mp4", "0.jpg", "1.jpg", "10.png"])
 @given(st.dictionaries(SUFFIXES, st.binary(max_size=1500), min_size=1))
 def test_members_are_those_that_tarfile_finds(tmp_path_factory: pytest.TempPathFactory, held: dict[str, bytes]) -> None:
     folder = tmp_path_factory.mktemp("unpack")
-    data = packed(folder, [Part(name, data=value) for name, value in held.items()])
-    assert unpack(data, KEY, "a.tar", 0) == held
+    data = packed(folder, [Member(name, data=value) for name, value in held.items()])
+    assert unpack_members(data, KEY, "a.tar", 0) == held
     with tarfile.open(folder / "one.tar") as tar:
         assert {m.name.partition(".")[2]: tar.extractfile(m).read() for m in tar.getmembers()} == held  # type: ignore[union-attr]
 
@@ -37,39 +37,41 @@ def test_members_are_those_that_tarfile_finds(tmp_path_factory: pytest.TempPathF
 def test_a_byte_of_a_header_that_changes_is_seen_or_means_nothing(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int
 ) -> None:
-    data = bytearray(packed(tmp_path_factory.mktemp("flip"), [Part("json", data=b"{}"), Part("mp4", data=b"x" * 600)]))
-    before = unpack(memoryview(data), KEY, "a.tar", 0)
+    data = bytearray(
+        packed(tmp_path_factory.mktemp("flip"), [Member("json", data=b"{}"), Member("mp4", data=b"x" * 600)])
+    )
+    before = unpack_members(memoryview(data), KEY, "a.tar", 0)
     data[at] ^= change
     try:
-        assert unpack(memoryview(data), KEY, "a.tar", 0) == before
+        assert unpack_members(memoryview(data), KEY, "a.tar", 0) == before
     except StageError as error:
         assert KEY in str(error) and "a.tar, byte 0" in str(error)
 
 
 def test_what_lies_here_is_told_with_shard_byte_and_key(tmp_path: Path) -> None:
-    data = packed(tmp_path, [Part("json", data=b"{}"), Part("mp4", data=b"x" * 600)])
+    data = packed(tmp_path, [Member("json", data=b"{}"), Member("mp4", data=b"x" * 600)])
     with pytest.raises(StageError, match=r"b\.tar, byte 4096: sample zzz does not lie here: a member called") as found:
-        unpack(data, "zzz", "b.tar", 4096)
+        unpack_members(data, "zzz", "b.tar", 4096)
     assert "reelmill audit" in str(found.value)
     with pytest.raises(StageError, match=r"byte 5120: .*reaches beyond the sample"):
-        unpack(data[:-1024], KEY, "b.tar", 4096)
+        unpack_members(data[:-1024], KEY, "b.tar", 4096)
     with pytest.raises(StageError, match="no tar header"):
-        unpack(memoryview(bytes(2048)), KEY, "b.tar", 0)
+        unpack_members(memoryview(bytes(2048)), KEY, "b.tar", 0)
     with pytest.raises(StageError, match="it ends at byte"):
-        unpack(memoryview(b""), KEY, "b.tar", 0)
-    assert set(unpack(data, "first", "b.tar", 0, name=KEY)) == {"json", "mp4"}
+        unpack_members(memoryview(b""), KEY, "b.tar", 0)
+    assert set(unpack_members(data, "first", "b.tar", 0, name=KEY)) == {"json", "mp4"}
     folder = io.BytesIO()
     with tarfile.open(fileobj=folder, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         link = tarfile.TarInfo(f"{KEY}.mp4")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     with pytest.raises(StageError, match="tar header there is damaged"):
-        unpack(memoryview(folder.getvalue()[:512]), KEY, "b.tar", 0)
+        unpack_members(memoryview(folder.getvalue()[:512]), KEY, "b.tar", 0)
 
 
 def test_records_are_the_samples_own() -> None:
     good = {"json": b'{"id":"a","sha256":[""]}'}
-    assert record_of(good, "a", "t", 0)["sha256"] == [""]
+    assert extract_record(good, "a", "t", 0)["sha256"] == [""]
     for members, said in (
         ({}, "no JSON"),
         ({"json": b"{"}, "cannot be read"),
@@ -78,25 +80,25 @@ def test_records_are_the_samples_own() -> None:
         ({"json": b'{"id":"b"}'}, "another sample's"),
     ):
         with pytest.raises(StageError, match=said):
-            record_of(members, "a", "t", 0)
+            extract_record(members, "a", "t", 0)
 
 
 def test_media_are_held_against_their_hashes() -> None:
     key, parts = small.sample(3, "multi_image")
     members = {part.suffix: part.data or b"" for part in parts}
-    record = record_of(members, key, "t", 0)
-    verify(members, record, key, "t", 0)
+    record = extract_record(members, key, "t", 0)
+    verify_media(members, record, key, "t", 0)
     for name in ("0.jpg", "1.jpg"):
         with pytest.raises(StageError, match=rf"not what its JSON says \({name}\)"):
-            verify({**members, name: members[name] + b"!"}, record, key, "t", 0)
+            verify_media({**members, name: members[name] + b"!"}, record, key, "t", 0)
     with pytest.raises(StageError, match="their number"):
-        verify({name: data for name, data in members.items() if name != "1.jpg"}, record, key, "t", 0)
+        verify_media({name: data for name, data in members.items() if name != "1.jpg"}, record, key, "t", 0)
 
 
 def test_media_come_in_their_order() -> None:
-    assert media_of(dict.fromkeys(["10.jpg", "json", "2.png", "0.jpg", "txt", "__key__"], b"")) == [
+    assert list_media(dict.fromkeys(["10.jpg", "json", "2.png", "0.jpg", "txt", "__key__"], b"")) == [
         "0.jpg",
         "2.png",
         "10.jpg",
     ]
-    assert media_of({"json": b"", "mp4": b""}) == ["mp4"]
+    assert list_media({"json": b"", "mp4": b""}) == ["mp4"]

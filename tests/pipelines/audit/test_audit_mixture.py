@@ -18,8 +18,9 @@ from infra import tables
 from infra.errors import StageError
 from infra.hashing import canonical_json
 from mixtures.cards import schemas
+from mixtures.plan.recipe import UNITS
 from pipelines.audit import audit
-from pipelines.mix import mix
+from pipelines.mix import mix, mix_options
 from tests.mixtures.runs import rows_of, write_run
 
 RATIO = "text=0.2,image=0.3,multi_image=0.1,video=0.4"
@@ -32,9 +33,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"video": 12, "image": 20, "multi_image": 6, "text": 14}
     write_run(folder / "a", rows_of(counts), name="a", per_shard=8)
     write_run(folder / "b", rows_of(counts, start=100, seed=1), name="b", per_shard=8)
-    recipe = mix.recipe_of(None, RATIO, size=70, seed=3, repeats=2)
+    recipe = mix_options.resolve_recipe(None, RATIO, size=70, seed=3, repeats=2)
     runs = [str(folder / "a"), str(folder / "b")]
-    mix.mix(runs, recipe, str(folder / "mix"), materialize=True, quiet=True)
+    mix.run(runs, recipe, str(folder / "mix"), materialize=True, quiet=True)
     assert 1 in pq.read_table(folder / "mix" / "members.parquet")["repeat"].to_pylist()
     return folder
 
@@ -80,7 +81,7 @@ def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(made: Path) ->
     published = [("mixture.json", "mixture"), ("card.json", "mixture-card"), ("croissant.json", "croissant")]
     published += [(f"shards/{path.name}", "tar-card") for path in (folder / "shards").glob("*.card.json")]
     for path, name in published:
-        assert schemas.errors(name, json.loads((folder / path).read_bytes())) == []
+        assert schemas.find_errors(name, json.loads((folder / path).read_bytes())) == []
 
 
 def test_its_card_counts_what_its_rows_are(made: Path) -> None:
@@ -95,7 +96,7 @@ def test_its_card_counts_what_its_rows_are(made: Path) -> None:
     for field, column in (("sources", "source"), ("licences", "licence"), ("kinds", "kind"), ("languages", "language")):
         counted: dict[str, dict[str, float]] = {}
         for row in rows:
-            one = counted.setdefault(index[row["key"]][column], dict.fromkeys(mix.UNITS, 0))
+            one = counted.setdefault(index[row["key"]][column], dict.fromkeys(UNITS, 0))
             one["samples"] += 1
             for unit in ("tokens", "seconds", "bytes"):
                 one[unit] += row[unit]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import tables
-from mixtures.shards.shards import Part, write_tar
+from mixtures.shards.shards import Member, write_tar
 from pipelines.audit.audit_tar import HEAD, Index, check_tar, heads
 from pipelines.audit.findings import Findings
 
@@ -25,7 +25,7 @@ NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_ca
 def made(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
     """A tar of samples with two members of these sizes, and its index."""
     random_ = random.Random(0)
-    samples = [(f"key{i:023d}", [Part("jpg", data=random_.randbytes(a)), Part("json", data=random_.randbytes(b))])
+    samples = [(f"key{i:023d}", [Member("jpg", data=random_.randbytes(a)), Member("json", data=random_.randbytes(b))])
                for i, (a, b) in enumerate(sizes)]  # fmt: skip
     path = folder / "a.tar"
     _, written = write_tar(path, samples)

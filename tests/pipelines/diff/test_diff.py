@@ -23,7 +23,7 @@ from pipelines.cli import app
 from pipelines.diff import diff_mixtures, diff_rows
 from pipelines.diff.diff import diff, show
 from pipelines.diff.diff_values import files_of, settings
-from pipelines.mix.mix import mix
+from pipelines.mix import mix
 from tests import corpus
 
 MIX = {
@@ -63,7 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write([*range(3, 16), 20, 21])
     run("grown")
     for seed in (1, 2):
-        mix([str(root / "a")], Recipe.model_validate({**MIX, "seed": seed}), str(root / f"mix{seed}"), quiet=True)
+        mix.run([str(root / "a")], Recipe.model_validate({**MIX, "seed": seed}), str(root / f"mix{seed}"), quiet=True)
     return {path.name: path for path in root.iterdir()}
 
 

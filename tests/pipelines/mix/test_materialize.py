@@ -15,9 +15,9 @@ import pytest
 from infra.beam import Runner
 from infra.errors import StageError
 from mixtures.plan.recipe import Recipe
-from mixtures.shards.copying import copy_key
+from mixtures.shards.copying import name_copy
 from mixtures.shards.manifest import Mixture, open_mixture
-from pipelines.mix.mix import mix
+from pipelines.mix import mix
 from tests.mixtures.runs import rows_of, told, write_run
 
 COUNTS = {"video": 14, "image": 12, "multi_image": 5, "text": 16}
@@ -45,7 +45,9 @@ def recipe(**keys: Any) -> Recipe:
 
 def made(folder: Path, workers: int = 1, **keys: Any) -> Mixture:
     runner = Runner(workers=workers)
-    return mix([str(folder / "run")], recipe(**keys), str(folder / "mix"), materialize=True, runner=runner, quiet=True)
+    return mix.run(
+        [str(folder / "run")], recipe(**keys), str(folder / "mix"), materialize=True, runner=runner, quiet=True
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -57,8 +59,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_each_tar_is_its_virtual_shard_and_the_manifest_says_which(world: Path) -> None:
     mixture = open_mixture(str(world / "mix"))
     rows = mixture.members().to_pylist()
-    assert len(mixture.value["materialized"]) == mixture.value["vshards"] == 5
-    for v, one in enumerate(mixture.value["materialized"]):
+    assert len(mixture.manifest["materialized"]) == mixture.manifest["vshards"] == 5
+    for v, one in enumerate(mixture.manifest["materialized"]):
         path = Path(mixture.own_tar(v))
         data = path.read_bytes()
         mine = [row for row in rows if row["vshard"] == v]
@@ -76,7 +78,7 @@ def test_each_tar_is_its_virtual_shard_and_the_manifest_says_which(world: Path) 
             at += row["size"]
         with tarfile.open(path) as tar:
             names = [name.split(".", 1)[0] for name in tar.getnames()]
-            assert list(dict.fromkeys(names)) == [copy_key(row["key"], row["repeat"]) for row in mine]
+            assert list(dict.fromkeys(names)) == [name_copy(row["key"], row["repeat"]) for row in mine]
     assert sum(row["repeat"] > 0 for row in rows) == 13
 
 
@@ -84,10 +86,10 @@ def test_plain_webdataset_reads_every_sample_once(world: Path) -> None:
     import webdataset
 
     mixture = open_mixture(str(world / "mix"))
-    urls = [mixture.own_tar(v) for v in range(mixture.value["vshards"])]
+    urls = [mixture.own_tar(v) for v in range(mixture.manifest["vshards"])]
     read = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     rows = mixture.members(["key", "repeat"]).to_pylist()
-    assert [sample["__key__"] for sample in read] == [copy_key(row["key"], row["repeat"]) for row in rows]
+    assert [sample["__key__"] for sample in read] == [name_copy(row["key"], row["repeat"]) for row in rows]
     assert all(sample["json"]["id"] == row["key"] for sample, row in zip(read, rows, strict=True))
 
 
@@ -124,14 +126,14 @@ def test_workers_give_the_same_bytes(own: Path, world: Path) -> None:
 
 def test_planning_again_keeps_the_tars_and_another_mixture_in_the_folder_ends_them(own: Path) -> None:
     made(own)
-    again = mix([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
-    assert again.value["materialized"] is not None and len(files(own)) == 5
-    other = mix([str(own / "run")], recipe(size=24), str(own / "mix"), replace=True, quiet=True)
-    assert other.value["materialized"] is None and not (own / "mix" / "shards").exists()
+    again = mix.run([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
+    assert again.manifest["materialized"] is not None and len(files(own)) == 5
+    other = mix.run([str(own / "run")], recipe(size=24), str(own / "mix"), replace=True, quiet=True)
+    assert other.manifest["materialized"] is None and not (own / "mix" / "shards").exists()
 
 
 def harmed(folder: Path) -> StageError:
-    mix([str(folder / "run")], recipe(), str(folder / "mix"), quiet=True)
+    mix.run([str(folder / "run")], recipe(), str(folder / "mix"), quiet=True)
     with pytest.raises(StageError) as caught:
         made(folder)
     value = told(folder / "mix")
@@ -158,13 +160,13 @@ def test_a_flipped_byte_anywhere_in_a_shard_stops_it_and_mending_goes_on(own: Pa
 
 def test_of_a_tar_of_which_little_is_taken_each_medium_is_checked(own: Path) -> None:
     asked = {"size": 6, "repeats": 1, "shares": {"modality": {"video": 1.0}}}
-    good = mix([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
+    good = mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
     rows = good.members().to_pylist()
     taken = {(row["shard"], row["offset"]) for row in rows}
     plan = json.loads((own / "mix" / "work" / "materialize" / "plan.json").read_bytes())
-    few = next(i for i in range(len(good.value["shards"])) if i not in plan["whole"])
+    few = next(i for i in range(len(good.manifest["shards"])) if i not in plan["whole"])
     shutil.rmtree(own / "mix")
-    path = own / "run" / "shards" / f"{good.value['shards'][few]['name']}.tar"
+    path = own / "run" / "shards" / f"{good.manifest['shards'][few]['name']}.tar"
     data = bytearray(path.read_bytes())
     offset = next(at for shard, at in taken if shard == few)
     with tarfile.open(path) as tar:
@@ -172,13 +174,13 @@ def test_of_a_tar_of_which_little_is_taken_each_medium_is_checked(own: Path) -> 
     data[medium.offset_data + 5] ^= 1
     path.write_bytes(data)
     with pytest.raises(StageError, match="are not what its JSON says") as caught:
-        mix([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
+        mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
     assert Path(caught.value.where.split(", byte")[0]).name == path.name
 
 
 def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
     shards = own / "run" / "shards"
-    mix([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
+    mix.run([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
     mixture = open_mixture(str(own / "mix"))
     from pipelines.mix.materialize import materialize
 
@@ -196,7 +198,7 @@ def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
         materialize(mixture, quiet=True)
     assert caught.value.where.endswith("text-000000.tar")
     first.write_bytes(one)
-    assert materialize(mixture, quiet=True).value["materialized"]
+    assert materialize(mixture, quiet=True).manifest["materialized"]
 
 
 def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world: Path) -> None:
@@ -217,5 +219,5 @@ def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world
     assert done.returncode == 1 and "cannot write: File too large" in done.stderr and "make room" in done.stderr
     assert told(own / "mix")["materialized"] is None
     assert set(files(own).values()) <= set(files(world).values())  # those that fitted, whole
-    assert made(own).value["materialized"] == told(world / "mix")["materialized"]
+    assert made(own).manifest["materialized"] == told(world / "mix")["materialized"]
     assert files(own) == files(world)

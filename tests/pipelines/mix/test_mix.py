@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
-from mixtures.plan.recipe import UNITS, Recipe, from_ratio, read_recipe
+from mixtures.plan.recipe import UNITS, Recipe, read_ratio, read_recipe
 from mixtures.shards.manifest import open_mixture
 from pipelines.cli import app
-from pipelines.mix import mix as mixing
-from pipelines.mix.mix import mix
+from pipelines.mix import mix, plan_mixture
 from tests.mixtures.plan.test_members_index import all_members
 from tests.mixtures.runs import rows_of, told, write_run
 from tests.mixtures.tokenizer import tokenizer
@@ -39,9 +38,11 @@ def rows(mixture: Any) -> list[dict[str, Any]]:
 
 
 def test_a_mixture_is_its_plan_and_its_parents_rows(run: Path, tmp_path: Path) -> None:
-    mixture = mix([str(run)], recipe(shares={"modality": {"text": 0.2, "video": (0.3, 0.4)}}), str(tmp_path / "mix"))
+    mixture = mix.run(
+        [str(run)], recipe(shares={"modality": {"text": 0.2, "video": (0.3, 0.4)}}), str(tmp_path / "mix")
+    )
     value = told(tmp_path / "mix")
-    assert value == mixture.value and value["parents"][0]["run"] == "../" * len(
+    assert value == mixture.manifest and value["parents"][0]["run"] == "../" * len(
         (tmp_path / "mix").relative_to(run.parents[1]).parts) + str(run.relative_to(run.parents[1]))  # fmt: skip
     source = {row["key"]: row for row in all_members(run)}
     found = rows(mixture)
@@ -67,11 +68,11 @@ def test_a_mixture_is_its_plan_and_its_parents_rows(run: Path, tmp_path: Path) -
 def test_the_same_command_gives_the_same_bytes_and_another_seed_other_samples(run: Path, tmp_path: Path) -> None:
     asked = recipe(size=100, shares={"modality": {"text": 0.2}})
     for name in ("a", "b"):
-        mix([str(run)], asked, str(tmp_path / name))
-    mix([str(run)], asked, str(tmp_path / "a"))  # again, over itself
+        mix.run([str(run)], asked, str(tmp_path / name))
+    mix.run([str(run)], asked, str(tmp_path / "a"))  # again, over itself
     for name in ("mixture.json", "members.parquet", "README.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    other = mix([str(run)], asked.model_copy(update={"seed": 1}), str(tmp_path / "c"))
+    other = mix.run([str(run)], asked.model_copy(update={"seed": 1}), str(tmp_path / "c"))
     first = {row["key"] for row in open_mixture(str(tmp_path / "a")).members().to_pylist()}
     assert 0 < len(first & {row["key"] for row in rows(other)}) < 100
     assert str(tmp_path).encode() not in (tmp_path / "a" / "mixture.json").read_bytes()
@@ -81,8 +82,8 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_other_samples(ru
 def test_every_virtual_shard_is_at_the_ratio(run: Path, tmp_path: Path, unit: str) -> None:
     shares = {"video": 1.0} if unit == "seconds" else {"text": 0.1, "image": 0.35, "multi_image": 0.05, "video": 0.5}
     text = ",".join(f"{name}={share}" for name, share in shares.items())
-    mixture = mix([str(run)], from_ratio(text, unit=unit, virtual={"samples": 20}), str(tmp_path / "mix"))
-    value, found = mixture.value, rows(mixture)
+    mixture = mix.run([str(run)], read_ratio(text, unit=unit, virtual={"samples": 20}), str(tmp_path / "mix"))
+    value, found = mixture.manifest, rows(mixture)
     assert value["vshards"] >= 3
     amount = [1 if unit == "samples" else row[unit] for row in found]
     total = sum(amount)
@@ -106,15 +107,15 @@ def test_every_virtual_shard_is_at_the_ratio(run: Path, tmp_path: Path, unit: st
 def test_growing_a_share_keeps_what_was_in_it(run: Path, size: int, more: int) -> None:
     sets = []
     for count in (size, size + more):
-        planned = mixing.plan([str(run)], recipe(size=count, shares={"modality": {"text": 1.0}}), "out")
+        planned = plan_mixture.plan_mixture([str(run)], recipe(size=count, shares={"modality": {"text": 1.0}}), "out")
         sets.append(set(planned.members["key"].to_pylist()))
     assert sets[0] <= sets[1] and len(sets[1]) == size + more
 
 
 def test_tokens_are_counted_by_the_recipes_contract(run: Path) -> None:
     few = recipe(contract={"tokens_per_frame": 8, "max_clips": 2})
-    many = mixing.plan([str(run)], recipe(), "out").members.to_pylist()
-    for row, more in zip(mixing.plan([str(run)], few, "out").members.to_pylist(), many, strict=True):
+    many = plan_mixture.plan_mixture([str(run)], recipe(), "out").members.to_pylist()
+    for row, more in zip(plan_mixture.plan_mixture([str(run)], few, "out").members.to_pylist(), many, strict=True):
         assert row["key"] == more["key"] and row["tokens"] <= more["tokens"]
         if row["seconds"]:
             assert row["tokens"] - 2 * 32 <= more["tokens"] - (-(-row["seconds"] // 2)) * 128
@@ -122,15 +123,15 @@ def test_tokens_are_counted_by_the_recipes_contract(run: Path) -> None:
 
 def test_another_recipe_in_the_folder_is_left_alone_unless_replaced(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "mix"
-    mix([str(run)], recipe(size=50), str(out))
+    mix.run([str(run)], recipe(size=50), str(out))
     before = (out / "mixture.json").read_bytes()
     with pytest.raises(ConfigError, match="another mixture: its recipe differs in size") as caught:
-        mix([str(run)], recipe(size=51), str(out))
+        mix.run([str(run)], recipe(size=51), str(out))
     assert "--replace" in caught.value.hint and (out / "mixture.json").read_bytes() == before
-    assert mix([str(run)], recipe(size=51), str(out), replace=True).value["totals"]["samples"] == 51
+    assert mix.run([str(run)], recipe(size=51), str(out), replace=True).manifest["totals"]["samples"] == 51
     other = write_run(tmp_path / "other", rows_of({"video": 5, "image": 4, "text": 60}))
     with pytest.raises(ConfigError, match="over other runs"):
-        mix([str(other)], recipe(size=51), str(out))
+        mix.run([str(other)], recipe(size=51), str(out))
 
 
 def test_a_folder_that_is_no_mixture_is_left_alone(run: Path, tmp_path: Path) -> None:
@@ -138,37 +139,41 @@ def test_a_folder_that_is_no_mixture_is_left_alone(run: Path, tmp_path: Path) ->
     shutil.copytree(run, copy)
     for replace in (False, True):
         with pytest.raises(ConfigError, match="no mixture"):
-            mix([str(run)], recipe(), str(copy), replace=replace)
+            mix.run([str(run)], recipe(), str(copy), replace=replace)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="not a folder"):
-        mix([str(run)], recipe(), str(tmp_path / "file"))
+        mix.run([str(run)], recipe(), str(tmp_path / "file"))
 
 
 def test_two_runs_with_samples_in_common(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / str(i), rows_of({"text": 20}, start=10 * i, sources=["a"]))) for i in range(2)]
-    mixture = mix(runs, recipe(), str(tmp_path / "mix"))
-    assert mixture.value["totals"]["samples"] == 30 and any("10 samples" in one for one in mixture.value["warnings"])
-    assert [parent["run"] for parent in mixture.value["parents"]] == ["../0", "../1"]
+    mixture = mix.run(runs, recipe(), str(tmp_path / "mix"))
+    assert mixture.manifest["totals"]["samples"] == 30 and any(
+        "10 samples" in one for one in mixture.manifest["warnings"]
+    )
+    assert [parent["run"] for parent in mixture.manifest["parents"]] == ["../0", "../1"]
     found = rows(mixture)
-    assert sum(mixture.value["shards"][row["shard"]]["parent"] == 0 for row in found) == 20
+    assert sum(mixture.manifest["shards"][row["shard"]]["parent"] == 0 for row in found) == 20
 
 
 def test_a_share_of_a_run_and_of_columns_of_numbers(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"r{i}", rows_of({"video": 40}, start=40 * i), name=f"n{i}") for i in range(2)]
     asked = recipe(size=20, shares={"run": {"n1": 0.25}, "seconds": {"..4": 0.5}})
-    mixture = mix([str(one) for one in runs], asked, str(tmp_path / "mix"))
+    mixture = mix.run([str(one) for one in runs], asked, str(tmp_path / "mix"))
     found = rows(mixture)
     assert sum(row["seconds"] < 4 for row in found) == 10
-    assert sum(mixture.value["shards"][row["shard"]]["parent"] == 1 for row in found) == 5
-    achieved = {(one["column"], one["value"]): one["achieved"]["samples"] for one in mixture.value["constraints"]}
+    assert sum(mixture.manifest["shards"][row["shard"]]["parent"] == 1 for row in found) == 5
+    achieved = {(one["column"], one["value"]): one["achieved"]["samples"] for one in mixture.manifest["constraints"]}
     assert achieved == {("run", "n1"): 0.25, ("seconds", "..4"): 0.5}
 
 
 def test_a_value_that_no_sample_has_is_most_often_misspelt(run: Path) -> None:
     with pytest.raises(StageError, match="no sample has the licence 'CC0-1'") as caught:
-        mixing.plan([str(run)], recipe(shares={"licence": {"CC0-1": 0.5}}), "out")
+        plan_mixture.plan_mixture([str(run)], recipe(shares={"licence": {"CC0-1": 0.5}}), "out")
     assert "did you mean 'CC0-1.0'" in caught.value.hint
-    mixing.plan([str(run)], recipe(shares={"licence": {"GPL": (0.0, 0.1)}}), "out")  # a cap on what is not there holds
+    plan_mixture.plan_mixture(
+        [str(run)], recipe(shares={"licence": {"GPL": (0.0, 0.1)}}), "out"
+    )  # a cap on what is not there holds
 
 
 def test_text_is_counted_by_a_tokenizer_once_and_kept_beside_the_run(run: Path, tmp_path: Path) -> None:
@@ -177,14 +182,16 @@ def test_text_is_counted_by_a_tokenizer_once_and_kept_beside_the_run(run: Path, 
     path = str(tmp_path / "tok.json")
     tokenizer().save(path)
     asked = recipe(tokenizer=path)
-    mixture = mix([str(own)], asked, str(tmp_path / "mix"), quiet=True)
+    mixture = mix.run([str(own)], asked, str(tmp_path / "mix"), quiet=True)
     kept = sorted((own / "work" / "tokens").rglob("*.parquet"))
     assert len(kept) == len(list((own / "shards").glob("*.tar")))
     stamps = [one.stat().st_mtime_ns for one in kept]
-    mix([str(own)], asked, str(tmp_path / "mix2"), quiet=True)
+    mix.run([str(own)], asked, str(tmp_path / "mix2"), quiet=True)
     assert [one.stat().st_mtime_ns for one in kept] == stamps
-    assert "tok.json" not in json.dumps(mixture.value["recipe"])
-    estimate = {row["key"]: row["tokens"] for row in mixing.plan([str(run)], recipe(), "out").members.to_pylist()}
+    assert "tok.json" not in json.dumps(mixture.manifest["recipe"])
+    estimate = {
+        row["key"]: row["tokens"] for row in plan_mixture.plan_mixture([str(run)], recipe(), "out").members.to_pylist()
+    }
     assert any(row["tokens"] != estimate[row["key"]] for row in rows(mixture))
 
 
@@ -234,8 +241,8 @@ def test_runs_may_follow_the_first_without_an_option(run: Path, tmp_path: Path) 
 
 
 def test_the_default_is_apollos_band(run: Path, tmp_path: Path) -> None:
-    mixture = mix([str(run)], read_recipe("apollo"), str(tmp_path / "mix"))
-    share = mixture.value["achieved"]["samples"]
+    mixture = mix.run([str(run)], read_recipe("apollo"), str(tmp_path / "mix"))
+    share = mixture.manifest["achieved"]["samples"]
     assert 0.10 <= share["text"] <= 0.14 and 1.05 <= share["video"] / share["image"] <= 1.6
-    assert mixture.value["warnings"] == []
+    assert mixture.manifest["warnings"] == []
     assert np.isclose(sum(share.values()), 1, atol=1e-5)

@@ -122,12 +122,12 @@ def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
     pages.write(mixture.uri, str(tmp_path / "out"), quiet=True)
     meta = told(tmp_path / "out", "meta")
     assert isinstance(meta, dict)
-    members, groups = mixture.members(), {group["name"]: group["samples"] for group in mixture.value["groups"]}
+    members, groups = mixture.members(), {group["name"]: group["samples"] for group in mixture.manifest["groups"]}
     n, repeated = members.num_rows, sum(repeat > 0 for repeat in members["repeat"].to_pylist())
     assert np.sum(meta["vshards"]["samples"]) == n and meta["repeated"] == repeated > 0
     for v in range(3):
         for name, counts in zip(meta["modalities"], meta["vshards"]["samples"], strict=True):
-            place = [group["name"] for group in mixture.value["groups"]].index(name)
+            place = [group["name"] for group in mixture.manifest["groups"]].index(name)
             rows = zip(members["vshard"].to_pylist(), members["group"].to_pylist(), strict=True)
             assert counts[v] == sum(row == (v, place) for row in rows)
     assert meta["ratios"][0]["achieved"]["samples"] == round(groups["text"] / groups["image"], 4)

@@ -17,7 +17,7 @@ from mixtures.plan.members_index import read_index
 from mixtures.plan.recipe import Recipe
 from mixtures.shards.manifest import open_mixture
 from pipelines.audit.audit import audit
-from pipelines.mix.mix import mix
+from pipelines.mix import mix
 from pipelines.takedown.selection import select
 from pipelines.takedown.takedown import takedown
 from tests.pipelines.takedown.world import World, holders, tree
@@ -29,7 +29,7 @@ RECIPE = {"name": "m", "unit": "samples", "size": 24, "repeats": 3, "virtual": {
 def make(world: World, name: str = "mix", *, materialize: bool = True, **changes: Any) -> Path:
     """A mixture of 12 texts of 12, 6 pictures of 7, 6 clips of 3 (each twice), in four virtual shards."""
     recipe = Recipe.model_validate({**RECIPE, **changes})
-    mix([str(world.run)], recipe, str(world.root / name), materialize=materialize, quiet=True)
+    mix.run([str(world.run)], recipe, str(world.root / name), materialize=materialize, quiet=True)
     return world.root / name
 
 
@@ -44,10 +44,10 @@ def check(mixture: Path, world: World) -> None:
     for one in audit(str(mixture), quiet=True):
         assert one.ok, one.value()
     index = read_index([str(world.run)], ["modality"])
-    hashes = draw.draws(held.value["seed"], "mix", index.key)
+    hashes = draw.draw_keys(held.manifest["seed"], "mix", index.key)
     keys = index.keys(np.arange(len(index))).to_pylist()
     codes, names = index.columns["modality"]
-    for number, group in enumerate(held.value["groups"]):
+    for number, group in enumerate(held.manifest["groups"]):
         mine = [row for row in rows(mixture) if row["group"] == number]
         order = sorted((i for i in range(len(keys)) if names[codes[i]] == group["modality"]), key=lambda i: hashes[i])
         drawn = [keys[order[i % len(order)]] for i in range(len(mine))] if order else []
@@ -63,7 +63,7 @@ def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
     mixture = make(world)
     before, tars = rows(mixture), tree(mixture / "shards")
     gone = next(row["key"] for row in before if row["group"] == 1 and row["repeat"] == 0)  # a picture, one is to spare
-    assert open_mixture(str(mixture)).value["groups"][1]["modality"] == "image"
+    assert open_mixture(str(mixture)).manifest["groups"][1]["modality"] == "image"
     told = takedown([str(world.root)], select(keys=[gone]), quiet=True)
     (one,) = told["mixtures"]
     assert (one["samples"], one["filled"], one["short"], one["out_of_band"]) == (1, 1, {}, [])
@@ -84,7 +84,7 @@ def test_what_cannot_be_filled_is_said(world: World) -> None:
     told = takedown([str(world.root)], select(keys=[clip]), quiet=True)
     (one,) = told["mixtures"]
     assert one["short"] == {"video": 1} and one["filled"] == 0 and one["out_of_band"]
-    warning = open_mixture(str(mixture)).value["warnings"][-1]
+    warning = open_mixture(str(mixture)).manifest["warnings"][-1]
     assert warning.startswith("taken down: video lacks 1")
     check(mixture, world)
     places = [(row["vshard"], row["position"]) for row in rows(mixture)]

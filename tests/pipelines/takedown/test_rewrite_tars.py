@@ -18,7 +18,7 @@ BYTES = st.binary(max_size=1200)
 SAMPLES = st.lists(st.tuples(BYTES, BYTES), min_size=1, max_size=12)
 
 
-def members(written: list[shards.Written]) -> pa.Table:
+def members(written: list[shards.WrittenSample]) -> pa.Table:
     rows = [
         {"key": w.key, "shard": "s", "offset": w.offset, "size": w.size,
          "members": [{"name": n, "offset": o, "size": s} for n, o, s in w.members]}
@@ -29,7 +29,7 @@ def members(written: list[shards.Written]) -> pa.Table:
 
 def write(folder: Path, name: str, samples: list[tuple[str, tuple[bytes, bytes]]]) -> tuple[Path, pa.Table, str]:
     path = folder / name
-    parts = [(key, [shards.Part("jpg", data=one), shards.Part("json", data=two)]) for key, (one, two) in samples]
+    parts = [(key, [shards.Member("jpg", data=one), shards.Member("json", data=two)]) for key, (one, two) in samples]
     sha256, written = shards.write_tar(path, parts)
     return path, members(written), sha256
 

@@ -91,11 +91,11 @@ def test_one_sample_goes_and_nothing_else_moves(world: World) -> None:
 def test_the_tar_is_what_would_have_been_written_of_the_rest(world: World) -> None:
     key = world.key("picture-4.jpg")
     path = world.run / "shards" / f"{world.rows('members')[key]['shard']}.tar"
-    samples: dict[str, list[shards.Part]] = {}
+    samples: dict[str, list[shards.Member]] = {}
     with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
         for info in tar:
             name, suffix = info.name.split(".", 1)
-            samples.setdefault(name, []).append(shards.Part(suffix, data=tar.extractfile(info).read()))  # type: ignore[union-attr]
+            samples.setdefault(name, []).append(shards.Member(suffix, data=tar.extractfile(info).read()))  # type: ignore[union-attr]
     remove(world, key)
     again = world.root / "again.tar"
     shards.write_tar(again, [(name, parts) for name, parts in samples.items() if name != key])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from infra.errors import ConfigError, MissingExtra, StageError
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from pipelines.train.model import Collate, VideoLanguageModel, build, load_encoder, make_connector, transformers
 from pipelines.train.settings import Connector
 from tests import tiny_models as tiny

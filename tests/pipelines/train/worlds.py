@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mixtures.reading.tokens import Contract
+from mixtures.reading.contract import Contract
 from mixtures.shards.manifest import Mixture
-from mixtures.shards.shards import Part
+from mixtures.shards.shards import Member
 from tests import corpus, tiny_models
 from tests.mixtures import small
 
@@ -36,7 +36,7 @@ def mixture(folder: Path, *, images: int = 16, videos: int = 2, pairs: int = 2, 
     names = list(COLOURS)
     number = iter(range(10_000))
 
-    def sample(modality: str, media: list[bytes], said: str = "") -> tuple[str, list[Part]]:
+    def sample(modality: str, media: list[bytes], said: str = "") -> tuple[str, list[Member]]:
         turns = [{"from": "human", "value": "<image>" * len(media) + "\nColour?"}, {"from": "gpt", "value": said}]
         return small.sample(next(number), modality, media, **({"conversations": turns} if media else {}))
 

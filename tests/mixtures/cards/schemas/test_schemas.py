@@ -26,9 +26,9 @@ WRITTEN: dict[str, Callable[[Path], list[Path]]] = {
 
 @pytest.mark.parametrize("name", schemas.NAMES)
 def test_a_schema_is_one(name: str) -> None:
-    jsonschema.Draft202012Validator.check_schema(schemas.schema(name))
-    assert schemas.schema(name)["title"]
-    assert schemas.errors(name, [])  # none of them is a list
+    jsonschema.Draft202012Validator.check_schema(schemas.load_schema(name))
+    assert schemas.load_schema(name)["title"]
+    assert schemas.find_errors(name, [])  # none of them is a list
 
 
 def test_there_is_no_other_file(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_what_a_run_writes_is_as_its_schema_has_it(cold: Run, name: str) -> None
     files = WRITTEN[name](Path(cold.out))
     assert files
     for path in files:
-        assert schemas.errors(name, json.loads(path.read_bytes())) == []
+        assert schemas.find_errors(name, json.loads(path.read_bytes())) == []
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -55,7 +55,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def test_two_validators_agree_on_cards_with_a_field_left_out(cold: Run) -> None:
     """jsonschema is the reference; what audit uses is the faster one."""
-    slow = jsonschema.Draft202012Validator(schemas.schema("shard-card"))
+    slow = jsonschema.Draft202012Validator(schemas.load_schema("shard-card"))
     card = json.loads(WRITTEN["shard-card"](Path(cold.out))[0].read_bytes())
     wrong = 0
     for place in leaves(card)[::7]:
@@ -64,7 +64,7 @@ def test_two_validators_agree_on_cards_with_a_field_left_out(cold: Run) -> None:
         for name in place[:-1]:
             at = at[name]
         del at[place[-1]]
-        bad = bool(schemas.errors("shard-card", changed))
+        bad = bool(schemas.find_errors("shard-card", changed))
         assert bad == (not slow.is_valid(changed)), place
         wrong += bad
     assert wrong > 3

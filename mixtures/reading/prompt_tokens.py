@@ -8,9 +8,9 @@ from typing import Any
 
 from infra.errors import ConfigError, MissingExtra
 from mixtures.reading import chatml
-from mixtures.reading.clip_plan import clip_plan, image_text, put_media, video_text
+from mixtures.reading.clip_plan import build_image_text, build_video_text, insert_media, plan_clips
+from mixtures.reading.contract import Contract
 from mixtures.reading.conversations import PLACEHOLDER
-from mixtures.reading.tokens import Contract
 
 
 def open_tokenizer(path: str) -> Any:
@@ -30,16 +30,16 @@ def open_tokenizer(path: str) -> Any:
         raise ConfigError(f"this is no tokenizer.json: {error}", where=path) from None
 
 
-def text_tokens(record: Mapping[str, Any], contract: Contract, tokenizer: Any) -> int:
+def count_text_tokens(record: Mapping[str, Any], contract: Contract, tokenizer: Any) -> int:
     """Tokens of a record's prompt without those of its media: marks of turns and times of clips are counted too."""
     turns = record["conversations"]
     held = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
     media: list[str] = []
     if record["data_type"] == "video":
         seconds = float(record["duration"])
-        times = clip_plan(int(record["n_frames"]), float(record["fps"]), seconds, contract).times
-        media = [video_text(times, seconds, contract)] * held
+        times = plan_clips(int(record["n_frames"]), float(record["fps"]), seconds, contract).times
+        media = [build_video_text(times, seconds, contract)] * held
     elif record["data_type"] != "text":
-        media = [image_text(contract)] * held
-    ids, _ = chatml.tokens(put_media(turns, media, PLACEHOLDER) if media else turns, tokenizer)
+        media = [build_image_text(contract)] * held
+    ids, _ = chatml.tokenize(insert_media(turns, media, PLACEHOLDER) if media else turns, tokenizer)
     return sum(one >= 0 for one in ids)

@@ -54,6 +54,6 @@ class Contract:
 RELEASED = Contract()
 
 
-def text_tokens(text: str) -> int:
+def estimate_text_tokens(text: str) -> int:
     """Estimated tokens of a text."""
     return math.ceil(len(text) / CHARS_PER_TOKEN)

@@ -6,9 +6,9 @@ import pytest
 
 from infra.errors import ConfigError
 from mixtures.reading import chatml
-from mixtures.reading.clip_plan import clip_plan, image_text, put_media, video_text
-from mixtures.reading.count_tokens import open_tokenizer, text_tokens
-from mixtures.reading.tokens import Contract
+from mixtures.reading.clip_plan import build_image_text, build_video_text, insert_media, plan_clips
+from mixtures.reading.contract import Contract
+from mixtures.reading.prompt_tokens import count_text_tokens, open_tokenizer
 from tests.mixtures.runs import Row, sample
 from tests.mixtures.tokenizer import tokenizer
 
@@ -21,20 +21,22 @@ def test_what_is_counted_is_the_loaders_prompt_without_the_tokens_of_media(row: 
     contract = Contract(tokens_per_frame=per_frame)
     _, record = sample(row)
     media = {
-        "video": lambda: [video_text(clip_plan(60, 8.0, 7.5, contract).times, 7.5, contract)],
-        "image": lambda: [image_text(contract)],
-        "multi_image": lambda: [image_text(contract)] * 2,
+        "video": lambda: [build_video_text(plan_clips(60, 8.0, 7.5, contract).times, 7.5, contract)],
+        "image": lambda: [build_image_text(contract)],
+        "multi_image": lambda: [build_image_text(contract)] * 2,
         "text": list,
     }[row.modality]()
     reader = tokenizer()
-    prompt = chatml.prompt(put_media(record["conversations"], media, "<image>"))
+    prompt = chatml.build_prompt(insert_media(record["conversations"], media, "<image>"))
     ids = chatml.encode(prompt, reader)
     seen = ids.count(chatml.X_TOKEN_INDEX)
     assert seen == {"video": 4, "image": 1, "multi_image": 2, "text": 0}[row.modality] * contract.clip_tokens
     # Pieces are encoded one by one, as the loader does; at their seams a tokenizer may join what stands apart there.
-    assert text_tokens(record, contract, reader) == pytest.approx(len(ids) - seen, abs=2 * len(record["conversations"]))
-    exact, _ = chatml.tokens(put_media(record["conversations"], media, "<image>"), reader)
-    assert text_tokens(record, contract, reader) == len(exact) - seen
+    assert count_text_tokens(record, contract, reader) == pytest.approx(
+        len(ids) - seen, abs=2 * len(record["conversations"])
+    )
+    exact, _ = chatml.tokenize(insert_media(record["conversations"], media, "<image>"), reader)
+    assert count_text_tokens(record, contract, reader) == len(exact) - seen
 
 
 def test_a_file_that_is_no_tokenizer_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.reading.tokens import RELEASED, Contract, text_tokens
+from mixtures.reading.contract import RELEASED, Contract, estimate_text_tokens
 
 
 # The first three are the released sampler's own answers at L = 16384, ratio 0.65 and 128 tokens a clip.
@@ -50,4 +50,4 @@ def test_an_image_is_a_clip_and_a_text_is_none() -> None:
 
 
 def test_texts_are_estimated_and_said_to_be() -> None:
-    assert [text_tokens(text) for text in ("", "abcd", "abcde")] == [0, 1, 2]
+    assert [estimate_text_tokens(text) for text in ("", "abcd", "abcde")] == [0, 1, 2]
