@@ -13,7 +13,7 @@ from infra import storage, tables
 from infra.columns import Mask, replace_column, to_strings
 from infra.hashing import draws
 from infra.media.interface import MODALITIES
-from pipelines.ingest.sources import inventory
+from pipelines.ingest.sources.interface import ITEM_SCHEMA
 
 #: At least so many samples of each modality are measured, or all (ours).
 LEAST = 50
@@ -64,7 +64,7 @@ class ItemSample:
                 table = tables.read(uri)
                 table = table.filter(pa.array(select(item_names(table, source), to_strings(table["modality"]))))
                 if not media:
-                    type_ = inventory.ITEMS.field("media").type
+                    type_ = ITEM_SCHEMA.field("media").type
                     table = replace_column(table, "media", pa.array([[]] * table.num_rows, type_))
                 target = storage.join(folder, "work", "inventory", f"s{number:03d}-{index:06d}.parquet")
                 if table.num_rows:

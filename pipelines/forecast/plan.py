@@ -27,7 +27,8 @@ from pipelines.forecast.forecast import Forecaster
 from pipelines.forecast.full_texts import read_full_texts
 from pipelines.forecast.item_sample import ItemSample
 from pipelines.forecast.sample_stats import collect_stats
-from pipelines.ingest.ingest import ingest_parts, take_inventory
+from pipelines.ingest.ingest import ingest_parts
+from pipelines.ingest.inventory import take_inventory
 from pipelines.measure import measure
 
 

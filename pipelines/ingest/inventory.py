@@ -1,0 +1,74 @@
+"""The inventory: the items of every source, in tables ("parts") below RUN/work/inventory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+from infra import beam, storage, tables
+from infra.commit import read_json
+from infra.hashing import canonical_json
+from pipelines.core.run import Run
+from pipelines.ingest.sources import registry
+from pipelines.ingest.sources.interface import ITEM_SCHEMA, SourceItem
+
+#: Rows of a part.
+PART_ROWS = 20_000
+
+
+def take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
+    """Write the inventory; returns the URIs of its parts per source, and the number of ignored files per modality."""
+    parts: list[list[str]] = []
+    ignored: dict[str, int] = {}
+    tasks: list[str] = []
+    for number, source in enumerate(run.config.sources):
+        reader, listing = registry.list_source(source)
+        ignored[source.modality] = ignored.get(source.modality, 0) + listing.ignored
+        parts.append(_write_parts(run, f"s{number:03d}-listed", listing.items))
+        containers = [{"path": e.path, "size": e.size, "stamp": e.stamp} for e in listing.containers]
+        content = {"reader": reader, "containers": containers}
+        storage.write_bytes(run.work("inventory", f"s{number:03d}.json"), canonical_json(content))
+        tasks += [f"{number}:{index}" for index in range(len(containers))]
+    task = functools.partial(scan_container, run)
+    runner = run.runner_for(len(tasks) * PART_ROWS)
+    beam.run_tasks("inventory", task, tasks, run.work("inventory.counters.json"), runner)
+    for name in tasks:
+        number, index = map(int, name.split(":"))
+        parts[number] += read_json(_parts_uri(run, number, index))
+    return parts, ignored
+
+
+def _parts_uri(run: Run, number: int, index: int) -> str:
+    return run.work("inventory", f"s{number:03d}-{index:06d}.parts.json")
+
+
+def scan_container(run: Run, task: str) -> Mapping[str, int]:
+    """Task "SOURCE:CONTAINER" (numbers): write the items of one container as parts."""
+    number, index = map(int, task.split(":"))
+    source = run.config.sources[number]
+    content = read_json(run.work("inventory", f"s{number:03d}.json"))
+    container = storage.Entry(**content["containers"][index])
+    uris = _write_parts(run, f"s{number:03d}-{index:06d}", registry.scan(source, content["reader"], container))
+    storage.write_bytes(_parts_uri(run, number, index), canonical_json(uris))
+    return {"containers": 1}
+
+
+def _write_parts(run: Run, name: str, items: Iterable[SourceItem]) -> list[str]:
+    uris: list[str] = []
+    rows: list[dict[str, object]] = []
+
+    def flush() -> None:
+        uri = run.work("inventory", f"{name}-{len(uris):05d}.parquet")
+        tables.write(uri, pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+        uris.append(uri)
+        rows.clear()
+
+    for item in items:
+        rows.append(item.to_row())
+        if len(rows) >= PART_ROWS:
+            flush()
+    if rows:
+        flush()
+    return uris

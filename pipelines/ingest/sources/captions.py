@@ -1,0 +1,58 @@
+"""Captions beside media, in JSON objects and in conversations."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infra import storage
+from pipelines.ingest.sources.interface import MAX_TEXT_BYTES
+
+_CAPTION_KEYS = ("caption", "text", "description", "title")
+
+
+def pick_caption(fields: Mapping[str, Any]) -> str | None:
+    """The caption in a JSON object: the first of its usual keys with a string."""
+    return next((fields[key] for key in _CAPTION_KEYS if isinstance(fields.get(key), str)), None)
+
+
+def join_turns(turns: Sequence[Any]) -> str | None:
+    """The text of a conversation, one line per turn, without media placeholders; None if there is none."""
+    lines = []
+    for turn in turns:
+        text = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
+        if isinstance(text, str):
+            lines.append(re.sub(r"<(image|video)>\n?", "", text).strip())
+    return "\n".join(line for line in lines if line) or None
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object; {} if the bytes are anything else."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str, Any], str | None]:
+    """(caption, further fields, error) from the caption files of one medium; .txt takes precedence over .json."""
+    text: str | None = None
+    fields: dict[str, Any] = {}
+    for path in sorted(paths, key=lambda p: not p.lower().endswith(".json")):
+        try:
+            raw = storage.read_bytes(storage.join(root, path), 0, MAX_TEXT_BYTES)
+        except OSError as error:
+            return None, {}, f"unreadable caption: {error.strerror or error}"
+        if not path.lower().endswith(".json"):
+            text = raw.decode("utf-8-sig", "replace")
+            continue
+        fields = parse_object(raw)
+        if not fields:
+            return None, {}, "unreadable caption: not a JSON object"
+        text = pick_caption(fields)
+        if text is None and isinstance(fields.get("conversations"), list):
+            text = join_turns(fields["conversations"])
+    return text, fields, None

@@ -1,0 +1,72 @@
+"""Choose the reader of a source, list the source and scan its containers."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from infra import storage
+from infra.config import Source
+from infra.errors import ConfigError
+from pipelines.ingest.sources.folder import FolderReader
+from pipelines.ingest.sources.interface import Listing, SourceItem, SourceReader
+from pipelines.ingest.sources.llava import LlavaReader
+from pipelines.ingest.sources.storable import to_storable_name
+from pipelines.ingest.sources.table import TableReader
+from pipelines.ingest.sources.webdataset import WebDatasetReader
+
+READERS: Mapping[str, type[SourceReader]] = {
+    "folder": FolderReader,
+    "webdataset": WebDatasetReader,
+    "table": TableReader,
+    "llava": LlavaReader,
+}
+
+
+def open_reader(name: str) -> SourceReader:
+    """The reader with a name."""
+    return READERS[name]()
+
+
+def list_source(source: Source) -> tuple[str, Listing]:
+    """The name of a source's reader, and the listing of its files.
+
+    Raises ConfigError if there is nothing at the source's path, or if its captions file does not exist.
+    """
+    if not storage.exists(source.path):
+        raise ConfigError(
+            f"source {source.name!r}: there is nothing at {source.path}", hint="check the path and its ${VARIABLES}"
+        )
+    entries: list[storage.Entry] = []
+    excluded: list[storage.Entry] = []
+    for entry in storage.list_files(source.path):
+        # A name that is not Unicode cannot be stored; its storable form opens nothing, so the file is a failed row.
+        entry = replace(entry, path=to_storable_name(entry.path))
+        included = source.include is None or any(fnmatch.fnmatch(entry.path, glob) for glob in source.include)
+        (entries if included else excluded).append(entry)
+    name = source.format or _guess_format(source, entries)
+    return name, open_reader(name).list_items(source, entries, excluded)
+
+
+def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[SourceItem]:
+    """The items of a container in their order; if it cannot be read to its end, the last item has an error."""
+    try:
+        for item in open_reader(reader).scan(source, container):
+            item.stamp = f"{container.stamp} {item.stamp}".strip()
+            yield item
+    except OSError as error:
+        message = f"unreadable archive: {error.strerror or error}"
+        yield SourceItem(container.path, "", source.modality, stamp=container.stamp, error=message)
+
+
+def _guess_format(source: Source, entries: Sequence[storage.Entry]) -> str:
+    """The format by the suffixes of the files."""
+    names = [entry.path.lower() for entry in entries]
+    if any(name.endswith(WebDatasetReader.suffixes) for name in names):
+        return "webdataset"
+    if source.modality == "text":
+        return "table" if any(name.endswith(TableReader.suffixes) for name in names) else "folder"
+    if source.modality == "multi_image" or (len(names) == 1 and names[0].endswith(LlavaReader.suffixes)):
+        return "llava"
+    return "folder"

@@ -1,0 +1,44 @@
+"""Text, names and JSON fields from outside, in a form that can be stored as UTF-8."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from infra.hashing import canonical_json
+
+#: Maximum nesting of a row's further fields, far below Python's recursion limit (ours).
+MAX_DEPTH = 64
+
+
+def to_storable_text(text: str) -> str:
+    """`text` with each lone surrogate replaced by U+FFFD and each surrogate pair by its character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def to_storable_name(raw: str) -> str:
+    """The name of a file or tar member; each byte that is not Unicode becomes U+FFFD and its hex number, which keeps
+    different names different."""
+    escaped = re.sub("[\udc80-\udcff]", lambda match: f"\ufffd{ord(match.group()) - 0xDC00:02x}", raw)
+    return to_storable_text(escaped)
+
+
+def to_storable_json(value: Any, depth: int = 0) -> Any:
+    """`value` in types that JSON has, everything else as text; cut off below MAX_DEPTH levels."""
+    if depth > MAX_DEPTH:
+        return "nested too deeply"
+    if isinstance(value, Mapping):
+        return {to_storable_text(str(k)): to_storable_json(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_storable_json(v, depth + 1) for v in value]
+    if isinstance(value, float) and value - value != 0:  # infinite or NaN
+        return str(value)
+    if value is None or isinstance(value, int | float | bool):
+        return value
+    return to_storable_text(str(value))
+
+
+def dump_fields(fields: Mapping[str, Any]) -> str:
+    """A row's further fields as canonical JSON, the form of samples.extra."""
+    return canonical_json(to_storable_json(fields)).decode().strip()
