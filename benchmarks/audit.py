@@ -9,7 +9,7 @@ Inputs, made by this script from seed 0 in a temporary folder, whole runs as `re
 In both a fifth of the inputs is dropped, units hold 20,000 rows, and samples, signals (two columns of scores),
 verdicts, members, cards, manifests, ledger and checksums are there.
 
-A: `pipelines.audit.audit.audit` on the run, in this process. B: hashlib.sha256 over every file of the run, read in
+A: `audit.run` on the run, in this process. B: hashlib.sha256 over every file of the run, read in
 blocks of
 8 MiB, one after another. Both after a first pass that has brought the files into the page cache and imported all
 modules. A B in turn, --rounds times; the least of each counts, as the machine may be shared.
@@ -204,7 +204,7 @@ def plain(folder: Path) -> int:
 
 
 def audited(folder: Path) -> None:
-    (found,) = audit.audit(str(folder), quiet=True)
+    (found,) = audit.run(str(folder), quiet=True)
     assert found.ok, found.findings[:5]
 
 

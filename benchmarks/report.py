@@ -33,12 +33,11 @@ import pyarrow as pa
 from infra import storage, tables
 from infra.commit import committed, write_manifest
 from infra.hashing import canonical_json
-from pipelines import report as pages
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
 from pipelines.core.verdicts import ALIVE, judge_rows, tally
 from pipelines.export import provenance
-from pipelines.report import report as site
+from pipelines.report import report
 from tests.chromium import ARGUMENTS
 
 UNIT = 10_000
@@ -81,7 +80,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     run = make_run(folder, arguments.rows, arguments.seed)
     out = folder / "report"
     spent: list[float] = []
-    draw = site.draw
+    draw = report.draw
 
     def timed(*args: Any, **how: Any) -> Any:
         started = time.perf_counter()
@@ -90,9 +89,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             spent.append(time.perf_counter() - started)
 
-    site.draw = timed
+    report.draw = timed
     started = time.perf_counter()
-    told = pages.write(run.out, str(out), quiet=True, thumbs=arguments.pictures, clips=arguments.pictures // 10)
+    told = report.run(run.out, str(out), quiet=True, thumbs=arguments.pictures, clips=arguments.pictures // 10)
     write_s = time.perf_counter() - started
     found = [opened(out) for _ in range(arguments.rounds)]
     return {

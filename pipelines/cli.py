@@ -158,11 +158,11 @@ def diff(
     json: Json = False,
 ) -> None:
     """Which samples, scores, settings and shares moved between two runs or mixtures; exit 1 where something did."""
-    from pipelines.diff import diff as differing
+    from pipelines.diff import diff
 
-    value = differing.diff(a, b)
-    _print(value) if json else differing.show(value)
-    if not value["same"]:
+    changes = diff.run(a, b)
+    _print(changes) if json else diff.show(changes)
+    if not changes["same"]:
         raise typer.Exit(1)
 
 
@@ -184,12 +184,12 @@ def takedown(
     json: Json = False,
 ) -> None:
     """Remove samples everywhere: rewrite only the shards touched, reissue cards, mend mixtures."""
-    from pipelines.takedown import takedown as removing
-    from pipelines.takedown.selection import select
+    from pipelines.takedown import takedown
+    from pipelines.takedown.request import build_request
 
-    asked = select(keys or (), sources or (), licences or (), url_lists or ())
-    value = removing.takedown(folders, asked, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
-    _print(value) if json else removing.show(value)
+    request = build_request(keys or (), sources or (), licences or (), url_lists or ())
+    removed = takedown.run(folders, request, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
+    _print(removed) if json else takedown.show(removed)
 
 
 @app.command()
@@ -238,19 +238,19 @@ def audit(
     json: Json = False,
 ) -> None:
     """Hold every card, index and sum against the bytes; exit 1 on any mismatch."""
-    from pipelines import report as pages
-    from pipelines.audit import audit as auditing
+    from pipelines.audit import audit
+    from pipelines.report import report
 
     if html is not None:
-        pages.check(html)
-    found = auditing.audit(folder, deep=deep, quiet=json)
-    _print([one.value() for one in found]) if json else auditing.show(found)
-    if not all(one.ok for one in found):
+        report.check_output(html)
+    audits = audit.run(folder, deep=deep, quiet=json)
+    _print([entry.to_json() for entry in audits]) if json else audit.show(audits)
+    if not all(entry.ok for entry in audits):
         if html is not None:
             sys.stderr.write("reelmill: no report was written: its pages would not be true\n")
         raise typer.Exit(1)
     if html is not None:
-        pages.write(folder, html, quiet=json)
+        report.run(folder, html, quiet=json)
 
 
 @app.command()

@@ -1,1 +1,0 @@
-"""What `reelmill audit` is made of: findings, files, one tar, one unit, one mixture."""

@@ -10,8 +10,8 @@ from infra.errors import ConfigError
 from mixtures.shards.manifest import is_mixture
 from pipelines.audit.audit_mixture import check_mixture
 from pipelines.audit.audit_run import check_run, is_run
-from pipelines.audit.files import Files
-from pipelines.audit.findings import Finding, Findings
+from pipelines.audit.files import AuditFiles
+from pipelines.audit.findings import AuditFinding, AuditFindings
 
 #: How deep below a folder runs and mixtures are looked for (ours).
 DEPTH = 3
@@ -23,13 +23,13 @@ ROWS = 40
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditReport:
     """What came of one run or mixture. looked: how much was looked at; counts: findings by file and field."""
 
     uri: str
     kind: str
     looked: dict[str, int]
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
     counts: tuple[dict[str, Any], ...]
     total: int
 
@@ -38,20 +38,20 @@ class Audit:
         """Nothing was found."""
         return self.total == 0
 
-    def value(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return {
             "dir": self.uri,
             "kind": self.kind,
             "ok": self.ok,
             "looked": self.looked,
-            "findings": [finding.value() for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "counts": list(self.counts),
             "total": self.total,
         }
 
 
-def audit(uri: str, *, deep: bool = False, quiet: bool = False) -> list[Audit]:
+def run(uri: str, *, deep: bool = False, quiet: bool = False) -> list[AuditReport]:
     """Audit a run, a mixture, or every one of them in a folder.
 
     deep: decode every medium of a run's tars and of a mixture's own too.
@@ -76,10 +76,10 @@ def find(uri: str, depth: int = DEPTH) -> list[tuple[str, str]]:
     return [place for name in storage.folders(uri) for place in find(storage.join(uri, name), depth - 1)]
 
 
-def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> Audit:
-    findings = Findings()
+def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> AuditReport:
+    findings = AuditFindings()
     listing = [entry for entry in storage.list_files(uri) if not entry.path.startswith("work/")]
-    files = Files(uri, findings, listing)
+    files = AuditFiles(uri, findings, listing)
     total = sum(entry.size for entry in listing)
     try:
         with progress.watch("audit", -(-total // MIB), lambda: files.hashed // MIB, what="MiB", quiet=quiet):
@@ -87,13 +87,13 @@ def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> Audit:
     finally:
         files.close()
     looked = {**looked, "files": len(listing), "bytes": total}
-    return Audit(uri, kind, looked, tuple(findings.sorted()), tuple(findings.counts()), findings.total)
+    return AuditReport(uri, kind, looked, tuple(findings.sorted()), tuple(findings.counts()), findings.total)
 
 
 # -- for people -------------------------------------------------------------------------------------------------
 
 
-def show(audits: list[Audit]) -> None:
+def show(audits: list[AuditReport]) -> None:
     """A table of what was found in each."""
     from rich.table import Table
     from rich.text import Text

@@ -19,9 +19,9 @@ from mixtures.shards.copying import name_copy
 from mixtures.shards.manifest import MANIFEST as MIXTURE
 from mixtures.shards.manifest import MEMBERS, VERSION, Mixture
 from pipelines.audit.audit_shard import check_records
-from pipelines.audit.audit_tar import Index, check_tar
-from pipelines.audit.deep import Deep
-from pipelines.audit.files import DAMAGED, Files, map_file
+from pipelines.audit.audit_tar import TarIndex, check_tar
+from pipelines.audit.deep import MediaAuditor
+from pipelines.audit.files import DAMAGED, AuditFiles, map_file
 from pipelines.mix import mixture_card
 
 Columns = Mapping[str, NDArray[Any]]
@@ -30,7 +30,7 @@ Columns = Mapping[str, NDArray[Any]]
 PARENT = ("key", "offset", "size", "members", "modality", "text_tokens", "images", "seconds", "bytes")
 
 
-def check_mixture(files: Files, deep: bool = False) -> dict[str, int]:
+def check_mixture(files: AuditFiles, deep: bool = False) -> dict[str, int]:
     """Audit a mixture; what is wrong is added to the files' findings. Returns what was looked at: samples, tars.
 
     deep: decode the media of its own tars; those of a mixture without tars are its runs'.
@@ -64,7 +64,7 @@ def check_mixture(files: Files, deep: bool = False) -> dict[str, int]:
     held = _parents(mixture, rows, columns, files) if sound else None
     looked = {"samples": rows.num_rows, "tars": len(value["materialized"] or ())}
     if value["materialized"] is not None and held is not None:
-        media = Deep(files) if deep else None
+        media = MediaAuditor(files) if deep else None
         try:
             _tars(mixture, rows, columns, held, files, media)
         finally:
@@ -79,7 +79,7 @@ def check_mixture(files: Files, deep: bool = False) -> dict[str, int]:
 # -- the manifest and its rows ----------------------------------------------------------------------------------
 
 
-def _ranges(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> bool:
+def _ranges(mixture: Mixture, rows: pa.Table, columns: Columns, files: AuditFiles) -> bool:
     """Whether groups and shards that rows name are there at all."""
     sound = True
     for name, count in (("group", len(mixture.manifest["groups"])), ("shard", len(mixture.manifest["shards"]))):
@@ -90,7 +90,7 @@ def _ranges(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) ->
     return sound
 
 
-def _order(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> None:
+def _order(mixture: Mixture, rows: pa.Table, columns: Columns, files: AuditFiles) -> None:
     """Sorted by virtual shard and position, which count from 0 without a gap; copies of a sample are numbered."""
     findings, vshard, position = files.findings, columns["vshard"].astype(np.int64), columns["position"]
     count = int(mixture.manifest["vshards"])
@@ -118,7 +118,7 @@ def _order(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> 
         findings.where(MEMBERS, "repeat", keys.take(pa.array(order)), pa.array(copies != found), copies, found)
 
 
-def _plan(mixture: Mixture, columns: Columns, files: Files) -> None:
+def _plan(mixture: Mixture, columns: Columns, files: AuditFiles) -> None:
     """Amounts of groups, totals and shares, told again from the rows."""
     findings, value = files.findings, mixture.manifest
     count = len(value["groups"])
@@ -145,7 +145,7 @@ def _plan(mixture: Mixture, columns: Columns, files: Files) -> None:
 # -- the runs ---------------------------------------------------------------------------------------------------
 
 
-def _parents(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -> list[pa.Table | None] | None:
+def _parents(mixture: Mixture, rows: pa.Table, columns: Columns, files: AuditFiles) -> list[pa.Table | None] | None:
     """Hold every row against the members index of its run; returns that index of each shard, None where a run is not
     there."""
     findings, value = files.findings, mixture.manifest
@@ -175,7 +175,7 @@ def _parents(mixture: Mixture, rows: pa.Table, columns: Columns, files: Files) -
     return held
 
 
-def _index(mixture: Mixture, shard: int, files: Files) -> pa.Table | None:
+def _index(mixture: Mixture, shard: int, files: AuditFiles) -> pa.Table | None:
     one = mixture.manifest["shards"][shard]
     uri = storage.join(mixture.run(one["parent"]), "members", f"{one['name']}.parquet")
     if not storage.is_file(uri):
@@ -189,7 +189,7 @@ def _index(mixture: Mixture, shard: int, files: Files) -> pa.Table | None:
 
 
 def _rows(
-    mixture: Mixture, held: pa.Table, rows: pa.Table, columns: Columns, mine: NDArray[np.int64], files: Files
+    mixture: Mixture, held: pa.Table, rows: pa.Table, columns: Columns, mine: NDArray[np.int64], files: AuditFiles
 ) -> None:
     """key, offset, size, tokens, seconds and bytes of a mixture's rows as their run has them."""
     findings = files.findings
@@ -219,7 +219,12 @@ def _rows(
 
 
 def _tars(
-    mixture: Mixture, rows: pa.Table, columns: Columns, held: list[pa.Table | None], files: Files, media: Deep | None
+    mixture: Mixture,
+    rows: pa.Table,
+    columns: Columns,
+    held: list[pa.Table | None],
+    files: AuditFiles,
+    media: MediaAuditor | None,
 ) -> None:
     """Each tar against its entry, the headers that it must have, and the bytes of the runs that it was copied from."""
     findings, tars = files.findings, mixture.manifest["materialized"]
@@ -249,7 +254,7 @@ def _tars(
         findings.same(path, "sha256", tar["sha256"], files.digest(path))
 
 
-def _copied(rows: pa.Table, columns: Columns, held: list[pa.Table | None], mine: NDArray[np.int64]) -> Index | None:
+def _copied(rows: pa.Table, columns: Columns, held: list[pa.Table | None], mine: NDArray[np.int64]) -> TarIndex | None:
     """What the index of a mixture's tar must be: the samples one after another, copies under names of their own."""
     shard, offset = columns["shard"][mine], columns["offset"][mine]
     parts: list[pa.Table] = []
@@ -267,7 +272,7 @@ def _copied(rows: pa.Table, columns: Columns, held: list[pa.Table | None], mine:
     if not parts:
         return None
     back = np.argsort(np.concatenate(order))
-    source = Index.of(pa.concat_tables(parts).take(pa.array(back)).combine_chunks())
+    source = TarIndex.of(pa.concat_tables(parts).take(pa.array(back)).combine_chunks())
     starts = np.cumsum(source.size) - source.size
     shift = np.repeat(starts - source.offset, source.counts)
     repeat = columns["repeat"][mine]
@@ -277,18 +282,18 @@ def _copied(rows: pa.Table, columns: Columns, held: list[pa.Table | None], mine:
         keys = pa.array([name_copy(key, int(copy)) for key, copy in zip(plain, repeat, strict=True)])
         suffix = pc.utf8_slice_codeunits(names, len(plain[0]), 2**31 - 1)  # all keys are of one length
         names = pc.binary_join_element_wise(keys.take(pa.array(source.owners())), suffix, "")
-    return Index(keys, starts, source.size, source.counts, names, source.data + shift, source.sizes)
+    return TarIndex(keys, starts, source.size, source.counts, names, source.data + shift, source.sizes)
 
 
 def _json(
     view: memoryview,
-    index: Index,
+    index: TarIndex,
     good: Any,
     rows: pa.Table,
     columns: Columns,
     mine: NDArray[np.int64],
     path: str,
-    files: Files,
+    files: AuditFiles,
 ) -> pa.Table | None:
     """Each sample's JSON says the key that it was drawn by, and the seconds and bytes that it was planned with.
     Returns what `check_records` does."""
@@ -307,12 +312,12 @@ def _json(
 def _bytes(
     mixture: Mixture,
     view: memoryview,
-    index: Index,
+    index: TarIndex,
     columns: Columns,
     mine: NDArray[np.int64],
     sources: dict[int, memoryview],
     path: str,
-    files: Files,
+    files: AuditFiles,
 ) -> None:
     """What was copied is what lies in the runs' tars, where these are at hand; headers of copies are others."""
     own = np.frombuffer(view, dtype=np.uint8)
@@ -337,7 +342,7 @@ def _bytes(
 # -- what is written of it --------------------------------------------------------------------------------------
 
 
-def _papers(mixture: Mixture, files: Files) -> None:
+def _papers(mixture: Mixture, files: AuditFiles) -> None:
     """card.json and the cards of its tars, told again; where a mixture has none (an older one), nothing is asked."""
     if mixture_card.CARD not in files.sizes:
         return

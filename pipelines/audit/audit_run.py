@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from infra import storage, tables
 from infra.commit import MANIFEST
 from infra.errors import StageError
-from pipelines.audit.audit_shard import Shard, check_shard
-from pipelines.audit.audit_units import Units
-from pipelines.audit.deep import Deep, check_keys
-from pipelines.audit.files import DAMAGED, Files
-from pipelines.audit.findings import Findings
+from pipelines.audit.audit_shard import AuditedShard, check_shard
+from pipelines.audit.audit_units import AuditUnits
+from pipelines.audit.deep import MediaAuditor, check_keys
+from pipelines.audit.files import DAMAGED, AuditFiles
+from pipelines.audit.findings import AuditFindings
 from pipelines.core.verdicts import add_ledgers
 
 CHECKSUMS = "checksums.json"
@@ -33,7 +33,7 @@ def is_run(uri: str) -> bool:
     return any(storage.is_file(storage.join(uri, mark)) for mark in marks)
 
 
-def check_run(files: Files, deep: bool = False) -> dict[str, int]:
+def check_run(files: AuditFiles, deep: bool = False) -> dict[str, int]:
     """Audit a run; what is wrong is added to the files' findings. Returns what was looked at: shards, samples, inputs,
     and media where they are decoded.
 
@@ -50,8 +50,8 @@ def check_run(files: Files, deep: bool = False) -> dict[str, int]:
     for path in sorted(files.sizes, key=lambda path: path.split("/")[0] in ("members", "samples"), reverse=True):
         if not path.endswith(".tar") and _is_covered(path):
             files.hash(path)  # tars are hashed while they are read
-    units = Units(files, manifests)
-    media = Deep(files) if deep else None
+    units = AuditUnits(files, manifests)
+    media = MediaAuditor(files) if deep else None
     try:
         shards = [check_shard(files, units, name, unit, media) for name, unit in manifests.get("members", {}).items()]
     finally:
@@ -82,12 +82,12 @@ def _is_covered(path: str) -> bool:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def _checksums(files: Files) -> dict[str, str] | None:
+def _checksums(files: AuditFiles) -> dict[str, str] | None:
     value = files.checked_json(CHECKSUMS, "checksums")
     return None if value is None else dict(value)
 
 
-def _manifest(files: Files, stage: str, stamps: dict[str, str]) -> dict[str, dict[str, Any]]:
+def _manifest(files: AuditFiles, stage: str, stamps: dict[str, str]) -> dict[str, dict[str, Any]]:
     """unit -> {rows, sha256}, in order; what the stage was made from is put into `stamps`."""
     path = f"{stage}/{MANIFEST}"
     value = files.checked_json(path, "manifest")
@@ -98,7 +98,7 @@ def _manifest(files: Files, stage: str, stamps: dict[str, str]) -> dict[str, dic
     return {unit["name"]: unit for unit in value["units"]}
 
 
-def _refuse_other_versions(files: Files, covered: Mapping[str, str] | None) -> None:
+def _refuse_other_versions(files: AuditFiles, covered: Mapping[str, str] | None) -> None:
     """Tables that are what their run says, and of another version, are not this audit's to judge."""
     for path in sorted(files.sizes):
         if not path.startswith("members/") or not path.endswith(".parquet"):
@@ -122,7 +122,7 @@ def _refuse_other_versions(files: Files, covered: Mapping[str, str] | None) -> N
 
 
 def _against_checksums(
-    files: Files, covered: Mapping[str, str] | None, manifests: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    files: AuditFiles, covered: Mapping[str, str] | None, manifests: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> None:
     """Every covered file is listed with the sha256 that it has, and nothing else lies there."""
     findings = files.findings
@@ -153,7 +153,7 @@ def _against_checksums(
 # -- sums -------------------------------------------------------------------------------------------------------
 
 
-def _same_units(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]], findings: Findings) -> None:
+def _same_units(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]], findings: AuditFindings) -> None:
     """samples, signals and verdicts have the same units with as many rows."""
     wanted = {name: unit["rows"] for name, unit in manifests.get("samples", {}).items()}
     for stage in ("signals", "verdicts"):
@@ -162,7 +162,7 @@ def _same_units(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]], findin
             findings.deep(f"{stage}/{MANIFEST}", "units", wanted, found)
 
 
-def _ledger(files: Files, units: Units, shards: list[Shard]) -> None:
+def _ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShard]) -> None:
     """The ledger is the tally of the verdicts; the cards and what lies in no shard add up to it."""
     findings, path = files.findings, "ledger.json"
     ledger = files.checked_json(path, "ledger")
@@ -180,7 +180,7 @@ def _ledger(files: Files, units: Units, shards: list[Shard]) -> None:
         findings.deep(path, f"sum of cards and unsharded: {name}", told["all"][name], total.get(name, 0))
 
 
-def _croissant(files: Files, shards: list[Shard]) -> None:
+def _croissant(files: AuditFiles, shards: list[AuditedShard]) -> None:
     """croissant.json names every tar, with its size and sha256, and no other."""
     path = "croissant.json"
     if path not in files.sizes:

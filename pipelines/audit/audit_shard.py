@@ -15,15 +15,15 @@ from infra import tables
 from mixtures.cards import cards
 from mixtures.reading.contract import CHARS_PER_TOKEN, RELEASED
 from mixtures.shards.record import build_columns, parse_record, parse_records
-from pipelines.audit.audit_tar import Index, check_tar
-from pipelines.audit.audit_units import Units
-from pipelines.audit.deep import Deep
-from pipelines.audit.files import Files
-from pipelines.audit.findings import Findings
+from pipelines.audit.audit_tar import TarIndex, check_tar
+from pipelines.audit.audit_units import AuditUnits
+from pipelines.audit.deep import MediaAuditor
+from pipelines.audit.files import AuditFiles
+from pipelines.audit.findings import AuditFindings
 
 
 @dataclass(frozen=True)
-class Shard:
+class AuditedShard:
     """What is left of a shard once it is audited. card: None where it is unreadable or breaks its schema."""
 
     name: str
@@ -31,7 +31,9 @@ class Shard:
     samples: int
 
 
-def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any], deep: Deep | None = None) -> Shard:
+def check_shard(
+    files: AuditFiles, units: AuditUnits, name: str, unit: Mapping[str, Any], deep: MediaAuditor | None = None
+) -> AuditedShard:
     """Audit one shard; `unit` is its entry {rows, sha256} in the members' manifest; deep: decode its media too."""
     tar, card_file, part = f"shards/{name}.tar", f"shards/{name}.card.json", f"members/{name}.parquet"
     findings = files.findings
@@ -40,11 +42,11 @@ def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any], 
     card = read_card(files, card_file, name)
     members = files.table(part, tables.MEMBERS, None, unit["sha256"])
     if members is None:
-        return Shard(name, card, 0)
+        return AuditedShard(name, card, 0)
     findings.same(part, "rows", unit["rows"], members.num_rows)
     if view is None:
-        return Shard(name, card, members.num_rows)
-    index = Index.of(members)
+        return AuditedShard(name, card, members.num_rows)
+    index = TarIndex.of(members)
     suffixes = sorted(card["suffixes"]) if card else _suffixes(index)
     good = check_tar(view, index, suffixes, tar, findings)
     told = check_records(view, index, good, tar, findings)
@@ -54,10 +56,10 @@ def check_shard(files: Files, units: Units, name: str, unit: Mapping[str, Any], 
             deep.check(view, index, good, told, tar)
         if card is not None:
             _against_card(files, units, told, card, card_file, tar)
-    return Shard(name, card, members.num_rows)
+    return AuditedShard(name, card, members.num_rows)
 
 
-def read_card(files: Files, path: str, name: str) -> Mapping[str, Any] | None:
+def read_card(files: AuditFiles, path: str, name: str) -> Mapping[str, Any] | None:
     """A shard's card, held against its schema and its name."""
     card = files.checked_json(path, "shard-card")
     if card is None:
@@ -67,7 +69,7 @@ def read_card(files: Files, path: str, name: str) -> Mapping[str, Any] | None:
     return dict(card)
 
 
-def _suffixes(index: Index) -> list[str]:
+def _suffixes(index: TarIndex) -> list[str]:
     """Those of the first sample, where there is no card to say."""
     count = int(index.counts[0]) if len(index.counts) else 0
     return [str(name).split(".", 1)[-1] for name in index.names[:count].to_pylist()]
@@ -76,7 +78,7 @@ def _suffixes(index: Index) -> list[str]:
 # -- from the bytes ---------------------------------------------------------------------------------------------
 
 
-def check_records(view: memoryview, index: Index, good: Any, file: str, findings: Findings) -> pa.Table | None:
+def check_records(view: memoryview, index: TarIndex, good: Any, file: str, findings: AuditFindings) -> pa.Table | None:
     """Columns of every sample of a tar as its bytes tell them, n rows: those of members and what its JSON says of
     media; None where a sample's JSON cannot be read, which is found.
 
@@ -103,7 +105,9 @@ def check_records(view: memoryview, index: Index, good: Any, file: str, findings
     return _table(index, told)
 
 
-def _texts(view: memoryview, index: Index, good: Any, captions: Sequence[str], file: str, findings: Findings) -> None:
+def _texts(
+    view: memoryview, index: TarIndex, good: Any, captions: Sequence[str], file: str, findings: AuditFindings
+) -> None:
     """A .txt beside a sample is its caption."""
     is_text = np.asarray(pc.fill_null(pc.ends_with(index.names, ".txt"), False), dtype=bool)
     places = np.flatnonzero(is_text & good)
@@ -114,7 +118,7 @@ def _texts(view: memoryview, index: Index, good: Any, captions: Sequence[str], f
             findings.add(file, "txt", captions[row], view[start:end].tobytes(), index.keys[row].as_py())
 
 
-def _table(index: Index, told: Mapping[str, Sequence[Any]]) -> pa.Table:
+def _table(index: TarIndex, told: Mapping[str, Sequence[Any]]) -> pa.Table:
     def array(name: str, type_: pa.DataType) -> pa.Array:
         return pa.array(told[name], type_)
 
@@ -157,7 +161,7 @@ MEMBER_COLUMNS = ("key", "modality", "source", "licence", "kind", "language", "t
                   "seconds", "bytes")  # fmt: skip
 
 
-def _against_members(told: pa.Table, members: pa.Table, name: str, part: str, findings: Findings) -> None:
+def _against_members(told: pa.Table, members: pa.Table, name: str, part: str, findings: AuditFindings) -> None:
     keys = members["key"].combine_chunks()
     findings.rows(part, "shard", keys, pa.repeat(pa.scalar(name), len(keys)), members["shard"].combine_chunks())
     for column in MEMBER_COLUMNS:
@@ -167,7 +171,7 @@ def _against_members(told: pa.Table, members: pa.Table, name: str, part: str, fi
 
 
 def _against_card(
-    files: Files, units: Units, told: pa.Table, card: Mapping[str, Any], card_file: str, tar: str
+    files: AuditFiles, units: AuditUnits, told: pa.Table, card: Mapping[str, Any], card_file: str, tar: str
 ) -> None:
     findings = files.findings
     if told.num_rows:
@@ -195,7 +199,7 @@ def _against_card(
     _reconcile(card, card_file, findings)
 
 
-def _dialogues(units: Units, told: pa.Table, card: Mapping[str, Any]) -> dict[str, Any] | None:
+def _dialogues(units: AuditUnits, told: pa.Table, card: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the card says of its samples' dialogues, told again from their table; texts have none."""
     if not units.has_dialogues or card["modality"] == "text":
         return None
@@ -208,7 +212,7 @@ def _dialogues(units: Units, told: pa.Table, card: Mapping[str, Any]) -> dict[st
     return cards.summarize_dialogues(rows)
 
 
-def _reconcile(card: Mapping[str, Any], card_file: str, findings: Findings) -> None:
+def _reconcile(card: Mapping[str, Any], card_file: str, findings: AuditFindings) -> None:
     """What went in is what came out, and each that came out has a reason."""
     ledger = card["ledger"]
     gone = ledger["duplicates"] + sum(ledger["dropped"].values()) + sum(ledger["failed"].values())
@@ -224,7 +228,7 @@ def _reconcile(card: Mapping[str, Any], card_file: str, findings: Findings) -> N
 
 
 def lineage(
-    files: Files, units: Units, told: pa.Table, card: Mapping[str, Any], card_file: str, tar: str
+    files: AuditFiles, units: AuditUnits, told: pa.Table, card: Mapping[str, Any], card_file: str, tar: str
 ) -> tuple[pa.Table, bool]:
     """Hold a shard's samples against the rows of samples, verdicts and signals that its card names.
 
@@ -274,7 +278,7 @@ _FACTS = {"width": "facts.width", "height": "facts.height", "seconds": "facts.du
           "frames": "facts.frames", "language": "language.label"}  # fmt: skip
 
 
-def _against_unit(told: pa.Table, rows: pa.Table, unit: str, tar: str, findings: Findings) -> None:
+def _against_unit(told: pa.Table, rows: pa.Table, unit: str, tar: str, findings: AuditFindings) -> None:
     keys = told["key"].combine_chunks()
     for ours, theirs in _SAME.items():
         findings.rows(tar, f"json.{ours}", keys, rows[theirs].combine_chunks(), told[ours].combine_chunks())

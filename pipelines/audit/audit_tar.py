@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.audit.findings import SHOWN, Findings
+from pipelines.audit.findings import SHOWN, AuditFindings
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -32,7 +32,7 @@ FIELDS = ("name", "mode", "uid", "gid", "size", "mtime", "chksum", "type", "link
 
 
 @dataclass(frozen=True)
-class Index:
+class TarIndex:
     """Samples of one tar, in order, and their members, flat.
 
     keys (n,); offset, size (n,): bytes of each sample, header and padding included; counts (n,): its members.
@@ -48,7 +48,7 @@ class Index:
     sizes: Ints
 
     @classmethod
-    def of(cls, members: pa.Table) -> Index:
+    def of(cls, members: pa.Table) -> TarIndex:
         """From rows of the members table."""
         nested = members["members"].combine_chunks()
         flat = nested.flatten()
@@ -81,7 +81,9 @@ def ends(data: Ints, sizes: Ints) -> Ints:
     return data + (sizes + BLOCK - 1) // BLOCK * BLOCK
 
 
-def check_tar(view: memoryview, index: Index, suffixes: Sequence[str] | None, file: str, findings: Findings) -> Mask:
+def check_tar(
+    view: memoryview, index: TarIndex, suffixes: Sequence[str] | None, file: str, findings: AuditFindings
+) -> Mask:
     """Hold a tar against its index. Returns bool (m,): members that lie where the index has them, in the file.
 
     suffixes: of every sample, sorted, as the shard's card has them; None: a mixture's tar, whose samples differ and lie
@@ -110,11 +112,11 @@ def check_tar(view: memoryview, index: Index, suffixes: Sequence[str] | None, fi
     return good
 
 
-def _keys(index: Index) -> pa.Array:
+def _keys(index: TarIndex) -> pa.Array:
     return index.keys.take(pa.array(index.owners()))
 
 
-def _tiles(index: Index, length: int, file: str, findings: Findings) -> None:
+def _tiles(index: TarIndex, length: int, file: str, findings: AuditFindings) -> None:
     """Each header begins where the padding before it ends, each sample where its first header does."""
     after = ends(index.data, index.sizes)
     before = np.concatenate([np.zeros(1, np.int64), after[:-1]]) if len(after) else after
@@ -132,7 +134,7 @@ def _tiles(index: Index, length: int, file: str, findings: Findings) -> None:
             findings.where(file, field, index.keys, pa.array(expected != found), expected, found)
 
 
-def _names(index: Index, suffixes: Sequence[str], file: str, findings: Findings) -> None:
+def _names(index: TarIndex, suffixes: Sequence[str], file: str, findings: AuditFindings) -> None:
     """KEY.SUFFIX for every suffix of the shard, keys ascending and each once."""
     n, k = len(index.keys), len(suffixes)
     if n > 1:
@@ -180,7 +182,7 @@ def heads(names: pa.Array, sizes: Ints) -> Bytes:
     return rows
 
 
-def _headers(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findings) -> Mask:
+def _headers(grid: Bytes, index: TarIndex, batch: Ints, file: str, findings: AuditFindings) -> Mask:
     names, sizes = pc.fill_null(index.names.take(pa.array(batch)), ""), index.sizes[batch]
     usual = (np.asarray(pc.binary_length(names)) <= 100) & (sizes < 8**11)
     if not usual.all():
@@ -199,7 +201,7 @@ def _headers(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findin
     return right & usual
 
 
-def _name_header(expected: bytes, found: bytes, key: str, file: str, findings: Findings) -> None:
+def _name_header(expected: bytes, found: bytes, key: str, file: str, findings: AuditFindings) -> None:
     want = tarfile.TarInfo.frombuf(expected, "utf-8", "surrogateescape")
     try:
         have = tarfile.TarInfo.frombuf(found, "utf-8", "surrogateescape")
@@ -216,7 +218,7 @@ def _name_header(expected: bytes, found: bytes, key: str, file: str, findings: F
         findings.add(file, "header", f"the header of {want.name}", "other bytes", key)
 
 
-def _padding(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findings) -> None:
+def _padding(grid: Bytes, index: TarIndex, batch: Ints, file: str, findings: AuditFindings) -> None:
     rest = index.sizes[batch] % BLOCK
     some = np.flatnonzero(rest)
     last = grid[(index.data[batch[some]] + index.sizes[batch[some]]) // BLOCK].view(np.uint64)
@@ -229,7 +231,7 @@ def _padding(grid: Bytes, index: Index, batch: Ints, file: str, findings: Findin
         findings.where(file, "padding", owners, pa.array(loud), "zeros", "other bytes")
 
 
-def _end(blocks: Bytes, index: Index, file: str, findings: Findings) -> None:
+def _end(blocks: Bytes, index: TarIndex, file: str, findings: AuditFindings) -> None:
     """Two blocks of zeros, and zeros up to a whole record."""
     after = ends(index.data, index.sizes)
     end = int(after[-1]) if len(after) else 0

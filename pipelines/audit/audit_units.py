@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from infra import tables
 from infra.media.interface import MODALITIES
 from mixtures.cards.cards import SCORES
-from pipelines.audit.files import Files
+from pipelines.audit.files import AuditFiles
 
 Mask = NDArray[np.bool_]
 
@@ -39,10 +39,10 @@ class Account:
     met: Mask
 
 
-class Units:
+class AuditUnits:
     """Units of a run by name, as their manifests have them; reading one checks it."""
 
-    def __init__(self, files: Files, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, files: AuditFiles, manifests: Mapping[str, Mapping[str, Any]]) -> None:
         self._files = files
         #: stage -> unit -> {rows, sha256}
         self._manifests = manifests

@@ -15,9 +15,9 @@ from infra.hashing import sample_key
 from infra.media.decoder import Decoder
 from infra.media.interface import Decoded, FramePlan, MediaRef
 from infra.media.pixels import Limits
-from pipelines.audit.audit_tar import Index
-from pipelines.audit.audit_units import Units
-from pipelines.audit.files import Files
+from pipelines.audit.audit_tar import TarIndex
+from pipelines.audit.audit_units import AuditUnits
+from pipelines.audit.files import AuditFiles
 
 #: Higher than any run's own limits are likely to be: what a run could open, its audit can (ours).
 LIMITS = Limits(max_bytes=64 * 2**30, max_pixels=2**28, max_frames=1_000_000, max_packets=10_000_000,
@@ -30,10 +30,10 @@ PLAN = FramePlan("middle", size=32, fit="short")
 FACTS = {"width": "width", "height": "height", "seconds": "duration", "fps": "fps", "frames": "frames"}
 
 
-class Deep:
+class MediaAuditor:
     """Decodes media of a run's tars, one after another, in a child process. To be closed."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: AuditFiles) -> None:
         self._files = files
         self._decoder = Decoder(LIMITS)
         self.media = 0
@@ -42,7 +42,7 @@ class Deep:
         """End the child."""
         self._decoder.close()
 
-    def check(self, view: memoryview, index: Index, good: Any, told: pa.Table, tar: str) -> None:
+    def check(self, view: memoryview, index: TarIndex, good: Any, told: pa.Table, tar: str) -> None:
         """Hold the media of a tar against what JSON says of them: sha256, and the facts where they were measured."""
         names = index.names.to_pylist()
         data, sizes = index.data.tolist(), index.sizes.tolist()
@@ -81,7 +81,7 @@ def _number(name: str) -> int:
     return int(parts[1]) if len(parts) > 2 and parts[1].isdigit() else 0
 
 
-def check_keys(files: Files, units: Units) -> None:
+def check_keys(files: AuditFiles, units: AuditUnits) -> None:
     """A key is a function of source, place, media and text; those of samples that were taken down are let be, since
     what they stood for is gone."""
     columns = ("key", "source", "container", "position", "media", "text", "error")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from infra import storage
 from infra.hashing import canonical_json
 from mixtures.cards import schemas
-from pipelines.audit.findings import Findings
+from pipelines.audit.findings import AuditFindings
 
 #: Bytes that are hashed between two signs of progress; hashlib lets other threads run meanwhile.
 BLOCK = 2**23
@@ -29,10 +29,10 @@ HASHERS = max(1, min(4, (os.cpu_count() or 2) - 1))
 DAMAGED = (pa.ArrowException, OSError, MemoryError)
 
 
-class Files:
+class AuditFiles:
     """Files below `uri`. Hashing runs in threads; what is wrong with a file becomes a finding, never an error."""
 
-    def __init__(self, uri: str, findings: Findings, listing: Iterable[storage.Entry] = ()) -> None:
+    def __init__(self, uri: str, findings: AuditFindings, listing: Iterable[storage.Entry] = ()) -> None:
         self.uri = uri
         self.findings = findings
         self.sizes: dict[str, int] = {entry.path: entry.size for entry in listing}

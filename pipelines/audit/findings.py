@@ -22,7 +22,7 @@ ABSENT = "nothing"
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """One mismatch. file: relative to what is audited; field: dotted; key: of the sample, "" where it is no one's."""
 
     file: str
@@ -31,17 +31,17 @@ class Finding:
     found: Any
     key: str = ""
 
-    def value(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
 
-class Findings:
+class AuditFindings:
     """Gathers findings, from any thread; of one field of one file at most SHOWN are kept and all are counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: list[Finding] = []
+        self._kept: list[AuditFinding] = []
         self._count: dict[tuple[str, str], int] = {}
 
     def add(self, file: str, field: str, expected: Any, found: Any, key: str = "", times: int = 1) -> None:
@@ -50,7 +50,7 @@ class Findings:
             seen = self._count.get((file, field), 0)
             self._count[(file, field)] = seen + times
             if seen < SHOWN:
-                self._kept.append(Finding(file, field, _short(expected), _short(found), key))
+                self._kept.append(AuditFinding(file, field, _short(expected), _short(found), key))
 
     def same(self, file: str, field: str, expected: Any, found: Any, key: str = "") -> bool:
         """Book a mismatch unless both are the same."""
@@ -100,7 +100,7 @@ class Findings:
         """All of them, written out or not."""
         return sum(self._count.values())
 
-    def sorted(self) -> list[Finding]:
+    def sorted(self) -> list[AuditFinding]:
         """Those written out, by file, field and key."""
         return sorted(self._kept, key=lambda f: (f.file, f.field, f.key, str(f.expected), str(f.found)))
 

@@ -20,7 +20,7 @@ from pipelines.diff.diff_values import files_of, flat, settings, show_files, sho
 PLACES = ("out", "store")
 
 
-def diff(a: str, b: str) -> dict[str, Any]:
+def run(a: str, b: str) -> dict[str, Any]:
     """What differs between two runs that have verdicts, or between two mixtures; nothing is written.
 
     `same` is true where every covered file has the same bytes and no setting that results depend on differs.
@@ -29,7 +29,7 @@ def diff(a: str, b: str) -> dict[str, Any]:
     kinds = [_kind(uri) for uri in (a, b)]
     if kinds[0] != kinds[1]:
         raise ConfigError(f"{a} is a {kinds[0]} and {b} a {kinds[1]}", hint="give two runs, or two mixtures")
-    found = diff_mixtures.diff(a, b) if kinds[0] == "mixture" else _runs(a, b)
+    found = diff_mixtures.compare(a, b) if kinds[0] == "mixture" else _runs(a, b)
     return {"kind": kinds[0], "a": a, "b": b, **found}
 
 
@@ -57,7 +57,7 @@ def _runs(a: str, b: str) -> dict[str, Any]:
         "makers": settings(held[0].get("makers", {}), held[1].get("makers", {})),
         "versions": settings(held[0].get("versions", {}), held[1].get("versions", {})),
         "ledger": _ledgers(a, b),
-        **diff_rows.diff(a, b),
+        **diff_rows.compare(a, b),
         "files": files,
         "shards": files_of(*({n: s for n, s in one.items() if n.endswith(".tar")} for one in sums)),
     }

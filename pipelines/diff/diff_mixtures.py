@@ -25,7 +25,7 @@ UNITS = ("samples", "tokens", "seconds", "bytes")
 BY = ("modality", "source", "licence", "kind")
 
 
-def diff(a: str, b: str) -> dict[str, Any]:
+def compare(a: str, b: str) -> dict[str, Any]:
     """What differs between two mixtures; nothing is written."""
     one, other = open_mixture(a), open_mixture(b)
     notes: list[str] = []

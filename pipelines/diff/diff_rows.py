@@ -34,7 +34,7 @@ _DETAILS = ("reason", "value", "threshold", "duplicate_of", "keep_probability")
 _FACTS = ("modality", "source", "licence", "origin")
 
 
-def diff(a: str, b: str) -> dict[str, Any]:
+def compare(a: str, b: str) -> dict[str, Any]:
     """samples, outcomes, restated, facts and scores of two runs, as `reelmill diff --json` gives them."""
     one, other = _Side(a), _Side(b)
     columns = sorted(set(one.scores) & set(other.scores))

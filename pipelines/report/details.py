@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core.finished_run import JudgedRun
-from pipelines.report.report_rows import Rows, dialogues
-from pipelines.report.thumbnails import Media
+from pipelines.report.report_rows import ReportRows, dialogues
+from pipelines.report.thumbnails import Thumbnails
 
 #: Characters of a text that its page shows (ours).
 LONGEST = 20_000
 
 
-def details(finished: JudgedRun, rows: Rows, media: Media, size: int) -> Iterator[list[dict[str, Any]]]:
+def details(finished: JudgedRun, rows: ReportRows, media: Thumbnails, size: int) -> Iterator[list[dict[str, Any]]]:
     """Lists of `size` samples, in order."""
     written = {row["key"]: row for row in dialogues(finished)}
     members = {row["key"]: row for row in rows.members.select(
@@ -95,7 +95,7 @@ def _dialogue(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def groups(rows: Rows) -> list[dict[str, Any]]:
+def groups(rows: ReportRows) -> list[dict[str, Any]]:
     """Groups of duplicates, the largest first: row of the survivor, and of each copy with how alike it is to which."""
     found: dict[int, list[dict[str, Any]]] = {}
     for row in rows.duplicates.to_pylist():

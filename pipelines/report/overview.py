@@ -12,7 +12,7 @@ from infra.commit import read_json
 from mixtures.cards.cards import SCORES
 from pipelines.core.finished_run import JudgedRun
 from pipelines.report import charts
-from pipelines.report.report_rows import Rows
+from pipelines.report.report_rows import ReportRows
 
 MODALITIES = ("video", "image", "multi_image", "text")
 
@@ -26,7 +26,7 @@ FACTS = (
 )
 
 
-def overview(finished: JudgedRun, rows: Rows) -> dict[str, Any]:
+def overview(finished: JudgedRun, rows: ReportRows) -> dict[str, Any]:
     """The parts of meta.js that describe the run itself."""
     run, held = finished.run, finished.run_json
     kept = rows.outcome == "kept"
@@ -71,13 +71,13 @@ def _filters(finished: JudgedRun) -> list[dict[str, Any]]:
     return found
 
 
-def _words(rows: Rows, column: str) -> list[str]:
+def _words(rows: ReportRows, column: str) -> list[str]:
     if column not in rows.signals.schema.names:
         return [""] * len(rows)
     return [value or "" for value in rows.signals[column].to_pylist()]
 
 
-def _shards(rows: Rows) -> list[dict[str, Any]]:
+def _shards(rows: ReportRows) -> list[dict[str, Any]]:
     """One entry a shard: samples, tokens, seconds, bytes."""
     if not rows.members.num_rows:
         return []
@@ -92,7 +92,7 @@ def _shards(rows: Rows) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _shares(rows: Rows) -> list[dict[str, Any]]:
+def _shares(rows: ReportRows) -> list[dict[str, Any]]:
     """What each modality is of what was kept, in the four units that a recipe may bind."""
     found = []
     modality = np.array(rows.members["modality"].to_pylist(), dtype=object)

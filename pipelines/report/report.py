@@ -17,8 +17,8 @@ from mixtures.shards.manifest import is_mixture, open_mixture
 from pipelines.core.finished_run import JudgedRun, open_judged_run
 from pipelines.report import details, mixture_page, overview, sliders
 from pipelines.report.data_scripts import codes, numbers, script
-from pipelines.report.report_rows import Rows, gather
-from pipelines.report.thumbnails import Media, draw
+from pipelines.report.report_rows import ReportRows, gather
+from pipelines.report.thumbnails import Thumbnails, draw
 
 #: Samples in one file of texts, and in one file of details.
 TEXTS = 8192
@@ -31,13 +31,13 @@ PLACE = 400
 MARK = "data/meta.js"
 
 
-def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips: int = 200) -> dict[str, Any]:
+def run(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips: int = 200) -> dict[str, Any]:
     """Write the report of the run or mixture in `folder` into the folder `out`, and return what was written.
 
     thumbs, clips: most pictures and most moving ones drawn for each filter and outcome. An earlier report in `out` is
-    replaced whole. Raises what `check` does, and StageError where there is no finished run or mixture.
+    replaced whole. Raises what `check_output` does, and StageError where there is no finished run or mixture.
     """
-    check(out)
+    check_output(out)
     target = Path(out)
     work = storage.temporary_beside(target)
     try:
@@ -57,7 +57,7 @@ def write(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, cli
     return {"report": out, **told, "files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
 
-def check(out: str) -> None:
+def check_output(out: str) -> None:
     """Whether a report can be written to `out`, before any work.
 
     Raises ConfigError where `out` holds something else, MissingExtra where what draws charts is not installed.
@@ -114,7 +114,7 @@ def _put(work: Path, name: str, value: Any) -> None:
     path.write_bytes(script(name, value))
 
 
-def _write_data(finished: JudgedRun, rows: Rows, media: Media, work: Path, *, quiet: bool) -> None:
+def _write_data(finished: JudgedRun, rows: ReportRows, media: Thumbnails, work: Path, *, quiet: bool) -> None:
     words = _words(rows)
     _put(work, "rows", _index(rows, words, media))
     for index, start in enumerate(range(0, len(rows), TEXTS)):
@@ -151,7 +151,7 @@ def _shards(finished: JudgedRun) -> list[str]:
     return [name.removesuffix(".card.json") for name in names if name.endswith(".card.json")]
 
 
-def _words(rows: Rows) -> dict[str, tuple[Sequence[str], Any]]:
+def _words(rows: ReportRows) -> dict[str, tuple[Sequence[str], Any]]:
     """Columns of few values as (values, code of each row); code 0 is always "", which stands for none."""
     shard = dict(zip(rows.members["key"].to_pylist(), rows.members["shard"].to_pylist(), strict=True))
     label = rows.signals["language.label"].to_pylist() if "language.label" in rows.signals.schema.names else None
@@ -173,7 +173,7 @@ def _words(rows: Rows) -> dict[str, tuple[Sequence[str], Any]]:
     return found
 
 
-def _index(rows: Rows, words: Mapping[str, Any], media: Media) -> dict[str, Any]:
+def _index(rows: ReportRows, words: Mapping[str, Any], media: Thumbnails) -> dict[str, Any]:
     """All rows, without what they say: so much must be there before the first filter is chosen."""
     return {
         "keys": "".join(rows.keys),
@@ -184,7 +184,7 @@ def _index(rows: Rows, words: Mapping[str, Any], media: Media) -> dict[str, Any]
     }
 
 
-def _texts(rows: Rows, start: int, stop: int) -> dict[str, Any]:
+def _texts(rows: ReportRows, start: int, stop: int) -> dict[str, Any]:
     """What rows say, and where they are from: the beginnings, a line each."""
     columns = (rows.samples[name].slice(start, stop - start).to_pylist() for name in ("container", "position"))
     places = [f"{container} {position}" for container, position in zip(*columns, strict=True)]

@@ -23,7 +23,7 @@ _HIDDEN = ("ngrams.ids", "minhash.exact", "overlay.boxes", "clean.text")
 
 
 @dataclass(frozen=True)
-class Rows:
+class ReportRows:
     """samples, verdicts, signals: the same n rows in the same order; members, duplicates: by key, of some of them."""
 
     samples: pa.Table
@@ -83,7 +83,7 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def gather(finished: JudgedRun) -> Rows:
+def gather(finished: JudgedRun) -> ReportRows:
     """Read a run's tables.
 
     Raises StageError where samples, signals and verdicts are not of the same rows.
@@ -103,7 +103,7 @@ def gather(finished: JudgedRun) -> Rows:
         samples.append(sample)
         verdicts.append(verdict)
         signals.append(signal)
-    return Rows(
+    return ReportRows(
         _joined(samples, tables.SAMPLES),
         _joined(verdicts, tables.VERDICTS),
         _joined(signals, pa.schema([("key", pa.string())])),

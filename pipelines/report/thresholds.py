@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from filters.interface import numbers
 from pipelines.core.resolve import Resolved, Step
 from pipelines.core.verdicts import lacks_text, step_applies
-from pipelines.report.report_rows import Rows
+from pipelines.report.report_rows import ReportRows
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -58,7 +58,7 @@ class Threshold:
         return (self.always | held) & ~self.never
 
 
-def thresholds(resolved: Resolved, rows: Rows, captions_optional: frozenset[str]) -> Iterator[Threshold]:
+def thresholds(resolved: Resolved, rows: ReportRows, captions_optional: frozenset[str]) -> Iterator[Threshold]:
     """Every threshold of every filter that could stop a row, in the order of the cascade."""
     world = _World(resolved, rows, captions_optional)
     for index, step in enumerate(resolved.steps):
@@ -73,7 +73,7 @@ def thresholds(resolved: Resolved, rows: Rows, captions_optional: frozenset[str]
 class _World:
     """What the steps of the cascade say of each row, asked once."""
 
-    def __init__(self, resolved: Resolved, rows: Rows, captions_optional: frozenset[str]) -> None:
+    def __init__(self, resolved: Resolved, rows: ReportRows, captions_optional: frozenset[str]) -> None:
         self.resolved = resolved
         self.rows = rows
         self.silent = lacks_text(rows.samples, captions_optional)

@@ -18,7 +18,7 @@ from infra.media.decoder import Decoder
 from infra.media.interface import FramePlan, Frames, MediaRef
 from pipelines.core.finished_run import JudgedRun
 from pipelines.core.sample_media import source_root
-from pipelines.report.report_rows import Rows
+from pipelines.report.report_rows import ReportRows
 
 #: Longer side of a picture and of a clip, in pixels, and JPEG quality (ours).
 SIDE = 320
@@ -34,7 +34,7 @@ _MOVING = FramePlan("rate", SIDE, "long", count=CLIP_FRAMES, fps=float(CLIP_FPS)
 
 
 @dataclass
-class Media:
+class Thumbnails:
     """pictures: uint8 (n,): how many pictures a row has, plus 8 where it has a clip; why: for rows that were drawn and
     have none, by key; asked: rows with a medium; drawn: rows that the draw took."""
 
@@ -76,17 +76,17 @@ class Media:
         }
 
 
-def draw(finished: JudgedRun, rows: Rows, work: Path, *, thumbs: int, clips: int, quiet: bool) -> Media:
+def draw(finished: JudgedRun, rows: ReportRows, work: Path, *, thumbs: int, clips: int, quiet: bool) -> Thumbnails:
     """Write thumbs/AB/KEY-I.jpg and clips/AB/KEY.mp4 for at most so many rows of each filter and outcome."""
     has = rows.modality != "text"
-    media = Media(np.zeros(len(rows), dtype=np.uint8), asked=int(has.sum()), most=thumbs, most_clips=clips)
+    media = Thumbnails(np.zeros(len(rows), dtype=np.uint8), asked=int(has.sum()), most=thumbs, most_clips=clips)
     media.clips_asked = int((rows.modality == "video").sum())
     seed = finished.run.config.seed
     chosen = drawn(rows, has, seed, "report thumb", thumbs)
     moving = drawn(rows, chosen & (rows.modality == "video"), seed, "report clip", clips)
     everything = np.flatnonzero(chosen)
     media.drawn = len(everything)
-    where = _Places(finished, rows)
+    where = MediaLocations(finished, rows)
     done = 0
     with Decoder() as decoder, progress.watch("pictures", len(everything), lambda: done, what="samples", quiet=quiet):
         for row in everything.tolist():
@@ -95,7 +95,7 @@ def draw(finished: JudgedRun, rows: Rows, work: Path, *, thumbs: int, clips: int
     return media
 
 
-def drawn(rows: Rows, able: NDArray[np.bool_], seed: int, purpose: str, most: int) -> NDArray[np.bool_]:
+def drawn(rows: ReportRows, able: NDArray[np.bool_], seed: int, purpose: str, most: int) -> NDArray[np.bool_]:
     """bool (n,): of each (outcome, filter) the `most` rows with the smallest keyed draws."""
     found = np.zeros(len(rows), dtype=bool)
     where = np.flatnonzero(able)
@@ -107,10 +107,10 @@ def drawn(rows: Rows, able: NDArray[np.bool_], seed: int, purpose: str, most: in
     return found
 
 
-class _Places:
+class MediaLocations:
     """Where the media of a row lie: for kept rows in the shard's tar where that is there, else below the source."""
 
-    def __init__(self, finished: JudgedRun, rows: Rows) -> None:
+    def __init__(self, finished: JudgedRun, rows: ReportRows) -> None:
         self.run = finished.run
         self.rows = rows
         self.sources = {source.name: source for source in finished.run.config.sources}
@@ -137,7 +137,7 @@ class _Places:
         ]
 
 
-def _draw_row(where: _Places, decoder: Decoder, work: Path, media: Media, row: int, moving: bool) -> None:
+def _draw_row(where: MediaLocations, decoder: Decoder, work: Path, media: Thumbnails, row: int, moving: bool) -> None:
     key = where.rows.keys[row]
     found = where.of(row)
     if not found:

@@ -19,14 +19,14 @@ from pipelines.annotate.llm_client import cache_path
 from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
-from pipelines.takedown.scan import Found
+from pipelines.takedown.scan import TakedownScan
 
 #: Characters from which on a text found in an answer shows that the answer is about its sample (ours): shorter ones
 #: stand in answers about others too, and those have been paid for.
 TELLING = 30
 
 
-def find(found: Found) -> list[bytes]:
+def find(found: TakedownScan) -> list[bytes]:
     """Keys of cached answers about the erased samples: to the requests for their dialogues, and all that hold a
     question, an answer or a dense caption which is told of no other sample. [] where the rules wrote."""
     settings = resolve(found.run).annotate
@@ -77,7 +77,7 @@ def needles(found: Iterable[str]) -> list[str]:
     return sorted(text for text in bare if len(text) >= TELLING)
 
 
-def _said_of_others(found: Found, mine: set[str]) -> set[str]:
+def _said_of_others(found: TakedownScan, mine: set[str]) -> set[str]:
     """Those of these texts that stand in dialogues of samples which stay."""
     manifest = read_manifest(found.run.at("dialogues"))
     gone, wanted = pa.array(sorted(found.erased), pa.string()), pa.array(sorted(mine), pa.string())
@@ -101,7 +101,7 @@ def _there(run: Run, settings: AnnotateSettings) -> bool:
     return storage.is_local(uri) and storage.is_file(uri)
 
 
-def _rows(found: Found) -> list[tuple[dict[str, Any], float | None]]:
+def _rows(found: TakedownScan) -> list[tuple[dict[str, Any], float | None]]:
     """(row of dialogues, seconds as its sheet had them) of each erased sample that has one."""
     rows: list[tuple[dict[str, Any], float | None]] = []
     if read_manifest(found.run.at("dialogues")) is None:

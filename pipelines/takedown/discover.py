@@ -11,7 +11,7 @@ from mixtures.shards.manifest import is_mixture
 
 
 @dataclass(frozen=True)
-class Places:
+class DiscoveredRuns:
     """What was found, each sorted and once."""
 
     runs: tuple[str, ...]
@@ -19,7 +19,7 @@ class Places:
     stores: tuple[str, ...]
 
 
-def find(folders: Sequence[str]) -> Places:
+def find(folders: Sequence[str]) -> DiscoveredRuns:
     """Every run (it has samples), mixture and store at or below `folders`; links to folders are not followed.
 
     Raises StageError where a folder is not there, or there is none of them below it.
@@ -48,7 +48,7 @@ def find(folders: Sequence[str]) -> Places:
                 where=top,
                 hint="give runs and mixtures, or a folder that holds them",
             )
-    return Places(tuple(sorted(runs)), tuple(sorted(mixtures)), tuple(sorted(stores)))
+    return DiscoveredRuns(tuple(sorted(runs)), tuple(sorted(mixtures)), tuple(sorted(stores)))
 
 
 def _plain(uri: str) -> str:

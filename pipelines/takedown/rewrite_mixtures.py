@@ -39,7 +39,7 @@ _FORMS = {".nv-meta": emit.write_energon, "llava": emit.write_llava}
 
 
 @dataclass(frozen=True)
-class State:
+class MixtureState:
     """changed: some run that the mixture stands on is no longer the one that it was planned on; missing: runs that
     are not there; why: set where the mixture cannot be mended."""
 
@@ -49,7 +49,7 @@ class State:
     why: str = ""
 
 
-def look(uri: str) -> State:
+def look(uri: str) -> MixtureState:
     """How a mixture stands to its runs."""
     mixture = open_mixture(uri)
     missing, changed, why = [], False, ""
@@ -64,7 +64,7 @@ def look(uri: str) -> State:
                 why = f"{run} was made anew, and not by a take-down"
     if missing:
         why = f"{missing[0]} is not there"
-    return State(mixture, changed, tuple(missing), why)
+    return MixtureState(mixture, changed, tuple(missing), why)
 
 
 def touched(mixture: Mixture, gone: Mapping[str, Sequence[str]]) -> dict[str, Any]:

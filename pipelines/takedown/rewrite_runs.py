@@ -20,7 +20,7 @@ from pipelines.decide.decide import write_ledger
 from pipelines.export import export, provenance
 from pipelines.export.dataset_card import papers, write_readme
 from pipelines.takedown import cached_answers, rewrite_rows, rewrite_shards, rewrite_stores, staging
-from pipelines.takedown.scan import Found
+from pipelines.takedown.scan import TakedownScan
 
 Rows = NDArray[np.int64]
 
@@ -31,7 +31,7 @@ SCRATCH = ("work/inventory", "work/duplicates")
 READ = ("samples", "verdicts")
 
 
-def stage(found: Found) -> dict[str, Any]:
+def stage(found: TakedownScan) -> dict[str, Any]:
     """Stage everything of a run that changes and decide on it; returns the journal.
 
     journal: files {path: sha256}; remove: folders of scratch; ids: content (hex) that the store must not hold any more;
@@ -143,7 +143,7 @@ def reissue(run: Run, journal: dict[str, Any]) -> None:
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def _unit(found: Found, after: Tombstones, unit: str) -> dict[str, pa.Table]:
+def _unit(found: TakedownScan, after: Tombstones, unit: str) -> dict[str, pa.Table]:
     """The tables of one unit as they will be, by stage."""
     run = found.run
     gone = rows_of(found, unit)
@@ -160,7 +160,7 @@ def _unit(found: Found, after: Tombstones, unit: str) -> dict[str, pa.Table]:
     return new
 
 
-def rows_of(found: Found, unit: str) -> Rows:
+def rows_of(found: TakedownScan, unit: str) -> Rows:
     """Rows of a unit that are erased or held."""
     none = np.zeros(0, np.int64)
     return np.union1d(found.rows.get(unit, none), found.beside.get(unit, none))
@@ -176,7 +176,7 @@ def _sets(old: pa.Table, new: pa.Table) -> dict[str, str]:
     return {rows_fingerprint(before[of]): rows_fingerprint(after[of]) for of in before}
 
 
-def _duplicates(found: Found) -> dict[str, pa.Table]:
+def _duplicates(found: TakedownScan) -> dict[str, pa.Table]:
     """Tables of groups without the erased and the held."""
     manifest = read_manifest(found.run.at("duplicates"))
     gone = pa.array(sorted({**found.erased, **found.held}), pa.string())
@@ -189,7 +189,7 @@ def _duplicates(found: Found) -> dict[str, pa.Table]:
     return changed
 
 
-def _scratch(found: Found, after: Tombstones, work: staging.Staging) -> None:
+def _scratch(found: TakedownScan, after: Tombstones, work: staging.Staging) -> None:
     """What RUN/work holds of these units and is needed so that a later run finds everything done."""
     run, why = found.run, after.reasons
     for unit in found.units:

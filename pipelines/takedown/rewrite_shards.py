@@ -22,11 +22,11 @@ from pipelines.core.verdicts import tally
 from pipelines.export import export
 from pipelines.takedown import rewrite_rows as rows
 from pipelines.takedown import rewrite_tars
-from pipelines.takedown.scan import Found
+from pipelines.takedown.scan import TakedownScan
 from pipelines.takedown.staging import Staging
 
 
-class Shards:
+class ShardPlan:
     """Where the rows of a run's units are booked, by the plan that its shards were made of."""
 
     def __init__(self, run: Run) -> None:
@@ -62,12 +62,12 @@ def _need_plan(run: Run) -> None:
     export.plan_layout(run, names)
 
 
-def stage(found: Found, verdicts: dict[str, pa.Table], staging: Staging) -> list[dict[str, Any]]:
+def stage(found: TakedownScan, verdicts: dict[str, pa.Table], staging: Staging) -> list[dict[str, Any]]:
     """Stage tars, indexes and cards of the shards that change; `verdicts`: new tables of the units that change.
 
     Returns what was done to each tar, for the report. Raises StageError where index, tar or plan do not fit together.
     """
-    shards = Shards(found.run)
+    shards = ShardPlan(found.run)
     changed = {unit: np.union1d(_rows(found.rows, unit), _rows(found.beside, unit)) for unit in found.units}
     names = {name for unit, rows in changed.items() for name in shards.booked(unit)[rows].tolist()} - {""}
     told = []
@@ -92,7 +92,7 @@ def _rows(rows: dict[str, NDArray[np.int64]], unit: str) -> NDArray[np.int64]:
 
 
 def _card(
-    found: Found, shards: Shards, held: dict[str, Any], members: pa.Table, new: dict[str, pa.Table]
+    found: TakedownScan, shards: ShardPlan, held: dict[str, Any], members: pa.Table, new: dict[str, pa.Table]
 ) -> dict[str, Any]:
     """A shard's card over what is left, by the code that wrote it; who made it and from which rows stays."""
     run, name = found.run, held["shard"]

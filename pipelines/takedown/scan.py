@@ -19,7 +19,7 @@ from pipelines.core.finished_run import open_finished_run
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
 from pipelines.core.tombstones import Tombstones
-from pipelines.takedown.selection import COLUMNS, Selection
+from pipelines.takedown.request import COLUMNS, TakedownRequest
 
 #: Columns of samples that tell content.
 CONTENT = ("key", "modality", "text", "media", "error")
@@ -31,7 +31,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass
-class Found:
+class TakedownScan:
     """One run, and what of it is asked for.
 
     before: its list so far. erased, held: key -> why, new ones; rows, beside: unit -> their rows.
@@ -70,17 +70,17 @@ class Found:
 
 def scan(
     uri: str,
-    selection: Selection,
+    selection: TakedownRequest,
     *,
     with_duplicates: bool,
     beside: Sequence[str] = (),
     tick: Callable[[], None] = lambda: None,
-) -> Found:
+) -> TakedownScan:
     """Look through a run's samples, duplicates, members and dialogues for what `selection` asks for.
 
     beside: other runs, whose content a store that they share must keep. `tick` is called after each unit.
     """
-    found = Found(open_finished_run(uri), listing.load(uri))
+    found = TakedownScan(open_finished_run(uri), listing.load(uri))
     samples = need_manifest(uri, "samples")
     need_manifest(uri, "verdicts")
     roots = {source.name: source_root(source) for source in found.run.config.sources}
@@ -107,7 +107,7 @@ def scan(
     return found
 
 
-def _add(found: Found, unit: str, keys: pa.ChunkedArray, why: NDArray[Any]) -> None:
+def _add(found: TakedownScan, unit: str, keys: pa.ChunkedArray, why: NDArray[Any]) -> None:
     rows = np.flatnonzero(np.array([reason is not None for reason in why], dtype=bool))
     chosen = keys.take(pa.array(rows)).to_pylist() if len(rows) else []
     new = [(row, key) for row, key in zip(rows.tolist(), chosen, strict=True)
@@ -121,7 +121,7 @@ def _add(found: Found, unit: str, keys: pa.ChunkedArray, why: NDArray[Any]) -> N
 # -- duplicates -------------------------------------------------------------------------------------------------
 
 
-def _groups(found: Found) -> dict[str, Rows]:
+def _groups(found: TakedownScan) -> dict[str, Rows]:
     """unit -> rows that share a group of duplicates with an erased sample, those themselves not among them."""
     manifest = read_manifest(found.run.at("duplicates"))
     wanted = pa.array(sorted(found.erased), pa.string())
@@ -137,7 +137,7 @@ def _groups(found: Found) -> dict[str, Rows]:
     return {unit_name(int(index)): local[units == index] for index in np.unique(units)}
 
 
-def _hold(found: Found, groups: Mapping[str, Rows]) -> None:
+def _hold(found: TakedownScan, groups: Mapping[str, Rows]) -> None:
     """Those of a group that were not kept are held: none rises in the place of the erased. The kept are listed."""
     for unit, rows in groups.items():
         verdicts = tables.read(found.run.at("verdicts", f"{unit}.parquet"), ["key", "outcome"]).take(pa.array(rows))
@@ -151,7 +151,7 @@ def _hold(found: Found, groups: Mapping[str, Rows]) -> None:
     found.copies.sort()
 
 
-def _same_content(found: Found, units: tuple[Unit, ...], *, take: bool) -> None:
+def _same_content(found: TakedownScan, units: tuple[Unit, ...], *, take: bool) -> None:
     """Samples that are not asked for but have the very bytes, or as documents the very text, of one that is; and the
     ids under which the store holds what only the erased have."""
     media, texts = set(), set()
@@ -183,7 +183,7 @@ def _same_content(found: Found, units: tuple[Unit, ...], *, take: bool) -> None:
     found.same.sort()
 
 
-def _keep_content(found: Found, other: str) -> None:
+def _keep_content(found: TakedownScan, other: str) -> None:
     """What another run has of the same content, under other keys, stays in the store."""
     manifest = read_manifest(storage.join(other, "samples"))
     gone = pa.array(sorted(found.erased), pa.string())
@@ -194,7 +194,7 @@ def _keep_content(found: Found, other: str) -> None:
         _spare(found, table, (shared | worded) & ~mine)
 
 
-def _sharing(found: Found, table: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _sharing(found: TakedownScan, table: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool (n,) twice: rows with a medium, and rows with the text, of an erased sample; no text counts as a text."""
     media, texts = found.content
     flat = table["media"].combine_chunks()
@@ -206,7 +206,7 @@ def _sharing(found: Found, table: pa.Table) -> tuple[NDArray[np.bool_], NDArray[
     return shared, worded
 
 
-def _spare(found: Found, table: pa.Table, rows: NDArray[np.bool_]) -> None:
+def _spare(found: TakedownScan, table: pa.Table, rows: NDArray[np.bool_]) -> None:
     if rows.any():
         found.ids -= _ids(table.filter(pa.array(rows)))
 
@@ -220,7 +220,7 @@ def _ids(samples: pa.Table) -> set[bytes]:
     return found | set(ids["pair"].filter(pa.array(text | media)).to_pylist())
 
 
-def _still_there(found: Found, row: Mapping[str, Any]) -> None:
+def _still_there(found: TakedownScan, row: Mapping[str, Any]) -> None:
     source = next(s for s in found.run.config.sources if s.name == row["source"])
     for medium in row["media"] or ():
         uri = storage.join(source_root(source), medium["uri"])
@@ -231,7 +231,7 @@ def _still_there(found: Found, row: Mapping[str, Any]) -> None:
 # -- what was made of them --------------------------------------------------------------------------------------
 
 
-def _outcomes(found: Found) -> None:
+def _outcomes(found: TakedownScan) -> None:
     for unit, rows in found.rows.items():
         verdicts = tables.read(found.run.at("verdicts", f"{unit}.parquet"), ["outcome"]).take(pa.array(rows))
         for entry in pc.value_counts(verdicts["outcome"]).to_pylist():
@@ -240,7 +240,7 @@ def _outcomes(found: Found) -> None:
         found.reasons[why] = found.reasons.get(why, 0) + 1
 
 
-def _members(found: Found) -> None:
+def _members(found: TakedownScan) -> None:
     wanted = pa.array(sorted(found.erased), pa.string())
     manifest = read_manifest(found.run.at("members"))
     for unit in () if manifest is None else manifest.units:
@@ -250,7 +250,7 @@ def _members(found: Found) -> None:
             found.shards[unit.name] = mine
 
 
-def _dialogues(found: Found) -> None:
+def _dialogues(found: TakedownScan) -> None:
     manifest = read_manifest(found.run.at("dialogues"))
     wanted = pa.array(sorted(found.erased), pa.string())
     there = {unit.name for unit in manifest.units} if manifest is not None else set()

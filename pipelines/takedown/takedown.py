@@ -15,17 +15,17 @@ from infra.commit import lock, need_manifest, read_json
 from pipelines.core.console import open_console
 from pipelines.core.finished_run import open_finished_run
 from pipelines.takedown import rewrite_mixtures
-from pipelines.takedown.discover import Places, find
+from pipelines.takedown.discover import DiscoveredRuns, find
+from pipelines.takedown.request import TakedownRequest
 from pipelines.takedown.rewrite_runs import finish, stage, stores_of
 from pipelines.takedown.rewrite_stores import look
-from pipelines.takedown.scan import NAMED, Found, scan
-from pipelines.takedown.selection import Selection
+from pipelines.takedown.scan import NAMED, TakedownScan, scan
 from pipelines.takedown.staging import pending
 
 
-def takedown(
+def run(
     folders: Sequence[str],
-    selection: Selection,
+    selection: TakedownRequest,
     *,
     with_duplicates: bool = False,
     dry_run: bool = False,
@@ -98,7 +98,7 @@ def _mend(uri: str, gone: Mapping[str, list[str]], *, dry_run: bool, quiet: bool
         return rewrite_mixtures.put_in_place(uri, rewrite_mixtures.stage(state.mixture), quiet=quiet)
 
 
-def _recover(uri: str, places: Places) -> str:
+def _recover(uri: str, places: DiscoveredRuns) -> str:
     """Finish what an interrupted take-down had decided on."""
     with lock(uri):
         journal = pending(uri)
@@ -107,14 +107,14 @@ def _recover(uri: str, places: Places) -> str:
     return uri
 
 
-def _take(found: Found, places: Places) -> dict[str, Any]:
+def _take(found: TakedownScan, places: DiscoveredRuns) -> dict[str, Any]:
     """Rewrite one run; what was done beyond what was told before."""
     journal = stage(found)
     stores = finish(found.run, journal, places.stores)
     return {"files": len(journal["files"]), "stores": stores}
 
 
-def _told(found: Found) -> dict[str, Any]:
+def _told(found: TakedownScan) -> dict[str, Any]:
     """A run in the report."""
     shards = []
     for name, keys in sorted(found.shards.items()):

@@ -48,7 +48,7 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 
 def named(folder: Path) -> set[tuple[str, str]]:
-    (found,) = audit.audit(str(folder / "mix"), quiet=True)
+    (found,) = audit.run(str(folder / "mix"), quiet=True)
     return {(finding.file, finding.field) for finding in found.findings}
 
 
@@ -69,7 +69,7 @@ def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> Non
 
 
 def test_a_mixture_as_it_is_made_has_nothing_to_find(made: Path) -> None:
-    (found,) = audit.audit(str(made / "mix"), quiet=True)
+    (found,) = audit.run(str(made / "mix"), quiet=True)
     assert found.ok, found.findings
     value = json.loads((made / "mix" / "mixture.json").read_bytes())
     assert found.looked["samples"] == value["totals"]["samples"] == 70
@@ -214,7 +214,7 @@ def test_another_version_is_refused(copy: Path) -> None:
 
 
 def test_deep_decodes_what_the_tars_of_a_mixture_hold(made: Path) -> None:
-    (found,) = audit.audit(str(made / "mix"), deep=True, quiet=True)
+    (found,) = audit.run(str(made / "mix"), deep=True, quiet=True)
     rows = pq.read_table(made / "mix" / "members.parquet", columns=["group"])["group"].to_pylist()
     groups = [group["modality"] for group in json.loads((made / "mix" / "mixture.json").read_bytes())["groups"]]
     modalities = [groups[group] for group in rows]

@@ -19,7 +19,7 @@ from infra import tables
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
 from pipelines.audit import audit
-from pipelines.audit.audit import Audit
+from pipelines.audit.audit import AuditReport
 from pipelines.cli import app
 from pipelines.core.run import Run
 
@@ -32,8 +32,8 @@ def copy(cold: Run, tmp_path: Path) -> Path:
     return folder
 
 
-def audited(folder: Path) -> Audit:
-    (found,) = audit.audit(str(folder), quiet=True)
+def audited(folder: Path) -> AuditReport:
+    (found,) = audit.run(str(folder), quiet=True)
     assert found.ok == (not found.findings) == (found.total == 0)
     return found
 
@@ -394,7 +394,7 @@ def test_tables_of_another_version_are_refused(copy: Path) -> None:
         pq.write_table(table.replace_schema_metadata(held), path)
     reissue(copy)
     with pytest.raises(StageError, match="version 1") as caught:
-        audit.audit(str(copy), quiet=True)
+        audit.run(str(copy), quiet=True)
     assert "export" in caught.value.hint
 
 
@@ -416,10 +416,10 @@ def test_the_command_says_what_and_where(copy: Path) -> None:
 
 def test_a_folder_of_runs_is_audited_run_by_run(copy: Path) -> None:
     shutil.copytree(copy, copy.parent / "deeper" / "other")
-    found = audit.audit(str(copy.parent), quiet=True)
+    found = audit.run(str(copy.parent), quiet=True)
     assert [one.uri for one in found] == [f"{copy.parent}/deeper/other", str(copy)]
     with pytest.raises(ConfigError, match="neither a run nor a mixture"):
-        audit.audit(str(copy / "shards"), quiet=True)
+        audit.run(str(copy / "shards"), quiet=True)
 
 
 def test_findings_are_in_the_same_order_every_time(copy: Path) -> None:

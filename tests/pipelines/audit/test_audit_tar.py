@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from infra import tables
 from mixtures.shards.shards import Member, write_tar
-from pipelines.audit.audit_tar import HEAD, Index, check_tar, heads
-from pipelines.audit.findings import Findings
+from pipelines.audit.audit_tar import HEAD, TarIndex, check_tar, heads
+from pipelines.audit.findings import AuditFindings
 
 NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=("Cs",)), max_size=40)
 
@@ -36,8 +36,8 @@ def made(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
 
 def found(data: bytes, members: pa.Table) -> set[str]:
     """Fields of what is found."""
-    findings = Findings()
-    index = Index.of(members)
+    findings = AuditFindings()
+    index = TarIndex.of(members)
     assert len(check_tar(memoryview(data), index, ["jpg", "json"], "a.tar", findings)) == len(index.names)
     return {finding.field for finding in findings.sorted()}
 

@@ -17,7 +17,7 @@ IMAGE, VIDEO = "shards/image-000000", "shards/video-000000"
 
 
 def named(folder: Path, deep: bool = True) -> set[tuple[str, str]]:
-    (found,) = audit.audit(str(folder), deep=deep, quiet=True)
+    (found,) = audit.run(str(folder), deep=deep, quiet=True)
     return {(finding.file, finding.field) for finding in found.findings}
 
 
@@ -34,7 +34,7 @@ def every_sample(folder: Path, key: str, stage: str, change: Any) -> None:
 
 
 def test_a_sound_run_stays_sound_and_every_medium_is_looked_at(copy: Path) -> None:
-    (found,) = audit.audit(str(copy), deep=True, quiet=True)
+    (found,) = audit.run(str(copy), deep=True, quiet=True)
     assert found.ok, found.findings
     kept = [row for path in (copy / "members").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     media = [m for row in kept for m in row["members"] if not m["name"].endswith((".json", ".txt"))]

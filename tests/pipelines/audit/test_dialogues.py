@@ -61,12 +61,12 @@ def test_a_run_behind_a_uri_is_audited_all_the_same(cold: Run) -> None:
         for entry in storage.list_files(cold.out):
             if not entry.path.startswith("work/"):
                 storage.write_bytes(storage.join(uri, entry.path), Path(cold.out, entry.path).read_bytes())
-        (found,) = audit.audit(uri, quiet=True)
+        (found,) = audit.run(uri, quiet=True)
         assert found.ok, found.findings
         data = bytearray(Path(cold.at("shards", "text-000000.tar")).read_bytes())
         data[600] ^= 1
         storage.write_bytes(storage.join(uri, "shards/text-000000.tar"), bytes(data))
-        (found,) = audit.audit(uri, quiet=True)
+        (found,) = audit.run(uri, quiet=True)
         assert ("shards/text-000000.tar", "sha256") in {(f.file, f.field) for f in found.findings}
     finally:
         files.rm("/audited", recursive=True)

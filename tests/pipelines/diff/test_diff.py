@@ -20,8 +20,7 @@ from infra.errors import ConfigError, StageError
 from mixtures.plan.recipe import Recipe
 from pipelines import stages
 from pipelines.cli import app
-from pipelines.diff import diff_mixtures, diff_rows
-from pipelines.diff.diff import diff, show
+from pipelines.diff import diff, diff_mixtures, diff_rows
 from pipelines.diff.diff_values import files_of, settings
 from pipelines.mix import mix
 from tests import corpus
@@ -76,14 +75,14 @@ def table(run: Path, stage: str) -> dict[str, dict[str, Any]]:
 
 def test_a_run_and_its_copy_are_the_same(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(runs["a"], tmp_path / "copy")
-    value = diff(str(runs["a"]), str(tmp_path / "copy"))
+    value = diff.run(str(runs["a"]), str(tmp_path / "copy"))
     assert value["same"] and not value["outcomes"] and value["samples"]["both"] == 16
     assert CliRunner().invoke(app, ["diff", str(runs["a"]), str(tmp_path / "copy")]).exit_code == 0
 
 
 def test_another_threshold_is_told_with_whom_it_stopped(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["strict"]
-    value = diff(str(a), str(b))
+    value = diff.run(str(a), str(b))
     assert not value["same"]
     before, after = table(a, "verdicts"), table(b, "verdicts")
     fates = Counter(
@@ -101,12 +100,12 @@ def test_another_threshold_is_told_with_whom_it_stopped(runs: dict[str, Path]) -
     moved = {entry["key"]: (entry["a"], entry["b"]) for entry in value["ledger"] if entry["a"] != entry["b"]}
     kept = [sum(row["outcome"] == "kept" for row in rows.values()) for rows in (before, after)]
     assert moved["all.kept"] == tuple(kept)
-    show(value)
+    diff.show(value)
 
 
 def test_who_stands_in_one_run_only(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["grown"]
-    value = diff(str(a), str(b))
+    value = diff.run(str(a), str(b))
     left, right = set(table(a, "samples")), set(table(b, "samples"))
     told = value["samples"]
     assert (told["both"], told["only_a"]["count"], told["only_b"]["count"]) == (
@@ -120,7 +119,7 @@ def test_who_stands_in_one_run_only(runs: dict[str, Path]) -> None:
 
 def test_two_mixtures_of_one_run(runs: dict[str, Path]) -> None:
     a, b = runs["mix1"], runs["mix2"]
-    value = diff(str(a), str(b))
+    value = diff.run(str(a), str(b))
     left, right = (set(tables.read(str(mixture / "members.parquet"), ["key"])["key"].to_pylist()) for mixture in (a, b))
     keys = value["keys"]
     assert (keys["both"], keys["left"]["count"], keys["entered"]["count"]) == (
@@ -128,16 +127,16 @@ def test_two_mixtures_of_one_run(runs: dict[str, Path]) -> None:
     assert keys["entered"]["examples"] == sorted(right - left)[:5]
     assert {"key": "seed", "a": 1, "b": 2} in value["recipe"]
     assert {entry["by"] for entry in value["shares"]} <= set(diff_mixtures.BY)
-    assert diff(str(a), str(a))["same"]
-    show(value)
+    assert diff.run(str(a), str(a))["same"]
+    diff.show(value)
     assert CliRunner().invoke(app, ["diff", str(a), str(b), "--json"]).exit_code == 1
 
 
 def test_what_cannot_be_compared_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a run and"):
-        diff(str(runs["a"]), str(runs["mix1"]))
+        diff.run(str(runs["a"]), str(runs["mix1"]))
     with pytest.raises(StageError, match="neither a run"):
-        diff(str(runs["a"]), str(tmp_path))
+        diff.run(str(runs["a"]), str(tmp_path))
 
 
 ROW = st.tuples(

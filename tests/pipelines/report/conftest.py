@@ -14,10 +14,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def report(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report_folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the run, with at most 9 pictures and 2 clips for each filter and outcome."""
-    from pipelines import report as pages
+    from pipelines.report import report
 
     out = tmp_path_factory.mktemp("report") / "html"
-    pages.write(run.out, str(out), quiet=True, thumbs=9, clips=2)
+    report.run(run.out, str(out), quiet=True, thumbs=9, clips=2)
     return out

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import report as pages
 from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
-from pipelines.report.report_rows import Rows, gather
+from pipelines.report import report
+from pipelines.report.report_rows import ReportRows, gather
 from pipelines.report.thresholds import thresholds
 from tests.chromium import ARGUMENTS
 from tests.pipelines.report import world
@@ -44,8 +44,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def served(report: Path) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(report)))
+def served(report_folder: Path) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(report_folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -87,14 +87,14 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, report: Path) -> Iterator[Visit]:
+def visit(browser: Any, report_folder: Path) -> Iterator[Visit]:
     found = Visit(browser, f"file://{report}")
     yield found
     found.done()
 
 
 @pytest.fixture(scope="module")
-def told(run: Run) -> Rows:
+def told(run: Run) -> ReportRows:
     return gather(open_judged_run(run.out))
 
 
@@ -133,7 +133,7 @@ def keys(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("place", ["disk", "http"])
 def test_every_page_opens_from_disk_and_over_http(
-    browser: Any, report: Path, served: str, run: Run, place: str
+    browser: Any, report_folder: Path, served: str, run: Run, place: str
 ) -> None:
     visit = Visit(browser, f"file://{report}" if place == "disk" else served)
     for name in PAGES:
@@ -147,13 +147,13 @@ def test_every_page_opens_from_disk_and_over_http(
     visit.done()
 
 
-def test_every_input_is_a_row(visit: Visit, told: Rows) -> None:
+def test_every_input_is_a_row(visit: Visit, told: ReportRows) -> None:
     page = visit.go("samples")
     found(page, len(told))
     assert keys(page) == told.keys
 
 
-def test_hostile_words_are_shown_and_do_nothing(visit: Visit, told: Rows) -> None:
+def test_hostile_words_are_shown_and_do_nothing(visit: Visit, told: ReportRows) -> None:
     page = visit.go("samples?source=photos&sort=quality.words")
     places = told.samples["container"].to_pylist()
     rows = [places.index(f"{number:02}.jpg") for number in range(len(world.HOSTILE))]
@@ -171,7 +171,7 @@ def test_hostile_words_are_shown_and_do_nothing(visit: Visit, told: Rows) -> Non
     assert page.locator(".lead").first.inner_text() == "Made for a test. <b>Not bold.</b>"
 
 
-def test_filters_search_and_sort(visit: Visit, told: Rows) -> None:
+def test_filters_search_and_sort(visit: Visit, told: ReportRows) -> None:
     page = visit.go("samples")
     page.select_option("select[name=outcome]", "dropped")
     found(page, int((told.outcome == "dropped").sum()))
@@ -195,7 +195,7 @@ def test_filters_search_and_sort(visit: Visit, told: Rows) -> None:
     assert keys(page) == [told.keys[row] for row in order]
 
 
-def test_the_list_by_keyboard(visit: Visit, told: Rows) -> None:
+def test_the_list_by_keyboard(visit: Visit, told: ReportRows) -> None:
     page = visit.go("samples")
     found(page, len(told))
 
@@ -218,7 +218,7 @@ def test_the_list_by_keyboard(visit: Visit, told: Rows) -> None:
     assert chosen() == "" and page.evaluate("document.activeElement.className") == "list"
 
 
-def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit, told: Rows) -> None:
+def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit, told: ReportRows) -> None:
     row = next(i for i, by in enumerate(told.by) if by == "motion")
     page = visit.go(f"samples?key={told.keys[row]}")
     page.wait_for_selector(".panel .said")
@@ -233,7 +233,7 @@ def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit
     assert cited and set(cited) <= set(page.locator(".panel .evidence tr.cited th").all_inner_texts())
 
 
-def test_clips_play_and_pictures_are_there(visit: Visit, told: Rows) -> None:
+def test_clips_play_and_pictures_are_there(visit: Visit, told: ReportRows) -> None:
     page = visit.go("samples?modality=video")
     page.wait_for_selector(".row .moves")
     row = page.locator(".row:has(.moves)").first
@@ -265,7 +265,7 @@ TYPED = """async (asked) => {
 }"""
 
 
-def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, told: Rows) -> None:
+def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, told: ReportRows) -> None:
     finished = open_judged_run(run.out)
     page = visit.go("thresholds")
     for more in page.locator("details.more > summary").all():
@@ -297,7 +297,7 @@ def test_a_slider_moves_by_keyboard_and_back(visit: Visit) -> None:
     assert card.locator(".answer").inner_text() == before
 
 
-def test_duplicates_stand_side_by_side(visit: Visit, told: Rows) -> None:
+def test_duplicates_stand_side_by_side(visit: Visit, told: ReportRows) -> None:
     page = visit.go("duplicates")
     page.wait_for_selector(".group")
     copies = int((told.outcome == "duplicate").sum())
@@ -307,7 +307,7 @@ def test_duplicates_stand_side_by_side(visit: Visit, told: Rows) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_runs_out_of_a_narrow_window(browser: Any, report: Path, name: str) -> None:
+def test_nothing_runs_out_of_a_narrow_window(browser: Any, report_folder: Path, name: str) -> None:
     visit = Visit(browser, f"file://{report}", width=420)
     page = visit.go(name)
     page.wait_for_timeout(100)
@@ -315,9 +315,11 @@ def test_nothing_runs_out_of_a_narrow_window(browser: Any, report: Path, name: s
     visit.done()
 
 
-def test_a_list_longer_than_an_element_may_be_high(browser: Any, report: Path, told: Rows, tmp_path: Path) -> None:
+def test_a_list_longer_than_an_element_may_be_high(
+    browser: Any, report_folder: Path, told: ReportRows, tmp_path: Path
+) -> None:
     copied = tmp_path / "copied"
-    shutil.copytree(report, copied)
+    shutil.copytree(report_folder, copied)
     script = copied / "static" / "samples.js"
     code = script.read_text()
     assert code.count("HIGHEST = 15_000_000") == 1
@@ -342,7 +344,7 @@ def test_a_list_longer_than_an_element_may_be_high(browser: Any, report: Path, t
 @pytest.mark.parametrize("width", [1280, 420])
 def test_a_mixture_is_one_page(browser: Any, run: Run, tmp_path: Path, width: int) -> None:
     mixture = world.mix(run, tmp_path / "mix")
-    pages.write(mixture.uri, str(tmp_path / "out"), quiet=True)
+    report.run(mixture.uri, str(tmp_path / "out"), quiet=True)
     visit = Visit(browser, f"file://{tmp_path / 'out'}", width)
     visit.page.goto(f"{visit.base}/index.html")
     visit.page.wait_for_selector("text=Against the recipe")
@@ -353,9 +355,9 @@ def test_a_mixture_is_one_page(browser: Any, run: Run, tmp_path: Path, width: in
     visit.done()
 
 
-def test_a_damaged_report_says_so(browser: Any, report: Path, tmp_path: Path) -> None:
+def test_a_damaged_report_says_so(browser: Any, report_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(report, broken)
+    shutil.copytree(report_folder, broken)
     (broken / "data" / "rows.js").unlink()
     visit = Visit(browser, f"file://{broken}")
     visit.page.goto(f"file://{broken}/index.html")

@@ -12,10 +12,9 @@ from PIL import Image
 
 from infra.errors import ConfigError, MissingExtra, StageError
 from pipelines import cli
-from pipelines import report as pages
 from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
-from pipelines.report import report as site
+from pipelines.report import report
 from pipelines.report.report_rows import gather
 from pipelines.report.thumbnails import drawn
 from tests.pipelines.report import world
@@ -30,55 +29,55 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_same_run_gives_the_same_bytes(run: Run, report: Path, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes(run: Run, report_folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    pages.write(run.out, str(again), quiet=True, thumbs=9, clips=2)
-    assert files(again) == files(report)
+    report.run(run.out, str(again), quiet=True, thumbs=9, clips=2)
+    assert files(again) == files(report_folder)
 
 
 def test_an_earlier_report_is_replaced_whole_and_anything_else_is_left_alone(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pages.write(run.out, str(out), quiet=True, thumbs=0, clips=0)
+    report.run(run.out, str(out), quiet=True, thumbs=0, clips=0)
     (out / "data" / "stale.js").write_text("1")
-    pages.write(run.out, str(out), quiet=True, thumbs=0, clips=0)
+    report.run(run.out, str(out), quiet=True, thumbs=0, clips=0)
     assert not (out / "data" / "stale.js").exists() and not (out / "thumbs").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="something other than a report"):
-        pages.write(run.out, str(other), quiet=True)
+        report.run(run.out, str(other), quiet=True)
     assert files(other) == {"thesis.txt": b"years of work"}
 
 
 def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no finished run"):
-        pages.write(str(tmp_path), str(tmp_path / "out"), quiet=True)
+        report.run(str(tmp_path), str(tmp_path / "out"), quiet=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_no_path_of_this_machine_stands_in_it(run: Run, report: Path) -> None:
+def test_no_path_of_this_machine_stands_in_it(run: Run, report_folder: Path) -> None:
     root = str(Path(run.out).parent).encode()
-    for name, data in files(report).items():
+    for name, data in files(report_folder).items():
         assert root not in data, name
 
 
-def test_pictures_are_bounded_and_the_page_says_so(run: Run, report: Path) -> None:
+def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path) -> None:
     rows = gather(open_judged_run(run.out))
-    meta = told(report, "meta")
+    meta = told(report_folder, "meta")
     assert isinstance(meta, dict)
     media = meta["media"]
     assert media["asked"] == int((rows.modality != "text").sum()) and media["clips"] == len(
-        [*report.glob("clips/*/*.mp4")]
+        [*report_folder.glob("clips/*/*.mp4")]
     )
-    shown = {path.stem.rpartition("-")[0] for path in report.glob("thumbs/*/*.jpg")}
+    shown = {path.stem.rpartition("-")[0] for path in report_folder.glob("thumbs/*/*.jpg")}
     assert media["shown"] == len(shown)
     for outcome in set(rows.outcome.tolist()):
         for by in set(rows.by.tolist()):
             mine = {k for k, o, b in zip(rows.keys, rows.outcome, rows.by, strict=True) if (o, b) == (outcome, by)}
             assert len(mine & shown) <= 9
     assert dict(media["missing"]).keys() == {"decode", "truncated"} & dict(media["missing"]).keys() != set()
-    for path in report.glob("thumbs/*/*.jpg"):
+    for path in report_folder.glob("thumbs/*/*.jpg"):
         with Image.open(path) as image:
             assert max(image.size) <= 320
 
@@ -107,7 +106,7 @@ def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) 
         else:
             source["path"] = str(tmp_path / "nowhere")
     (folder / "run.json").write_text(json.dumps(value))
-    found = pages.write(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
+    found = report.run(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
     why = found["without_picture"]
     assert why["changed"] == 1 and why["not found"] >= 3
     rows = gather(open_judged_run(str(folder)))
@@ -119,7 +118,7 @@ def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) 
 
 def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
     mixture = world.mix(run, tmp_path / "mix")
-    pages.write(mixture.uri, str(tmp_path / "out"), quiet=True)
+    report.run(mixture.uri, str(tmp_path / "out"), quiet=True)
     meta = told(tmp_path / "out", "meta")
     assert isinstance(meta, dict)
     members, groups = mixture.members(), {group["name"]: group["samples"] for group in mixture.manifest["groups"]}
@@ -137,11 +136,11 @@ def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
 
 def test_without_what_draws_charts_nothing_is_begun(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
-        raise site.metadata.PackageNotFoundError(name)
+        raise report.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(site.metadata, "distribution", absent)
+    monkeypatch.setattr(report.metadata, "distribution", absent)
     with pytest.raises(MissingExtra, match="uplot-python"):
-        pages.write(run.out, str(tmp_path / "report"), quiet=True)
+        report.run(run.out, str(tmp_path / "report"), quiet=True)
     assert not (tmp_path / "report").exists()
 
 

@@ -17,13 +17,13 @@ from pipelines.core.resolve import Resolved, Step
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, judge_rows
 from pipelines.report import sliders
-from pipelines.report.report_rows import Rows, gather
+from pipelines.report.report_rows import ReportRows, gather
 from pipelines.report.thresholds import OPEN, PASSES, Threshold, thresholds, with_value
 from tests.pipelines.report.test_data_scripts import unpacked
 
 
 @pytest.fixture(scope="module")
-def world(run: Run) -> tuple[JudgedRun, Rows, list[Threshold]]:
+def world(run: Run) -> tuple[JudgedRun, ReportRows, list[Threshold]]:
     finished = open_judged_run(run.out)
     rows = gather(finished)
     return finished, rows, list(thresholds(finished.resolved, rows, finished.run.captions_optional))
@@ -39,7 +39,7 @@ def changed(resolved: Resolved, threshold: Threshold, at: float) -> Resolved:
     return replace(resolved, steps=tuple(steps))
 
 
-def recounted(finished: JudgedRun, rows: Rows, threshold: Threshold, at: float) -> tuple[np.ndarray, np.ndarray]:
+def recounted(finished: JudgedRun, rows: ReportRows, threshold: Threshold, at: float) -> tuple[np.ndarray, np.ndarray]:
     """bool (n,): rows that certainly pass all filters, and rows that no one can tell of."""
     resolved = changed(finished.resolved, threshold, at)
     judged, unknown = judge_rows(resolved, rows.samples, rows.signals, finished.run.captions_optional)

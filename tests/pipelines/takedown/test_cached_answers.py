@@ -7,9 +7,9 @@ from pathlib import Path
 
 from infra.llm.requests import Completion, Request, RequestCache
 from pipelines import stages
+from pipelines.takedown import takedown
 from pipelines.takedown.cached_answers import matching, needles, texts
-from pipelines.takedown.selection import select
-from pipelines.takedown.takedown import takedown
+from pipelines.takedown.request import build_request
 from tests import corpus
 from tests.fake_server import running
 from tests.tiny import rows
@@ -34,7 +34,7 @@ def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
         gone = rows(run, "dialogues")[0]
         question = gone["turns"][0]["question"].encode()
         assert any(question in answer for answer in before.values())
-        takedown([str(tmp_path / "run")], select(keys=[gone["key"]]), quiet=True)
+        takedown.run([str(tmp_path / "run")], build_request(keys=[gone["key"]]), quiet=True)
         with RequestCache(path) as cache:
             after = dict(cache.items())
         assert len(after) == 2 and after.items() <= before.items()

@@ -16,10 +16,10 @@ from mixtures.plan import draw
 from mixtures.plan.members_index import read_index
 from mixtures.plan.recipe import Recipe
 from mixtures.shards.manifest import open_mixture
-from pipelines.audit.audit import audit
+from pipelines.audit import audit
 from pipelines.mix import mix
-from pipelines.takedown.selection import select
-from pipelines.takedown.takedown import takedown
+from pipelines.takedown import takedown
+from pipelines.takedown.request import build_request
 from tests.pipelines.takedown.world import World, holders, tree
 
 RECIPE = {"name": "m", "unit": "samples", "size": 24, "repeats": 3, "virtual": {"samples": 6},
@@ -41,8 +41,8 @@ def rows(mixture: Path) -> list[dict[str, Any]]:
 def check(mixture: Path, world: World) -> None:
     """It points at what lies there, holds what the same numbers would draw of each group, and each repeat once."""
     held = open_mixture(str(mixture))
-    for one in audit(str(mixture), quiet=True):
-        assert one.ok, one.value()
+    for one in audit.run(str(mixture), quiet=True):
+        assert one.ok, one.to_json()
     index = read_index([str(world.run)], ["modality"])
     hashes = draw.draw_keys(held.manifest["seed"], "mix", index.key)
     keys = index.keys(np.arange(len(index))).to_pylist()
@@ -64,7 +64,7 @@ def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
     before, tars = rows(mixture), tree(mixture / "shards")
     gone = next(row["key"] for row in before if row["group"] == 1 and row["repeat"] == 0)  # a picture, one is to spare
     assert open_mixture(str(mixture)).manifest["groups"][1]["modality"] == "image"
-    told = takedown([str(world.root)], select(keys=[gone]), quiet=True)
+    told = takedown.run([str(world.root)], build_request(keys=[gone]), quiet=True)
     (one,) = told["mixtures"]
     assert (one["samples"], one["filled"], one["short"], one["out_of_band"]) == (1, 1, {}, [])
     check(mixture, world)
@@ -81,7 +81,7 @@ def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
 def test_what_cannot_be_filled_is_said(world: World) -> None:
     mixture = make(world, repeats=1, size=12, shares={"modality": {"text": [0.5, 0.5], "video": [0.25, 0.25]}})
     clip = world.key("clip-1.mp4")  # all three stand in it
-    told = takedown([str(world.root)], select(keys=[clip]), quiet=True)
+    told = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
     (one,) = told["mixtures"]
     assert one["short"] == {"video": 1} and one["filled"] == 0 and one["out_of_band"]
     warning = open_mixture(str(mixture)).manifest["warnings"][-1]
@@ -95,7 +95,7 @@ def test_a_sample_that_stood_twice_is_replaced_twice(world: World) -> None:
     mixture = make(world)
     clip = world.key("clip-1.mp4")
     assert sum(row["key"] == clip for row in rows(mixture)) == 2
-    told = takedown([str(world.root)], select(keys=[clip]), quiet=True)
+    told = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
     assert told["mixtures"][0]["filled"] == 2
     assert {row["repeat"] for row in rows(mixture) if row["group"] == 0} == {0, 1, 2}
     check(mixture, world)
@@ -106,7 +106,7 @@ def test_a_mixture_that_lost_nothing_follows_the_new_offsets(world: World) -> No
     there = {row["key"] for row in rows(mixture)}
     spare = next(key for key, row in world.rows("members").items() if key not in there and row["modality"] == "image")
     before = rows(mixture)
-    told = takedown([str(world.root)], select(keys=[spare]), quiet=True)
+    told = takedown.run([str(world.root)], build_request(keys=[spare]), quiet=True)
     assert told["mixtures"][0]["samples"] == 0
     keep = ("key", "vshard", "position", "repeat", "group")
     assert [{k: row[k] for k in keep} for row in rows(mixture)] == [{k: row[k] for k in keep} for row in before]
@@ -118,20 +118,20 @@ def test_a_mixture_that_lost_nothing_follows_the_new_offsets(world: World) -> No
 def test_mixtures_elsewhere_are_mended_when_they_are_named(world: World) -> None:
     mixture = make(world)
     key = rows(mixture)[0]["key"]
-    assert takedown([str(world.run)], select(keys=[key]), quiet=True)["mixtures"] == []
-    assert not audit(str(mixture), quiet=True)[0].ok
-    dry = takedown([str(mixture)], select(keys=[key]), quiet=True, dry_run=True)
+    assert takedown.run([str(world.run)], build_request(keys=[key]), quiet=True)["mixtures"] == []
+    assert not audit.run(str(mixture), quiet=True)[0].ok
+    dry = takedown.run([str(mixture)], build_request(keys=[key]), quiet=True, dry_run=True)
     assert len(dry["mixtures"]) == 1
-    takedown([str(mixture)], select(keys=[key]), quiet=True)
+    takedown.run([str(mixture)], build_request(keys=[key]), quiet=True)
     check(mixture, world)
-    assert takedown([str(mixture)], select(keys=[key]), quiet=True)["mixtures"] == []
+    assert takedown.run([str(mixture)], build_request(keys=[key]), quiet=True)["mixtures"] == []
 
 
 def test_a_mixture_whose_run_is_gone_is_named_and_left(world: World) -> None:
     mixture = make(world, materialize=False)
     before = tree(mixture)
     world.run.rename(world.root / "elsewhere")
-    (told,) = takedown([str(mixture)], select(keys=["x"]), quiet=True)["mixtures"]
+    (told,) = takedown.run([str(mixture)], build_request(keys=["x"]), quiet=True)["mixtures"]
     assert "is not there" in told["why_not"]
     assert tree(mixture) == before
 
@@ -142,7 +142,7 @@ def test_nothing_of_it_is_left_in_the_mixture(world: World) -> None:
     text = world.rows("samples")[row["key"]]["text"]
     needles = [row["key"].encode(), text[:60].encode()]
     assert holders(mixture, needles)
-    takedown([str(world.root)], select(keys=[row["key"]]), quiet=True)
+    takedown.run([str(world.root)], build_request(keys=[row["key"]]), quiet=True)
     assert holders(mixture, needles) == []
 
 
@@ -150,8 +150,8 @@ def test_nothing_of_it_is_left_in_the_mixture(world: World) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.takedown.selection import select
-from pipelines.takedown.takedown import takedown
+from pipelines.takedown.request import build_request
+from pipelines.takedown import takedown
 folder, key, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 seen = 0
 def hook(event, args):
@@ -161,7 +161,7 @@ def hook(event, args):
         if seen == n:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-takedown([folder], select(keys=[key]), quiet=True)
+takedown.run([folder], build_request(keys=[key]), quiet=True)
 print(seen)
 """
 
@@ -169,7 +169,7 @@ print(seen)
 def test_killed_while_a_mixture_is_mended(world: World, another: Callable[[str], World], tmp_path: Path) -> None:
     mixture = make(world)
     key = rows(mixture)[0]["key"]
-    takedown([str(world.run)], select(keys=[key]), quiet=True)  # the mixture is behind now
+    takedown.run([str(world.run)], build_request(keys=[key]), quiet=True)  # the mixture is behind now
     behind = tmp_path / "behind"
     subprocess.run(["cp", "-r", str(world.root), str(behind)], check=True)
     command = [sys.executable, "-c", KILLED, str(mixture), key]
@@ -180,6 +180,6 @@ def test_killed_while_a_mixture_is_mended(world: World, another: Callable[[str],
         subprocess.run(["rm", "-rf", str(world.root)], check=True)
         subprocess.run(["cp", "-r", str(behind), str(world.root)], check=True)
         assert subprocess.run([*command, str(n)], capture_output=True, check=False).returncode == -signal.SIGKILL
-        takedown([str(mixture)], select(keys=[key]), quiet=True)
+        takedown.run([str(mixture)], build_request(keys=[key]), quiet=True)
         assert tree(mixture) == whole, n
     check(mixture, world)

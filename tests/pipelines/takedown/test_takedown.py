@@ -19,20 +19,20 @@ from infra import tables
 from infra.errors import StageError
 from mixtures.shards import shards
 from pipelines import stages
-from pipelines.audit.audit import audit
+from pipelines.audit import audit
 from pipelines.core import tombstones
+from pipelines.takedown import takedown
+from pipelines.takedown.request import build_request
 from pipelines.takedown.rewrite_rows import put
 from pipelines.takedown.scan import scan
-from pipelines.takedown.selection import select
-from pipelines.takedown.takedown import takedown
 from tests import corpus
 from tests.pipelines.takedown.world import World, holders, tree
 
 
 def sound(world: World) -> None:
     """The run's own proof holds, and its sums reconcile."""
-    for one in audit(str(world.run), quiet=True):
-        assert one.ok, one.value()
+    for one in audit.run(str(world.run), quiet=True):
+        assert one.ok, one.to_json()
     ledger = world.told("ledger.json")
     assert not (world.run / ".takedown").exists()
     for entry in ledger.values():
@@ -48,12 +48,12 @@ def sound(world: World) -> None:
 
 
 def remove(world: World, *keys: str, **how: bool) -> dict[str, object]:
-    return takedown([str(world.root)], select(keys=keys), quiet=True, **how)
+    return takedown.run([str(world.root)], build_request(keys=keys), quiet=True, **how)
 
 
 def test_a_dry_run_says_what_would_go_and_touches_nothing(world: World) -> None:
     before = tree(world.root, work=True)
-    told = takedown([str(world.root)], select(sources=["clips"]), dry_run=True, quiet=True)
+    told = takedown.run([str(world.root)], build_request(sources=["clips"]), dry_run=True, quiet=True)
     assert tree(world.root, work=True) == before
     (run,) = told["runs"]
     assert (run["samples"], run["outcomes"], run["dialogues"]) == (3, {"kept": 3}, 3)
@@ -212,7 +212,7 @@ def test_content_that_another_run_has_under_another_key_stays_in_the_store(world
         if key in table["key"].to_pylist():
             row = table["key"].to_pylist().index(key)
             tables.write(str(path), put(table, "key", np.array([row]), "z" * 26))
-    asked = select(keys=[key])
+    asked = build_request(keys=[key])
     alone = scan(str(world.run), asked, with_duplicates=False)
     beside = scan(str(world.run), asked, with_duplicates=False, beside=[str(other)])
     assert len(alone.ids) == 3 and beside.ids == set()
@@ -223,9 +223,9 @@ def test_a_source_a_licence_and_a_list_of_urls(world: World, tmp_path: Path) -> 
     urls = tmp_path / "urls.txt"
     urls.write_text("# asked for on paper\nHTTP://example.org:80/page/5#top\n\nphotos/nothing.jpg\n")
     (tmp_path / "more.txt").write_text(f"{world.root}/raw/photos/picture-6.jpg\n")
-    asked = select(sources=["clips"], licences=["zero"], url_lists=[str(urls), str(tmp_path / "more.txt")])
+    asked = build_request(sources=["clips"], licences=["zero"], url_lists=[str(urls), str(tmp_path / "more.txt")])
     odd = world.key("t5")  # asked for by its URL too, and by its licence first
-    told = takedown([str(world.run)], asked, quiet=True)
+    told = takedown.run([str(world.run)], asked, quiet=True)
     (run,) = told["runs"]
     assert run["reasons"] == {"source=clips": 3, "licence=zero": 8, "url": 1}
     assert world.rows("verdicts")[odd]["reason"] == "licence=zero"
@@ -250,17 +250,17 @@ def test_twice_is_once_and_one_after_another_is_both_at_once(another: Callable[[
 def test_what_is_not_there_is_said(world: World, tmp_path: Path) -> None:
     assert remove(world, "nobody")["unmatched"] == ["nobody"]
     with pytest.raises(StageError, match="no run, mixture or store"):
-        takedown([str(tmp_path / "world/raw")], select(keys=["x"]), quiet=True)
+        takedown.run([str(tmp_path / "world/raw")], build_request(keys=["x"]), quiet=True)
     with pytest.raises(StageError, match="no such folder"):
-        takedown([str(tmp_path / "nowhere")], select(keys=["x"]), quiet=True)
+        takedown.run([str(tmp_path / "nowhere")], build_request(keys=["x"]), quiet=True)
 
 
 #: Runs a take-down in a child that is killed before the n-th file is renamed or removed; n = 0: counts them.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.takedown.selection import select
-from pipelines.takedown.takedown import takedown
+from pipelines.takedown.request import build_request
+from pipelines.takedown import takedown
 import tests.pipelines.takedown.world as worlds
 
 source, scratch, keys, points = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(","), int(sys.argv[4])
@@ -276,7 +276,7 @@ def child(folder, n, quiet=True):
                 if seen == n:
                     os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
-        takedown([str(folder)], select(keys=keys), quiet=True)
+        takedown.run([str(folder)], build_request(keys=keys), quiet=True)
         (scratch / "count").write_text(str(seen))
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

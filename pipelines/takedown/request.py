@@ -21,7 +21,7 @@ _PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
 @dataclass(frozen=True)
-class Selection:
+class TakedownRequest:
     """Samples with one of these keys, sources, licences, or from one of these URLs (normalised)."""
 
     keys: frozenset[str] = frozenset()
@@ -93,9 +93,9 @@ def normal(url: str) -> str:
     return f"{scheme}://{host}{parts.path.rstrip('/')}{query}"
 
 
-def select(
+def build_request(
     keys: Iterable[str] = (), sources: Iterable[str] = (), licences: Iterable[str] = (), url_lists: Iterable[str] = ()
-) -> Selection:
+) -> TakedownRequest:
     """A selection from the command line; a list of URLs has one a line, empty lines and those after "#" are left out.
 
     Raises ConfigError where nothing is asked for, or a list cannot be read or is empty.
@@ -103,8 +103,8 @@ def select(
     urls: set[str] = set()
     for uri in url_lists:
         urls |= _read(uri)
-    found = Selection(frozenset(keys), frozenset(sources), frozenset(licences), frozenset(urls))
-    if found == Selection():
+    found = TakedownRequest(frozenset(keys), frozenset(sources), frozenset(licences), frozenset(urls))
+    if found == TakedownRequest():
         raise ConfigError("nothing to take down is named", hint="give --key, --source, --licence or --url-list")
     return found
 

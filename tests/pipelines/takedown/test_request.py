@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from infra import tables
 from infra.errors import ConfigError
-from pipelines.takedown.selection import COLUMNS, Selection, normal, select
+from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, normal
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ TABLE = pa.Table.from_pylist(ROWS, schema=pa.schema([tables.SAMPLES.field(name) 
     ],
 )
 def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | None]) -> None:
-    assert select(**asked).matches(TABLE, {}).tolist() == found
+    assert build_request(**asked).matches(TABLE, {}).tolist() == found
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,19 @@ def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | 
     ],
 )
 def test_a_url_is_looked_for_in_origin_container_and_media(url: str, found: list[int]) -> None:
-    asked = Selection(urls=frozenset([normal(url)]))
+    asked = TakedownRequest(urls=frozenset([normal(url)]))
     why = asked.matches(TABLE, {"s": "/raw/s", "t": "/raw/t"})
     assert [i for i, reason in enumerate(why) if reason == "url"] == found
 
 
 def test_a_list_that_is_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to take down"):
-        select()
+        build_request()
     with pytest.raises(ConfigError, match="no such list"):
-        select(url_lists=[str(tmp_path / "nowhere")])
+        build_request(url_lists=[str(tmp_path / "nowhere")])
     (tmp_path / "empty").write_text("# nothing\n\n")
     with pytest.raises(ConfigError, match="no URL"):
-        select(url_lists=[str(tmp_path / "empty")])
+        build_request(url_lists=[str(tmp_path / "empty")])
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
-        select(url_lists=[str(tmp_path / "binary")])
+        build_request(url_lists=[str(tmp_path / "binary")])
