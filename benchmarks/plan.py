@@ -31,7 +31,7 @@ from infra import tables
 from infra.beam import Runner
 from infra.commit import need_manifest
 from pipelines import stages
-from pipelines.export.export import preview
+from pipelines.export.export import preview_samples
 from pipelines.forecast import plan
 
 ENGLISH = (
@@ -116,7 +116,7 @@ def whole(path: Path) -> dict[str, Any]:
     for name in (unit.name for unit in need_manifest(run.out, "verdicts").units):
         outcome = tables.read(run.at("verdicts", f"{name}.parquet"), ["outcome"])["outcome"].to_pylist()
         kept = [row for row, what in enumerate(outcome) if what == "kept"]
-        tokens += sum(t for _, t in preview(run, name, kept))
+        tokens += sum(t for _, t in preview_samples(run, name, kept))
     resampled = ledger["dropped"].get("resample", 0)
     return {"kept": ledger["kept"], "duplicates": ledger["duplicates"], "resample": resampled, "tokens": tokens}
 

@@ -6,7 +6,8 @@ n-grams is drawn, so P(keep) = 1 - Π(1 - p). That is Llama 3's rule (arXiv 2407
 2309.16671). Llama 3 publishes neither T nor what f counts: here f counts texts, not occurrences, a repeated n-gram is
 drawn once, and both are as in MetaCLIP.
 
-Two passes: sum `frequencies` over everything that is about to be sampled, then `keep_probability` and `resample`.
+Two passes: `count_frequencies` over everything that is about to be sampled, then `compute_keep_probability` and
+`draw_kept`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class ResampleSettings(Strict):
 
 
 @dataclass(frozen=True)
-class Frequencies:
+class NgramCounts:
     """In how many texts each n-gram stands.
 
     ids: int32 (m,), ascending, only those that occur; counts: int64 (m,), each at least 1.
@@ -75,7 +76,7 @@ class Frequencies:
         return table.replace_schema_metadata({"texts": str(self.texts), "unmatched": str(self.unmatched)})
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> Frequencies:
+    def from_table(cls, table: pa.Table) -> NgramCounts:
         """The inverse of `to_table`."""
         totals = table.schema.metadata
         return cls(
@@ -86,7 +87,7 @@ class Frequencies:
         )
 
 
-def frequencies(ids: pa.Array | pa.ChunkedArray, size: int) -> Frequencies:
+def count_frequencies(ids: pa.Array | pa.ChunkedArray, size: int) -> NgramCounts:
     """Document frequencies of a list<int32> column; `size` is the number of vocabulary entries.
 
     Null lists are not counted; an id that is twice in one list counts once. Raises ValueError for an id outside
@@ -99,10 +100,10 @@ def frequencies(ids: pa.Array | pa.ChunkedArray, size: int) -> Frequencies:
     found = np.flatnonzero(dense)
     matched = np.count_nonzero(np.bincount(rows, minlength=1))
     texts = int(np.count_nonzero(known))
-    return Frequencies(found.astype(np.int32), dense[found].astype(np.int64), texts, texts - int(matched))
+    return NgramCounts(found.astype(np.int32), dense[found].astype(np.int64), texts, texts - int(matched))
 
 
-def merge(parts: Iterable[Frequencies]) -> Frequencies:
+def merge_frequencies(parts: Iterable[NgramCounts]) -> NgramCounts:
     """The frequencies of all parts together; order does not matter. Of no parts: none."""
     tables = list(parts)
     ids = np.concatenate([np.zeros(0, np.int32), *(part.ids for part in tables)])
@@ -110,10 +111,10 @@ def merge(parts: Iterable[Frequencies]) -> Frequencies:
     merged, place = np.unique(ids, return_inverse=True)
     total = np.zeros(len(merged), dtype=np.int64)
     np.add.at(total, place, counts)
-    return Frequencies(merged, total, sum(part.texts for part in tables), sum(part.unmatched for part in tables))
+    return NgramCounts(merged, total, sum(part.texts for part in tables), sum(part.unmatched for part in tables))
 
 
-def tail_threshold(counts: NDArray[np.int64], share: float) -> float:
+def find_tail_threshold(counts: NDArray[np.int64], share: float) -> float:
     """The T whose tail makes up about `share` (0 to 1) of all matches: with counts ascending, the count at which the
     running share comes nearest to it, the first of equals (MetaCLIP 2's p_to_t). Never 0, since only n-grams that occur
     are looked at. 1.0 where nothing occurs."""
@@ -124,16 +125,16 @@ def tail_threshold(counts: NDArray[np.int64], share: float) -> float:
     return float(ascending[np.argmin(np.abs(running - share))])
 
 
-def share_of_tail(counts: NDArray[np.int64], t: float) -> float:
+def measure_tail_share(counts: NDArray[np.int64], t: float) -> float:
     """The share (0 to 1) of all matches that belongs to n-grams with count < t (MetaCLIP 2's t_to_p). 0 where nothing
     occurs."""
     total = int(counts.sum())
     return float(counts[counts < t].sum()) / total if total else 0.0
 
 
-def keep_probability(
+def compute_keep_probability(
     ids: pa.Array | pa.ChunkedArray,
-    table: Frequencies,
+    table: NgramCounts,
     t: float,
     rule: Rule = "sqrt",
     unmatched: Unmatched = "keep",
@@ -162,7 +163,7 @@ def keep_probability(
     return np.where(known, probability, np.nan)
 
 
-def resample(
+def draw_kept(
     keys: Sequence[str], probability: NDArray[np.float64], seed: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """(keep, draw), bool and float64 (n,): one draw in [0, 1) a sample, from (seed, key) and nothing else; kept where

@@ -14,15 +14,15 @@ from infra.errors import ConfigError
 from pipelines.annotate.annotate import annotate
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run, open_run
-from pipelines.decide.decide import decide
-from pipelines.export.export import export
-from pipelines.export.provenance import config_fingerprint, explain, write_run_json
+from pipelines.decide import decide
+from pipelines.export import export
+from pipelines.export.provenance import describe_filters, fingerprint_config, write_run_json
 from pipelines.ingest import ingest
 from pipelines.measure import measure
 
 
 def _decide(run: Run) -> Manifest:
-    manifest = decide(run)
+    manifest = decide.run(run)
     measure.run_late(run)
     return manifest
 
@@ -33,7 +33,7 @@ STAGES: dict[str, Callable[[Run], Manifest | None]] = {
     "measure": measure.run,
     "decide": _decide,
     "annotate": annotate,
-    "export": export,
+    "export": export.run,
 }
 
 
@@ -48,7 +48,7 @@ def open_for_work(
     resolve(run)
     held = run.at("run.json")
     finished = storage.is_file(held) and read_manifest(run.at("members")) is not None
-    if finished and not replace and read_json(held).get("config_fingerprint") != config_fingerprint(run):
+    if finished and not replace and read_json(held).get("config_fingerprint") != fingerprint_config(run):
         raise ConfigError(
             f"{run.out} holds a finished run of another config",
             where=run.document.where(("out",)),
@@ -100,7 +100,7 @@ def explained(run: Run) -> dict[str, Any]:
     """What this config would ask, in cascade order."""
     resolved = resolve(run)
     return {
-        "filters": explain(run),
+        "filters": describe_filters(run),
         "duplicates": resolved.duplicates.model_dump(mode="json", exclude_none=True),
         "resample": None if resolved.resample is None else resolved.resample.model_dump(mode="json"),
         "measure": {name: dict(a.fingerprint_inputs()) for name, a in resolved.annotators.items()},

@@ -21,8 +21,9 @@ from infra.errors import ConfigError
 from infra.media.decoder import Decoder
 from mixtures.cards import cards
 from pipelines.cli import app
-from pipelines.core.resolve import Duplicates, Measure, annotator_class, annotator_settings, resolve
+from pipelines.core.resolve import Measure, annotator_class, annotator_settings, resolve
 from pipelines.core.run import Run
+from pipelines.decide.duplicates.settings import Duplicates
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

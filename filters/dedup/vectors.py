@@ -53,7 +53,7 @@ class Edges(NamedTuple):
     similarity: NDArray[np.float64]
 
 
-class Rows(NamedTuple):
+class VectorTable(NamedTuple):
     """Vectors with their names and cells.
 
     vectors: (n, d); ids: uint64 (n,), each once; cells: int32 (n, p) as `nearest_cells` returns them.
@@ -224,8 +224,8 @@ def search_cell(
     a pair. `tile` (scores held at once) changes memory and speed only.
     """
     one = np.zeros((1, 1), dtype=np.int32)
-    base = Rows(base_vectors, base_ids, np.broadcast_to(one, (len(base_ids), 1)))
-    queries = Rows(query_vectors, query_ids, np.broadcast_to(one, (len(query_ids), 1)))
+    base = VectorTable(base_vectors, base_ids, np.broadcast_to(one, (len(base_ids), 1)))
+    queries = VectorTable(query_vectors, query_ids, np.broadcast_to(one, (len(query_ids), 1)))
     return collect(search_cells(base, queries, threshold, shift=shift, tile=tile))
 
 
@@ -241,7 +241,9 @@ def collect(parts: Iterator[Edges]) -> Edges:
     return Edges(a[new], b[new], similarity[new])
 
 
-def search_cells(base: Rows, queries: Rows, threshold: float, *, shift: int = 0, tile: int = TILE) -> Iterator[Edges]:
+def search_cells(
+    base: VectorTable, queries: VectorTable, threshold: float, *, shift: int = 0, tile: int = TILE
+) -> Iterator[Edges]:
     """Every pair over the threshold of a base row and a query row that probes the base row's home cell.
 
     For those who need each pair (frames of videos). Yields edges in parts that fit in memory; a pair that meets in two
@@ -260,7 +262,7 @@ def search_cells(base: Rows, queries: Rows, threshold: float, *, shift: int = 0,
         yield Edges(np.minimum(a, b)[edge], np.maximum(a, b)[edge], similarity[edge])
 
 
-def link_cells(base: Rows, queries: Rows, threshold: float, *, tile: int = TILE) -> tuple[Ids, Ids]:
+def link_cells(base: VectorTable, queries: VectorTable, threshold: float, *, tile: int = TILE) -> tuple[Ids, Ids]:
     """The components of `search_cells`' edges, as a forest (`components.spanning_forest`), never as an edge list.
 
     For those who need to know only what belongs together (images). Identical vectors are joined before the search, a
@@ -317,7 +319,7 @@ def find_edges(
     train, held = split_sample(sample) if k > 1 else (sample, sample[:0])
     centroids = train_centroids(train, k, seed=seed)
     margin = probe_margin(held, centroids, threshold, recall=recall)
-    everything = Rows(rows, ids, nearest_cells(rows, centroids, probes, margin=margin, most=most))
+    everything = VectorTable(rows, ids, nearest_cells(rows, centroids, probes, margin=margin, most=most))
     return link_cells(everything, everything, threshold)
 
 

@@ -23,7 +23,7 @@ SPAN_GAP = 8.0
 SLOWEST = 2.0
 
 
-class Span(NamedTuple):
+class MatchedSpan(NamedTuple):
     """A stretch of one video that matches a stretch of another: first and last matched frame, in seconds of each."""
 
     a_start: float
@@ -32,7 +32,7 @@ class Span(NamedTuple):
     b_end: float
 
 
-class Match(NamedTuple):
+class VideoMatch(NamedTuple):
     """share: float in [0, 1], `frames` / frames of the shorter video, rounded to 6 decimals.
 
     frames: how many frames of the shorter video match in order. spans: in order of time; none where nothing matches.
@@ -40,10 +40,10 @@ class Match(NamedTuple):
 
     share: float
     frames: int
-    spans: tuple[Span, ...]
+    spans: tuple[MatchedSpan, ...]
 
 
-NONE = Match(0.0, 0, ())
+NO_MATCH = VideoMatch(0.0, 0, ())
 
 
 def match_videos(
@@ -53,7 +53,7 @@ def match_videos(
     *,
     shift: int = 8,
     least: float = 0.0,
-) -> Iterator[tuple[int, int, Match]]:
+) -> Iterator[tuple[int, int, VideoMatch]]:
     """`ordered_match` for every pair of videos that share a hit.
 
     a, b: uint64 (h,), hits between frames whose ids are video << shift | position in the video's times; any order,
@@ -83,33 +83,33 @@ def ordered_match(
     times_b: NDArray[np.floating],
     *,
     least: float = 0.0,
-) -> Match:
+) -> VideoMatch:
     """The longest chain of frame hits that runs forward in both videos.
 
     index_a, index_b: int (h,), the hits: positions in times_a and times_b of two frames that look alike; any order,
     repeats allowed. times_a, times_b: float (n_a,), (n_b,), seconds of all searchable frames, ascending.
     The shorter video is the one with fewer frames (a on a tie); each of its frames counts once. A frame of the longer
     may be matched by several, as many as fit between two samples of it in a copy slowed down by SLOWEST: a long video
-    is sampled sparsely. Where `least` cannot be reached, which a count shows without a search, the result is NONE.
+    is sampled sparsely. Where `least` cannot be reached, which a count shows without a search, the result is NO_MATCH.
     Of equally long chains the most compact from its end is taken, so that a repeated shot does not stretch the span.
     """
     if len(times_a) == 0 or len(times_b) == 0 or len(index_a) == 0:
-        return NONE
+        return NO_MATCH
     if len(times_b) < len(times_a):
         other = ordered_match(index_b, index_a, times_b, times_a, least=least)
-        return other._replace(spans=tuple(Span(s.b_start, s.b_end, s.a_start, s.a_end) for s in other.spans))
+        return other._replace(spans=tuple(MatchedSpan(s.b_start, s.b_end, s.a_start, s.a_end) for s in other.spans))
     step_a, step_b = _step(times_a), _step(times_b)
     uses = max(1, int(np.ceil(SLOWEST * step_b / step_a))) if step_a > 0 and step_b > 0 else 1
     alike = np.zeros((len(times_a), len(times_b)), dtype=np.bool_)
     alike[index_a, index_b] = True
     bound = min(int(alike.any(axis=1).sum()), uses * int(alike.any(axis=0).sum()))
     if round(bound / len(times_a), 6) < least:
-        return NONE
+        return NO_MATCH
     chain = _chain(alike, uses)
     share = round(len(chain) / len(times_a), 6)
     if share < least:
-        return NONE
-    return Match(share, len(chain), _spans(chain, times_a, times_b, SPAN_GAP * step_a, SPAN_GAP * step_b))
+        return NO_MATCH
+    return VideoMatch(share, len(chain), _spans(chain, times_a, times_b, SPAN_GAP * step_a, SPAN_GAP * step_b))
 
 
 def _step(times: NDArray[np.floating]) -> float:
@@ -157,7 +157,7 @@ def _spans(
     times_b: NDArray[np.floating],
     gap_a: float,
     gap_b: float,
-) -> tuple[Span, ...]:
+) -> tuple[MatchedSpan, ...]:
     if not chain:
         return ()
     a = np.asarray(times_a, dtype=np.float64)[[i for i, _ in chain]]
@@ -165,5 +165,5 @@ def _spans(
     cuts = np.flatnonzero((np.diff(a) > gap_a) | (np.diff(b) > gap_b)) + 1
     spans = []
     for first, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(chain)], strict=True):
-        spans.append(Span(*(round(float(x), 6) for x in (a[first], a[end - 1], b[first], b[end - 1]))))
+        spans.append(MatchedSpan(*(round(float(x), 6) for x in (a[first], a[end - 1], b[first], b[end - 1]))))
     return tuple(spans)

@@ -24,7 +24,7 @@ from pipelines.annotate.settings import AnnotateSettings, CaptionerSettings
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import decode_limits, media_refs, process_decoder, source_root
-from pipelines.export.export import unit_signals
+from pipelines.core.signals import read_signals
 
 SHEETS = pa.schema(
     [
@@ -61,7 +61,7 @@ async def _sheets(run: Run, name: str) -> pa.Table:
     wanted = pc.and_(of_them, pc.equal(verdicts["outcome"], "kept"))
     take = pa.array(np.flatnonzero(np.asarray(wanted, dtype=bool)))
     samples = tables.read(run.at("samples", f"{name}.parquet")).take(take).to_pylist()
-    signals = unit_signals(run, name).take(take).to_pylist()
+    signals = read_signals(run, name).take(take).to_pylist()
     seen: list[Sequence[EvidenceItem]] = [()] * len(samples)
     if settings.captioner is not None and samples:
         clips = [i for i, sample in enumerate(samples) if sample["modality"] == "video"]

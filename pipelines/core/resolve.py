@@ -21,41 +21,7 @@ from infra.config import Document, Strict, validate
 from infra.errors import ConfigError
 from infra.hashing import fingerprint
 from pipelines.core.run import Run
-
-#: PDQ hashes are taken for copies up to 31 of 256 bits apart (Meta's ThreatExchange recommendation): cosine 1 - 62/256.
-PDQ_THRESHOLD = 0.757812
-
-
-class Pictures(Strict):
-    """Duplicates among images. threshold: cosine of fingerprints at and above which two are copies; it belongs to the
-    fingerprint engine (SSCD's README: 0.75 for sscd_disc_mixup; PDQ: 0.758). probes: cells searched a vector."""
-
-    threshold: float | None = Field(default=None, gt=0, le=1)
-    probes: int = Field(default=4, ge=1)
-
-
-class Clips(Pictures):
-    """Duplicates among videos: at least `min_share` of the shorter one's sampled frames match the other's in order
-    (ours)."""
-
-    min_share: float = Field(default=0.5, gt=0, le=1)
-
-
-class Documents(Strict):
-    """Duplicates among texts: exact after normalisation, and near at an estimated Jaccard similarity of at least
-    `threshold` (0.8 is the field's habit: Lee et al., arXiv 2107.06499); null turns the near part off."""
-
-    threshold: float | None = Field(default=0.8, gt=0, le=1)
-
-
-class Duplicates(Strict):
-    """What is deduplicated; a modality that is not named is not."""
-
-    image: Pictures | None = None
-    multi_image: Pictures | None = None
-    video: Clips | None = None
-    text: Documents | None = None
-    buckets: int | None = Field(default=None, ge=1)
+from pipelines.decide.duplicates.settings import Duplicates
 
 
 class Measure(Strict):
@@ -219,7 +185,7 @@ class _Resolver:
         tail = []
         if modalities - {"text"}:
             tail.append("facts")
-        if any(getattr(duplicates, m) for m in ("image", "multi_image", "video")):
+        if duplicates.uses_fingerprints:
             tail.append("fingerprint")
         if duplicates.text is not None:
             tail.append("minhash")
@@ -229,7 +195,7 @@ class _Resolver:
         self._copies_have_thresholds(duplicates)
         late = tuple(Step(self._need(f"{name}.")) for name in general.late)
         self._unused(own)
-        copies = self._copies(duplicates)
+        copies = duplicates.with_default_thresholds()
         annotate = self._annotate()
         return Resolved(self.annotators, self.makers, tuple(steps), late, copies, resample, general, annotate)
 
@@ -331,8 +297,8 @@ class _Resolver:
         """The same for fingerprints: only PDQ's threshold is known."""
         engine = getattr(getattr(self.annotators.get("fingerprint"), "settings", None), "engine", "pdq")
         for modality in ("image", "multi_image", "video"):
-            chosen = getattr(duplicates, modality)
-            if chosen is not None and chosen.threshold is None and engine != "pdq":
+            settings = duplicates.for_visual(modality)
+            if settings is not None and settings.threshold is None and engine != "pdq":
                 self._no_threshold(("duplicates", modality), f"duplicates.{modality}: threshold is required")
 
     def _no_threshold(self, place: tuple[str, ...], what: str) -> None:
@@ -341,14 +307,6 @@ class _Resolver:
             where=self.document.where(place),
             hint="give the number for the weights named under `measure:` (docs/models.md lists those that we know)",
         )
-
-    def _copies(self, duplicates: Duplicates) -> Duplicates:
-        update = {}
-        for modality in ("image", "multi_image", "video"):
-            chosen = getattr(duplicates, modality)
-            if chosen is not None and chosen.threshold is None:
-                update[modality] = chosen.model_copy(update={"threshold": PDQ_THRESHOLD})
-        return duplicates.model_copy(update=update)
 
 
 def _with_names(base: type[Strict], names: tuple[str, ...]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,10 @@ from pipelines.core.cascade import apply_cutoffs, cascade_fingerprint, compute_c
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, add_ledgers, judge_rows, tally
-from pipelines.decide.duplicates.duplicates import find_duplicates, unit_duplicates
-
-DEDUPLICATED = ("video", "image", "multi_image", "text")
+from pipelines.decide.duplicates import duplicates
 
 
-def decide(run: Run) -> Manifest:
+def run(run: Run) -> Manifest:
     """Bring RUN/verdicts and RUN/ledger.json up to date and return the manifest."""
     resolved = resolve(run)
     names, stamp = judge_units(run)
@@ -35,7 +33,7 @@ def decide(run: Run) -> Manifest:
     if (done := _done(run, names, stamp)) is not None:
         write_ledger(run, names)
         return done
-    find_duplicates(run, names, fingerprint(settings))
+    duplicates.run(run, names, fingerprint(settings))
     if resolved.resample is not None:
         for modality in resolved.resample.modalities:
             _count_ngrams(run, resolved, modality, names, stamp)
@@ -129,11 +127,11 @@ def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) ->
 # -- resampling -------------------------------------------------------------------------------------------------
 
 
-def survivors_mask(judged: pa.Table, duplicates: Mapping[str, dict[str, Any]]) -> Any:
+def mask_survivors(judged: pa.Table, groups: Mapping[str, dict[str, Any]]) -> Any:
     """bool (n,): rows that passed their filters and are no duplicate of another."""
     alive = np.asarray(pc.equal(judged["outcome"], ALIVE), dtype=bool)
     keys = judged["key"].to_pylist()
-    return alive & np.array([duplicates.get(k, {"survivor": k})["survivor"] == k for k in keys], dtype=bool)
+    return alive & np.array([groups.get(k, {"survivor": k})["survivor"] == k for k in keys], dtype=bool)
 
 
 def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[str], stamp: str) -> None:
@@ -152,30 +150,30 @@ def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[s
             | "units" >> ab.Create(list(names))
             | "spread" >> ab.Reshuffle()
             | "count" >> ab.Map(functools.partial(count_unit, run, modality, size))
-            | "sum" >> ab.CombineGlobally(resampling.merge)
+            | "sum" >> ab.CombineGlobally(resampling.merge_frequencies)
             | "write" >> ab.Map(functools.partial(_write_frequencies, run, modality, uri, stamp))
         )
 
     beam.run(f"count n-grams {modality}", build, _runner(run))
 
 
-def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.Frequencies:
+def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.NgramCounts:
     """Task: in how many of a unit's surviving texts of this modality each n-gram stands."""
     judged = tables.read(run.work("judged", f"{name}.parquet"))
-    mask = survivors_mask(judged, unit_duplicates(run, name))
+    mask = mask_survivors(judged, duplicates.read_unit(run, name))
     mask &= np.asarray(pc.equal(judged["modality"], modality), dtype=bool)
     ids = tables.read(run.at("signals", f"{name}.parquet"), ["ngrams.ids"])["ngrams.ids"]
-    return resampling.frequencies(ids.filter(pa.array(mask)), size)
+    return resampling.count_frequencies(ids.filter(pa.array(mask)), size)
 
 
-def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, found: resampling.Frequencies) -> None:
+def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, found: resampling.NgramCounts) -> None:
     settings = resolve(run).resample
-    t = settings.t if settings.t is not None else resampling.tail_threshold(found.counts, settings.tail_share)
+    t = settings.t if settings.t is not None else resampling.find_tail_threshold(found.counts, settings.tail_share)
     facts = {
         "modality": modality,
         "t": t,
         "rule": settings.rule,
-        "tail_share": resampling.share_of_tail(found.counts, t),
+        "tail_share": resampling.measure_tail_share(found.counts, t),
         "texts": found.texts,
         "unmatched": found.unmatched,
         "ngrams": len(found.ids),
@@ -193,18 +191,18 @@ def write_verdicts(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     if tables.is_done(uri, stamp):
         return {}
     judged = tables.read(run.work("judged", f"{name}.parquet")).replace_schema_metadata(None)
-    duplicates = unit_duplicates(run, name)
+    groups = duplicates.read_unit(run, name)
     settings = resolve(run).resample
     probability: dict[str, tuple[float, float, bool]] = {}
     if settings is not None:
-        probability = _draws(run, settings, judged, survivors_mask(judged, duplicates), name)
+        probability = _draws(run, settings, judged, mask_survivors(judged, groups), name)
     rows = judged.to_pylist()
     for row in rows:
         row["duplicate_of"] = row["keep_probability"] = None
         if row["outcome"] != ALIVE:
             continue
         key = row["key"]
-        same = duplicates.get(key)
+        same = groups.get(key)
         if same is not None and same["survivor"] != key:
             row.update(outcome="duplicate", filter="duplicates", reason=f"copy_of_{row['modality']}",
                        value=same["similarity"], threshold=_copy_threshold(run, row["modality"]),
@@ -238,12 +236,12 @@ def _draws(run: Run, settings: Any, judged: pa.Table, alive: Any, name: str) -> 
         mask = alive & np.asarray(pc.equal(judged["modality"], modality), dtype=bool)
         if not mask.any():
             continue
-        frequencies = resampling.Frequencies.from_table(tables.read(run.at("resample", f"{modality}.parquet")))
+        frequencies = resampling.NgramCounts.from_table(tables.read(run.at("resample", f"{modality}.parquet")))
         t = float(read_json(run.at("resample", f"{modality}.json"))["t"])
         chosen = ids.filter(pa.array(mask))
-        chance = resampling.keep_probability(chosen, frequencies, t, settings.rule, settings.unmatched)
+        chance = resampling.compute_keep_probability(chosen, frequencies, t, settings.rule, settings.unmatched)
         keys = judged["key"].filter(pa.array(mask)).to_pylist()
-        keep, draw = resampling.resample(keys, chance, run.config.seed)
+        keep, draw = resampling.draw_kept(keys, chance, run.config.seed)
         for key, p, d, k in zip(keys, chance.tolist(), draw.tolist(), keep.tolist(), strict=True):
             found[key] = (p, d, k)
     return found
@@ -263,8 +261,3 @@ def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]
     ledger: Mapping[str, Any] = add_ledgers(parts)  # type: ignore[arg-type]
     storage.write_bytes(run.at("ledger.json"), canonical_json(ledger))
     return dict(ledger)
-
-
-def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Counters added."""
-    return beam.sum_counters(list(parts))

@@ -20,8 +20,8 @@ from infra.beam import Runner
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
-from pipelines.core.resolve import PDQ_THRESHOLD
 from pipelines.core.run import Run
+from pipelines.decide.duplicates.settings import PDQ_THRESHOLD
 from pipelines.demo.score import score
 from pipelines.demo.world import make_world, read_truth
 from pipelines.stages import open_for_work, run_all, run_stage

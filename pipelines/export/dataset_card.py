@@ -17,7 +17,7 @@ PAGES = "cards"
 CROISSANT = "croissant.json"
 
 
-def write_readme(run: Run, names: Sequence[str]) -> None:
+def write_dataset_card(run: Run, names: Sequence[str]) -> None:
     """Write all of them from the shards' cards and the ledger; a page whose shard is gone goes with it."""
     cards = [read_json(run.at("shards", f"{name}.card.json")) for name in names]
     ledger = read_json(run.at("ledger.json"))
@@ -27,18 +27,18 @@ def write_readme(run: Run, names: Sequence[str]) -> None:
     for card in cards:
         page = card_page.render_shard_page(card).encode()
         storage.write_bytes(run.at(PAGES, f"{card['shard']}.html"), page)
-    about = about_run(run)
+    about = describe_dataset(run)
     value = croissant.build_croissant(about, cards, ledger["all"])
     storage.write_bytes(run.at(CROISSANT), canonical_json(value))
-    storage.write_bytes(run.at("README.md"), readme(about, cards, ledger).encode())
+    storage.write_bytes(run.at("README.md"), build_readme(about, cards, ledger).encode())
 
 
-def papers(names: Sequence[str]) -> list[str]:
-    """Paths in a run of what `write_readme` writes."""
+def list_files(names: Sequence[str]) -> list[str]:
+    """Paths in a run of what `write_dataset_card` writes."""
     return ["README.md", CROISSANT, *(f"{PAGES}/{name}.html" for name in names)]
 
 
-def about_run(run: Run) -> croissant.DatasetInfo:
+def describe_dataset(run: Run) -> croissant.DatasetInfo:
     """What the config says of the data set."""
     export = run.config.export
     version = importlib.metadata.version("reelmill")
@@ -47,7 +47,7 @@ def about_run(run: Run) -> croissant.DatasetInfo:
     )
 
 
-def readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> str:
+def build_readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> str:
     """The data-set card: metadata for the Hugging Face hub, then text for people."""
     lines = ["---", f"pretty_name: {about.name}", "license: other", "configs:"]
     full = [card for card in cards if card["samples"]]  # a shard that a take-down emptied would stop a loader
@@ -78,7 +78,8 @@ def readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]], led
     if cards:
         lines += ["", "## What was asked, in this order", ""]
         lines += [
-            f"{n}. {escape(step)}" for n, step in enumerate(croissant.describe_processing(cards[0]["made_by"]), 1)
+            f"{n}. {escape_markdown(step)}"
+            for n, step in enumerate(croissant.describe_processing(cards[0]["made_by"]), 1)
         ]
     shards = [(c["shard"], c["samples"], c["tokens"], f"{c['seconds']:,.1f}", c["tar"]["bytes"],
                f"`{c['tar']['sha256'][:16]}…`") for c in cards]  # fmt: skip
@@ -89,12 +90,12 @@ def readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]], led
 def _table(heading: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     lines = ["", f"## {heading}", "", f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in rows:
-        cells = [f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row]
+        cells = [f"{cell:,}" if isinstance(cell, int) else escape_markdown(str(cell)) for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that stands in Markdown as itself: no markup, no table cell, no line of its own."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
     return " ".join(text.replace("[", "\\[").split())

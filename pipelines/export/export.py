@@ -21,9 +21,10 @@ from mixtures.shards import shards
 from pipelines.core import tombstones
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
+from pipelines.core.signals import read_signals
 from pipelines.core.verdicts import add_ledgers, tally
-from pipelines.export.dataset_card import write_readme
-from pipelines.export.provenance import made_by, write_checksums, write_run_json
+from pipelines.export.dataset_card import write_dataset_card
+from pipelines.export.provenance import describe_run, write_checksums, write_run_json
 
 PLAN = pa.schema(
     [
@@ -36,7 +37,7 @@ PLAN = pa.schema(
 )
 
 
-def export(run: Run) -> Manifest:
+def run(run: Run) -> Manifest:
     """Write RUN/shards, cards, RUN/members, README.md, croissant.json, the cards' pages, run.json and checksums.json;
     returns the members' manifest."""
     verdicts = need_manifest(run.out, "verdicts")
@@ -63,8 +64,8 @@ def export(run: Run) -> Manifest:
     units = committed(run.at("members"), todo, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, units)
     _remove_stale(run, todo)
-    unsharded(run, names, todo)
-    write_readme(run, todo)
+    write_unsharded_counts(run, names, todo)
+    write_dataset_card(run, todo)
     write_run_json(run)
     write_checksums(run, todo)
     return manifest
@@ -102,7 +103,7 @@ def plan_unit(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         return {}
     samples = tables.read(run.at("samples", f"{name}.parquet"))
     verdicts = tables.read(run.at("verdicts", f"{name}.parquet"), ["outcome"])
-    signals = unit_signals(run, name)
+    signals = read_signals(run, name)
     kept = np.asarray(pc.equal(verdicts["outcome"], "kept"), dtype=bool)
     captions = _captions(run, signals)
     formats = _column(signals, "facts.container", samples.num_rows)
@@ -136,21 +137,6 @@ def _size(run: Run, row: Mapping[str, Any], known: Any) -> int:
         if storage.is_local(uri) and storage.is_file(uri):
             total += storage.local_path(uri).stat().st_size
     return total
-
-
-def unit_signals(run: Run, name: str) -> pa.Table:
-    """A unit's signals, and beside them what was measured late."""
-    signals = tables.read(run.at("signals", f"{name}.parquet"))
-    uri = run.at("late", f"{name}.parquet")
-    if read_manifest(run.at("late")) is not None and storage.is_file(uri):
-        late = tables.read(uri)
-        for column in late.schema.names:
-            if column not in signals.schema.names:
-                signals = signals.append_column(late.schema.field(column), late[column])
-            elif column != "key":  # in the cascade of some modalities, late for the others
-                both = pc.coalesce(signals[column], late[column])
-                signals = signals.set_column(signals.schema.get_field_index(column), late.schema.field(column), both)
-    return signals
 
 
 def _column(signals: pa.Table, name: str, rows: int) -> list[Any]:
@@ -247,7 +233,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     said: list[dict[str, Any]] = []
     for unit, plan, kept, everything in rows_of_shard(run, series, index):
         samples = tables.read(run.at("samples", f"{unit}.parquet"))
-        signals = unit_signals(run, unit)
+        signals = read_signals(run, unit)
         verdicts = tables.read(run.at("verdicts", f"{unit}.parquet"))
         take = pa.array(kept)
         captions = plan["caption"].take(take).to_pylist()
@@ -288,15 +274,15 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         members=members,
         signals=signals,
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
-        reasons=reason_counts(verdicts),
+        reasons=count_reasons(verdicts),
         dialogues=cards.summarize_dialogues(said),
-        made_by={**made_by(run), "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
+        made_by={**describe_run(run), "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
     )
     storage.write_bytes(card_uri, canonical_json(card))
     return {"shards_made": 1, "samples": len(rows), "bytes": size}
 
 
-def reason_counts(verdicts: pa.Table) -> dict[str, int]:
+def count_reasons(verdicts: pa.Table) -> dict[str, int]:
     """Why rows were not kept, as "filter: reason", and how many each."""
     gone = verdicts.filter(pc.not_equal(verdicts["outcome"], "kept"))
     reasons = [str(reason).split(":")[0] if name == "ingest" else str(reason) for name, reason in
@@ -372,10 +358,10 @@ def _dialogue_rows(run: Run, unit: str, modality: str) -> dict[str, dict[str, An
     return {row["key"]: row for row in tables.read(run.at("dialogues", f"{unit}.parquet")).to_pylist()}
 
 
-def preview(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:
+def preview_samples(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:
     """(bytes, tokens) that rows of a unit would have in shards; no medium is read."""
     take = pa.array(list(rows), pa.int64())
-    signals = unit_signals(run, unit).take(take)
+    signals = read_signals(run, unit).take(take)
     samples = tables.read(run.at("samples", f"{unit}.parquet")).take(take).to_pylist()
     found = []
     for sample, facts, caption in zip(samples, signals.to_pylist(), _captions(run, signals), strict=True):
@@ -420,7 +406,7 @@ def _members(
     return pa.Table.from_pylist(rows, schema=tables.MEMBERS)
 
 
-def unsharded(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
+def write_unsharded_counts(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
     """Inputs that lie in no shard's range, such as those of a series of which nothing was kept."""
     value = read_json(run.work("export-layout.json"))
     parts = []

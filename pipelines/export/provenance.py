@@ -14,7 +14,7 @@ from pipelines.annotate.settings import describe_generator
 from pipelines.core import tombstones
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
-from pipelines.export.dataset_card import papers
+from pipelines.export.dataset_card import list_files
 
 #: Stages whose tables are covered by checksums, beside shards, cards and the JSON files.
 COVERED = ("samples", "signals", "late", "duplicates", "resample", "verdicts", "dialogues", "members")
@@ -26,7 +26,7 @@ PACKAGES = (
 )
 
 
-def made_by(run: Run) -> dict[str, Any]:
+def describe_run(run: Run) -> dict[str, Any]:
     """What of the run a card must say: seed, manifests, filters with their thresholds, and who measured.
 
     config: stands for the parts of the config that the rest does not spell out; no place on this machine is in it.
@@ -77,8 +77,8 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
             continue
     value = {
         "config": run.config.model_dump(mode="json"),
-        "config_fingerprint": config_fingerprint(run),
-        "explain": explain(run),
+        "config_fingerprint": fingerprint_config(run),
+        "explain": describe_filters(run),
         "makers": dict(resolved.makers),
         "stages": stages,
         "states": dict(held if states is None else states),
@@ -94,7 +94,7 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
     storage.write_bytes(run.at("run.json"), canonical_json(value))
 
 
-def config_fingerprint(run: Run) -> str:
+def fingerprint_config(run: Run) -> str:
     """Stands for everything in the config that results depend on: not where inputs, store and run lie."""
     value = run.config.model_dump(mode="json", exclude={"store", "out"})
     for source in value["sources"]:
@@ -103,7 +103,7 @@ def config_fingerprint(run: Run) -> str:
     return fingerprint(value)
 
 
-def explain(run: Run) -> list[dict[str, Any]]:
+def describe_filters(run: Run) -> list[dict[str, Any]]:
     """Every filter in cascade order with its resolved settings."""
     resolved = resolve(run)
     return [{"filter": f.name, "asks": sorted(f.modalities), "settings": f.settings.model_dump(mode="json")}
@@ -127,7 +127,7 @@ def write_checksums(run: Run, names: Sequence[str]) -> None:
     for name in names:
         for suffix in ("tar", "card.json"):
             found[f"shards/{name}.{suffix}"] = storage.sha256(run.at("shards", f"{name}.{suffix}"))
-    for name in ("ledger.json", *papers(names), tombstones.FILE):
+    for name in ("ledger.json", *list_files(names), tombstones.FILE):
         if name != tombstones.FILE or storage.is_file(run.at(name)):
             found[name] = storage.sha256(run.at(name))
     storage.write_bytes(run.at("checksums.json"), canonical_json(found))

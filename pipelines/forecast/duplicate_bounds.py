@@ -16,8 +16,8 @@ from infra.media.interface import MODALITIES, VISUAL
 from infra.store import Cells, align, content_ids
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE
-from pipelines.decide.decide import survivors_mask
-from pipelines.decide.duplicates.duplicates import find_duplicates, unit_duplicates
+from pipelines.decide.decide import mask_survivors
+from pipelines.decide.duplicates import duplicates
 from pipelines.forecast.rejudge import UNDECIDED, WhatIf
 
 #: A unit's name -> bool (n,): some of its rows.
@@ -42,7 +42,7 @@ def find_survivors(what_if: WhatIf, *, unchanged: bool, same_settings: bool) -> 
         base = replace(run, config=run.config.model_copy(update={"out": run.base}))
         return (_read_survivors(what_if, base),) * 2
     if all(_has_fingerprints(what_if, name) for name in what_if.names):
-        find_duplicates(run, what_if.names, fingerprint("what-if"))
+        duplicates.run(run, what_if.names, fingerprint("what-if"))
         if not unchanged:
             what_if.notes.append(
                 "duplicates were searched again among rows that certainly pass; an undecided row that is a copy of "
@@ -63,7 +63,7 @@ def find_survivors(what_if: WhatIf, *, unchanged: bool, same_settings: bool) -> 
 
 def searched_modalities(what_if: WhatIf) -> list[str]:
     """Modalities in which the settings search for duplicates."""
-    return [kind for kind in MODALITIES if getattr(what_if.resolved.duplicates, kind) is not None]
+    return [kind for kind in MODALITIES if what_if.resolved.duplicates.for_modality(kind) is not None]
 
 
 def resampled_modalities(what_if: WhatIf) -> list[str]:
@@ -75,7 +75,7 @@ def _read_survivors(what_if: WhatIf, run: Run) -> UnitMask:
     """The survivors according to RUN/duplicates of `run`."""
 
     def survivors(name: str) -> Mask:
-        mask: Mask = survivors_mask(what_if.judged(name), unit_duplicates(run, name))
+        mask: Mask = mask_survivors(what_if.judged(name), duplicates.read_unit(run, name))
         return mask
 
     return survivors
@@ -87,7 +87,7 @@ def _has_fingerprints(what_if: WhatIf, name: str) -> bool:
     alive, modality = equals(judged["outcome"], ALIVE), to_strings(judged["modality"])
     ids = content_ids(what_if.run.read("samples", name, ["modality", "text", "media"]))
     for annotator, kinds in (("minhash", ("text",)), ("fingerprint", VISUAL)):
-        searched = [kind for kind in kinds if getattr(resolved.duplicates, kind) is not None]
+        searched = [kind for kind in kinds if resolved.duplicates.for_modality(kind) is not None]
         rows = np.flatnonzero(alive & np.isin(modality, searched))
         if len(rows):
             own_ids = ids[resolved.annotators[annotator].keyed_by]

@@ -39,7 +39,7 @@ class Forecaster:
         """Counts, bytes and tokens of one modality, as Estimates."""
         n, total = stats.n, stats.total
         alive = stats.outcome == ALIVE
-        searched = getattr(self.resolved.duplicates, kind) is not None
+        searched = self.resolved.duplicates.for_modality(kind) is not None
         exact = not searched or n == total or (kind == "text" and kind in self.full_texts.kinds)
         single = stats.survives if exact else alive
         low, high = self._resample(kind, stats, single)
@@ -100,7 +100,7 @@ class Forecaster:
         masks = []
         for chance in self._keep_probabilities(kind, stats, ids):
             kept = single.copy()
-            kept[single] = resampling.resample(stats.keys[single].tolist(), chance, self.sample.seed)[0]
+            kept[single] = resampling.draw_kept(stats.keys[single].tolist(), chance, self.sample.seed)[0]
             masks.append(kept)
         return masks[0] & masks[1], masks[0] | masks[1]
 
@@ -109,14 +109,14 @@ class Forecaster:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """P(keep) of rows with these n-grams, with frequencies that are too high and too low rather than too near."""
         settings = self.resolved.resample
-        survivors = resampling.frequencies(ids, 2**31 - 1)
+        survivors = resampling.count_frequencies(ids, 2**31 - 1)
 
-        def probabilities(frequencies: resampling.Frequencies, t: float | None = None) -> NDArray[np.float64]:
+        def probabilities(frequencies: resampling.NgramCounts, t: float | None = None) -> NDArray[np.float64]:
             if t is None:
                 t = settings.t
             if t is None:
-                t = resampling.tail_threshold(frequencies.counts, settings.tail_share)
-            return resampling.keep_probability(ids, frequencies, float(t), settings.rule, settings.unmatched)
+                t = resampling.find_tail_threshold(frequencies.counts, settings.tail_share)
+            return resampling.compute_keep_probability(ids, frequencies, float(t), settings.rule, settings.unmatched)
 
         if stats.n == stats.total:
             return probabilities(survivors), probabilities(survivors)
@@ -134,7 +134,7 @@ class Forecaster:
         t = settings.t
         if t is not None:
             return probabilities(many, t), probabilities(few, t)
-        t = resampling.tail_threshold(survivors.counts, settings.tail_share)
+        t = resampling.find_tail_threshold(survivors.counts, settings.tail_share)
         return probabilities(many, t), probabilities(few, t * scale)
 
     # -- time

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from filters import resample as resampling
-from filters.resample import Frequencies
+from filters.resample import NgramCounts
 from infra import storage
 from infra.columns import equals, to_strings
 from infra.commit import need_manifest
 from pipelines.core.resolve import Resolved
 from pipelines.core.run import Run
 from pipelines.decide.decide import judge_units
-from pipelines.decide.duplicates.duplicates import find_duplicates
+from pipelines.decide.duplicates import duplicates
 from pipelines.forecast.item_sample import ItemSample, item_names
 from pipelines.ingest.ingest import ingest_parts
 from pipelines.measure import measure
@@ -43,8 +43,8 @@ class FullTexts:
     copies: frozenset[str] = frozenset()
 
     def estimate_frequencies(
-        self, kind: str, survivors: Frequencies, sample: ItemSample, survival: float
-    ) -> Frequencies:
+        self, kind: str, survivors: NgramCounts, sample: ItemSample, survival: float
+    ) -> NgramCounts:
         """Document frequencies among all survivors of a modality.
 
         They are the counts over all texts, times the share that survives among sampled texts with the n-gram, drawn
@@ -56,10 +56,10 @@ class FullTexts:
             samples = self.run.read("samples", name, _ITEM)
             ids = self.run.read("signals", name, ["ngrams.ids"])["ngrams.ids"]
             rows = equals(samples["modality"], kind)
-            all_texts.append(resampling.frequencies(ids.filter(pa.array(rows)), 2**31 - 1))
+            all_texts.append(resampling.count_frequencies(ids.filter(pa.array(rows)), 2**31 - 1))
             rows &= sample.contains(item_names(samples), to_strings(samples["modality"]))
-            sampled_texts.append(resampling.frequencies(ids.filter(pa.array(rows)), 2**31 - 1))
-        total, sampled = resampling.merge(all_texts), resampling.merge(sampled_texts)
+            sampled_texts.append(resampling.count_frequencies(ids.filter(pa.array(rows)), 2**31 - 1))
+        total, sampled = resampling.merge_frequencies(all_texts), resampling.merge_frequencies(sampled_texts)
         kept, drawn = np.zeros(len(total.ids)), np.zeros(len(total.ids))
         kept[np.searchsorted(total.ids, survivors.ids)] = survivors.counts
         drawn[np.searchsorted(total.ids, sampled.ids)] = sampled.counts
@@ -95,7 +95,7 @@ def read_full_texts(run: Run, resolved: Resolved, sample: ItemSample, scratch: s
     names, stamp = judge_units(run)
     copies = frozenset[str]()
     if search:
-        find_duplicates(run, names, stamp)
+        duplicates.run(run, names, stamp)
         copies = _find_copies(run, names, sample)
     return FullTexts(run, tuple(names), tuple(sorted(kinds)), copies)
 

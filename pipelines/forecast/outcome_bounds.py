@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters import resample as resampling
-from filters.resample import Frequencies
+from filters.resample import NgramCounts
 from infra.columns import Mask, equals, to_strings
 from infra.media.interface import MODALITIES
 from pipelines.core import tombstones
@@ -96,28 +96,28 @@ def _split_rows(modality: NDArray[Any]) -> Iterator[tuple[str, Mask]]:
 class _FrequencyBounds:
     """Document frequencies of the survivors at their least and at their most, and the threshold t."""
 
-    few: Frequencies
-    many: Frequencies
+    few: NgramCounts
+    many: NgramCounts
     t: float
 
 
 def _bound_frequencies(what_if: WhatIf, survivors: tuple[UnitMask, UnitMask]) -> dict[str, _FrequencyBounds]:
-    """Frequencies by resampled modality."""
+    """NgramCounts by resampled modality."""
     settings = what_if.resolved.resample
     bounds = {}
     for modality in () if settings is None else settings.modalities:
-        least: list[Frequencies] = []
-        most: list[Frequencies] = []
+        least: list[NgramCounts] = []
+        most: list[NgramCounts] = []
         undecided = 0
         for name in what_if.names:
             judged = what_if.judged(name)
             rows = equals(judged["modality"], modality)
             ids = what_if.signals(name)["ngrams.ids"]
             for parts, survives in zip((least, most), survivors, strict=True):
-                parts.append(resampling.frequencies(ids.filter(pa.array(survives(name) & rows)), _NO_LIMIT))
+                parts.append(resampling.count_frequencies(ids.filter(pa.array(survives(name) & rows)), _NO_LIMIT))
             undecided += int((equals(judged["outcome"], UNDECIDED) & rows).sum())
-        few, many = resampling.merge(least), resampling.merge(most)
-        t = settings.t if settings.t is not None else resampling.tail_threshold(many.counts, settings.tail_share)
+        few, many = resampling.merge_frequencies(least), resampling.merge_frequencies(most)
+        t = settings.t if settings.t is not None else resampling.find_tail_threshold(many.counts, settings.tail_share)
         if undecided:
             # Each undecided text might contain any n-gram; the rows that pass could then be thinned further.
             many = replace(many, counts=many.counts + undecided, texts=many.texts + undecided)
@@ -140,10 +140,10 @@ def _resample(what_if: WhatIf, name: str, survives: Mask, bounds: Mapping[str, _
         take = pa.array(rows)
         keys = judged["key"].take(take).to_pylist()
         for kept, frequencies in ((low, bound.many), (high, bound.few)):
-            chance = resampling.keep_probability(
+            chance = resampling.compute_keep_probability(
                 ids.take(take), frequencies, bound.t, settings.rule, settings.unmatched
             )
-            kept[rows] = resampling.resample(keys, chance, what_if.run.config.seed)[0]
+            kept[rows] = resampling.draw_kept(keys, chance, what_if.run.config.seed)[0]
     return low, high
 
 

@@ -20,7 +20,7 @@ from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run, open_run
 from pipelines.decide.decide import judge_units
-from pipelines.decide.duplicates.duplicates import find_duplicates
+from pipelines.decide.duplicates import duplicates
 from pipelines.forecast import estimates
 from pipelines.forecast.estimates import Estimate
 from pipelines.forecast.forecast import Forecaster
@@ -62,7 +62,7 @@ def _forecast(run: Run, scratch: str, share: float) -> dict[str, Any]:
     ingest_parts(sample_run, sampled_items, {})
     measure.run(sample_run)
     names, stamp = judge_units(sample_run)
-    find_duplicates(sample_run, names, stamp)
+    duplicates.run(sample_run, names, stamp)
     stats = collect_stats(sample_run, resolved, names, sample)
     forecaster = Forecaster(resolved, sample, full_texts)
     forecasts = {kind: forecaster.forecast(kind, entry) for kind, entry in stats.items()}

@@ -16,9 +16,9 @@ from infra.columns import Mask, is_all_null, to_floats, to_strings
 from pipelines.core.resolve import Resolved, ordered
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE
-from pipelines.decide.decide import survivors_mask
-from pipelines.decide.duplicates.duplicates import unit_duplicates
-from pipelines.export.export import preview
+from pipelines.decide.decide import mask_survivors
+from pipelines.decide.duplicates import duplicates
+from pipelines.export.export import preview_samples
 from pipelines.forecast.item_sample import ItemSample, item_names
 
 
@@ -67,20 +67,20 @@ def _collect_unit(
     run: Run, resolved: Resolved, name: str, sample: ItemSample, stats: Mapping[str, SampleStats]
 ) -> None:
     samples, signals, judged = run.read("samples", name), run.read("signals", name), run.read_work("judged", name)
-    groups = unit_duplicates(run, name)
+    groups = duplicates.read_unit(run, name)
     modality = to_strings(samples["modality"])
     drawn = sample.contains(item_names(samples), modality)
     keys, outcome = to_strings(judged["key"]), to_strings(judged["outcome"])
     alive = np.flatnonzero(drawn & (outcome == ALIVE))
     sizes = np.zeros((len(keys), 2))
     if len(alive):
-        sizes[alive] = preview(run, name, alive.tolist())
+        sizes[alive] = preview_samples(run, name, alive.tolist())
     component = [groups[key]["component"] if key in groups else -1 for key in keys.tolist()]
     columns: dict[str, NDArray[Any]] = {
         "outcome": outcome,
         "filter": to_strings(judged["filter"]),
         "keys": keys,
-        "survives": survivors_mask(judged, groups),
+        "survives": mask_survivors(judged, groups),
         "component": np.array(component, dtype=np.int64),
         "bytes": sizes[:, 0],
         "tokens": sizes[:, 1],

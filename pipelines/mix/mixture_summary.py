@@ -8,7 +8,7 @@ from typing import Any
 from mixtures.plan.recipe import UNITS
 from mixtures.shards import features
 from mixtures.shards.manifest import MANIFEST, Mixture
-from pipelines.export.dataset_card import escape as markdown
+from pipelines.export.dataset_card import escape_markdown
 
 
 def build_readme(mixture: Mixture) -> str:
@@ -26,13 +26,13 @@ def build_readme(mixture: Mixture) -> str:
     lines += [f"| group | available | {' | '.join(UNITS)} |", f"|---{'|---:' * (len(UNITS) + 1)}|"]
     for group in value["groups"]:
         numbers = " | ".join(f"{group[unit]:,.0f}" for unit in UNITS)
-        lines.append(f"| {markdown(group['name'])} | {group['available']:,} | {numbers} |")
+        lines.append(f"| {escape_markdown(group['name'])} | {group['available']:,} | {numbers} |")
     lines += ["", f"| share of | {' | '.join(UNITS)} |", f"|---{'|---:' * len(UNITS)}|"]
     for modality in value["achieved"]["samples"]:
         shares = " | ".join(f"{100 * value['achieved'][unit][modality]:.2f} %" for unit in UNITS)
         lines.append(f"| {modality} | {shares} |")
     if value["warnings"]:
-        lines += ["", "## Warnings", "", *(f"- {markdown(warning)}" for warning in value["warnings"])]
+        lines += ["", "## Warnings", "", *(f"- {escape_markdown(warning)}" for warning in value["warnings"])]
     return "\n".join([*lines, ""])
 
 

@@ -16,7 +16,7 @@ from infra import storage, tables
 from infra.commit import read_manifest
 from infra.errors import StageError
 from pipelines.core.finished_run import JudgedRun
-from pipelines.export.export import unit_signals
+from pipelines.core.signals import read_signals
 
 #: Signals that are no number, word or text to show: too large, or for machines only.
 _HIDDEN = ("ngrams.ids", "minhash.exact", "overlay.boxes", "clean.text")
@@ -93,7 +93,7 @@ def gather(finished: JudgedRun) -> ReportRows:
     for name in finished.units:
         sample = tables.read(run.at("samples", f"{name}.parquet"))
         verdict = tables.read(run.at("verdicts", f"{name}.parquet"))
-        signal = unit_signals(run, name)
+        signal = read_signals(run, name)
         if not sample["key"].equals(verdict["key"]) or not sample["key"].equals(signal["key"]):
             raise StageError(
                 f"samples, signals and verdicts of {name} are not of the same rows",

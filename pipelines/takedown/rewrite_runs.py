@@ -18,7 +18,7 @@ from pipelines.core.run import Run
 from pipelines.core.tombstones import Tombstones
 from pipelines.decide.decide import write_ledger
 from pipelines.export import export, provenance
-from pipelines.export.dataset_card import papers, write_readme
+from pipelines.export.dataset_card import list_files, write_dataset_card
 from pipelines.takedown import cached_answers, rewrite_rows, rewrite_shards, rewrite_stores, staging
 from pipelines.takedown.scan import TakedownScan
 
@@ -127,9 +127,9 @@ def reissue(run: Run, journal: dict[str, Any]) -> None:
     changed = {*journal["files"], "ledger.json"}
     if members is not None:
         names = [unit.name for unit in members.units]
-        export.unsharded(run, units, names)
-        write_readme(run, names)
-        changed |= set(papers(names))
+        export.write_unsharded_counts(run, units, names)
+        write_dataset_card(run, names)
+        changed |= set(list_files(names))
     held = read_json(run.at("run.json"))
     storage.write_bytes(run.at("run.json"), canonical_json({**held, "takedown": tombstones.load(run.out).summarize()}))
     if storage.is_file(run.at("checksums.json")):

@@ -18,6 +18,7 @@ from mixtures.cards import cards
 from mixtures.shards.shards import assign_shards
 from pipelines.core import tombstones
 from pipelines.core.run import Run
+from pipelines.core.signals import read_signals
 from pipelines.core.verdicts import tally
 from pipelines.export import export
 from pipelines.takedown import rewrite_rows as rows
@@ -104,7 +105,7 @@ def _card(
         mine = shards.booked(unit) == name
         kept = np.flatnonzero(mine & np.asarray(pc.equal(verdicts["outcome"], "kept"), dtype=bool))
         verdict_parts.append(verdicts.filter(pa.array(mine)).replace_schema_metadata(None))
-        facts = export.unit_signals(run, unit).take(pa.array(kept))
+        facts = read_signals(run, unit).take(pa.array(kept))
         signal_parts.append(facts.replace_schema_metadata(None))
         said += _said(run, unit, verdicts["key"].take(pa.array(kept)), held["modality"])
         lineage.append({**entry, "kept": len(kept)})
@@ -122,7 +123,7 @@ def _card(
         members=members,
         signals=pa.concat_tables(signal_parts, promote_options="default"),
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
-        reasons=export.reason_counts(verdicts),
+        reasons=export.count_reasons(verdicts),
         dialogues=cards.summarize_dialogues(said),
         made_by={**held["made_by"], "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
     )

@@ -25,8 +25,9 @@ from infra import models, storage
 from infra.config import Strict, validate
 from infra.errors import ConfigError, MissingExtra, ReelmillError, StageError
 from infra.hashing import file_sha256
-from pipelines.core.resolve import Duplicates, Measure, _with_names, annotator_class, annotator_settings, resolve
+from pipelines.core.resolve import Measure, _with_names, annotator_class, annotator_settings, resolve
 from pipelines.core.run import Run, open_run
+from pipelines.decide.duplicates.settings import Duplicates
 
 #: What a video may be in; FFmpeg's decoders, best first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +39,6 @@ DECODERS: Mapping[str, tuple[str, ...]] = {
 }
 _INSTALL = 'pip install -c constraints.txt -e ".{}"'
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?[^;]*(?:;.*extra == [\"']([^\"']+)[\"'])?")
-_MEDIA = ("image", "multi_image", "video")
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def needs_of(run: Run) -> Requirements:
         names.append("ngrams")
     modalities = frozenset(source.modality for source in config.sources)
     names += ["facts"] if modalities - {"text"} else []
-    names += ["fingerprint"] if any(getattr(duplicates, modality) for modality in _MEDIA) else []
+    names += ["fingerprint"] if duplicates.uses_fingerprints else []
     names += ["minhash"] if duplicates.text is not None else []
     names += [name for name in (*late, *config.measure) if name in ANNOTATORS]
     found = {}

@@ -16,7 +16,8 @@ from infra import tables
 from infra.config import Config
 from infra.errors import ConfigError
 from pipelines.annotate.settings import AnnotateSettings
-from pipelines.core.resolve import Duplicates, Measure, annotator_class, annotator_settings
+from pipelines.core.resolve import Measure, annotator_class, annotator_settings
+from pipelines.decide.duplicates.settings import Duplicates
 
 #: What the columns mean; a test holds this to the tables.
 MEANING: Mapping[str, Mapping[str, str]] = {

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters.resample import (
-    Frequencies,
+    NgramCounts,
     ResampleSettings,
-    frequencies,
-    keep_probability,
-    merge,
-    resample,
-    share_of_tail,
-    tail_threshold,
+    compute_keep_probability,
+    count_frequencies,
+    draw_kept,
+    find_tail_threshold,
+    measure_tail_share,
+    merge_frequencies,
 )
 
 SIZE = 8
@@ -29,7 +29,7 @@ def column(lists):
 def table(counts):
     """Frequencies of ids 0, 1, …; zeros are left out."""
     found = np.flatnonzero(counts)
-    return Frequencies(found.astype(np.int32), np.array(counts)[found].astype(np.int64), sum(counts), 0)
+    return NgramCounts(found.astype(np.int32), np.array(counts)[found].astype(np.int64), sum(counts), 0)
 
 
 def keys(n, start=0):
@@ -42,8 +42,8 @@ def keys(n, start=0):
 )
 def test_one_ngram(ratio, sqrt, linear):
     counts = table([7 * ratio])
-    assert keep_probability(column([[0]]), counts, 7, "sqrt")[0] == pytest.approx(sqrt, abs=5e-4)
-    assert keep_probability(column([[0]]), counts, 7, "linear")[0] == pytest.approx(linear, abs=5e-5)
+    assert compute_keep_probability(column([[0]]), counts, 7, "sqrt")[0] == pytest.approx(sqrt, abs=5e-4)
+    assert compute_keep_probability(column([[0]]), counts, 7, "linear")[0] == pytest.approx(linear, abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -59,26 +59,26 @@ def test_one_ngram(ratio, sqrt, linear):
 def test_several_ngrams(ratio, many, sqrt, linear):
     counts = table([20 * ratio] * many)
     row = column([list(range(many))])
-    assert keep_probability(row, counts, 20, "sqrt")[0] == pytest.approx(sqrt, abs=5e-4)
-    assert keep_probability(row, counts, 20, "linear")[0] == pytest.approx(linear, abs=5e-4)
+    assert compute_keep_probability(row, counts, 20, "sqrt")[0] == pytest.approx(sqrt, abs=5e-4)
+    assert compute_keep_probability(row, counts, 20, "linear")[0] == pytest.approx(linear, abs=5e-4)
 
 
 @pytest.mark.parametrize("rule", ["sqrt", "linear"])
 def test_any_ngram_up_to_t_keeps_for_certain(rule):
     counts = table([10**9, 10**9, 100, 101, 99])
     rows = column([[0, 1, 2], [0, 1, 3], [0, 4], [5]])
-    p = keep_probability(rows, counts, 100, rule)
+    p = compute_keep_probability(rows, counts, 100, rule)
     assert p[0] == p[2] == 1.0  # f = T and f < T
     assert 0.9 < p[1] < 1.0
     assert p[3] == 1.0  # never counted: rarer than anything
-    keep, draw = resample(keys(4), p, seed=0)
+    keep, draw = draw_kept(keys(4), p, seed=0)
     assert keep[[0, 2, 3]].all() and (draw < 1).all()
 
 
 def test_a_repeated_ngram_is_drawn_and_counted_once():
-    counts = frequencies(column([[3, 3, 3], [3, 1, 3], [1]]), SIZE)
+    counts = count_frequencies(column([[3, 3, 3], [3, 1, 3], [1]]), SIZE)
     assert counts.ids.tolist() == [1, 3] and counts.counts.tolist() == [2, 2]
-    p = keep_probability(column([[0], [0, 0, 0]]), table([400]), 100)
+    p = compute_keep_probability(column([[0], [0, 0, 0]]), table([400]), 100)
     assert p.tolist() == [0.5, 0.5]
 
 
@@ -86,18 +86,18 @@ def test_no_ngram():
     rows = column([[], [0], None])
     counts = table([400])
     for option, expected in [("keep", 1.0), ("drop", 0.0), (0.25, 0.25), (0, 0.0), (1, 1.0)]:
-        p = keep_probability(rows, counts, 100, unmatched=option)
+        p = compute_keep_probability(rows, counts, 100, unmatched=option)
         assert p[:2].tolist() == [expected, 0.5]
         assert np.isnan(p[2])
-    keep, _ = resample(keys(3), keep_probability(rows, counts, 100, unmatched="drop"), seed=0)
+    keep, _ = draw_kept(keys(3), compute_keep_probability(rows, counts, 100, unmatched="drop"), seed=0)
     assert not keep[0] and not keep[2]
-    keep, _ = resample(keys(3), keep_probability(rows, counts, 100), seed=0)
+    keep, _ = draw_kept(keys(3), compute_keep_probability(rows, counts, 100), seed=0)
     assert keep[0] and not keep[2]
 
 
 @given(LISTS)
 def test_frequencies_count_texts(lists):
-    counts = frequencies(column(lists), SIZE)
+    counts = count_frequencies(column(lists), SIZE)
     known = [row for row in lists if row is not None]
     expected = {i: sum(i in row for row in known) for i in range(SIZE) if any(i in row for row in known)}
     assert dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True)) == expected
@@ -108,12 +108,12 @@ def test_frequencies_count_texts(lists):
 @given(LISTS, st.lists(st.integers(0, 15), max_size=4), st.randoms(use_true_random=False))
 def test_parts_merge_to_the_whole_in_any_order(lists, cuts, random):
     edges = [0, *sorted(min(cut, len(lists)) for cut in cuts), len(lists)]
-    parts = [frequencies(column(lists[a:b]), SIZE) for a, b in pairwise(edges)]
+    parts = [count_frequencies(column(lists[a:b]), SIZE) for a, b in pairwise(edges)]
     random.shuffle(parts)
     middle = len(parts) // 2
-    nested = merge([merge(parts[:middle]), merge(parts[middle:])])
-    assert same(merge(parts), frequencies(column(lists), SIZE))
-    assert same(nested, frequencies(column(lists), SIZE))
+    nested = merge_frequencies([merge_frequencies(parts[:middle]), merge_frequencies(parts[middle:])])
+    assert same(merge_frequencies(parts), count_frequencies(column(lists), SIZE))
+    assert same(nested, count_frequencies(column(lists), SIZE))
 
 
 def same(a, b):
@@ -121,27 +121,27 @@ def same(a, b):
 
 
 def test_the_table_comes_back():
-    counts = frequencies(column([[1, 2], [], [2]]), SIZE)
-    assert same(Frequencies.from_table(counts.to_table()), counts)
-    assert same(Frequencies.from_table(merge([]).to_table()), merge([]))
+    counts = count_frequencies(column([[1, 2], [], [2]]), SIZE)
+    assert same(NgramCounts.from_table(counts.to_table()), counts)
+    assert same(NgramCounts.from_table(merge_frequencies([]).to_table()), merge_frequencies([]))
 
 
 def test_an_id_outside_the_vocabulary_is_an_error():
     for ids in ([SIZE], [-1]):
         with pytest.raises(ValueError, match="outside"):
-            frequencies(column([ids]), SIZE)
+            count_frequencies(column([ids]), SIZE)
 
 
 def test_slices_and_chunks_are_columns_too():
     rows = [[0], None, [1, 2], [], [0, 2]]
     whole = column(rows)
     cut = pa.chunked_array([whole.slice(0, 2), whole.slice(2)])
-    counts = frequencies(whole, SIZE)
-    assert same(frequencies(cut, SIZE), counts)
-    assert same(frequencies(whole.slice(2), SIZE), frequencies(column(rows[2:]), SIZE))
-    p = keep_probability(whole, counts, 0.5)
-    np.testing.assert_array_equal(keep_probability(cut, counts, 0.5), p)
-    np.testing.assert_array_equal(keep_probability(whole.slice(2), counts, 0.5), p[2:])
+    counts = count_frequencies(whole, SIZE)
+    assert same(count_frequencies(cut, SIZE), counts)
+    assert same(count_frequencies(whole.slice(2), SIZE), count_frequencies(column(rows[2:]), SIZE))
+    p = compute_keep_probability(whole, counts, 0.5)
+    np.testing.assert_array_equal(compute_keep_probability(cut, counts, 0.5), p)
+    np.testing.assert_array_equal(compute_keep_probability(whole.slice(2), counts, 0.5), p[2:])
 
 
 COUNTS = st.lists(st.integers(1, 60), min_size=SIZE, max_size=SIZE)
@@ -150,7 +150,7 @@ ROWS = st.lists(st.none() | st.lists(st.integers(0, SIZE - 1), unique=True, max_
 
 @given(COUNTS, ROWS, st.floats(0.1, 80), st.sampled_from(["sqrt", "linear"]))
 def test_the_formula(counts, rows, t, rule):
-    p = keep_probability(column(rows), table(counts), t, rule, "drop")
+    p = compute_keep_probability(column(rows), table(counts), t, rule, "drop")
     for row, got in zip(rows, p.tolist(), strict=True):
         if row is None:
             assert np.isnan(got)
@@ -163,11 +163,11 @@ def test_the_formula(counts, rows, t, rule):
 
 @given(COUNTS, ROWS, st.floats(0.1, 80), st.floats(1.0, 3.0), st.sampled_from(["sqrt", "linear"]), st.integers(0, 9))
 def test_monotone_in_t(counts, rows, t, factor, rule, seed):
-    less, more = (keep_probability(column(rows), table(counts), x, rule) for x in (t, t * factor))
+    less, more = (compute_keep_probability(column(rows), table(counts), x, rule) for x in (t, t * factor))
     known = np.array([row is not None for row in rows], dtype=bool)
     assert (less[known] <= more[known]).all()
-    kept_less, draw = resample(keys(len(rows)), less, seed)
-    kept_more, same_draw = resample(keys(len(rows)), more, seed)
+    kept_less, draw = draw_kept(keys(len(rows)), less, seed)
+    kept_more, same_draw = draw_kept(keys(len(rows)), more, seed)
     assert (kept_less <= kept_more).all()
     assert (draw == same_draw).all()
 
@@ -176,24 +176,24 @@ def test_monotone_in_t(counts, rows, t, factor, rule, seed):
 @given(COUNTS, ROWS, st.integers(0, 9), st.randoms(use_true_random=False), st.integers(0, 15))
 def test_order_and_shards_do_not_matter(counts, rows, seed, random, cut):
     names = keys(len(rows))
-    keep, draw = resample(names, keep_probability(column(rows), table(counts), 5), seed)
+    keep, draw = draw_kept(names, compute_keep_probability(column(rows), table(counts), 5), seed)
     expected = dict(zip(names, zip(keep.tolist(), draw.tolist(), strict=True), strict=True))
     order = list(range(len(rows)))
     random.shuffle(order)
     for part in (order[:cut], order[cut:]):
         part_keys = [names[i] for i in part]
-        p = keep_probability(column([rows[i] for i in part]), table(counts), 5)
-        keep, draw = resample(part_keys, p, seed)
+        p = compute_keep_probability(column([rows[i] for i in part]), table(counts), 5)
+        keep, draw = draw_kept(part_keys, p, seed)
         assert [expected[k] for k in part_keys] == list(zip(keep.tolist(), draw.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("sqrt", 0.875), ("linear", 1 - 0.75**3)])
 def test_the_keep_rate_is_the_probability(rule, expected):
     n = 20_000
-    p = keep_probability(column([[0, 1, 2]] * n), table([400, 400, 400]), 100, rule)
+    p = compute_keep_probability(column([[0, 1, 2]] * n), table([400, 400, 400]), 100, rule)
     assert p == pytest.approx(expected)
     for seed in range(3):
-        keep, draw = resample(keys(n), p, seed)
+        keep, draw = draw_kept(keys(n), p, seed)
         z = (keep.sum() - n * expected) / np.sqrt(n * expected * (1 - expected))
         assert abs(z) < 4
         assert draw.min() >= 0 and draw.max() < 1
@@ -201,45 +201,45 @@ def test_the_keep_rate_is_the_probability(rule, expected):
 
 def test_seeds_are_worlds_of_their_own():
     p = np.full(4_000, 0.5)
-    a, b = (resample(keys(4_000), p, seed)[0] for seed in (1, 2))
+    a, b = (draw_kept(keys(4_000), p, seed)[0] for seed in (1, 2))
     assert abs((a == b).mean() - 0.5) < 4 * 0.5 / np.sqrt(4_000)
 
 
 def test_tail_threshold_by_hand():
     # shares, running: 1/20, 2/20, 4/20, 10/20, 20/20
     counts = np.array([10, 1, 2, 6, 1])
-    assert tail_threshold(counts, 0.05) == 1
-    assert tail_threshold(counts, 0.2) == 2
-    assert tail_threshold(counts, 0.3) == 2
-    assert tail_threshold(counts, 0.4) == 6
-    assert tail_threshold(counts, 1.0) == 10
-    assert share_of_tail(counts, 1) == 0
-    assert share_of_tail(counts, 2) == 0.1
-    assert share_of_tail(counts, 6) == 0.2
-    assert share_of_tail(counts, 11) == 1
+    assert find_tail_threshold(counts, 0.05) == 1
+    assert find_tail_threshold(counts, 0.2) == 2
+    assert find_tail_threshold(counts, 0.3) == 2
+    assert find_tail_threshold(counts, 0.4) == 6
+    assert find_tail_threshold(counts, 1.0) == 10
+    assert measure_tail_share(counts, 1) == 0
+    assert measure_tail_share(counts, 2) == 0.1
+    assert measure_tail_share(counts, 6) == 0.2
+    assert measure_tail_share(counts, 11) == 1
 
 
 def test_ngrams_that_never_occur_and_empty_counts():
-    assert tail_threshold(np.array([0, 0, 0, 5, 9]), 0.0001) == 5
-    assert tail_threshold(np.array([], dtype=np.int64), 0.06) == 1
-    assert share_of_tail(np.array([], dtype=np.int64), 3) == 0
+    assert find_tail_threshold(np.array([0, 0, 0, 5, 9]), 0.0001) == 5
+    assert find_tail_threshold(np.array([], dtype=np.int64), 0.06) == 1
+    assert measure_tail_share(np.array([], dtype=np.int64), 3) == 0
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.floats(0, 1))
 def test_no_count_comes_nearer_to_the_share(counts, share):
     ascending = sorted(counts)
     total = sum(counts)
-    t = tail_threshold(np.array(counts), share)
+    t = find_tail_threshold(np.array(counts), share)
     distances = [abs(sum(ascending[: i + 1]) / total - share) for i in range(len(ascending))]
     reached = min(d for d, count in zip(distances, ascending, strict=True) if count == t)
     assert reached <= min(distances) + 1e-12
-    assert share_of_tail(np.array(counts), t) <= share_of_tail(np.array(counts), t + 1)
+    assert measure_tail_share(np.array(counts), t) <= measure_tail_share(np.array(counts), t + 1)
 
 
 def test_t_must_be_positive():
     for t in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="positive"):
-            keep_probability(column([[0]]), table([1]), t)
+            compute_keep_probability(column([[0]]), table([1]), t)
 
 
 def test_settings():

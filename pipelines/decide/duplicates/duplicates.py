@@ -73,7 +73,7 @@ Ids = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Job:
+class DuplicateSearch:
     """One modality's search. Travels to workers by pickle."""
 
     run: Run
@@ -92,9 +92,9 @@ class Job:
 
     def go(self, name: str, function: Any, tasks: Sequence[str]) -> dict[str, int]:
         """Run one task function over task ids; each leaves alone what it finds done."""
-        job = f"duplicates {self.modality} {name}"
+        search = f"duplicates {self.modality} {name}"
         return beam.run_tasks(
-            job, functools.partial(function, self), tasks, self.at(f"{name}.counters.json"), self.runner
+            search, functools.partial(function, self), tasks, self.at(f"{name}.counters.json"), self.runner
         )
 
     @property
@@ -102,7 +102,7 @@ class Job:
         return [f"p{i:05d}" for i in range(self.partitions)]
 
 
-def find_duplicates(run: Run, units: Sequence[str], inputs: str) -> None:
+def run(run: Run, units: Sequence[str], inputs: str) -> None:
     """Write RUN/duplicates: one table per modality and partition, and its manifest.
 
     `inputs` stands for the judged tables (RUN/work/judged) and the settings.
@@ -114,20 +114,20 @@ def find_duplicates(run: Run, units: Sequence[str], inputs: str) -> None:
         if chosen is None:
             continue
         mine = fingerprint([inputs, modality, chosen.model_dump(mode="json"), run.config.seed])
-        job = Job(run, modality, tuple(units), 1, mine)
-        storage.write_bytes(job.at("units.json"), canonical_json(list(units)))
-        job = _texts(job) if modality == "text" else _vectors(job)
-        job.go("ranks", write_ranks, job.units)
-        job.go("survivors", write_survivors, job.partition_names)
-        for name in job.partition_names:
+        search = DuplicateSearch(run, modality, tuple(units), 1, mine)
+        storage.write_bytes(search.at("units.json"), canonical_json(list(units)))
+        search = _texts(search) if modality == "text" else _vectors(search)
+        search.go("ranks", write_ranks, search.units)
+        search.go("survivors", write_survivors, search.partition_names)
+        for name in search.partition_names:
             uri = run.at("duplicates", f"{modality}-{name}.parquet")
             found = tables.footer(uri)
             made.append(Unit(f"{modality}-{name}", found[1] if found else 0, storage.sha256(uri)))
     write_manifest(run.at("duplicates"), "duplicates", fingerprint([inputs, [u.sha256 for u in made]]), made)
 
 
-def unit_duplicates(run: Run, name: str) -> dict[str, dict[str, Any]]:
-    """Rows of RUN/duplicates that belong to a unit, by key."""
+def read_unit(run: Run, name: str) -> dict[str, dict[str, Any]]:
+    """VectorTable of RUN/duplicates that belong to a unit, by key."""
     found: dict[str, dict[str, Any]] = {}
     for unit in need_manifest(run.out, "duplicates").units:
         modality, _, part = unit.name.partition("-")
@@ -143,23 +143,23 @@ def unit_duplicates(run: Run, name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def survivors_of(job: Job, name: str) -> tuple[pa.Table, pa.Table, Ids]:
+def survivors_of(search: DuplicateSearch, name: str) -> tuple[pa.Table, pa.Table, Ids]:
     """(samples, judged, row ids) of a unit's rows of this modality that passed their own filters, same order."""
-    judged = tables.read(job.run.work("judged", f"{name}.parquet"))
+    judged = tables.read(search.run.work("judged", f"{name}.parquet"))
     mask = np.asarray(pc.equal(judged["outcome"], ALIVE), dtype=bool)
-    mask &= np.asarray(pc.equal(judged["modality"], job.modality), dtype=bool)
+    mask &= np.asarray(pc.equal(judged["modality"], search.modality), dtype=bool)
     rows = np.flatnonzero(mask)
-    samples = tables.read(job.run.at("samples", f"{name}.parquet")).take(pa.array(rows))
+    samples = tables.read(search.run.at("samples", f"{name}.parquet")).take(pa.array(rows))
     ids = (np.uint64(unit_index(name)) << np.uint64(32)) | rows.astype(np.uint64)
     return samples, judged.take(pa.array(rows)), ids
 
 
-def stored_cells(job: Job, name: str, annotator: str, rows: Ids) -> pa.Table:
+def stored_cells(search: DuplicateSearch, name: str, annotator: str, rows: Ids) -> pa.Table:
     """An annotator's cells in the store for some rows of a unit, in their order."""
-    resolved = resolve(job.run)
-    samples = tables.read(job.run.at("samples", f"{name}.parquet"), ["modality", "text", "media"])
+    resolved = resolve(search.run)
+    samples = tables.read(search.run.at("samples", f"{name}.parquet"), ["modality", "text", "media"])
     ids = content_ids(samples)[resolved.annotators[annotator].keyed_by]
-    cells = Cells(job.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids))
+    cells = Cells(search.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids))
     wanted = ids.take(pa.array((rows & np.uint64(0xFFFFFFFF)).astype(np.int64)))
     where = align(wanted, cells)
     assert cells is not None and (where >= 0).all(), f"{annotator} of {name} is not in the store"
@@ -169,31 +169,35 @@ def stored_cells(job: Job, name: str, annotator: str, rows: Ids) -> pa.Table:
 # -- vectors ----------------------------------------------------------------------------------------------------
 
 
-def _vectors(job: Job) -> Job:
-    total = job.go("sample", write_sample, job.units).get("vectors", 0)
-    trained = _train(job, total)
+def _vectors(search: DuplicateSearch) -> DuplicateSearch:
+    total = search.go("sample", write_sample, search.units).get("vectors", 0)
+    trained = _train(search, total)
     # Evenly spread vectors are searched in many cells: a partition is sized by copies, not by vectors.
     copies = total * trained["probed"]
-    wanted = resolve(job.run).duplicates.buckets or math.ceil(copies / PARTITION_VECTORS)
-    job = Job(job.run, job.modality, job.units, max(1, int(wanted)), fingerprint([job.inputs, trained]))
-    job.go("cells", write_cells, job.units)
-    if job.modality == "image":
-        job.go("search", link_partition, job.partition_names)
-        _forest(job, "forest-", job.partition_names)
+    wanted = resolve(search.run).duplicates.buckets or math.ceil(copies / PARTITION_VECTORS)
+    search = DuplicateSearch(
+        search.run, search.modality, search.units, max(1, int(wanted)), fingerprint([search.inputs, trained])
+    )
+    search.go("cells", write_cells, search.units)
+    if search.modality == "image":
+        search.go("search", link_partition, search.partition_names)
+        _forest(search, "forest-", search.partition_names)
     else:
-        job.go("search", write_hits, job.partition_names)
-        job.go("match", match_partition, job.partition_names)
-        _forest(job, "edges-", job.partition_names)
-    return job
+        search.go("search", write_hits, search.partition_names)
+        search.go("match", match_partition, search.partition_names)
+        _forest(search, "edges-", search.partition_names)
+    return search
 
 
-def unit_vectors(job: Job, name: str) -> tuple[Ids, NDArray[np.int32], NDArray[np.float16], list[list[float]], Ids]:
+def unit_vectors(
+    search: DuplicateSearch, name: str
+) -> tuple[Ids, NDArray[np.int32], NDArray[np.float16], list[list[float]], Ids]:
     """A unit's fingerprints: (row, frame index, vector (m, d)) for each, then per sample its times, and its row id."""
-    _, _, rows = survivors_of(job, name)
+    _, _, rows = survivors_of(search, name)
     if not len(rows):
         empty = np.zeros(0)
         return rows, empty.astype(np.int32), np.zeros((0, 0), np.float16), [], rows
-    cells = stored_cells(job, name, "fingerprint", rows)
+    cells = stored_cells(search, name, "fingerprint", rows)
     dims = [d for d in cells["dim"].to_pylist() if d]
     dim = dims[0] if dims else 1
     frames, parts = [], []
@@ -210,73 +214,73 @@ def unit_vectors(job: Job, name: str) -> tuple[Ids, NDArray[np.int32], NDArray[n
     return row, np.concatenate(frames), np.concatenate(parts), times, rows
 
 
-def write_sample(job: Job, name: str) -> Mapping[str, int]:
+def write_sample(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: a unit's candidates for the training sample, and how many vectors it has."""
-    row, frame, vectors, times, rows = unit_vectors(job, name)
-    tables.write(job.at("times", f"{name}.parquet"), pa.table({"row": rows, "times": times}, schema=TIMES))
+    row, frame, vectors, times, rows = unit_vectors(search, name)
+    tables.write(search.at("times", f"{name}.parquet"), pa.table({"row": rows, "times": times}, schema=TIMES))
     # Enough for 256 cells from one unit; where there are more cells there are more units.
     most = duplicates.sample_size(256)
     ids = duplicates.mixed(row) + frame.astype(np.uint64)
-    chosen = duplicates.sample_rows(ids, most, job.run.config.seed) if len(ids) else np.zeros(0, np.int64)
+    chosen = duplicates.sample_rows(ids, most, search.run.config.seed) if len(ids) else np.zeros(0, np.int64)
     table = pa.table(
         {"id": ids[chosen], "vector": [vectors[i].tobytes() for i in chosen]},
         schema=pa.schema([("id", pa.uint64()), ("vector", pa.binary())]),
     )
-    tables.write(job.at("sample", f"{name}.parquet"), table)
+    tables.write(search.at("sample", f"{name}.parquet"), table)
     return {"vectors": len(row)}
 
 
-def _train(job: Job, total: int) -> dict[str, Any]:
+def _train(search: DuplicateSearch, total: int) -> dict[str, Any]:
     """The driver's part, on one sample of bounded size: centroids, how far a vector is searched, in how many cells."""
-    uri = job.at("centroids.json")
-    if storage.is_file(uri) and read_json(uri)["inputs"] == job.inputs:
+    uri = search.at("centroids.json")
+    if storage.is_file(uri) and read_json(uri)["inputs"] == search.inputs:
         return dict(read_json(uri))
-    parts = pa.concat_tables([tables.read(job.at("sample", f"{name}.parquet")) for name in job.units])
+    parts = pa.concat_tables([tables.read(search.at("sample", f"{name}.parquet")) for name in search.units])
     k = duplicates.cluster_count(total)
     ids = parts["id"].to_numpy()
     margin, probed = 0.0, 1.0
     centroids = np.zeros((0, 0), np.float32)
     if len(ids):
-        chosen = duplicates.sample_rows(ids, duplicates.sample_size(k), job.run.config.seed)
+        chosen = duplicates.sample_rows(ids, duplicates.sample_size(k), search.run.config.seed)
         blobs = parts["vector"].take(pa.array(chosen)).to_pylist()
         sample = np.stack([np.frombuffer(blob, dtype=np.float16) for blob in blobs])
         train, held = duplicates.split_sample(sample) if k > 1 else (sample, sample[:0])
-        centroids = duplicates.train_centroids(train, k, seed=job.run.config.seed)
-        margin = duplicates.probe_margin(held, centroids, _threshold(job))
-        cells = duplicates.nearest_cells(sample[:4096], centroids, _probes(job), margin=margin)
+        centroids = duplicates.train_centroids(train, k, seed=search.run.config.seed)
+        margin = duplicates.probe_margin(held, centroids, _threshold(search))
+        cells = duplicates.nearest_cells(sample[:4096], centroids, _probes(search), margin=margin)
         probed = round(float((cells >= 0).sum(axis=1).mean()), 3)
     buffer = io.BytesIO()
     np.save(buffer, centroids)
-    storage.write_bytes(job.at("centroids.npy"), buffer.getvalue())
-    value = {"inputs": job.inputs, "cells": k, "margin": margin, "probed": probed, "vectors": total}
+    storage.write_bytes(search.at("centroids.npy"), buffer.getvalue())
+    value = {"inputs": search.inputs, "cells": k, "margin": margin, "probed": probed, "vectors": total}
     storage.write_bytes(uri, canonical_json(value))
     return value
 
 
-def _probes(job: Job) -> int:
-    return int(getattr(resolve(job.run).duplicates, job.modality).probes)
+def _probes(search: DuplicateSearch) -> int:
+    return int(getattr(resolve(search.run).duplicates, search.modality).probes)
 
 
-def _threshold(job: Job) -> float:
-    return float(getattr(resolve(job.run).duplicates, job.modality).threshold)
+def _threshold(search: DuplicateSearch) -> float:
+    return float(getattr(resolve(search.run).duplicates, search.modality).threshold)
 
 
-def write_cells(job: Job, name: str) -> Mapping[str, int]:
+def write_cells(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: a unit's vectors, each to every partition in which it is searched."""
-    uri = job.at("cells", f"{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("cells", f"{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    row, frame, vectors, _, _ = unit_vectors(job, name)
-    trained = read_json(job.at("centroids.json"))
-    centroids = np.load(io.BytesIO(storage.read_bytes(job.at("centroids.npy"))))
+    row, frame, vectors, _, _ = unit_vectors(search, name)
+    trained = read_json(search.at("centroids.json"))
+    centroids = np.load(io.BytesIO(storage.read_bytes(search.at("centroids.npy"))))
     if not len(row):
-        shuffle_files.write(uri, tables.empty(VECTOR), np.zeros(0, np.int64), job.partitions, job.inputs)
+        shuffle_files.write(uri, tables.empty(VECTOR), np.zeros(0, np.int64), search.partitions, search.inputs)
         return {"vectors": 0}
-    cells = duplicates.nearest_cells(vectors, centroids, _probes(job), margin=trained["margin"])
-    partition = np.where(cells >= 0, cells % job.partitions, -1)
+    cells = duplicates.nearest_cells(vectors, centroids, _probes(search), margin=trained["margin"])
+    partition = np.where(cells >= 0, cells % search.partitions, -1)
     take: list[NDArray[np.int64]] = []
     where: list[NDArray[np.int64]] = []
-    for p in range(job.partitions):
+    for p in range(search.partitions):
         mine = np.flatnonzero((partition == p).any(axis=1))
         take.append(mine)
         where.append(np.full(len(mine), p))
@@ -284,64 +288,66 @@ def write_cells(job: Job, name: str) -> Mapping[str, int]:
     blobs = [vectors[i].tobytes() for i in chosen]
     listed = [cells[i].tolist() for i in chosen]
     table = pa.table({"row": row[chosen], "frame": frame[chosen], "vector": blobs, "cells": listed}, schema=VECTOR)
-    shuffle_files.write(uri, table, target, job.partitions, job.inputs)
+    shuffle_files.write(uri, table, target, search.partitions, search.inputs)
     return {"vectors": len(chosen)}
 
 
-def partition_rows(job: Job, partition: int) -> tuple[duplicates.Rows, duplicates.Rows, Ids]:
+def partition_rows(
+    search: DuplicateSearch, partition: int
+) -> tuple[duplicates.VectorTable, duplicates.VectorTable, Ids]:
     """(base rows, query rows, row id of each sample number): what partition p holds and what is searched in it.
 
     Vectors are named sample number << FRAME_BITS | frame, where samples are numbered as they stand here.
     """
-    table = shuffle_files.read(job.at("cells"), job.units, partition, VECTOR)
+    table = shuffle_files.read(search.at("cells"), search.units, partition, VECTOR)
     if not table.num_rows:
-        none = duplicates.Rows(np.zeros((0, 1), np.float16), np.zeros(0, np.uint64), np.zeros((0, 1), np.int32))
+        none = duplicates.VectorTable(np.zeros((0, 1), np.float16), np.zeros(0, np.uint64), np.zeros((0, 1), np.int32))
         return none, none, np.zeros(0, np.uint64)
     rows, number = np.unique(table["row"].to_numpy(), return_inverse=True)
     vectors = np.stack([np.frombuffer(blob, dtype=np.float16) for blob in table["vector"].to_pylist()])
     listed = table["cells"].to_pylist()
     cells = np.array(listed, dtype=np.int32)
-    mine = np.where(cells % job.partitions == partition, cells, -1)
+    mine = np.where(cells % search.partitions == partition, cells, -1)
     mine[cells < 0] = -1
     ids = (number.astype(np.uint64) << np.uint64(FRAME_BITS)) | table["frame"].to_numpy().astype(np.uint64)
     # Mirrored vectors only ask: two mirrored copies meet through their plain ones.
     home = np.flatnonzero((mine[:, 0] >= 0) & (table["frame"].to_numpy() < MIRRORED))
     return (
-        duplicates.Rows(vectors[home], ids[home], cells[home]),
-        duplicates.Rows(vectors, ids, mine),
+        duplicates.VectorTable(vectors[home], ids[home], cells[home]),
+        duplicates.VectorTable(vectors, ids, mine),
         rows,
     )
 
 
-def link_partition(job: Job, name: str) -> Mapping[str, int]:
+def link_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task (images): the forest of one partition's cells."""
-    uri = job.at("edges", f"forest-{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("edges", f"forest-{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    base, queries, rows = partition_rows(job, int(name[1:]))
+    base, queries, rows = partition_rows(search, int(name[1:]))
     a, b = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
     if len(base.ids):
-        a, b = duplicates.link_cells(base, queries, _threshold(job))
+        a, b = duplicates.link_cells(base, queries, _threshold(search))
     shift = np.uint64(FRAME_BITS)
     a, b = rows[(a >> shift).astype(np.int64)], rows[(b >> shift).astype(np.int64)]
     different = a != b
     a, b = components.spanning_forest(a[different], b[different])
-    tables.write(uri, pa.table({"a": a, "b": b}), fingerprint=job.inputs)
+    tables.write(uri, pa.table({"a": a, "b": b}), fingerprint=search.inputs)
     return {"edges": len(a)}
 
 
 # -- videos -----------------------------------------------------------------------------------------------------
 
 
-def write_hits(job: Job, name: str) -> Mapping[str, int]:
+def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task (videos): frames that look alike, to the partition of their pair of videos."""
-    uri = job.at("hits", f"{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("hits", f"{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    base, queries, rows = partition_rows(job, int(name[1:]))
+    base, queries, rows = partition_rows(search, int(name[1:]))
     pieces = []
     if len(base.ids):
-        for edges in duplicates.search_cells(base, queries, _threshold(job), shift=FRAME_BITS):
+        for edges in duplicates.search_cells(base, queries, _threshold(search), shift=FRAME_BITS):
             if len(edges.a):
                 pieces.append((edges.a, edges.b))
     a = np.concatenate([p[0] for p in pieces]) if pieces else np.zeros(0, np.uint64)
@@ -352,31 +358,31 @@ def write_hits(job: Job, name: str) -> Mapping[str, int]:
         {"a": row_a, "b": row_b, "i": (a & low).astype(np.int32), "j": (b & low).astype(np.int32)}, schema=HITS
     )
     pair = duplicates.mixed(row_a) ^ duplicates.mixed(duplicates.mixed(row_b))
-    target = (pair % np.uint64(job.partitions)).astype(np.int64)
-    shuffle_files.write(uri, table, target, job.partitions, job.inputs)
+    target = (pair % np.uint64(search.partitions)).astype(np.int64)
+    shuffle_files.write(uri, table, target, search.partitions, search.inputs)
     return {"hits": len(a)}
 
 
-def match_partition(job: Job, name: str) -> Mapping[str, int]:
+def match_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task (videos): which pairs share enough frames in order."""
-    uri = job.at("edges", f"edges-{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("edges", f"edges-{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    hits = shuffle_files.read(job.at("hits"), job.partition_names, int(name[1:]), HITS)
-    least = getattr(resolve(job.run).duplicates, job.modality, None)
+    hits = shuffle_files.read(search.at("hits"), search.partition_names, int(name[1:]), HITS)
+    least = getattr(resolve(search.run).duplicates, search.modality, None)
     share = float(getattr(least, "min_share", 0.5))
-    found = list(_matches(job, hits, share))
-    tables.write(uri, pa.Table.from_pylist(found, schema=EDGES), fingerprint=job.inputs)
+    found = list(_matches(search, hits, share))
+    tables.write(uri, pa.Table.from_pylist(found, schema=EDGES), fingerprint=search.inputs)
     return {"edges": len(found)}
 
 
-def _matches(job: Job, hits: pa.Table, least: float) -> Iterator[dict[str, object]]:
+def _matches(search: DuplicateSearch, hits: pa.Table, least: float) -> Iterator[dict[str, object]]:
     ends = np.concatenate([hits["a"].to_numpy(), hits["b"].to_numpy()])
     rows, number = np.unique(ends, return_inverse=True)
     frames = np.concatenate([hits["i"].to_numpy(), hits["j"].to_numpy()]).astype(np.uint64)
     ids = (number.astype(np.uint64) << np.uint64(FRAME_BITS)) | frames
     a, b = ids[: hits.num_rows], ids[hits.num_rows :]
-    known = _times(job, rows)
+    known = _times(search, rows)
     times = {index: known[int(row)] for index, row in enumerate(rows)}
     for one, other, match in videos.match_videos(a, b, times, shift=FRAME_BITS, least=least):
         spans = match.spans
@@ -391,11 +397,11 @@ def _matches(job: Job, hits: pa.Table, least: float) -> Iterator[dict[str, objec
         }
 
 
-def _times(job: Job, rows: Ids) -> dict[int, NDArray[np.float64]]:
+def _times(search: DuplicateSearch, rows: Ids) -> dict[int, NDArray[np.float64]]:
     found: dict[int, NDArray[np.float64]] = {}
     wanted = pa.array(rows, pa.uint64())
     for index in np.unique(rows >> np.uint64(32)).tolist():
-        table = tables.read(job.at("times", f"u{index:06d}.parquet"))
+        table = tables.read(search.at("times", f"u{index:06d}.parquet"))
         table = table.filter(pc.is_in(table["row"], value_set=wanted))
         for row, times in zip(table["row"].to_pylist(), table["times"].to_pylist(), strict=True):
             found[row] = np.asarray(times, dtype=np.float64)
@@ -405,36 +411,38 @@ def _times(job: Job, rows: Ids) -> dict[int, NDArray[np.float64]]:
 # -- texts ------------------------------------------------------------------------------------------------------
 
 
-def _texts(job: Job) -> Job:
-    counts = job.go("count", count_rows, job.units)
+def _texts(search: DuplicateSearch) -> DuplicateSearch:
+    counts = search.go("count", count_rows, search.units)
     total = counts.get("rows", 0)
-    wanted = resolve(job.run).duplicates.buckets or -(-total // PARTITION_VECTORS)
-    job = Job(job.run, job.modality, job.units, max(1, int(wanted)), fingerprint([job.inputs, total]))
-    job.go("bands", write_bands, job.units)
-    job.go("buckets", link_bands, job.partition_names)
-    _forest(job, "forest-", job.partition_names)
-    return job
+    wanted = resolve(search.run).duplicates.buckets or -(-total // PARTITION_VECTORS)
+    search = DuplicateSearch(
+        search.run, search.modality, search.units, max(1, int(wanted)), fingerprint([search.inputs, total])
+    )
+    search.go("bands", write_bands, search.units)
+    search.go("buckets", link_bands, search.partition_names)
+    _forest(search, "forest-", search.partition_names)
+    return search
 
 
-def count_rows(job: Job, name: str) -> Mapping[str, int]:
+def count_rows(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: how many rows of a unit take part."""
-    return {"rows": len(survivors_of(job, name)[2])}
+    return {"rows": len(survivors_of(search, name)[2])}
 
 
-def write_bands(job: Job, name: str) -> Mapping[str, int]:
+def write_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task (texts): each row to the partition of its exact hash and of each of its bands."""
-    uri = job.at("bands", f"{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("bands", f"{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    _, _, rows = survivors_of(job, name)
+    _, _, rows = survivors_of(search, name)
     if not len(rows):
-        shuffle_files.write(uri, tables.empty(BANDS), np.zeros(0, np.int64), job.partitions, job.inputs)
+        shuffle_files.write(uri, tables.empty(BANDS), np.zeros(0, np.int64), search.partitions, search.inputs)
         return {}
-    cells = stored_cells(job, name, "minhash", rows)
+    cells = stored_cells(search, name, "minhash", rows)
     blobs = cells["signature"].to_pylist()
     exact = np.array([int.from_bytes(h[:8], "little") for h in cells["exact"].to_pylist()], dtype=np.uint64)
     bands, members, signatures = [duplicates.mixed(exact)], [np.arange(len(rows))], [blobs]
-    threshold = resolve(job.run).duplicates.text.threshold  # type: ignore[union-attr]
+    threshold = resolve(search.run).duplicates.text.threshold  # type: ignore[union-attr]
     if threshold is not None:
         matrix = np.stack([np.frombuffer(blob, dtype="<u4") for blob in blobs])
         keys = texts.band_keys(matrix, texts.band_rows(threshold, matrix.shape[1]))
@@ -447,34 +455,36 @@ def write_bands(job: Job, name: str) -> Mapping[str, int]:
         {"band": key, "row": rows[np.concatenate(members)], "signature": [s for part in signatures for s in part]},
         schema=BANDS,
     )
-    shuffle_files.write(uri, table, (key % np.uint64(job.partitions)).astype(np.int64), job.partitions, job.inputs)
+    shuffle_files.write(
+        uri, table, (key % np.uint64(search.partitions)).astype(np.int64), search.partitions, search.inputs
+    )
     return {"bands": len(key)}
 
 
-def link_bands(job: Job, name: str) -> Mapping[str, int]:
+def link_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task (texts): the forest of one partition's buckets; a text equal to another has an equal signature."""
-    uri = job.at("edges", f"forest-{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("edges", f"forest-{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    table = shuffle_files.read(job.at("bands"), job.units, int(name[1:]), BANDS)
+    table = shuffle_files.read(search.at("bands"), search.units, int(name[1:]), BANDS)
     a, b = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
     if table.num_rows:
         matrix = np.stack([np.frombuffer(blob, dtype="<u4") for blob in table["signature"].to_pylist()])
-        threshold = resolve(job.run).duplicates.text.threshold or 1.0  # type: ignore[union-attr]
+        threshold = resolve(search.run).duplicates.text.threshold or 1.0  # type: ignore[union-attr]
         a, b = texts.link_buckets(table["band"].to_numpy(), table["row"].to_numpy(), matrix, threshold)
-    tables.write(uri, pa.table({"a": a, "b": b}), fingerprint=job.inputs)
+    tables.write(uri, pa.table({"a": a, "b": b}), fingerprint=search.inputs)
     return {"edges": len(a)}
 
 
 # -- components -------------------------------------------------------------------------------------------------
 
 
-def _forest(job: Job, prefix: str, names: Sequence[str]) -> None:
+def _forest(search: DuplicateSearch, prefix: str, names: Sequence[str]) -> None:
     """Merge the partitions' forests by Beam; what travels is packed pairs of row ids."""
-    uri = job.at("components.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("components.parquet")
+    if tables.is_done(uri, search.inputs):
         return
-    uris = [job.at("edges", f"{prefix}{name}.parquet") for name in names]
+    uris = [search.at("edges", f"{prefix}{name}.parquet") for name in names]
 
     def build(pipeline: Any) -> object:
         import apache_beam as ab
@@ -485,10 +495,10 @@ def _forest(job: Job, prefix: str, names: Sequence[str]) -> None:
             | "spread" >> ab.Reshuffle()
             | "edges" >> ab.Map(packed_edges)
             | "merge" >> ab.CombineGlobally(_merge_forests())
-            | "write" >> ab.Map(functools.partial(_write_components, uri, job.inputs))
+            | "write" >> ab.Map(functools.partial(_write_components, uri, search.inputs))
         )
 
-    beam.run(f"duplicates {job.modality} components", build, job.runner)
+    beam.run(f"duplicates {search.modality} components", build, search.runner)
 
 
 def packed_edges(uri: str) -> bytes:
@@ -526,25 +536,25 @@ def _write_components(uri: str, inputs: str, block: bytes) -> None:
 # -- survivors --------------------------------------------------------------------------------------------------
 
 
-def write_ranks(job: Job, name: str) -> Mapping[str, int]:
+def write_ranks(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: what decides who stays, for those of a unit's rows that have a duplicate, to their group's partition."""
-    uri = job.at("ranks", f"{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.at("ranks", f"{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    found = tables.read(job.at("components.parquet"))
+    found = tables.read(search.at("components.parquet"))
     low = np.uint64(unit_index(name)) << np.uint64(32)
     ids = found["row"].to_numpy()
     start, end = np.searchsorted(ids, [low, low + np.uint64(2**32)])
     rows, roots = ids[start:end], found["root"].to_numpy()[start:end]
     if not len(rows):
-        shuffle_files.write(uri, tables.empty(RANKS), np.zeros(0, np.int64), job.partitions, job.inputs)
+        shuffle_files.write(uri, tables.empty(RANKS), np.zeros(0, np.int64), search.partitions, search.inputs)
         return {}
     local = pa.array((rows & np.uint64(0xFFFFFFFF)).astype(np.int64))
-    keys = tables.read(job.run.at("samples", f"{name}.parquet"), ["key"])["key"].take(local)
-    signals = tables.read(job.run.at("signals", f"{name}.parquet")).take(local)
-    ranks = np.stack([_rank(signals, column) for column in _rank_columns(resolve(job.run), job.modality)], axis=1)
-    annotator = "minhash" if job.modality == "text" else "fingerprint"
-    cells = stored_cells(job, name, annotator, rows)
+    keys = tables.read(search.run.at("samples", f"{name}.parquet"), ["key"])["key"].take(local)
+    signals = tables.read(search.run.at("signals", f"{name}.parquet")).take(local)
+    ranks = np.stack([_rank(signals, column) for column in _rank_columns(resolve(search.run), search.modality)], axis=1)
+    annotator = "minhash" if search.modality == "text" else "fingerprint"
+    cells = stored_cells(search, name, annotator, rows)
     table = pa.table(
         {
             "row": rows,
@@ -552,14 +562,14 @@ def write_ranks(job: Job, name: str) -> Mapping[str, int]:
             "key": keys,
             "ranks": list(ranks),
             "vectors": [
-                bytes(v or b"") for v in cells["signature" if job.modality == "text" else "vectors"].to_pylist()
+                bytes(v or b"") for v in cells["signature" if search.modality == "text" else "vectors"].to_pylist()
             ],
-            "frames": cells["words" if job.modality == "text" else "frames"].cast(pa.int32()),
+            "frames": cells["words" if search.modality == "text" else "frames"].cast(pa.int32()),
         },
         schema=RANKS,
     )
-    target = (duplicates.mixed(roots) % np.uint64(job.partitions)).astype(np.int64)
-    shuffle_files.write(uri, table, target, job.partitions, job.inputs)
+    target = (duplicates.mixed(roots) % np.uint64(search.partitions)).astype(np.int64)
+    shuffle_files.write(uri, table, target, search.partitions, search.inputs)
     return {"members": len(rows)}
 
 
@@ -581,18 +591,18 @@ def _rank(signals: pa.Table, column: str) -> NDArray[np.float64]:
     return np.round(found, 1) if column == "facts.duration" else found
 
 
-def write_survivors(job: Job, name: str) -> Mapping[str, int]:
+def write_survivors(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: who stays in each group of one partition, and how alike each member is to it."""
-    uri = job.run.at("duplicates", f"{job.modality}-{name}.parquet")
-    if tables.is_done(uri, job.inputs):
+    uri = search.run.at("duplicates", f"{search.modality}-{name}.parquet")
+    if tables.is_done(uri, search.inputs):
         return {}
-    members = shuffle_files.read(job.at("ranks"), job.units, int(name[1:]), RANKS)
+    members = shuffle_files.read(search.at("ranks"), search.units, int(name[1:]), RANKS)
     if not members.num_rows:
         none = tables.empty(tables.DUPLICATES)
         shuffle_files.write(
-            job.at("by-unit", f"{name}.parquet"), none, np.zeros(0, np.int64), len(job.units), job.inputs
+            search.at("by-unit", f"{name}.parquet"), none, np.zeros(0, np.int64), len(search.units), search.inputs
         )
-        tables.write(uri, none, fingerprint=job.inputs)
+        tables.write(uri, none, fingerprint=search.inputs)
         return {}
     members = members.take(pc.sort_indices(members["row"]))
     rows, roots = members["row"].to_numpy(), members["root"].to_numpy()
@@ -600,10 +610,10 @@ def write_survivors(job: Job, name: str) -> Mapping[str, int]:
     ranks = np.array(members["ranks"].to_pylist(), dtype=np.float64)
     kept = components.survivors(rows, roots, list(ranks.T), keys)
     survivor = np.searchsorted(rows, kept)
-    if job.modality in ("video", "multi_image"):
-        strongest = _strongest_edges(job, rows)
+    if search.modality in ("video", "multi_image"):
+        strongest = _strongest_edges(search, rows)
     else:
-        strongest = _similarities(job, members, survivor)
+        strongest = _similarities(search, members, survivor)
     table = pa.table(
         {
             "key": keys,
@@ -620,13 +630,13 @@ def write_survivors(job: Job, name: str) -> Mapping[str, int]:
         schema=tables.DUPLICATES,
     )
     # Each unit's verdicts need its own rows only: they are laid out by unit beside the final table.
-    unit = np.searchsorted([unit_index(u) for u in job.units], (rows >> np.uint64(32)).astype(np.int64))
-    shuffle_files.write(job.at("by-unit", f"{name}.parquet"), table, unit, len(job.units), job.inputs)
-    tables.write(uri, table, fingerprint=job.inputs)
+    unit = np.searchsorted([unit_index(u) for u in search.units], (rows >> np.uint64(32)).astype(np.int64))
+    shuffle_files.write(search.at("by-unit", f"{name}.parquet"), table, unit, len(search.units), search.inputs)
+    tables.write(uri, table, fingerprint=search.inputs)
     return {"groups": len(np.unique(roots)), "duplicates": int((kept != rows).sum())}
 
 
-def _similarities(job: Job, members: pa.Table, survivor: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _similarities(search: DuplicateSearch, members: pa.Table, survivor: NDArray[np.int64]) -> list[dict[str, Any]]:
     """How alike each member and its survivor are: cosine of the closest vectors, or the share of equal MinHash places.
 
     In a chain this may lie below the threshold; the group holds together through its other members.
@@ -637,7 +647,7 @@ def _similarities(job: Job, members: pa.Table, survivor: NDArray[np.int64]) -> l
         if i == j:
             found.append({"similarity": None, "match": None})
             continue
-        if job.modality == "text":
+        if search.modality == "text":
             one, two = (np.frombuffer(blobs[k], dtype="<u4") for k in (i, j))
             value = float((one == two).mean())
         else:
@@ -648,9 +658,9 @@ def _similarities(job: Job, members: pa.Table, survivor: NDArray[np.int64]) -> l
     return found
 
 
-def _strongest_edges(job: Job, rows: Ids) -> list[dict[str, Any]]:
+def _strongest_edges(search: DuplicateSearch, rows: Ids) -> list[dict[str, Any]]:
     """For each row its edge with the largest matched share, the smallest partner among equals."""
-    parts = [tables.read(job.at("edges", f"edges-{name}.parquet")) for name in job.partition_names]
+    parts = [tables.read(search.at("edges", f"edges-{name}.parquet")) for name in search.partition_names]
     edges = pa.concat_tables([part.replace_schema_metadata(None) for part in parts])
     best: dict[int, dict[str, Any]] = {}
     place = {int(row): i for i, row in enumerate(rows)}

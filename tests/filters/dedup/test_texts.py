@@ -8,7 +8,7 @@ from filters.dedup import components, texts
 
 
 def signatures(n, places, seed, dtype=np.uint32):
-    """Rows that share anything from no to all places with another."""
+    """VectorTable that share anything from no to all places with another."""
     rng = np.random.default_rng(seed)
     source = rng.integers(0, 2**32, (max(1, n // 4), places), dtype=np.uint64)
     rows = source[rng.integers(0, len(source), n)]

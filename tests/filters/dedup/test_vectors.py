@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from filters.dedup import components
 from filters.dedup import vectors as duplicates
-from filters.dedup.vectors import Rows
+from filters.dedup.vectors import VectorTable
 
 THRESHOLD = 0.75
 
@@ -53,7 +53,7 @@ def forest_of(pairs):
 
 
 def one_cell(vectors, ids):
-    return Rows(vectors, ids, np.zeros((len(ids), 1), dtype=np.int32))
+    return VectorTable(vectors, ids, np.zeros((len(ids), 1), dtype=np.int32))
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,13 +94,13 @@ def test_rows_meet_by_cell(n, seed, probes):
         return a[0] in b or b[0] in a
 
     expected = {pair: cosine for pair, cosine in all_pairs(vectors, ids, THRESHOLD).items() if meet(*pair)}
-    rows = Rows(vectors, ids, cells)
+    rows = VectorTable(vectors, ids, cells)
     assert as_dict(duplicates.collect(duplicates.search_cells(rows, rows, THRESHOLD))) == expected
     forest = components.create()
     for partition in range(3):
         base = cells[:, 0] % 3 == partition
         query = ((cells % 3 == partition) & (cells >= 0)).any(axis=1)
-        part = [Rows(vectors[some], ids[some], cells[some]) for some in (base, query)]
+        part = [VectorTable(vectors[some], ids[some], cells[some]) for some in (base, query)]
         components.add(forest, *duplicates.link_cells(*part, THRESHOLD))
     # identical vectors that arrive together are joined wherever they live
     same = {pair for pair, cosine in all_pairs(vectors, ids, 0.99).items()
@@ -164,7 +164,7 @@ def test_a_huge_clique_is_a_forest(noise, monkeypatch):
 def test_identical_vectors_are_one_star_in_whatever_cells():
     vectors = np.repeat(unit(np.eye(2)), [5, 4], axis=0)
     ids = np.arange(9, dtype=np.uint64)[::-1].copy()
-    rows = Rows(vectors, ids, np.arange(9, dtype=np.int32)[:, None])
+    rows = VectorTable(vectors, ids, np.arange(9, dtype=np.int32)[:, None])
     assert [part.tolist() for part in duplicates.link_cells(rows, rows, THRESHOLD)] == [
         [0, 0, 0, 4, 4, 4, 4],
         [1, 2, 3, 5, 6, 7, 8],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.dedup.videos import NONE, Span, match_videos, ordered_match
+from filters.dedup.videos import NO_MATCH, MatchedSpan, match_videos, ordered_match
 
 ONE_A_SECOND = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), max_size=40)
 
@@ -63,7 +63,7 @@ def test_a_copy_sampled_at_other_offsets():
     a, b = np.arange(0, 60.0), np.arange(0.4, 60.0)
     match = ordered_match(*hits(scene(a), scene(b)), a, b)
     assert match.share == 1.0
-    assert match.spans == (Span(0.0, 59.0, 0.4, 59.4),)
+    assert match.spans == (MatchedSpan(0.0, 59.0, 0.4, 59.4),)
 
 
 @pytest.mark.parametrize("speed", [0.5, 0.75, 1.25, 2.0, 3.0])
@@ -92,7 +92,7 @@ def test_a_clip_made_of_two_stretches_has_two_spans():
     a, b = np.arange(0, 120.0), np.arange(0, 20.0)
     seen = np.where(b < 10, b + 5, b + 60)
     match = ordered_match(*hits(scene(a), scene(seen), reach=0.1), a, b)
-    assert match.spans == (Span(5.0, 14.0, 0.0, 9.0), Span(70.0, 79.0, 10.0, 19.0))
+    assert match.spans == (MatchedSpan(5.0, 14.0, 0.0, 9.0), MatchedSpan(70.0, 79.0, 10.0, 19.0))
 
 
 def test_reversed_is_not_a_copy():
@@ -116,7 +116,7 @@ def test_a_repeated_opening_does_not_stretch_the_span():
     a, b = np.arange(0, 120.0), np.arange(0, 10.0)
     i, j = hits(scene(a), scene(b + 100), reach=0.1)
     match = ordered_match(np.r_[2, i], np.r_[0, j], a, b)
-    assert match.spans == (Span(100.0, 109.0, 0.0, 9.0),)
+    assert match.spans == (MatchedSpan(100.0, 109.0, 0.0, 9.0),)
 
 
 def test_two_still_videos_match_wholly_and_quickly():
@@ -132,7 +132,7 @@ def test_least_that_cannot_be_reached_is_none_and_one_that_can_changes_nothing()
     match = ordered_match(i, j, a, b)
     assert 0.5 <= match.share < 0.55
     assert ordered_match(i, j, a, b, least=match.share) == match
-    assert ordered_match(i, j, a, b, least=0.6) == NONE
+    assert ordered_match(i, j, a, b, least=0.6) == NO_MATCH
 
 
 def test_hits_are_sorted_out_by_pair_of_videos():
@@ -154,10 +154,10 @@ def test_hits_are_sorted_out_by_pair_of_videos():
 
 def test_empty_input():
     none = np.zeros(0, dtype=int)
-    assert ordered_match(none, none, np.arange(3.0), np.arange(3.0)) == NONE
-    assert ordered_match(none, none, np.zeros(0), np.zeros(0)) == NONE
+    assert ordered_match(none, none, np.arange(3.0), np.arange(3.0)) == NO_MATCH
+    assert ordered_match(none, none, np.zeros(0), np.zeros(0)) == NO_MATCH
 
 
 def test_one_frame_videos():
     zero, at = np.zeros(1, dtype=int), np.zeros(1)
-    assert ordered_match(zero, zero, at, at) == (1.0, 1, (Span(0.0, 0.0, 0.0, 0.0),))
+    assert ordered_match(zero, zero, at, at) == (1.0, 1, (MatchedSpan(0.0, 0.0, 0.0, 0.0),))

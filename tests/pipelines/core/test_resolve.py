@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError
-from pipelines.core.resolve import PDQ_THRESHOLD, ordered, resolve
+from pipelines.core.resolve import ordered, resolve
 from pipelines.core.run import Run
+from pipelines.decide.duplicates.settings import PDQ_THRESHOLD
 from tests.tiny import Tiny
 
 SOURCES = [{"name": "a", "path": ".", "modality": "image"}]

@@ -51,7 +51,7 @@ def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
         keys = tables.read(str(path), ["key"])["key"].to_pylist()
         chosen = [i for i, key in enumerate(keys) if key in index]
         if chosen:
-            found = export.preview(cold, path.stem, chosen)
+            found = export.preview_samples(cold, path.stem, chosen)
             assert found == [(index[keys[i]]["bytes"], index[keys[i]]["tokens"]) for i in chosen]
             checked += len(chosen)
     assert checked == len(index)

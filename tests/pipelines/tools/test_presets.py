@@ -15,7 +15,7 @@ from infra.commit import Unit, write_manifest
 from infra.errors import ConfigError
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
-from pipelines.export.export import unit_signals
+from pipelines.core.signals import read_signals
 from pipelines.tools.presets import PRESETS, preset_text
 
 SHA256 = hashlib.sha256(b"weights").hexdigest()
@@ -120,6 +120,6 @@ def test_an_annotator_of_the_cascade_that_is_also_late_serves_the_other_modaliti
     late = pa.table({"key": ["a", "b", "c"], "overlay.text": ["A", "B", None], "other.n": [1, 2, None]})
     tables.write(run.at("late", "u000000.parquet"), late)
     write_manifest(run.at("late"), "late", "", [Unit("u000000", 3, "")])
-    signals = unit_signals(run, "u000000")
+    signals = read_signals(run, "u000000")
     assert signals["overlay.text"].to_pylist() == ["A", "B", "C"]
     assert signals["other.n"].to_pylist() == [1, 2, None]
