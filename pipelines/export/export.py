@@ -64,7 +64,7 @@ def run(run: Run) -> Manifest:
     units = committed(run.at("members"), todo, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, units)
     _remove_stale(run, todo)
-    write_unsharded_counts(run, names, todo)
+    write_unsharded_counts(run, names)
     write_dataset_card(run, todo)
     write_run_json(run)
     write_checksums(run, todo)
@@ -406,7 +406,7 @@ def _members(
     return pa.Table.from_pylist(rows, schema=tables.MEMBERS)
 
 
-def write_unsharded_counts(run: Run, units: Sequence[str], names: Sequence[str]) -> None:
+def write_unsharded_counts(run: Run, units: Sequence[str]) -> None:
     """Inputs that lie in no shard's range, such as those of a series of which nothing was kept."""
     value = read_json(run.work("export-layout.json"))
     parts = []

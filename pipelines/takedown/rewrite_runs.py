@@ -127,7 +127,7 @@ def reissue(run: Run, journal: dict[str, Any]) -> None:
     changed = {*journal["files"], "ledger.json"}
     if members is not None:
         names = [unit.name for unit in members.units]
-        export.write_unsharded_counts(run, units, names)
+        export.write_unsharded_counts(run, units)
         write_dataset_card(run, names)
         changed |= set(list_files(names))
     held = read_json(run.at("run.json"))
