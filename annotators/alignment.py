@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from infra import models
 from infra.config import Strict
 from infra.errors import ConfigError
-from infra.media.interface import Decoded, FramePlan, Frames
+from infra.media.interface import DecodedMedia, FramePlan, Frames
 
 
 class VideoText(Strict):
@@ -115,9 +115,9 @@ class _Clip:
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         s = self._settings
-        return models.clip_maker(s.source, s.device, s.dtype, s.batch)
+        return models.clip_fingerprint_inputs(s.source, s.device, s.dtype, s.batch)
 
-    def _model(self) -> models.Clip:
+    def _model(self) -> models.ClipModel:
         s = self._settings
         return models.load_clip(s.source, s.device, s.dtype, s.batch)
 
@@ -158,16 +158,16 @@ class _Script:
         return model
 
     def _embed(self, method: str, value: Any) -> NDArray[np.float64]:
-        with models.torch().inference_mode():
+        with models.import_torch().inference_mode():
             vector = getattr(self._model(), method)(value.to(self._device))
         return models.unit_rows(vector.float().cpu().numpy())
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
         pixels = np.stack([_middle(picture, self.size) for picture in frames.pixels])
-        return self._embed("encode_video", models.torch().from_numpy(pixels)[None])
+        return self._embed("encode_video", models.import_torch().from_numpy(pixels)[None])
 
     def text(self, text: str) -> NDArray[np.float64]:
-        tokens = models.open_clip("video alignment").tokenize([text], context_length=self._settings.context)
+        tokens = models.import_open_clip("video alignment").tokenize([text], context_length=self._settings.context)
         vector: NDArray[np.float64] = self._embed("encode_text", tokens)[0]
         return vector
 
@@ -215,7 +215,7 @@ class Alignment:
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return self._pairing.fingerprint_inputs()
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         scores, _, errors = _scores(self.name, self._pairing, chunk, media)
         return pa.table({"score": pa.array(scores, pa.float64()), "error": pa.array(errors, pa.string())})
 
@@ -247,7 +247,7 @@ class VideoAlignment:
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return {"engine": self._settings.engine, "frames": self._settings.frames, **self._pairing.fingerprint_inputs()}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         scores, counts, errors = _scores(self.name, self._pairing, chunk, media)
         return pa.table(
             {
@@ -259,7 +259,7 @@ class VideoAlignment:
 
 
 def _scores(
-    name: str, pairing: Pairing, chunk: pa.Table, media: Sequence[Decoded | None]
+    name: str, pairing: Pairing, chunk: pa.Table, media: Sequence[DecodedMedia | None]
 ) -> tuple[list[float | None], list[int | None], list[str | None]]:
     """Score, number of frames and error of each row; a row has either the first two or the third."""
     scores: list[float | None] = []
@@ -274,7 +274,7 @@ def _scores(
     return scores, counts, errors
 
 
-def _score(name: str, pairing: Pairing, text: str | None, decoded: Decoded | None) -> tuple[float, int] | str:
+def _score(name: str, pairing: Pairing, text: str | None, decoded: DecodedMedia | None) -> tuple[float, int] | str:
     if decoded is None or decoded.error is not None:
         return "no_media: nothing was decoded" if decoded is None or decoded.error is None else decoded.error
     if not text:

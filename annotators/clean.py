@@ -13,7 +13,7 @@ from pydantic import Field
 
 from annotators import text as words
 from infra.config import Strict
-from infra.media.interface import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, DecodedMedia
 
 # Element names of HTML. Anything else in angle brackets ("5 < 6", "<unk>", "List<String>") is text.
 _TAGS = (
@@ -79,7 +79,7 @@ class Clean:
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return self.settings.model_dump()
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         settings = self.settings
         results = []
         captions = []

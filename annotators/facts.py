@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from infra.config import Strict
-from infra.media.interface import Decoded
+from infra.media.interface import DecodedMedia
 
 
 class FactsSettings(Strict):
@@ -56,7 +56,7 @@ class Facts:
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return {}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         """See annotators.interface. A medium that failed passes its error on; one that was not opened has
         "not_opened"."""
         if len(media) != chunk.num_rows:

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from infra import models
 from infra.config import Strict
-from infra.media.interface import Decoded, FramePlan
+from infra.media.interface import DecodedMedia, FramePlan
 
 #: A frame below either is not searched, because blank and flat frames are all alike. The limits are ours.
 MIN_QUALITY = 50
@@ -131,7 +131,7 @@ class Fingerprint:
             maker |= {"weights_sha256": s.sha256, "device": s.device, "batch": s.batch}
         return maker
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         describe = None if self.settings.engine == "pdq" else self._sscd()
         found = [self._print(decoded, describe) for decoded in media]
         prints = [None if isinstance(p, str) else p for p in found]
@@ -146,7 +146,7 @@ class Fingerprint:
         arrays = {name: pa.array(columns[name], kind) for name, kind in self.columns.items()}
         return pa.table({**arrays, "error": pa.array([p if isinstance(p, str) else None for p in found], pa.string())})
 
-    def _print(self, decoded: Decoded | None, describe: Describe | None) -> Print | str:
+    def _print(self, decoded: DecodedMedia | None, describe: Describe | None) -> Print | str:
         """The fingerprint, or the error of the row."""
         if decoded is None or decoded.error is not None:
             return "no_media: nothing was decoded" if decoded is None or decoded.error is None else decoded.error
@@ -176,7 +176,7 @@ class Fingerprint:
 
     def _sscd(self) -> Describe:
         s = self.settings
-        torch = models.torch("engine sscd")
+        torch = models.import_torch("engine sscd")
         model = models.load_script(str(s.weights), str(s.sha256), s.device, s.cache)
         mean, deviation = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (_MEAN, _DEVIATION))
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from infra.media.interface import Decoded, FramePlan, StreamObserver
+from infra.media.interface import DecodedMedia, FramePlan, StreamObserver
 
 
 @runtime_checkable
@@ -37,7 +37,7 @@ class Annotator(Protocol):
         """Everything that the numbers depend on besides name and VERSION: resolved parameters, sha256 of each
         weight or vocabulary file, device kind and dtype where they matter. Plain JSON values."""
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         """Rows of `chunk` (key, modality, text, and the columns in `depends_on`) in, as many rows out: `columns` in
         order and then `error` (string, null where measured). A row that cannot be measured has nulls and an
         error; it is never given a score. `media[i]` is None for input "text". Float scores are rounded to 6

@@ -15,7 +15,7 @@ from annotators import text as words
 from infra.config import Strict
 from infra.errors import MissingExtra
 from infra.hashing import file_sha256
-from infra.media.interface import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, DecodedMedia
 
 _LABEL = "__label__"
 _WORD = re.compile(r"[^\W\d_]+")
@@ -68,7 +68,7 @@ class Language:
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return {"model": _sha256(self.settings.model), "max_chars": self.settings.max_chars}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         model = _model(self.settings.model)
         # A line break ends fastText's input, so a document is read as one line.
         texts = [" ".join(t[: self.settings.max_chars].lower().split()) for t in words.strings(chunk["clean.text"])]

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from annotators import text as words
 from infra.config import Strict
-from infra.media.interface import Decoded
+from infra.media.interface import DecodedMedia
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -60,7 +60,7 @@ class MinHash:
 
         return {**self.settings.model_dump(), "rensa_algorithm": int(rensa.RMinHash.ALGORITHM_VERSION)}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         texts = words.strings(chunk["clean.text"])
         found = [normalised(text) for text in texts]
         exact = [

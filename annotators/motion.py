@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.config import Strict
-from infra.media.interface import Decoded, StreamObserver
+from infra.media.interface import DecodedMedia, StreamObserver
 
 #: Codecs, by FFmpeg's name, whose decoders export vectors that are worth reading.
 VECTOR_CODECS = frozenset({"h264", "mpeg4"})
@@ -88,7 +88,7 @@ class Motion:
     def observer(self) -> StreamObserver:
         return MotionObserver()
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         rows: list[Mapping[str, Any]] = []
         for decoded in media:
             error = "no_motion: not decoded" if decoded is None else decoded.error

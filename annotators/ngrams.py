@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from infra.config import Strict
-from infra.media.interface import MODALITIES, Decoded
-from infra.vocabulary import BREAK, SEPARATE, Case, Vocabulary, load, stream
+from infra.media.interface import MODALITIES, DecodedMedia
+from infra.vocabulary import BREAK, SEPARATE, Case, Vocabulary, load, split_texts
 
 Ints = NDArray[np.int64]
 
@@ -73,7 +73,7 @@ class Matcher:
     def __init__(self, entries: Sequence[str], case: Case) -> None:
         self.size = len(entries)
         self.case = case
-        tokens, self._word_ids = _number(stream(entries, case))
+        tokens, self._word_ids = _number(split_texts(entries, case))
         self._words = len(self._word_ids) + 1
         ends = np.flatnonzero(tokens == _BREAK)
         starts = np.append(0, ends + 1)[:-1]
@@ -94,7 +94,7 @@ class Matcher:
 
     def match(self, texts: pa.Array | pa.ChunkedArray) -> pa.ListArray:
         """list<int32> (n,): the distinct ids found in each text, ascending. A null text has none."""
-        text_words = stream(texts.to_pylist(), self.case)
+        text_words = split_texts(texts.to_pylist(), self.case)
         tokens = np.fromiter(map(self._word_ids.get, text_words, repeat(_UNKNOWN)), np.int64, len(text_words))
         text_of = np.cumsum(tokens == _BREAK)
 
@@ -182,7 +182,7 @@ class Ngrams:
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return {"vocabulary": self.vocabulary.sha256, "case": self.settings.case, "separate": SEPARATE}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         clean = chunk["clean.text"].combine_chunks()
         ids = self.matcher.match(clean)
         # A text whose cleaning failed is not a text without n-grams.

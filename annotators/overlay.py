@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from annotators import ocr
-from infra.media.interface import Decoded, FramePlan, Frames
+from infra.media.interface import DecodedMedia, FramePlan, Frames
 
 Gray = NDArray[np.float32]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
@@ -77,7 +77,7 @@ class Overlay:
         parameters = self.settings.model_dump(mode="json", exclude={"det_model", "rec_model"})
         return {**parameters, "weights": dict(ocr.weights_sha256(self.settings)), "device": "cpu"}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         engine = ocr.load(self.settings)
         rows: list[dict[str, Any]] = []
         for modality, decoded in zip(chunk["modality"].to_pylist(), media, strict=True):

@@ -19,7 +19,7 @@ from annotators.repetition import duplicate_shares, ngram_shares
 from infra.config import Strict
 from infra.errors import ConfigError
 from infra.hashing import file_sha256
-from infra.media.interface import MODALITIES, Decoded
+from infra.media.interface import MODALITIES, DecodedMedia
 
 TOP = (2, 3, 4)
 REPEATED = (2, 5, 6, 7, 8, 9, 10)
@@ -94,7 +94,7 @@ class Quality:
         path = self.settings.bad_words
         return {"bad_words": None if path is None else file_sha256(path)}
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         size = chunk.num_rows
         clean = words.strings(chunk["clean.text"])
         texts = pa.array(clean, pa.string())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from annotators.motion import Gray8
 from infra.config import Strict
-from infra.media.interface import Decoded, StreamObserver
+from infra.media.interface import DecodedMedia, StreamObserver
 
 Gray = NDArray[np.uint8]
 
@@ -62,7 +62,7 @@ class Shots:
     def observer(self) -> StreamObserver:
         return ShotsObserver()
 
-    def measure(self, chunk: pa.Table, media: Sequence[Decoded | None]) -> pa.Table:
+    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         rows: list[Mapping[str, Any]] = []
         for decoded in media:
             error = "no_shots: not decoded" if decoded is None else decoded.error

@@ -145,7 +145,7 @@ class GenerationJob:
         odds = {"conversation": {"conversation": 1.0}}
         told = span_task(self.run, dict.fromkeys(self.names, ""), odds, 1, " ".join(self.names))
         assert told["videos"] == told["sent"] == self.count and told["hits"] == 0, told
-        units = [tables.footer(self.run.at("dialogues", f"{name}.parquet")) for name in self.names]
+        units = [tables.read_footer(self.run.at("dialogues", f"{name}.parquet")) for name in self.names]
         assert sum(unit[1] for unit in units if unit is not None) == self.count
         return told["tokens_out"]
 

@@ -45,7 +45,7 @@ from clock import cpu
 
 from infra import tables
 from infra.media.decoder import Decoder
-from infra.media.interface import Decoded, MediaRef
+from infra.media.interface import DecodedMedia, MediaRef
 from infra.storage import join
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
@@ -125,7 +125,7 @@ def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decod
     ]
     mine = {name: a for name, a in resolved.annotators.items() if modality in a.modalities}
     plans = {name: a.plan for name, a in mine.items() if a.input == "frames"}  # type: ignore[attr-defined]
-    media: list[Decoded] = []
+    media: list[DecodedMedia] = []
     signals = rows.select(["key", "modality", "text"])
     done: set[str] = set()
     for step in resolved.steps:

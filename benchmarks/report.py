@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra import storage, tables
-from infra.commit import committed, write_manifest
+from infra.commit import collect_units, write_manifest
 from infra.hashing import canonical_json
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
@@ -181,9 +181,11 @@ def make_run(folder: Path, rows: int, seed: int) -> Run:
     tables.write(run.at("duplicates", "image-p00000.parquet"), pa.concat_tables(copies))
     everything = pa.concat_tables(verdicts)
     write_members(rng, run, everything)
-    write_manifest(run.at("duplicates"), "duplicates", "0" * 32, committed(run.at("duplicates"), ["image-p00000"], "x"))
+    write_manifest(
+        run.at("duplicates"), "duplicates", "0" * 32, collect_units(run.at("duplicates"), ["image-p00000"], "x")
+    )
     for stage in ("samples", "signals", "verdicts"):
-        write_manifest(run.at(stage), stage, "0" * 32, committed(run.at(stage), names, stage))
+        write_manifest(run.at(stage), stage, "0" * 32, collect_units(run.at(stage), names, stage))
     storage.write_bytes(run.at("ledger.json"), canonical_json(tally(everything, {})))
     provenance.write_run_json(run)
     return run
@@ -317,7 +319,7 @@ def write_members(rng: Any, run: Run, verdicts: pa.Table) -> None:
          "images": np.ones(n, int), "seconds": np.zeros(n), "bytes": rng.integers(9_000, 90_000, n)}
     ).cast(tables.MEMBERS)  # fmt: skip
     tables.write(run.at("members", "image-000000.parquet"), table)
-    write_manifest(run.at("members"), "members", "0" * 32, committed(run.at("members"), ["image-000000"], "x"))
+    write_manifest(run.at("members"), "members", "0" * 32, collect_units(run.at("members"), ["image-000000"], "x"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ stop, and commas follow 5 % of the words. T is found from a tail share of 6 %.
 
 What is timed: CPU time of matching in chunks of 256 rows (as the pipeline does), document frequencies, T, P(keep) and
 the keyed draws; the median of three rounds. Building the matcher is printed apart. The plain loop is `entry in text`
-over all entries for each of --plain captions, on strings that are spaced beforehand; its matches must be the same.
+over all entries for each of --plain captions, on strings that are pad_words beforehand; its matches must be the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from annotators.ngrams import Matcher
 from filters import resample
-from infra.vocabulary import SEPARATE, spaced
+from infra.vocabulary import SEPARATE, pad_words
 
 CHUNK = 256
 
@@ -65,7 +65,7 @@ def main() -> None:
         "captions": len(captions),
         "entries": len(entries),
         "words_per_caption": round(
-            np.mean([len(spaced(c, "lower").translate(_NO_SIGNS).split()) for c in captions]), 2
+            np.mean([len(pad_words(c, "lower").translate(_NO_SIGNS).split()) for c in captions]), 2
         ),
         "matches_per_caption": round(float(lengths.mean()), 2),
         "fewest_matches": int(lengths.min()),
@@ -103,8 +103,8 @@ def run(
 
 
 def plain(entries: list[str], captions: list[str]) -> tuple[list[list[int]], float]:
-    needles = [spaced(entry, "lower") for entry in entries]
-    texts = [spaced(caption, "lower") for caption in captions]
+    needles = [pad_words(entry, "lower") for entry in entries]
+    texts = [pad_words(caption, "lower") for caption in captions]
     started = time.process_time()
     found = [[i for i, needle in enumerate(needles) if needle in text] for text in texts]
     return found, time.process_time() - started

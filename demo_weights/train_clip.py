@@ -344,7 +344,7 @@ def _views(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
 
 
 def _normalised(pixels: NDArray[np.uint8]) -> Any:
-    torch = models.torch()
+    torch = models.import_torch()
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
     return ((x - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
@@ -387,7 +387,7 @@ def train(
     result all others are the zero vector. A word that the model does not know then says nothing, and the file packs
     well.
     """
-    torch, clip = models.torch("training"), models.open_clip("training")
+    torch, clip = models.import_torch("training"), models.import_open_clip("training")
     functional = torch.nn.functional
     torch.manual_seed(seed)
     tokenizer = clip.get_tokenizer("ViT-B-32", context_length=CONTEXT)

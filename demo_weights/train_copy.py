@@ -117,12 +117,12 @@ def edited(picture: NDArray[np.uint8], rng: np.random.Generator, most: float) ->
 def normalised(pictures: Sequence[NDArray[np.uint8]]) -> Any:
     """float32 (n, 3, SIDE, SIDE), as SSCD takes it."""
     x = (np.stack(pictures).astype(np.float32) / 255 - _MEAN) / _DEVIATION
-    return models.torch().from_numpy(x).permute(0, 3, 1, 2)
+    return models.import_torch().from_numpy(x).permute(0, 3, 1, 2)
 
 
 def network() -> Any:
     """The module before training, 0.6 million parameters."""
-    torch = models.torch("training")
+    torch = models.import_torch("training")
     nn = torch.nn
 
     def stage(inside: int, outside: int, stride: int) -> list[Any]:
@@ -147,7 +147,7 @@ def network() -> Any:
 
 
 def train(seed: int, pictures: PlateDataset, steps: int, batch: int, log: Callable[[str], None]) -> Any:
-    torch = models.torch("training")
+    torch = models.import_torch("training")
     torch.manual_seed(seed)
     model = network().to(memory_format=torch.channels_last)
     peak = 2e-3
@@ -190,7 +190,7 @@ def train(seed: int, pictures: PlateDataset, steps: int, batch: int, log: Callab
 def save(model: Any, path: Path) -> None:
     """Traced and frozen, so that batch normalisation is folded in and the file needs no class of ours; then wrapped to
     look at three views of a picture."""
-    torch = models.torch()
+    torch = models.import_torch()
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         traced = torch.jit.trace(model, torch.zeros(2, 3, 128, 128))
@@ -200,7 +200,7 @@ def save(model: Any, path: Path) -> None:
 def views(model: Any) -> Any:
     """A script whose descriptor is the mean of those of the whole picture and of its inner 94 and 84 %: a cropped copy
     then shares a view with its original. On the demo's world this halves what copies of 3–10 % a side lose."""
-    torch = models.torch()
+    torch = models.import_torch()
 
     class Views(torch.nn.Module):  # type: ignore[misc,name-defined,unused-ignore]
         def __init__(self, model: Any) -> None:
@@ -231,7 +231,7 @@ def validate(path: Path, pictures: PlateDataset, seed: int) -> dict[str, Any]:
     """
     import hashlib
 
-    torch = models.torch()
+    torch = models.import_torch()
     model = models.load_script(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     rng = scenes.generator(seed, "copy", "validate")
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from infra.config import Strict
-from infra.hashing import uniform
+from infra.hashing import draw_fractions
 from infra.media.interface import Modality
 
 Rule = Literal["sqrt", "linear"]
@@ -169,7 +169,7 @@ def draw_kept(
     """(keep, draw), bool and float64 (n,): one draw in [0, 1) a sample, from (seed, key) and nothing else; kept where
     draw < probability. So order and shards do not matter, and a larger probability keeps all that a smaller one kept.
     A NaN probability never keeps; it is for the caller to book as failed."""
-    draw = uniform(seed, keys, "resample")
+    draw = draw_fractions(seed, keys, "resample")
     return draw < probability, draw
 
 

@@ -30,7 +30,7 @@ class Runner:
     options: tuple[str, ...] = ()
 
 
-def engine(runner: Runner) -> tuple[Any, Any]:
+def build_engine(runner: Runner) -> tuple[Any, Any]:
     """(Beam runner, PipelineOptions). FnApiRunner is named, since "DirectRunner" may run something else.
 
     With several workers each is a process of this Python, whose chatter goes to a log file in the temporary folder.
@@ -64,7 +64,7 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
     import apache_beam as beam
 
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised; told once is enough
-    name, options = engine(runner)
+    name, options = build_engine(runner)
     failure: list[BaseException] = []
 
     def work() -> None:

@@ -76,7 +76,7 @@ def read_manifest(folder: str) -> Manifest | None:
     return Manifest(value["stage"], value["input"], units)
 
 
-def committed(folder: str, names: Sequence[str], job: str) -> list[Unit]:
+def collect_units(folder: str, names: Sequence[str], job: str) -> list[Unit]:
     """The tables that `job` was to leave in a stage's folder.
 
     Raises StageError when one is not there.
@@ -84,7 +84,7 @@ def committed(folder: str, names: Sequence[str], job: str) -> list[Unit]:
     units = []
     for name in names:
         uri = storage.join(folder, f"{name}.parquet")
-        found = tables.footer(uri)
+        found = tables.read_footer(uri)
         if found is None:
             raise StageError(f"{name} is missing after {job}", where=uri, hint="run the same command again")
         units.append(Unit(name, found[1], storage.sha256(uri)))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from infra.errors import ConfigError
 from infra.media.interface import Modality
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 class Strict(BaseModel):
@@ -89,7 +89,7 @@ class Source(Strict):
         return (value,) if isinstance(value, str) else value
 
 
-class Units(Strict):
+class UnitSettings(Strict):
     """How the inventory is cut into units, the pieces that are committed (ours: 1 GiB of media or 50,000 rows)."""
 
     target_bytes: int = Field(default=2**30, gt=0)
@@ -135,7 +135,7 @@ class Config(Strict):
     store: str
     out: str
     sources: tuple[Source, ...] = Field(min_length=1)
-    units: Units = Units()
+    units: UnitSettings = UnitSettings()
     measure: Mapping[str, Any] = Field(default_factory=dict)
     filters: Mapping[str, Any] = Field(default_factory=dict)
     duplicates: Mapping[str, Any] = Field(default_factory=dict)
@@ -159,14 +159,14 @@ class Config(Strict):
 
 
 @dataclass(frozen=True)
-class Document:
+class ConfigDocument:
     """A YAML file as data, with the line of every key."""
 
     path: str
-    data: dict[str, Any]
-    lines: Mapping[Place, int]
+    content: dict[str, Any]
+    lines: Mapping[KeyPath, int]
 
-    def where(self, place: Place) -> str:
+    def where(self, place: KeyPath) -> str:
         """`file:line` of a place, or of the nearest place above it that has one."""
         for end in range(len(place), -1, -1):
             if place[:end] in self.lines:
@@ -182,8 +182,8 @@ MAX_PLACES = 100_000
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def read_document(path: str | Path, text: str | None = None) -> Document:
-    """Read a YAML file into a Document.
+def read_document(path: str | Path, text: str | None = None) -> ConfigDocument:
+    """Read a YAML file into a ConfigDocument.
 
     Raises ConfigError with file and line for broken YAML, repeated keys and unset ${VARIABLES}.
     """
@@ -206,17 +206,17 @@ def read_document(path: str | Path, text: str | None = None) -> Document:
         raise ConfigError(f"not valid YAML: {error}", where=name) from None
     except RecursionError:
         raise ConfigError("nested too deeply", where=name) from None
-    lines: dict[Place, int] = {(): 1}
+    lines: dict[KeyPath, int] = {(): 1}
     try:
         data = _plain(node, (), lines, name) if node is not None else {}
     except RecursionError:
         raise ConfigError("an alias (*name) stands within what it names", where=name) from None
     if not isinstance(data, dict):
         raise ConfigError("the config must be a mapping of keys", where=f"{name}:1")
-    return Document(name, data, lines)
+    return ConfigDocument(name, data, lines)
 
 
-def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> Any:
+def _plain(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
     line = node.start_mark.line + 1
     lines.setdefault(place, line)
     if len(lines) > MAX_PLACES:
@@ -265,7 +265,7 @@ def _fill(value: str, where: str) -> str:
     return _VARIABLE.sub(variable, value)
 
 
-def validate(document: Document, kind: type[Settings], data: Any, place: Place = ()) -> Settings:
+def validate(document: ConfigDocument, kind: type[Settings], data: Any, place: KeyPath = ()) -> Settings:
     """`data` (found at `place` of the document) as `kind`.
 
     Raises ConfigError naming file, line, key, what is wrong and the nearest known key.
@@ -292,7 +292,7 @@ def validate(document: Document, kind: type[Settings], data: Any, place: Place =
         raise ConfigError(what, where=document.where((*place, *loc)), hint=hint) from None
 
 
-def _place_in(data: Any, loc: Place, is_missing: bool) -> Place:
+def _place_in(data: Any, loc: KeyPath, is_missing: bool) -> KeyPath:
     """`loc` without the names of types that pydantic puts in for unions."""
     found: list[str | int] = []
     for i, part in enumerate(loc):
@@ -306,7 +306,7 @@ def _place_in(data: Any, loc: Place, is_missing: bool) -> Place:
     return tuple(found)
 
 
-def _fields(kind: type[BaseModel], loc: Place) -> list[str]:
+def _fields(kind: type[BaseModel], loc: KeyPath) -> list[str]:
     current: Any = kind
     for part in loc:
         if isinstance(part, int) or not isinstance(current, type) or not issubclass(current, BaseModel):

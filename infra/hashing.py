@@ -47,7 +47,7 @@ def sample_key(source: str, container: str, position: str, media_sha256: str, te
     return base64.b32encode(digest(*parts)).decode().lower().rstrip("=")
 
 
-def draws(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.uint64]:
+def draw_integers(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     """uint64 (n,): one uniform draw a key, a function of (seed, key, purpose) and nothing else."""
     head = hashlib.blake2b(f"{seed}\x00{purpose}\x00".encode(), digest_size=8)
     digests = []
@@ -58,9 +58,9 @@ def draws(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-def uniform(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.float64]:
-    """float64 (n,) in [0, 1): `draws` as fractions."""
-    return (draws(seed, keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def draw_fractions(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.float64]:
+    """float64 (n,) in [0, 1): `draw_integers` as fractions."""
+    return (draw_integers(seed, keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -58,7 +58,7 @@ def _once(load: _Loader) -> _Loader:
     return locked  # type: ignore[return-value]
 
 
-def torch(purpose: str = "this model") -> Any:
+def import_torch(purpose: str = "this model") -> Any:
     """The torch module, set to one intra-op thread: with more, results change with the shape of the batch.
 
     Raises MissingExtra.
@@ -72,14 +72,14 @@ def torch(purpose: str = "this model") -> Any:
     return module
 
 
-def torchvision(purpose: str = "this model") -> Any:
+def import_torchvision(purpose: str = "this model") -> Any:
     """The torchvision module.
 
     Its wheel from the package index is built for CUDA and cannot be imported beside a CPU build of torch, because the
     schemas of two operators are then unknown. Only in that case they are declared first; transforms and models work,
     the operators themselves do not. Raises MissingExtra.
     """
-    library = torch(purpose).library
+    library = import_torch(purpose).library
     if importlib.util.find_spec("torchvision") is None:
         raise MissingExtra("torchvision", "models", purpose)
     try:
@@ -99,9 +99,9 @@ def torchvision(purpose: str = "this model") -> Any:
     return module
 
 
-def open_clip(purpose: str = "alignment") -> Any:
+def import_open_clip(purpose: str = "alignment") -> Any:
     """The open_clip module. Raises MissingExtra."""
-    torchvision(purpose)
+    import_torchvision(purpose)
     if importlib.util.find_spec("open_clip") is None:
         raise MissingExtra("open_clip_torch", "models", purpose)
     import open_clip as module
@@ -111,7 +111,7 @@ def open_clip(purpose: str = "alignment") -> Any:
 
 def check_device(device: Device) -> Any:
     """The torch device; on CUDA, arithmetic is set to be repeatable. Raises ConfigError when there is none."""
-    module = torch()
+    module = import_torch()
     if device == "cuda":
         if not module.cuda.is_available():
             raise ConfigError("device cuda is asked for, but torch sees no CUDA device", hint="set device: cpu")
@@ -193,7 +193,7 @@ def load_script(place: str, sha256: str, device: Device = "cpu", cache: str | No
 
     Raises ConfigError, StageError (see `fetch`) and MissingExtra.
     """
-    library = torch("a TorchScript model")
+    library = import_torch("a TorchScript model")
     data = fetch(place, sha256, cache)
     try:
         module = library.jit.load(io.BytesIO(data), map_location=check_device(device))
@@ -289,7 +289,7 @@ def _clip_folder(source: ClipSource) -> Path | None:
 
 @_once
 def _hub_folder(name: str, cache: str | None) -> Path:
-    hub = open_clip().pretrained
+    hub = import_open_clip().pretrained
     try:
         config = hub.download_pretrained_from_hf(name, filename=_CONFIG, cache_dir=cache)
         hub.download_pretrained_from_hf(name, cache_dir=cache)
@@ -337,7 +337,7 @@ def _architecture_weights(source: ClipSource) -> Path:
         raise ConfigError(f"model {source.model} needs pretrained: a weights file or an open_clip tag")
     if Path(source.pretrained).expanduser().is_file():
         return Path(source.pretrained).expanduser()
-    hub = open_clip().pretrained
+    hub = import_open_clip().pretrained
     tag = hub.get_pretrained_cfg(source.model, source.pretrained)
     if not tag:
         known = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
@@ -350,7 +350,7 @@ def _architecture_weights(source: ClipSource) -> Path:
         raise _offline(f"{source.model} {source.pretrained}", error) from None
 
 
-class Clip:
+class ClipModel:
     """A loaded CLIP: pictures and texts to unit vectors.
 
     batch: how many rows pass through the model at once. The shape of a batch changes the last bits of its results
@@ -369,7 +369,7 @@ class Clip:
 
         def prepared(part: list[NDArray[np.uint8]]) -> Any:
             rows = [self._preprocess(Image.fromarray(np.ascontiguousarray(picture))) for picture in part]
-            return torch().stack(rows).to(self._dtype)
+            return import_torch().stack(rows).to(self._dtype)
 
         return self._encode(pictures, prepared, self._model.encode_image)
 
@@ -381,11 +381,11 @@ class Clip:
         self, rows: Iterable[Any], prepare: Callable[[list[Any]], Any], run: Callable[[Any], Any]
     ) -> NDArray[np.float64]:
         parts = []
-        with torch().inference_mode():
+        with import_torch().inference_mode():
             for part in _groups(rows, self._batch):
                 inputs = prepare(part).to(self._device)
                 padding = inputs[-1:].repeat(self._batch - len(part), *[1] * (inputs.ndim - 1))
-                vectors = run(torch().cat([inputs, padding]))
+                vectors = run(import_torch().cat([inputs, padding]))
                 parts.append(vectors.float().cpu().numpy()[: len(part)])
         return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, 0))
 
@@ -411,9 +411,9 @@ def _groups(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 @_once
-def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float32", batch: int = 1) -> Clip:
+def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float32", batch: int = 1) -> ClipModel:
     """The model, once per process. Raises ConfigError, StageError and MissingExtra."""
-    library, clip = torch("alignment"), open_clip()
+    library, clip = import_torch("alignment"), import_open_clip()
     from safetensors import SafetensorError
 
     files = clip_files(source)
@@ -434,7 +434,7 @@ def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float3
         raise ConfigError(f"open_clip cannot load {source.model}: {_first_line(error)}") from None
     finally:
         logging.getLogger().setLevel(level)
-    return Clip(model.eval(), preprocess, tokenizer, place, getattr(library, dtype), batch)
+    return ClipModel(model.eval(), preprocess, tokenizer, place, getattr(library, dtype), batch)
 
 
 def _weights_file(source: ClipSource) -> str | None:
@@ -443,7 +443,7 @@ def _weights_file(source: ClipSource) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def clip_maker(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> dict[str, object]:
+def clip_fingerprint_inputs(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> dict[str, object]:
     """What the vectors of this model depend on, without any path: the config, the weights' sha256, and, where they
     differ from the CPU's reference, device, type and batch shape."""
     files = clip_files(source)

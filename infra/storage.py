@@ -77,7 +77,7 @@ def read_bytes(uri: str, offset: int = 0, length: int = -1) -> bytes:
         return file.read(length) if length >= 0 else file.read()
 
 
-def blocks(uri: str, offset: int = 0, length: int = -1, size: int = 2**20) -> Iterator[bytes]:
+def read_blocks(uri: str, offset: int = 0, length: int = -1, size: int = 2**20) -> Iterator[bytes]:
     """The same bytes in pieces of at most `size`."""
     with open_read(uri) as file:
         file.seek(offset)
@@ -93,7 +93,7 @@ def blocks(uri: str, offset: int = 0, length: int = -1, size: int = 2**20) -> It
 def sha256(uri: str, offset: int = 0, length: int = -1) -> str:
     """sha256 of a byte range, as hex."""
     state = hashlib.sha256()
-    for block in blocks(uri, offset, length):
+    for block in read_blocks(uri, offset, length):
         state.update(block)
     return state.hexdigest()
 
@@ -143,7 +143,7 @@ def _list_local(root: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.path)
 
 
-def names(uri: str) -> list[str]:
+def list_names(uri: str) -> list[str]:
     """Names of the files directly in a folder, sorted; [] when there is no such folder; temporaries left out."""
     if is_local(uri):
         folder = local_path(uri)
@@ -161,7 +161,7 @@ def names(uri: str) -> list[str]:
     return sorted(name for name in found if name[0] != ".")
 
 
-def folders(uri: str) -> list[str]:
+def list_folders(uri: str) -> list[str]:
     """Names of the folders directly in a folder, sorted; [] when there is no such folder."""
     if is_local(uri):
         folder = local_path(uri)

@@ -36,13 +36,13 @@ class Cells:
 
     def has_unitset(self, unitset: str) -> bool:
         """Whether anything was ever stored for this unit as it stands."""
-        return bool(storage.names(storage.join(self.folder, unitset)))
+        return bool(storage.list_names(storage.join(self.folder, unitset)))
 
     def read(self, unitset: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """All cells of a unit, in no special order, each id once; None when there are none. `columns` beside the id."""
         folder = storage.join(self.folder, unitset)
         wanted = None if columns is None else ["id", *columns]
-        parts = [tables.read(storage.join(folder, name), wanted) for name in storage.names(folder)]
+        parts = [tables.read(storage.join(folder, name), wanted) for name in storage.list_names(folder)]
         if not parts:
             return None
         cells = pa.concat_tables(parts).combine_chunks()
@@ -60,8 +60,8 @@ class Cells:
     def parts(self) -> list[tuple[str, str]]:
         """Every (unitset, part name) of this maker, sorted."""
         found = []
-        for unitset in storage.folders(self.folder):
-            found += [(unitset, name) for name in storage.names(storage.join(self.folder, unitset))]
+        for unitset in storage.list_folders(self.folder):
+            found += [(unitset, name) for name in storage.list_names(storage.join(self.folder, unitset))]
         return found
 
 

@@ -224,7 +224,7 @@ def read_group(uri: str, group: int) -> pa.Table:
         return pq.ParquetFile(file).read_row_group(group, use_threads=False)
 
 
-def footer(uri: str) -> tuple[str, int, bool] | None:
+def read_footer(uri: str) -> tuple[str, int, bool] | None:
     """(input fingerprint, rows, to be redone) of a committed table; None when there is none or it is damaged."""
     if not storage.is_file(uri):
         return None
@@ -239,7 +239,7 @@ def footer(uri: str) -> tuple[str, int, bool] | None:
 
 def is_done(uri: str, fingerprint: str) -> bool:
     """Whether a task's result is there, made from these very inputs, and need not be redone."""
-    found = footer(uri)
+    found = read_footer(uri)
     return found is not None and found[0] == fingerprint and not found[2]
 
 

@@ -28,7 +28,7 @@ Case = Literal["lower", "keep"]
 #: Signs that are words of their own.
 SEPARATE = ",.;:?!`"
 
-#: Ends each text in `stream`. A lone surrogate: no valid UTF-8 text can hold it.
+#: Ends each text in `split_texts`. A lone surrogate: no valid UTF-8 text can hold it.
 BREAK = "\ud800"
 
 _SHAPE = 'a vocabulary is a JSON list of strings, for example ["dog", "new york"]; `reelmill vocab` makes one'
@@ -42,7 +42,7 @@ class Vocabulary:
     sha256: str
 
 
-def stream(texts: Iterable[str | None], case: Case) -> list[str]:
+def split_texts(texts: Iterable[str | None], case: Case) -> list[str]:
     """The words of all texts in a row, with BREAK after each text. None has no words.
 
     One pass of string methods over everything joined: the cost per text is a fraction of a microsecond.
@@ -57,15 +57,17 @@ def stream(texts: Iterable[str | None], case: Case) -> list[str]:
 _END = f" {BREAK} "
 
 
-def words(text: str, case: Case) -> list[str]:
+def split_words(text: str, case: Case) -> list[str]:
     """The words of one text."""
-    return stream([text], case)[:-1]
+    return split_texts([text], case)[:-1]
 
 
-def spaced(text: str, case: Case) -> str:
-    """`text` as its words with single spaces between them and one at each end: `spaced(entry) in spaced(caption)` is
-    what matching means (for entries that have words)."""
-    return f" {' '.join(words(text, case))} "
+def pad_words(text: str, case: Case) -> str:
+    """`text` as its words with single spaces between them and one at each end.
+
+    An entry that has words matches a caption when `pad_words(entry) in pad_words(caption)`.
+    """
+    return f" {' '.join(split_words(text, case))} "
 
 
 def load(path: str | Path) -> Vocabulary:

@@ -29,7 +29,7 @@ from typing import Any
 
 from aiohttp import web
 
-from infra.hashing import canonical_json, digest, uniform
+from infra.hashing import canonical_json, digest, draw_fractions
 
 #: 429, 500, 503; the connection reset; no answer at all; JSON cut off (every other time the connection is cut with it);
 #: a page of HTML with status 200 or 502; no choices; an answer by another model; a body without end.
@@ -115,10 +115,10 @@ class FakeServer:
         for text, name in self.poison.items():
             if text.encode() in raw:
                 return name
-        draw = float(uniform(self.seed, [key], "class")[0])
+        draw = float(draw_fractions(self.seed, [key], "class")[0])
         for name, share in self.faults.items():
             if draw < share:
-                times = 1 + int(float(uniform(self.seed, [key], "times")[0]) * self.in_a_row)
+                times = 1 + int(float(draw_fractions(self.seed, [key], "times")[0]) * self.in_a_row)
                 return name if attempt <= times else None
             draw -= share
         return None

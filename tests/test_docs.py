@@ -125,9 +125,9 @@ def test_config_examples_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         for variable in re.findall(r"\$\{(\w+)\}", body):
             monkeypatch.setenv(variable, "0" * 64)  # serves as a path and as a sha256
         document = read_document(name, body)
-        check(document.data, name)
-        if "sources" in document.data:
-            resolve(Run(validate(document, Config, document.data), document, makers={}))
+        check(document.content, name)
+        if "sources" in document.content:
+            resolve(Run(validate(document, Config, document.content), document, makers={}))
 
 
 def test_a_wrong_example_would_be_found() -> None:
@@ -199,7 +199,7 @@ def test_kinds_of_failure_are_those_of_the_decoder() -> None:
     described = {row[0] for row in first_table(section(read("docs/bad-input.md"), "## At measure"))}
     raised = set()
     for path in {*(ROOT / "infra" / "media").glob("*.py")}:
-        raised |= set(re.findall(r'(?:BadSample|Guard)\("([a-z_]+)"', path.read_text("utf-8")))
+        raised |= set(re.findall(r'(?:BadSample|CodecGuard)\("([a-z_]+)"', path.read_text("utf-8")))
     assert raised <= described
     assert described - raised == {"crash", "watchdog"}
     assert all(re.search(rf"\b{kind}  ?", Decoder.__doc__ or "") for kind in described)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from infra.hashing import uniform
+from infra.hashing import draw_fractions
 
 Kinds = frozenset[str]
 
@@ -60,7 +60,7 @@ def assign_kind(key: str, supported: Kinds, table: Mapping[Kinds, Mapping[str, f
     possible = [name for name in sorted(odds) if odds[name] > 0]
     if not possible:
         raise ValueError(f"no kind can be drawn for a video that supports {sorted(supported)}")
-    draw = float(uniform(seed, [key], "kind")[0])
+    draw = float(draw_fractions(seed, [key], "kind")[0])
     for name in possible:
         draw -= odds[name]
         if draw < 0:

@@ -13,7 +13,7 @@ from annotators.dialogues import checks
 from annotators.dialogues.dialogue import Dialogue, Turn
 from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
 from annotators.dialogues.kinds import IMAGE_TEXT, DialogueKind
-from infra.hashing import draws
+from infra.hashing import draw_integers
 
 #: Raised whenever the same sheet and key would give another dialogue.
 VERSION = 1
@@ -82,7 +82,7 @@ def write(
 
 def _numbers(seed: int, key: str) -> Iterator[int]:
     for i in itertools.count():
-        yield from draws(seed, [f"{key}/{16 * i + k}" for k in range(16)], "rules").tolist()
+        yield from draw_integers(seed, [f"{key}/{16 * i + k}" for k in range(16)], "rules").tolist()
 
 
 # What the kinds talk about, the most telling first.

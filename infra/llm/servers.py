@@ -32,7 +32,7 @@ from pydantic import Field, field_validator
 
 from infra.config import Strict
 from infra.errors import ConfigError, StageError
-from infra.hashing import uniform
+from infra.hashing import draw_fractions
 from infra.llm.requests import GAVE_UP, Completion, Request
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ class Servers:
 
     def _pause(self, key: str, number: int) -> float:
         """Seconds before attempt `number` + 1: doubling, with jitter that is a function of the key."""
-        draw = float(uniform(self.seed, [key], f"pause {number}")[0])
+        draw = float(draw_fractions(self.seed, [key], f"pause {number}")[0])
         return min(self.max_pause_s, self.pause_s * 2.0 ** min(number - 1, 30)) * (0.5 + draw / 2)
 
     async def _sleep(self, seconds: float) -> None:

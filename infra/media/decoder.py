@@ -20,8 +20,8 @@ from types import TracebackType
 import numpy as np
 
 from infra.errors import StageError
-from infra.media.decoder_child import Laid, Reply, Request
-from infra.media.interface import Decoded, FramePlan, Frames, MediaRef, StreamObserver
+from infra.media.decoder_child import ArenaFrames, Reply, Request
+from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
 from infra.media.pixels import Limits as Limits
 
 _START_S = 120.0  # for a child to import its libraries on a machine that is very busy
@@ -30,7 +30,7 @@ _START_S = 120.0  # for a child to import its libraries on a machine that is ver
 class Decoder:
     """Opens media in a child process, which starts with the first medium and is replaced after a crash or a hang.
 
-    Not for use by several threads at once. Errors of a medium are in Decoded.error, "kind: detail", with kind one of
+    Not thread-safe. Errors of a medium are in DecodedMedia.error, "kind: detail", with kind one of
         unreadable  the bytes cannot be had            empty      there are none
         truncated   fewer bytes or frames than its container says
         no_video    no video stream                    no_frames  none came out, or none lies in the span
@@ -66,13 +66,15 @@ class Decoder:
             self._child.stop()
             self._child = None
 
-    def probe(self, ref: MediaRef) -> Decoded:
+    def probe(self, ref: MediaRef) -> DecodedMedia:
         """The header only. Of a video the packets are read, to count frames and seconds, and the first frame is
         decoded, which alone knows how it is turned; of an image nothing is."""
         self.probes += 1
         return self._ask(Request(ref, True, {}, {}, self.limits))
 
-    def decode(self, ref: MediaRef, plans: Mapping[str, FramePlan], observers: Mapping[str, StreamObserver]) -> Decoded:
+    def decode(
+        self, ref: MediaRef, plans: Mapping[str, FramePlan], observers: Mapping[str, StreamObserver]
+    ) -> DecodedMedia:
         """One pass: header, the frames of each plan, the result of each observer (videos only), by annotator.
 
         A plan gets for each of its times the nearest frame of the span, and no frame twice, so that a video shorter
@@ -81,7 +83,7 @@ class Decoder:
         self.decodes += 1
         return self._ask(Request(ref, False, dict(plans), dict(observers), self.limits))
 
-    def _ask(self, request: Request) -> Decoded:
+    def _ask(self, request: Request) -> DecodedMedia:
         payload = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
         if self._child is None:
             self._child = _Child(self.limits)
@@ -90,15 +92,15 @@ class Decoder:
             answer = self._child.ask(payload, self.limits.watchdog_s)
             if isinstance(answer, str):
                 self.close()
-                return Decoded(error=answer)
+                return DecodedMedia(error=answer)
             self.child_seconds += answer.seconds
             if answer.bug is not None:
                 last = answer.bug.strip().splitlines()[-1]
                 raise StageError(f"the decoder's child has a bug: {last}", where=request.ref.uri, hint=answer.bug)
             if answer.error is not None:
-                return Decoded(error=answer.error)
+                return DecodedMedia(error=answer.error)
             frames = self._child.frames(answer)
-            return Decoded(header=answer.header, frames=frames, streams=answer.streams)
+            return DecodedMedia(header=answer.header, frames=frames, streams=answer.streams)
         finally:
             self.decode_seconds += time.perf_counter() - started
 
@@ -140,7 +142,7 @@ class _Child:
             self._map = mmap.mmap(self._arena, os.fstat(self._arena).st_size)
         return {name: self._copied(laid) for name, laid in reply.frames.items()}
 
-    def _copied(self, laid: Laid) -> Frames:
+    def _copied(self, laid: ArenaFrames) -> Frames:
         size = laid.height * laid.width * 3
         pixels = np.empty((len(laid.offsets), laid.height, laid.width, 3), dtype=np.uint8)
         for row, offset in zip(pixels, laid.offsets, strict=True):

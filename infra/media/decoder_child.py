@@ -39,7 +39,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Laid:
+class ArenaFrames:
     """Where in the arena the frames of one plan lie: all of `height` × `width` × 3 bytes."""
 
     height: int
@@ -53,7 +53,7 @@ class Reply:
     """`bug` is a traceback: a mistake in our own code, which must stop the job. `used`: bytes of the arena."""
 
     header: Mapping[str, Any] = field(default_factory=dict)
-    frames: Mapping[str, Laid] = field(default_factory=dict)
+    frames: Mapping[str, ArenaFrames] = field(default_factory=dict)
     streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     error: str | None = None
     bug: str | None = None
@@ -125,11 +125,11 @@ def answer(payload: bytes, arena: Arena) -> Reply:
 
 
 def _video(request: Request, arena: Arena) -> Reply:
-    from infra.media.video import Clip, play
+    from infra.media.video import VideoReader, decode_frames
 
     medium = open_medium(request.ref, request.limits)
     try:
-        clip = Clip(medium, request.ref, request.limits)
+        clip = VideoReader(medium, request.ref, request.limits)
         try:
             if request.probe:
                 frame, _ = next(clip.frames())
@@ -139,11 +139,11 @@ def _video(request: Request, arena: Arena) -> Reply:
             def keep(number: int, pixels: Pixels) -> None:
                 places[number, pixels.shape[1], pixels.shape[0]] = arena.put(pixels)
 
-            header, picks, streams = play(clip, request.plans, request.observers, request.limits, keep)
+            header, picks, streams = decode_frames(clip, request.plans, request.observers, request.limits, keep)
             frames = {}
             for name, pick in picks.items():
                 offsets = tuple(places[number, pick.width, pick.height] for number in pick.numbers)
-                frames[name] = Laid(pick.height, pick.width, offsets, tuple(pick.times))
+                frames[name] = ArenaFrames(pick.height, pick.width, offsets, tuple(pick.times))
             return Reply(header=header, frames=frames, streams=streams)
         finally:
             clip.close()
@@ -152,20 +152,20 @@ def _video(request: Request, arena: Arena) -> Reply:
 
 
 def _image(request: Request, arena: Arena) -> Reply:
-    from infra.media.image import look, picture, sized
+    from infra.media.image import decode_picture, read_header, resize_for_plans
 
     medium = open_medium(request.ref, request.limits)
     try:
-        image, header, orientation = look(medium, request.limits)
+        image, header, orientation = read_header(medium, request.limits)
         if request.probe:
             return Reply(header=header)
-        pixels = picture(image, orientation)
+        pixels = decode_picture(image, orientation)
         places: dict[int, int] = {}
         frames = {}
-        for name, made in sized(pixels, request.plans).items():
+        for name, made in resize_for_plans(pixels, request.plans).items():
             if id(made) not in places:
                 places[id(made)] = arena.put(made)
-            frames[name] = Laid(made.shape[0], made.shape[1], (places[id(made)],), (0.0,))
+            frames[name] = ArenaFrames(made.shape[0], made.shape[1], (places[id(made)],), (0.0,))
         return Reply(header=header, frames=frames)
     finally:
         _close(medium)

@@ -10,7 +10,7 @@ import numpy as np
 
 from infra.errors import BadSample
 from infra.media.interface import FramePlan
-from infra.media.pixels import Guard, Limits, Medium, Pixels, fitted, on_white, resized
+from infra.media.pixels import CodecGuard, Limits, Medium, Pixels, blend_on_white, fit_size, resize
 
 # Told by their content, never by name. Formats that run programs (EPS), that have no signature (TGA) or that
 # nobody publishes photographs in are left out.
@@ -19,7 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "J
 _ORIENTATION = 0x0112
 
 
-def look(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], int]:
+def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], int]:
     """Read the header only. Returns the opened picture, its header and its EXIF orientation (1 to 8).
 
     Of an animated file the first picture counts; `frames` says how many there are. A block of EXIF that cannot be
@@ -29,7 +29,7 @@ def look(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], int]:
 
     Image.MAX_IMAGE_PIXELS = limits.max_pixels  # for what a plugin allocates while it opens; the real check is below
     warnings.simplefilter("ignore")
-    with Guard("decode"):
+    with CodecGuard("decode"):
         try:
             image = Image.open(medium.rewound(), formats=FORMATS)
         except Image.DecompressionBombError as error:
@@ -42,11 +42,11 @@ def look(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], int]:
     frames = int(getattr(image, "n_frames", 1)) if image.format in ("PNG", "WEBP", "AVIF", "MPO") else 1
     if image.format in ("GIF", "TIFF"):  # told by walking the file, which may leave the picture anywhere
         try:
-            with Guard("decode"):
+            with CodecGuard("decode"):
                 frames = int(getattr(image, "n_frames", 1))
         except BadSample:
             frames = 1  # a later picture is damaged; only the first is used
-        with Guard("decode"):
+        with CodecGuard("decode"):
             image = Image.open(medium.rewound(), formats=FORMATS)
     orientation = _orientation(image.info.get("exif"))
     # Pillow itself turns a TIFF while loading it, and reports the turned size from the start.
@@ -70,7 +70,7 @@ def _orientation(exif: bytes | None) -> int:
     if not isinstance(exif, bytes):
         return 1
     try:
-        with Guard("decode"):
+        with CodecGuard("decode"):
             tags = Image.Exif()
             tags.load(exif)
             value = tags.get(_ORIENTATION, 1)
@@ -79,10 +79,10 @@ def _orientation(exif: bytes | None) -> int:
     return value if isinstance(value, int) else 1
 
 
-def picture(image: Any, orientation: int) -> Pixels:
+def decode_picture(image: Any, orientation: int) -> Pixels:
     """Decode: uint8 RGB (height, width, 3), turned upright, transparency laid on white. Colour profiles are not
     applied. Raises BadSample decode."""
-    with Guard("decode"):
+    with CodecGuard("decode"):
         image.load()
     if image.format != "TIFF":
         from PIL import Image
@@ -104,10 +104,10 @@ def picture(image: Any, orientation: int) -> Pixels:
     if image.mode in ("I", "F"):
         return _wide_grey(np.asarray(image), fractions=image.mode == "F")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        with Guard("decode"):
+        with CodecGuard("decode"):
             rgba = np.asarray(image.convert("RGBA"))
-        return on_white(rgba)
-    with Guard("decode"):
+        return blend_on_white(rgba)
+    with CodecGuard("decode"):
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
@@ -120,9 +120,9 @@ def _wide_grey(values: Any, fractions: bool) -> Pixels:
     return np.stack([grey] * 3, axis=-1)
 
 
-def sized(pixels: Pixels, plans: Mapping[str, FramePlan]) -> dict[str, Pixels]:
+def resize_for_plans(pixels: Pixels, plans: Mapping[str, FramePlan]) -> dict[str, Pixels]:
     """By annotator, the picture at the size that its plan asks for; equal sizes share one array."""
     height, width = pixels.shape[:2]
-    sizes = {name: fitted(width, height, plan.size, plan.fit) for name, plan in plans.items()}
-    made = {size: resized(pixels, *size) for size in dict.fromkeys(sizes.values())}
+    sizes = {name: fit_size(width, height, plan.size, plan.fit) for name, plan in plans.items()}
+    made = {size: resize(pixels, *size) for size in dict.fromkeys(sizes.values())}
     return {name: made[size] for name, size in sizes.items()}

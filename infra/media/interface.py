@@ -60,7 +60,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedMedia:
     """What one pass over one medium gave. `error` is set when it failed ("kind: detail"); the rest is then empty."""
 
     header: Mapping[str, Any] = field(default_factory=dict)

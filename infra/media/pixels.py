@@ -40,7 +40,7 @@ class Limits:
     address_space: int = 0
 
 
-class Guard:
+class CodecGuard:
     """Around calls into a library on untrusted bytes: whatever it raises means that the bytes are bad.
 
     Crafted files make libraries raise nearly anything (struct.error, TypeError, SyntaxError, …), so no list of
@@ -99,7 +99,7 @@ class ByteRange(io.RawIOBase):
         wanted = min(len(buffer), self._length - self._at)
         if wanted <= 0:
             return 0
-        with Guard("unreadable"):
+        with CodecGuard("unreadable"):
             self._file.seek(self._offset + self._at)
             data = self._file.read(wanted)
         buffer[: len(data)] = data
@@ -141,7 +141,7 @@ def open_medium(ref: MediaRef, limits: Limits) -> Medium:
 
 
 def _open_local(path: str) -> tuple[IO[bytes], int]:
-    with Guard("unreadable"):
+    with CodecGuard("unreadable"):
         status = os.stat(path)  # noqa: PTH116  (a Path would swallow odd names)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise BadSample("unreadable", "not a regular file")
@@ -149,7 +149,7 @@ def _open_local(path: str) -> tuple[IO[bytes], int]:
 
 
 def _open_remote(uri: str) -> tuple[IO[bytes], int]:
-    with Guard("unreadable"):
+    with CodecGuard("unreadable"):
         import fsspec
 
         file = fsspec.open(uri, "rb").open()
@@ -157,7 +157,7 @@ def _open_remote(uri: str) -> tuple[IO[bytes], int]:
         return file, int(size if size is not None else file.tell())
 
 
-def fitted(width: int, height: int, size: int, fit: Literal["short", "long", "skew"]) -> tuple[int, int]:
+def fit_size(width: int, height: int, size: int, fit: Literal["short", "long", "skew"]) -> tuple[int, int]:
     """(width, height) of a frame after `fit`: see FramePlan. At least 1 × 1."""
     if fit == "skew":
         return size, size
@@ -167,7 +167,7 @@ def fitted(width: int, height: int, size: int, fit: Literal["short", "long", "sk
     return max(1, (2 * width * size + side) // (2 * side)), max(1, (2 * height * size + side) // (2 * side))
 
 
-def resized(pixels: Pixels, width: int, height: int) -> Pixels:
+def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     """`pixels` (h, w, 3) at another size: area average where a side shrinks, linear where both grow."""
     import cv2
 
@@ -184,14 +184,14 @@ def resized(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(made, dtype=np.uint8)
 
 
-def on_white(rgba: Pixels) -> Pixels:
+def blend_on_white(rgba: Pixels) -> Pixels:
     """(h, w, 4) with straight alpha -> (h, w, 3) on a white ground."""
     alpha = rgba[..., 3:].astype(np.uint16)
     mixed = rgba[..., :3] * alpha + 255 * (255 - alpha)
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
-def targets(plan: FramePlan, duration: float, at_most: int) -> list[float]:
+def plan_times(plan: FramePlan, duration: float, at_most: int) -> list[float]:
     """Seconds from the start, ascending, at which `plan` wants a frame; `inf` stands for the last frame."""
     if plan.times == "middle":
         return [duration / 2]

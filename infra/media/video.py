@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef, StreamObserver
-from infra.media.pixels import Guard, Limits, Medium, Pixels, fitted, on_white, resized, targets
+from infra.media.pixels import CodecGuard, Limits, Medium, Pixels, blend_on_white, fit_size, plan_times, resize
 
 # Containers that hold media. Left out are all that name other files or addresses (hls, dash, concat, image2, sdp, …).
 CONTAINERS = "mov,matroska,avi,flv,live_flv,mpegts,mpeg,gif,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,rm,wtv,apng"
@@ -30,7 +30,7 @@ _DECODED_BELOW = 0.5  # of the packets: two fields in two packets, or hidden fra
 
 
 @dataclass(frozen=True)
-class Scan:
+class PacketScan:
     """What the packets say.
 
     shown: int64, ascending: showing times, in ticks, of every frame that the packets read hold.
@@ -52,7 +52,7 @@ class Scan:
         return round(float((stamp - self.origin) * self.tick), 6)
 
 
-class Clip:
+class VideoReader:
     """An opened video and the wanted span of it. Raises BadSample decode, no_video, no_frames, too_large, truncated."""
 
     def __init__(self, medium: Medium, ref: MediaRef, limits: Limits) -> None:
@@ -74,7 +74,7 @@ class Clip:
     def _open(self) -> None:
         import av
 
-        with Guard("decode"):
+        with CodecGuard("decode"):
             self._container = av.open(
                 self._medium.rewound(),
                 mode="r",
@@ -89,7 +89,7 @@ class Clip:
         codec = self.stream.codec_context
         if codec is None:
             raise BadSample("decode", "no decoder for its codec")
-        with Guard("decode"):
+        with CodecGuard("decode"):
             codec.thread_count = 1
             codec.thread_type = "NONE"
             # A stream may change its size under way; this stops the decoder before it allocates.
@@ -99,10 +99,10 @@ class Clip:
         if width * height > self._limits.max_pixels:
             raise BadSample("too_large", f"{width} x {height} pixels, limit {self._limits.max_pixels}")
 
-    def _scan(self, seek: bool) -> Scan:
+    def _scan(self, seek: bool) -> PacketScan:
         """Read the packets of the span. With `seek`, from a keyframe shortly before it, where there is one."""
         limits, stream = self._limits, self.stream
-        with Guard("decode"):
+        with CodecGuard("decode"):
             promised = int(stream.frames or 0)
             # AVI has decoding times only, which it gives out as showing times.
             avi = self._container.format.name == "avi"
@@ -149,7 +149,7 @@ class Clip:
 
     def _measured(
         self, shown: list[int], sizes: list[int], lengths: list[int], by_index: bool, held: list[Any] | None
-    ) -> Scan:
+    ) -> PacketScan:
         limits, tick = self._limits, self._tick
         stamps = np.asarray(shown, dtype=np.int64)
         order = np.argsort(stamps, kind="stable")
@@ -179,19 +179,19 @@ class Clip:
             raise BadSample("too_large", f"{duration:.0f} s, limit {limits.max_seconds:.0f}")
         total = int(np.asarray(sizes, dtype=np.int64)[order][inside].sum())
         packets = tuple(held) if held is not None else None
-        return Scan(stamps, origin, tick, round(duration, 6), count, total, by_index, packets)
+        return PacketScan(stamps, origin, tick, round(duration, 6), count, total, by_index, packets)
 
     def _packets(self) -> Iterator[tuple[Any, int, bool]]:
         """(packet, showing time in ticks, whether the container gave one), in decoding order, up to the span's end."""
         if self._seek_to is not None:
-            with Guard("decode"):
+            with CodecGuard("decode"):
                 self._container.seek(self._seek_to, stream=self.stream, backward=True)
-        with Guard("decode"):
+        with CodecGuard("decode"):
             packets = self._container.demux(self.stream)
         lead = int(_LEAD_S / self._tick)
         number = 0
         while True:
-            with Guard("decode"):
+            with CodecGuard("decode"):
                 packet = next(packets, None)
             if packet is None:
                 return
@@ -219,7 +219,7 @@ class Clip:
         before = 0.0
         shown = decoded = 0
         for packet in _and_flush(packets):
-            with Guard("decode"):
+            with CodecGuard("decode"):
                 frames = codec.decode(packet)
             for frame in frames:
                 decoded += 1
@@ -245,8 +245,8 @@ class Clip:
     def header(self, frame: Any) -> dict[str, Any]:
         """Facts on the span; `frame` is its first frame, which alone knows how it is turned."""
         scan = self.scan
-        turn = Turn.of(frame)
-        with Guard("decode"):
+        turn = Orientation.of(frame)
+        with CodecGuard("decode"):
             codec = self.stream.codec_context
             name = codec.codec.canonical_name
             audio = len(self._container.streams.audio) > 0
@@ -270,7 +270,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Orientation:
     """How a frame is brought upright: sides swapped first, then mirrored. degrees: clockwise, 0, 90, 180 or 270; of a
     mirrored frame 0 or 90."""
 
@@ -280,25 +280,25 @@ class Turn:
     degrees: int
 
     @staticmethod
-    def of(frame: Any) -> Turn:
+    def of(frame: Any) -> Orientation:
         """From the display matrix, whose first two rows say where the picture's x and y axes go."""
         try:
             matrix = frame.side_data.get("DISPLAYMATRIX")
         except ValueError:  # PyAV has no name for some other piece of side data, and then gives none at all
-            return Turn.by(round(-frame.rotation / 90) * 90 % 360)
+            return Orientation.by(round(-frame.rotation / 90) * 90 % 360)
         if matrix is None:
-            return Turn.by(0)
+            return Orientation.by(0)
         xx, xy, _, yx, yy = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
         swap = abs(xy) > abs(xx)
         left_right, up_down = (yx < 0, xy < 0) if swap else (xx < 0, yy < 0)
         for degrees in (0, 90, 180, 270):
-            if Turn(swap, left_right, up_down, degrees) == Turn.by(degrees):
-                return Turn.by(degrees)
-        return Turn(swap, left_right, up_down, 90 if swap else 0)
+            if Orientation(swap, left_right, up_down, degrees) == Orientation.by(degrees):
+                return Orientation.by(degrees)
+        return Orientation(swap, left_right, up_down, 90 if swap else 0)
 
     @staticmethod
-    def by(degrees: int) -> Turn:
-        return Turn(degrees in (90, 270), degrees in (90, 180), degrees in (180, 270), degrees)
+    def by(degrees: int) -> Orientation:
+        return Orientation(degrees in (90, 270), degrees in (90, 180), degrees in (180, 270), degrees)
 
     def apply(self, pixels: Pixels) -> Pixels:
         if self.swap:
@@ -310,16 +310,16 @@ class Turn:
         return pixels
 
 
-class Pick:
+class FrameSelector:
     """The frames that one plan wants out of a stream: for each time the nearest, each frame at most once."""
 
     def __init__(self, plan: FramePlan, header: Mapping[str, Any], limits: Limits) -> None:
-        self.width, self.height = fitted(int(header["width"]), int(header["height"]), plan.size, plan.fit)
+        self.width, self.height = fit_size(int(header["width"]), int(header["height"]), plan.size, plan.fit)
         at_most = max(1, limits.max_frame_bytes // (self.width * self.height * 3))
         self._at = sorted(set(plan.numbers)) if plan.times == "at" else None
         if self._at is not None and len(self._at) > at_most:
             raise BadSample("too_large", f"{len(self._at)} frames of {self.width} x {self.height}, room for {at_most}")
-        self._times = targets(plan, float(header["duration"]), at_most) if self._at is None else []
+        self._times = plan_times(plan, float(header["duration"]), at_most) if self._at is None else []
         self._next = 0
         self.numbers: list[int] = []  # frames taken, ascending
         self.times: list[float] = []
@@ -355,7 +355,7 @@ class Pick:
         return True
 
 
-class Watch:
+class ObserverGroup:
     """The observers beside the decoder. One that raises BadSample has {"error": …} as its result and sees no more."""
 
     def __init__(self, observers: Mapping[str, StreamObserver]) -> None:
@@ -383,13 +383,13 @@ class Watch:
         del self._watching[name]
 
 
-def play(
-    clip: Clip,
+def decode_frames(
+    clip: VideoReader,
     plans: Mapping[str, FramePlan],
     observers: Mapping[str, StreamObserver],
     limits: Limits,
     keep: Callable[[int, Pixels], None],
-) -> tuple[dict[str, Any], dict[str, Pick], dict[str, Mapping[str, Any]]]:
+) -> tuple[dict[str, Any], dict[str, FrameSelector], dict[str, Mapping[str, Any]]]:
     """Decode once for all: (header, picks by annotator, stream results by annotator).
 
     Each needed frame is converted once and each needed size of it made once: `keep(number, pixels)` gets them in
@@ -400,23 +400,23 @@ def play(
 
         clip.stream.codec_context.flags2 |= Flags2.export_mvs
     header: dict[str, Any] = {}
-    picks: dict[str, Pick] = {}
-    watch = Watch(observers)
+    picks: dict[str, FrameSelector] = {}
+    watch = ObserverGroup(observers)
 
-    def convert(frame: Any, number: int, wanting: list[Pick]) -> None:
+    def convert(frame: Any, number: int, wanting: list[FrameSelector]) -> None:
         if wanting:
             pixels = turn.apply(_rgb(frame))
             for width, height in sorted({(pick.width, pick.height) for pick in wanting}):
-                keep(number, resized(pixels, width, height))
+                keep(number, resize(pixels, width, height))
 
     before: tuple[Any, float] | None = None
     number = -1
     for frame, seconds in clip.frames():
         number += 1
         if before is None:
-            turn = Turn.of(frame)
+            turn = Orientation.of(frame)
             header = clip.header(frame)
-            picks = {name: Pick(plan, header, limits) for name, plan in plans.items()}
+            picks = {name: FrameSelector(plan, header, limits) for name, plan in plans.items()}
             watch.tell("start", header)
         watch.tell("frame", frame)
         earlier, now = [], []
@@ -437,9 +437,9 @@ def play(
 
 def _rgb(frame: Any) -> Pixels:
     """uint8 RGB (h, w, 3) of an av.VideoFrame, as it lies in the stream; transparency on white."""
-    with Guard("decode"):
+    with CodecGuard("decode"):
         if any(component.is_alpha for component in frame.format.components):
-            return on_white(frame.reformat(format="rgba", threads=1).to_ndarray())
+            return blend_on_white(frame.reformat(format="rgba", threads=1).to_ndarray())
         return np.asarray(frame.reformat(format="rgb24", threads=1).to_ndarray(), dtype=np.uint8)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from infra import tables
-from infra.config import Document, Strict, read_document, validate
+from infra.config import ConfigDocument, Strict, read_document, validate
 from infra.errors import ConfigError
 from infra.media.interface import MODALITIES
 from mixtures.reading.contract import Contract
@@ -228,7 +228,7 @@ def parse_ratio(text: str) -> dict[str, float]:
 def read_ratio(text: str, **settings: Any) -> Recipe:
     """The recipe of a command line's --ratio; `settings` are further keys of a recipe, None where not given."""
     data = {"name": "ratio", "shares": {"modality": parse_ratio(text)}, **_given(settings)}
-    return validate(Document("command line", data, {}), Recipe, data)
+    return validate(ConfigDocument("command line", data, {}), Recipe, data)
 
 
 def read_recipe(name: str, **settings: Any) -> Recipe:
@@ -243,8 +243,8 @@ def read_recipe(name: str, **settings: Any) -> Recipe:
         raise ConfigError("no such recipe", where=name, hint=f"a YAML file, or one of {known}")
     document = read_document(path)
     given = _given(settings)
-    validate(Document("command line", given, {}), Recipe, given)  # so that the file is not blamed for these
-    data = {**document.data, **given}
+    validate(ConfigDocument("command line", given, {}), Recipe, given)  # so that the file is not blamed for these
+    data = {**document.content, **given}
     recipe = validate(document, Recipe, data)
     if recipe.tokenizer is not None and "tokenizer" not in given:
         recipe = recipe.model_copy(update={"tokenizer": str(path.parent / recipe.tokenizer)})

@@ -153,9 +153,9 @@ def _padding_id(tokenizer: Any) -> int:
 
 
 def _resized(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    from infra.media.pixels import resized
+    from infra.media.pixels import resize
 
-    return resized(frame, width, height)
+    return resize(frame, width, height)
 
 
 def _torch() -> Any:

@@ -21,7 +21,7 @@ from annotators.dialogues.assignment import assign_kind, solve_probabilities
 from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
 from annotators.dialogues.kinds import IMAGE_TEXT, load_kind, load_kinds
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
+from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.llm.batch_files import clear, import_answers
@@ -81,7 +81,7 @@ def annotate(run: Run) -> Manifest | None:
     begun = time.monotonic()
     if run.batch is not None:
         _take_batch(run, settings, run.batch)
-    for name in storage.names(run.work("annotate")):
+    for name in storage.list_names(run.work("annotate")):
         storage.remove(run.work("annotate", name))
     task = functools.partial(span_task, run, inputs, odds, len(spans))
     done = functools.partial(_noted, run, "videos")
@@ -98,7 +98,7 @@ def annotate(run: Run) -> Manifest | None:
             "answers beside them as answers*.jsonl, and run the same command again; blind questions come in a second "
             "round and judgements in a third",
         )
-    units = committed(folder, names, "annotate")
+    units = collect_units(folder, names, "annotate")
     manifest = write_manifest(folder, "dialogues", fingerprint([stamp, odds]), units)
     if todo:
         seconds = time.monotonic() - begun
@@ -240,7 +240,7 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _rows(uri: str) -> int:
-    found = tables.footer(uri)
+    found = tables.read_footer(uri)
     return 0 if found is None else found[1]
 
 
@@ -251,7 +251,7 @@ def _noted(run: Run, name: str) -> int:
 
 def _all_notes(run: Run) -> dict[str, int]:
     folder = run.work("annotate")
-    return beam.sum_counters([read_json(storage.join(folder, name)) for name in storage.names(folder)])
+    return beam.sum_counters([read_json(storage.join(folder, name)) for name in storage.list_names(folder)])
 
 
 def _note(run: Run, seconds: float) -> str:

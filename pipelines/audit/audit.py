@@ -73,7 +73,7 @@ def find(uri: str, depth: int = DEPTH) -> list[tuple[str, str]]:
         return [(uri, "run")]
     if depth == 0:
         return []
-    return [place for name in storage.folders(uri) for place in find(storage.join(uri, name), depth - 1)]
+    return [place for name in storage.list_folders(uri) for place in find(storage.join(uri, name), depth - 1)]
 
 
 def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> AuditReport:

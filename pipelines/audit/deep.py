@@ -13,7 +13,7 @@ from annotators.facts import Facts
 from infra import tables
 from infra.hashing import sample_key
 from infra.media.decoder import Decoder
-from infra.media.interface import Decoded, FramePlan, MediaRef
+from infra.media.interface import DecodedMedia, FramePlan, MediaRef
 from infra.media.pixels import Limits
 from pipelines.audit.audit_tar import TarIndex
 from pipelines.audit.audit_units import AuditUnits
@@ -69,7 +69,7 @@ class MediaAuditor:
         if row["width"]:  # 0: facts were not asked for by this run
             self._facts(row, opened[0], tar)
 
-    def _facts(self, row: dict[str, Any], medium: Decoded, tar: str) -> None:
+    def _facts(self, row: dict[str, Any], medium: DecodedMedia, tar: str) -> None:
         facts = Facts().measure(pa.table({"key": [row["key"]]}), [medium]).to_pylist()[0]
         for ours, theirs in FACTS.items():
             self._files.findings.number(tar, f"media.{ours}", facts[theirs] or 0, row[ours], row["key"])

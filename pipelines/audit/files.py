@@ -62,7 +62,7 @@ class AuditFiles:
         blocks = (
             (view[at : at + BLOCK] for at in range(0, len(view), BLOCK))
             if view is not None
-            else storage.blocks(self.at(path), size=min(BLOCK, max(size, 1)))
+            else storage.read_blocks(self.at(path), size=min(BLOCK, max(size, 1)))
         )
         for block in blocks:
             state.update(block)
@@ -144,7 +144,7 @@ def map_file(uri: str) -> memoryview:
         with open(storage.local_path(uri), "rb") as file:
             return _map(file.fileno())
     with tempfile.TemporaryFile() as spool:
-        for block in storage.blocks(uri, size=BLOCK):
+        for block in storage.read_blocks(uri, size=BLOCK):
             spool.write(block)
         spool.flush()
         return _map(spool.fileno())

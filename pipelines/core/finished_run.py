@@ -9,7 +9,7 @@ from typing import Any
 
 from infra import storage
 from infra.commit import need_manifest, read_json
-from infra.config import Config, Document, validate
+from infra.config import Config, ConfigDocument, validate
 from infra.errors import StageError
 from pipelines.core.cascade import apply_cutoffs, compute_cutoffs
 from pipelines.core.resolve import Resolved, resolve
@@ -27,7 +27,7 @@ def read_run_json(folder: str) -> dict[str, Any]:
     return dict(read_json(uri))
 
 
-def restore_config(run_json: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Document:
+def restore_config(run_json: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> ConfigDocument:
     """The config in run.json, or `config` instead, with the filters in cascade order and the thresholds that the run's
     weights implied."""
     keys = copy.deepcopy(dict(run_json["config"] if config is None else config))
@@ -39,7 +39,7 @@ def restore_config(run_json: Mapping[str, Any], config: Mapping[str, Any] | None
         min_score = entry["settings"].get("min_score")
         if min_score is not None and isinstance(own, dict) and own.get("min_score") is None and not own.get("keep_top"):
             filters[name] = {**own, "min_score": min_score}
-    return Document("run.json", {**keys, "filters": filters}, {})
+    return ConfigDocument("run.json", {**keys, "filters": filters}, {})
 
 
 def open_finished_run(folder: str) -> Run:
@@ -52,7 +52,7 @@ def open_finished_run(folder: str) -> Run:
 
 def _restore_run(folder: str, run_json: Mapping[str, Any]) -> Run:
     document = restore_config(run_json)
-    config = validate(document, Config, {**document.data, "out": folder})
+    config = validate(document, Config, {**document.content, "out": folder})
     return Run(config, document, quiet=True, makers=run_json["makers"])
 
 

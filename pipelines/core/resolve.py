@@ -17,7 +17,7 @@ from annotators import ANNOTATORS
 from annotators.interface import Annotator
 from filters import FILTERS
 from filters.interface import Judgement
-from infra.config import Document, Strict, validate
+from infra.config import ConfigDocument, Strict, validate
 from infra.errors import ConfigError
 from infra.hashing import fingerprint
 from pipelines.core.run import Run
@@ -159,7 +159,7 @@ def annotator_class(name: str) -> type:
 
 
 class _Resolver:
-    def __init__(self, document: Document, run: Run) -> None:
+    def __init__(self, document: ConfigDocument, run: Run) -> None:
         self.document = document
         self.config = run.config
         self.made = run.makers

@@ -11,7 +11,7 @@ import pyarrow as pa
 from infra import storage, tables
 from infra.beam import Runner
 from infra.commit import read_json
-from infra.config import Config, Document, read_document, validate
+from infra.config import Config, ConfigDocument, read_document, validate
 
 LOCAL = Runner()
 
@@ -24,7 +24,7 @@ class Run:
     """A configuration and the place of its results. Travels to workers by pickle; holds nothing heavy."""
 
     config: Config
-    document: Document
+    document: ConfigDocument
     runner: Runner = LOCAL
     quiet: bool = False
     #: Maker fingerprint per annotator, taken from a finished run: no weights or vocabularies are opened then.
@@ -80,6 +80,6 @@ def open_run(
     Raises ConfigError with file and line for any mistake.
     """
     document = read_document(path)
-    data = {**document.data, **{k: v for k, v in (overrides or {}).items() if v is not None}}
-    document = Document(document.path, data, document.lines)
-    return Run(validate(document, Config, document.data), document, runner, quiet)
+    data = {**document.content, **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    document = ConfigDocument(document.path, data, document.lines)
+    return Run(validate(document, Config, document.content), document, runner, quiet)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from filters import resample as resampling
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
+from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
@@ -39,7 +39,7 @@ def run(run: Run) -> Manifest:
             _count_ngrams(run, resolved, modality, names, stamp)
     folder = run.at("verdicts")
     _tasks(run, "decide", functools.partial(write_verdicts, run, stamp), names, folder)
-    units = committed(folder, names, "decide")
+    units = collect_units(folder, names, "decide")
     manifest = write_manifest(folder, "verdicts", stamp, units)
     write_ledger(run, names)
     return manifest
@@ -88,7 +88,7 @@ def _tasks(run: Run, job: str, task: Any, names: Sequence[str], folder: str) -> 
 
 
 def _count_files(folder: str) -> int:
-    return sum(name.endswith(".parquet") for name in storage.names(folder))
+    return sum(name.endswith(".parquet") for name in storage.list_names(folder))
 
 
 # -- own faults -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from infra import tables
 from infra.commit import need_manifest
-from infra.hashing import draws
+from infra.hashing import draw_integers
 from infra.media.decoder import Decoder, Limits
 from infra.media.interface import FramePlan, MediaRef
 from infra.storage import join
@@ -85,7 +85,7 @@ def _chosen(name: str, samples: Sequence[dict[str, Any]], by_key: dict[str, Any]
 
 
 def _some(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    order = np.argsort(draws(0, [row["key"] for row in rows], "picture"))
+    order = np.argsort(draw_integers(0, [row["key"] for row in rows], "picture"))
     return [rows[i] for i in order[:count]]
 
 

@@ -21,7 +21,7 @@ def write_dataset_card(run: Run, names: Sequence[str]) -> None:
     """Write all of them from the shards' cards and the ledger; a page whose shard is gone goes with it."""
     cards = [read_json(run.at("shards", f"{name}.card.json")) for name in names]
     ledger = read_json(run.at("ledger.json"))
-    for name in storage.names(run.at(PAGES)):
+    for name in storage.list_names(run.at(PAGES)):
         if name.removesuffix(".html") not in names:
             storage.remove(run.at(PAGES, name))
     for card in cards:

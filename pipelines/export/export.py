@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, committed, need_manifest, read_json, read_manifest, write_manifest
+from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.hashing import canonical_json, fingerprint
 from mixtures.cards import cards
 from mixtures.reading.contract import RELEASED, estimate_text_tokens
@@ -61,7 +61,7 @@ def run(run: Run) -> Manifest:
     task = functools.partial(write_shard, run, stamp)
     with progress.watch("export", len(todo), done, what="shards", quiet=run.quiet):
         beam.run_tasks("export", task, todo, run.work("export.counters.json"), run.runner)
-    units = committed(run.at("members"), todo, "export")
+    units = collect_units(run.at("members"), todo, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, units)
     _remove_stale(run, todo)
     write_unsharded_counts(run, names)
@@ -81,16 +81,16 @@ def _dialogues(run: Run) -> Manifest | None:
 
 def _remove_stale(run: Run, names: Sequence[str]) -> None:
     """A run that was made again with fewer shards must not leave those of its past beside them, for a glob to read."""
-    for name in storage.names(run.at("members")):
+    for name in storage.list_names(run.at("members")):
         if name.endswith(".parquet") and name.removesuffix(".parquet") not in names:
             storage.remove(run.at("members", name))
-    for name in storage.names(run.at("shards")):
+    for name in storage.list_names(run.at("shards")):
         if name.split(".")[0] not in names:
             storage.remove(run.at("shards", name))
 
 
 def _count(folder: str) -> int:
-    return sum(name.endswith(".card.json") for name in storage.names(folder))
+    return sum(name.endswith(".card.json") for name in storage.list_names(folder))
 
 
 # -- plan -------------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def _sample(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         uri = storage.join(source_root(source), medium["uri"])
         suffix = shards.get_suffix(medium["uri"] if medium["length"] < 0 else sample["position"], form)
         size = medium["length"] if medium["length"] >= 0 else _length(uri)
-        blocks = storage.blocks(uri, medium["offset"], medium["length"])
+        blocks = storage.read_blocks(uri, medium["offset"], medium["length"])
         parts.append(
             shards.Member(slot.replace("?", suffix), blocks=blocks, size=size, sha256=medium["sha256"], where=uri)
         )

@@ -122,7 +122,7 @@ def write_checksums(run: Run, names: Sequence[str]) -> None:
             found[f"{stage}/_manifest.json"] = storage.sha256(storage.join(folder, "_manifest.json"))
     if storage.is_file(run.at("samples", "_ignored.json")):
         found["samples/_ignored.json"] = storage.sha256(run.at("samples", "_ignored.json"))
-    for name in storage.names(run.at("resample")):
+    for name in storage.list_names(run.at("resample")):
         found[f"resample/{name}"] = storage.sha256(run.at("resample", name))
     for name in names:
         for suffix in ("tar", "card.json"):

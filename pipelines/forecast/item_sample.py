@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from infra import storage, tables
 from infra.columns import Mask, replace_column, to_strings
-from infra.hashing import draws
+from infra.hashing import draw_integers
 from infra.media.interface import MODALITIES
 from pipelines.ingest.sources.interface import ITEM_SCHEMA
 
@@ -35,7 +35,7 @@ class ItemSample:
         for source, uris in zip(sources, items, strict=True):
             for uri in uris:
                 table = tables.read(uri, ["container", "position", "modality"])
-                drawn = draws(seed, item_names(table, source), "plan")
+                drawn = draw_integers(seed, item_names(table, source), "plan")
                 modality = to_strings(table["modality"])
                 for kind in sorted(set(modality.tolist())):
                     totals[kind] = totals.get(kind, 0) + int((modality == kind).sum())
@@ -47,7 +47,7 @@ class ItemSample:
 
     def contains(self, names: list[str], modality: NDArray[Any]) -> Mask:
         """bool (n,): items that are in the sample, by what `item_names` returns and their modality (n,)."""
-        drawn = draws(self.seed, names, "plan")
+        drawn = draw_integers(self.seed, names, "plan")
         mask = np.zeros(len(names), dtype=bool)
         for kind, limit in self.limits.items():
             mask |= (modality == kind) & (drawn <= np.uint64(limit))

@@ -17,7 +17,7 @@ import yaml
 
 from infra import storage
 from infra.commit import need_manifest
-from infra.config import Config, Document, validate
+from infra.config import Config, ConfigDocument, validate
 from infra.errors import ConfigError
 from pipelines.core.console import print_table, print_text
 from pipelines.core.finished_run import read_run_json, restore_config
@@ -46,8 +46,8 @@ def run(folder: str, settings: Sequence[str]) -> dict[str, Any]:
         return {"run": folder, "set": changes, **_answer(before, after, names)}
 
 
-def _hypothesise(folder: str, scratch: str, run_json: Mapping[str, Any], document: Document) -> HypotheticalRun:
-    config = validate(document, Config, {**document.data, "out": storage.join(scratch, "run")})
+def _hypothesise(folder: str, scratch: str, run_json: Mapping[str, Any], document: ConfigDocument) -> HypotheticalRun:
+    config = validate(document, Config, {**document.content, "out": storage.join(scratch, "run")})
     return HypotheticalRun(config, document, quiet=True, makers=run_json["makers"], base=folder)
 
 

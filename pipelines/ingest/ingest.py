@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, committed, read_json, write_manifest
+from infra.commit import Manifest, Unit, collect_units, read_json, write_manifest
 from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
@@ -38,7 +38,7 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str,
     task = functools.partial(ingest_unit, run)
     with progress.watch("ingest", len(units), lambda: _count_tables(folder), what="units", quiet=run.quiet):
         beam.run_tasks("ingest", task, sorted(units), run.work("ingest.counters.json"), run.runner)
-    committed_units = committed(folder, sorted(units), "ingest")
+    committed_units = collect_units(folder, sorted(units), "ingest")
     _check_keys(folder, committed_units)
     storage.write_bytes(storage.join(folder, "_ignored.json"), canonical_json(ignored))
     takedowns = tombstones.load(run.out)
@@ -47,7 +47,7 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str,
 
 
 def _count_tables(folder: str) -> int:
-    return sum(name.endswith(".parquet") for name in storage.names(folder))
+    return sum(name.endswith(".parquet") for name in storage.list_names(folder))
 
 
 def _check_keys(folder: str, units: Sequence[Unit]) -> None:
@@ -115,7 +115,7 @@ def _hash_medium(uri: str, offset: int, length: int) -> tuple[str, str | None]:
     """(sha256 in hex, error) of a medium's bytes."""
     state = hashlib.sha256()
     try:
-        for block in storage.blocks(uri, offset, length):
+        for block in storage.read_blocks(uri, offset, length):
             state.update(block)
     except OSError as error:
         return "", f"unreadable medium: {error.strerror or error}"

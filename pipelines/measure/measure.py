@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from annotators.interface import Annotator
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, committed, need_manifest, write_manifest
+from infra.commit import Manifest, collect_units, need_manifest, write_manifest
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.media.decoder import Decoder
-from infra.media.interface import Decoded, FramePlan, Frames, MediaRef, StreamObserver
+from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
 from infra.store import Cells, align, content_ids
 from pipelines.core import tombstones
 from pipelines.core.cascade import cascade_fingerprint, stage_steps
@@ -69,7 +69,7 @@ def _stage(run: Run, stage: str, before: Manifest, cascade: str, job: str) -> Ma
     done = functools.partial(_done, folder, inputs)
     with progress.watch(job, len(names), done, what="units", quiet=run.quiet):
         beam.run_tasks(job, task, todo, run.work(f"{stage}.counters.json"), run.runner)
-    units = committed(folder, names, job)
+    units = collect_units(folder, names, job)
     return write_manifest(folder, stage, fingerprint({"before": before.fingerprint, "cascade": cascade}), units)
 
 
@@ -237,7 +237,7 @@ class UnitMeasurer:
 
     # -- the cascade --
 
-    def _steps(self, rows: Rows, media: Mapping[int, Decoded] | None) -> Rows:
+    def _steps(self, rows: Rows, media: Mapping[int, DecodedMedia] | None) -> Rows:
         """Take rows through the steps; returns those that wait to be decoded."""
         alive = rows
         waiting: list[Rows] = []
@@ -280,15 +280,15 @@ class UnitMeasurer:
             columns |= {f"{name}.{own}": cells[own] for own in names}
         return pa.table(columns)
 
-    def _measure(self, group: CellColumn, rows: Rows, media: Mapping[int, Decoded] | None) -> None:
+    def _measure(self, group: CellColumn, rows: Rows, media: Mapping[int, DecodedMedia] | None) -> None:
         annotator = group.annotator
-        found: list[Decoded | None]
+        found: list[DecodedMedia | None]
         if annotator.input == "text":
             found = [None] * len(rows)
         elif annotator.input == "header":
             found = [self._probe(int(row)) for row in rows]
         else:
-            found = [(media or {}).get(int(row), Decoded(error="decode: nothing came back")) for row in rows]
+            found = [(media or {}).get(int(row), DecodedMedia(error="decode: nothing came back")) for row in rows]
         chunk = self.samples.select(["key", "modality", "text"]).take(pa.array(rows))
         for column in annotator.depends_on:
             name, _, own = column.partition(".")
@@ -301,7 +301,7 @@ class UnitMeasurer:
         self.fresh += result.nbytes
         group.add(rows, result)
 
-    def _keep_streams(self, rows: Rows, media: Mapping[int, Decoded]) -> None:
+    def _keep_streams(self, rows: Rows, media: Mapping[int, DecodedMedia]) -> None:
         """What ran beside the decoder is there for rows that failed before it was asked for too: the store keeps it."""
         for group in self.groups.values():
             if group.annotator.input == "stream":
@@ -319,7 +319,7 @@ class UnitMeasurer:
         sample = self.places.slice(row, 1).to_pylist()[0]
         return media_refs({**sample, "modality": self.modality[row]}, self.roots[sample["source"]])
 
-    def _probe(self, row: int) -> Decoded:
+    def _probe(self, row: int) -> DecodedMedia:
         found = []
         for ref in self.refs(row):
             one = self.decoder.probe(ref)
@@ -327,17 +327,17 @@ class UnitMeasurer:
                 return self._checked(one)
             found.append(one)
         if not found:
-            return Decoded(error="no_medium: the sample names none")
-        return Decoded(header={**found[0].header, "images": len(found)})
+            return DecodedMedia(error="no_medium: the sample names none")
+        return DecodedMedia(header={**found[0].header, "images": len(found)})
 
-    def _checked(self, media: Decoded) -> Decoded:
+    def _checked(self, media: DecodedMedia) -> DecodedMedia:
         if media.error is not None and media.error.startswith(WATCHDOG):
             self.watchdogs += 1
         return media
 
-    def _windows(self, rows: Rows) -> Iterator[tuple[Rows, dict[int, Decoded]]]:
+    def _windows(self, rows: Rows) -> Iterator[tuple[Rows, dict[int, DecodedMedia]]]:
         """Decode rows one by one; give them out whenever their frames fill a window."""
-        held: dict[int, Decoded] = {}
+        held: dict[int, DecodedMedia] = {}
         size = 0
         for row in rows.tolist():
             media = self._decode(row)
@@ -349,7 +349,7 @@ class UnitMeasurer:
         if held:
             yield np.array(sorted(held), dtype=np.int64), held
 
-    def _decode(self, row: int) -> Decoded:
+    def _decode(self, row: int) -> DecodedMedia:
         """One pass over the row's media for everything that it may still reach."""
         plans: dict[str, FramePlan] = {}
         observers: dict[str, StreamObserver] = {}
@@ -366,7 +366,7 @@ class UnitMeasurer:
                 observers[name] = annotator.observer()  # type: ignore[attr-defined]
         refs = self.refs(row)
         if not refs:
-            return Decoded(error="no_medium: the sample names none")
+            return DecodedMedia(error="no_medium: the sample names none")
         if len(refs) > 1:
             # Images of one sample differ in shape; only the same shape can stand in one array.
             plans = {name: FramePlan("middle", plan.size, "skew") for name, plan in plans.items()}
@@ -405,10 +405,10 @@ class UnitMeasurer:
         self.fresh = 0
 
 
-def _joined(parts: Sequence[Decoded]) -> Decoded:
+def _joined(parts: Sequence[DecodedMedia]) -> DecodedMedia:
     """Several images of one sample as one: their frames one after another."""
     frames = {}
     for name in parts[0].frames:
         pixels = np.concatenate([part.frames[name].pixels for part in parts])
         frames[name] = Frames(pixels, np.arange(len(pixels), dtype=np.float64))
-    return Decoded(header={**parts[0].header, "images": len(parts)}, frames=frames)
+    return DecodedMedia(header={**parts[0].header, "images": len(parts)}, frames=frames)

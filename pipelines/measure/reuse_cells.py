@@ -32,7 +32,7 @@ def copy_stored_cells(run: Run, steps: tuple[Step, ...], units: list[str]) -> in
     wanted: list[tuple[str, str, str]] = []
     stored = {}
     for annotator in ordered(steps):
-        if folders := set(storage.folders(Cells(run.store, annotator, resolved.makers[annotator]).folder)):
+        if folders := set(storage.list_folders(Cells(run.store, annotator, resolved.makers[annotator]).folder)):
             stored[annotator] = folders
     # Hashing every sample's content is for a store that could give something.
     sets = {name: _unitsets(run, name) for name in units} if stored else {}

@@ -53,7 +53,7 @@ def materialize(mixture: Mixture, *, runner: Runner = LOCAL, quiet: bool = False
     tasks = [f"{first}-{min(first + size, count)}" for first in range(0, count, size)]
 
     def done() -> int:
-        return sum(name.endswith(".tar") for name in storage.names(folder))
+        return sum(name.endswith(".tar") for name in storage.list_names(folder))
 
     with progress.watch("materialize", count, done, what="shards", quiet=quiet):
         task = functools.partial(copy_shards, mixture.uri)

@@ -62,7 +62,11 @@ def _check_folder(out: str, replace: bool) -> None:
         return
     if storage.is_file(out):
         raise ConfigError("this is a file, not a folder", where=out)
-    found = [name for name in (*storage.names(out), *storage.folders(out)) if name not in ("work", "members.parquet")]
+    found = [
+        name
+        for name in (*storage.list_names(out), *storage.list_folders(out))
+        if name not in ("work", "members.parquet")
+    ]
     if found:
         raise ConfigError(
             f"this folder holds something that is no mixture ({found[0]}, …)", where=out, hint="give a new --out"

@@ -147,7 +147,7 @@ def _write_data(finished: JudgedRun, rows: ReportRows, media: Thumbnails, work: 
 
 
 def _shards(finished: JudgedRun) -> list[str]:
-    names = storage.names(finished.run.at("shards"))
+    names = storage.list_names(finished.run.at("shards"))
     return [name.removesuffix(".card.json") for name in names if name.endswith(".card.json")]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra import progress, storage
-from infra.hashing import draws
+from infra.hashing import draw_integers
 from infra.media.decoder import Decoder
 from infra.media.interface import FramePlan, Frames, MediaRef
 from pipelines.core.finished_run import JudgedRun
@@ -99,7 +99,7 @@ def drawn(rows: ReportRows, able: NDArray[np.bool_], seed: int, purpose: str, mo
     """bool (n,): of each (outcome, filter) the `most` rows with the smallest keyed draws."""
     found = np.zeros(len(rows), dtype=bool)
     where = np.flatnonzero(able)
-    lots = draws(seed, [rows.keys[row] for row in where.tolist()], purpose)
+    lots = draw_integers(seed, [rows.keys[row] for row in where.tolist()], purpose)
     group = np.array([f"{o}/{b}" for o, b in zip(rows.outcome[where], rows.by[where], strict=True)], dtype=object)
     for name in sorted(set(group.tolist())):
         mine = np.flatnonzero(group == name)

@@ -38,7 +38,7 @@ def find(folders: Sequence[str]) -> DiscoveredRuns:
                 runs.add(folder)
             elif is_mixture(folder):
                 mixtures.add(folder)
-            elif "cells" in (names := storage.folders(folder)):
+            elif "cells" in (names := storage.list_folders(folder)):
                 stores.add(folder)
             else:
                 stack += [storage.join(folder, name) for name in names if name[0] != "." and not _link(folder, name)]

@@ -27,7 +27,7 @@ def as_in(uri: str, table: pa.Table) -> bytes:
     with storage.open_read(uri) as file:
         told = pq.ParquetFile(file).metadata.metadata
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(told[b"ARROW:schema"])))
-    fingerprint, _, retry = tables.footer(uri) or ("", 0, False)
+    fingerprint, _, retry = tables.read_footer(uri) or ("", 0, False)
     return tables.to_bytes(table.cast(schema.remove_metadata()), fingerprint=fingerprint, retry=retry)
 
 

@@ -55,7 +55,7 @@ class ShardPlan:
 def _need_plan(run: Run) -> None:
     """Plan again where RUN/work was cleared; it comes to the same, which is held against the shards below."""
     names = [unit.name for unit in need_manifest(run.out, "verdicts").units]
-    plans = set(storage.names(run.work("export")))
+    plans = set(storage.list_names(run.work("export")))
     if storage.is_file(run.work("export-layout.json")) and {f"{name}.parquet" for name in names} <= plans:
         return
     for name in names:

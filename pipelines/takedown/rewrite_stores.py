@@ -26,8 +26,8 @@ def erase(uri: str, ids: Sequence[str], sets: Mapping[str, str], *, dry_run: boo
     """
     gone = parts = 0
     wanted = pa.array([bytes.fromhex(value) for value in ids], ID)
-    for annotator in storage.folders(storage.join(uri, "cells")):
-        for maker in storage.folders(storage.join(uri, "cells", annotator)):
+    for annotator in storage.list_folders(storage.join(uri, "cells")):
+        for maker in storage.list_folders(storage.join(uri, "cells", annotator)):
             cells = Cells(uri, annotator, maker)
             for unitset, name in cells.parts():
                 place = storage.join(cells.folder, unitset, name)

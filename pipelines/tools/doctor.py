@@ -208,7 +208,7 @@ def _torch(needs: Requirements) -> DoctorFinding:
     wanted = "models" in needs.extras
     fix = _INSTALL.format("[models]")
     try:
-        torch = models.torch("doctor")
+        torch = models.import_torch("doctor")
     except MissingExtra as error:
         return DoctorFinding("torch", False, wanted, error.what, fix)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -391,7 +391,7 @@ def _clip(name: str, settings: Any) -> list[DoctorFinding]:
 
 def _cached(source: models.ClipSource) -> bool:
     """Whether the weights of a tag or hub model lie in the hub's cache. Raises ConfigError for an unknown tag."""
-    hub = models.open_clip("doctor").pretrained
+    hub = models.import_open_clip("doctor").pretrained
     if source.model.startswith("hf-hub:"):
         repository = source.model.removeprefix("hf-hub:")
     else:

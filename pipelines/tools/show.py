@@ -12,7 +12,7 @@ from rich.text import Text
 
 from infra import storage, tables
 from infra.commit import need_manifest
-from infra.hashing import draws
+from infra.hashing import draw_integers
 from pipelines.core.console import open_console, print_text
 
 
@@ -33,7 +33,7 @@ def run(folder: str, *, count: int, kind: str | None, rejected: bool) -> list[di
 
 
 def _lowest_draws(keys: list[str], count: int) -> list[int]:
-    return list(np.argsort(draws(0, keys, "show"), kind="stable")[:count].tolist())
+    return list(np.argsort(draw_integers(0, keys, "show"), kind="stable")[:count].tolist())
 
 
 def show(rows: list[dict[str, Any]], folder: str) -> None:

@@ -248,7 +248,7 @@ def _table_texts(uri: str, column: str) -> Iterator[str | None]:
 
 def _map(plan: VocabularyJob, runner: Runner, quiet: bool) -> dict[str, int]:
     folder = storage.join(plan.work, "words")
-    with progress.watch("vocab", len(plan.pieces), lambda: len(storage.names(folder)), what="pieces", quiet=quiet):
+    with progress.watch("vocab", len(plan.pieces), lambda: len(storage.list_names(folder)), what="pieces", quiet=quiet):
         task = functools.partial(count_piece, plan)
         return beam.run_tasks("vocab", task, plan.names, storage.join(plan.work, "counters.json"), runner)
 

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from infra.config import Strict
 from infra.errors import ConfigError
-from infra.vocabulary import BREAK, Case, spaced, stream
+from infra.vocabulary import BREAK, Case, pad_words, split_texts
 
 _WORDS = pa.schema([("word", pa.string()), ("count", pa.int64())])
 _PAIRS = pa.schema([("first", pa.string()), ("second", pa.string()), ("count", pa.int64())])
@@ -72,7 +72,7 @@ class NgramCounts:
 def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) -> NgramCounts:
     """Count the words and pairs of some texts. No pair crosses from one text to the next."""
     rows = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
-    tokens = stream(rows, case)
+    tokens = split_texts(rows, case)
     if not tokens:
         return merge([])
     found: dict[str, int] = {}
@@ -144,7 +144,7 @@ def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[st
     numbers = [str(n) for n in range(100)] if settings.numbers else []
     entries: dict[str, str] = {}
     for entry in [*numbers, *found]:
-        entries.setdefault(spaced(entry, settings.case), entry)
+        entries.setdefault(pad_words(entry, settings.case), entry)
     return list(entries.values())
 
 

@@ -53,7 +53,7 @@ def load(path: Path, *, state_only: bool = False) -> tuple[dict[str, Any], dict[
     """
     from safetensors import SafetensorError, safe_open
 
-    models.torch("training")
+    models.import_torch("training")
     hint = "move it away to begin anew"
     try:
         with safe_open(path, framework="pt") as file:
@@ -80,7 +80,7 @@ def restore(model: VideoLanguageModel, optimizer: Any | None, tensors: Mapping[s
 
     Raises StageError when a name or shape is not this model's.
     """
-    torch = models.torch()
+    torch = models.import_torch()
     known = {name: parameter for part in PARTS for name, parameter in model.parameters(part)}
     for full, value in tensors.items():
         is_state = full.startswith(OPTIMIZER)

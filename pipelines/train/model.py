@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from infra import models
 from infra.commit import read_json
 from infra.errors import ConfigError, MissingExtra, StageError
-from infra.hashing import draws
+from infra.hashing import draw_integers
 from mixtures.reading import apollo
 from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX
 from mixtures.reading.contract import Contract
@@ -37,12 +37,12 @@ def transformers() -> Any:
 
     It imports torchvision where that is installed, so that has to come in by the door that mends it.
     """
-    models.torch("training")
+    models.import_torch("training")
     for name in ("transformers", "safetensors"):
         if importlib.util.find_spec(name) is None:
             raise MissingExtra(name, "train", "training")
     if importlib.util.find_spec("torchvision") is not None:
-        models.torchvision()
+        models.import_torchvision()
     module = importlib.import_module("transformers")
     module.utils.logging.disable_progress_bar()
     return module
@@ -138,7 +138,7 @@ class VideoLanguageModel:
         vision_input: per sample one tensor an encoder, (clips, C, T, H, W) for one of videos and (clips, T, C, H, W)
         for one of frames; texts have none.
         """
-        torch = models.torch()
+        torch = models.import_torch()
         pieces = []
         for i, encoder in enumerate(self.encoders):
             seen = [given[i].transpose(1, 2) if encoder.video else given[i] for given in vision_input if len(given)]
@@ -147,7 +147,7 @@ class VideoLanguageModel:
 
     def _connect(self, clips: Sequence[Tensor]) -> Any:
         """The same clips for each encoder to (n, tokens, width of the language model)."""
-        torch = models.torch()
+        torch = models.import_torch()
         trains = any(parameter.requires_grad for parameter in self.modules["vision"].parameters())
         with torch.set_grad_enabled(trains):
             pairs = zip(self.encoders, clips, strict=True)
@@ -163,7 +163,7 @@ class VideoLanguageModel:
         batch: input_ids, labels and attention_mask (n, L), vision_input as for `resampled`.
         Raises StageError when a sample has not as many places for visual tokens as its media make.
         """
-        torch = models.torch()
+        torch = models.import_torch()
         language = self.modules["language"]
         ids, labels = batch["input_ids"], batch["labels"][:, 1:]
         places = ids == X_TOKEN_INDEX
@@ -191,7 +191,7 @@ def _to_grid(features: Any, grid: tuple[int, int, int]) -> Any:
     """(n, time, rows, columns, width) to (n, *grid, width), linearly in all three."""
     if tuple(features.shape[1:4]) == grid:
         return features
-    functional = models.torch().nn.functional
+    functional = models.import_torch().nn.functional
     moved = functional.interpolate(features.movedim(-1, 1), size=grid, mode="trilinear", align_corners=False)
     return moved.movedim(1, -1)
 
@@ -205,7 +205,7 @@ def build(
     frames: of a clip. tokens: that a clip becomes. encode_batch: 25 in the released config.
     Raises ConfigError for a folder that holds no such model, MissingExtra.
     """
-    nn = models.torch("training").nn
+    nn = models.import_torch("training").nn
     language = _load("AutoModelForCausalLM", language_model)
     encoders = tuple(load_encoder(path, frames) for path in vision_encoders)
     grids = [encoder.grid(frames) for encoder in encoders]
@@ -226,7 +226,7 @@ def make_connector(shape: Connector, channels: int, width: int, times: int, toke
 
     The embedding of time is ours and begins at zero: an encoder of single frames does not know their order.
     """
-    torch = models.torch("training")
+    torch = models.import_torch("training")
     transformers()
     idefics2: Any = importlib.import_module("transformers.models.idefics2.modeling_idefics2")
     config = idefics2.Idefics2PerceiverConfig(
@@ -234,7 +234,7 @@ def make_connector(shape: Connector, channels: int, width: int, times: int, toke
         resampler_head_dim=shape.head_size, num_key_value_heads=shape.key_heads,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(draws(seed, ["connector"], "train")[0] >> 1))
+        torch.manual_seed(int(draw_integers(seed, ["connector"], "train")[0] >> 1))
         made = torch.nn.ModuleDict(
             {
                 "project": torch.nn.Linear(channels, width),
@@ -304,7 +304,7 @@ def to_device(batch: Mapping[str, Any], device: Any) -> dict[str, Any]:
 
 def _load(kind: str, path: str) -> Any:
     """A model from a folder, in float32; nothing is fetched, and no code in the folder is run."""
-    torch = models.torch("training")
+    torch = models.import_torch("training")
     if not (Path(path) / "config.json").is_file():
         raise ConfigError("there is no model here", where=path, hint="a folder with config.json and model.safetensors")
     auto = getattr(transformers(), kind)

@@ -34,7 +34,7 @@ class Ranks:
         """Every rank's list, joined in the order of ranks; on rank 0, elsewhere []."""
         if self.world == 1:
             return value
-        distributed = models.torch().distributed
+        distributed = models.import_torch().distributed
         found: list[Any] | None = [None] * self.world if self.rank == 0 else None
         distributed.gather_object(value, found)
         return [item for part in found or [] for item in part]
@@ -43,7 +43,7 @@ class Ranks:
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the other processes, where torchrun has started several."""
-    torch = models.torch("training")
+    torch = models.import_torch("training")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = models.check_device("cuda" if device == "cuda" else "cpu")
@@ -98,7 +98,7 @@ def begin(model: VideoLanguageModel, peak: Mapping[str, float], settings: Optimi
 
     Frozen parts are in evaluation mode: nothing is dropped out of what does not learn.
     """
-    torch = models.torch()
+    torch = models.import_torch()
     groups = []
     for part in PARTS:
         trains = peak[part] > 0
@@ -123,7 +123,7 @@ def step(
 
     sums: this rank's (sum of losses, labelled tokens). Returns loss, tokens, grad_norm (before clipping).
     """
-    torch = models.torch()
+    torch = models.import_torch()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     device = parameters[0].device
     total = torch.tensor([sums[0], float(sums[1])], dtype=torch.float64, device=device)
@@ -152,7 +152,7 @@ def step(
 
 def _sum_over_ranks(gradients: list[Any]) -> None:
     """Sum gradients over all ranks in place, many in one call."""
-    torch = models.torch()
+    torch = models.import_torch()
     while gradients:
         size, count = 0, 0
         while count < len(gradients) and (count == 0 or size + gradients[count].numel() <= BUCKET):

@@ -17,9 +17,9 @@ from typing import Any
 
 from infra import models, storage
 from infra.commit import lock, read_json
-from infra.config import Document, read_document, validate
+from infra.config import ConfigDocument, read_document, validate
 from infra.errors import ConfigError
-from infra.hashing import canonical_json, draws, file_sha256, fingerprint
+from infra.hashing import canonical_json, draw_integers, file_sha256, fingerprint
 from infra.progress import watch
 from mixtures.loader import Loader
 from mixtures.reading.apollo_stages import STAGES
@@ -72,8 +72,8 @@ def run(path: str, *, out: str | None = None, quiet: bool = False) -> dict[str, 
     """
     document = read_document(path)
     if out is not None:
-        document = Document(document.path, {**document.data, "out": out}, document.lines)
-    settings = validate(document, Training, document.data)
+        document = ConfigDocument(document.path, {**document.content, "out": out}, document.lines)
+    settings = validate(document, Training, document.content)
     if not storage.is_local(settings.out):
         raise ConfigError("a training's folder has to be on a file system", where=document.where(("out",)))
     transformers()
@@ -89,7 +89,7 @@ class Trainer:
     weights trained up to the end of a stage. OUT/loss.png: the curve, where matplotlib is installed.
     """
 
-    def __init__(self, settings: Training, document: Document, ranks: Ranks, quiet: bool) -> None:
+    def __init__(self, settings: Training, document: ConfigDocument, ranks: Ranks, quiet: bool) -> None:
         self.settings, self.document, self.ranks, self.quiet = settings, document, ranks, quiet
         self.out = storage.local_path(settings.out)
         mixtures = self._mixtures()
@@ -257,7 +257,7 @@ class Trainer:
         self, stage: PlannedStage, step: int, optimizer: Any, reads: Iterator[Any]
     ) -> tuple[dict[str, Any], list[str]]:
         """One step of the optimizer; returns what the log tells of it, and the keys of all ranks' samples."""
-        torch = models.torch()
+        torch = models.import_torch()
         half = torch.autocast(
             self.ranks.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"
         )
@@ -268,7 +268,7 @@ class Trainer:
                 continue
             # Dropout is drawn from the seed for each pass, so a training that goes on draws the same.
             name = f"{stage.name}/{step}/{self.ranks.rank}/{i}"
-            torch.manual_seed(int(draws(self.settings.seed, [name], "train")[0] >> 1))
+            torch.manual_seed(int(draw_integers(self.settings.seed, [name], "train")[0] >> 1))
             keys += read["keys"]
             with half:
                 loss, count = self.model.loss(to_device(read, self.ranks.device))

@@ -18,7 +18,7 @@ from annotators.alignment import Alignment, AlignmentSettings, VideoAlignment
 from annotators.interface import Annotator
 from infra import models
 from infra.errors import ConfigError
-from infra.media.interface import Decoded, Frames
+from infra.media.interface import DecodedMedia, Frames
 
 torch = pytest.importorskip("torch")
 
@@ -39,7 +39,7 @@ def make(folder: Path, spoil: float | None = None, **preprocess: Any) -> Path:
     from safetensors.torch import save_file
 
     torch.manual_seed(3)
-    model = models.open_clip().CLIP(**TINY)
+    model = models.import_open_clip().CLIP(**TINY)
     if spoil is not None:
         with torch.no_grad():
             model.visual.proj.fill_(spoil)
@@ -52,11 +52,13 @@ def picture(seed: int, high: int = 48, wide: int = 64) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (high, wide, 3), dtype=np.uint8)
 
 
-def decoded(name: str, *pictures: np.ndarray) -> Decoded:
-    return Decoded(frames={name: Frames(np.stack(pictures), np.arange(len(pictures), dtype=np.float64))})
+def decoded(name: str, *pictures: np.ndarray) -> DecodedMedia:
+    return DecodedMedia(frames={name: Frames(np.stack(pictures), np.arange(len(pictures), dtype=np.float64))})
 
 
-def measure(annotator: Alignment | VideoAlignment, texts: list[str | None], media: list[Decoded | None]) -> pa.Table:
+def measure(
+    annotator: Alignment | VideoAlignment, texts: list[str | None], media: list[DecodedMedia | None]
+) -> pa.Table:
     chunk = pa.table({"key": [str(i) for i in range(len(media))], "clean.text": pa.array(texts, pa.string())})
     table = annotator.measure(chunk, media)
     assert table.column_names == [*annotator.columns, "error"]
@@ -72,7 +74,7 @@ def reference(folder: Path, pixels: np.ndarray, text: str) -> float:
     """open_clip used as its own documentation shows it."""
     from PIL import Image
 
-    clip = models.open_clip()
+    clip = models.import_open_clip()
     model, _, preprocess = clip.create_model_and_transforms(f"local-dir:{folder}")
     tokens = clip.get_tokenizer(f"local-dir:{folder}")([text])
     with torch.no_grad():
@@ -108,7 +110,7 @@ def test_scores_are_rounded_cosines_of_text_and_picture(tiny: Path) -> None:
 
 def test_a_multi_image_has_the_mean_of_its_pictures_scores(tiny: Path) -> None:
     annotator, pictures = Alignment(local(tiny)), [picture(s) for s in (1, 2, 3)]
-    media: list[Decoded | None] = [decoded("alignment", *pictures), *(decoded("alignment", p) for p in pictures)]
+    media: list[DecodedMedia | None] = [decoded("alignment", *pictures), *(decoded("alignment", p) for p in pictures)]
     whole, *single = measure(annotator, ["a fish"] * 4, media).column("score").to_pylist()
     assert whole == pytest.approx(np.mean(single), abs=1e-6)
 
@@ -127,7 +129,7 @@ def test_pooled_frames_are_averaged_as_unit_vectors(tiny: Path) -> None:
 def test_a_row_does_not_depend_on_its_neighbours(tiny: Path, seeds: list[int], batch: int, data: st.DataObject) -> None:
     annotator = Alignment(local(tiny, batch=batch))
     texts: list[str | None] = [f"a thing number {s}" for s in seeds]
-    media: list[Decoded | None] = [decoded("alignment", picture(s)) for s in seeds]
+    media: list[DecodedMedia | None] = [decoded("alignment", picture(s)) for s in seeds]
     row = data.draw(st.integers(0, len(seeds) - 1))
     together = measure(annotator, texts, media).slice(row, 1)
     assert together.to_pylist() == measure(annotator, [texts[row]], [media[row]]).to_pylist()
@@ -144,8 +146,15 @@ def test_a_model_that_gives_no_vector_gives_no_score(spoil: float, kind: type, t
 
 def test_rows_without_text_or_picture_are_errors(tiny: Path) -> None:
     good, empty = decoded("alignment", picture(1)), decoded("alignment", picture(1))
-    nothing = Decoded(frames={"alignment": Frames(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0))})
-    media: list[Decoded | None] = [good, empty, Decoded(error="decode: broken"), None, nothing, Decoded()]
+    nothing = DecodedMedia(frames={"alignment": Frames(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0))})
+    media: list[DecodedMedia | None] = [
+        good,
+        empty,
+        DecodedMedia(error="decode: broken"),
+        None,
+        nothing,
+        DecodedMedia(),
+    ]
     table = measure(Alignment(local(tiny)), [None, "", "a ball", "a ball", "a ball", "a ball"], media)
     errors = table.column("error").to_pylist()
     assert [e.split(":")[0] for e in errors] == ["no_text", "no_text", "decode", "no_media", "no_frames", "no_frames"]
@@ -199,12 +208,12 @@ def test_a_video_text_model_sees_the_frames_in_order(video_text: dict[str, Any])
     annotator = VideoAlignment(AlignmentSettings(engine="video_text", video_text=video_text))
     assert (annotator.plan.size, annotator.plan.count) == (24, 8)
     frames = [picture(s, 24, 43) // (s + 1) for s in range(3)]
-    media: list[Decoded | None] = [decoded("video_alignment", *frames), decoded("video_alignment", *frames[::-1])]
+    media: list[DecodedMedia | None] = [decoded("video_alignment", *frames), decoded("video_alignment", *frames[::-1])]
     table = measure(annotator, ["a boat", "a boat"], media)
     forwards, backwards = table.column("score").to_pylist()
     assert forwards != backwards
     cut = np.stack([f[:, 9:33] for f in frames])
-    tokens = models.open_clip().tokenize(["a boat"], context_length=16)
+    tokens = models.import_open_clip().tokenize(["a boat"], context_length=16)
     model = Tiny()
     with torch.no_grad():
         video, text = model.encode_video(torch.from_numpy(cut)[None])[0], model.encode_text(tokens)[0]
@@ -215,7 +224,10 @@ def test_a_video_text_model_sees_the_frames_in_order(video_text: dict[str, Any])
 def test_a_video_text_model_may_fail_on_one_row(video_text: dict[str, Any]) -> None:
     annotator = VideoAlignment(AlignmentSettings(engine="video_text", video_text=video_text))
     black = np.zeros((30, 24, 3), np.uint8)
-    media: list[Decoded | None] = [decoded("video_alignment", black), decoded("video_alignment", picture(1, 12, 12))]
+    media: list[DecodedMedia | None] = [
+        decoded("video_alignment", black),
+        decoded("video_alignment", picture(1, 12, 12)),
+    ]
     errors = measure(annotator, ["a boat", "a boat"], media).column("error").to_pylist()
     assert errors[0].startswith("model:")
     assert errors[1] is None

@@ -8,7 +8,7 @@ import pytest
 from annotators.facts import Facts
 from annotators.interface import Annotator
 from infra.media.decoder import Decoder
-from infra.media.interface import Decoded, MediaRef
+from infra.media.interface import DecodedMedia, MediaRef
 from tests.infra.media.clips import arrow, encoded, write_video
 
 
@@ -17,7 +17,7 @@ def rows(count: int) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> list[Decoded]:
+def media(tmp_path_factory: pytest.TempPathFactory) -> list[DecodedMedia]:
     from PIL import Image
 
     folder: Path = tmp_path_factory.mktemp("media")
@@ -37,7 +37,7 @@ def test_it_is_an_annotator() -> None:
     assert Facts().fingerprint_inputs() == {}
 
 
-def test_facts_of_each_kind(media: list[Decoded]) -> None:
+def test_facts_of_each_kind(media: list[DecodedMedia]) -> None:
     video, image, broken = Facts().measure(rows(3), media).to_pylist()
     size = video.pop("bytes")
     assert 800 < size < 20000
@@ -70,7 +70,7 @@ def test_facts_of_each_kind(media: list[Decoded]) -> None:
     assert {name: value for name, value in broken.items() if value is not None} == {"error": "empty: 0 bytes"}
 
 
-def test_columns_are_as_declared_and_rows_stand_alone(media: list[Decoded]) -> None:
+def test_columns_are_as_declared_and_rows_stand_alone(media: list[DecodedMedia]) -> None:
     together = Facts().measure(rows(3), media)
     assert together.schema == pa.schema([*Facts.columns.items(), ("error", pa.string())])
     for i, medium in enumerate(media):
@@ -78,8 +78,8 @@ def test_columns_are_as_declared_and_rows_stand_alone(media: list[Decoded]) -> N
     assert Facts().measure(rows(0), []).schema == together.schema
 
 
-def test_several_images_and_none_at_all(media: list[Decoded]) -> None:
-    several = Decoded(header={**media[1].header, "images": 3})
+def test_several_images_and_none_at_all(media: list[DecodedMedia]) -> None:
+    several = DecodedMedia(header={**media[1].header, "images": 3})
     found = Facts().measure(rows(2), [several, None]).to_pylist()
     assert found[0]["images"] == 3
     assert found[1]["error"] == "not_opened"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from annotators.fingerprint import Fingerprint, FingerprintSettings
 from annotators.interface import Annotator
-from infra.media.interface import Decoded, Frames
+from infra.media.interface import DecodedMedia, Frames
 
 
 def photo(seed: int, high: int = 180, wide: int = 240) -> np.ndarray:
@@ -26,12 +26,12 @@ def photo(seed: int, high: int = 180, wide: int = 240) -> np.ndarray:
     return np.asarray(cv2.resize(small, (wide, high), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def decoded(*pictures: np.ndarray) -> Decoded:
+def decoded(*pictures: np.ndarray) -> DecodedMedia:
     frames = Frames(np.stack(pictures), np.arange(len(pictures), dtype=np.float64))
-    return Decoded(frames={"fingerprint": frames})
+    return DecodedMedia(frames={"fingerprint": frames})
 
 
-def measure(annotator: Fingerprint, *media: Decoded | None) -> pa.Table:
+def measure(annotator: Fingerprint, *media: DecodedMedia | None) -> pa.Table:
     chunk = pa.table({"key": [str(i) for i in range(len(media))]})
     table = annotator.measure(chunk, media)
     assert table.column_names == [*annotator.columns, "error"]
@@ -117,8 +117,10 @@ def test_a_row_does_not_depend_on_its_neighbours(seeds: list[int], data: st.Data
 
 
 def test_what_was_not_decoded_is_an_error_and_has_no_values() -> None:
-    empty = Decoded(frames={"fingerprint": Frames(np.zeros((0, 64, 64, 3), np.uint8), np.zeros(0))})
-    table = measure(Fingerprint(FingerprintSettings()), Decoded(error="decode: broken"), None, Decoded(), empty)
+    empty = DecodedMedia(frames={"fingerprint": Frames(np.zeros((0, 64, 64, 3), np.uint8), np.zeros(0))})
+    table = measure(
+        Fingerprint(FingerprintSettings()), DecodedMedia(error="decode: broken"), None, DecodedMedia(), empty
+    )
     assert table.column("error").to_pylist()[0] == "decode: broken"
     assert table.column("error").null_count == 0
     assert all(table.column(name).null_count == 4 for name in Fingerprint.columns)

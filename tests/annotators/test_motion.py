@@ -29,7 +29,7 @@ from annotators.motion import (
     displacement,
     spans,
 )
-from infra.media.interface import Decoded
+from infra.media.interface import DecodedMedia
 
 WIDTH, HEIGHT, RATE = 320, 240, 25
 DIAGONAL = math.hypot(WIDTH, HEIGHT)
@@ -158,11 +158,11 @@ def test_what_cannot_be_compared_is_an_error_and_no_score() -> None:
 def test_measure_carries_scores_and_errors_row_by_row() -> None:
     annotator: StreamAnnotator = Motion()
     media = [
-        Decoded(streams={"motion": {"score": 0.1, "method": "flow", "frames": 3}}),
+        DecodedMedia(streams={"motion": {"score": 0.1, "method": "flow", "frames": 3}}),
         None,
-        Decoded(error="decode: truncated"),
-        Decoded(),
-        Decoded(streams={"motion": {"error": "no_motion: single frame"}}),
+        DecodedMedia(error="decode: truncated"),
+        DecodedMedia(),
+        DecodedMedia(streams={"motion": {"error": "no_motion: single frame"}}),
     ]
     chunk = pa.table({"key": list("abcde"), "modality": ["video"] * 5})
     table = annotator.measure(chunk, media)

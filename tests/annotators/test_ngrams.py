@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from annotators.interface import Annotator
 from annotators.ngrams import Matcher, Ngrams, NgramsSettings
 from infra.errors import ConfigError
-from infra.vocabulary import spaced
+from infra.vocabulary import pad_words
 
 
 def plain(entries, texts, case):
     """`entry in text`, all against all; of entries that come to the same words only the first."""
-    needles = [spaced(entry, case) for entry in entries]
+    needles = [pad_words(entry, case) for entry in entries]
     first = [needles.index(needle) == i for i, needle in enumerate(needles)]
     return [
-        [i for i, needle in enumerate(needles) if first[i] and needle in spaced(text or "", case)] for text in texts
+        [i for i, needle in enumerate(needles) if first[i] and needle in pad_words(text or "", case)] for text in texts
     ]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from annotators import ocr
 from annotators.interface import FrameAnnotator
 from annotators.overlay import Line, Overlay, OverlaySettings, clean, covered, look, placed_like_overlay, transcript
-from infra.media.interface import Decoded, Frames
+from infra.media.interface import DecodedMedia, Frames
 
 data = pytest.importorskip("skimage.data")
 WHITE, BLACK, YELLOW = (255, 255, 255), (0, 0, 0), (255, 230, 40)
@@ -200,8 +200,8 @@ def test_rows_stand_alone_and_errors_are_not_scores() -> None:
     annotator = Overlay()
     assert isinstance(annotator, FrameAnnotator)
     assert annotator.plan.count == 2 * annotator.settings.frames and annotator.plan.fit == "long"
-    clip, still = Decoded(frames={"overlay": _clip(_subtitle)}), Decoded(frames={"overlay": _clip(_nothing)})
-    media = [clip, Decoded(error="codec: broken"), still, Decoded(), clip]
+    clip, still = DecodedMedia(frames={"overlay": _clip(_subtitle)}), DecodedMedia(frames={"overlay": _clip(_nothing)})
+    media = [clip, DecodedMedia(error="codec: broken"), still, DecodedMedia(), clip]
     chunk = pa.table({"key": list("abcde"), "modality": ["video"] * 5, "text": [""] * 5})
     got = annotator.measure(chunk, media)
     assert got.schema.names == [*Overlay.columns, "error"]

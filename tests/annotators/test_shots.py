@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from annotators.interface import StreamAnnotator
 from annotators.shots import Shots, ShotsObserver, Small, difference
 from infra.media.decoder import Decoder
-from infra.media.interface import Decoded, MediaRef
+from infra.media.interface import DecodedMedia, MediaRef
 from tests.infra.media import clips
 
 WIDTH, HEIGHT, RATE = 96, 72, 24
@@ -222,7 +222,7 @@ def test_through_a_codec_and_the_decoder(tmp_path: Path) -> None:
 
 
 def test_a_decoder_that_watched_nothing_is_an_error() -> None:
-    assert Shots().measure(pa.table({"key": ["a"]}), [Decoded(header={})])["error"].to_pylist() == [
+    assert Shots().measure(pa.table({"key": ["a"]}), [DecodedMedia(header={})])["error"].to_pylist() == [
         "no_shots: no video stream"
     ]
 

@@ -57,9 +57,9 @@ def test_a_bug_stops_the_stage_with_its_name(tmp_path: Path) -> None:
 def test_the_runner_is_named_and_options_are_passed_on() -> None:
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-    runner, _ = beam.engine(beam.Runner())
+    runner, _ = beam.build_engine(beam.Runner())
     assert type(runner) is FnApiRunner
-    name, options = beam.engine(beam.Runner("FlinkRunner", options=("--flink_master=host:8081",)))
+    name, options = beam.build_engine(beam.Runner("FlinkRunner", options=("--flink_master=host:8081",)))
     assert name == "FlinkRunner" and options.get_all_options()["runner"] == "FlinkRunner"
     assert pickle.loads(pickle.dumps(beam.Runner(workers=3))) == beam.Runner(workers=3)
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from filters.resample import ResampleSettings as Resample
 from infra import config
-from infra.config import Config, Document, Strict, read_document, validate
+from infra.config import Config, ConfigDocument, Strict, read_document, validate
 from infra.errors import ConfigError
 
 BASE = """name: a
@@ -42,13 +42,13 @@ class Outer(Strict):
 
 def checked(text: str) -> Config:
     document = read_document("c.yaml", text)
-    return validate(document, Config, document.data)
+    return validate(document, Config, document.content)
 
 
 def failure(text: str, kind: type[Strict] = Config, place: config.Place = ()) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         document = read_document("c.yaml", text)
-        data = document.data
+        data = document.content
         for part in place:
             data = data[part]  # type: ignore[index]
         validate(document, kind, data, place)
@@ -60,14 +60,14 @@ def failure(text: str, kind: type[Strict] = Config, place: config.Place = ()) ->
 
 def test_a_document_is_what_yaml_says_with_a_line_for_every_key() -> None:
     document = read_document("c.yaml", "a:\n  b: [1,\n    2]\n\n  c: {d: x}\n")
-    assert document.data == {"a": {"b": [1, 2], "c": {"d": "x"}}}
+    assert document.content == {"a": {"b": [1, 2], "c": {"d": "x"}}}
     assert document.where(("a",)) == "c.yaml:1"
     assert document.where(("a", "b")) == "c.yaml:2"
     assert document.where(("a", "b", 1)) == "c.yaml:3"
     assert document.where(("a", "c", "d")) == "c.yaml:5"
     assert document.where(("a", "c", "nowhere", 7)) == "c.yaml:5"
     assert document.where(("z",)) == "c.yaml:1"
-    assert Document("f", {}, {}).where(("a",)) == "f"
+    assert ConfigDocument("f", {}, {}).where(("a",)) == "f"
 
 
 PLAIN = st.recursive(
@@ -84,7 +84,7 @@ PLAIN = st.recursive(
 def test_reading_is_pyyaml_s_safe_load(value: dict[str, Any], flow: bool) -> None:
     text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True)
     document = read_document("c.yaml", text)
-    assert document.data == yaml.safe_load(text)
+    assert document.content == yaml.safe_load(text)
     lines = text.splitlines()
     for key in value:
         number = int(document.where((key,)).rpartition(":")[2])
@@ -121,7 +121,7 @@ def test_aliases_that_multiply_are_stopped() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     with pytest.raises(ConfigError, match="100,000 values"):
         read_document("c.yaml", "\n".join(lines))
-    assert read_document("c.yaml", "a: &x {b: 1}\nc: *x\n").data == {"a": {"b": 1}, "c": {"b": 1}}
+    assert read_document("c.yaml", "a: &x {b: 1}\nc: *x\n").content == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 def test_an_empty_file_lacks_its_required_keys() -> None:
@@ -149,7 +149,7 @@ def test_variables_are_filled_in_values_once_and_only_there(monkeypatch: pytest.
     monkeypatch.setenv("ROOT", "/data")
     monkeypatch.setenv("TRICKY", "${ROOT}: [x]")
     text = "a: ${ROOT}/films\nb: ['${ROOT}${ROOT}', $ROOT, '$${ROOT}']\nc: ${TRICKY}\n${ROOT}: 1\n# ${UNSET}\n"
-    assert read_document("c.yaml", text).data == {
+    assert read_document("c.yaml", text).content == {
         "a": "/data/films",
         "b": ["/data/data", "$ROOT", "$/data"],
         "c": "${ROOT}: [x]",

@@ -67,16 +67,16 @@ def test_key_is_a_contract() -> None:
 
 def test_draws_are_uniform_and_a_function_of_seed_key_and_purpose() -> None:
     keys = [f"k{i}" for i in range(20_000)]
-    found = hashing.uniform(1, keys, "resample")
+    found = hashing.draw_fractions(1, keys, "resample")
     assert found.min() >= 0 and found.max() < 1
     # Kolmogorov–Smirnov at one in a thousand; and another seed or purpose has nothing to do with it.
     gap = np.abs(np.sort(found) - np.arange(len(found)) / len(found)).max()
     assert gap < 1.95 / math.sqrt(len(found))
-    for other in (hashing.uniform(2, keys, "resample"), hashing.uniform(1, keys, "mix")):
+    for other in (hashing.draw_fractions(2, keys, "resample"), hashing.draw_fractions(1, keys, "mix")):
         assert abs(np.corrcoef(found, other)[0, 1]) < 0.03
-    assert (hashing.uniform(1, keys[::-1], "resample")[::-1] == found).all()
-    assert (hashing.draws(1, ["a"], "x") == hashing.draws(1, ["b", "a"], "x")[1:]).all()
-    assert len(hashing.draws(1, [], "x")) == 0
+    assert (hashing.draw_fractions(1, keys[::-1], "resample")[::-1] == found).all()
+    assert (hashing.draw_integers(1, ["a"], "x") == hashing.draw_integers(1, ["b", "a"], "x")[1:]).all()
+    assert len(hashing.draw_integers(1, [], "x")) == 0
 
 
 def test_file_sha256(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(3)
-    model = models.open_clip().CLIP(**TINY)
+    model = models.import_open_clip().CLIP(**TINY)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
     return folder
@@ -79,7 +79,7 @@ def test_importing_the_module_loads_no_heavy_library() -> None:
 
 def test_torch_runs_on_one_thread() -> None:
     torch.set_num_threads(2)
-    assert models.torch().get_num_threads() == 1
+    assert models.import_torch().get_num_threads() == 1
 
 
 @pytest.mark.parametrize("package", ["torch", "torchvision", "open_clip"])
@@ -87,12 +87,12 @@ def test_a_missing_package_names_its_extra(package: str, monkeypatch: pytest.Mon
     real = models.importlib.util.find_spec
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None if name == package else real(name))
     with pytest.raises(MissingExtra, match=package) as caught:
-        models.open_clip("alignment")
+        models.import_open_clip("alignment")
     assert "[models]" in str(caught.value)
 
 
 def test_torchvision_transforms_work_whichever_build_is_installed() -> None:
-    resized = models.torchvision().transforms.Resize(4)(torch.zeros(3, 8, 16))
+    resized = models.import_torchvision().transforms.Resize(4)(torch.zeros(3, 8, 16))
     assert tuple(resized.shape) == (3, 4, 8)
 
 
@@ -186,14 +186,14 @@ def test_the_input_size_and_the_maker_need_no_torch(tiny_clip: Path) -> None:
         "import sys; from infra import models; "
         f"s = models.ClipSource('local-dir:{tiny_clip}'); "
         "print(models.clip_input_size(s), models.clip_input_size(models.ClipSource('ViT-L-14-336', 'openai')), "
-        "bool(models.clip_maker(s, 'cpu', 'float32', 1)), 'torch' in sys.modules)"
+        "bool(models.clip_fingerprint_inputs(s, 'cpu', 'float32', 1)), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["32", "336", "True", "False"], done.stderr
 
 
 def test_the_maker_holds_the_weights_and_no_path(tiny_clip: Path) -> None:
-    maker = models.clip_maker(models.ClipSource(f"local-dir:{tiny_clip}"), "cpu", "float32", 1)
+    maker = models.clip_fingerprint_inputs(models.ClipSource(f"local-dir:{tiny_clip}"), "cpu", "float32", 1)
     weights = (tiny_clip / "open_clip_model.safetensors").read_bytes()
     assert maker["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert str(tiny_clip.parent) not in json.dumps(maker)
@@ -201,8 +201,8 @@ def test_the_maker_holds_the_weights_and_no_path(tiny_clip: Path) -> None:
 
 def test_the_maker_tells_architectures_and_tags_apart(tiny_clip: Path) -> None:
     weights = str(tiny_clip / "open_clip_model.safetensors")
-    one = models.clip_maker(models.ClipSource("ViT-B-32", weights), "cpu", "float32", 1)
-    other = models.clip_maker(models.ClipSource("ViT-B-16", weights), "cpu", "float32", 1)
+    one = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-32", weights), "cpu", "float32", 1)
+    other = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-16", weights), "cpu", "float32", 1)
     assert one != other
     assert one["weights"] is None
 

@@ -32,14 +32,16 @@ def test_the_same_on_disk_and_behind_a_uri(place: str) -> None:
     assert storage.exists(uri) and storage.is_file(uri) and not storage.is_file(storage.join(place, "a"))
     assert storage.read_bytes(uri) == b"0123456789"
     assert storage.read_bytes(uri, 2, 3) == b"234" and storage.read_bytes(uri, 8, 9) == b"89"
-    assert list(storage.blocks(uri, 1, 7, size=3)) == [b"123", b"456", b"7"]
-    assert list(storage.blocks(uri, 1, size=8)) == [b"12345678", b"9"] and list(storage.blocks(uri, 3, 0)) == []
+    assert list(storage.read_blocks(uri, 1, 7, size=3)) == [b"123", b"456", b"7"]
+    assert (
+        list(storage.read_blocks(uri, 1, size=8)) == [b"12345678", b"9"] and list(storage.read_blocks(uri, 3, 0)) == []
+    )
     assert storage.sha256(uri, 2, 3) == hashlib.sha256(b"234").hexdigest()
     found = storage.list_files(place)
     assert [(entry.path, entry.size) for entry in found] == [("a/x", 10), ("b", 2)]
     assert [entry.path for entry in storage.list_files(uri)] == ["x"]
-    assert storage.names(place) == ["b"] and storage.names(storage.join(place, "no")) == []
-    assert storage.folders(place) == [".secret", "a"] and storage.folders(storage.join(place, "no")) == []
+    assert storage.list_names(place) == ["b"] and storage.list_names(storage.join(place, "no")) == []
+    assert storage.list_folders(place) == [".secret", "a"] and storage.list_folders(storage.join(place, "no")) == []
     storage.write_bytes(uri, b"new")
     assert storage.read_bytes(uri) == b"new"
     storage.remove(storage.join(place, "a"))

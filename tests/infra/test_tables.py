@@ -34,13 +34,13 @@ def test_equal_rows_are_equal_bytes_however_they_were_chunked(rows: list[dict[st
 
 def test_what_a_table_was_made_from_decides_whether_it_is_done(tmp_path: Path) -> None:
     uri = str(tmp_path / "u.parquet")
-    assert tables.footer(uri) is None and not tables.is_done(uri, "")
+    assert tables.read_footer(uri) is None and not tables.is_done(uri, "")
     table = pa.table({"a": [1, 2, 3]})
     tables.write(uri, table, fingerprint="one")
-    assert tables.footer(uri) == ("one", 3, False)
+    assert tables.read_footer(uri) == ("one", 3, False)
     assert tables.is_done(uri, "one") and not tables.is_done(uri, "two")
     tables.write(uri, table, fingerprint="one", retry=True)
-    assert tables.footer(uri) == ("one", 3, True) and not tables.is_done(uri, "one")
+    assert tables.read_footer(uri) == ("one", 3, True) and not tables.is_done(uri, "one")
     tables.write(uri, tables.read(uri).replace_schema_metadata(None), fingerprint="one")
     assert tables.is_done(uri, "one")
 

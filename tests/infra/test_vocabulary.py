@@ -26,25 +26,31 @@ def spaced_by_hand(text: str, case: str) -> str:
 
 @given(st.text(), st.sampled_from(["lower", "keep"]))
 def test_spaced_is_the_rule(text, case):
-    assert vocabulary.spaced(text, case) == (spaced_by_hand(text, case))
+    assert vocabulary.pad_words(text, case) == (spaced_by_hand(text, case))
 
 
 @given(st.lists(st.one_of(st.none(), st.text(alphabet="aΣσ .,\n\u2003É"))), st.sampled_from(["lower", "keep"]))
 def test_a_text_has_the_same_words_alone_and_among_others(texts, case):
-    together = vocabulary.stream(texts, case)
-    alone = [word for text in texts for word in [*vocabulary.words(text or "", case), vocabulary.BREAK]]
+    together = vocabulary.split_texts(texts, case)
+    alone = [word for text in texts for word in [*vocabulary.split_words(text or "", case), vocabulary.BREAK]]
     assert together == alone
 
 
 def test_words():
     text = "A \u00a0dog,  the U.S. flag\u3000and `code`; who?Me!\x85"
     expected = ["A", "dog", ",", "the", "U", ".", "S", ".", "flag", "and", "`", "code", "`", ";", "who", "?", "Me", "!"]
-    assert vocabulary.words(text, "keep") == expected
-    assert vocabulary.words(text, "lower") == [word.lower() for word in expected]
+    assert vocabulary.split_words(text, "keep") == expected
+    assert vocabulary.split_words(text, "lower") == [word.lower() for word in expected]
 
 
 def test_signs_that_are_not_separated_stay_with_their_word():
-    assert vocabulary.words('the "dog" (brown) don\'t re-run', "keep") == ["the", '"dog"', "(brown)", "don't", "re-run"]
+    assert vocabulary.split_words('the "dog" (brown) don\'t re-run', "keep") == [
+        "the",
+        '"dog"',
+        "(brown)",
+        "don't",
+        "re-run",
+    ]
 
 
 def test_a_metaclip_list_loads(tmp_path):

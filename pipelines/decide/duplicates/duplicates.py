@@ -121,7 +121,7 @@ def run(run: Run, units: Sequence[str], inputs: str) -> None:
         search.go("survivors", write_survivors, search.partition_names)
         for name in search.partition_names:
             uri = run.at("duplicates", f"{modality}-{name}.parquet")
-            found = tables.footer(uri)
+            found = tables.read_footer(uri)
             made.append(Unit(f"{modality}-{name}", found[1] if found else 0, storage.sha256(uri)))
     write_manifest(run.at("duplicates"), "duplicates", fingerprint([inputs, [u.sha256 for u in made]]), made)
 

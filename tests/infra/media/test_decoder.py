@@ -235,7 +235,7 @@ def test_packets_too_big_to_hold_are_read_twice(tmp_path, monkeypatch) -> None:
         seen = []
         for held in (2**20, 100):
             monkeypatch.setattr(module, "_HELD_BYTES", held)
-            opened = module.Clip(open_medium(video(path, **span), Limits()), video(path, **span), Limits())
+            opened = module.VideoReader(open_medium(video(path, **span), Limits()), video(path, **span), Limits())
             assert (opened.scan.packets is None) == (held == 100)
             seen.append([(time, frame.to_ndarray().tobytes()) for frame, time in opened.frames()])
         assert seen[0] == seen[1]

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef
-from infra.media.pixels import ByteRange, Guard, Limits, describe, fitted, on_white, open_medium, resized, targets
+from infra.media.pixels import (
+    ByteRange,
+    CodecGuard,
+    Limits,
+    blend_on_white,
+    describe,
+    fit_size,
+    open_medium,
+    plan_times,
+    resize,
+)
 
 
 @given(
@@ -54,7 +64,7 @@ def test_other_stores_are_read_too() -> None:
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000), st.sampled_from(["short", "long", "skew"]))
 def test_fitted(width: int, height: int, size: int, fit: str) -> None:
-    new_width, new_height = fitted(width, height, size, fit)  # type: ignore[arg-type]
+    new_width, new_height = fit_size(width, height, size, fit)  # type: ignore[arg-type]
     if fit == "skew":
         assert (new_width, new_height) == (size, size)
         return
@@ -80,7 +90,7 @@ plans = st.builds(
 
 @given(plans, st.floats(0, 100), st.integers(1, 60))
 def test_targets_ascend_within_the_duration_and_the_count(plan: FramePlan, duration: float, at_most: int) -> None:
-    times = targets(plan, duration, at_most)
+    times = plan_times(plan, duration, at_most)
     assert times == sorted(times)
     assert len(set(times)) == len(times) or duration == 0 or plan.times == "uniform"
     assert 1 <= len(times) <= max(1, min(plan.count, at_most)) or plan.times == "middle"
@@ -91,7 +101,7 @@ def test_targets_ascend_within_the_duration_and_the_count(plan: FramePlan, durat
 
 def test_targets_by_hand() -> None:
     def rate(duration: float, count: int, ends: bool, fps: float = 1.0) -> list[float]:
-        return targets(FramePlan("rate", 8, "short", count=count, fps=fps, ends=ends), duration, 1000)
+        return plan_times(FramePlan("rate", 8, "short", count=count, fps=fps, ends=ends), duration, 1000)
 
     last = float("inf")
     assert rate(3.0, 99, ends=False) == [0, 1, 2]
@@ -100,31 +110,31 @@ def test_targets_by_hand() -> None:
     assert rate(100.0, 3, ends=True) == [0, 50, last]
     assert rate(9.0, 5, ends=False) == [0, 2, 4, 6, 8]
     assert rate(0.0, 9, ends=True) == [0, last]
-    assert targets(FramePlan("uniform", 8, "short", count=4), 8.0, 1000) == [1, 3, 5, 7]
-    assert targets(FramePlan("middle", 8, "short"), 8.0, 1000) == [4]
+    assert plan_times(FramePlan("uniform", 8, "short", count=4), 8.0, 1000) == [1, 3, 5, 7]
+    assert plan_times(FramePlan("middle", 8, "short"), 8.0, 1000) == [4]
 
 
 def test_on_white() -> None:
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]]], dtype=np.uint8)
-    assert on_white(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 224, 255]]]
+    assert blend_on_white(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 224, 255]]]
 
 
 def test_resized_averages_areas() -> None:
     rng = np.random.default_rng(3)
     pixels = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
     blocks = pixels.reshape(6, 2, 10, 2, 3).mean(axis=(1, 3))
-    assert np.abs(resized(pixels, 10, 6).astype(float) - blocks).max() <= 0.5 + 1e-6
-    assert resized(pixels, 20, 12).tolist() == pixels.tolist()
+    assert np.abs(resize(pixels, 10, 6).astype(float) - blocks).max() <= 0.5 + 1e-6
+    assert resize(pixels, 20, 12).tolist() == pixels.tolist()
 
 
 def test_a_guard_turns_the_librarys_errors_and_only_those() -> None:
-    with pytest.raises(BadSample, match="decode: TypeError: odd"), Guard("decode"):
+    with pytest.raises(BadSample, match="decode: TypeError: odd"), CodecGuard("decode"):
         raise TypeError("odd")
-    with pytest.raises(BadSample, match="empty"), Guard("decode"):
+    with pytest.raises(BadSample, match="empty"), CodecGuard("decode"):
         raise BadSample("empty")
-    with pytest.raises(BadSample, match="memory"), Guard("decode"):
+    with pytest.raises(BadSample, match="memory"), CodecGuard("decode"):
         raise MemoryError
-    with pytest.raises(KeyboardInterrupt), Guard("decode"):
+    with pytest.raises(KeyboardInterrupt), CodecGuard("decode"):
         raise KeyboardInterrupt
 
 

@@ -27,7 +27,7 @@ def small() -> Any:
 
 @pytest.fixture(scope="module")
 def transformers() -> Any:
-    models.torchvision("tests")  # transformers imports it where it is installed
+    models.import_torchvision("tests")  # transformers imports it where it is installed
     import transformers
 
     return transformers

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.hashing import uniform
+from infra.hashing import draw_fractions
 from pipelines.core.run import Run
 from pipelines.stages import STAGES
 from tests import corpus
@@ -41,7 +41,7 @@ def test_resampling_is_the_keyed_lottery_that_it_says(cold: Run) -> None:
         chances = [min(1.0, math.sqrt(1 / frequency[entry])) for entry in set(signal["ngrams.ids"])]
         chance = 1 - math.prod(1 - p for p in chances) if chances else 1.0
         assert verdict["keep_probability"] == pytest.approx(chance, abs=1e-9)
-        draw = uniform(3, [verdict["key"]], "resample")[0]
+        draw = draw_fractions(3, [verdict["key"]], "resample")[0]
         assert (verdict["outcome"] == "kept") == (draw < verdict["keep_probability"])
     others = [v for v in verdicts if v["modality"] != "image"]
     assert all(v["keep_probability"] is None for v in others)

@@ -73,14 +73,14 @@ def test_a_medium_that_cannot_be_read_is_a_failed_row(
     from infra import storage
 
     run = make_run(folder(tmp_path, 2))
-    blocks = storage.blocks
+    read_blocks = storage.read_blocks
 
     def refused(uri: str, *rest: int) -> object:
         if uri.endswith("01.jpg"):
             raise PermissionError(13, "Permission denied")
-        return blocks(uri, *rest)
+        return read_blocks(uri, *rest)
 
-    monkeypatch.setattr(storage, "blocks", refused)
+    monkeypatch.setattr(storage, "read_blocks", refused)
     ingest.run(run)
     good, bad = rows(run, "samples")
     assert good["error"] is None and bad["error"] == "unreadable medium: Permission denied"

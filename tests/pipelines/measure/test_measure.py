@@ -9,7 +9,7 @@ import pytest
 
 from infra.hashing import file_sha256
 from infra.media import decoder
-from infra.media.interface import Decoded, MediaRef
+from infra.media.interface import DecodedMedia, MediaRef
 from pipelines.core.run import Run
 from pipelines.decide.decide import judge_units
 from pipelines.measure import measure
@@ -62,8 +62,8 @@ def test_a_victim_of_the_clock_is_failed_not_stored_and_redone(
     run = make_run(images(tmp_path / "in", [1, 2, 3]), filters={"facts": {"min_side": 32}}, duplicates={"image": {}})
     real = decoder.Decoder.decode
 
-    def slow(self: decoder.Decoder, ref: MediaRef, *rest: Any) -> Decoded:
-        return Decoded(error="watchdog: no answer") if ref.uri.endswith("02.jpg") else real(self, ref, *rest)
+    def slow(self: decoder.Decoder, ref: MediaRef, *rest: Any) -> DecodedMedia:
+        return DecodedMedia(error="watchdog: no answer") if ref.uri.endswith("02.jpg") else real(self, ref, *rest)
 
     monkeypatch.setattr(decoder.Decoder, "decode", slow)
     measured(run)

@@ -94,7 +94,7 @@ def test_an_extra_is_needed_when_the_config_needs_it(folder: Path, monkeypatch: 
     def absent(purpose: str = "") -> None:
         raise MissingExtra("torch", "models", purpose)
 
-    monkeypatch.setattr(models, "torch", absent)
+    monkeypatch.setattr(models, "import_torch", absent)
     assert not examined(folder)["torch"]["needed"]
     found = examined(folder, sscd(folder, f"{folder}/copy.pt"))["torch"]
     assert found["needed"] and not found["ok"] and "[models]" in found["fix"]

@@ -38,7 +38,7 @@ def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(purpose: str = "") -> None:
         raise AssertionError(f"resolving a config loads torch for {purpose}")
 
-    monkeypatch.setattr(models, "torch", loaded)
+    monkeypatch.setattr(models, "import_torch", loaded)
 
 
 def opened(name: str, folder: Path) -> Run:

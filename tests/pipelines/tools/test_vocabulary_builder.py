@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from annotators.ngrams import Matcher
 from infra import vocabulary
 from infra.errors import ConfigError
-from infra.vocabulary import words
+from infra.vocabulary import split_words
 from pipelines.tools.vocabulary_builder import SMALL, VocabularySettings, build, count, merge, notes, pmi
 
 TEXT = st.lists(
@@ -24,7 +24,7 @@ CASES = st.sampled_from(["lower", "keep"])
 def by_hand(texts, case):
     singles, pairs = Counter(), Counter()
     for text in texts:
-        tokens = words(text or "", case)
+        tokens = split_words(text or "", case)
         is_word = [t not in (".", ",", "(x)", "-") for t in tokens]
         singles.update(t for t, good in zip(tokens, is_word, strict=True) if good)
         both = zip(pairwise(tokens), pairwise(is_word), strict=True)
@@ -114,7 +114,7 @@ def test_all_that_is_built_can_be_found(texts, case):
     entries = build(counts, VocabularySettings(case=case, min_count=1, min_pmi=-99, numbers=False))
     found = Matcher(entries, case).match(pa.array(texts, pa.string())).to_pylist()
     assert {i for ids in found for i in ids} == set(range(len(entries)))
-    assert len({vocabulary.spaced(entry, case) for entry in entries}) == len(entries)
+    assert len({vocabulary.pad_words(entry, case) for entry in entries}) == len(entries)
 
 
 def test_the_defaults_are_metaclips_and_say_when_a_text_is_too_small():

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_example_is_valid() -> None:
     document = read_document(ROOT / "examples" / "train.yaml")
-    found = validate(document, Training, document.data)
+    found = validate(document, Training, document.content)
     assert found.stages.sft is not None and found.stages.sft.lr == LearningRates(language=2e-5)
 
 
