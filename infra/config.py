@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from infra.errors import ConfigError
 from infra.media.interface import Modality
@@ -57,6 +67,7 @@ class Source(Strict):
     path: a folder, a file, or any fsspec URI; ${VARIABLES} are filled in.
     format: folder (media files), webdataset (tars), table (JSONL, CSV or Parquet of text), llava (LLaVA JSON);
         by default taken from the names found.
+    reader: name of a reader from an installed package, in place of format.
     include: glob patterns relative to path; what matches none is counted as ignored.
     mean_bytes: expected size of an item, from which units are cut; None takes the modality's default.
     """
@@ -65,6 +76,7 @@ class Source(Strict):
     path: str
     modality: Modality
     format: Literal["folder", "webdataset", "table", "llava"] | None = None
+    reader: str | None = None
     include: tuple[str, ...] | None = None
     captions: Captions = Captions()
     id_column: str | None = None
@@ -74,6 +86,20 @@ class Source(Strict):
     origin: str = ""
     origin_column: str | None = None
     mean_bytes: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_reader(self) -> Source:
+        if self.reader is not None and self.format is not None:
+            raise ValueError("`reader` replaces `format`: give one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_reader(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `reader` where it is not given: fingerprints of older runs do not contain it."""
+        fields: dict[str, Any] = dump(self)
+        if self.reader is None:
+            fields.pop("reader", None)
+        return fields
 
     @field_validator("captions", mode="before")
     @classmethod

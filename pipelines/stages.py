@@ -18,6 +18,7 @@ from pipelines.decide import decide
 from pipelines.export import export
 from pipelines.export.provenance import describe_filters, fingerprint_config, write_run_json
 from pipelines.ingest import ingest
+from pipelines.ingest.sources.registry import check_readers
 from pipelines.measure import measure
 
 
@@ -46,6 +47,7 @@ def open_for_work(
     """
     run = dataclasses.replace(open_run(path, overrides={"out": out}, runner=runner, quiet=quiet), batch=batch)
     resolve(run)
+    check_readers(run.config.sources, run.document)
     held = run.at("run.json")
     finished = storage.is_file(held) and read_manifest(run.at("members")) is not None
     if finished and not replace and read_json(held).get("config_fingerprint") != fingerprint_config(run):

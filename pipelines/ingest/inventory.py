@@ -20,6 +20,7 @@ PART_ROWS = 20_000
 
 def take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
     """Write the inventory; returns the URIs of its parts per source, and the number of ignored files per modality."""
+    registry.check_readers(run.config.sources, run.document)
     parts: list[list[str]] = []
     ignored: dict[str, int] = {}
     tasks: list[str] = []

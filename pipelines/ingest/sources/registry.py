@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from infra import storage
-from infra.config import Source
+from infra.config import ConfigDocument, Source
 from infra.errors import ConfigError
-from pipelines.ingest.sources.folder import FolderReader
+from infra.plugins import Registry
 from pipelines.ingest.sources.interface import Listing, SourceItem, SourceReader
-from pipelines.ingest.sources.llava import LlavaReader
 from pipelines.ingest.sources.storable import to_storable_name
-from pipelines.ingest.sources.table import TableReader
-from pipelines.ingest.sources.webdataset import WebDatasetReader
 
-READERS: Mapping[str, type[SourceReader]] = {
-    "folder": FolderReader,
-    "webdataset": WebDatasetReader,
-    "table": TableReader,
-    "llava": LlavaReader,
-}
+#: Built-in readers by the name of their format, and those of installed packages.
+READERS: Registry[SourceReader] = Registry(
+    "reelmill.sources",
+    SourceReader,
+    {
+        "folder": "pipelines.ingest.sources.folder:FolderReader",
+        "webdataset": "pipelines.ingest.sources.webdataset:WebDatasetReader",
+        "table": "pipelines.ingest.sources.table:TableReader",
+        "llava": "pipelines.ingest.sources.llava:LlavaReader",
+    },
+)
 
 
-def open_reader(name: str) -> SourceReader:
-    """The reader with a name."""
-    return READERS[name]()
+def check_readers(sources: Sequence[Source], document: ConfigDocument) -> None:
+    """Raise ConfigError, with file and line, if no installed package has the reader that a source names."""
+    for index, source in enumerate(sources):
+        if source.reader is None:
+            continue
+        where = document.where(("sources", index, "reader"))
+        if source.reader not in READERS.plugins:
+            installed = ", ".join(READERS.plugins) or "none"
+            raise ConfigError(
+                f"sources[{index}].reader: no installed package has a reader {source.reader!r}",
+                where=where,
+                hint=f"use one of the installed readers ({installed}), or `format` for a built-in one; packages add "
+                f"readers with entry points in the group {READERS.group!r}",
+            )
+        try:
+            READERS[source.reader]
+        except ConfigError as error:
+            error.where = where
+            raise
 
 
 def list_source(source: Source) -> tuple[str, Listing]:
@@ -45,14 +63,14 @@ def list_source(source: Source) -> tuple[str, Listing]:
         entry = replace(entry, path=to_storable_name(entry.path))
         included = source.include is None or any(fnmatch.fnmatch(entry.path, glob) for glob in source.include)
         (entries if included else excluded).append(entry)
-    name = source.format or _guess_format(source, entries)
-    return name, open_reader(name).list_items(source, entries, excluded)
+    name = source.reader or source.format or _guess_format(source, entries)
+    return name, READERS[name]().list_items(source, entries, excluded)
 
 
 def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[SourceItem]:
     """The items of a container in their order; if it cannot be read to its end, the last item has an error."""
     try:
-        for item in open_reader(reader).scan(source, container):
+        for item in READERS[reader]().scan(source, container):
             item.stamp = f"{container.stamp} {item.stamp}".strip()
             yield item
     except OSError as error:
@@ -63,10 +81,10 @@ def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[Sour
 def _guess_format(source: Source, entries: Sequence[storage.Entry]) -> str:
     """The format by the suffixes of the files."""
     names = [entry.path.lower() for entry in entries]
-    if any(name.endswith(WebDatasetReader.suffixes) for name in names):
+    if any(name.endswith(READERS["webdataset"].suffixes) for name in names):
         return "webdataset"
     if source.modality == "text":
-        return "table" if any(name.endswith(TableReader.suffixes) for name in names) else "folder"
-    if source.modality == "multi_image" or (len(names) == 1 and names[0].endswith(LlavaReader.suffixes)):
+        return "table" if any(name.endswith(READERS["table"].suffixes) for name in names) else "folder"
+    if source.modality == "multi_image" or (len(names) == 1 and names[0].endswith(READERS["llava"].suffixes)):
         return "llava"
     return "folder"
