@@ -245,11 +245,12 @@ def test_every_document_is_in_the_index() -> None:
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
 
 
-def test_paths_in_contributing_exist() -> None:
-    paths = re.findall(r"`([\w.]+/[\w./]*|[a-z]+\.(?:txt|toml))`", read("CONTRIBUTING.md"))
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_paths_of_the_code_exist(name: str) -> None:
+    paths = re.findall(r"`([\w.]+/[\w./]*|[a-z]+\.(?:txt|toml))`", read(name))
     assert len(paths) > 10
     for path in paths:
-        assert (ROOT / path).exists(), f"CONTRIBUTING.md: there is no {path}"
+        assert (ROOT / path).exists(), f"{name}: there is no {path}"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "DECISIONS.md"])
