@@ -69,10 +69,11 @@ def run_(
 
     run = stages.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
     if explain:
-        _print(stages.explained(run)) if json else summary.print_explained(run)
+        explanation = stages.explain_config(run)
+        _print(explanation) if json else summary.print_explained(explanation)
         return
     stages.run_all(run)
-    _print(stages.result(run)) if json else summary.print_run(run)
+    _print(stages.summarize_run(run)) if json else summary.print_run(run)
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
@@ -81,7 +82,7 @@ def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
     from pipelines.core import summary
 
     run = stages.open_for_work(str(config), quiet=json, **options)
-    value = stages.stage_result(name, stages.run_stage(run, name))
+    value = stages.summarize_stage(name, stages.run_stage(run, name))
     _print(value) if json else summary.print_stage(value)
     return run
 

@@ -1,4 +1,4 @@
-"""The stages one after another, and the rule that a finished run is not silently made into another."""
+"""The stages in order, and the rule that a finished run is not silently replaced by another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.commit import Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError
 from pipelines.annotate.annotate import annotate
 from pipelines.core.resolve import resolve
-from pipelines.core.run import Run, open_run
+from pipelines.core.run import LOCAL, Run, open_run
 from pipelines.decide import decide
 from pipelines.export import export
 from pipelines.export.provenance import describe_filters, fingerprint_config, write_run_json
@@ -28,7 +28,7 @@ def _decide(run: Run) -> Manifest:
     return manifest
 
 
-#: In the order in which they run; a stage that the config does not ask for gives None.
+#: In the order in which they run; a stage that the config does not name returns None.
 STAGES: dict[str, Callable[[Run], Manifest | None]] = {
     "ingest": ingest.run,
     "measure": measure.run,
@@ -39,20 +39,28 @@ STAGES: dict[str, Callable[[Run], Manifest | None]] = {
 
 
 def open_for_work(
-    path: str, *, out: str | None, replace: bool, runner: Runner, quiet: bool, batch: str | None = None
+    path: str,
+    *,
+    text: str | None = None,
+    out: str | None = None,
+    replace: bool = False,
+    runner: Runner = LOCAL,
+    quiet: bool = False,
+    batch: str | None = None,
 ) -> Run:
-    """Read and check a config completely, before any work. `batch`: see `Run.batch`.
+    """Read a config file, or its `text`, and check it completely, before any work. `batch`: see `Run.batch`.
 
-    Raises ConfigError for any mistake in it, and when its folder holds the finished run of another config.
+    Raises ConfigError for any mistake in it, and when its folder contains the finished run of another config.
     """
-    run = dataclasses.replace(open_run(path, overrides={"out": out}, runner=runner, quiet=quiet), batch=batch)
+    run = open_run(path, text=text, overrides={"out": out}, runner=runner, quiet=quiet)
+    run = dataclasses.replace(run, batch=batch)
     resolve(run)
     check_readers(run.config.sources, run.document)
     held = run.at("run.json")
     finished = storage.is_file(held) and read_manifest(run.at("members")) is not None
     if finished and not replace and read_json(held).get("config_fingerprint") != fingerprint_config(run):
         raise ConfigError(
-            f"{run.out} holds a finished run of another config",
+            f"{run.out} contains a finished run of another config",
             where=run.document.where(("out",)),
             hint="give --out NEW (nothing is measured again, the store serves it), or --replace "
             "(mixtures made from this run will no longer verify)",
@@ -69,16 +77,16 @@ def run_stage(run: Run, name: str) -> Manifest:
             raise ConfigError(
                 f"there is nothing to {name}: the config has no key {name!r}",
                 where=run.document.path,
-                hint="docs/dialogues.md says what stands under it; `annotate: {}` writes dialogues by rule",
+                hint="docs/dialogues.md describes its settings; `annotate: {}` writes dialogues by rule",
             )
-        write_run_json(run, {**_states(run), name: {"seconds": round(time.time() - begun, 1)}})
+        write_run_json(run, {**_read_states(run), name: {"seconds": round(time.time() - begun, 1)}})
         return manifest
 
 
 def run_all(run: Run) -> None:
-    """Run every stage; each leaves alone what it finds done."""
+    """Run every stage; finished work is not repeated."""
     with lock(run.out):
-        states = _states(run)
+        states = _read_states(run)
         for name, stage in STAGES.items():
             begun = time.time()
             if stage(run) is None:
@@ -87,19 +95,19 @@ def run_all(run: Run) -> None:
         write_run_json(run, states)
 
 
-def stage_result(name: str, manifest: Manifest) -> dict[str, Any]:
-    """What `reelmill STAGE --json` prints."""
+def summarize_stage(name: str, manifest: Manifest) -> dict[str, Any]:
+    """The JSON value that `reelmill STAGE --json` prints."""
     rows, units = manifest.rows, len(manifest.units)
     return {"stage": name, "units": units, "rows": rows, "fingerprint": manifest.fingerprint}
 
 
-def _states(run: Run) -> dict[str, Any]:
+def _read_states(run: Run) -> dict[str, Any]:
     uri = run.at("run.json")
     return dict(read_json(uri).get("states", {})) if storage.is_file(uri) else {}
 
 
-def explained(run: Run) -> dict[str, Any]:
-    """What this config would ask, in cascade order."""
+def explain_config(run: Run) -> dict[str, Any]:
+    """Every filter and setting of a config, filters in cascade order; `reelmill run --explain` prints it."""
     resolved = resolve(run)
     return {
         "filters": describe_filters(run),
@@ -110,11 +118,11 @@ def explained(run: Run) -> dict[str, Any]:
     }
 
 
-def result(run: Run) -> dict[str, Any]:
-    """What `reelmill run --json` prints."""
+def summarize_run(run: Run) -> dict[str, Any]:
+    """The JSON value that `reelmill run --json` prints."""
     return {
         "run": run.out,
         "ledger": read_json(run.at("ledger.json")),
         "shards": [unit.name for unit in (read_manifest(run.at("members")) or Manifest("", "", ())).units],
-        "states": _states(run),
+        "states": _read_states(run),
     }

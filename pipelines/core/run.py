@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from infra import storage, tables
 from infra.beam import Runner
-from infra.commit import read_json
+from infra.commit import need_manifest, read_json
 from infra.config import Config, ConfigDocument, read_document, validate
 
 LOCAL = Runner()
@@ -63,6 +63,10 @@ class Run:
         """The same for an intermediate table below RUN/work ("judged", "evidence", "export", …)."""
         return tables.read(self.work(stage, f"{unit}.parquet"), columns)
 
+    def unit_names(self, stage: str) -> list[str]:
+        """Names of the units of a finished stage, in order. Raises StageError where it is not finished."""
+        return [unit.name for unit in need_manifest(self.out, stage).units]
+
     def read_ignored(self) -> dict[str, int]:
         """Number of files that matched no pattern, per modality."""
         return dict(read_json(self.at("samples", "_ignored.json")))
@@ -73,13 +77,18 @@ class Run:
 
 
 def open_run(
-    path: str, *, overrides: Mapping[str, Any] | None = None, runner: Runner = LOCAL, quiet: bool = False
+    path: str,
+    *,
+    text: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    runner: Runner = LOCAL,
+    quiet: bool = False,
 ) -> Run:
-    """Read a config file into a Run; `overrides` replace top-level keys (`out`, `seed`, …).
+    """Read a config file, or its `text`, into a Run; `overrides` replace top-level keys (`out`, `seed`, …).
 
     Raises ConfigError with file and line for any mistake.
     """
-    document = read_document(path)
+    document = read_document(path, text)
     data = {**document.content, **{k: v for k, v in (overrides or {}).items() if v is not None}}
     document = ConfigDocument(document.path, data, document.lines)
     return Run(validate(document, Config, document.content), document, runner, quiet)

@@ -13,7 +13,6 @@ from mixtures.cards import cards
 from pipelines.core.console import open_console
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
-from pipelines.stages import explained
 
 
 def print_run(run: Run) -> None:
@@ -106,9 +105,8 @@ def print_stage(value: dict[str, Any]) -> None:
     open_console().print(f"{value['stage']}: {value['rows']:,} rows in {value['units']:,} units", highlight=False)
 
 
-def print_explained(run: Run) -> None:
+def print_explained(value: dict[str, Any]) -> None:
     """Every threshold, in the order in which the questions are asked."""
-    value = explained(run)
     table = Table(title="The cascade", title_justify="left")
     for name in ("filter", "asks", "settings"):
         table.add_column(name)

@@ -133,4 +133,4 @@ def test_a_run_that_keeps_nothing_is_a_result(tmp_path: Path, make_run: Callable
     stages.run_all(run)
     ledger = told(run, "ledger.json")["all"]
     assert ledger["dropped"] == {"facts": 2} == ledger["unsharded"]["dropped"]
-    assert not list(Path(run.at("shards")).glob("*.tar")) and stages.result(run)["shards"] == []
+    assert not list(Path(run.at("shards")).glob("*.tar")) and stages.summarize_run(run)["shards"] == []
