@@ -1,18 +1,18 @@
-"""Trains the demo's CLIP: a very small image–text model in open_clip's format, on "train" scenes only.
+"""Train the demo's CLIP: a very small image–text model in open_clip's format, on "train" scenes only.
 
     python -m demo_weights.train_clip            some 20 minutes on two cores; writes pipelines/demo/weights/clip
 
 It knows painted subjects, tints and little else: it is for the demo's world only. Photographs, seeds and captions of
-the two splits are disjoint (see `pipelines.demo.scenes`), and the changed captions made here are kept only when they
+the two splits are disjoint (see `pipelines.demo.scenes`), and the changed captions made here are used only when they
 too belong to the train split.
 
-No picture is shown twice: each step stages new scenes before backgrounds that are collages of the train photographs
-(`make_plates`), so that what is learned is the subjects and not the photographs.
+No picture is shown twice: each step renders new scenes before backgrounds that are collages of the train photographs
+(`make_plates`), so that the model learns the subjects and not the photographs.
 
-The loss is the sigmoid loss on every pair of a batch (SigLIP, arXiv 2303.15343), because one absolute threshold is
-what the filter needs, plus the softmax contrastive loss of CLIP (arXiv 2103.00020). Every second picture brings a
-wrong caption that differs in one attribute. Two linear heads, thrown away afterwards, read the attributes off either
-embedding, which makes so short a training converge.
+The loss is the sigmoid loss on every pair of a batch (SigLIP, arXiv 2303.15343), because the filter needs one absolute
+threshold, plus the softmax contrastive loss of CLIP (arXiv 2103.00020). Every second picture comes with a wrong caption
+that differs in one attribute. Two linear heads, removed after training, predict the attributes from either embedding,
+which makes so short a training converge.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from infra import models
 from infra.hashing import file_sha256
 from pipelines.demo import captions, scenes
+from pipelines.demo.film import Film, apply_tint, load_photo, make_plate, make_sprite
 from pipelines.demo.scenes import DemoScene
 
 SIDE = 80
@@ -56,7 +57,7 @@ _SIZES = ((160, 120), (160, 90), (120, 120), (160, 120), (90, 120), (192, 108))
 
 @dataclass(frozen=True)
 class Examples:
-    """pixels: uint8 (n, SIDE + ROOM, SIDE + ROOM, 3); scenes; still: bool (n,), shown and described as a picture."""
+    """pixels: uint8 (n, SIDE + ROOM, SIDE + ROOM, 3); scenes; still: bool (n,), rendered and described as a picture."""
 
     pixels: NDArray[np.uint8]
     scenes: list[DemoScene]
@@ -66,8 +67,8 @@ class Examples:
         return len(self.scenes)
 
 
-class _RestagedScene(scenes.Film):
-    """A scene before a plate that is ready: the plate is what rendering costs."""
+class _RestagedScene(Film):
+    """A scene before an existing plate, since plates are expensive to render."""
 
     def __init__(self, scene: DemoScene, plate: NDArray[np.uint8], width: int, height: int) -> None:
         self.scene, self.width, self.height = scene, width, height
@@ -80,16 +81,15 @@ class _RestagedScene(scenes.Film):
 @functools.lru_cache(maxsize=10_000)
 def _sprite(colour: str, shape: str, texture: str, radius: int) -> Any:
     subject = scenes.Subject(colour, shape, texture, "small", 1, 0.5, 0.5, 0.1, "left", 0.1)
-    return scenes._sprite(subject, radius)
+    return make_sprite(subject, radius)
 
 
 def make_plates(seed: int, count: int) -> NDArray[np.uint8]:
     """uint8 (count, *PLATE, 3): backgrounds, a function of the arguments.
 
-    Eight photographs, five of them grey, are too few: trained on these alone the model takes any photograph that it
-    does not know, a starry sky or a heap of gear, for something that is named. So most plates are collages: pieces of
-    the photographs at all scales, angles and colours, clouds of colour, and lines, rings, corners and dots, none of
-    them a shape that is named.
+    Eight photographs, five of them grey, are too few: trained on these alone, the model mistakes unknown photographs
+    for a named subject. So most plates are collages: crops of the photographs at all scales, angles and colours, clouds
+    of colour, and lines, rings, corners and dots, none of them a named shape.
     """
     import cv2
 
@@ -97,17 +97,17 @@ def make_plates(seed: int, count: int) -> NDArray[np.uint8]:
     plates = np.empty((count, PLATE[1], PLATE[0], 3), np.uint8)
     for i in range(count):
         rng = scenes.generator(seed, "clip", "plate", str(i))
-        x = _piece(rng)
+        x = _crop_photo(rng)
         if rng.random() < 0.8:
             for _ in range(int(rng.integers(1, 7))):
-                mask = _blob(rng)
-                x = x * (1 - mask) + _recoloured(_piece(rng), rng) * mask
+                mask = _draw_mask(rng)
+                x = x * (1 - mask) + _recolour(_crop_photo(rng), rng) * mask
         if rng.random() < 0.4:
             share = float(rng.uniform(0.15, 0.7))
             x = (1 - share) * x + share * _cloud(rng)
         if rng.random() < 0.6:
-            x = _littered(x, rng)
-        x = _recoloured(x, rng)
+            x = _add_marks(x, rng)
+        x = _recolour(x, rng)
         if np.ptp(x, axis=2).mean() < 0.06:  # grey: "natural" would not be true of it
             x = 0.5 * x + 0.5 * _cloud(rng)
         low, high = rng.uniform(0, 0.1), rng.uniform(0.8, 1.0)
@@ -115,14 +115,14 @@ def make_plates(seed: int, count: int) -> NDArray[np.uint8]:
     return plates
 
 
-def _piece(rng: np.random.Generator) -> Any:
-    """A piece of one of the photographs, float32 RGB in 0..1, of the plate's size: any scale, angle and side."""
+def _crop_photo(rng: np.random.Generator) -> Any:
+    """A crop of one of the photographs, float32 RGB in 0..1, of the plate's size: any scale, angle and side."""
     import cv2
 
-    photo = scenes.load_photo(str(rng.choice(scenes.PHOTOS["train"])))
+    photo = load_photo(str(rng.choice(scenes.PHOTOS["train"])))
     scale = float(np.exp(rng.uniform(np.log(0.12), np.log(2.5))))
     turn = float(rng.normal(0, 20) if rng.random() < 0.6 else rng.uniform(0, 360))
-    if scale < 0.7:  # shrink first: the warp looks at four pixels only
+    if scale < 0.7:  # shrink first: the warp samples only four pixels
         photo = np.asarray(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
         scale = 1.0
     high, wide = photo.shape[:2]
@@ -130,8 +130,8 @@ def _piece(rng: np.random.Generator) -> Any:
     matrix[:, 2] += np.array(PLATE) / 2 - np.array([rng.uniform(0, wide), rng.uniform(0, high)])
     if rng.random() < 0.5:
         matrix[0] = [-matrix[0, 0], -matrix[0, 1], PLATE[0] - matrix[0, 2]]
-    piece = cv2.warpAffine(photo, matrix, PLATE, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    return piece.astype(np.float32) / 255
+    crop = cv2.warpAffine(photo, matrix, PLATE, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return crop.astype(np.float32) / 255
 
 
 def _cloud(rng: np.random.Generator, channels: int = 3) -> Any:
@@ -146,7 +146,7 @@ def _cloud(rng: np.random.Generator, channels: int = 3) -> Any:
     return np.clip(rng.uniform(0.2, 0.8, channels).astype(np.float32) + float(rng.uniform(0.15, 0.6)) * total, 0, 1)
 
 
-def _blob(rng: np.random.Generator) -> Any:
+def _draw_mask(rng: np.random.Generator) -> Any:
     """A mask (PLATE, 1) in 0..1: an irregular region, a slanted half, an ellipse or a polygon, its edge sharp or
     soft."""
     import cv2
@@ -171,8 +171,8 @@ def _blob(rng: np.random.Generator) -> Any:
     return mask[..., None] * float(rng.uniform(0.5, 1.0))
 
 
-def _littered(plate: Any, rng: np.random.Generator) -> Any:
-    """The plate with bars, arcs, corners and dots lying about, each shaded."""
+def _add_marks(plate: Any, rng: np.random.Generator) -> Any:
+    """The plate with random bars, arcs, corners and dots."""
     import cv2
 
     plate = np.ascontiguousarray(plate, np.float32)
@@ -203,8 +203,8 @@ def _littered(plate: Any, rng: np.random.Generator) -> Any:
     return plate
 
 
-def _recoloured(x: Any, rng: np.random.Generator) -> Any:
-    """Other colours and another exposure; now and then night for day."""
+def _recolour(x: Any, rng: np.random.Generator) -> Any:
+    """Other colours and another exposure; sometimes inverted."""
     if rng.random() < 0.1:
         x = 1 - x
     choice = rng.random()
@@ -220,7 +220,7 @@ def _recoloured(x: Any, rng: np.random.Generator) -> Any:
 
 
 def make_batch(seed: int, number: int, count: int, plates: NDArray[np.uint8]) -> Examples:
-    """Batch `number` of training: scenes of the train split before plates that are drawn anew each time."""
+    """Batch `number` of training: scenes of the train split before plates drawn at random."""
     import cv2
 
     rng = scenes.generator(seed, "clip", "batch", str(number))
@@ -237,13 +237,13 @@ def make_batch(seed: int, number: int, count: int, plates: NDArray[np.uint8]) ->
         grow = max(1.0, full_w / PLATE[0], full_h / PLATE[1])
         if grow > 1:
             plate = np.asarray(cv2.resize(plate, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR), np.uint8)
-        top, left = (
+        y0, x0 = (
             int(rng.integers(0, n + 1)) for n in (max(0, plate.shape[0] - full_h), max(0, plate.shape[1] - full_w))
         )
-        plate = plate[top : top + full_h, left : left + full_w]
+        plate = plate[y0 : y0 + full_h, x0 : x0 + full_w]
         if rng.random() < 0.5:
             plate = plate[:, ::-1]
-        film = _RestagedScene(scene, scenes.tinted(np.ascontiguousarray(plate), scene.tint), width, height)
+        film = _RestagedScene(scene, apply_tint(np.ascontiguousarray(plate), scene.tint), width, height)
         picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
         if rng.random() < 0.6:
             quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))]
@@ -263,8 +263,10 @@ def make_scenes(seed: int, count: int, purpose: str, casts: int = 1) -> Iterator
 
 
 def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Examples:
-    """One picture of each of `make_scenes`' scenes as the demo would show them, before its photographs as they are. A
-    function of the arguments."""
+    """One picture of each scene of `make_scenes`, as the demo renders it, before unchanged photographs.
+
+    A function of the arguments.
+    """
     import cv2
 
     cv2.setNumThreads(1)
@@ -274,9 +276,9 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
     drawn, still = [], np.empty(count * casts, bool)
     for i, shown in enumerate(make_scenes(seed, count, purpose, casts)):
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
-        plate = replace(shown[0], tint="natural", subjects=()).film(width, height)._plate
+        plate = make_plate(replace(shown[0], tint="natural"), width, height)
         for j, scene in enumerate(shown):
-            film = _RestagedScene(scene, scenes.tinted(plate, scene.tint), width, height)
+            film = _RestagedScene(scene, apply_tint(plate, scene.tint), width, height)
             row = i * casts + j
             still[row] = rng.random() < 0.4
             picture: Any = film.frame(0.0 if still[row] else float(rng.uniform(0.5, 2.5)))
@@ -287,15 +289,19 @@ def make_examples(seed: int, count: int, purpose: str, casts: int = 1) -> Exampl
     return Examples(pixels, drawn, still)
 
 
-def caption(scene: DemoScene, still: bool, rng: np.random.Generator) -> str:
+def draw_caption(scene: DemoScene, still: bool, rng: np.random.Generator) -> str:
     """A true caption of the scene: half of them plain, the rest in the demo's other good styles."""
     style = "plain" if rng.random() < 0.5 else str(rng.choice(captions.STYLES))
     return captions.good_caption(scene, style, rng, still=bool(still))
 
 
-def altered(scene: DemoScene, rng: np.random.Generator) -> DemoScene:
-    """The scene with one thing changed that its captions name: tint, or a subject's colour or shape, or all of a
-    subject. The result belongs to the train split too."""
+def _draw_captions(shown: Sequence[DemoScene], still: Iterable[bool], rng: np.random.Generator) -> list[str]:
+    return [draw_caption(scene, bool(is_still), rng) for scene, is_still in zip(shown, still, strict=True)]
+
+
+def alter(scene: DemoScene, rng: np.random.Generator) -> DemoScene:
+    """The scene with one attribute changed that its captions name: tint, or a subject's colour, shape or both. It
+    belongs to the train split too."""
     while True:
         what = rng.choice(["tint", "colour", "shape", "both"], p=[0.25, 0.35, 0.25, 0.15])
         if what == "tint":
@@ -328,11 +334,11 @@ def targets(scene: DemoScene) -> NDArray[np.float32]:
         [any(s.count == n for s in scene.subjects) for n in (1, 2, 3)],
         [any(s.colour == c and s.shape == f for s in scene.subjects) for c in colours for f in shapes],
     ]
-    return np.array([value for group in groups for value in group], np.float32)
+    return np.concatenate(groups).astype(np.float32)
 
 
 def _views(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A random crop of each picture, up to a ninth a side, now and then with a stripe over it (as lettering is)."""
+    """A random crop of each picture, up to a ninth per side, sometimes with a stripe that resembles lettering."""
     out = np.empty((len(pixels), SIDE, SIDE, 3), np.uint8)
     for i, picture in enumerate(pixels):
         y, x = rng.integers(ROOM + 1, size=2)
@@ -343,95 +349,87 @@ def _views(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return out
 
 
-def _normalised(pixels: NDArray[np.uint8]) -> Any:
+def _normalise(pixels: NDArray[np.uint8]) -> Any:
     torch = models.import_torch()
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
     return ((x - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
-def vocabulary(shown: Sequence[DemoScene], tokenizer: Any) -> NDArray[np.int64]:
-    """The ids of all tokens that captions of such scenes have, ascending. A few thousand scenes have every word."""
+def vocabulary(examples: Sequence[DemoScene], tokenizer: Any) -> NDArray[np.int64]:
+    """The ids of all tokens in captions of these scenes, ascending. A few thousand scenes have every word."""
     rng = scenes.generator(0, "clip", "vocabulary")
-    texts = [caption(s, i % 2 == 0, rng) for i, s in enumerate(shown)]
+    texts = [draw_caption(s, i % 2 == 0, rng) for i, s in enumerate(examples)]
     return np.unique(tokenizer(texts).numpy())
 
 
 def _batches(seed: int, plates: NDArray[np.uint8], steps: int, count: int) -> Iterator[Examples]:
-    """All batches in order, made ahead by another process."""
-    with multiprocessing.get_context("fork").Pool(1, _hold, (plates,)) as pool:
-        yield from pool.imap(functools.partial(_numbered, seed, count), range(steps), chunksize=2)
+    """All batches in order, made in advance by another process."""
+    with multiprocessing.get_context("fork").Pool(1, _set_worker_plates, (plates,)) as pool:
+        yield from pool.imap(functools.partial(_make_numbered_batch, seed, count), range(steps), chunksize=2)
 
 
-_held: list[NDArray[np.uint8]] = []
+_worker_plates: list[NDArray[np.uint8]] = []
 
 
-def _hold(plates: NDArray[np.uint8]) -> None:
-    _held.append(plates)
+def _set_worker_plates(plates: NDArray[np.uint8]) -> None:
+    _worker_plates.append(plates)
 
 
-def _numbered(seed: int, count: int, number: int) -> Examples:
-    return make_batch(seed, number, count, _held[0])
+def _make_numbered_batch(seed: int, count: int, number: int) -> Examples:
+    return make_batch(seed, number, count, _worker_plates[0])
 
 
 def train(
     seed: int,
     plates: NDArray[np.uint8],
-    known_from: Sequence[DemoScene],
+    vocabulary_scenes: Sequence[DemoScene],
     steps: int,
     batch: int,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """The state of the trained open_clip model.
 
-    While training, the table of token embeddings holds only the tokens that occur, which is far cheaper; in the
-    result all others are the zero vector. A word that the model does not know then says nothing, and the file packs
-    well.
+    During training the table of token embeddings has only the tokens that occur, which is far cheaper; in the returned
+    state all others are the zero vector. So unknown words have no effect, and the file compresses well.
     """
     torch, clip = models.import_torch("training"), models.import_open_clip("training")
     functional = torch.nn.functional
     torch.manual_seed(seed)
     tokenizer = clip.get_tokenizer("ViT-B-32", context_length=CONTEXT)
-    known = vocabulary(known_from, tokenizer)
+    token_ids = vocabulary(vocabulary_scenes, tokenizer)
     compact = torch.zeros(CONFIG["text_cfg"]["vocab_size"], dtype=torch.long)
-    compact[known] = torch.arange(len(known))  # ascending, so that the end token stays the highest
-    model = clip.CLIP(**{**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": len(known)}})
+    compact[token_ids] = torch.arange(len(token_ids))  # ascending, so that the end token stays the highest
+    model = clip.CLIP(**{**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": len(token_ids)}})
     model.visual.to(memory_format=torch.channels_last)
-    labels = np.stack([targets(s) for s in known_from])
+    labels = np.stack([targets(s) for s in vocabulary_scenes])
     frequency = labels.mean(axis=0)
     heads = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
     heads_weight = torch.from_numpy(np.clip((1 - frequency) / np.maximum(frequency, 1e-3), 1, 12))
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": 0.02},
-        {"params": [*plain, *heads.parameters()], "weight_decay": 0.0},
-    ]
-    peak = 3e-3
-    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
+    optimiser, schedule = _optimiser(model, heads, steps)
     rng = scenes.generator(seed, "clip", "words")
     sign = 2 * torch.eye(batch, batch + batch // 2) - 1
     diagonal = torch.arange(batch)
     began, running = time.monotonic(), 0.0
     for step, examples in enumerate(_batches(seed, plates, steps, batch)):
-        still, shown = examples.still, examples.scenes
-        wrong = [altered(scene, rng) for scene in shown[: batch // 2]]
-        texts = [caption(s, k, rng) for s, k in zip([*shown, *wrong], [*still, *still[: batch // 2]], strict=True)]
+        still, batch_scenes = examples.still, examples.scenes
+        altered = [alter(scene, rng) for scene in batch_scenes[: batch // 2]]
+        texts = _draw_captions([*batch_scenes, *altered], [*still, *still[: batch // 2]], rng)
         tokens = compact[tokenizer(texts)]
-        picture = functional.normalize(model.encode_image(_normalised(_views(examples.pixels, rng))), dim=-1)
+        picture = functional.normalize(model.encode_image(_normalise(_views(examples.pixels, rng))), dim=-1)
         text = functional.normalize(model.encode_text(tokens), dim=-1)
         logits = model.logit_scale.exp() * picture @ text.T
         sigmoid = -functional.logsigmoid(sign * (logits + model.logit_bias)).sum(dim=1).mean()
-        # The same attributes may stand twice in a batch; such pairs are not wrong.
+        # Two scenes of a batch may have the same attributes; such pairs are not wrong.
         softmax = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(logits[:, :batch].T, diagonal)
-        goal = torch.from_numpy(np.stack([targets(s) for s in shown]))
-        goal_wrong = torch.from_numpy(np.stack([targets(s) for s in wrong]))
-        read = functional.binary_cross_entropy_with_logits(heads[0](picture * 8), goal, pos_weight=heads_weight)
-        read_text = functional.binary_cross_entropy_with_logits(
-            heads[1](text * 8), torch.cat([goal, goal_wrong]), pos_weight=heads_weight
+        attributes = torch.from_numpy(np.stack([targets(s) for s in (*batch_scenes, *altered)]))
+        of_pictures, of_texts = (
+            functional.binary_cross_entropy_with_logits(head(embedding * 8), labels, pos_weight=heads_weight)
+            for head, embedding, labels in zip(
+                heads, (picture, text), (attributes[: len(batch_scenes)], attributes), strict=True
+            )
         )
         share = max(0.1, 1 - 1.5 * step / steps)
-        loss = sigmoid + 0.5 * softmax + 4 * share * (read + read_text)
+        loss = sigmoid + 0.5 * softmax + 4 * share * (of_pictures + of_texts)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -445,8 +443,22 @@ def train(
             running = 0.0
     state: dict[str, Any] = model.state_dict()
     table = torch.zeros(CONFIG["text_cfg"]["vocab_size"], state["token_embedding.weight"].shape[1])
-    table[known] = state["token_embedding.weight"]
+    table[token_ids] = state["token_embedding.weight"]
     return {**state, "token_embedding.weight": table}
+
+
+def _optimiser(model: Any, heads: Any, steps: int) -> tuple[Any, Any]:
+    """(AdamW, its schedule)."""
+    torch = models.import_torch("training")
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": 0.02},
+        {"params": [*others, *heads.parameters()], "weight_decay": 0.0},
+    ]
+    peak = 3e-3
+    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
 
 
 def save(state: dict[str, Any], folder: Path) -> None:
@@ -463,9 +475,8 @@ def save(state: dict[str, Any], folder: Path) -> None:
 def validate(folder: Path, examples: Examples, seed: int) -> dict[str, Any]:
     """Scores of held-out pictures with their own captions, another scene's, and ones wrong in one attribute.
 
-    The threshold is ours: the one that keeps the larger of the two error rates (own captions lost, other captions
-    kept) smallest, where losing an own caption weighs five times, because the good samples of a corpus outnumber the
-    bad ones.
+    The threshold (ours) minimises the larger of the two error rates (own captions dropped, other captions kept), where
+    dropping an own caption weighs five times, because the good samples of a corpus outnumber the bad ones.
     """
     clip = models.load_clip(models.ClipSource(f"local-dir:{folder}"))
     margin = ROOM // 2
@@ -475,29 +486,29 @@ def validate(folder: Path, examples: Examples, seed: int) -> dict[str, Any]:
     n = len(examples)
 
     def scores(shown: Sequence[DemoScene]) -> NDArray[np.float64]:
-        words = [caption(s, k, rng) for s, k in zip(shown, examples.still, strict=True)]
+        words = _draw_captions(shown, examples.still, rng)
         return np.asarray((pictures * clip.encode_texts(words)).sum(axis=1))
 
-    own = scores(examples.scenes)
-    offsets = rng.integers(1, n, size=n)
-    swapped = [examples.scenes[(i + int(o)) % n] for i, o in enumerate(offsets)]
-    other = scores(swapped)[[a.attributes != b.attributes for a, b in zip(swapped, examples.scenes, strict=True)]]
-    near = scores([altered(scene, rng) for scene in examples.scenes])
-    grid = np.unique(np.concatenate([own, other]).round(3))
-    worst = [max(5 * float((own < t).mean()), float((other >= t).mean())) for t in grid]
+    own_scores = scores(examples.scenes)
+    swapped = [examples.scenes[(i + int(offset)) % n] for i, offset in enumerate(rng.integers(1, n, size=n))]
+    differs = [a.attributes != b.attributes for a, b in zip(swapped, examples.scenes, strict=True)]
+    swapped_scores = scores(swapped)[differs]
+    altered_scores = scores([alter(scene, rng) for scene in examples.scenes])
+    grid = np.unique(np.concatenate([own_scores, swapped_scores]).round(3))
+    worst = [max(5 * float((own_scores < t).mean()), float((swapped_scores >= t).mean())) for t in grid]
     best = np.flatnonzero(np.asarray(worst) == min(worst))
     threshold = float(grid[best[len(best) // 2]].round(3))
-    caught, lost = float((other < threshold).mean()), float((own < threshold).mean())
+    caught, lost = float((swapped_scores < threshold).mean()), float((own_scores < threshold).mean())
     return {
         "threshold": threshold,
         "pictures": n,
         "recall": round(caught, 4),
         "precision_even": round(caught / (caught + lost), 4),
         "own_lost": round(lost, 4),
-        "caught_of_one_attribute_wrong": round(float((near < threshold).mean()), 4),
-        "auc_one_attribute": round(float((own[:, None] > near[None, :]).mean()), 4),
-        "own_quantiles": [round(float(v), 3) for v in np.quantile(own, [0.001, 0.01, 0.05, 0.5])],
-        "other_quantiles": [round(float(v), 3) for v in np.quantile(other, [0.5, 0.95, 0.99, 0.999])],
+        "caught_of_one_attribute_wrong": round(float((altered_scores < threshold).mean()), 4),
+        "auc_one_attribute": round(float((own_scores[:, None] > altered_scores[None, :]).mean()), 4),
+        "own_quantiles": [round(float(v), 3) for v in np.quantile(own_scores, [0.001, 0.01, 0.05, 0.5])],
+        "other_quantiles": [round(float(v), 3) for v in np.quantile(swapped_scores, [0.5, 0.95, 0.99, 0.999])],
     }
 
 

@@ -1,15 +1,15 @@
-"""Trains the demo's copy descriptor: a very small network in SSCD's TorchScript format, on "train" scenes only.
+"""Train the demo's copy descriptor: a very small network in SSCD's TorchScript format, on "train" scenes only.
 
     python -m demo_weights.train_copy            minutes on one core; writes pipelines/demo/weights/copy
 
 The recipe is SSCD's (arXiv 2202.10261): softmax contrast between two edited copies of a picture and all other pictures
 of the batch, temperature 0.05, plus the entropy term with weight 30, which pushes every descriptor away from its
-nearest neighbour. What makes it hard is in the batch: pictures come in groups over the same photograph in the same
-tint, with other crops, other subjects, or both. Instead of SSCD's pooling a 4 × 4 grid is kept, because in this world
-the arrangement is what tells two pictures over one photograph apart.
+nearest neighbour. The batch makes it hard: pictures come in groups over the same photograph in the same tint, with
+other crops, other subjects, or both. SSCD's pooling is replaced by a 4 × 4 grid, because in this world two pictures
+over one photograph differ in their arrangement only.
 
-The module takes float (n, 3, h, w) RGB with ImageNet's mean and deviation taken off, any size, and gives float
-(n, 512) of length 1. It is for the demo's world only.
+The module's input is float (n, 3, h, w) RGB of any size, normalised with ImageNet's mean and deviation; its output is
+float (n, 512) of length 1. It is for the demo's world only.
 """
 
 # TorchScript takes arguments without annotation for tensors.
@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from infra import models
 from infra.hashing import file_sha256
 from pipelines.demo import scenes
-from pipelines.demo.scenes import DemoScene, Film
+from pipelines.demo.film import Film, make_sprite
+from pipelines.demo.scenes import DemoScene
 
 SIDE = 64
 DIM = 512
 TEMPERATURE = 0.05
 ENTROPY_WEIGHT = 30.0
-#: Pictures of one photograph in one tint that stand side by side: two crops of it, each with two casts.
+#: Consecutive pictures of one photograph in one tint: two crops of it, each with two sets of subjects.
 GROUP = 4
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -58,12 +59,12 @@ class PlateDataset:
 
 
 class _RestagedFilm(Film):
-    """Other subjects before a plate that is ready: the plate is what rendering costs."""
+    """Other subjects before an existing plate, since plates are expensive to render."""
 
     def __init__(self, film: Film, scene: DemoScene) -> None:
         self.scene, self.width, self.height = scene, film.width, film.height
         self._plate, self._unit = film._plate, film._unit
-        self._sprites = [scenes._sprite(s, max(6, round(s.radius * self._unit))) for s in scene.subjects]
+        self._sprites = [make_sprite(s, max(6, round(s.radius * self._unit))) for s in scene.subjects]
 
 
 def make_pictures(seed: int, groups: int, purpose: str) -> PlateDataset:
@@ -76,24 +77,24 @@ def make_pictures(seed: int, groups: int, purpose: str) -> PlateDataset:
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
         for c in range(2):
             scene = first if c == 0 else scenes.make_scene(seed, "train", f"copy {purpose} {g} {c}", **fixed)
-            film = scene.film(width, height)
-            other = scenes.make_scene(seed, "train", f"copy {purpose} {g} {c} cast", **fixed)
-            for shown in (film, _RestagedFilm(film, replace(scene, subjects=other.subjects))):
+            film = Film(scene, width, height)
+            cast = scenes.make_scene(seed, "train", f"copy {purpose} {g} {c} cast", **fixed)
+            for shown in (film, _RestagedFilm(film, replace(scene, subjects=cast.subjects))):
                 t = float(rng.uniform(0.0, 3.0))
                 now.append(shown.frame(t))
                 soon.append(shown.frame(t + float(rng.uniform(0, 0.2))))
     return PlateDataset(now, soon)
 
 
-def edited(picture: NDArray[np.uint8], rng: np.random.Generator, most: float) -> NDArray[np.uint8]:
-    """A copy (SIDE, SIDE, 3) as people make them: cropped up to `most` a side, rescaled, recoloured, blurred, lettered,
-    compressed; each only sometimes."""
+def edit(picture: NDArray[np.uint8], rng: np.random.Generator, most: float) -> NDArray[np.uint8]:
+    """A copy (SIDE, SIDE, 3), randomly cropped up to `most` per side, rescaled, recoloured, blurred, lettered and
+    compressed."""
     import cv2
 
     high, wide = picture.shape[:2]
     if rng.random() < 0.8:
-        left, right, top, bottom = rng.uniform(0, most, 4)
-        picture = picture[int(top * high) : high - int(bottom * high), int(left * wide) : wide - int(right * wide)]
+        x0, x1, y0, y1 = rng.uniform(0, most, 4)  # shares cut off left, right, top and bottom
+        picture = picture[int(y0 * high) : high - int(y1 * high), int(x0 * wide) : wide - int(x1 * wide)]
     if rng.random() < 0.4:
         scale = float(rng.uniform(0.4, 1.0))
         picture = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
@@ -114,8 +115,8 @@ def edited(picture: NDArray[np.uint8], rng: np.random.Generator, most: float) ->
     return np.asarray(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def normalised(pictures: Sequence[NDArray[np.uint8]]) -> Any:
-    """float32 (n, 3, SIDE, SIDE), as SSCD takes it."""
+def normalise(pictures: Sequence[NDArray[np.uint8]]) -> Any:
+    """float32 (n, 3, SIDE, SIDE), the input of SSCD."""
     x = (np.stack(pictures).astype(np.float32) / 255 - _MEAN) / _DEVIATION
     return models.import_torch().from_numpy(x).permute(0, 3, 1, 2)
 
@@ -162,11 +163,11 @@ def train(seed: int, pictures: PlateDataset, steps: int, batch: int, log: Callab
     positive[torch.arange(2 * batch), partner] = True
     began, running = time.monotonic(), 0.0
     for step in range(steps):
-        chosen = order[step * each : (step + 1) * each]
-        rows = (chosen[:, None] * GROUP + np.arange(GROUP)).ravel()
-        views = [edited(pictures.now[r], rng, 0.13) for r in rows]
-        views += [edited((pictures.now if rng.random() < 0.5 else pictures.soon)[r], rng, 0.13) for r in rows]
-        vectors = model(normalised(views).contiguous(memory_format=torch.channels_last))
+        batch_groups = order[step * each : (step + 1) * each]
+        rows = (batch_groups[:, None] * GROUP + np.arange(GROUP)).ravel()
+        views = [edit(pictures.now[r], rng, 0.13) for r in rows]
+        views += [edit((pictures.now if rng.random() < 0.5 else pictures.soon)[r], rng, 0.13) for r in rows]
+        vectors = model(normalise(views).contiguous(memory_format=torch.channels_last))
         cosines = vectors @ vectors.T
         contrast = torch.nn.functional.cross_entropy(
             (cosines / TEMPERATURE).masked_fill(self_pair, float("-inf")), partner
@@ -188,8 +189,8 @@ def train(seed: int, pictures: PlateDataset, steps: int, batch: int, log: Callab
 
 
 def save(model: Any, path: Path) -> None:
-    """Traced and frozen, so that batch normalisation is folded in and the file needs no class of ours; then wrapped to
-    look at three views of a picture."""
+    """Write the model traced and frozen, so that batch normalisation is folded in and the file needs no class of ours,
+    and wrapped to average three views of a picture."""
     torch = models.import_torch()
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
@@ -199,7 +200,7 @@ def save(model: Any, path: Path) -> None:
 
 def views(model: Any) -> Any:
     """A script whose descriptor is the mean of those of the whole picture and of its inner 94 and 84 %: a cropped copy
-    then shares a view with its original. On the demo's world this halves what copies of 3–10 % a side lose."""
+    then shares a view with its original. On the demo's world this halves the loss of copies cropped 3–10 % per side."""
     torch = models.import_torch()
 
     class Views(torch.nn.Module):  # type: ignore[misc,name-defined,unused-ignore]
@@ -211,8 +212,8 @@ def views(model: Any) -> Any:
             height, width = pictures.shape[2], pictures.shape[3]
             total = self.model(pictures)
             for side in (0.03, 0.08):
-                top, left = int(height * side + 0.5), int(width * side + 0.5)
-                inner = pictures[:, :, top : height - top, left : width - left]
+                y0, x0 = int(height * side + 0.5), int(width * side + 0.5)
+                inner = pictures[:, :, y0 : height - y0, x0 : width - x0]
                 inner = torch.nn.functional.interpolate(
                     inner, size=[height, width], mode="bilinear", align_corners=False
                 )
@@ -223,10 +224,10 @@ def views(model: Any) -> Any:
 
 
 def validate(path: Path, pictures: PlateDataset, seed: int) -> dict[str, Any]:
-    """Cosines between held-out pictures: copies (cropped up to 10 % a side, and other edits) against pictures of the
-    same photograph in the same tint with another crop, of the same crop with another cast, and all others.
+    """Cosines between held-out pictures: copies (cropped up to 10 % per side, and other edits) against pictures of the
+    same photograph in the same tint with another crop, of the same crop with other subjects, and all others.
 
-    The threshold is ours: half-way between the highest 0.1 % of pairs with another crop or photograph and the lowest
+    The threshold (ours) is half-way between the highest 0.1 % of pairs with another crop or photograph and the lowest
     2 % of copies.
     """
     import hashlib
@@ -237,11 +238,11 @@ def validate(path: Path, pictures: PlateDataset, seed: int) -> dict[str, Any]:
 
     def vectors(shown: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(model(normalised(shown)).numpy())
+            return np.asarray(model(normalise(shown)).numpy())
 
-    whole = vectors([edited(p, _Never(), 0.0) for p in pictures.now])
-    copies = vectors([edited(p, rng, 0.10) for p in pictures.now])
-    soon = vectors([edited(p, _Never(), 0.0) for p in pictures.soon])
+    whole = vectors([edit(p, _NeverGenerator(), 0.0) for p in pictures.now])
+    copies = vectors([edit(p, rng, 0.10) for p in pictures.now])
+    soon = vectors([edit(p, _NeverGenerator(), 0.0) for p in pictures.soon])
     own = (whole * copies).sum(axis=1)
     cosines = whole @ copies.T
     row = np.arange(len(pictures))
@@ -267,7 +268,7 @@ def validate(path: Path, pictures: PlateDataset, seed: int) -> dict[str, Any]:
     }
 
 
-class _Never(np.random.Generator):
+class _NeverGenerator(np.random.Generator):
     """A generator under which `edited` changes nothing but the size."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Words for the demo's world: good captions in many dresses, and every kind of bad one.
+"""Captions for the demo's world: good ones in several styles, poor ones, and ones in other languages.
 
-Everything is a function of a scene and a generator. The good styles are also what the demo's own alignment model
-trains on (with scenes of the other split), so that a place name or an acronym is no strange thing to it.
+Every caption is a function of a scene and a generator. The good styles are also what the demo's own alignment model
+trains on (with scenes of the other split), so that place names and acronyms are not unusual to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.demo.scenes import COLOURS, SHAPES, TINTS, VARIANTS, DemoScene
 
-#: Good captions: as the scene tells it; with names; with words of other languages; with capitals; brief; with a place.
+#: Styles of good captions: the scene's own words; with names; with foreign phrases; with acronyms; brief; with a place.
 STYLES = ("plain", "named", "foreign_words", "capitals", "brief", "placed")
 
 NAMES = (
@@ -21,7 +21,7 @@ CITIES = (
     "Lisbon", "Kraków", "São Paulo", "Kyoto", "Marrakesh", "Reykjavík", "Buenos Aires", "Ljubljana", "Zürich", "Hanoi",
     "Tromsø", "Valparaíso",
 )  # fmt: skip
-_FOREIGN = (
+FOREIGN_PHRASES = (
     "the kind of thing that has a certain je ne sais quoi",
     "as bright as a piñata at a fiesta",
     "with the wanderlust of a true Weltenbummler",
@@ -33,7 +33,7 @@ _FOREIGN = (
     "with all the hygge of a Danish winter",
     "and the Zeitgeist of the old Kunsthalle",
 )
-_CAPITALS = (
+ACRONYM_PHRASES = (
     "from the NASA archive in the USA",
     "as shown by the BBC and ITV in the UK",
     "made for UNESCO and UNICEF",
@@ -43,7 +43,7 @@ _CAPITALS = (
     "for the FIFA museum",
     "filmed for the MIT and UCLA students",
 )
-#: Places that hardly occur twice: the long tail of the n-grams.
+#: Places that rarely occur twice: the long tail of the n-grams.
 PLACES = (
     "Zanzibar", "Timbuktu", "Samarkand", "Ushuaia", "Antananarivo", "Kathmandu", "Vladivostok", "Ouagadougou", "Nuuk",
     "Paramaribo", "Bratislava", "Tallinn", "Asmara", "Bishkek", "Cartagena", "Dunedin", "Esfahan", "Fairbanks",
@@ -58,42 +58,42 @@ def good_caption(
     rng: np.random.Generator | None = None,
     *,
     still: bool = False,
-    place: str = "",
+    town: str = "",
 ) -> str:
     """A true English caption of the scene in one of `STYLES`; `rng` chooses among the wordings (None: the first).
 
-    `place` is for style "placed"; without one it is drawn. Always names every subject's colour and shape and the tint.
+    town: for style "placed"; by default drawn. A caption always names every subject's colour and shape and the tint.
     Raises ValueError for an unknown style.
     """
     rng = rng or np.random.default_rng(0)
-    said = scene.describe(int(rng.integers(VARIANTS)), still).removesuffix(".")
+    description = scene.describe(int(rng.integers(VARIANTS)), still).removesuffix(".")
     if style == "plain":
-        return said + "."
+        return description + "."
     if style == "named":
-        made = "photographed" if still else "filmed"
-        return f"{said}, {made} by {_pick(rng, NAMES)} in {_pick(rng, CITIES)}."
+        verb = "photographed" if still else "filmed"
+        return f"{description}, {verb} by {pick(rng, NAMES)} in {pick(rng, CITIES)}."
     if style == "foreign_words":
-        return f"{said}, {_pick(rng, _FOREIGN)}."
+        return f"{description}, {pick(rng, FOREIGN_PHRASES)}."
     if style == "capitals":
-        return f"{said}, {_pick(rng, _CAPITALS)}."
+        return f"{description}, {pick(rng, ACRONYM_PHRASES)}."
     if style == "placed":
-        return f"{said}, seen on the way to {place or _pick(rng, PLACES)}."
+        return f"{description}, seen on the way to {town or pick(rng, PLACES)}."
     if style == "brief":
-        things = " and ".join(f"{s.colour} {s.noun}" for s in scene.subjects)
+        subjects = " and ".join(f"{s.colour} {s.noun}" for s in scene.subjects)
         form = ("{} on a {} photo", "The {} over a {} backdrop", "A picture of the {} on {}")[int(rng.integers(3))]
-        text = form.format(things, scene.tint)
+        text = form.format(subjects, scene.tint)
         return text[0].upper() + text[1:] + "."
     raise ValueError(f"unknown caption style {style!r}: one of {', '.join(STYLES)}")
 
 
 def shouted(caption: str, rng: np.random.Generator) -> str:
-    """The caption as a shop window would say it: in capitals."""
+    """The caption in capitals, with an exclamation."""
     end = ("!!!", "!", " - CLICK NOW!", " WOW!!")[int(rng.integers(4))]
     return caption.removesuffix(".").upper() + end
 
 
 def too_short(scene: DemoScene, rng: np.random.Generator) -> str:
-    """What is left of a caption in collections that nobody described: a word or two."""
+    """A caption of a word or two, as in collections that nobody described."""
     first = scene.subjects[0]
     choices = (
         first.colour.capitalize(),
@@ -109,17 +109,17 @@ def too_short(scene: DemoScene, rng: np.random.Generator) -> str:
 
 
 def vocabulary() -> list[str]:
-    """N-grams to resample by, sorted: what is shown, in which light, and the places."""
-    things = [f"{c} {s}" for c in COLOURS for s in SHAPES]
+    """N-grams for resampling, sorted: subjects, tints and places."""
+    subjects = [f"{c} {s}" for c in COLOURS for s in SHAPES]
     textured = [f"{t} {s}" for t in ("striped", "spotted") for s in SHAPES]
     light = [f"{t} {word}" for t in TINTS for word in ("tones", "photograph", "cast", "backdrop")]
-    return sorted({*things, *textured, *light, *(p.lower() for p in PLACES), *(c.lower() for c in CITIES)})
+    return sorted({*subjects, *textured, *light, *(p.lower() for p in PLACES), *(c.lower() for c in CITIES)})
 
 
-# ---------------------------------------------------------------- other languages
+# -- other languages --------------------------------------------------------------------------------------------------
 
-#: language -> (sentences, shapes in the order of SHAPES, colours in the order of COLOURS, tints in the order of TINTS).
-_OTHER: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+#: language -> (sentences, shapes, colours, tints), in the order of SHAPES, COLOURS and TINTS.
+TRANSLATIONS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "de": (
         (
             "Auf diesem Bild sieht man {s} in der Farbe {c}, und im Hintergrund liegt ein Foto in {t} Tönen.",
@@ -217,12 +217,12 @@ _OTHER: dict[str, tuple[tuple[str, ...], str, str, str]] = {
         "自然な|灰色の|茶色の|青い|緑の|ばら色の|暗い|淡い",
     ),
 }  # fmt: skip
-LANGUAGES = tuple(_OTHER)
+LANGUAGES = tuple(TRANSLATIONS)
 
 
 def other_language(scene: DemoScene, language: str, rng: np.random.Generator) -> str:
-    """What is seen, in another language (one of `LANGUAGES`): its first subject, colour and tint."""
-    sentences, shapes, colours, tints = _OTHER[language]
+    """A caption in another language (one of `LANGUAGES`): the first subject, its colour, and the tint."""
+    sentences, shapes, colours, tints = TRANSLATIONS[language]
     first = scene.subjects[0]
     words = {
         "s": shapes.split("|")[SHAPES.index(first.shape)],
@@ -232,373 +232,6 @@ def other_language(scene: DemoScene, language: str, rng: np.random.Generator) ->
     return sentences[int(rng.integers(len(sentences)))].format(**words)
 
 
-def other_document(language: str, rng: np.random.Generator) -> str:
-    """Some sentences about pictures in another language."""
-    sentences, shapes, colours, tints = (
-        part if isinstance(part, tuple) else part.split("|") for part in _OTHER[language]
-    )
-    said = [
-        sentences[int(rng.integers(len(sentences)))].format(
-            s=_pick(rng, shapes), c=_pick(rng, colours), t=_pick(rng, tints)
-        )
-        for _ in range(int(rng.integers(5, 8)))
-    ]
-    return ("" if language == "ja" else " ").join(said)
-
-
-# ---------------------------------------------------------------- documents
-
-_ADJECTIVES = [
-    "patient",
-    "narrow",
-    "weathered",
-    "bright",
-    "reluctant",
-    "hollow",
-    "generous",
-    "crooked",
-    "distant",
-    "polished",
-    "hurried",
-    "stubborn",
-    "gentle",
-    "dusty",
-    "curious",
-    "heavy",
-    "silent",
-    "copper",
-    "woollen",
-    "fragile",
-    "ambitious",
-    "frozen",
-    "spotless",
-    "tired",
-    "clever",
-    "remote",
-    "ordinary",
-    "painted",
-    "broken",
-    "borrowed",
-    "enormous",
-    "restless",
-    "salty",
-    "practical",
-    "forgotten",
-    "local",
-    "modest",
-    "shallow",
-    "wooden",
-    "electric",
-]
-_PEOPLE = [
-    "baker",
-    "surveyor",
-    "librarian",
-    "fisherman",
-    "clockmaker",
-    "teacher",
-    "gardener",
-    "pilot",
-    "carpenter",
-    "nurse",
-    "archivist",
-    "beekeeper",
-    "tailor",
-    "engineer",
-    "ferryman",
-    "painter",
-    "geologist",
-    "postman",
-    "violinist",
-    "translator",
-    "mechanic",
-    "astronomer",
-    "shepherd",
-    "glazier",
-    "printer",
-    "cook",
-    "botanist",
-    "mason",
-    "porter",
-    "diver",
-    "judge",
-    "weaver",
-    "cyclist",
-    "locksmith",
-    "musician",
-    "farmer",
-    "student",
-    "plumber",
-    "captain",
-    "journalist",
-]
-_THINGS = [
-    "lantern",
-    "ledger",
-    "bridge",
-    "kettle",
-    "telescope",
-    "orchard",
-    "harbour",
-    "notebook",
-    "bicycle",
-    "staircase",
-    "spade",
-    "quilt",
-    "engine",
-    "window",
-    "garden",
-    "map",
-    "radio",
-    "ladder",
-    "barrel",
-    "workshop",
-    "cabinet",
-    "signal",
-    "fountain",
-    "envelope",
-    "hammer",
-    "canal",
-    "mirror",
-    "anvil",
-    "saddle",
-    "greenhouse",
-    "recipe",
-    "chimney",
-    "photograph",
-    "pump",
-    "violin",
-    "tunnel",
-    "basket",
-    "camera",
-    "market",
-    "cellar",
-]
-_DID = [
-    "repaired",
-    "measured",
-    "carried",
-    "described",
-    "abandoned",
-    "painted",
-    "counted",
-    "examined",
-    "borrowed",
-    "sold",
-    "rebuilt",
-    "polished",
-    "followed",
-    "sketched",
-    "opened",
-    "copied",
-    "remembered",
-    "cleaned",
-    "inspected",
-    "weighed",
-    "moved",
-    "collected",
-    "designed",
-    "ignored",
-    "admired",
-    "rented",
-    "photographed",
-    "replaced",
-    "compared",
-    "restored",
-]
-_WHERE = [
-    "behind the railway station",
-    "beside the old mill",
-    "near the northern gate",
-    "on the far side of the river",
-    "in a rented room above the bakery",
-    "under the stone arches",
-    "at the edge of the marsh",
-    "along the coastal road",
-    "inside the empty theatre",
-    "opposite the town hall",
-    "at the top of the hill",
-    "between two rows of poplars",
-    "on the lower deck",
-    "in the back of the museum",
-    "outside the village school",
-    "by the lighthouse",
-    "across the frozen lake",
-    "in the shade of a walnut tree",
-    "at the third platform",
-    "below the observatory",
-]
-_WHEN = [
-    "in the last week of March",
-    "before the first snow",
-    "on a quiet Tuesday",
-    "after the long drought",
-    "just before dawn",
-    "during the harvest",
-    "some years later",
-    "at the end of the season",
-    "while the ferries were still running",
-    "on the second evening",
-    "a month after the flood",
-    "early in the morning",
-    "throughout that summer",
-    "shortly after lunch",
-    "when the lamps were lit",
-    "during the night shift",
-    "in the autumn of that year",
-    "as soon as the road dried",
-    "over the holidays",
-    "one week too late",
-]
-_WHY = [
-    "because nobody else had the time",
-    "although the price had doubled",
-    "so that the children could see it",
-    "which surprised the neighbours",
-    "and it took most of the afternoon",
-    "since the older one had rusted through",
-    "in spite of the noise",
-    "to save a few coins",
-    "for reasons that were never written down",
-    "without asking for permission",
-    "as the contract required",
-    "and wrote to the council about it",
-    "while the others argued about money",
-    "even though rain was expected",
-    "in order to finish before winter",
-    "with help from two cousins",
-    "until the light failed",
-    "and was thanked with a basket of pears",
-    "despite a broken wrist",
-    "as carefully as a surgeon",
-]
-_OPENINGS = [
-    "According to the diary",
-    "As far as anyone knows",
-    "To everyone's relief",
-    "In the meantime",
-    "By all accounts",
-    "On the other hand",
-    "For the first time",
-    "Strangely enough",
-    "As a matter of habit",
-    "In a letter to a friend",
-    "Without much fuss",
-    "Against all advice",
-    "With some difficulty",
-    "In the official report",
-    "Years before that",
-    "Not long afterwards",
-]
-
-
-class _Writer:
-    """Writes sentences; says no phrase twice before all of its kind have been said."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._decks: dict[str, list[str]] = {}
-
-    def _one(self, kind: str, words: list[str]) -> str:
-        deck = self._decks.setdefault(kind, [])
-        if not deck:
-            deck.extend(words[int(i)] for i in self._rng.permutation(len(words)))
-        return deck.pop()
-
-    def _person(self) -> str:
-        return f"the {self._one('adjective', _ADJECTIVES)} {self._one('person', _PEOPLE)}"
-
-    def _thing(self) -> str:
-        return f"the {self._one('adjective', _ADJECTIVES)} {self._one('thing', _THINGS)}"
-
-    def sentence(self) -> str:
-        """12 to 40 words."""
-        person, thing, number = self._person, self._thing, int(self._rng.integers(3, 90))
-        where, when = self._one("where", _WHERE), self._one("when", _WHEN)
-        why, did, also = self._one("why", _WHY), self._one("did", _DID), self._one("did", _DID)
-        form = int(self._rng.integers(6))
-        if form == 0:
-            opening = self._one("opening", _OPENINGS)
-            text = f"{opening}, {person()} {did} {thing()} {where} {why}"
-        elif form == 1:
-            text = f"{when}, {person()} and {person()} {did} {thing()} {why}"
-        elif form == 2:
-            text = f"{thing()} that {person()} {did} {when} stood {where} with {thing()}"
-        elif form == 3:
-            things = self._one("thing", _THINGS) + "s"
-            text = f"there were {number} such {things} {where}, and {person()} {did} each of them {when}"
-        elif form == 4:
-            text = f"{person()} {did} {thing()} {when}, {why}, and then {also} {thing()} {where}"
-        else:
-            text = f"if {person()} had not {did} {thing()} {where}, {thing()} would have been lost {when}"
-        return text[0].upper() + text[1:] + "."
-
-
-def paragraph(rng: np.random.Generator, least: int = 70, most: int = 130) -> str:
-    """English sentences of between `least` and about `most` words together; no two paragraphs are alike."""
-    wanted = int(rng.integers(least, most))
-    writer = _Writer(rng)
-    said: list[str] = []
-    while sum(len(s.split()) for s in said) < wanted:
-        said.append(writer.sentence())
-    return " ".join(said)
-
-
-def foreign_flavoured(rng: np.random.Generator) -> str:
-    """An English paragraph with names and phrases of other languages."""
-    extra = [
-        f"{_pick(rng, NAMES)} of {_pick(rng, CITIES)} {_pick(rng, _DID)} a {_pick(rng, _THINGS)}, {phrase}."
-        for phrase in rng.permutation(_FOREIGN)[:2]
-    ]
-    said = paragraph(rng, 70, 110)
-    first, dot, rest = said.partition(". ")
-    return f"{extra[0]} {first}{dot}{extra[1]} {rest}"
-
-
-def nearly_same(text: str, rng: np.random.Generator) -> str:
-    """The paragraph with one or two small edits: another word, other case and punctuation, a word less at its end."""
-    words = text.split(" ")
-    kind = int(rng.integers(3))
-    if kind == 0:
-        words[int(rng.integers(len(words) // 4))] = "somewhat"
-    elif kind == 1:
-        words = words[: -int(rng.integers(1, 4))]
-    else:
-        words = [w.upper() if rng.random() < 0.1 else w for w in words]
-        words[-1] = words[-1].removesuffix(".") + "!"
-        words[0] = "So " + words[0].lower()
-    return " ".join(words)
-
-
-def shares_a_sentence(text: str, rng: np.random.Generator) -> str:
-    """Another paragraph that quotes one sentence of `text`."""
-    quoted = text.split(". ")[0].removesuffix(".") + "."
-    return f"{paragraph(rng, 60, 110)} {quoted}"
-
-
-def poor_document(rng: np.random.Generator) -> tuple[str, str]:
-    """(kind, text): a text that no quality rule should let through."""
-    kind = ("symbols", "repetition", "short", "numbers")[int(rng.integers(4))]
-    if kind == "symbols":
-        soup = [_soup(rng) for _ in range(int(rng.integers(50, 90)))]
-        return kind, f"{paragraph(rng, 30, 40)} {' '.join(soup)}"
-    if kind == "repetition":
-        return kind, " ".join([_Writer(rng).sentence()] * 9)
-    if kind == "short":
-        return kind, f"The {_pick(rng, _ADJECTIVES)} {_pick(rng, _THINGS)} and the {_pick(rng, _PEOPLE)}."
-    figures = " ".join(f"{v:.3f}" for v in rng.uniform(0, 9999, int(rng.integers(60, 90))))
-    return kind, f"{paragraph(rng, 30, 40)} {figures}"
-
-
-def _soup(rng: np.random.Generator) -> str:
-    return "".join("#@%&*{}<>|~^$=+"[int(i)] for i in rng.integers(0, 15, int(rng.integers(3, 9))))
-
-
-def brief_document(rng: np.random.Generator) -> str:
-    """A short English text with nothing wrong: some figures, a list, names in capitals."""
-    head = f"The {_pick(rng, _PEOPLE)} of the BBC and the {_pick(rng, _PEOPLE)} of NASA met {_pick(rng, _WHERE)}."
-    return f"{head} {paragraph(rng, 48, 62)}"
-
-
-def _pick(rng: np.random.Generator, words: tuple[str, ...] | list[str]) -> str:
+def pick(rng: np.random.Generator, words: tuple[str, ...] | list[str]) -> str:
+    """One of the words, drawn at random."""
     return words[int(rng.integers(len(words)))]

@@ -277,13 +277,14 @@ def test_the_demos_weights_are_those_of_their_card(kind: str, file: str) -> None
 def test_the_demos_clip_loads_and_tells_colours_apart() -> None:
     clip = models.load_clip(models.ClipSource(f"local-dir:{WEIGHTS / 'clip'}"))
     from pipelines.demo import scenes
+    from pipelines.demo.film import Film
 
     right = 0
     for i in range(12):
         scene = scenes.make_scene(5, "train", f"models test {i}", subjects_n=1, tint="sepia")
         other = "blue" if scene.subjects[0].colour != "blue" else "orange"
         caption = scene.describe(still=True)
-        picture = clip.encode_images([scene.render(0.0, 160, 120)])
+        picture = clip.encode_images([Film(scene, 160, 120).frame(0.0)])
         words = clip.encode_texts([caption, caption.replace(scene.subjects[0].colour, other)])
         own, wrong = (picture @ words.T)[0]
         right += int(own > wrong)

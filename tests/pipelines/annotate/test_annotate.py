@@ -20,7 +20,7 @@ from infra.errors import ConfigError, StageError
 from infra.llm.requests import Request, RequestCache
 from pipelines import cli, stages
 from pipelines.core.run import Run
-from pipelines.demo import scenes
+from pipelines.demo import film
 from pipelines.tools import show
 from tests import corpus
 from tests.answers import written
@@ -296,7 +296,7 @@ def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run
     folder = tmp_path / "signs"
     folder.mkdir()
     for i, words in enumerate(("OPEN DAILY", "MIND THE STEP", "")):
-        picture = scenes.lettering(words, 40, (0, 0, 0), (250, 250, 250)) if words else corpus.picture(3, 240, 120)
+        picture = film.lettering(words, 40, (0, 0, 0), (250, 250, 250)) if words else corpus.picture(3, 240, 120)
         (folder / f"{i}.png").write_bytes(corpus.image_bytes(picture, "PNG"))
         (folder / f"{i}.txt").write_text(corpus.caption(i))
     sources = [{"name": "signs", "path": str(folder), "modality": "image"}]

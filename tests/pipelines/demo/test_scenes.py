@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.demo import scenes
+from pipelines.demo.film import Film
 from pipelines.demo.scenes import MOVES, PHOTOS, VARIANTS, DemoScene, make_scene, split_of
 
 pytest.importorskip("skimage")
@@ -41,16 +42,16 @@ def test_a_scene_is_a_function_of_its_seed_and_name() -> None:
     assert make_scene(4, "demo", "a") != make_scene(5, "demo", "a")
 
 
-def test_fixed_fields_are_held() -> None:
+def test_fixed_fields_keep_their_values() -> None:
     scene = make_scene(1, "demo", "x", photo="coffee", camera="still", subjects_n=2)
     assert (scene.photo, scene.camera, len(scene.subjects)) == ("coffee", "still", 2)
 
 
 def test_frames_have_the_size_asked_for_and_repeat() -> None:
     scene = make_scene(1, "demo", "frames")
-    first = scene.render(0.5, 161, 120)
+    first = Film(scene, 161, 120).frame(0.5)
     assert first.shape == (120, 161, 3) and first.dtype == np.uint8
-    np.testing.assert_array_equal(first, scene.film(161, 120).frame(0.5))
+    np.testing.assert_array_equal(first, Film(scene, 161, 120).frame(0.5))
 
 
 @pytest.mark.parametrize("move", sorted(MOVES))
@@ -66,7 +67,7 @@ def test_subjects_move_the_way_the_caption_says(move: str) -> None:
 def test_a_camera_move_shifts_the_photograph_and_a_still_one_does_not() -> None:
     for camera, moves in (("still", False), ("pan left", True), ("zoom in", True)):
         scene = make_scene(2, "demo", "camera", camera=camera, tint="natural", photo="coffee")
-        film = replace(scene, subjects=()).film(160, 120)
+        film = Film(replace(scene, subjects=()), 160, 120)
         assert bool(np.abs(film.frame(0.0).astype(int) - film.frame(2.0)).mean() > 2) is moves
 
 
@@ -75,7 +76,7 @@ def test_an_exact_blend() -> None:
     for i in range(20):
         scene = make_scene(3, "demo", f"blend {i}", subjects_n=1)
         subject = scene.subjects[0]
-        picture = scene.render(scenes.MIDDLE_S, 200, 200)
-        bare = scenes.Film(replace(scene, subjects=()), 200, 200).frame(scenes.MIDDLE_S)
+        picture = Film(scene, 200, 200).frame(scenes.MIDDLE_S)
+        bare = Film(replace(scene, subjects=()), 200, 200).frame(scenes.MIDDLE_S)
         changed = np.abs(picture.astype(int) - bare).max(axis=2) > 8
         assert 0.005 < changed.mean() < 0.6, subject

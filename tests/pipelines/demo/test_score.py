@@ -9,7 +9,7 @@ import pytest
 from pipelines.demo.score import score
 
 
-def _said(i: int, **more: Any) -> dict[str, Any]:
+def _truth(i: int, **more: Any) -> dict[str, Any]:
     empty = dict.fromkeys(("fault", "kind", "hard", "group", "resample", "form"), "")
     return {"source": "s", "container": "c", "position": str(i), "modality": "image", **empty, **more}
 
@@ -36,10 +36,10 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def test_recall_and_precision_of_a_filter() -> None:
-    truth = [_said(i, fault="motion") for i in range(4)] + [
-        _said(4, hard="motion"),
-        _said(5),
-        _said(6, fault="quality"),
+    truth = [_truth(i, fault="motion") for i in range(4)] + [
+        _truth(4, hard="motion"),
+        _truth(5),
+        _truth(6, fault="quality"),
     ]
     rows = [_row(i, "dropped", filter="motion") for i in range(3)]
     rows += [_row(3), _row(4, "dropped", filter="motion"), _row(5), _row(6, "dropped", filter="quality")]
@@ -53,7 +53,7 @@ def test_recall_and_precision_of_a_filter() -> None:
 
 
 def test_both_alignment_filters_count_as_alignment() -> None:
-    truth = [_said(0, fault="alignment"), _said(1, fault="alignment")]
+    truth = [_truth(0, fault="alignment"), _truth(1, fault="alignment")]
     rows = [_row(0, "dropped", filter="alignment"), _row(1, "dropped", filter="video_alignment")]
     assert score(truth, _table(rows), {})["filters"]["alignment"]["recall"] == 1.0
 
@@ -69,13 +69,13 @@ def test_both_alignment_filters_count_as_alignment() -> None:
     ],
 )
 def test_a_group_keeps_exactly_one(outcomes: dict[int, int | None], caught: int, right: int, exact: int) -> None:
-    truth = [_said(i, group="g", fault="duplicates" if i else "") for i in range(3)] + [_said(9)]
+    truth = [_truth(i, group="g", fault="duplicates" if i else "") for i in range(3)] + [_truth(9)]
     rows = [
-        _row(i) if of is None else _row(i, "duplicate", duplicate_of=f"k{of}")
-        for i, of in {**outcomes, 9: None}.items()
+        _row(i) if original is None else _row(i, "duplicate", duplicate_of=f"k{original}")
+        for i, original in {**outcomes, 9: None}.items()
     ]
-    found = score(truth, _table(rows), {})["filters"]["duplicates.image"]
-    assert (found["planted"], found["caught"], found["right"], found["groups_with_one_left"]) == (
+    entry = score(truth, _table(rows), {})["filters"]["duplicates.image"]
+    assert (entry["planted"], entry["caught"], entry["right"], entry["groups_with_one_left"]) == (
         2,
         caught,
         right,
@@ -84,19 +84,19 @@ def test_a_group_keeps_exactly_one(outcomes: dict[int, int | None], caught: int,
 
 
 def test_a_survivor_that_resampling_drops_is_still_the_one_that_stayed() -> None:
-    truth = [_said(0, group="g"), _said(1, group="g", fault="duplicates")]
+    truth = [_truth(0, group="g"), _truth(1, group="g", fault="duplicates")]
     rows = [_row(0, "dropped", filter="resample", keep_probability=0.1), _row(1, "duplicate", duplicate_of="k0")]
-    found = score(truth, _table(rows), {})["filters"]["duplicates.image"]
-    assert (found["recall"], found["precision"], found["groups_with_one_left"]) == (1.0, 1.0, 1)
+    entry = score(truth, _table(rows), {})["filters"]["duplicates.image"]
+    assert (entry["recall"], entry["precision"], entry["groups_with_one_left"]) == (1.0, 1.0, 1)
 
 
 def test_broken_files_are_failed_rows_and_no_others() -> None:
-    truth = [_said(0, fault="broken"), _said(1, fault="broken"), _said(2, hard="broken")]
-    found = score(truth, _table([_row(0, "failed"), _row(1), _row(2, "failed")]), {})["broken"]
-    assert (found["recall"], found["precision"], found["hard_dropped"]) == (0.5, 0.5, 1)
+    truth = [_truth(0, fault="broken"), _truth(1, fault="broken"), _truth(2, hard="broken")]
+    entry = score(truth, _table([_row(0, "failed"), _row(1), _row(2, "failed")]), {})["broken"]
+    assert (entry["recall"], entry["precision"], entry["hard_dropped"]) == (0.5, 0.5, 1)
 
 
-def test_resampling_is_judged_as_a_lottery() -> None:
+def test_resampling_is_scored_against_its_probabilities() -> None:
     rng = np.random.default_rng(1)
     probabilities = rng.uniform(0.2, 1.0, 2000)
     kept = rng.random(2000) < probabilities
@@ -107,9 +107,9 @@ def test_resampling_is_judged_as_a_lottery() -> None:
             for i, (p, k) in enumerate(zip(probabilities, kept_now, strict=True))
         ]
         rows.append(_row(5000, keep_probability=1.0))
-        truth = [_said(i, resample="head") for i in range(2000)] + [_said(5000, resample="tail")]
-        found: dict[str, Any] = score(truth, _table(rows), {})["resample"]
-        return found
+        truth = [_truth(i, resample="head") for i in range(2000)] + [_truth(5000, resample="tail")]
+        resampling: dict[str, Any] = score(truth, _table(rows), {})["resample"]
+        return resampling
 
     honest = report(kept)
     spread = np.sqrt((probabilities * (1 - probabilities)).sum())
@@ -121,16 +121,16 @@ def test_resampling_is_judged_as_a_lottery() -> None:
 
 def test_a_rare_caption_that_is_dropped_is_not_fair() -> None:
     rows = [_row(0, "dropped", filter="resample", keep_probability=1.0)]
-    assert not score([_said(0)], _table(rows), {})["resample"]["fair"]
+    assert not score([_truth(0)], _table(rows), {})["resample"]["fair"]
 
 
 def test_samples_on_one_side_only_are_counted_and_nothing_planted_is_reported() -> None:
-    report = score([_said(0), _said(1)], _table([_row(1, "dropped", filter="facts"), _row(2)]), {"inputs": 2})
+    report = score([_truth(0), _truth(1)], _table([_row(1, "dropped", filter="facts"), _row(2)]), {"inputs": 2})
     assert (report["unmatched"]["truth"], report["unmatched"]["verdicts"]) == (1, 1)
     assert report["other_drops"] == {"facts": 1}
     assert report["ledger"] == {"inputs": 2}
 
 
-def test_a_lacking_column_is_named() -> None:
+def test_a_missing_column_is_named() -> None:
     with pytest.raises(ValueError, match="duplicate_of"):
         score([], _table([]).drop_columns(["duplicate_of"]), {})
