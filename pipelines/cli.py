@@ -1,4 +1,4 @@
-"""The command line. Data goes to stdout, logs and progress to stderr; exit 0 done, 1 something found, 2 wrong usage."""
+"""The command line. Data goes to stdout, logs and progress to stderr; exit 0 done, 1 problems, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ ConfigPath = Annotated[Path, typer.Argument(help="The config file (YAML).", show
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 RunnerName = Annotated[str, typer.Option("--runner", help="A Beam runner by name.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine (FnApiRunner).")]
-BeamOptions = Annotated[list[str] | None, typer.Option("--beam", help="A further Beam option, as --beam=--name=value.")]
-Out = Annotated[str | None, typer.Option("--out", help="Another folder for the run than the config's.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Overwrite a run that was made with another config.")]
+BeamOptions = Annotated[list[str] | None, typer.Option("--beam", help="Another Beam option, as --beam=--name=value.")]
+Out = Annotated[str | None, typer.Option("--out", help="Folder of the run, instead of the config's.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Overwrite a run of another config.")]
 
 
 def _runner(name: str, workers: int, options: list[str] | None = None) -> Any:
@@ -47,16 +47,20 @@ def _print(value: Any) -> None:
     sys.stdout.flush()
 
 
+#: Panels of `reelmill --help`, in the order of work.
+STAGES, MIXTURES, INSPECT, TOOLS = "Stages", "Mixtures", "Inspect", "Tools"
+
+
 # -- stages -----------------------------------------------------------------------------------------------------
 
 
-@app.command("run")
+@app.command("run", rich_help_panel=STAGES)
 def run_(
     config: ConfigPath,
     out: Out = None,
     replace: Replace = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show every filter with its thresholds, do nothing.")
+        bool, typer.Option("--explain", help="Show every filter with its thresholds and do nothing else.")
     ] = False,
     json: Json = False,
     runner: RunnerName = "FnApiRunner",
@@ -77,7 +81,7 @@ def run_(
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
-    """Run one stage, say what it did, and return the run."""
+    """Run one stage, print its summary and return the run."""
     from pipelines import stages
     from pipelines.core import summary
 
@@ -104,30 +108,32 @@ def _stage(name: str, help_: str) -> Callable[..., None]:
     return command
 
 
-for _name, _help in (
-    ("ingest", "List the sources, cut them into units, hash every medium once."),
-    ("measure", "Measure what the cascade asks for and the store does not have."),
-    ("decide", "Judge, deduplicate and resample what was measured."),
-    ("export", "Write shards, members index and cards of what is kept."),
-):
-    app.command(_name)(_stage(_name, _help))
+app.command("ingest", rich_help_panel=STAGES)(
+    _stage("ingest", "List the sources, cut them into units, hash every medium once.")
+)
+app.command("measure", rich_help_panel=STAGES)(
+    _stage("measure", "Measure what the config asks for and the store lacks.")
+)
+app.command("decide", rich_help_panel=STAGES)(_stage("decide", "Judge, deduplicate and resample what was measured."))
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def annotate(
     config: ConfigPath,
     out: Out = None,
     replace: Replace = False,
     batch: Annotated[
         str | None,
-        typer.Option("--batch", help="A folder of OpenAI batch files: requests are written there, answers read."),
+        typer.Option(
+            "--batch", help="Folder of OpenAI batch files: requests are written there, completions are read there."
+        ),
     ] = None,
     json: Json = False,
     runner: RunnerName = "FnApiRunner",
     workers: Workers = 1,
     beam: BeamOptions = None,
 ) -> None:
-    """Write dialogues about the kept videos, by a served language model or by rule."""
+    """Write dialogues about kept videos, with a served language model or by rules."""
     options = {"out": out, "replace": replace, "runner": _runner(runner, workers, beam), "batch": batch}
     run = _run_stage("annotate", config, json, **options)
     if not json:
@@ -136,64 +142,76 @@ def annotate(
         summary.print_dialogues(run)
 
 
-# -- looking and planning ---------------------------------------------------------------------------------------
+app.command("export", rich_help_panel=STAGES)(
+    _stage("export", "Write shards, the index of members and cards of the samples kept.")
+)
 
 
-@app.command("what-if")
-def what_if(
-    run: Annotated[str, typer.Argument(help="A finished run's folder.", show_default=False)],
-    set_: Annotated[list[str], typer.Option("--set", help="filters.NAME.KEY=VALUE, as often as you like.")],
-    json: Json = False,
-) -> None:
-    """What other thresholds would keep, from what is measured; nothing is written."""
-    from pipelines.forecast import what_if
-
-    answer = what_if.run(run, set_)
-    _print(answer) if json else what_if.show(answer)
+# -- mixtures ---------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def diff(
-    a: Annotated[str, typer.Argument(help="A run or a mixture.", show_default=False)],
-    b: Annotated[str, typer.Argument(help="Another of the same kind.", show_default=False)],
-    json: Json = False,
-) -> None:
-    """Which samples, scores, settings and shares moved between two runs or mixtures; exit 1 where something did."""
-    from pipelines.diff import diff
-
-    changes = diff.run(a, b)
-    _print(changes) if json else diff.show(changes)
-    if not changes["same"]:
-        raise typer.Exit(1)
-
-
-@app.command()
-def takedown(
-    folders: Annotated[
-        list[str], typer.Argument(help="Runs, mixtures, or folders that hold some at any depth.", show_default=False)
-    ],
-    keys: Annotated[list[str] | None, typer.Option("--key", help="A sample's key; may be repeated.")] = None,
-    sources: Annotated[list[str] | None, typer.Option("--source", help="All of a source; may be repeated.")] = None,
-    licences: Annotated[list[str] | None, typer.Option("--licence", help="All under a licence.")] = None,
-    url_lists: Annotated[
-        list[str] | None, typer.Option("--url-list", help="A file of URLs or paths, one a line.")
+@app.command(rich_help_panel=MIXTURES)
+def mix(
+    from_: Annotated[list[str], typer.Option("--from", help="A finished run's folder; may be repeated.")],
+    out: Annotated[str, typer.Option("--out", help="The mixture's folder.", show_default=False)],
+    more: Annotated[list[str] | None, typer.Argument(help="Further runs.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A YAML file, or apollo (the default), shipped, best.")
     ] = None,
-    with_duplicates: Annotated[
-        bool, typer.Option("--with-duplicates", help="Also all that look like them or have the same bytes.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; nothing is written.")] = False,
+    ratio: Annotated[
+        str | None, typer.Option("--ratio", help="text=0.12,image=0.30,multi_image=0.18,video=0.40")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="Unit of the shares: samples, tokens, seconds or bytes.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="Size in units (200k, 1.5M), or max; by default as much as fits.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Maximum number of times a sample may be repeated.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the draw.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="A tokenizer.json to count text tokens with.")
+    ] = None,
+    materialize: Annotated[bool, typer.Option("--materialize", help="Write tars, one per virtual shard.")] = False,
+    emit: Annotated[
+        str | None, typer.Option("--emit", help="energon, llava: also write files that those trainers read.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a different mixture in the folder.")] = False,
     json: Json = False,
+    runner: RunnerName = "FnApiRunner",
+    workers: Workers = 1,
+    beam: BeamOptions = None,
 ) -> None:
-    """Remove samples everywhere: rewrite only the shards touched, reissue cards, mend mixtures."""
-    from pipelines.takedown import takedown
-    from pipelines.takedown.request import build_request
+    """Plan a mixture of finished runs at any ratio; writes a manifest and copies no media."""
+    from pipelines.mix import mix, mix_options, mixture_summary
 
-    request = build_request(keys or (), sources or (), licences or (), url_lists or ())
-    removed = takedown.run(folders, request, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
-    _print(removed) if json else takedown.show(removed)
+    asked = mix_options.resolve_recipe(
+        recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer
+    )
+    mixture = mix.run(
+        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
+        formats=mix_options.parse_formats(emit),
+        runner=_runner(runner, workers, beam), quiet=json,
+    )  # fmt: skip
+    _print(mixture_summary.build_summary(mixture)) if json else mixture_summary.print_mixture(mixture)
 
 
-@app.command()
+@app.command(rich_help_panel=MIXTURES)
+def train(config: ConfigPath, out: Out = None, json: Json = False) -> None:
+    """Train a small video-language model over mixtures in Apollo's three stages; resumes by itself (extra: train)."""
+    from pipelines.train import train
+
+    summary = train.run(str(config), out=out, quiet=json)
+    if summary:  # empty on every process but the first
+        _print(summary) if json else train.show(summary)
+
+
+# -- inspect ----------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=INSPECT)
 def plan(
     config: ConfigPath,
     share: Annotated[
@@ -202,43 +220,36 @@ def plan(
     json: Json = False,
     workers: Workers = 1,
 ) -> None:
-    """Measure a keyed share of the inputs and forecast yield, hours, bytes and tokens, with intervals."""
+    """Measure a share of the inputs and forecast yield, hours, bytes and tokens, with intervals."""
     from pipelines.forecast import plan
 
     forecast = plan.run(str(config), share=share, workers=workers, quiet=json)
     _print(forecast) if json else plan.show(forecast)
 
 
-@app.command()
-def show(
-    what: Annotated[str, typer.Argument(help="dialogues.", show_default=False)],
-    run: Annotated[str, typer.Argument(help="A run's folder.", show_default=False)],
-    count: Annotated[int, typer.Option("--count", min=1, help="How many, drawn by key.")] = 3,
-    kind: Annotated[str | None, typer.Option("--kind", help="Only of this kind.")] = None,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Those that were rejected.")] = False,
+@app.command("what-if", rich_help_panel=INSPECT)
+def what_if(
+    run: Annotated[str, typer.Argument(help="A finished run's folder.", show_default=False)],
+    set_: Annotated[list[str], typer.Option("--set", help="filters.NAME.KEY=VALUE; may be repeated.")],
     json: Json = False,
 ) -> None:
-    """Show some of what a run made: dialogues with their evidence side by side."""
-    from pipelines.tools import show
+    """Compute what other thresholds would keep, from a run's measurements; nothing is written."""
+    from pipelines.forecast import what_if
 
-    if what != "dialogues":
-        raise typer.BadParameter(f"there is nothing called {what!r} to show; try dialogues")
-    rows = show.run(run, count=count, kind=kind, rejected=rejected)
-    _print(rows) if json else show.show(rows, run)
+    answer = what_if.run(run, set_)
+    _print(answer) if json else what_if.show(answer)
 
 
-@app.command()
+@app.command(rich_help_panel=INSPECT)
 def audit(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="A run, a mixture, or a folder that holds some.", show_default=False)
+        str, typer.Argument(metavar="DIR", help="A run, a mixture, or a folder that contains some.", show_default=False)
     ],
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every medium too, and hold its facts against it.")
-    ] = False,
-    html: Annotated[str | None, typer.Option("--html", help="Write a report for people into this folder.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every medium and verify its facts.")] = False,
+    html: Annotated[str | None, typer.Option("--html", help="Write an HTML report into this folder.")] = None,
     json: Json = False,
 ) -> None:
-    """Hold every card, index and sum against the bytes; exit 1 on any mismatch."""
+    """Verify every card, index and total against the actual bytes; exit 1 on any mismatch."""
     from pipelines.audit import audit
     from pipelines.report import report
 
@@ -248,13 +259,49 @@ def audit(
     _print([entry.to_json() for entry in audits]) if json else audit.show(audits)
     if not all(entry.ok for entry in audits):
         if html is not None:
-            sys.stderr.write("reelmill: no report was written: its pages would not be true\n")
+            sys.stderr.write("reelmill: no report was written, because the audit found problems\n")
         raise typer.Exit(1)
     if html is not None:
         report.run(folder, html, quiet=json)
 
 
-@app.command()
+@app.command(rich_help_panel=INSPECT)
+def diff(
+    a: Annotated[str, typer.Argument(help="A run or a mixture.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Compare samples, scores, settings and shares of two runs or mixtures; exit 1 if they differ."""
+    from pipelines.diff import diff
+
+    changes = diff.run(a, b)
+    _print(changes) if json else diff.show(changes)
+    if not changes["same"]:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=INSPECT)
+def show(
+    what: Annotated[str, typer.Argument(help="dialogues.", show_default=False)],
+    run: Annotated[str, typer.Argument(help="A run's folder.", show_default=False)],
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of dialogues, drawn by key.")] = 3,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only dialogues of this kind.")] = None,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Rejected dialogues.")] = False,
+    json: Json = False,
+) -> None:
+    """Print some of a run's dialogues beside their evidence."""
+    from pipelines.tools import show
+
+    if what != "dialogues":
+        raise typer.BadParameter(f"there is nothing called {what!r} to show; try dialogues")
+    rows = show.run(run, count=count, kind=kind, rejected=rejected)
+    _print(rows) if json else show.show(rows, run)
+
+
+# -- tools ------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=TOOLS)
 def init(preset: Annotated[str, typer.Argument(help="llama3-image, llama3-video or apollo.")] = "apollo") -> None:
     """Print a commented config to start from."""
     from pipelines.tools.presets import preset_text
@@ -262,12 +309,12 @@ def init(preset: Annotated[str, typer.Argument(help="llama3-image, llama3-video 
     sys.stdout.write(preset_text(preset))
 
 
-@app.command()
+@app.command(rich_help_panel=TOOLS)
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="A config, whose models are looked at too.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="A config whose models are checked too.")] = None,
     json: Json = False,
 ) -> None:
-    """What is installed, which engines are in use, what is missing and how to get it."""
+    """Check what is installed, which engines are in use, what is missing and how to get it."""
     from pipelines.tools import doctor
 
     findings = doctor.run(None if config is None else str(config))
@@ -276,32 +323,32 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=TOOLS)
 def schema(
     table: Annotated[str | None, typer.Argument(help="config, signals, or a table; by default all.")] = None,
     json: Json = False,
 ) -> None:
-    """The schema of the config and of each table, with versions."""
+    """Print the schema of the config and of each table, with versions."""
     from pipelines.tools import schema
 
     schemas = schema.run(table)
     _print(schemas) if json else schema.show(schemas)
 
 
-@app.command()
+@app.command(rich_help_panel=TOOLS)
 def vocab(
     texts: Annotated[
         list[str], typer.Argument(help="High-quality text: .txt, .jsonl or .parquet, or folders.", show_default=False)
     ],
     out: Annotated[str, typer.Option("--out", help="The vocabulary file to write (JSON list).", show_default=False)],
-    titles: Annotated[str | None, typer.Option("--titles", help="A file of titles, one a line.")] = None,
+    titles: Annotated[str | None, typer.Option("--titles", help="A file of titles, one per line.")] = None,
     small: Annotated[
-        bool, typer.Option("--small", help="Limits for less than some 100 million words: 5, 5, 5.")
+        bool, typer.Option("--small", help="Limits for fewer than about 100 million words: 5, 5, 5.")
     ] = False,
-    min_count: Annotated[int | None, typer.Option("--min-count", min=1, help="Least count of a word [100].")] = None,
-    min_pmi: Annotated[float | None, typer.Option("--min-pmi", help="Least PMI of a word pair [30].")] = None,
+    min_count: Annotated[int | None, typer.Option("--min-count", min=1, help="Minimum count of a word [100].")] = None,
+    min_pmi: Annotated[float | None, typer.Option("--min-pmi", help="Minimum PMI of a word pair [30].")] = None,
     min_pair_count: Annotated[
-        int | None, typer.Option("--min-pair-count", min=1, help="Least count of a word pair [1].")
+        int | None, typer.Option("--min-pair-count", min=1, help="Minimum count of a word pair [1].")
     ] = None,
     case: Annotated[str, typer.Option("--case", help="lower, or keep; as in measure.ngrams.case.")] = "lower",
     text_column: Annotated[str, typer.Option("--text-column", help="Column of JSONL and Parquet files.")] = "text",
@@ -321,71 +368,40 @@ def vocab(
     _print(summary) if json else vocab.show(summary)
 
 
-# -- mixtures ---------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def mix(
-    from_: Annotated[list[str], typer.Option("--from", help="A finished run's folder; as often as there are runs.")],
-    out: Annotated[str, typer.Option("--out", help="The mixture's folder.", show_default=False)],
-    more: Annotated[list[str] | None, typer.Argument(help="Further runs.", show_default=False)] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A YAML file, or apollo (the default), shipped, best.")
+@app.command(rich_help_panel=TOOLS)
+def takedown(
+    folders: Annotated[
+        list[str], typer.Argument(help="Runs, mixtures, or folders that contain some at any depth.", show_default=False)
+    ],
+    keys: Annotated[list[str] | None, typer.Option("--key", help="A sample's key; may be repeated.")] = None,
+    sources: Annotated[list[str] | None, typer.Option("--source", help="All of a source; may be repeated.")] = None,
+    licences: Annotated[list[str] | None, typer.Option("--licence", help="All under a licence.")] = None,
+    url_lists: Annotated[
+        list[str] | None, typer.Option("--url-list", help="A file of URLs or paths, one per line.")
     ] = None,
-    ratio: Annotated[
-        str | None, typer.Option("--ratio", help="text=0.12,image=0.30,multi_image=0.18,video=0.40")
-    ] = None,
-    unit: Annotated[
-        str | None, typer.Option("--unit", help="What shares are counted in: samples, tokens, seconds, bytes.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="So much of the unit (200k, 1.5M), or max; by default all that fits.")
-    ] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", help="How often a sample may stand in it.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another seed, another draw.")] = None,
-    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="A tokenizer.json that counts text.")] = None,
-    materialize: Annotated[bool, typer.Option("--materialize", help="Write real tars, one a virtual shard.")] = False,
-    emit: Annotated[
-        str | None, typer.Option("--emit", help="energon, llava: also write what those trainers read, beside it.")
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite another mixture in the folder.")] = False,
+    with_duplicates: Annotated[
+        bool, typer.Option("--with-duplicates", help="Also near-duplicates, and samples with the same bytes.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change; nothing is written.")] = False,
     json: Json = False,
-    runner: RunnerName = "FnApiRunner",
-    workers: Workers = 1,
-    beam: BeamOptions = None,
 ) -> None:
-    """Plan a mixture of finished runs at any ratio; writes a manifest, copies no media."""
-    from pipelines.mix import mix, mix_options, mixture_summary
+    """Remove samples everywhere: rewrite the shards that contain them, reissue cards, update mixtures."""
+    from pipelines.takedown import takedown
+    from pipelines.takedown.request import build_request
 
-    asked = mix_options.resolve_recipe(
-        recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer
-    )
-    mixture = mix.run(
-        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
-        formats=mix_options.parse_formats(emit),
-        runner=_runner(runner, workers, beam), quiet=json,
-    )  # fmt: skip
-    _print(mixture_summary.build_summary(mixture)) if json else mixture_summary.print_mixture(mixture)
+    request = build_request(keys or (), sources or (), licences or (), url_lists or ())
+    removed = takedown.run(folders, request, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
+    _print(removed) if json else takedown.show(removed)
 
 
-@app.command()
-def train(config: ConfigPath, out: Out = None, json: Json = False) -> None:
-    """Train a small video-language model over mixtures in Apollo's three stages; resumes by itself (extra: train)."""
-    from pipelines.train import train
-
-    summary = train.run(str(config), out=out, quiet=json)
-    if summary:  # empty on every process but the first
-        _print(summary) if json else train.show(summary)
-
-
-@app.command()
+@app.command(rich_help_panel=TOOLS)
 def demo(
-    out: Annotated[str, typer.Option("--out", help="Where the demo's world and run go.")] = "demo",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another world.")] = 1,
+    out: Annotated[str, typer.Option("--out", help="Folder of the demo's corpus and run.")] = "demo",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the corpus.")] = 1,
     json: Json = False,
     workers: Workers = 2,
 ) -> None:
-    """Make a small corpus with planted faults, run everything on it, show what each filter caught and missed."""
+    """Generate a small corpus with planted faults, run everything on it, show what each filter caught and missed."""
     from pipelines.demo import demo
 
     report = demo.run(out, seed=seed, workers=workers, quiet=json)
@@ -394,7 +410,7 @@ def demo(
 
 def main() -> None:
     """Entry point of the console script."""
-    # One thread a process, set before numpy loads: results must not depend on cores; workers give the parallelism.
+    # One thread per process, set before numpy loads: results must not depend on cores; workers give the parallelism.
     for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, force=True)
@@ -405,7 +421,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            sys.stderr.write("reelmill: what was committed stays; run the same command to go on\n")
+            sys.stderr.write("reelmill: interrupted; finished work is kept, run the same command to resume\n")
         raise
 
 

@@ -107,6 +107,14 @@ def test_without_arguments_it_lists_its_verbs(runner: CliRunner) -> None:
         assert verb in shown.stdout
 
 
+def test_help_groups_the_verbs_in_the_order_of_work(runner: CliRunner) -> None:
+    shown = runner.invoke(cli.app, ["--help"]).stdout
+    words = ("─ Stages", "│ run", "│ ingest", "│ measure", "│ decide", "│ annotate", "│ export", "─ Mixtures", "│ mix",
+             "─ Inspect", "│ plan", "│ audit", "─ Tools", "│ init", "│ takedown")  # fmt: skip
+    positions = [shown.index(word) for word in words]
+    assert positions == sorted(positions)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_init_prints_the_preset(runner: CliRunner, preset: str) -> None:
     done = runner.invoke(cli.app, ["init", preset])
@@ -133,7 +141,7 @@ def test_doctor_exits_1_when_something_needed_is_missing(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch, ok: bool, needed: bool, code: int
 ) -> None:
     finding = {"name": "x", "ok": ok, "needed": needed, "detail": "seen", "fix": "do this"}
-    monkeypatch.setattr(doctor, "examine", lambda config: {"findings": [finding]})
+    monkeypatch.setattr(doctor, "run", lambda config: {"findings": [finding]})
     done = runner.invoke(cli.app, ["doctor", "--json"])
     assert done.exit_code == code
     assert json.loads(done.stdout) == {"findings": [finding]}
