@@ -7,7 +7,7 @@ Inputs: see inputs.py; of 100 samples 92 are documents, 7 images, 1 is a clip of
 The config asks clean-up, language, text quality, facts, motion (vectors) and duplicates in all modalities, so that
 MinHash and PDQ fingerprints are measured; units as by default. Almost all samples pass all filters.
 
-A: `pipelines.measure.measure.measure` as the CLI runs it: a Beam job in this process, an empty store, tables and
+A: `pipelines.measure.measure.run` as the CLI runs it: a Beam job in this process, an empty store, tables and
 their fsync.
 B: the annotators' `measure` and the filters' `judge` in the cascade's order, on 256 rows at a time, media decoded once
    with the plans of all; what it returns is thrown away. No Beam, no store, no files.

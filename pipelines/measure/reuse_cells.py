@@ -1,13 +1,13 @@
-"""Cells for units that were never seen as they stand now, found in units that share samples with them.
+"""Reuse cells of the store for units whose content changed.
 
-A unit whose content changed has a new UNITSET, and so no folder in the store, though most of its cells are there
-under older ones. One job joins the ids that are wanted with the ids that are stored; what travels are ids and places.
+A changed unit has a new UNITSET and thus no folder in the store, although older folders contain most of its cells. One
+job joins the ids of such units with the stored ids; only ids and paths are shuffled.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,41 +20,43 @@ from infra.store import Cells, content_ids
 from pipelines.core.resolve import Step, ordered, resolve
 from pipelines.core.run import Run
 
-Place = tuple[str, str]  # (unitset, part name)
+Unit = tuple[str, str]  # (name, content that the cells are keyed by)
+PartPath = tuple[str, str]  # (unitset, name of the part)
 
 
 def copy_stored_cells(run: Run, steps: tuple[Step, ...], units: list[str]) -> int:
-    """Give each of these units that has no folder in the store the cells that other units' folders hold.
+    """For units without a folder in the store, copy their cells from the folders of other units.
 
-    Returns how many (annotator, unit) pairs were looked for; mostly none, and then no job is run.
+    Returns the number of (annotator, unit) pairs without a folder; if there are none, no job runs.
     """
     resolved = resolve(run)
-    wanted: list[tuple[str, str, str]] = []
-    stored = {}
-    for annotator in ordered(steps):
-        if folders := set(storage.list_folders(Cells(run.store, annotator, resolved.makers[annotator]).folder)):
-            stored[annotator] = folders
-    # Hashing every sample's content is for a store that could give something.
-    sets = {name: _unitsets(run, name) for name in units} if stored else {}
-    for annotator, known in stored.items():
-        of = resolved.annotators[annotator].keyed_by
-        wanted += [(annotator, name, of) for name in units if sets[name][of] not in known]
-    if not wanted:
-        return 0
-    for annotator in sorted({annotator for annotator, _, _ in wanted}):
-        mine = [(name, of) for found, name, of in wanted if found == annotator]
-        _join(run, annotator, resolved.makers[annotator], mine)
-    return len(wanted)
+    folders = {}
+    for name in ordered(steps):
+        if unitsets := set(storage.list_folders(Cells(run.store, name, resolved.makers[name]).folder)):
+            folders[name] = unitsets
+    # Hashing the content of every sample only pays if the store has any cells.
+    unitsets_of = {unit: _hash_unit(run, unit) for unit in units} if folders else {}
+    count = 0
+    for name in sorted(folders):
+        keyed_by = resolved.annotators[name].keyed_by
+        missing = [(unit, keyed_by) for unit in units if unitsets_of[unit][keyed_by] not in folders[name]]
+        if missing:
+            _copy_cells(run, Cells(run.store, name, resolved.makers[name]), missing)
+        count += len(missing)
+    return count
 
 
-def _unitsets(run: Run, name: str) -> dict[str, str]:
-    ids = content_ids(tables.read(run.at("samples", f"{name}.parquet"), ["modality", "text", "media"]))
-    return {of: rows_fingerprint(values) for of, values in ids.items()}
+def _read_ids(run: Run, unit: str) -> dict[str, pa.Array]:
+    return content_ids(run.read("samples", unit, ["modality", "text", "media"]))
 
 
-def _join(run: Run, annotator: str, maker: str, units: list[tuple[str, str]]) -> None:
-    cells = Cells(run.store, annotator, maker)
-    result = run.work("borrow", f"{annotator}.json")
+def _hash_unit(run: Run, unit: str) -> dict[str, str]:
+    """The unitset of a unit by the content that cells are keyed by."""
+    return {keyed_by: rows_fingerprint(ids) for keyed_by, ids in _read_ids(run, unit).items()}
+
+
+def _copy_cells(run: Run, cells: Cells, units: Sequence[Unit]) -> None:
+    report = run.work("borrow", f"{cells.annotator}.json")
 
     def build(pipeline: Any) -> object:
         import apache_beam as ab
@@ -62,57 +64,60 @@ def _join(run: Run, annotator: str, maker: str, units: list[tuple[str, str]]) ->
         stored = (
             pipeline
             | "parts" >> ab.Create(cells.parts())
-            | "stored ids" >> ab.FlatMap(functools.partial(_stored, cells))
+            | "stored ids" >> ab.FlatMap(functools.partial(_stored_ids, cells))
         )
-        asked = pipeline | "units" >> ab.Create(units) | "wanted ids" >> ab.FlatMap(functools.partial(_wanted, run))
+        missing = (
+            pipeline | "units" >> ab.Create(units) | "missing ids" >> ab.FlatMap(functools.partial(_unit_ids, run))
+        )
         return (
-            {"stored": stored, "asked": asked}
-            | "meet" >> ab.CoGroupByKey()
-            | "matches" >> ab.FlatMap(_matches)
+            {"stored": stored, "missing": missing}
+            | "join" >> ab.CoGroupByKey()
+            | "matches" >> ab.FlatMap(_match)
             | "by unit" >> ab.GroupByKey()
-            | "copy" >> ab.Map(functools.partial(_copy, run, cells))
+            | "copy" >> ab.Map(functools.partial(_write_part, run, cells))
             | "sum" >> ab.CombineGlobally(sum)
-            | "report" >> ab.Map(functools.partial(_report, result))
+            | "report" >> ab.Map(functools.partial(_write_report, report))
         )
 
-    beam.run(f"borrow {annotator}", build, run.runner_for(need_manifest(run.out, "samples").rows))
+    runner = run.runner_for(need_manifest(run.out, "samples").rows)
+    beam.run(f"reuse cells of {cells.annotator}", build, runner)
 
 
-def _stored(cells: Cells, place: Place) -> Iterator[tuple[bytes, Place]]:
-    ids = tables.read(storage.join(cells.folder, *place), ["id"])["id"]
-    return ((value, place) for value in ids.to_pylist())
+def _stored_ids(cells: Cells, part_path: PartPath) -> Iterator[tuple[bytes, PartPath]]:
+    ids = tables.read(storage.join(cells.folder, *part_path), ["id"])["id"]
+    return ((id_, part_path) for id_ in ids.to_pylist())
 
 
-def _wanted(run: Run, unit: tuple[str, str]) -> Iterator[tuple[bytes, tuple[str, str]]]:
-    name, of = unit
-    ids = content_ids(tables.read(run.at("samples", f"{name}.parquet"), ["modality", "text", "media"]))
-    return ((value, unit) for value in sorted(set(ids[of].to_pylist())))
+def _unit_ids(run: Run, unit: Unit) -> Iterator[tuple[bytes, Unit]]:
+    name, keyed_by = unit
+    return ((id_, unit) for id_ in sorted(set(_read_ids(run, name)[keyed_by].to_pylist())))
 
 
-def _matches(group: tuple[bytes, Mapping[str, Iterable[Any]]]) -> Iterator[tuple[tuple[str, str], tuple[Place, bytes]]]:
-    value, sides = group
-    places = sorted(sides["stored"])
-    if places:
-        for unit in sides["asked"]:
-            yield tuple(unit), (tuple(places[0]), value)
+def _match(group: tuple[bytes, Mapping[str, Iterable[Any]]]) -> Iterator[tuple[Unit, tuple[PartPath, bytes]]]:
+    """(unit, (part, id)) for each unit that lacks an id, from the first part that has it."""
+    id_, sides = group
+    part_paths = sorted(sides["stored"])
+    if part_paths:
+        for name, keyed_by in sides["missing"]:
+            yield (name, keyed_by), (tuple(part_paths[0]), id_)
 
 
-def _copy(run: Run, cells: Cells, group: tuple[tuple[str, str], Iterable[tuple[Place, bytes]]]) -> int:
-    """Write one part into the unit's new folder."""
-    (name, of), found = group
-    by_part: dict[Place, list[bytes]] = {}
-    for place, value in found:
-        by_part.setdefault((place[0], place[1]), []).append(value)
-    pieces = []
-    for place in sorted(by_part):
-        with storage.open_read(storage.join(cells.folder, *place)) as file:
-            part = pq.ParquetFile(file).read(use_threads=False)
-        keep = pa.compute.is_in(part["id"], value_set=pa.array(sorted(by_part[place]), type=pa.binary(16)))
-        pieces.append(part.filter(keep))
-    table = pa.concat_tables(pieces)
-    cells.add(_unitsets(run, name)[of], table)
+def _write_part(run: Run, cells: Cells, group: tuple[Unit, Iterable[tuple[PartPath, bytes]]]) -> int:
+    """Write the copies into the unit's new folder, as one part; returns their number."""
+    (name, keyed_by), matches = group
+    ids_of: dict[PartPath, list[bytes]] = {}
+    for (unitset, part_name), id_ in matches:
+        ids_of.setdefault((unitset, part_name), []).append(id_)
+    copies = []
+    for part_path in sorted(ids_of):
+        with storage.open_read(storage.join(cells.folder, *part_path)) as file:
+            table = pq.ParquetFile(file).read(use_threads=False)
+        ids = pa.array(sorted(ids_of[part_path]), type=pa.binary(16))
+        copies.append(table.filter(pa.compute.is_in(table["id"], value_set=ids)))
+    table = pa.concat_tables(copies)
+    cells.add(_hash_unit(run, name)[keyed_by], table)
     return int(table.num_rows)
 
 
-def _report(uri: str, rows: int) -> None:
+def _write_report(uri: str, rows: int) -> None:
     storage.write_bytes(uri, canonical_json({"cells": rows}))

@@ -12,7 +12,7 @@ from infra.media import decoder
 from infra.media.interface import DecodedMedia, MediaRef
 from pipelines.core.run import Run
 from pipelines.decide.decide import judge_units
-from pipelines.measure import measure
+from pipelines.measure import unit_measurer
 from pipelines.stages import STAGES
 from tests import corpus
 from tests.tiny import rows, told
@@ -88,8 +88,8 @@ def test_results_do_not_depend_on_chunks_or_windows(
     how: Mapping[str, Any] = {"filters": {"caption": None, "facts": {"min_side": 32}}, "duplicates": {"image": {}}}
     one = make_run(sources, "one", **how)
     measured(one)
-    monkeypatch.setattr(measure, "CHUNK", 2)
-    monkeypatch.setattr(measure, "PART_BYTES", 1)
+    monkeypatch.setattr(unit_measurer, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(unit_measurer, "PART_BYTES", 1)
     two = make_run(sources, "two", **{**how, "store": str(tmp_path / "other"), "measure": {"window_bytes": 1}})
     counters = measured(two)
     assert counters["decodes"] == 7
