@@ -1,6 +1,6 @@
-"""vLLM in this very process, for workers that have their own accelerator and no server. Answers as a server would.
+"""vLLM in this process, for workers that have an accelerator and no server. It completes requests as a server would.
 
-Asks are gathered for a moment and handed over together; vLLM's scheduler decides how many of them run at a time.
+Requests are gathered for a moment and passed to vLLM together; its scheduler decides how many of them run at a time.
 """
 
 from __future__ import annotations
@@ -13,34 +13,32 @@ from typing import Any
 from infra.errors import MissingExtra, StageError
 from infra.llm.requests import Completion, Request
 
-#: Seconds in which asks gather, and the most that are handed over together.
+#: Seconds for which requests are gathered, and the most that are passed on together.
 GATHER_S = 0.05
-BATCH = 4096
+MAX_BATCH = 4096
 
 
 class OfflineVllm:
-    """`async with OfflineVllm(model, settings) as engine: await engine.complete(request)`.
+    """`async with OfflineVllm(model, settings) as backend: await backend.complete(request)`.
 
-    settings: keyword arguments of vllm.LLM; `guidance` without whitespace is the structured-output backend where they
-    do not name one (see docs/serving.md for why). Raises MissingExtra where vllm is not installed, StageError when the
-    model cannot be loaded or the engine dies.
+    settings: keyword arguments of vllm.LLM; structured output defaults to `guidance` without whitespace (the reasons
+    are in docs/serving.md). Raises MissingExtra if vllm is not installed, StageError if the model cannot be loaded or
+    vLLM stops.
     """
+
+    retries = 0
 
     def __init__(self, model: str, settings: Mapping[str, Any]) -> None:
         self._model = model
         self._settings = dict(settings)
         self._llm: Any = None
-        self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[Completion]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Request, asyncio.Future[Completion]]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
-        self._dead: StageError | None = None
-
-    @property
-    def retries(self) -> int:
-        return 0
+        self._failure: StageError | None = None
 
     async def __aenter__(self) -> OfflineVllm:
-        self._llm = await asyncio.to_thread(_load, self._model, self._settings)
-        self._worker = asyncio.create_task(self._work())
+        self._llm = await asyncio.to_thread(_load_model, self._model, self._settings)
+        self._worker = asyncio.create_task(self._process_queue())
         return self
 
     async def __aexit__(
@@ -50,65 +48,64 @@ class OfflineVllm:
             self._worker.cancel()
 
     async def complete(self, request: Request) -> Completion:
-        """The answer; one that is too long for the model has an error of its own and harms no other."""
-        if self._dead is not None:
-            raise self._dead
+        """Return the completion; a request that is too long for the model gets an error and affects no other."""
+        if self._failure is not None:
+            raise self._failure
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((request, future))
+        await self._queue.put((request, future))
         return await future
 
-    async def _work(self) -> None:
+    async def _process_queue(self) -> None:
         while True:
-            batch = [await self._waiting.get()]
+            batch = [await self._queue.get()]
             await asyncio.sleep(GATHER_S)
-            while len(batch) < BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            while len(batch) < MAX_BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
             try:
-                answers = await asyncio.to_thread(self._answers, [request for request, _ in batch])
-            except RuntimeError as error:  # the engine is gone, and with it every ask
-                self._dead = StageError(
-                    f"vLLM stopped: {error}", hint="see its log above; what was answered is in the cache"
+                completions = await asyncio.to_thread(self._complete_batch, [request for request, _ in batch])
+            except RuntimeError as error:  # vLLM stopped, and with it every request
+                self._failure = StageError(
+                    f"vLLM stopped: {error}", hint="see its log above; completions so far are in the request cache"
                 )
-                while not self._waiting.empty():
-                    batch.append(self._waiting.get_nowait())
+                while not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
                 for _, future in batch:
                     if not future.done():
-                        future.set_exception(self._dead)
+                        future.set_exception(self._failure)
                 return
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), completion in zip(batch, completions, strict=True):
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_result(completion)
 
-    def _answers(self, requests: list[Request]) -> list[Completion]:
-        found: list[Completion | None] = []
-        for request in requests:
-            found.append(self._too_long(request))
-        able = [i for i, answer in enumerate(found) if answer is None]
-        if able:
-            outputs = self._llm.chat(
-                [list(requests[i].body["messages"]) for i in able],
-                [_sampling(requests[i].body) for i in able],
+    def _complete_batch(self, requests: list[Request]) -> list[Completion]:
+        errors = [self._check_length(request) for request in requests]
+        fitting = [request for request, error in zip(requests, errors, strict=True) if error is None]
+        outputs = iter(
+            self._llm.chat(
+                [list(request.body["messages"]) for request in fitting],
+                [_sampling_params(request.body) for request in fitting],
                 use_tqdm=False,
             )
-            for i, output in zip(able, outputs, strict=True):
-                found[i] = _answer(output, self._model)
-        return [answer for answer in found if answer is not None]
-
-    def _too_long(self, request: Request) -> Completion | None:
-        tokenizer = self._llm.get_tokenizer()
-        messages = list(request.body["messages"])
-        tokens = len(
-            tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+            if fitting
+            else ()
         )
-        most = int(self._llm.llm_engine.model_config.max_model_len)
-        wanted = int(request.body.get("max_tokens") or 0)
-        if tokens + wanted <= most:
+        return [_to_completion(next(outputs), self._model) if error is None else error for error in errors]
+
+    def _check_length(self, request: Request) -> Completion | None:
+        """A "too_long" completion for a request that exceeds the model's context, else None."""
+        messages = list(request.body["messages"])
+        prompt = self._llm.get_tokenizer().apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        limit = int(self._llm.llm_engine.model_config.max_model_len)
+        max_tokens = int(request.body.get("max_tokens") or 0)
+        if len(prompt) + max_tokens <= limit:
             return None
-        what = f"too_long: {tokens} tokens and {wanted} for the answer, the model takes {most}"
-        return Completion((), (), self._model, tokens, 0, 0, what)
+        error = f"too_long: {len(prompt)} tokens and {max_tokens} for the answer, the model takes {limit}"
+        return Completion((), (), self._model, len(prompt), 0, 0, error)
 
 
-def _load(model: str, settings: dict[str, Any]) -> Any:
+def _load_model(model: str, settings: dict[str, Any]) -> Any:
     try:
         from vllm import LLM
     except ImportError as error:
@@ -121,12 +118,12 @@ def _load(model: str, settings: dict[str, Any]) -> Any:
         raise StageError(f"vLLM cannot load {model}: {error}", hint=hint) from error
 
 
-def _sampling(body: Mapping[str, Any]) -> Any:
+def _sampling_params(body: Mapping[str, Any]) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    form = body.get("response_format") or {}
-    schema = (form.get("json_schema") or {}).get("schema")
+    response_format = body.get("response_format") or {}
+    schema = (response_format.get("json_schema") or {}).get("schema")
     return SamplingParams(
         n=int(body.get("n", 1)),
         temperature=float(body["temperature"]),
@@ -136,9 +133,13 @@ def _sampling(body: Mapping[str, Any]) -> Any:
     )
 
 
-def _answer(output: Any, model: str) -> Completion:
-    texts = tuple(one.text for one in output.outputs)
-    finish = tuple(str(one.finish_reason) for one in output.outputs)
-    tokens = sum(len(one.token_ids) for one in output.outputs)
-    cached = int(getattr(output, "num_cached_tokens", 0) or 0)
-    return Completion(texts, finish, model, len(output.prompt_token_ids or ()), tokens, cached, None)
+def _to_completion(output: Any, model: str) -> Completion:
+    choices = output.outputs
+    return Completion(
+        tuple(choice.text for choice in choices),
+        tuple(str(choice.finish_reason) for choice in choices),
+        model,
+        len(output.prompt_token_ids or ()),
+        sum(len(choice.token_ids) for choice in choices),
+        int(getattr(output, "num_cached_tokens", 0) or 0),
+    )

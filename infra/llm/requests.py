@@ -1,7 +1,7 @@
-"""Asking a language model and never paying twice: what is asked, what was answered, and the cache between the two.
+"""Request a language model's completions and never pay for one twice: requests, completions and their cache.
 
-Request ──▶ CachedClient ──▶ RequestCache: an answer that was committed is never asked for again
-          └────▶ Engine: servers (infra/llm/servers.py), or a model in this process
+CachedClient ──▶ RequestCache: a completion that was committed is never requested again
+             └─▶ CompletionBackend: servers (infra/llm/servers.py), batch files or a model in this process
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from infra.errors import BadSample, ConfigError, StageError
 from infra.hashing import digest
 from infra.storage import is_local, local_path
 
-#: What an answer's error begins with when the fault was not the item's own: such an answer is never cached.
+#: Beginning of a completion's error where the fault was not the request's own: such a completion is never cached.
 GAVE_UP = "gave_up"
-#: Seconds to wait for another process that holds the cache's lock, which it holds for some 50 µs at a time; ours.
+#: Seconds to wait for the database lock, which another process holds for some 50 µs at a time; ours.
 _LOCK_S = 60.0
 _FORMAT = 1
+_LOCATION_HINT = "use a file of its own on a local disk with free space, written by one machine only"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request, exactly as it is sent. body: an OpenAI chat-completions body, "model" included, without NaN."""
+    """One request, exactly as it is sent. body: an OpenAI chat-completions body with "model" and without NaN."""
 
     body: Mapping[str, Any]
 
     @cached_property
     def payload(self) -> bytes:
-        """The body as JSON: the bytes that are sent. Keys stay in the order in which they were put, as a server writes
-        the properties of an answer in the order in which they stand in its schema: a question before its answer.
-        BadSample ("text") where it is no Unicode."""
+        """The body as the JSON bytes that are sent. Keys keep their order: a server writes the properties of an answer
+        in the order of its schema, a question before its answer. BadSample ("text") for text that is not Unicode."""
         try:
             return json.dumps(self.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         except UnicodeEncodeError as error:
@@ -46,7 +46,7 @@ class Request:
 
     @cached_property
     def key(self) -> bytes:
-        """16 bytes that stand for model, prompt, schema and parameters: all that is in the body."""
+        """16 bytes: a hash of the whole body (model, prompt, schema and parameters)."""
         return digest(self.payload)
 
     @property
@@ -56,13 +56,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came of an request.
+    """The outcome of a request.
 
-    texts: one a choice (n > 1 gives several), () where there is an error; finish: the finish_reason of each.
-    tokens_in, tokens_out: as the server counts them, over all choices; tokens_cached: those of tokens_in that it had in
-    its prefix cache; 0 where it does not say.
-    error: None, or "too_long: …" and "refused: …", the item's own and cached like answers, or "gave_up: …", a fault
-    that passed for others and not for this one: never cached, asked again in the next run.
+    texts: one per choice (n > 1 requests several), () with an error; finish: the finish_reason of each.
+    tokens_in, tokens_out: as the server counts them, over all choices; tokens_cached: the part of tokens_in that was
+    in the server's prefix cache; 0 where it does not report them.
+    error: None; or "too_long: …" and "refused: …", which are the request's own fault and cached; or "gave_up: …", a
+    fault that may pass: never cached, requested again in the next run.
     """
 
     texts: tuple[str, ...]
@@ -75,36 +75,35 @@ class Completion:
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether asking again would be paying twice."""
         return self.error is None or not self.error.startswith(GAVE_UP)
 
     def to_json(self) -> bytes:
         return json.dumps(vars(self), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
     @classmethod
-    def from_json(cls, data: bytes) -> Completion:
-        """ValueError, KeyError or TypeError where `data` was not made by `to_json`."""
-        value = json.loads(data)
-        return cls(**{**value, "texts": tuple(value["texts"]), "finish": tuple(value["finish"])})
+    def from_json(cls, raw: bytes) -> Completion:
+        """Read what `to_json` wrote; ValueError, KeyError or TypeError for anything else."""
+        fields = json.loads(raw)
+        return cls(**{**fields, "texts": tuple(fields["texts"]), "finish": tuple(fields["finish"])})
 
 
 class RequestCache:
-    """Answers by the key of their request, in one SQLite file; many processes of one machine may have it open at once.
+    """Completions by the key of their request, in one SQLite file that many processes of one machine may share.
 
-    An answer that was put is there after a SIGKILL of any process (it may be lost with the whole machine: the log is
-    flushed at checkpoints only). The first answer to an ask stays: whoever puts another gets the first back, so that
-    all workers write the same. What was too long or refused is remembered too: where a server was set up anew so that
-    it would not be, take another file. The file has to be on a local disk: its log is shared memory between processes.
+    A committed completion survives SIGKILL of any process (a crash of the whole machine may lose it: the log is flushed
+    at checkpoints only). The first completion of a request stays: `put` returns it to everybody, so that all workers
+    write the same. "too_long" and "refused" are cached too: use another file after reconfiguring a server. The file
+    must be on a local disk, because processes share its log through memory.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open or make the file. ConfigError for a remote place, StageError where it cannot be used."""
+        """Open or create the file. ConfigError for a remote path, StageError for an unusable file."""
         if not is_local(str(path)):
-            raise ConfigError("the cache of answers has to be on a local disk", where=str(path))
+            raise ConfigError("the request cache must be on a local disk", where=str(path))
         self.path = local_path(str(path))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Autocommit: each statement is a transaction. Threads take turns: it may be opened in one, used in another.
+            # Autocommit: each statement is a transaction. It may be opened in one thread and used in another.
             self._db = sqlite3.connect(self.path, timeout=_LOCK_S, isolation_level=None, check_same_thread=False)
         except (sqlite3.Error, OSError) as error:
             self._fail(error)
@@ -118,40 +117,42 @@ class RequestCache:
             raise
 
     def _prepare(self) -> None:
-        give_up = time.monotonic() + _LOCK_S
+        deadline = time.monotonic() + _LOCK_S
         while True:
             try:
-                self._check()  # before anything is changed: it may be somebody else's file
+                self._check_format()  # before any change: the file may belong to another program
                 mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
                 break
             except sqlite3.OperationalError as error:
-                # Several processes that make the file at once: SQLite does not wait for this lock by itself.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                # Several processes create the file at once: SQLite does not wait for this lock by itself.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
         if mode != "wal":
-            raise StageError("this file system cannot hold the cache of answers", where=str(self.path), hint=_LOCAL)
+            raise StageError(
+                "this file system does not support the request cache", where=str(self.path), hint=_LOCATION_HINT
+            )
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("BEGIN IMMEDIATE")
-        if not self._check():
+        if not self._check_format():
             self._db.execute("CREATE TABLE answers (key BLOB PRIMARY KEY, model TEXT NOT NULL, answer BLOB NOT NULL)")
             self._db.execute(f"PRAGMA user_version={_FORMAT}")
         self._db.execute("COMMIT")
 
-    def _check(self) -> int:
-        """The file's format, 0 where it is new. StageError where it is another's."""
+    def _check_format(self) -> int:
+        """Return the file's format, 0 for a new file. StageError for another program's file."""
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if version == _FORMAT or (version == 0 and not tables):
             return version
         raise StageError(
-            f"a cache of answers of format {version} is not known here" if version else "not a cache of answers",
+            f"unknown request cache format {version}" if version else "not a request cache",
             where=str(self.path),
-            hint="name another file; this one stays as it is",
+            hint="name another file; this one was not changed",
         )
 
     def get(self, key: bytes) -> Completion | None:
-        """The answer that was committed for this request, by this process or another."""
+        """Return the completion that this or another process committed under `key`, or None."""
         try:
             row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
@@ -160,48 +161,41 @@ class RequestCache:
             return None if row is None else Completion.from_json(row[0])
         except (ValueError, KeyError, TypeError) as error:
             raise StageError(
-                f"the answer {key.hex()} in the cache cannot be read: {error}",
+                f"cannot read the completion {key.hex()} in the request cache: {error}",
                 where=str(self.path),
-                hint="the file was written by something else, or damaged; move it away to ask anew",
+                hint="the file is damaged or written by another program; move it away to request everything again",
             ) from None
 
-    def put(self, key: bytes, request: Request, answer: Completion) -> Completion:
-        """Commit the answer to `ask`, whose key this is; returns what the cache now holds, an earlier answer if there
-        was one. On return it is durable against SIGKILL. ValueError for an answer that must not last."""
-        return self._commit(key, request.model, answer)
-
-    def put_read(self, key: bytes, answer: Completion) -> Completion:
-        """`put` for an answer that came in a file, whose ask is known by its key only."""
-        return self._commit(key, answer.model, answer)
-
-    def _commit(self, key: bytes, model: str, answer: Completion) -> Completion:
-        if not answer.is_cacheable:
-            raise ValueError(f"not an answer to keep: {answer.error}")
+    def put(self, key: bytes, model: str, completion: Completion) -> Completion:
+        """Commit a completion of `model` and return what the cache now contains under `key`: an earlier completion if
+        there was one. On return it survives SIGKILL. ValueError for a completion that is not cacheable."""
+        if not completion.is_cacheable:
+            raise ValueError(f"not a cacheable completion: {completion.error}")
         try:
-            row = (key, model, answer.to_json())
+            row = (key, model, completion.to_json())
             added = self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", row).rowcount
         except sqlite3.Error as error:
             self._fail(error)
-        return answer if added else self.get(key) or answer
+        return completion if added else self.get(key) or completion
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """(key, answer as `Completion.to_json` wrote it) of every answer, in no special order."""
+        """Iterate (key, completion as `Completion.to_json` wrote it), in no particular order."""
         try:
             yield from self._db.execute("SELECT key, answer FROM answers")
         except sqlite3.Error as error:
             self._fail(error)
 
     def forget(self, keys: Sequence[bytes]) -> int:
-        """Remove answers, and their bytes from the file; returns how many there were."""
+        """Remove completions, and their bytes from the file; return how many were removed."""
         try:
             self._db.execute("PRAGMA secure_delete=ON")
             self._db.execute("BEGIN IMMEDIATE")
-            gone = sum(self._db.execute("DELETE FROM answers WHERE key = ?", (key,)).rowcount for key in keys)
+            removed = sum(self._db.execute("DELETE FROM answers WHERE key = ?", (key,)).rowcount for key in keys)
             self._db.execute("COMMIT")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             self._fail(error)
-        return gone
+        return removed
 
     def __len__(self) -> int:
         try:
@@ -219,34 +213,31 @@ class RequestCache:
         self.close()
 
     def _fail(self, error: Exception) -> NoReturn:
-        raise StageError(f"the cache of answers: {error}", where=str(self.path), hint=_LOCAL) from error
-
-
-_LOCAL = "it has to be a file of its own on a local disk with room, written by one machine"
+        raise StageError(f"request cache: {error}", where=str(self.path), hint=_LOCATION_HINT) from error
 
 
 class CompletionBackend(Protocol):
-    """Whatever can answer. retries: attempts beyond the first of each request, so far."""
+    """Anything that completes requests. retries: attempts beyond the first of each request, so far."""
 
     @property
     def retries(self) -> int: ...
 
     async def complete(self, request: Request) -> Completion:
-        """Raises StageError where no ask can be answered; what concerns this one ask alone is an Completion's error."""
+        """Raise StageError if no request can be completed; an error of this request alone is in its Completion."""
         ...
 
 
 class CachedClient:
-    """Where everything that is asked goes through; used within one event loop.
+    """A backend behind the request cache, for use within one event loop.
 
-    sent: asks given to the engine; hits: answered from the cache, or by an ask like it that was in flight; gave_up:
-    asks without a lasting answer; tokens_*: of what was sent, as in Completion. Counted since the desk was made.
+    sent: requests passed to the backend; hits: completed from the cache, or by an equal request in flight; gave_up:
+    requests without a cacheable completion; tokens_*: of `sent`, as in Completion.
     """
 
     def __init__(self, cache: RequestCache, backend: CompletionBackend) -> None:
         self._cache = cache
         self._backend = backend
-        self._flying: dict[bytes, asyncio.Future[Completion | StageError | None]] = {}
+        self._in_flight: dict[bytes, asyncio.Future[Completion | StageError | None]] = {}
         self.sent = self.hits = self.gave_up = 0
         self.tokens_in = self.tokens_out = self.tokens_cached = 0
 
@@ -255,52 +246,53 @@ class CachedClient:
         return self._backend.retries
 
     def counters(self) -> dict[str, int]:
-        """What is counted, by name; the sums over all desks of a job are the job's."""
+        """Return all counters by name; those of a job are the sums over its clients."""
         names = ("sent", "hits", "retries", "gave_up", "tokens_in", "tokens_out", "tokens_cached")
         return {name: getattr(self, name) for name in names}
 
     async def complete(self, request: Request) -> Completion:
-        """The answer from the cache, else from the engine. What the engine answers is committed before this task gives
-        way to another: no request can go out in the slot that it leaves while it is not yet in the cache, and a SIGKILL
-        loses no more answers than there are slots. What another process commits while this one waits for a slot is not
-        seen: have no more asks under way than keep the slots full. Raises what the engine raises.
+        """Return the completion from the cache, else from the backend, whose errors are raised.
+
+        A completion is committed before this task yields to another: no request can take the free slot while it is not
+        yet cached, so that a SIGKILL loses no more completions than there are slots. Commits by other processes are
+        not seen while this request waits for a slot: start no more requests than keep the slots full.
         """
         key = request.key
         while True:
-            found = self._cache.get(key)
-            if found is not None:
+            completion = self._cache.get(key)
+            if completion is not None:
                 self.hits += 1
-                return found
-            flying = self._flying.get(key)
-            if flying is None:
+                return completion
+            pending = self._in_flight.get(key)
+            if pending is None:
                 break
-            outcome = await asyncio.shield(flying)
+            outcome = await asyncio.shield(pending)
             if isinstance(outcome, StageError):
                 raise outcome
             if outcome is not None:
                 self.hits += 1
                 return outcome
-            # The one that had asked was cancelled, this one was not.
+            # The task that had sent it was cancelled, this one was not.
         return await self._send(request)
 
     async def _send(self, request: Request) -> Completion:
-        flying = self._flying[request.key] = asyncio.get_running_loop().create_future()
+        pending = self._in_flight[request.key] = asyncio.get_running_loop().create_future()
         outcome: Completion | StageError | None = None
         try:
             self.sent += 1
-            answer = await self._backend.complete(request)
-            if answer.is_cacheable:
-                self.tokens_in += answer.tokens_in
-                self.tokens_out += answer.tokens_out
-                self.tokens_cached += answer.tokens_cached
-                answer = self._cache.put(request.key, request, answer)
+            completion = await self._backend.complete(request)
+            if completion.is_cacheable:
+                self.tokens_in += completion.tokens_in
+                self.tokens_out += completion.tokens_out
+                self.tokens_cached += completion.tokens_cached
+                completion = self._cache.put(request.key, request.model, completion)
             else:
                 self.gave_up += 1
-            outcome = answer
-            return answer
+            outcome = completion
+            return completion
         except StageError as error:
             outcome = error
             raise
         finally:
-            del self._flying[request.key]
-            flying.set_result(outcome)
+            del self._in_flight[request.key]
+            pending.set_result(outcome)

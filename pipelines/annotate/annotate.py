@@ -24,7 +24,7 @@ from infra import beam, progress, storage, tables
 from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
-from infra.llm.batch_files import clear, import_answers
+from infra.llm.batch_files import import_answers, remove_requests
 from infra.llm.requests import CachedClient, RequestCache
 from pipelines.annotate.evidence_sheets import JOIN, sheets_unit
 from pipelines.annotate.llm_client import cache_path, open_client, share_endpoints, tell
@@ -110,7 +110,7 @@ def annotate(run: Run) -> Manifest | None:
 def _take_batch(run: Run, settings: AnnotateSettings, folder: str) -> None:
     with RequestCache(cache_path(run, settings)) as cache:
         found = import_answers(folder, cache)
-    clear(folder)
+    remove_requests(folder)
     if found["read"] and not run.quiet:
         tell(f"{found['put']:,} answers read from {folder}, {found['again']:,} to be asked again")
 

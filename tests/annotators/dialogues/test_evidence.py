@@ -166,7 +166,7 @@ def test_a_picture_has_no_times() -> None:
         ("o1", None, None, "EXIT"),
     ]
     lines = evidence.build_sheet(sample, {"overlay.text": "EXIT\n\nhere"}, EvidenceSettings())
-    assert [item.text for item in lines.of("ocr")] == ["EXIT", "here"]
+    assert [item.text for item in lines.of_kinds("ocr")] == ["EXIT", "here"]
 
 
 def test_a_captioners_captions_get_ids_of_their_own() -> None:
@@ -192,13 +192,13 @@ def test_no_motion_without_a_score() -> None:
 
 
 def test_shots() -> None:
-    assert [i.text for i in make(None, shots_times=[], facts_duration=4.0).of("shot")] == [
+    assert [i.text for i in make(None, shots_times=[], facts_duration=4.0).of_kinds("shot")] == [
         "There is no hard cut in the video."
     ]
-    assert make(None, shots_times=None, facts_duration=4.0).of("shot") == ()
-    assert make(None, shots_times=[2.0]).of("shot") == ()  # without the length the last shot has no end
+    assert make(None, shots_times=None, facts_duration=4.0).of_kinds("shot") == ()
+    assert make(None, shots_times=[2.0]).of_kinds("shot") == ()  # without the length the last shot has no end
     many = make(None, shots_times=[i / 10 for i in range(1, 200)], facts_duration=20.0)
-    assert [i.text for i in many.of("shot")] == ["The video has 200 shots."]
+    assert [i.text for i in many.of_kinds("shot")] == ["The video has 200 shots."]
 
 
 def test_a_first_person_view_that_the_source_states_is_a_fact() -> None:

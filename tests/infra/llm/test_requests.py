@@ -92,25 +92,27 @@ def test_answers_survive_the_cache(given: Completion) -> None:
     with fresh() as cache:
         one = make_request(1)
         assert cache.get(one.key) is None and len(cache) == 0
-        assert cache.put(one.key, one, given) == given
+        assert cache.put(one.key, one.model, given) == given
         assert cache.get(one.key) == given and len(cache) == 1
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
     one = make_request(1)
     with RequestCache(tmp_path / "below" / "cache") as cache, RequestCache(tmp_path / "below" / "cache") as other:
-        assert cache.put(one.key, one, answer("first")) == answer("first")
-        assert other.put(one.key, one, answer("second")) == answer("first")
-        assert other.put_read(one.key, answer("third")) == answer("first")
+        assert cache.put(one.key, one.model, answer("first")) == answer("first")
+        assert other.put(one.key, one.model, answer("second")) == answer("first")
+        assert other.put(one.key, "fake", answer("third")) == answer("first")
         assert other.get(one.key) == cache.get(one.key) == answer("first")
-        assert cache.put_read(make_request(2).key, answer("read")) == answer("read") == other.get(make_request(2).key)
+        assert (
+            cache.put(make_request(2).key, "fake", answer("read")) == answer("read") == other.get(make_request(2).key)
+        )
     with RequestCache(tmp_path / "below" / "cache") as cache:
         assert cache.get(one.key) == answer("first")
 
 
 def test_what_was_given_up_is_never_kept() -> None:
-    with fresh() as cache, pytest.raises(ValueError, match="not an answer to keep"):
-        cache.put(make_request(1).key, make_request(1), Completion((), (), "fake", error="gave_up: 500"))
+    with fresh() as cache, pytest.raises(ValueError, match="not a cacheable completion"):
+        cache.put(make_request(1).key, "fake", Completion((), (), "fake", error="gave_up: 500"))
 
 
 def _other_format(path: Path) -> None:
@@ -161,9 +163,7 @@ def test_a_row_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def put_own(path: str, name: str, count: int, results: Any) -> None:
     with RequestCache(path) as cache:
         order = random.Random(name).sample(range(count), count)
-        got = {
-            number: cache.put(make_request(number).key, make_request(number), answer(name)).texts[0] for number in order
-        }
+        got = {number: cache.put(make_request(number).key, "fake", answer(name)).texts[0] for number in order}
     results.put(got)
 
 
@@ -250,7 +250,7 @@ def test_cancelling_one_never_costs_another(cancelled: list[tuple[int, int]]) ->
             gone = {number for number, _ in cancelled}
             for number, one in enumerate(got):
                 assert number in gone or one == cache.get(make_request(number % 3).key)
-            assert not client._flying
+            assert not client._in_flight
             assert client.sent == engine.asked.total() <= 3 + len(gone)
 
     asyncio.run(job())

@@ -13,18 +13,8 @@ from pydantic import ValidationError
 
 from infra.errors import ConfigError, StageError
 from infra.llm.requests import CachedClient, Completion, Request, RequestCache
-from infra.llm.servers import (
-    MAX_GIVEN_UP,
-    MAX_WRONG_MODEL,
-    PROBE_AFTER,
-    Endpoint,
-    Servers,
-    ServersUnavailable,
-    TransientFault,
-    parse_completion,
-    parse_error,
-    permanent_error,
-)
+from infra.llm.responses import TransientFault, parse_completion, parse_error, permanent_error
+from infra.llm.servers import MAX_GIVEN_UP, MAX_WRONG_MODEL, PROBE_AFTER, Endpoint, Servers, ServersUnavailable
 from tests.fake_server import FAULTS, FakeServer, words
 
 Result = TypeVar("Result")
@@ -241,7 +231,7 @@ def test_when_all_are_given_up_it_is_not_their_fault(tmp_path: Path) -> None:
                 results = await asyncio.gather(*requests, return_exceptions=True)
                 assert sum(isinstance(result, Completion) for result in results) == client.gave_up == MAX_GIVEN_UP - 1
                 gone = [result for result in results if isinstance(result, ServersUnavailable)]
-                assert len(gone) == 2 * MAX_GIVEN_UP + 1 and "small ones are answered: 500" in str(gone[0])
+                assert len(gone) == 2 * MAX_GIVEN_UP + 1 and "although probes succeed: 500" in str(gone[0])
             assert len(cache) == 0
 
     run(job())
@@ -306,7 +296,7 @@ def test_other_refusals(poison: str, error: str) -> None:
 def test_an_unknown_model_is_named_with_those_that_are_served() -> None:
     async def job() -> None:
         async with FakeServer(model="tiny-llama") as fake, servers(fake) as engine:
-            with pytest.raises(StageError, match="knows no model 'fake'") as caught:
+            with pytest.raises(StageError, match="does not serve model 'fake'") as caught:
                 await engine.complete(make_request(1))
             assert caught.value.where == fake.url and caught.value.hint == "it serves: tiny-llama"
 
@@ -316,7 +306,7 @@ def test_an_unknown_model_is_named_with_those_that_are_served() -> None:
 def test_a_server_that_answers_as_another_model_is_not_believed() -> None:
     async def job() -> None:
         async with FakeServer(model="tiny-llama", lenient=True) as fake, servers(fake) as engine:
-            with pytest.raises(StageError, match="asked for the model 'fake', the server answers as 'tiny-llama'"):
+            with pytest.raises(StageError, match="requested model 'fake', the server answers as 'tiny-llama'"):
                 await engine.complete(make_request(1))
             assert sum(fake.answered.values()) == 1
         # One that lists the model, and yet never answers as it.
@@ -397,7 +387,7 @@ def test_a_dead_endpoint_is_left_out_and_tried_again(how: str) -> None:
                     sick.down = how
                 answers = await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100, 400)))
                 assert all(answer.error is None for answer in answers)
-                assert sum(sick.url in line and "left out" in line for line in told) == 1
+                assert sum(sick.url in line and "out of rotation" in line for line in told) == 1
                 # Those in flight when it died, and a few more before it was noticed; then controls only.
                 assert sum(sick.received[make_request(i).key.hex()] for i in range(100, 400)) <= 24
                 if how == "closed":
@@ -504,7 +494,7 @@ def test_cancelling_leaves_every_slot_free(cancelled: list[tuple[int, int]]) -> 
             results = await asyncio.gather(*tasks, return_exceptions=True)
             gone = {number for number, _ in cancelled}
             assert all(isinstance(result, Completion) for i, result in enumerate(results) if i not in gone)
-            assert [line.busy for line in engine._lines] == [0] and not engine._waiters
+            assert [state.busy for state in engine._states] == [0] and not engine._balancer.waiters
             assert fake.most_in_flight <= 3
             await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100, 106)))
 
@@ -524,7 +514,7 @@ def test_a_slot_given_to_one_who_was_just_cancelled_goes_on() -> None:
             second = asyncio.create_task(engine.complete(make_request(1)))
             results = await asyncio.gather(*tasks, second, return_exceptions=True)
             assert isinstance(results[1], asyncio.CancelledError) and fake.received[make_request(1).key.hex()] == 0
-            assert [line.busy for line in engine._lines] == [0]
+            assert [state.busy for state in engine._states] == [0]
 
     run(job())
 

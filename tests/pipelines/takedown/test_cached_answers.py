@@ -52,7 +52,7 @@ def test_texts_are_found_through_two_layers_of_json(tmp_path: Path) -> None:
     requests = [Request({"model": "m", "n": n}) for n in range(3)]
     with RequestCache(tmp_path / "a.sqlite") as cache:
         for request, text in zip(requests, (inner, "A short answer.", said + " And more."), strict=True):
-            cache.put(request.key, request, Completion((text,), ("stop",), "m"))
+            cache.put(request.key, request.model, Completion((text,), ("stop",), "m"))
         row = {"turns": [{"question": "What?", "answer": said}], "evidence": []}
         assert matching(cache, set(), needles(texts([row]))) == sorted([requests[0].key, requests[2].key])
         assert matching(cache, {requests[1].key}, []) == [requests[1].key]
