@@ -52,7 +52,7 @@ from infra import tables
 from infra.commit import unit_name
 from infra.llm.requests import CachedClient, Request, RequestCache
 from infra.llm.servers import Endpoint, Servers
-from pipelines.annotate.annotate import span_task
+from pipelines.annotate.annotate import write_span
 from pipelines.annotate.evidence_sheets import SHEETS
 from pipelines.core.run import Run, open_run
 from tests import fake_server
@@ -143,7 +143,7 @@ class GenerationJob:
     def write(self) -> int:
         """The second: requests, answers, checks, rows, committed units; tokens answered."""
         odds = {"conversation": {"conversation": 1.0}}
-        told = span_task(self.run, dict.fromkeys(self.names, ""), odds, 1, " ".join(self.names))
+        told = write_span(self.run, dict.fromkeys(self.names, ""), odds, 1, " ".join(self.names))
         assert told["videos"] == told["sent"] == self.count and told["hits"] == 0, told
         units = [tables.read_footer(self.run.at("dialogues", f"{name}.parquet")) for name in self.names]
         assert sum(unit[1] for unit in units if unit is not None) == self.count

@@ -11,7 +11,7 @@ from infra import storage
 from infra.beam import Runner
 from infra.commit import Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError
-from pipelines.annotate.annotate import annotate
+from pipelines.annotate import annotate
 from pipelines.core.resolve import resolve
 from pipelines.core.run import LOCAL, Run, open_run
 from pipelines.decide import decide
@@ -33,7 +33,7 @@ STAGES: dict[str, Callable[[Run], Manifest | None]] = {
     "ingest": ingest.run,
     "measure": measure.run,
     "decide": _decide,
-    "annotate": annotate,
+    "annotate": annotate.run,
     "export": export.run,
 }
 

@@ -166,7 +166,7 @@ def identify(text: str) -> str:
     return str(names[0]).removeprefix("__label__") if names else ""
 
 
-def check(
+def check_dialogue(
     dialogue: Dialogue, sheet: EvidenceSheet, kind: DialogueKind, settings: CheckSettings, language: Language = identify
 ) -> DialogueFindings:
     """The first reason against each turn, and against the whole. `language` tells the language of a text; it is asked

@@ -52,8 +52,8 @@ def write(
     """A dialogue of this kind about the video `key`: at most `kind.most` turns, where little is known fewer than
     `kind.least`, and none where there is nothing honest to say. Topics and wordings are drawn from (seed, key).
 
-    Every turn passes `checks.check` under `settings` (by default the defaults); only the language is that of the
-    captions, whatever it is.
+    Every turn passes `checks.check_dialogue` under `settings` (by default the defaults), except that the language is
+    that of the captions.
     """
     limits = (settings or checks.CheckSettings()).model_copy(update={"language": None})
     of_turn = kind.schema["properties"]["turns"]["items"]["properties"]
@@ -67,7 +67,7 @@ def write(
         span = (topic.start_s, topic.end_s) if "start_s" in of_turn else (None, None)
         turns.append(Turn(question, _fitted(answer, of_turn["answer"]["maxLength"]), cited, *span))
     # Texts may hold anything, so some turns fail; the others are no worse for their absence.
-    reasons = checks.check(Dialogue(kind.name, tuple(turns)), sheet, kind, limits).turns
+    reasons = checks.check_dialogue(Dialogue(kind.name, tuple(turns)), sheet, kind, limits).turns
     passed = [i for i, reason in enumerate(reasons) if reason is None]
     most = min(kind.most, len(passed))
     count = max(most - next(numbers) % 3, min(kind.least, most))

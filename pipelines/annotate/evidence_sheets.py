@@ -1,4 +1,4 @@
-"""What is known of each kept video, as an evidence sheet; where a captioner is configured, with what it sees."""
+"""Evidence sheets of kept videos, with dense captions by a vision-language model if one is configured."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from annotators.dialogues import evidence
 from annotators.dialogues.evidence import EvidenceItem
 from annotators.dialogues.kinds import IMAGE_TEXT, supports
 from infra import tables
+from infra.columns import equals, to_strings
 from infra.hashing import fingerprint
 from infra.llm.requests import Request
 from infra.media.interface import FramePlan
@@ -35,16 +35,21 @@ SHEETS = pa.schema(
     ]
 )
 
-#: Between kinds in the name of a class of videos.
+#: Joins the kinds in the name of a class of videos.
 JOIN = "+"
 
 
-def sheets_unit(run: Run, stamp: str, name: str) -> Mapping[str, int]:
-    """Task: the evidence sheets of a unit's kept videos; counts the sets of kinds that they support."""
+def split_kinds(name: str) -> frozenset[str]:
+    """Return the kinds in the name of a class of videos: the inverse of JOIN.join(kinds)."""
+    return frozenset(name.split(JOIN)) - {""}
+
+
+def make_sheets(run: Run, stamp: str, name: str) -> Mapping[str, int]:
+    """Task: make the evidence sheets of a unit's kept videos and count the sets of kinds that they support."""
     uri = run.work("evidence", f"{name}.parquet")
-    mine = fingerprint([stamp, name])
-    if not tables.is_done(uri, mine):
-        tables.write(uri, asyncio.run(_sheets(run, name)), fingerprint=mine)
+    inputs = fingerprint([stamp, name])
+    if not tables.is_done(uri, inputs):
+        tables.write(uri, asyncio.run(_build_table(run, name)), fingerprint=inputs)
     counts: dict[str, int] = {"_units": 1}
     for supported in tables.read(uri, ["supports"])["supports"].to_pylist():
         joined = JOIN.join(supported)
@@ -52,64 +57,59 @@ def sheets_unit(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     return counts
 
 
-async def _sheets(run: Run, name: str) -> pa.Table:
+async def _build_table(run: Run, name: str) -> pa.Table:
     settings = resolve(run).annotate
     assert settings is not None
-    verdicts = tables.read(run.at("verdicts", f"{name}.parquet"), ["modality", "outcome"])
+    verdicts = run.read("verdicts", name, ["modality", "outcome"])
     modalities = ["video", "image", "multi_image"] if settings.ocr_questions else ["video"]
-    of_them = pc.is_in(verdicts["modality"], value_set=pa.array(modalities))
-    wanted = pc.and_(of_them, pc.equal(verdicts["outcome"], "kept"))
-    take = pa.array(np.flatnonzero(np.asarray(wanted, dtype=bool)))
-    samples = tables.read(run.at("samples", f"{name}.parquet")).take(take).to_pylist()
-    signals = read_signals(run, name).take(take).to_pylist()
-    seen: list[Sequence[EvidenceItem]] = [()] * len(samples)
-    if settings.captioner is not None and samples:
-        clips = [i for i, sample in enumerate(samples) if sample["modality"] == "video"]
-        captioned = await _captions(run, settings, settings.captioner, [samples[i] for i in clips],
-                                [signals[i] for i in clips])  # fmt: skip
-        for i, further in zip(clips, captioned, strict=True):
-            seen[i] = further
+    kept = np.isin(to_strings(verdicts["modality"]), modalities) & equals(verdicts["outcome"], "kept")
+    indices = pa.array(np.flatnonzero(kept))
+    samples = run.read("samples", name).take(indices).to_pylist()
+    signals = read_signals(run, name).take(indices).to_pylist()
+    captions = await _caption_videos(run, settings, samples, signals)
     rows = []
-    for sample, facts, further in zip(samples, signals, seen, strict=True):
-        sheet = evidence.build_sheet(sample, facts, settings.evidence, further)
+    for i, sample in enumerate(samples):
+        sheet = evidence.build_sheet(sample, signals[i], settings.evidence, captions.get(i, ()))
         if sample["modality"] != "video" and not supports(IMAGE_TEXT, sheet):
             continue
-        able = settings.kinds if sample["modality"] == "video" else {IMAGE_TEXT: 1.0}
-        supported = sorted(name for name, share in able.items() if share > 0 and supports(name, sheet))
+        shares = settings.kinds if sample["modality"] == "video" else {IMAGE_TEXT: 1.0}
+        supported = sorted(kind for kind, share in shares.items() if share > 0 and supports(kind, sheet))
         rows.append({"key": sample["key"], "seconds": sheet.seconds, "items": sheet.to_rows(), "supports": supported})
     return pa.Table.from_pylist(rows, schema=SHEETS)
 
 
-async def _captions(
-    run: Run,
-    settings: AnnotateSettings,
-    captioner: CaptionerSettings,
-    samples: Sequence[Mapping[str, Any]],
-    signals: Sequence[Mapping[str, Any]],
-) -> list[Sequence[EvidenceItem]]:
-    """Dense captions of videos by a vision-language model, one a stretch of `every_s` seconds."""
-    among = run.runner.workers
-    async with open_server_client(run, settings, captioner.endpoints, among) as client:
-        slots = sum(e.in_flight for e in share_endpoints(captioner.endpoints, among))
-        gate = asyncio.Semaphore(max(2, slots // captioner.max_captions))
+async def _caption_videos(
+    run: Run, settings: AnnotateSettings, samples: Sequence[Mapping[str, Any]], signals: Sequence[Mapping[str, Any]]
+) -> dict[int, Sequence[EvidenceItem]]:
+    """Dense captions by the captioner, by the index of each video in `samples`; {} without a captioner."""
+    captioner = settings.captioner
+    if captioner is None or not samples:
+        return {}
+    processes = run.runner.workers
+    async with open_server_client(run, settings, captioner.endpoints, processes) as client:
+        slots = sum(endpoint.in_flight for endpoint in share_endpoints(captioner.endpoints, processes))
+        limit = asyncio.Semaphore(max(2, slots // captioner.max_captions))
 
-        async def one(sample: Mapping[str, Any], facts: Mapping[str, Any]) -> Sequence[EvidenceItem]:
-            async with gate:
-                stretches = _stretches(run, captioner, sample, float(facts.get("facts.duration") or 0.0))
-                answers = await asyncio.gather(*(client.complete(Request(body)) for _, _, body in stretches))
-            found = []
-            for i, ((start, end, _), answer) in enumerate(zip(stretches, answers, strict=True)):
-                if answer.error is None and answer.texts and answer.texts[0].strip():
-                    found.append(EvidenceItem(f"d{i + 1}", "dense", start, end, answer.texts[0].strip()))
-            return found
+        async def caption(i: int) -> Sequence[EvidenceItem]:
+            async with limit:
+                seconds = float(signals[i].get("facts.duration") or 0.0)
+                segments = _build_requests(run, captioner, samples[i], seconds)
+                completions = await asyncio.gather(*(client.complete(request) for _, _, request in segments))
+            return [
+                EvidenceItem(f"d{number}", "dense", start, end, completion.texts[0].strip())
+                for number, ((start, end, _), completion) in enumerate(zip(segments, completions, strict=True), 1)
+                if completion.error is None and completion.texts and completion.texts[0].strip()
+            ]
 
-        return list(await asyncio.gather(*(one(s, f) for s, f in zip(samples, signals, strict=True))))
+        videos = [i for i, sample in enumerate(samples) if sample["modality"] == "video"]
+        return dict(zip(videos, await asyncio.gather(*map(caption, videos)), strict=True))
 
 
-def _stretches(
+def _build_requests(
     run: Run, captioner: CaptionerSettings, sample: Mapping[str, Any], seconds: float
-) -> list[tuple[float, float, dict[str, Any]]]:
-    """(start, end, request) of each stretch; none where the video cannot be decoded, which measure has booked."""
+) -> list[tuple[float, float, Request]]:
+    """(start, end, request) per segment of `every_s` seconds; none if the video cannot be decoded, which measure
+    reports."""
     import cv2
 
     count = min(max(math.ceil(seconds / captioner.every_s), 1), captioner.max_captions)
@@ -119,15 +119,13 @@ def _stretches(
     decoded = process_decoder(decode_limits(resolve(run).measure)).decode(ref, {"captioner": plan}, {})
     if decoded.error is not None:
         return []
-    frames = decoded.frames["captioner"]
-    pictures = [
+    jpegs = [
         base64.b64encode(cv2.imencode(".jpg", p[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
-        for p in frames.pixels
+        for p in decoded.frames["captioner"].pixels
     ]
-    found = []
-    for i, part in enumerate(np.array_split(np.arange(len(pictures)), count)):
-        start, end = seconds * i / count, seconds * (i + 1) / count
-        if len(part):
-            body = evidence.build_caption_body(captioner.model, [pictures[j] for j in part], captioner.max_tokens)
-            found.append((start, end, body))
-    return found
+    segments = []
+    for i, indices in enumerate(np.array_split(np.arange(len(jpegs)), count)):
+        if len(indices):
+            body = evidence.build_caption_body(captioner.model, [jpegs[j] for j in indices], captioner.max_tokens)
+            segments.append((seconds * i / count, seconds * (i + 1) / count, Request(body)))
+    return segments

@@ -13,14 +13,15 @@ from annotators.dialogues.kinds import SHARES, load_kinds
 from infra.config import Strict
 from infra.llm.servers import Endpoint
 
-#: The names that cards give the writer that needs no server and the other; what the other asks for by default.
+#: Names of the generators on cards: the rule-based writer, which needs no server, and a language model.
 RULES = "rules"
 LLM = "llm"
+#: The model that is requested by default.
 DEFAULT_MODEL = "meta-llama/Llama-3.1-70B-Instruct"
 
 
 class SamplingSettings(Strict):
-    """How the generator draws (ours; Apollo publishes none). Always sent: servers have defaults of their own."""
+    """Sampling of the generator (ours; Apollo publishes none). Always sent, because servers have their own defaults."""
 
     temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
@@ -29,9 +30,10 @@ class SamplingSettings(Strict):
 
 class BlindSettings(Strict):
     """Blind answerability: each question is asked `samples` times without any evidence; a turn that is answered
-    right in more than half teaches nothing about the video (ApolloBench's rule for questions, here on training data).
+    correctly in more than half of them teaches nothing about the video (ApolloBench's rule for evaluation questions,
+    here on training data).
 
-    judge: whether answers that are too long to be compared by words go to the same model as a yes-or-no question.
+    judge: whether answers that are too long to be compared by words are judged by the same model (yes or no).
     """
 
     samples: int = Field(default=5, ge=1, le=32)
@@ -43,8 +45,8 @@ class BlindSettings(Strict):
 class CaptionerSettings(Strict):
     """A vision-language model behind the same kind of server, such as Qwen2-VL, which Apollo used.
 
-    every_s: seconds of video a caption is about; frames: pictures of them sent; size: their longer side in pixels.
-    All ours: Apollo publishes neither.
+    every_s: seconds of video per caption; frames: frames sent for each; size: their longer side in pixels.
+    All ours: Apollo publishes none.
     """
 
     model: str
@@ -57,19 +59,19 @@ class CaptionerSettings(Strict):
 
 
 class AnnotateSettings(Strict):
-    """The dialogues of a run. Where no model is named and nothing serves one, the rule-based writer does it, and cards
+    """The dialogues of a run. If no model is named and nothing serves one, the rule-based writer makes them, and cards
     say so.
 
-    model, revision: what is asked for, and which build of it, for the card; where something serves, the model is
-        Llama-3.1-70B-Instruct by default, as Apollo's.
-    offline: settings of vLLM's `LLM` in the worker itself, in place of servers.
+    model, revision: the model to request, and its build, for the card; with a server, the default is
+        Llama-3.1-70B-Instruct, as Apollo's.
+    endpoints: the servers. offline: settings of vLLM's `LLM` in the worker itself, instead of servers.
     kinds: target shares over the data set, in any unit; default Apollo's (Fig. 7, read from the figure by inference).
-    candidates: dialogues drawn for a video, of which the one that passes most checks is taken.
-    rationales: whether answers of the kind reasoning get their reasons put before them.
-    ocr_questions: whether images with text in them get questions about it too.
-    cache: the file of answers that were paid for; by default requests.sqlite in the store.
-    tries, timeout_s, patience_s: of one request; of one try; of all endpoints together before the job stops.
-    price: of a GPU-hour, and gpus: behind all endpoints, for the summary's cost. Defaults are ours.
+    candidates: dialogues generated per video; the one with the most turns that pass is used.
+    rationales: whether answers of the kind reasoning are preceded by a rationale.
+    ocr_questions: whether images that contain text get questions about it too.
+    cache: the file of the request cache; by default requests.sqlite in the store.
+    tries, timeout_s, patience_s: per request; of one try; without any answer before the job stops.
+    price_per_gpu_hour, gpus: cost of a GPU-hour, and GPUs behind all endpoints, for the summary. Defaults are ours.
     """
 
     model: str | None = None
@@ -94,16 +96,15 @@ class AnnotateSettings(Strict):
 
     @field_validator("kinds")
     @classmethod
-    def _kinds(cls, value: Mapping[str, float]) -> Mapping[str, float]:
-        known = load_kinds()
-        for name, share in value.items():
-            if name not in known:
-                raise ValueError(f"there is no kind {name!r}; known: {', '.join(known)}")
+    def _check_kinds(cls, shares: Mapping[str, float]) -> Mapping[str, float]:
+        for name, share in shares.items():
+            if name not in load_kinds():
+                raise ValueError(f"there is no kind {name!r}; the kinds are {', '.join(load_kinds())}")
             if share < 0:
                 raise ValueError(f"the share of {name} is negative")
-        if not sum(value.values()) > 0:
-            raise ValueError("no kind has a share")
-        return value
+        if not sum(shares.values()) > 0:
+            raise ValueError("no kind has a positive share")
+        return shares
 
     @property
     def served_model(self) -> str:
@@ -112,24 +113,24 @@ class AnnotateSettings(Strict):
 
     @property
     def generator(self) -> str:
-        """Who writes: a language model, or the rules. How its answers are fetched is no part of what they are."""
+        """LLM or RULES. How completions are obtained (servers, batch, offline) is not part of it."""
         return LLM if self.model or self.endpoints or self.offline is not None else RULES
 
 
 def describe_generator(settings: AnnotateSettings | None) -> Any:
-    """Who wrote dialogues, for a card: a model with its prompts, the rules, or nobody."""
+    """Return the writer of dialogues for a card: a model with its prompts, the rules, or none."""
     if settings is None:
         return "none: captions and the sources' own conversations only"
     if settings.generator == RULES:
         return "rules: written by rule from the evidence, by no language model"
-    known = load_kinds()
+    kinds = load_kinds()
     return {
         "generator": settings.generator,
         "model": settings.served_model,
         "revision": settings.revision or "not stated",
         "shares": dict(settings.kinds),
-        "prompts": {name: {"version": known[name].version, "prompt": known[name].prompt_hash,
-                           "schema": known[name].schema_hash} for name in sorted(settings.kinds)},
+        "prompts": {name: {"version": kinds[name].version, "prompt": kinds[name].prompt_hash,
+                           "schema": kinds[name].schema_hash} for name in sorted(settings.kinds)},
         "sampling": settings.sampling.model_dump(mode="json"),
         "candidates": settings.candidates,
         "blind": None if settings.blind is None else settings.blind.model_dump(mode="json"),

@@ -1,6 +1,6 @@
-"""One video's dialogue: its evidence is put to the generator, and what comes back is checked. And what of it is set.
+"""Write one video's dialogue: send its evidence to the generator and check the completion, turn by turn.
 
-Everything that decides is pure and lies in annotators; here stands only in which order a server is asked.
+Prompts, parsing and checks are pure functions in annotators/dialogues; this module decides the order of requests.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from annotators.dialogues import checks as checking
 from annotators.dialogues import dialogue, rules_writer
-from annotators.dialogues.dialogue import Dialogue
+from annotators.dialogues.checks import check_dialogue
+from annotators.dialogues.dialogue import Dialogue, Turn
 from annotators.dialogues.evidence import EvidenceSheet
 from annotators.dialogues.kinds import DialogueKind
 from infra.llm.requests import GAVE_UP, CachedClient, Completion, Request
@@ -20,17 +20,18 @@ from pipelines.annotate.settings import RULES, AnnotateSettings, BlindSettings
 
 @dataclass
 class CheckedTurn:
-    """A turn on its way through the checks. blind: share of the blind answers that were right; None: not asked."""
+    """A turn with its verdict. reason: why it is rejected, None if it passes; blind_rate: share (0 to 1) of the blind
+    answers that are right, None if it was not asked blind."""
 
-    turn: dialogue.Turn
+    turn: Turn
     reason: str | None
-    blind: float | None = None
+    blind_rate: float | None = None
 
 
 @dataclass
 class DialogueDraft:
-    """What became of one video. reason: set where the whole dialogue is rejected; retry: where a server's passing
-    trouble is the cause, so that the next run asks again."""
+    """One video's dialogue. reason: set if the whole dialogue is rejected; retry: whether a transient fault of a server
+    is the cause, so that the next run requests it again."""
 
     turns: list[CheckedTurn] = field(default_factory=list)
     reason: str | None = None
@@ -43,8 +44,16 @@ class DialogueDraft:
     def accepted(self) -> bool:
         return self.reason is None
 
+    @property
+    def passed(self) -> list[CheckedTurn]:
+        return [checked for checked in self.turns if checked.reason is None]
 
-async def write(
+    def add_tokens(self, completion: Completion) -> None:
+        self.tokens_in += completion.tokens_in
+        self.tokens_out += completion.tokens_out
+
+
+async def write_dialogue(
     client: CachedClient | None,
     settings: AnnotateSettings,
     kind: DialogueKind,
@@ -52,148 +61,129 @@ async def write(
     key: str,
     seed: int,
 ) -> DialogueDraft:
-    """One dialogue of this kind about one video, every turn with its verdict. `client` None: by rule."""
+    """Write one dialogue of this kind about one video, every turn with its verdict. `client` None: by rule."""
     if not sheet.items:
         return DialogueDraft(reason="no_evidence: nothing is known about the video")
     if client is None:
-        made = rules_writer.write(kind, sheet, seed, key, settings.checks)
-        return _closed(_checked(made, sheet, kind, settings, DialogueDraft(candidates=1)))
+        by_rule = rules_writer.write(kind, sheet, seed, key, settings.checks)
+        return _reject_empty(_check(by_rule, sheet, kind, settings, DialogueDraft(candidates=1)))
     body = dialogue.build_generation_body(
         kind, sheet, settings.served_model, settings.sampling.model_dump(mode="json"), settings.candidates
     )
-    answer = await client.complete(Request(body))
-    written = DialogueDraft(candidates=max(len(answer.texts), 1))
-    _count(written, answer)
-    if answer.error is not None:
-        return replace(written, reason=answer.error, retry=answer.error.startswith(GAVE_UP))
-    best: DialogueDraft | None = None
-    for text, finish in zip(answer.texts, answer.finish, strict=True):
-        made_or_reason = dialogue.parse_dialogue(text, finish, kind)
-        if isinstance(made_or_reason, str):
-            found = replace(written, turns=[], reason=made_or_reason)
+    completion = await client.complete(Request(body))
+    draft = DialogueDraft(candidates=max(len(completion.texts), 1))
+    draft.add_tokens(completion)
+    if completion.error is not None:
+        return replace(draft, reason=completion.error, retry=completion.error.startswith(GAVE_UP))
+    candidates = []
+    for text, finish in zip(completion.texts, completion.finish, strict=True):
+        parsed = dialogue.parse_dialogue(text, finish, kind)
+        if isinstance(parsed, str):
+            candidates.append(replace(draft, turns=[], reason=parsed))
         else:
-            found = _checked(made_or_reason, sheet, kind, settings, replace(written, turns=[]))
-        if best is None or _worth(found) > _worth(best):
-            best = found
-    assert best is not None
-    if best.reason is None and settings.rationales and kind.name == "reasoning":
-        await _reason_out(client, settings, sheet, kind, best)
-    if best.reason is None and settings.blind is not None:
-        await _ask_blind(client, settings, settings.blind, best)
-    return _closed(best)
+            candidates.append(_check(parsed, sheet, kind, settings, replace(draft, turns=[])))
+    best = max(candidates, key=lambda candidate: (candidate.accepted, len(candidate.passed)))
+    if best.accepted and settings.rationales and kind.name == "reasoning":
+        await _add_rationales(client, settings, sheet, kind, best)
+    if best.accepted and settings.blind is not None:
+        turns = [t for t in best.passed if not dialogue.asks_for_description(t.turn.question)]
+        await asyncio.gather(*(_ask_blind(client, settings, settings.blind, best, checked) for checked in turns))
+    return _reject_empty(best)
 
 
-def _checked(
-    made: Dialogue, sheet: EvidenceSheet, kind: DialogueKind, settings: AnnotateSettings, written: DialogueDraft
+def _check(
+    candidate: Dialogue, sheet: EvidenceSheet, kind: DialogueKind, settings: AnnotateSettings, draft: DialogueDraft
 ) -> DialogueDraft:
-    found = checking.check(made, sheet, kind, settings.checks)
-    written.turns = [CheckedTurn(turn, reason) for turn, reason in zip(made.turns, found.turns, strict=True)]
-    written.reason = found.whole
-    return written
+    findings = check_dialogue(candidate, sheet, kind, settings.checks)
+    draft.turns = [CheckedTurn(turn, reason) for turn, reason in zip(candidate.turns, findings.turns, strict=True)]
+    draft.reason = findings.whole
+    return draft
 
 
-def _worth(written: DialogueDraft) -> tuple[bool, int]:
-    return written.reason is None, sum(turned.reason is None for turned in written.turns)
-
-
-def _closed(written: DialogueDraft) -> DialogueDraft:
-    """A dialogue of which no turn is left is rejected for what stopped most of them."""
-    if written.reason is None and all(turned.reason is not None for turned in written.turns):
-        reasons = [str(turned.reason).partition(":")[0] for turned in written.turns]
+def _reject_empty(draft: DialogueDraft) -> DialogueDraft:
+    """Reject a dialogue without a turn that passes, for the most common reason of its turns."""
+    if draft.accepted and not draft.passed:
+        reasons = [str(checked.reason).partition(":")[0] for checked in draft.turns]
         common = max(sorted(set(reasons)), key=reasons.count) if reasons else "empty"
-        written.reason = f"no_turns: all were rejected, most as {common}"
-    return written
+        draft.reason = f"no_turns: all were rejected, most as {common}"
+    return draft
 
 
-def _count(written: DialogueDraft, answer: Completion) -> None:
-    written.tokens_in += answer.tokens_in
-    written.tokens_out += answer.tokens_out
-
-
-async def _reason_out(
-    client: CachedClient, settings: AnnotateSettings, sheet: EvidenceSheet, kind: DialogueKind, written: DialogueDraft
+async def _add_rationales(
+    client: CachedClient, settings: AnnotateSettings, sheet: EvidenceSheet, kind: DialogueKind, draft: DialogueDraft
 ) -> None:
-    """Puts a rationale before each answer; one that fails the checks is left away."""
-    passed = [turned for turned in written.turns if turned.reason is None]
-    answers = await asyncio.gather(
-        *(client.complete(Request(dialogue.build_rationale_body(t.turn, sheet, settings.served_model))) for t in passed)
-    )
-    for turned, answer in zip(passed, answers, strict=True):
-        _count(written, answer)
-        if answer.error is None and answer.texts and answer.texts[0].strip():
-            longer = dialogue.prepend_rationale(turned.turn, answer.texts[0])
-            alone = Dialogue(kind.name, (longer,))
-            verdict = checking.check(alone, sheet, kind, settings.checks)
-            if verdict.whole is None and verdict.turns[0] is None:
-                turned.turn = longer
+    """Put a rationale before each answer, unless it fails the checks."""
+    passed = draft.passed
+    bodies = [dialogue.build_rationale_body(checked.turn, sheet, settings.served_model) for checked in passed]
+    completions = await asyncio.gather(*(client.complete(Request(body)) for body in bodies))
+    for checked, completion in zip(passed, completions, strict=True):
+        draft.add_tokens(completion)
+        if completion.error is None and completion.texts and completion.texts[0].strip():
+            turn = dialogue.prepend_rationale(checked.turn, completion.texts[0])
+            if check_dialogue(Dialogue(kind.name, (turn,)), sheet, kind, settings.checks).passed:
+                checked.turn = turn
 
 
 async def _ask_blind(
-    client: CachedClient, settings: AnnotateSettings, blind: BlindSettings, written: DialogueDraft
+    client: CachedClient, settings: AnnotateSettings, blind: BlindSettings, draft: DialogueDraft, checked: CheckedTurn
 ) -> None:
-    asked = [t for t in written.turns if t.reason is None and not dialogue.asks_for_description(t.turn.question)]
-    await asyncio.gather(*(_blind_turn(client, settings, blind, written, turned) for turned in asked))
-
-
-async def _blind_turn(
-    client: CachedClient, settings: AnnotateSettings, blind: BlindSettings, written: DialogueDraft, turned: CheckedTurn
-) -> None:
-    turn = turned.turn
-    asked = dialogue.build_blind_body(
-        turn.question, settings.served_model, blind.samples, temperature=blind.temperature, max_tokens=blind.max_tokens
+    """Ask a turn's question without evidence; reject the turn if most of the answers are right."""
+    question, reference = checked.turn.question, checked.turn.answer
+    body = dialogue.build_blind_body(
+        question, settings.served_model, blind.samples, temperature=blind.temperature, max_tokens=blind.max_tokens
     )
-    answer = await client.complete(Request(asked))
-    _count(written, answer)
-    rights = [dialogue.match_short_answer(turn.answer, text) for text in answer.texts]
-    open_ones = [i for i, right in enumerate(rights) if right is None] if blind.judge else []
+    answers = await client.complete(Request(body))
+    draft.add_tokens(answers)
+    verdicts = [dialogue.match_short_answer(reference, text) for text in answers.texts]
+    undecided = [i for i, verdict in enumerate(verdicts) if verdict is None] if blind.judge else []
     bodies = [
-        dialogue.build_judge_body(turn.question, turn.answer, answer.texts[i], settings.served_model) for i in open_ones
+        dialogue.build_judge_body(question, reference, answers.texts[i], settings.served_model) for i in undecided
     ]
-    judged = await asyncio.gather(*(client.complete(Request(body)) for body in bodies))
-    for i, verdict in zip(open_ones, judged, strict=True):
-        _count(written, verdict)
-        rights[i] = dialogue.parse_verdict(verdict.texts[0]) if verdict.texts else None
-    errors = [one.error for one in (answer, *judged) if one.error is not None]
-    if errors:  # not known to be hard: fail closed
-        turned.reason = f"not_asked_blind: {errors[0]}"
-        written.retry = written.retry or any(error.startswith(GAVE_UP) for error in errors)
+    judgements = await asyncio.gather(*(client.complete(Request(body)) for body in bodies))
+    for i, judgement in zip(undecided, judgements, strict=True):
+        draft.add_tokens(judgement)
+        verdicts[i] = dialogue.parse_verdict(judgement.texts[0]) if judgement.texts else None
+    errors = [completion.error for completion in (answers, *judgements) if completion.error is not None]
+    if errors:  # a turn whose blind answerability is unknown never passes
+        checked.reason = f"not_asked_blind: {errors[0]}"
+        draft.retry = draft.retry or any(error.startswith(GAVE_UP) for error in errors)
         return
-    turned.blind = dialogue.compute_blind_rate(rights)
-    if dialogue.is_too_easy(turned.blind):
-        known = [right for right in rights if right is not None]
-        turned.reason = f"blind_answerable: {sum(known)} of {len(known)} answers without the video are right"
+    checked.blind_rate = dialogue.compute_blind_rate(verdicts)
+    if dialogue.is_too_easy(checked.blind_rate):
+        decided = [verdict for verdict in verdicts if verdict is not None]
+        checked.reason = f"blind_answerable: {sum(decided)} of {len(decided)} answers without the video are right"
 
 
-def row(
-    key: str, kind: DialogueKind, sheet: EvidenceSheet, written: DialogueDraft, settings: AnnotateSettings
+def build_row(
+    key: str, kind: DialogueKind, sheet: EvidenceSheet, draft: DialogueDraft, settings: AnnotateSettings
 ) -> dict[str, Any]:
-    """A row of infra.tables.DIALOGUES."""
-    by_server = settings.generator != RULES
+    """Build a row of infra.tables.DIALOGUES."""
+    by_model = settings.generator != RULES
     return {
         "key": key,
         "kind": kind.name,
-        "outcome": "accepted" if written.accepted else "rejected",
-        "reason": written.reason,
+        "outcome": "accepted" if draft.accepted else "rejected",
+        "reason": draft.reason,
         "turns": [
             {
-                "question": turned.turn.question,
-                "answer": turned.turn.answer,
-                "evidence": list(turned.turn.evidence),
-                "start_s": turned.turn.start_s,
-                "end_s": turned.turn.end_s,
-                "outcome": "accepted" if written.accepted and turned.reason is None else "rejected",
-                "reason": turned.reason if turned.reason is not None else written.reason,
-                "blind_rate": turned.blind,
+                "question": checked.turn.question,
+                "answer": checked.turn.answer,
+                "evidence": list(checked.turn.evidence),
+                "start_s": checked.turn.start_s,
+                "end_s": checked.turn.end_s,
+                "outcome": "accepted" if draft.accepted and checked.reason is None else "rejected",
+                "reason": checked.reason if checked.reason is not None else draft.reason,
+                "blind_rate": checked.blind_rate,
             }
-            for turned in written.turns
+            for checked in draft.turns
         ],
         "evidence": sheet.to_rows(),
         "generator": settings.generator,
-        "model": settings.served_model if by_server else "",
-        "revision": settings.revision if by_server else "",
-        "prompt": kind.prompt_hash if by_server else "",
+        "model": settings.served_model if by_model else "",
+        "revision": settings.revision if by_model else "",
+        "prompt": kind.prompt_hash if by_model else "",
         "schema": kind.schema_hash,
-        "candidates": written.candidates,
-        "tokens_in": written.tokens_in,
-        "tokens_out": written.tokens_out,
+        "candidates": draft.candidates,
+        "tokens_in": draft.tokens_in,
+        "tokens_out": draft.tokens_out,
     }

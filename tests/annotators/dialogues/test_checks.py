@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.dialogues import checks
-from annotators.dialogues.checks import REASONS, CheckSettings, check, identify
+from annotators.dialogues.checks import REASONS, CheckSettings, check_dialogue, identify
 from annotators.dialogues.dialogue import Dialogue, Turn
 from annotators.dialogues.evidence import EvidenceSheet
 from annotators.dialogues.kinds import load_kind
@@ -26,7 +26,7 @@ SKI = sheet(
 
 
 def reasons(*turns: Turn, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> tuple[str | None, ...]:
-    return check(Dialogue(of.name, turns), on, of, CheckSettings(**options), lambda text: "en").turns
+    return check_dialogue(Dialogue(of.name, turns), on, of, CheckSettings(**options), lambda text: "en").turns
 
 
 def one(question: str, answer: str, *cited: str, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> str | None:
@@ -417,7 +417,7 @@ def test_other_scripts_on_both_sides_can_be_compared() -> None:
 
 
 def whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", told: str = "en") -> str | None:
-    return check(dialogue, SKI, of, CheckSettings(language=language), lambda text: told).whole
+    return check_dialogue(dialogue, SKI, of, CheckSettings(language=language), lambda text: told).whole
 
 
 def test_reasons_against_the_whole() -> None:
@@ -438,7 +438,7 @@ def test_languages_are_told_apart() -> None:
     assert identify("Was macht der Mann? Er fährt einen steilen Hang hinab\nund springt über eine Schanze.") == "de"
     assert identify("他在滑雪，从山上下来") == "zh"
     turn = Turn("Was macht der Mann auf dem Hang?", "Er fährt einen steilen Hang hinab.", ("c1",))
-    assert check(Dialogue("conversation", (turn,)), SKI, TALK, CheckSettings()).whole == "language: de"
+    assert check_dialogue(Dialogue("conversation", (turn,)), SKI, TALK, CheckSettings()).whole == "language: de"
 
 
 # All of it
@@ -465,9 +465,9 @@ WORDS = st.lists(
 @given(st.lists(st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["c1", "d1", "o1", "x9"]), max_size=3)), max_size=6))
 def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[str], list[str], list[str]]]) -> None:
     made = tuple(Turn(" ".join(q), " ".join(a), tuple(dict.fromkeys(e))) for q, a, e in turns)
-    found = check(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
+    found = check_dialogue(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
     assert len(found.turns) == len(made)
-    assert found == check(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
+    assert found == check_dialogue(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
     for turn, reason in zip(made, found.turns, strict=True):
         if reason is None:
             assert turn.evidence
@@ -477,4 +477,6 @@ def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[st
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_is_judged(question: str, answer: str) -> None:
-    check(Dialogue("conversation", (Turn(question, answer, ("c1",)),)), SKI, TALK, CheckSettings(), lambda text: "en")
+    check_dialogue(
+        Dialogue("conversation", (Turn(question, answer, ("c1",)),)), SKI, TALK, CheckSettings(), lambda text: "en"
+    )

@@ -97,7 +97,7 @@ def test_the_example_in_a_prompt_passes_every_check(name: str) -> None:
     assert supports(name, shown)
     read = dialogue.parse_dialogue(answer, "stop", load_kind(name))
     assert not isinstance(read, str), read
-    found = checks.check(read, shown, load_kind(name), checks.CheckSettings())
+    found = checks.check_dialogue(read, shown, load_kind(name), checks.CheckSettings())
     assert found.passed, found
 
 

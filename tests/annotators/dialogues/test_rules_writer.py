@@ -42,7 +42,7 @@ FULL = make(
 
 def sound(name: str, sheet: EvidenceSheet, dialogue: Dialogue, options: checks.CheckSettings = ANY_LANGUAGE) -> None:
     """Every turn passes and the whole does, and a server's schema would have allowed it, save that it may be short."""
-    found = checks.check(dialogue, sheet, load_kind(name), options)
+    found = checks.check_dialogue(dialogue, sheet, load_kind(name), options)
     assert found.turns == (None,) * len(dialogue.turns)
     assert found.whole == (None if dialogue.turns else "empty")
     turns = [
@@ -70,7 +70,9 @@ def test_dialogues_on_english_captions_are_english() -> None:
     for name in SHARES:
         for i in range(10):
             dialogue = rules_writer.write(load_kind(name), FULL, 0, f"key{i}")
-            assert checks.check(dialogue, FULL, load_kind(name), checks.CheckSettings()).whole is None, dialogue
+            assert checks.check_dialogue(dialogue, FULL, load_kind(name), checks.CheckSettings()).whole is None, (
+                dialogue
+            )
 
 
 def test_the_same_key_gives_the_same_dialogue_and_another_one_another() -> None:

@@ -314,7 +314,7 @@ def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run
     [
         ({"kinds": {"sonnets": 1}}, "there is no kind 'sonnets'"),
         ({"kinds": {"conversation": -1}}, "negative"),
-        ({"kinds": {"conversation": 0}}, "no kind has a share"),
+        ({"kinds": {"conversation": 0}}, "no kind has a positive share"),
         ({"endpoints": [{"url": "localhost:8000"}]}, "http://HOST:PORT"),
         ({"endpoint": []}, "did you mean 'endpoints'"),
     ],
@@ -380,23 +380,25 @@ def obeying(body: dict[str, Any]) -> str:
 
 
 def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:
-    from pipelines.annotate.annotate import written_by
+    from pipelines.annotate.annotate import fingerprint_inputs
     from pipelines.annotate.settings import AnnotateSettings
 
-    plain = written_by(AnnotateSettings())
+    plain = fingerprint_inputs(AnnotateSettings())
     captioner = {"model": "v", "endpoints": [{"url": "http://localhost:1"}]}
-    assert written_by(AnnotateSettings(ocr_questions=True)) != plain
-    assert written_by(AnnotateSettings(captioner=captioner)) != plain
-    assert written_by(AnnotateSettings(candidates=4, rationales=True, blind=None, revision="x")) == plain
+    assert fingerprint_inputs(AnnotateSettings(ocr_questions=True)) != plain
+    assert fingerprint_inputs(AnnotateSettings(captioner=captioner)) != plain
+    assert fingerprint_inputs(AnnotateSettings(candidates=4, rationales=True, blind=None, revision="x")) == plain
     elsewhere = {**captioner, "endpoints": [{"url": "http://localhost:2", "in_flight": 3}]}
-    assert written_by(AnnotateSettings(captioner=elsewhere)) == written_by(AnnotateSettings(captioner=captioner))
+    assert fingerprint_inputs(AnnotateSettings(captioner=elsewhere)) == fingerprint_inputs(
+        AnnotateSettings(captioner=captioner)
+    )
 
 
 def test_batch_files_have_nothing_to_say_to_the_rules(make: Callable[..., Run], tmp_path: Path) -> None:
     run = make("rulesbatch", {}, batch=str(tmp_path / "files"))
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
-    with pytest.raises(ConfigError, match="--batch has nothing to ask"):
+    with pytest.raises(ConfigError, match="--batch has no requests to write"):
         stages.run_stage(run, "annotate")
 
 
