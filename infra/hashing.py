@@ -64,7 +64,7 @@ def draw_fractions(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.f
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """uint64 (n,): splitmix64's finalizer (Steele et al. 2014): every bit of the result depends on every bit of x.
+    """uint64, shaped as `x`: splitmix64's finalizer (Steele et al. 2014): every output bit depends on every input bit.
 
     For millions of draws at once, from numbers that a key of (seed, purpose) has been mixed into.
     """

@@ -12,7 +12,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
 import sys
 import threading
 import urllib.error
@@ -26,6 +25,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from infra import storage
 from infra.errors import ConfigError, MissingExtra, StageError
 from infra.hashing import file_sha256
 
@@ -133,36 +133,31 @@ def check_sha256(sha256: str) -> str:
     return lower
 
 
-def fetch(place: str, sha256: str, cache: str | None = None) -> bytes:
+def fetch(location: str, sha256: str, cache: str | None = None) -> bytes:
     """The bytes of a pinned file.
 
-    place: a local path, or an http(s) URL, which is downloaded once into the folder `cache` (by default
+    location: a local path, or an http(s) URL, which is downloaded once into the folder `cache` (by default
     ~/.cache/reelmill/models) under its sha256 and read from there afterwards.
     Raises ConfigError when the bytes are not the pinned ones or the path is missing, StageError when the download
     fails.
     """
     sha256 = check_sha256(sha256)
-    if not place.startswith(("http://", "https://")):
-        data = _read(Path(place).expanduser())
+    cached = Path(cache or _CACHE).expanduser() / sha256
+    if not location.startswith(("http://", "https://")):
+        content = _read(Path(location).expanduser())
+    elif cached.is_file() and hashlib.sha256(content := cached.read_bytes()).hexdigest() == sha256:
+        return content
     else:
-        kept = Path(cache or _CACHE).expanduser() / sha256
-        if kept.is_file():
-            data = kept.read_bytes()
-            if hashlib.sha256(data).hexdigest() == sha256:
-                return data
-        data = _download(place)
-        if hashlib.sha256(data).hexdigest() == sha256:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_name(f"{kept.name}.{os.getpid()}.{threading.get_ident()}.part")
-            temporary.write_bytes(data)
-            temporary.replace(kept)
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+        content = _download(location)
+        if hashlib.sha256(content).hexdigest() == sha256:
+            storage.write_bytes(str(cached), content)
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
         raise ConfigError(
-            f"{place} is not the pinned file: its sha256 is {found}, the config says {sha256}",
+            f"{location} is not the pinned file: its sha256 is {actual}, the config says {sha256}",
             hint="pin the sha256 that a trusted source publishes for this file",
         )
-    return data
+    return content
 
 
 def _read(path: Path) -> bytes:
@@ -188,17 +183,17 @@ def _download(url: str) -> bytes:
 
 
 @_once
-def load_script(place: str, sha256: str, device: Device = "cpu", cache: str | None = None) -> Any:
+def load_script(location: str, sha256: str, device: Device = "cpu", cache: str | None = None) -> Any:
     """A TorchScript module in evaluation mode from a path or URL, after its sha256 has been checked.
 
     Raises ConfigError, StageError (see `fetch`) and MissingExtra.
     """
     library = import_torch("a TorchScript model")
-    data = fetch(place, sha256, cache)
+    content = fetch(location, sha256, cache)
     try:
-        module = library.jit.load(io.BytesIO(data), map_location=check_device(device))
+        module = library.jit.load(io.BytesIO(content), map_location=check_device(device))
     except RuntimeError as error:
-        raise ConfigError(f"{place} is not a TorchScript file: {_first_line(error)}") from None
+        raise ConfigError(f"{location} is not a TorchScript file: {_first_line(error)}") from None
     return module.eval()
 
 

@@ -1,13 +1,14 @@
-"""Files, local or behind any fsspec URI. Everything written appears whole or not at all."""
+"""Files, local or behind any fsspec URI. Every file is written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ from infra.errors import StageError
 
 @dataclass(frozen=True)
 class Entry:
-    """A file found: `path` relative to where it was looked for, `stamp` changes when the file does."""
+    """A listed file: `path` relative to the listed folder; `stamp` changes when the file does."""
 
     path: str
     size: int
@@ -34,12 +35,13 @@ def local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
-def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it."""
-    return "/".join([uri.rstrip("/"), *[part.strip("/") for part in parts if part]])
+def join(uri: str, *names: str) -> str:
+    """`uri` with `names` below it; empty names are skipped."""
+    return "/".join([uri.rstrip("/"), *[name.strip("/") for name in names if name]])
 
 
 def _remote(uri: str) -> tuple[Any, str]:
+    """(fsspec file system, path in it)."""
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
@@ -47,7 +49,7 @@ def _remote(uri: str) -> tuple[Any, str]:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     if is_local(uri):
         return local_path(uri).exists()
     filesystem, path = _remote(uri)
@@ -55,7 +57,7 @@ def exists(uri: str) -> bool:
 
 
 def is_file(uri: str) -> bool:
-    """Whether a file is there."""
+    """Whether a file exists."""
     if is_local(uri):
         return local_path(uri).is_file()
     filesystem, path = _remote(uri)
@@ -78,15 +80,15 @@ def read_bytes(uri: str, offset: int = 0, length: int = -1) -> bytes:
 
 
 def read_blocks(uri: str, offset: int = 0, length: int = -1, size: int = 2**20) -> Iterator[bytes]:
-    """The same bytes in pieces of at most `size`."""
+    """The bytes of `read_bytes` in blocks of at most `size`."""
     with open_read(uri) as file:
         file.seek(offset)
-        left = length
-        while left != 0:
-            block = file.read(size if left < 0 else min(size, left))
+        remaining = length
+        while remaining != 0:
+            block = file.read(size if remaining < 0 else min(size, remaining))
             if not block:
                 return
-            left = left - len(block) if left > 0 else left
+            remaining = remaining - len(block) if remaining > 0 else remaining
             yield block
 
 
@@ -99,130 +101,140 @@ def sha256(uri: str, offset: int = 0, length: int = -1) -> str:
 
 
 def list_files(uri: str) -> list[Entry]:
-    """Every file at or below `uri`, sorted by relative path; hidden files and folders are left out.
+    """Every file at or below `uri`, sorted by relative path, without hidden files and folders.
 
-    Links to files are followed, links to folders are not, so a loop cannot be entered.
+    Links to files are followed, links to folders are not, so that a loop cannot be entered.
     """
-    if is_local(uri):
-        return _list_local(local_path(uri))
-    filesystem, path = _remote(uri)
-    if filesystem.isfile(path):
-        found = {path: filesystem.info(path)}
-        base = path.rsplit("/", 1)[0]
-    else:
-        found = filesystem.find(path, detail=True)
-        base = path.rstrip("/")
-    entries = []
-    for name, info in found.items():
-        relative = name[len(base) :].lstrip("/")
-        if any(part.startswith(".") for part in relative.split("/")):
-            continue
-        stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created") or ""
-        entries.append(Entry(relative, int(info.get("size") or 0), str(stamp)))
+    entries = list(_scan_local(local_path(uri)) if is_local(uri) else _scan_remote(uri))
     return sorted(entries, key=lambda entry: entry.path)
 
 
-def _list_local(root: Path) -> list[Entry]:
+def _scan_remote(uri: str) -> Iterator[Entry]:
+    filesystem, path = _remote(uri)
+    if filesystem.isfile(path):
+        infos = {path: filesystem.info(path)}
+        base = path.rsplit("/", 1)[0]
+    else:
+        infos = filesystem.find(path, detail=True)
+        base = path.rstrip("/")
+    for name, info in infos.items():
+        relative = name[len(base) :].lstrip("/")
+        if any(folder.startswith(".") for folder in relative.split("/")):
+            continue
+        stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created") or ""
+        yield Entry(relative, int(info.get("size") or 0), str(stamp))
+
+
+def _scan_local(root: Path) -> Iterator[Entry]:
     if root.is_file():
         status = root.stat()
-        return [Entry(root.name, status.st_size, str(status.st_mtime_ns))]
-    entries: list[Entry] = []
+        yield Entry(root.name, status.st_size, str(status.st_mtime_ns))
+        return
     stack = [(root, "")]
     while stack:
         folder, prefix = stack.pop()
-        with os.scandir(folder) as listing:
-            for item in listing:
-                if item.name.startswith("."):
+        with os.scandir(folder) as children:
+            for child in children:
+                if child.name.startswith("."):
                     continue
-                name = prefix + item.name
-                if item.is_dir(follow_symlinks=False):
-                    stack.append((folder / item.name, name + "/"))
-                elif item.is_file():
-                    status = item.stat()
-                    entries.append(Entry(name, status.st_size, str(status.st_mtime_ns)))
-    return sorted(entries, key=lambda entry: entry.path)
+                name = prefix + child.name
+                if child.is_dir(follow_symlinks=False):
+                    stack.append((folder / child.name, name + "/"))
+                elif child.is_file():
+                    status = child.stat()
+                    yield Entry(name, status.st_size, str(status.st_mtime_ns))
 
 
 def list_names(uri: str) -> list[str]:
-    """Names of the files directly in a folder, sorted; [] when there is no such folder; temporaries left out."""
-    if is_local(uri):
-        folder = local_path(uri)
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name[0] != ".")
-    filesystem, path = _remote(uri)
-    if not filesystem.isdir(path):
-        return []
-    found = [
-        item["name"].rstrip("/").rsplit("/", 1)[-1]
-        for item in filesystem.ls(path, detail=True)
-        if item["type"] == "file"
-    ]
-    return sorted(name for name in found if name[0] != ".")
+    """Names of the files directly in a folder, sorted, without hidden ones; [] when there is no such folder."""
+    return [name for name in _list_children(uri, folders=False) if not name.startswith(".")]
 
 
 def list_folders(uri: str) -> list[str]:
     """Names of the folders directly in a folder, sorted; [] when there is no such folder."""
+    return _list_children(uri, folders=True)
+
+
+def _list_children(uri: str, *, folders: bool) -> list[str]:
     if is_local(uri):
         folder = local_path(uri)
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
+        if not folder.is_dir():
+            return []
+        with os.scandir(folder) as children:
+            return sorted(child.name for child in children if (child.is_dir() if folders else child.is_file()))
     filesystem, path = _remote(uri)
     if not filesystem.isdir(path):
         return []
-    return sorted(
-        item["name"].rstrip("/").rsplit("/", 1)[-1]
-        for item in filesystem.ls(path, detail=True)
-        if item["type"] == "directory"
-    )
+    kind = "directory" if folders else "file"
+    infos = filesystem.ls(path, detail=True)
+    return sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] for info in infos if info["type"] == kind)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file whole: a temporary beside it, read back, fsynced and renamed; one upload on an object store."""
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a file whole: locally as `publish_when_written` does, on an object store as one upload."""
     if is_local(uri):
-        target = local_path(uri)
-        temporary = temporary_beside(target)
-        with open(temporary, "wb") as file:
-            file.write(data)
-        _commit(temporary, target, hashlib.sha256(data).hexdigest())
+        with publish_when_written(uri) as file:
+            file.path.write_bytes(content)
+            file.sha256 = hashlib.sha256(content).hexdigest()
         return
     filesystem, path = _remote(uri)
-    filesystem.pipe_file(path, data)
+    filesystem.pipe_file(path, content)
 
 
-def temporary_beside(target: Path) -> Path:
-    """A hidden name in the target's folder (made if absent) that no other writer uses."""
+@dataclass
+class PendingFile:
+    """A file under its temporary name. sha256: of the bytes, set by whoever writes them."""
+
+    path: Path
+    sha256: str = ""
+
+
+@contextmanager
+def publish_when_written(uri: str) -> Iterator[PendingFile]:
+    """Give a temporary file to write to, and `publish` it at `uri` when the block ends without an error.
+
+    The block writes `file.path` and sets `file.sha256`. The temporary file is removed whatever happens.
+    """
+    file = PendingFile(temporary_for(uri))
+    try:
+        yield file
+        publish(file.path, uri, file.sha256)
+    finally:
+        file.path.unlink(missing_ok=True)
+
+
+def temporary_for(uri: str) -> Path:
+    """A local path that no other writer uses: hidden, beside a local `uri` (its folder is created), otherwise in the
+    system's temporary folder."""
+    target = local_path(uri) if is_local(uri) else Path(tempfile.gettempdir()) / uri.rsplit("/", 1)[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
     return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def publish(temporary: Path, uri: str, digest: str | None) -> None:
-    """Move a finished local file to `uri` after reading it back against its sha256; None: its writer has done that.
+def publish(temporary: Path, uri: str, expected_sha256: str | None) -> None:
+    """Move a finished local file to `uri`: read it back, fsync and rename it, or upload it to an object store.
 
-    Raises StageError when the file on disk is not what was written.
+    expected_sha256: of its bytes; None skips the check, for a writer that has read them back itself.
+    Raises StageError when the file on disk is not what was written. A failure removes the temporary file.
     """
-    if is_local(uri):
-        _commit(temporary, local_path(uri), digest)
-        return
-    _verify(temporary, digest)
-    filesystem, path = _remote(uri)
-    filesystem.put_file(str(temporary), path)
-    temporary.unlink()
-
-
-def _verify(path: Path, digest: str | None) -> None:
-    if digest is not None and sha256(str(path)) != digest:
-        raise StageError("what was read back is not what was written", where=str(path), hint="check the disk")
-
-
-def _commit(temporary: Path, target: Path, digest: str | None) -> None:
     try:
-        _verify(temporary, digest)
+        if expected_sha256 is not None and (actual := sha256(str(temporary))) != expected_sha256:
+            raise StageError(
+                f"the file on disk is not what was written: its sha256 is {actual}, not {expected_sha256}",
+                where=str(temporary),
+                hint=f"check the disk, then run the same command again; nothing was written to {uri}",
+            )
+        if not is_local(uri):
+            filesystem, path = _remote(uri)
+            filesystem.put_file(str(temporary), path)
+            return
+        target = local_path(uri)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
+    folder = os.open(target.parent, os.O_RDONLY)  # a rename is durable once its folder is
     try:
         os.fsync(folder)
     finally:
@@ -230,7 +242,7 @@ def _commit(temporary: Path, target: Path, digest: str | None) -> None:
 
 
 def remove(uri: str) -> None:
-    """Remove a file or a whole folder, if it is there. Called by explicit commands only, and for scratch."""
+    """Remove a file or a whole folder, if it exists. Called by explicit commands only, and for scratch."""
     if is_local(uri):
         path = local_path(uri)
         if path.is_dir():
@@ -238,52 +250,6 @@ def remove(uri: str) -> None:
         else:
             path.unlink(missing_ok=True)
         return
-    filesystem, path_text = _remote(uri)
-    if filesystem.exists(path_text):
-        filesystem.rm(path_text, recursive=True)
-
-
-class RangeFile(io.RawIOBase):
-    """A read-only seekable view of `length` bytes at `offset` of an open file: all that a demuxer gets to see."""
-
-    def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._position = 0
-        if length < 0:
-            length = max(0, file.seek(0, io.SEEK_END) - offset)
-        self._length = length
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        if base + offset < 0:
-            raise ValueError(f"cannot seek before the start: {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._length - self._position)
-        wanted = left if size is None or size < 0 else min(size, left)
-        self._file.seek(self._offset + self._position)
-        data = self._file.read(wanted)
-        self._position += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+    filesystem, remote_path = _remote(uri)
+    if filesystem.exists(remote_path):
+        filesystem.rm(remote_path, recursive=True)

@@ -34,10 +34,6 @@ class Cells:
     def folder(self) -> str:
         return storage.join(self.store, "cells", self.annotator, self.maker)
 
-    def has_unitset(self, unitset: str) -> bool:
-        """Whether anything was ever stored for this unit as it stands."""
-        return bool(storage.list_names(storage.join(self.folder, unitset)))
-
     def read(self, unitset: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """All cells of a unit, in no special order, each id once; None when there are none. `columns` beside the id."""
         folder = storage.join(self.folder, unitset)
@@ -46,11 +42,11 @@ class Cells:
         if not parts:
             return None
         cells = pa.concat_tables(parts).combine_chunks()
-        return cells if len(parts) == 1 else first_of_each(cells)  # copies may have been measured for different parts
+        return cells if len(parts) == 1 else drop_repeated_ids(cells)  # runs may measure one id twice
 
     def add(self, unitset: str, cells: pa.Table) -> None:
         """Store new cells as one immutable part; rows with an id that stands twice are stored once."""
-        cells = first_of_each(cells)
+        cells = drop_repeated_ids(cells)
         if not cells.num_rows:
             return
         cells = cells.take(pc.sort_indices(cells["id"]))
@@ -65,7 +61,7 @@ class Cells:
         return found
 
 
-def first_of_each(cells: pa.Table) -> pa.Table:
+def drop_repeated_ids(cells: pa.Table) -> pa.Table:
     """The first row of each id."""
     seen = pc.dictionary_encode(cells["id"].combine_chunks()).indices.to_numpy(zero_copy_only=False)
     _, first = np.unique(seen, return_index=True)

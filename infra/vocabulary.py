@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from infra import storage
 from infra.errors import ConfigError
 
 Case = Literal["lower", "keep"]
@@ -105,13 +106,9 @@ def save(path: str | Path, entries: Sequence[str]) -> Vocabulary:
     """
     checked = check(list(entries), str(path))
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in checked)
-    data = f"[\n{lines}\n]\n".encode()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(data)
-    part.replace(target)
-    return Vocabulary(checked, hashlib.sha256(data).hexdigest())
+    content = f"[\n{lines}\n]\n".encode()
+    storage.write_bytes(str(path), content)
+    return Vocabulary(checked, hashlib.sha256(content).hexdigest())
 
 
 def check(entries: object, where: str) -> tuple[str, ...]:

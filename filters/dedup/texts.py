@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.dedup import components
-from filters.dedup.vectors import mixed
-from infra.hashing import digest
+from infra.hashing import digest, mix64
 
 Ids = NDArray[np.uint64]
 
@@ -45,9 +44,9 @@ def band_keys(signatures: NDArray[Any], rows: int) -> Ids:
     values = signatures[:, : count * rows].astype(np.uint64).reshape(n, count, rows)
     start = int.from_bytes(digest(b"text.bands", size=8), "little")
     band = np.uint64(start) + np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    keys = np.broadcast_to(mixed(band), (n, count))
+    keys = np.broadcast_to(mix64(band), (n, count))
     for place in range(rows):
-        keys = mixed(keys ^ values[:, :, place])
+        keys = mix64(keys ^ values[:, :, place])
     return np.ascontiguousarray(keys)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.dedup import components
-from infra.hashing import digest
+from infra.hashing import digest, mix64
 
 Ids = NDArray[np.uint64]
 Vectors = NDArray[Any]
@@ -74,17 +74,10 @@ def sample_size(k: int) -> int:
     return 64 * k
 
 
-def mixed(z: Ids) -> Ids:
-    """uint64, shaped as `z`: SplitMix64's finalizer, in which every bit of the input moves every bit of the output."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def row_draws(ids: Ids, seed: int, purpose: str) -> Ids:
     """uint64 (n,): one uniform draw a row, a function of (seed, id, purpose)."""
     start = int.from_bytes(digest(str(seed).encode(), purpose.encode(), size=8), "little")
-    return mixed(mixed(ids ^ np.uint64(start)) + np.uint64(start))
+    return mix64(mix64(ids ^ np.uint64(start)) + np.uint64(start))
 
 
 def sample_rows(ids: Ids, size: int, seed: int) -> NDArray[np.int64]:

@@ -250,26 +250,16 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         lineage.append({"unit": unit, "rows": span, "kept": len(kept)})
     rows.sort(key=lambda row: row["sample"]["key"])
     made = [_sample(run, row) for row in rows]
-    if storage.is_local(tar_uri):
-        temporary = storage.temporary_beside(storage.local_path(tar_uri))
-    else:
-        import tempfile
-        from pathlib import Path
-
-        temporary = storage.temporary_beside(Path(tempfile.gettempdir()) / f"{name}.tar")
-    try:
-        digest, written = shards.write_tar(temporary, ((m["key"], m["parts"]) for m in made))
-        size = temporary.stat().st_size
-        storage.publish(temporary, tar_uri, digest)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage.publish_when_written(tar_uri) as tar:
+        tar.sha256, written = shards.write_tar(tar.path, ((m["key"], m["parts"]) for m in made))
+        size = tar.path.stat().st_size
     members = _members(name, modality, made, written)
     tables.write(members_uri, members, fingerprint=mine)
     verdicts = pa.concat_tables(verdict_parts)
     signals = pa.concat_tables(signal_parts, promote_options="default")
     card = cards.build_card(
         name=name,
-        tar={"sha256": digest, "bytes": size},
+        tar={"sha256": tar.sha256, "bytes": size},
         series=series,
         members=members,
         signals=signals,

@@ -205,7 +205,7 @@ def _copy(
     stamp: str,
 ) -> _Copy:
     tar = storage.join(mixture.uri, "shards", f"{name_shard(vshard)}.tar")
-    temporary = _temporary(tar)
+    temporary = storage.temporary_for(tar)
     with copying.report_disk_errors(temporary), ExitStack() as undo:
         undo.callback(temporary.unlink, missing_ok=True)
         digest, size = copying.copy_samples(temporary, spans, sources)
@@ -214,14 +214,6 @@ def _copy(
     offsets = np.cumsum([0, *(span.size for span in spans)])
     unsure = [(span, int(at)) for span, shard, at in zip(spans, shards, offsets, strict=False) if shard not in whole]
     return _Copy(vshard, temporary, note, unsure)
-
-
-def _temporary(uri: str) -> Path:
-    if storage.is_local(uri):
-        return storage.temporary_beside(storage.local_path(uri))
-    import tempfile
-
-    return storage.temporary_beside(Path(tempfile.gettempdir()) / uri.rsplit("/", 1)[-1])
 
 
 def _check_whole(mixture: Mixture, shard: int) -> None:

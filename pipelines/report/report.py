@@ -39,14 +39,14 @@ def run(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips
     """
     check_output(out)
     target = Path(out)
-    work = storage.temporary_beside(target)
+    work = storage.temporary_for(out)
     try:
         if is_mixture(folder):
             told = _write_mixture(folder, work)
         else:
             told = _write_run(folder, work, thumbs=thumbs, clips=clips, quiet=quiet)
         _write_static(work)
-        old = storage.temporary_beside(target)
+        old = storage.temporary_for(out)
         if target.exists():
             target.rename(old)
         work.rename(target)

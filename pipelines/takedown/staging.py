@@ -7,7 +7,6 @@ DIR/.takedown/journal.json   written last: from here on the change goes forward,
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,8 @@ class Staging:
 
     def make(self, path: str, write: Callable[[Path], str]) -> str:
         """Stage a file that `write(local path)` writes and gives the sha256 of."""
-        target = _staged(self.uri, path)
-        local = storage.is_local(target)
-        beside = storage.local_path(target) if local else Path(tempfile.gettempdir()) / path.rsplit("/", 1)[-1]
-        temporary = storage.temporary_beside(beside)
-        try:
-            self.sums[path] = write(temporary)
-            storage.publish(temporary, target, self.sums[path])
-        finally:
-            temporary.unlink(missing_ok=True)
+        with storage.publish_when_written(_staged(self.uri, path)) as file:
+            file.sha256 = self.sums[path] = write(file.path)
         return self.sums[path]
 
     def decide(self, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,15 +35,12 @@ def save(path: Path, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> No
     """Write tensors and a JSON value as one file: under a temporary name, read back, then renamed."""
     from safetensors.torch import save_file
 
-    temporary = storage.temporary_beside(path)
     text = canonical_json({**state, "version": VERSION}).decode()
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(held, temporary, metadata={_STATE: text})
-        temporary.chmod(0o644)  # safetensors makes files that only their owner reads
-        storage.publish(temporary, str(path), file_sha256(temporary))
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage.publish_when_written(str(path)) as file:
+        save_file(held, file.path, metadata={_STATE: text})
+        file.path.chmod(0o644)  # safetensors makes files that only their owner reads
+        file.sha256 = file_sha256(file.path)
 
 
 def load(path: Path, *, state_only: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:

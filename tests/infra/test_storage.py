@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from infra import storage
 from infra.errors import StageError
@@ -54,8 +51,7 @@ def test_the_same_on_disk_and_behind_a_uri(place: str) -> None:
 def test_publish_moves_what_was_written_and_refuses_what_was_not(place: str, tmp_path: Path) -> None:
     for data, digest in ((b"good", hashlib.sha256(b"good").hexdigest()), (b"bad", "0" * 64)):
         target = storage.join(place, data.decode())
-        beside = storage.local_path(target) if storage.is_local(target) else tmp_path / "scratch" / "file"
-        temporary = storage.temporary_beside(beside)
+        temporary = storage.temporary_for(target)
         temporary.write_bytes(data)
         if data == b"good":
             storage.publish(temporary, target, digest)
@@ -64,6 +60,21 @@ def test_publish_moves_what_was_written_and_refuses_what_was_not(place: str, tmp
             with pytest.raises(StageError, match="not what was written"):
                 storage.publish(temporary, target, digest)
             assert not storage.exists(target)
+
+
+def test_a_pending_file_appears_only_when_its_block_ends_well_and_its_sum_is_right(place: str) -> None:
+    uri = storage.join(place, "x")
+    with storage.publish_when_written(uri) as file:
+        file.path.write_bytes(b"good")
+        file.sha256 = hashlib.sha256(b"good").hexdigest()
+        assert not storage.exists(uri)
+    assert storage.read_bytes(uri) == b"good"
+    with pytest.raises(StageError, match="not what was written"), storage.publish_when_written(uri) as file:
+        file.path.write_bytes(b"bad")  # and no sum
+    with pytest.raises(ValueError, match="broken"), storage.publish_when_written(uri) as file:
+        file.path.write_bytes(b"half")
+        raise ValueError("broken")
+    assert storage.read_bytes(uri) == b"good" and not file.path.exists()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
@@ -82,7 +93,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 
 def test_temporaries_are_hidden_and_differ(tmp_path: Path) -> None:
-    names = {storage.temporary_beside(tmp_path / "new" / "x.parquet") for _ in range(50)}
+    names = {storage.temporary_for(str(tmp_path / "new" / "x.parquet")) for _ in range(50)}
     assert len(names) == 50 and all(name.name.startswith(".") for name in names)
 
 
@@ -101,20 +112,3 @@ def test_a_listing_follows_links_to_files_only_and_changes_with_the_file(tmp_pat
     assert [entry.path for entry in found] == ["link", "real/a"]
     os.utime(tmp_path / "real" / "a", ns=(1, 1))
     assert storage.list_files(str(tmp_path))[1].stamp != found[1].stamp
-
-
-@given(
-    st.binary(max_size=40),
-    st.integers(0, 50),
-    st.integers(-1, 50),
-    st.lists(st.tuples(st.integers(0, 60), st.integers(-1, 20))),
-)
-def test_a_range_looks_like_a_file_of_its_own(
-    data: bytes, offset: int, length: int, reads: list[tuple[int, int]]
-) -> None:
-    file = storage.RangeFile(io.BytesIO(data), offset, length)
-    expected = io.BytesIO(data[offset:] if length < 0 else data[offset : offset + length])
-    for seek, size in reads:
-        assert file.seek(seek) == expected.seek(seek)
-        assert file.read(size) == expected.read(size)
-        assert file.tell() >= seek

@@ -20,14 +20,14 @@ def cells(*numbers: int) -> pa.Table:
 
 def test_parts_are_added_and_united(tmp_path: Path) -> None:
     place = store.Cells(str(tmp_path), "facts", "m" * 32)
-    assert place.read("unit") is None and not place.has_unitset("unit") and place.parts() == []
+    assert place.read("unit") is None and place.parts() == []
     place.add("unit", cells(3, 1, 3))
     place.add("unit", cells(2))
     place.add("unit", cells())
     place.add("unit", cells(1, 3))  # the same ids again: the same part
     found = place.read("unit")
     assert found is not None and sorted(found["value"].to_pylist()) == [1.0, 2.0, 3.0]
-    assert place.has_unitset("unit") and len(place.parts()) == 2
+    assert len(place.parts()) == 2
     assert {unit for unit, _ in place.parts()} == {"unit"}
 
 
@@ -47,9 +47,9 @@ def test_align_is_a_look_up(asked: list[int], held: list[int]) -> None:
 
 
 @given(st.lists(st.integers(0, 9)))
-def test_first_of_each(numbers: list[int]) -> None:
+def test_the_first_row_of_each_id_is_kept(numbers: list[int]) -> None:
     table = cells(*numbers).append_column("at", pa.array(np.arange(len(numbers))))
-    found = store.first_of_each(table)
+    found = store.drop_repeated_ids(table)
     assert found["at"].to_pylist() == [numbers.index(n) for n in dict.fromkeys(numbers)]
 
 
