@@ -23,7 +23,7 @@ from filters.dedup import vectors as duplicates
 from infra import beam, storage, tables
 from infra.commit import Unit, need_manifest, read_json, read_manifest, unit_index, write_manifest
 from infra.errors import StageError
-from infra.hashing import canonical_json, fingerprint, rows_fingerprint
+from infra.hashing import canonical_json, fingerprint, mix64, rows_fingerprint
 from infra.store import Cells, align, content_ids
 from pipelines.core import shuffle_files
 from pipelines.core.resolve import Resolved, resolve
@@ -220,7 +220,7 @@ def write_sample(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     tables.write(search.at("times", f"{name}.parquet"), pa.table({"row": rows, "times": times}, schema=TIMES))
     # Enough for 256 cells from one unit; where there are more cells there are more units.
     most = duplicates.sample_size(256)
-    ids = duplicates.mixed(row) + frame.astype(np.uint64)
+    ids = mix64(row) + frame.astype(np.uint64)
     chosen = duplicates.sample_rows(ids, most, search.run.config.seed) if len(ids) else np.zeros(0, np.int64)
     table = pa.table(
         {"id": ids[chosen], "vector": [vectors[i].tobytes() for i in chosen]},
@@ -357,7 +357,7 @@ def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     table = pa.table(
         {"a": row_a, "b": row_b, "i": (a & low).astype(np.int32), "j": (b & low).astype(np.int32)}, schema=HITS
     )
-    pair = duplicates.mixed(row_a) ^ duplicates.mixed(duplicates.mixed(row_b))
+    pair = mix64(row_a) ^ mix64(mix64(row_b))
     target = (pair % np.uint64(search.partitions)).astype(np.int64)
     shuffle_files.write(uri, table, target, search.partitions, search.inputs)
     return {"hits": len(a)}
@@ -441,7 +441,7 @@ def write_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     cells = stored_cells(search, name, "minhash", rows)
     blobs = cells["signature"].to_pylist()
     exact = np.array([int.from_bytes(h[:8], "little") for h in cells["exact"].to_pylist()], dtype=np.uint64)
-    bands, members, signatures = [duplicates.mixed(exact)], [np.arange(len(rows))], [blobs]
+    bands, members, signatures = [mix64(exact)], [np.arange(len(rows))], [blobs]
     threshold = resolve(search.run).duplicates.text.threshold  # type: ignore[union-attr]
     if threshold is not None:
         matrix = np.stack([np.frombuffer(blob, dtype="<u4") for blob in blobs])
@@ -568,7 +568,7 @@ def write_ranks(search: DuplicateSearch, name: str) -> Mapping[str, int]:
         },
         schema=RANKS,
     )
-    target = (duplicates.mixed(roots) % np.uint64(search.partitions)).astype(np.int64)
+    target = (mix64(roots) % np.uint64(search.partitions)).astype(np.int64)
     shuffle_files.write(uri, table, target, search.partitions, search.inputs)
     return {"members": len(rows)}
 
