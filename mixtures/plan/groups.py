@@ -1,4 +1,4 @@
-"""Groups of a mixture: the cells that a recipe's columns cut the samples into, and the constraints on them."""
+"""Groups of a mixture: the cells that a recipe's columns divide the samples into, and the constraints on them."""
 
 from __future__ import annotations
 
@@ -14,83 +14,83 @@ from infra.media.interface import MODALITIES
 from mixtures.plan.members_index import MembersIndex
 from mixtures.plan.recipe import NUMBERS, Recipe, parse_ranges
 
-#: Value of a cell for everything in a column that the recipe does not name.
+#: Category of a cell for all values of a column that the recipe does not name.
 REST = None
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The cells in which there are samples, sorted by modality and name, and each sample's cell.
+    """The non-empty cells, sorted by modality and name, and the cell of each sample.
 
-    group: int32 (n,); cells: {column: value or None for all that the recipe does not name}.
+    group: int32 (n,). cells: {column: category, or None for all values that the recipe does not name}.
     """
 
     group: NDArray[np.int32]
     cells: tuple[Mapping[str, str | None], ...]
 
     def names(self) -> list[str]:
-        """A name for each: the modality, and what else tells it from others of its modality."""
-        return [", ".join([str(cell["modality"]), *(f"{column} {value if value is not None else 'of others'}"
-                for column, value in cell.items() if column != "modality")]) for cell in self.cells]  # fmt: skip
+        """Name each cell: its modality, and its categories in the other columns."""
+        return [", ".join([str(cell["modality"]), *(f"{column} {category if category is not None else 'of others'}"
+                for column, category in cell.items() if column != "modality")]) for cell in self.cells]  # fmt: skip
 
-    def where(self, column: str, value: str) -> NDArray[np.bool_]:
-        """bool (cells,): those whose value in a column is this."""
-        return np.array([cell[column] == value for cell in self.cells], dtype=bool)
+    def select(self, column: str, category: str) -> NDArray[np.float64]:
+        """float (cells,): 1 for cells of this category in a column, else 0."""
+        return np.array([cell[column] == category for cell in self.cells], dtype=float)
 
 
 def build_groups(index: MembersIndex, recipe: Recipe) -> Groups:
-    """Cut an index into the cells of a recipe; values that no constraint names are one."""
+    """Divide an index into the cells of a recipe; values that no constraint names share one category."""
     code = np.zeros(len(index), dtype=np.int64)
     levels: list[tuple[str, list[str | None]]] = []
     for column in recipe.columns:
-        found, names = _levels(index, recipe, column)
-        code = code * len(names) + found
-        levels.append((column, names))
-    present, group = _compact(code, math.prod(len(names) for _, names in levels))
+        codes, categories = _categorise(index, recipe, column)
+        code = code * len(categories) + codes
+        levels.append((column, categories))
+    present, group = _compact(code, math.prod(len(categories) for _, categories in levels))
     cells = []
-    for one in present.tolist():
+    for number in present.tolist():
         cell: dict[str, str | None] = {}
-        for column, names in reversed(levels):
-            one, at = divmod(one, len(names))
-            cell[column] = names[at]
+        for column, categories in reversed(levels):
+            number, position = divmod(number, len(categories))
+            cell[column] = categories[position]
         cells.append({column: cell[column] for column, _ in levels})
     return Groups(group, tuple(cells))
 
 
-def _levels(index: MembersIndex, recipe: Recipe, column: str) -> tuple[NDArray[np.int64], list[str | None]]:
-    """(code of each sample, values that the codes stand for)."""
+def _categorise(index: MembersIndex, recipe: Recipe, column: str) -> tuple[NDArray[np.int64], list[str | None]]:
+    """(code of each sample, category of each code)."""
     if column in NUMBERS:
-        spans = parse_ranges(column, recipe.values(column))
-        values = index.numbers[column]
-        at = np.searchsorted(np.array([low for low, _, _ in spans]), values, side="right") - 1
-        inside = (at >= 0) & (values < np.array([high for _, high, _ in spans])[np.maximum(at, 0)])
-        return np.where(inside, at, len(spans)).astype(np.int64), [*(name for _, _, name in spans), REST]
-    codes, values_ = index.columns[column]
+        ranges = parse_ranges(column, recipe.values(column))
+        numbers = index.numbers[column]
+        position = np.searchsorted(np.array([low for low, _, _ in ranges]), numbers, side="right") - 1
+        highs = np.array([high for _, high, _ in ranges])
+        is_inside = (position >= 0) & (numbers < highs[np.maximum(position, 0)])
+        return np.where(is_inside, position, len(ranges)).astype(np.int64), [*(name for _, _, name in ranges), REST]
+    codes, names = index.columns[column]
     if column == "modality":
-        place = np.array([MODALITIES.index(value) for value in values_], dtype=np.int64)  # type: ignore[arg-type]
-        return place[codes], list(MODALITIES)
-    every = column == "source" and recipe.max_source is not None
-    named = sorted(values_) if every else sorted(recipe.values(column))
-    place = np.array([named.index(v) if v in named else len(named) for v in values_], dtype=np.int64)
-    return place[codes] if len(place) else codes.astype(np.int64), [*named, REST]
+        position = np.array([MODALITIES.index(name) for name in names], dtype=np.int64)  # type: ignore[arg-type]
+        return position[codes], list(MODALITIES)
+    named = sorted(names if column == "source" and recipe.max_source is not None else recipe.values(column))
+    position = np.array([named.index(name) if name in named else len(named) for name in names], dtype=np.int64)
+    return position[codes] if len(position) else codes.astype(np.int64), [*named, REST]
 
 
 def _compact(code: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The codes that occur, ascending, and each row's place among them."""
+    """(codes that occur, ascending; each row's position among them)."""
     if size > 2**22:
         present, group = np.unique(code, return_inverse=True)
         return present, group.astype(np.int32)
     present = np.flatnonzero(np.bincount(code, minlength=size))
-    place = np.zeros(size, dtype=np.int32)
-    place[present] = np.arange(len(present), dtype=np.int32)
-    return present, place[code]
+    position = np.zeros(size, dtype=np.int32)
+    position[present] = np.arange(len(present), dtype=np.int32)
+    return present, position[code]
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """low · N ≤ Σ weights · amount ≤ high · N, where N is the mixture's whole amount.
+    """low · N ≤ Σ weights · amount ≤ high · N, where N is the mixture's total amount.
 
-    weights: float (cells,). label: as a person would say it. value: what it is of; None for a ratio.
+    weights: float (cells,). label: for messages. column, category: of the share; category is None for a ratio.
     """
 
     label: str
@@ -98,49 +98,49 @@ class Constraint:
     low: float
     high: float
     column: str = ""
-    value: str | None = None
+    category: str | None = None
 
     @property
     def has_centre(self) -> bool:
-        """Whether it is a band with two ends, whose middle means something; a cap or a floor alone has none."""
-        return self.value is not None and self.low < self.high and self.low > 0 and self.high < 1
+        """Whether this is a range with two ends, whose middle is a target; a cap or a floor alone has none."""
+        return self.category is not None and self.low < self.high and self.low > 0 and self.high < 1
 
 
-def build_constraints(cells: Groups, recipe: Recipe, sources: list[str]) -> list[Constraint]:
-    """Every constraint of a recipe on these cells."""
-    found = []
-    for column, bands in recipe.shares.items():
-        for value, (low, high) in bands.items():
-            label = f"{column} {value} {_said(low, high)}"
-            found.append(Constraint(label, cells.where(column, value).astype(float), low, high, column, value))
+def build_constraints(groups: Groups, recipe: Recipe, sources: list[str]) -> list[Constraint]:
+    """List every constraint of a recipe on these groups."""
+    constraints = []
+    for column, ranges in recipe.shares.items():
+        for category, (low, high) in ranges.items():
+            label = f"{column} {category} {_format_range(low, high)}"
+            constraints.append(Constraint(label, groups.select(column, category), low, high, column, category))
     for ratio in recipe.ratios:
-        of, to = (cells.where(ratio.column, name).astype(float) for name in (ratio.of, ratio.to))
+        of, to = (groups.select(ratio.column, name) for name in (ratio.of, ratio.to))
         low, high = ratio.between
         label = f"{ratio.of} to {ratio.to} {low:g}" + ("" if low == high else f" to {high:g}")
-        found.append(Constraint(label, of - low * to, 0.0, math.inf))
-        found.append(Constraint(label, of - high * to, -math.inf, 0.0))
+        constraints.append(Constraint(label, of - low * to, 0.0, math.inf))
+        constraints.append(Constraint(label, of - high * to, -math.inf, 0.0))
     if recipe.max_source is not None:
         for source in sources:
-            weights = cells.where("source", source).astype(float)
-            label = f"source {source} at most {_percent(recipe.max_source)} (max_source)"
-            found.append(Constraint(label, weights, 0.0, recipe.max_source, "source", source))
-    return found
+            label = f"source {source} at most {_format_percent(recipe.max_source)} (max_source)"
+            weights = groups.select("source", source)
+            constraints.append(Constraint(label, weights, 0.0, recipe.max_source, "source", source))
+    return constraints
 
 
-def _said(low: float, high: float) -> str:
+def _format_range(low: float, high: float) -> str:
     if low == high:
-        return _percent(low)
+        return _format_percent(low)
     if low == 0:
-        return f"at most {_percent(high)}"
-    return f"at least {_percent(low)}" if high == 1 else f"{_percent(low)} to {_percent(high)}"
+        return f"at most {_format_percent(high)}"
+    return f"at least {_format_percent(low)}" if high == 1 else f"{_format_percent(low)} to {_format_percent(high)}"
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return f"{share * 100:.6g} %"
 
 
 def build_amounts(index: MembersIndex, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Each sample's amount in every unit: (n,) each."""
+    """Amount of each sample in every unit: (n,) each."""
     return {
         "samples": np.ones(len(index), dtype=np.int64),
         "tokens": tokens,

@@ -1,7 +1,7 @@
-"""What each of Apollo's three training stages learns, from which data, at which rates (arXiv 2412.10360, Table 7).
+"""Apollo's three training stages: trained modules, data and learning rates (arXiv 2412.10360, Table 7).
 
-The paper's text asks for video alone wherever the language model is frozen; its own table gives the align stage half
-images, and the table is what is kept here.
+The paper's text recommends only video wherever the language model is frozen; its table gives the align stage half
+images. This module follows the table.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from infra.errors import ConfigError
 from mixtures.reading.contract import RELEASED, Contract
 
-#: Sizes of language model that the table gives settings for, in billions of parameters.
+#: Sizes of the language models in the table, in billions of parameters.
 LLM_SIZES = (1.5, 3.0, 7.0)
 
 
 @dataclass(frozen=True)
 class ApolloStage:
-    """One stage.
+    """A training stage.
 
-    shares: of modalities among its samples, as (least, most). captions_only: whether it takes captions and no
-    dialogues. samples: how many the paper used. vision_rate, connector_rate: learning rates, 0 means frozen.
-    language_rates, max_clips: by SIZES. batch, epochs, warmup (share of steps), clip_norm, schedule: for all.
-    tokens_per_frame: at 2 frames a second.
+    shares: of modalities among its samples, as (low, high). captions_only: whether it takes captions and no dialogues.
+    samples: how many the paper used. vision_rate, connector_rate: learning rates, 0 means frozen. language_rates,
+    max_clips: by LLM_SIZES. batch, epochs, warmup (share of steps), clip_norm, schedule: for all sizes.
+    tokens_per_frame: at 2 frames per second.
     """
 
     name: str
@@ -43,17 +43,17 @@ class ApolloStage:
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """Which of vision, connector, language are trained."""
+        """The trained modules among vision, connector, language."""
         rates = {"vision": self.vision_rate, "connector": self.connector_rate, "language": max(self.language_rates)}
-        return tuple(part for part, rate in rates.items() if rate > 0)
+        return tuple(module for module, rate in rates.items() if rate > 0)
 
     def rates(self, billions: float = 3.0) -> dict[str, float]:
-        """Learning rate of each part, for the nearest size of language model in the table."""
+        """Learning rate of each module, for the nearest size of language model in the table."""
         language = self.language_rates[_nearest(billions)]
         return {"vision": self.vision_rate, "connector": self.connector_rate, "language": language}
 
     def contract(self, billions: float = 3.0, base: Contract = RELEASED) -> Contract:
-        """`base` with this stage's tokens a frame and clips a video."""
+        """`base` with this stage's tokens per frame and clips per video."""
         clips = self.max_clips[_nearest(billions)]
         return replace(base, tokens_per_frame=self.tokens_per_frame, max_clips=clips)
 
@@ -87,7 +87,7 @@ STAGES: Mapping[str, ApolloStage] = {
         ),
         ApolloStage(
             name="sft",
-            # Text 10 to 14 % and slightly more video than images (section 6); 20 % several images at most (Table 13).
+            # Text 10 to 14 % and slightly more video than images (section 6); at most 20 % multi-image (Table 13).
             shares={"text": (0.10, 0.14), "image": (0.0, 1.0), "multi_image": (0.0, 0.20), "video": (0.0, 1.0)},
             captions_only=False,
             samples=3_200_000,
@@ -101,7 +101,7 @@ STAGES: Mapping[str, ApolloStage] = {
 
 
 def get_stage(name: str) -> ApolloStage:
-    """The stage called `name`. Raises ConfigError where there is none."""
+    """Return the stage called `name`. Raises ConfigError where there is none."""
     if name not in STAGES:
         raise ConfigError(f"there is no stage {name!r}", where="stage", hint=f"one of: {', '.join(STAGES)}")
     return STAGES[name]

@@ -1,4 +1,4 @@
-"""A sample as LLaVA-style conversations (LLaVA-NeXT's JSON: `<image>` stands for the medium, also for a video)."""
+"""LLaVA-style conversations of samples (LLaVA-NeXT's JSON: `<image>` is the placeholder of media, also of videos)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 PLACEHOLDER = "<image>"
 
-#: What the human asks where a source has only a caption; ours.
+#: Question of the human where a source has only a caption (ours).
 QUESTIONS = {"image": "Describe the image.", "multi_image": "Describe the images.", "video": "Describe the video."}
 
-# Anything that a tokenizer could take for a control or media token would change the prompt's structure.
+# Text that a tokenizer parses as a control or media token would change the prompt's structure.
 _CONTROL = re.compile(r"<\|[^<>|]{0,64}\|>|</?(?:s|image|video|vila/[a-z]+)>", re.IGNORECASE)
 
 
 def strip_control_tokens(text: str) -> str:
-    """`text` without anything that stands for a control or media token."""
+    """Remove control and media tokens from a text."""
     before = None
     while before != text:
         before, text = text, _CONTROL.sub("", text)
@@ -24,19 +24,19 @@ def strip_control_tokens(text: str) -> str:
 
 
 def build_conversation(
-    modality: str, text: str, images: int, given: Sequence[Any] = ()
+    modality: str, text: str, images: int, source_turns: Sequence[Any] = ()
 ) -> tuple[list[dict[str, str]], str]:
-    """(turns, kind): the source's own turns where they are sound, else made from the caption or the document.
+    """Build (turns, kind): the source's own turns where they are valid, else from the caption or the document.
 
-    kind: "conversation", "caption", "document", or "none" where there is neither. Never empty; the first turn of a
-    sample with media carries one placeholder a medium.
+    kind: "conversation", "caption", "document", or "none" where there is no text. Never empty; the first turn of a
+    sample with media has one placeholder per medium.
     """
     media = PLACEHOLDER * images if modality != "video" else PLACEHOLDER
-    own = _sound(given)
-    if own:
+    turns = _normalise(source_turns)
+    if turns:
         if modality != "text":
-            own[0]["value"] = f"{media}\n{own[0]['value']}"
-        return own, "conversation"
+            turns[0]["value"] = f"{media}\n{turns[0]['value']}"
+        return turns, "conversation"
     text = strip_control_tokens(text).strip()
     if modality == "text":
         return [{"from": "gpt", "value": text}], "document"
@@ -45,29 +45,29 @@ def build_conversation(
 
 
 def build_llava_turns(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The accepted turns of a row of dialogues as LLaVA's human and gpt."""
-    found = []
+    """Convert the accepted turns of a row of dialogues to LLaVA's human and gpt."""
+    conversation = []
     for turn in turns:
         if turn["outcome"] == "accepted":
-            found += [{"from": "human", "value": turn["question"]}, {"from": "gpt", "value": turn["answer"]}]
-    return found
+            conversation += [{"from": "human", "value": turn["question"]}, {"from": "gpt", "value": turn["answer"]}]
+    return conversation
 
 
-def _sound(given: Sequence[Any]) -> list[dict[str, str]]:
-    """Turns as human, gpt, human, gpt…, first human, last gpt, none empty; [] where they are not that."""
-    names = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+def _normalise(source_turns: Sequence[Any]) -> list[dict[str, str]]:
+    """Turns as human, gpt, human, gpt…, none empty; [] where they do not alternate like that."""
+    roles = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
     turns: list[dict[str, str]] = []
-    for turn in given:
+    for turn in source_turns:
         if not isinstance(turn, Mapping):
             return []
-        who = names.get(str(turn.get("from", turn.get("role"))))
-        said = turn.get("value", turn.get("content"))
-        if who is None or not isinstance(said, str):
+        role = roles.get(str(turn.get("from", turn.get("role"))))
+        text = turn.get("value", turn.get("content"))
+        if role is None or not isinstance(text, str):
             if turn.get("role") == "system":
                 continue
             return []
-        said = strip_control_tokens(said).strip()
-        if not said or who != ("human", "gpt")[len(turns) % 2]:
+        text = strip_control_tokens(text).strip()
+        if not text or role != ("human", "gpt")[len(turns) % 2]:
             return []
-        turns.append({"from": who, "value": said})
+        turns.append({"from": role, "value": text})
     return turns if turns and len(turns) % 2 == 0 else []

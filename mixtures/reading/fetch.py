@@ -1,7 +1,7 @@
-"""Bytes of many samples in the order they are wanted: read ahead, in few requests, within a bound of memory.
+"""Byte ranges of many samples in the order requested: read ahead, in few requests, within bounded memory.
 
-What is wanted is cut into segments. While one is consumed, the next is on its way: from a local file the system is told
-what will be read; from anywhere else neighbouring spans are joined to blocks that threads fetch.
+The requested ranges are split into segments. While one segment is consumed, the next is prefetched: local files by
+advising the kernel, remote files by merging nearby ranges into blocks that threads fetch.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from typing import Any
 from infra import storage
 from infra.errors import StageError
 
-#: Ours. Bytes held or under way at most, unless two samples alone are more.
+#: Maximum bytes in memory or in flight, unless two samples alone exceed it (ours).
 CACHE_BYTES = 256 * 2**20
-#: Ours. Spans nearer than this are fetched as one, up to so many bytes a request.
+#: Ranges closer than this are fetched in one request, up to BLOCK_BYTES (ours).
 GAP_BYTES = 64 * 2**10
 BLOCK_BYTES = 8 * 2**20
 THREADS = 8
 
-_SEGMENT_SPANS = 512  # of small samples a segment would be long, and the first would wait for its planning
+_SEGMENT_RANGES = 512  # a segment of small samples would otherwise be long, and delay its first sample
 _OPEN_FILES = 128
 _TRIES = 4
 _PAUSE_S = 0.25
+_COPIED_WHOLE = "was the shard copied completely? `reelmill audit` compares it with its card"
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Bytes wanted: `file` counts in Fetcher.files; `key` names the sample in errors, `tag` travels along."""
+    """Bytes to read: `file` is an index of Fetcher.files, `key` names the sample in errors, `tag` is passed through."""
 
     file: int
     offset: int
@@ -44,26 +45,27 @@ class ByteRange:
 
 @dataclass(slots=True)
 class _Block:
-    """One request. `waiting`: spans that are still to be cut out of it."""
+    """One request. `pending`: ranges that have not been taken from it yet."""
 
     file: int
     offset: int
     size: int
     key: str
-    waiting: int = 0
+    pending: int = 1
     future: Future[bytes] | None = None
 
 
 @dataclass(slots=True)
 class _Segment:
-    spans: list[ByteRange]
-    blocks: dict[int, _Block] = field(default_factory=dict)  # by place in spans; none for local files
+    ranges: list[ByteRange]
+    blocks: dict[int, _Block] = field(default_factory=dict)  # by position in ranges; none for local files
 
 
 class Fetcher:
-    """Reads spans of `files` (paths or fsspec URIs). Of one process and one thread; a copy sent elsewhere starts anew.
+    """Reader of byte ranges of `files` (paths or fsspec URIs). Belongs to one process and thread; a pickled copy starts
+    empty.
 
-    held, peak: bytes fetched from afar or under way, now and at most. requests: how many were made.
+    buffered, peak: remote bytes in memory or in flight, now and at most. requests: how many were made.
     """
 
     def __init__(
@@ -85,27 +87,26 @@ class Fetcher:
     def _start(self) -> None:
         self._open: OrderedDict[int, int] = OrderedDict()
         self._buffer = bytearray()
-        self.held = self.peak = self.requests = 0
+        self.buffered = self.peak = self.requests = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("files", "cache_bytes", "gap_bytes", "block_bytes", "threads")
-        return {name: getattr(self, name) for name in kept}
+        return {name: getattr(self, name) for name in ("files", "cache_bytes", "gap_bytes", "block_bytes", "threads")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
 
     def close(self) -> None:
-        """Close the files that are open; reading opens them again."""
+        """Close the open files; reading opens them again."""
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def stream(self, wanted: Iterable[ByteRange]) -> Generator[tuple[ByteRange, memoryview], None, None]:
-        """Each span with its bytes, in order. The bytes may be overwritten when the next are asked for.
+    def stream(self, ranges: Iterable[ByteRange]) -> Generator[tuple[ByteRange, memoryview], None, None]:
+        """Yield each range with its bytes, in order. The bytes may be overwritten when the next are requested.
 
-        Raises StageError that names the file where it is absent, shorter than the span, or cannot be read.
+        Raises StageError that names the file where it is absent, shorter than the range, or cannot be read.
         """
-        segments = self._segments(iter(wanted))
+        segments = self._split(iter(ranges))
         pool: ThreadPoolExecutor | None = None
         ahead: deque[_Segment] = deque()
         try:
@@ -113,172 +114,167 @@ class Fetcher:
                 while len(ahead) < 2 and (segment := next(segments, None)) is not None:
                     if segment.blocks and pool is None:
                         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fetch")
-                    self._ask(segment, pool)
+                    self._prefetch(segment, pool)
                     ahead.append(segment)
                 if not ahead:
                     return
                 current = ahead.popleft()
-                for place, span in enumerate(current.spans):
-                    block = current.blocks.get(place)
-                    yield span, self._local(span) if block is None else self._cut(block, span)
+                for position, byte_range in enumerate(current.ranges):
+                    block = current.blocks.get(position)
+                    yield byte_range, self._read_local(byte_range) if block is None else self._take(block, byte_range)
         finally:
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
-            self.held = 0
+            self.buffered = 0
 
-    def _segments(self, wanted: Iterator[ByteRange]) -> Iterator[_Segment]:
-        """Runs of spans of at most half of what may be held."""
+    def _split(self, ranges: Iterator[ByteRange]) -> Iterator[_Segment]:
+        """Split ranges into segments of at most half of cache_bytes each."""
         half = self.cache_bytes // 2
-        spans: list[ByteRange] = []
+        segment: list[ByteRange] = []
         total = 0
-        for span in wanted:
-            if spans and (total + span.size > half or len(spans) == _SEGMENT_SPANS):
-                yield self._blocked(spans, half - total)
-                spans, total = [], 0
-            spans.append(span)
-            total += span.size
-        if spans:
-            yield self._blocked(spans, half - total)
+        for byte_range in ranges:
+            if segment and (total + byte_range.size > half or len(segment) == _SEGMENT_RANGES):
+                yield self._merge(segment, half - total)
+                segment, total = [], 0
+            segment.append(byte_range)
+            total += byte_range.size
+        if segment:
+            yield self._merge(segment, half - total)
 
-    def _blocked(self, spans: list[ByteRange], spare: int) -> _Segment:
-        """Join what lies close together; the gaps between may cost `spare` bytes."""
-        segment = _Segment(spans)
-        far = [i for i, span in enumerate(spans) if not storage.is_local(self.files[span.file])]
+    def _merge(self, ranges: list[ByteRange], spare: int) -> _Segment:
+        """Merge nearby remote ranges into blocks; the gaps between them may cost `spare` bytes."""
+        segment = _Segment(ranges)
+        remote = [i for i, byte_range in enumerate(ranges) if not storage.is_local(self.files[byte_range.file])]
         block: _Block | None = None
-        for i in sorted(far, key=lambda i: (spans[i].file, spans[i].offset, i)):
-            span = spans[i]
-            if block is not None and block.file == span.file:
+        for i in sorted(remote, key=lambda i: (ranges[i].file, ranges[i].offset, i)):
+            byte_range = ranges[i]
+            if block is not None and block.file == byte_range.file:
                 end = block.offset + block.size
-                gap = max(0, span.offset - end)
-                size = max(end, span.offset + span.size) - block.offset
+                gap = max(0, byte_range.offset - end)
+                size = max(end, byte_range.offset + byte_range.size) - block.offset
                 if gap <= min(self.gap_bytes, spare) and size <= self.block_bytes:
                     spare -= gap
                     block.size = size
-                    block.waiting += 1
+                    block.pending += 1
                     segment.blocks[i] = block
                     continue
-            block = segment.blocks[i] = _Block(span.file, span.offset, span.size, span.key, 1)
+            block = segment.blocks[i] = _Block(byte_range.file, byte_range.offset, byte_range.size, byte_range.key)
         return segment
 
-    # -- near ---------------------------------------------------------------------------------------------------
+    # -- local files --------------------------------------------------------------------------------------------
 
-    def _local(self, span: ByteRange) -> memoryview:
-        handle = self._handle(span.file, span.key)
-        if len(self._buffer) < span.size:
-            self._buffer = bytearray(max(span.size, 2 * len(self._buffer), 2**20))
-        view = memoryview(self._buffer)[: span.size]
-        got = 0
-        while got < span.size:
-            more = os.preadv(handle, [view[got:]], span.offset + got)
-            if not more:
-                raise _short(self.files[span.file], span, got)
-            got += more
+    def _read_local(self, byte_range: ByteRange) -> memoryview:
+        descriptor = self._open_local(byte_range.file, byte_range.key)
+        if len(self._buffer) < byte_range.size:
+            self._buffer = bytearray(max(byte_range.size, 2 * len(self._buffer), 2**20))
+        view = memoryview(self._buffer)[: byte_range.size]
+        done = 0
+        while done < byte_range.size:
+            count = os.preadv(descriptor, [view[done:]], byte_range.offset + done)
+            if not count:
+                raise _truncated_error(self.files[byte_range.file], byte_range, done)
+            done += count
         return view
 
-    def _handle(self, file: int, key: str = "") -> int:
-        handle = self._open.get(file)
-        if handle is not None:
+    def _open_local(self, file: int, key: str = "") -> int:
+        if file in self._open:
             self._open.move_to_end(file)
-            return handle
+            return self._open[file]
         path = storage.local_path(self.files[file])
         try:
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            descriptor = self._open[file] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
-            raise _absent(self.files[file], key, error) from None
-        self._open[file] = handle
+            raise _missing_error(self.files[file], key, error) from None
         while len(self._open) > _OPEN_FILES:
             os.close(self._open.popitem(last=False)[1])
-        return handle
+        return descriptor
 
-    # -- far ----------------------------------------------------------------------------------------------------
+    # -- remote files -------------------------------------------------------------------------------------------
 
-    def _ask(self, segment: _Segment, pool: ThreadPoolExecutor | None) -> None:
-        for place, span in enumerate(segment.spans):
-            block = segment.blocks.get(place)
+    def _prefetch(self, segment: _Segment, pool: ThreadPoolExecutor | None) -> None:
+        for position, byte_range in enumerate(segment.ranges):
+            block = segment.blocks.get(position)
             if block is None:
                 if hasattr(os, "posix_fadvise"):
-                    with contextlib.suppress(StageError):  # told when it is that sample's turn
-                        os.posix_fadvise(self._handle(span.file), span.offset, span.size, os.POSIX_FADV_WILLNEED)
+                    with contextlib.suppress(StageError):  # reported when that sample is read
+                        descriptor = self._open_local(byte_range.file)
+                        os.posix_fadvise(descriptor, byte_range.offset, byte_range.size, os.POSIX_FADV_WILLNEED)
             elif block.future is None and pool is not None:
-                self.held += block.size
-                self.peak = max(self.peak, self.held)
+                self.buffered += block.size
+                self.peak = max(self.peak, self.buffered)
                 self.requests += 1
                 block.future = pool.submit(fetch_range, self.files[block.file], block.offset, block.size, block.key)
 
-    def _cut(self, block: _Block, span: ByteRange) -> memoryview:
+    def _take(self, block: _Block, byte_range: ByteRange) -> memoryview:
         assert block.future is not None
-        data = block.future.result()
-        block.waiting -= 1
-        if not block.waiting:
+        content = block.future.result()
+        block.pending -= 1
+        if not block.pending:
             block.future = None
-            self.held -= block.size
-        start = span.offset - block.offset
-        return memoryview(data)[start : start + span.size]
+            self.buffered -= block.size
+        start = byte_range.offset - block.offset
+        return memoryview(content)[start : start + byte_range.size]
 
 
 def fetch_range(
     uri: str, offset: int, size: int, key: str = "", *, pause: Callable[[float], None] = time.sleep
 ) -> bytes:
-    """One range of a remote file; tried again where the connection and not the request is at fault.
+    """Fetch one range of a remote file; retries where the connection, not the request, is at fault.
 
-    Raises StageError where the file is absent, shorter than the range, or its server knows no ranges.
+    Raises StageError where the file is absent, shorter than the range, or its server does not support ranges.
     """
     import aiohttp
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
-    span = ByteRange(0, offset, size, key)
-    what = f"bytes {offset:,} to {offset + size:,}{_for(key)} cannot be had"
+    failure = f"cannot fetch bytes {offset:,} to {offset + size:,}{_of_sample(key)}"
     for attempt in range(_TRIES):
         try:
-            data = bytes(filesystem.cat_file(path, start=offset, end=offset + size))
+            content = bytes(filesystem.cat_file(path, start=offset, end=offset + size))
         except FileNotFoundError as error:
-            raise _absent(uri, key, error) from None
+            raise _missing_error(uri, key, error) from None
         except (OSError, aiohttp.ClientError) as error:
             status = getattr(error, "status", 0)
             if 400 <= status < 500 and status not in (408, 429):
-                code = "its end lies before them" if status == 416 else f"status {status}"
-                raise StageError(f"{what} ({code})", where=uri, hint=_WHOLE) from None
+                reason = "the file ends before them" if status == 416 else f"status {status}"
+                raise StageError(f"{failure} ({reason})", where=uri, hint=_COPIED_WHOLE) from None
             if attempt + 1 == _TRIES:
                 raise StageError(
-                    f"{what} after {_TRIES} tries ({type(error).__name__}: {error})",
+                    f"{failure} after {_TRIES} tries ({type(error).__name__}: {error})",
                     where=uri,
-                    hint="check the connection, then go on from the loader's last state",
+                    hint="check the connection, then resume from the loader's last state",
                 ) from None
             pause(_PAUSE_S * 2**attempt)
             continue
-        if len(data) > size:
+        if len(content) > size:
             raise StageError(
-                "the server sent the whole file where a range was asked for",
+                "the server sent the whole file instead of the requested range",
                 where=uri,
-                hint="serve the shards with a server that knows HTTP ranges, or copy them near",
+                hint="serve the shards with a server that supports HTTP ranges, or copy them to local disk",
             )
-        if len(data) < size:
-            raise _short(uri, span, len(data))
-        return data
+        if len(content) < size:
+            raise _truncated_error(uri, ByteRange(0, offset, size, key), len(content))
+        return content
     raise AssertionError("unreachable")
 
 
-_WHOLE = "was the shard copied whole? `reelmill audit` compares it with its card"
-
-
-def _short(uri: str, span: ByteRange, got: int) -> StageError:
+def _truncated_error(uri: str, byte_range: ByteRange, available: int) -> StageError:
     return StageError(
-        f"the shard is cut short: of the {span.size:,} bytes{_for(span.key)} from byte {span.offset:,} on "
-        f"{got:,} are there",
+        f"the shard is truncated: {available:,} of {byte_range.size:,} bytes{_of_sample(byte_range.key)} from byte "
+        f"{byte_range.offset:,} exist",
         where=uri,
-        hint=_WHOLE,
+        hint=_COPIED_WHOLE,
     )
 
 
-def _for(key: str) -> str:
+def _of_sample(key: str) -> str:
     return f" of sample {key}" if key else ""
 
 
-def _absent(uri: str, key: str, error: OSError) -> StageError:
-    why = error.strerror or "there is no such file"
+def _missing_error(uri: str, key: str, error: OSError) -> StageError:
+    reason = error.strerror or "no such file"
     return StageError(
-        f"the shard{_for(key)} cannot be opened ({why})",
+        f"the shard{_of_sample(key)} cannot be opened ({reason})",
         where=uri,
-        hint="the mixture's runs must lie where they lay when it was made, beside it",
+        hint="the mixture's runs must keep their location relative to the mixture",
     )

@@ -1,4 +1,4 @@
-"""Tokens of a sample's text by a real tokenizer: of the very prompt that the loader will build from it."""
+"""Exact tokens of a sample's text: a tokenizer run on the prompt that the loader builds from it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mixtures.reading.conversations import PLACEHOLDER
 
 
 def open_tokenizer(path: str) -> Any:
-    """A Hugging Face tokenizer.json.
+    """Open a Hugging Face tokenizer.json.
 
-    Raises ConfigError where it is none, MissingExtra where the package that reads it is absent.
+    Raises ConfigError where the file is not one, MissingExtra where the package that reads it is absent.
     """
     try:
         from tokenizers import Tokenizer
@@ -27,19 +27,19 @@ def open_tokenizer(path: str) -> Any:
     except OSError as error:
         raise ConfigError(f"the tokenizer cannot be read: {error.strerror}", where=path) from None
     except ValueError as error:
-        raise ConfigError(f"this is no tokenizer.json: {error}", where=path) from None
+        raise ConfigError(f"not a tokenizer.json: {error}", where=path) from None
 
 
 def count_text_tokens(record: Mapping[str, Any], contract: Contract, tokenizer: Any) -> int:
-    """Tokens of a record's prompt without those of its media: marks of turns and times of clips are counted too."""
+    """Count the tokens of a record's prompt without its media; turn markers and clip times are included."""
     turns = record["conversations"]
-    held = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
+    placeholders = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
     media: list[str] = []
     if record["data_type"] == "video":
         seconds = float(record["duration"])
         times = plan_clips(int(record["n_frames"]), float(record["fps"]), seconds, contract).times
-        media = [build_video_text(times, seconds, contract)] * held
+        media = [build_video_text(times, seconds, contract)] * placeholders
     elif record["data_type"] != "text":
-        media = [build_image_text(contract)] * held
+        media = [build_image_text(contract)] * placeholders
     ids, _ = chatml.tokenize(insert_media(turns, media, PLACEHOLDER) if media else turns, tokenizer)
-    return sum(one >= 0 for one in ids)
+    return sum(token >= 0 for token in ids)

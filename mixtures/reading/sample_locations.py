@@ -1,4 +1,4 @@
-"""Where each row of a mixture lies, and what the rows of a stretch of an epoch amount to."""
+"""Locations of a mixture's rows in their tars, and the composition of an epoch's first samples."""
 
 from __future__ import annotations
 
@@ -16,81 +16,87 @@ from mixtures.shards.manifest import Mixture
 
 
 class SampleLocations:
-    """Where each row of a mixture lies. files: of its tars, as the rows count them."""
+    """Tar, offset and size of each row. files: the mixture's tars. counts: int64 (V,), rows per virtual shard."""
 
     def __init__(self, mixture: Mixture) -> None:
         rows = mixture.members(["key", "vshard", "group", "shard", "repeat", "offset", "size"])
-        value = mixture.manifest
-        if rows.num_rows != value["members"]["rows"]:
+        manifest = mixture.manifest
+        if rows.num_rows != manifest["members"]["rows"]:
             raise StageError(
-                f"there are {rows.num_rows} rows, {value['members']['rows']} in mixture.json",
+                f"there are {rows.num_rows} rows, {manifest['members']['rows']} in mixture.json",
                 where=mixture.uri,
                 hint="make the mixture again with `reelmill mix`",
             )
         self._mixture = mixture
         self._keys = rows["key"].combine_chunks() if rows.num_rows else pa.array([], pa.string())
-        vshard = _column(rows, "vshard")
-        self.counts: NDArray[np.int64] = np.bincount(vshard, minlength=int(value["vshards"])).astype(np.int64)
-        self._group = _column(rows, "group")
-        self._size = _column(rows, "size")
-        self._repeat: NDArray[np.int64] | None = None  # copies in tars of the mixture's own have names of their own
-        if value.get("materialized"):
-            self._repeat = _column(rows, "repeat")
-            self.files = [mixture.own_tar(v) for v in range(len(value["materialized"]))]
+        vshard = _read_column(rows, "vshard")
+        self.counts: NDArray[np.int64] = np.bincount(vshard, minlength=int(manifest["vshards"])).astype(np.int64)
+        self._group = _read_column(rows, "group")
+        self._size = _read_column(rows, "size")
+        self._repeat: NDArray[np.int64] | None = None  # copies are renamed in materialized tars only
+        if manifest.get("materialized"):
+            self._repeat = _read_column(rows, "repeat")
+            self.files = [mixture.own_tar(v) for v in range(len(manifest["materialized"]))]
             self._file = vshard
-            ends = np.cumsum(self._size)
+            before = np.cumsum(self._size) - self._size
             first = np.cumsum(self.counts) - self.counts
-            before = ends - self._size
-            self._offset = before - np.repeat(before[first[self.counts > 0]], self.counts[self.counts > 0])
+            counts = self.counts[self.counts > 0]
+            self._offset = before - np.repeat(before[first[self.counts > 0]], counts)
         else:
-            self.files = [mixture.tar(shard) for shard in range(len(value["shards"]))]
-            self._file = _column(rows, "shard")
-            self._offset = _column(rows, "offset")
+            self.files = [mixture.tar(shard) for shard in range(len(manifest["shards"]))]
+            self._file = _read_column(rows, "shard")
+            self._offset = _read_column(rows, "offset")
 
-    def span(self, row: int, tag: Any) -> ByteRange:
-        return ByteRange(
-            int(self._file[row]), int(self._offset[row]), int(self._size[row]), self._keys[row].as_py(), tag
-        )
+    def byte_range(self, row: int, tag: Any) -> ByteRange:
+        """The bytes of a row's sample; `tag` is passed through."""
+        file, offset, size = (int(column[row]) for column in (self._file, self._offset, self._size))
+        return ByteRange(file, offset, size, self._keys[row].as_py(), tag)
 
     def name(self, row: int, key: str) -> str:
-        """What a row's members are called in its tar."""
+        """The name of a row's members in its tar."""
         return key if self._repeat is None else name_copy(key, int(self._repeat[row]))
 
     def composition(self, order: Order, epoch: int, stop: int) -> dict[str, Any]:
-        value = self._mixture.manifest
-        shards, rows = order.whole(epoch, stop)
-        whole = np.zeros(len(self.counts), dtype=bool)
-        whole[shards] = True
-        read = np.repeat(whole, self.counts)
-        read[rows] = True
-        units = {"samples": np.ones(len(read), dtype=np.int64)}
+        """Compare the first `stop` samples of an epoch with the plan: see `Loader.composition`."""
+        manifest = self._mixture.manifest
+        is_read = self._mark_read(order, epoch, stop)
+        units = {"samples": np.ones(len(is_read), dtype=np.int64)}
         table = self._mixture.members(["tokens", "seconds", "bytes"])
         units |= {name: np.nan_to_num(np.asarray(table[name], dtype=np.float64)) for name in table.column_names}
-        names = [group["modality"] for group in value["groups"]]
-        unit = value["unit"]
-        total = float(units[unit][read].sum())
-        found: dict[str, Any] = {}
-        for modality in sorted(set(names)):
-            groups = [i for i, name in enumerate(names) if name == modality]
-            mine = read & np.isin(self._group, groups)
-            sums = {name: float(column[mine].sum()) for name, column in units.items()}
-            found[modality] = {
+        group_modalities = [group["modality"] for group in manifest["groups"]]
+        unit = manifest["unit"]
+        total = float(units[unit][is_read].sum())
+        modalities: dict[str, Any] = {}
+        for modality in sorted(set(group_modalities)):
+            groups = [i for i, name in enumerate(group_modalities) if name == modality]
+            selected = is_read & np.isin(self._group, groups)
+            sums = {name: float(column[selected].sum()) for name, column in units.items()}
+            modalities[modality] = {
                 "samples": int(sums["samples"]),
                 "tokens": int(sums["tokens"]),
                 "seconds": round(sums["seconds"], 3),
                 "bytes": int(sums["bytes"]),
                 "share": round(sums[unit] / total, 6) if total else 0.0,
-                "planned": value["achieved"][unit].get(modality, 0.0),
+                "planned": manifest["achieved"][unit].get(modality, 0.0),
             }
-        gaps = [abs(row["share"] - row["planned"]) for row in found.values()] if total else [0.0]
+        gaps = [abs(row["share"] - row["planned"]) for row in modalities.values()] if total else [0.0]
         return {
-            "samples": int(read.sum()),
-            "of": len(read),
+            "samples": int(is_read.sum()),
+            "of": len(is_read),
             "unit": unit,
-            "modalities": found,
+            "modalities": modalities,
             "largest_gap": round(max(gaps, default=0.0), 6),
         }
 
+    def _mark_read(self, order: Order, epoch: int, stop: int) -> NDArray[np.bool_]:
+        """bool (rows,): whether a row is among the first `stop` of an epoch."""
+        shards, rows = order.split_prefix(epoch, stop)
+        is_whole = np.zeros(len(self.counts), dtype=bool)
+        is_whole[shards] = True
+        is_read = np.repeat(is_whole, self.counts)
+        is_read[rows] = True
+        return is_read
 
-def _column(rows: pa.Table, name: str) -> NDArray[np.int64]:
+
+def _read_column(rows: pa.Table, name: str) -> NDArray[np.int64]:
     return np.asarray(rows[name], dtype=np.int64)

@@ -1,6 +1,6 @@
-"""A sample as a trainer takes it: pixels of the planned clips, their times, and the conversation with its media put in.
+"""Decoded samples for a trainer: pixels and times of the planned clips, and the conversation with its media inserted.
 
-Media are opened by infra.media.decoder, in a child process: what a codec does to untrusted bytes costs one sample.
+Media are decoded by infra.media.decoder, in a child process: a crash on untrusted bytes costs one sample.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from mixtures.shards.unpack import list_media
 #: Longest side of decoded frames, in pixels: SigLIP-SO400M's, the larger of Apollo's two encoders. Never enlarged.
 FRAME_SIZE = 384
 
-_FRAME_BYTES = 2 * 2**30  # of one video's frames; 200 clips of 4 at 384 x 384 are 354 MB
+_FRAME_BYTES = 2 * 2**30  # limit per video; 200 clips of 4 at 384 x 384 are 354 MB
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One sample, ready for `mixtures.reading.apollo.to_apollo`.
+    """One decoded sample, the input of `mixtures.reading.apollo.to_apollo`.
 
-    data_type: image (also several), video or text, in Apollo's words; modality: in ours.
-    clips: uint8 RGB, one array (frames a clip, height, width, 3) a clip; an image is one clip of equal frames; a text
-    has none. frames: int64 (clips, frames a clip), numbers in the video; times: float64 (clips, 2), seconds; both
-    empty but for videos. conversations: turns, each placeholder replaced by its medium's text and tokens.
+    data_type: Apollo's type: image (also several), video or text; modality: ours.
+    clips: uint8 RGB, one array (frames per clip, height, width, 3) per clip; an image is one clip of equal frames; a
+    text has none. frames: int64 (clips, frames per clip), numbers in the video; times: float64 (clips, 2), seconds;
+    both empty except for videos. conversations: turns, each placeholder replaced by the text and tokens of its medium.
     record: the sample's JSON.
     """
 
@@ -52,7 +52,7 @@ class TrainingSample:
 
 
 class SampleDecoder:
-    """Makes `Decoded` of raw samples. In another process, a fork of this one too, it starts a child of its own."""
+    """Decoder of raw samples. Every process, forks included, starts its own child."""
 
     def __init__(self, contract: Contract, frame_size: int = FRAME_SIZE, limits: Limits | None = None) -> None:
         self.contract = contract
@@ -61,7 +61,7 @@ class SampleDecoder:
         self._start()
 
     def _start(self) -> None:
-        self._door = Decoder(self.limits)
+        self._decoder = Decoder(self.limits)
         self._fd, self._path = -1, ""
         self._owner = os.getpid()
 
@@ -69,10 +69,10 @@ class SampleDecoder:
         return SampleDecoder, (self.contract, self.frame_size, self.limits)
 
     def close(self) -> None:
-        """End the child; the next sample starts another."""
+        """End the child process; the next sample starts another."""
         if self._owner != os.getpid():
             return
-        self._door.close()
+        self._decoder.close()
         if self._path:
             os.close(self._fd)
             if not self._path.startswith("/proc/"):
@@ -80,12 +80,12 @@ class SampleDecoder:
             self._path = ""
 
     def decode(self, sample: Mapping[str, Any]) -> TrainingSample:
-        """`sample`: {"__key__", "json": the record, media bytes by suffix}.
+        """Decode a raw sample: {"__key__", "json": the record, media bytes by suffix}.
 
-        Raises BadSample, with the decoder's kind and words, where a medium cannot be shown, and kind `placeholders`
-        where the conversation does not hold one for each medium.
+        Raises BadSample of the decoder's kind where media cannot be decoded, and of kind `placeholders` where the
+        conversation does not have one per medium.
         """
-        if self._owner != os.getpid():  # the child and the file are the parent's
+        if self._owner != os.getpid():  # child and file belong to the parent
             self._start()
         record = sample["json"]
         modality = str(record["data_type"])
@@ -96,14 +96,14 @@ class SampleDecoder:
         clips: list[NDArray[np.uint8]] = []
         texts: list[str] = []
         if modality == "video":
-            clips, frames, times, seconds = self._video(sample[names[0]], record)
+            clips, frames, times, seconds = self._decode_video(sample[names[0]], record)
             texts = [build_video_text(times, seconds, self.contract)]
         elif modality != "text":
-            clips = [self._image(sample[name]) for name in names]
+            clips = [self._decode_image(sample[name]) for name in names]
             texts = [build_image_text(self.contract)] * len(clips)
-        held = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
-        if held != len(texts):
-            raise BadSample("placeholders", f"{held} for {len(texts)} media")
+        placeholders = sum(turn["value"].count(PLACEHOLDER) for turn in turns)
+        if placeholders != len(texts):
+            raise BadSample("placeholders", f"{placeholders} for {len(texts)} media")
         return TrainingSample(
             key=str(sample["__key__"]),
             data_type="image" if modality == "multi_image" else modality,
@@ -115,36 +115,37 @@ class SampleDecoder:
             record=record,
         )
 
-    def _video(
-        self, data: bytes, record: Mapping[str, Any]
+    def _decode_video(
+        self, content: bytes, record: Mapping[str, Any]
     ) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64], NDArray[np.float64], float]:
-        ref = MediaRef(self._place(data), 0, len(data), kind="video")
-        facts: dict[str, Any] = {"frames": record.get("n_frames"), **{n: record.get(n) for n in ("fps", "duration")}}
-        if not all(facts.values()):  # the run did not measure them
-            found = self._door.probe(ref)
-            _raise(found.error)
-            facts = dict(found.header)
-        seconds = float(facts["duration"])
-        plan = plan_clips(int(facts["frames"]), float(facts["fps"]), seconds, self.contract)
-        numbers, place = np.unique(plan.frames, return_inverse=True)
-        wanted = FramePlan("at", self.frame_size, "long", numbers=tuple(numbers.tolist()))
-        got = self._door.decode(ref, {"clips": wanted}, {})
-        _raise(got.error)
-        pixels = got.frames["clips"].pixels
-        # Fewer came out than the container promised: the last one stands for those that are missing.
-        place = np.minimum(place.reshape(plan.frames.shape), len(pixels) - 1)
-        return [_rows(pixels, row) for row in place], plan.frames, plan.times, seconds
+        ref = MediaRef(self._expose(content), 0, len(content), kind="video")
+        header: Mapping[str, Any] = {"frames": record.get("n_frames"), "fps": record.get("fps"),
+                                     "duration": record.get("duration")}  # fmt: skip
+        if not all(header.values()):  # the run did not measure them
+            probe = self._decoder.probe(ref)
+            _check(probe.error)
+            header = probe.header
+        seconds = float(header["duration"])
+        plan = plan_clips(int(header["frames"]), float(header["fps"]), seconds, self.contract)
+        numbers, positions = np.unique(plan.frames, return_inverse=True)
+        pixels = self._decode_frames(ref, FramePlan("at", self.frame_size, "long", numbers=tuple(numbers.tolist())))
+        # Where the video has fewer frames than its header says, the last frame replaces the missing ones.
+        positions = np.minimum(positions.reshape(plan.frames.shape), len(pixels) - 1)
+        return [_take_frames(pixels, clip) for clip in positions], plan.frames, plan.times, seconds
 
-    def _image(self, data: bytes) -> NDArray[np.uint8]:
-        """uint8 (frames a clip, height, width, 3), a view of one picture."""
-        ref = MediaRef(self._place(data), 0, len(data), kind="image")
-        got = self._door.decode(ref, {"clips": FramePlan("middle", self.frame_size, "long")}, {})
-        _raise(got.error)
-        pixels = got.frames["clips"].pixels
+    def _decode_image(self, content: bytes) -> NDArray[np.uint8]:
+        """uint8 (frames per clip, height, width, 3), a view of one frame."""
+        ref = MediaRef(self._expose(content), 0, len(content), kind="image")
+        pixels = self._decode_frames(ref, FramePlan("middle", self.frame_size, "long"))
         return np.broadcast_to(pixels, (self.contract.clip_frames, *pixels.shape[1:]))
 
-    def _place(self, data: bytes) -> str:
-        """Bytes where the child can open them: a file without a name in memory, or a temporary one."""
+    def _decode_frames(self, ref: MediaRef, plan: FramePlan) -> NDArray[np.uint8]:
+        media = self._decoder.decode(ref, {"clips": plan}, {})
+        _check(media.error)
+        return media.frames["clips"].pixels
+
+    def _expose(self, content: bytes) -> str:
+        """Put bytes where the child can open them: in an anonymous file in memory, or a temporary file."""
         if not self._path:
             if sys.platform == "linux":
                 self._fd = os.memfd_create("reelmill-medium")
@@ -153,8 +154,8 @@ class SampleDecoder:
                 self._fd, self._path = tempfile.mkstemp(prefix="reelmill-")
         os.ftruncate(self._fd, 0)
         done = 0
-        while done < len(data):
-            done += os.pwrite(self._fd, memoryview(data)[done:], done)
+        while done < len(content):
+            done += os.pwrite(self._fd, memoryview(content)[done:], done)
         return self._path
 
     def __del__(self) -> None:
@@ -162,14 +163,14 @@ class SampleDecoder:
             self.close()
 
 
-def _rows(pixels: NDArray[np.uint8], row: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Those rows; a view where they lie side by side, as nearly all clips do."""
-    first, last = int(row[0]), int(row[-1])
-    return pixels[first : last + 1] if row.tolist() == list(range(first, last + 1)) else pixels[row]
+def _take_frames(pixels: NDArray[np.uint8], numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The frames of these numbers; a view where they are consecutive, as in nearly all clips."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return pixels[first : last + 1] if numbers.tolist() == list(range(first, last + 1)) else pixels[numbers]
 
 
-def _raise(error: str | None) -> None:
-    """A medium's error as BadSample."""
+def _check(error: str | None) -> None:
+    """Raises BadSample for an error of the decoder."""
     if error is not None:
         kind, _, detail = error.partition(": ")
         raise BadSample(kind, detail)

@@ -55,7 +55,7 @@ def plan_mixture(
     of_unit = amount[recipe.unit].astype(np.float64)
     counts = [
         round(float(want))
-        if stock.whole
+        if stock.is_whole
         else min(draw.count_nearest(of_unit[order], float(want)), recipe.repeats * len(order))
         for want, order in zip(wanted, orders, strict=True)
     ]
@@ -157,7 +157,7 @@ def describe_mixture(seen: Survey, recipe: Recipe, out: str, taken: draw.Selecti
         "recipe": to_manifest(recipe, None if recipe.tokenizer is None else file_sha256(recipe.tokenizer)),
         "contract": recipe.contract.model_dump(),
         "parents": [{**parent, "run": _relative(parent["run"], out)} for parent in index.parents],
-        "shards": [index.shards[i].record() for i in used],
+        "shards": [index.shards[i].to_manifest() for i in used],
         "groups": groups,
         "totals": totals,
         "achieved": achieved,
@@ -191,9 +191,9 @@ def _held_against(
 ) -> list[dict[str, Any]]:
     """Each share that was asked for, and what it came to in every unit."""
     return [
-        {"label": one.label, "column": one.column, "value": one.value, "low": one.low, "high": one.high,
+        {"label": one.label, "column": one.column, "value": one.category, "low": one.low, "high": one.high,
          "achieved": {unit: _share(float(sums[unit] @ one.weights), float(sums[unit].sum())) for unit in UNITS}}
-        for one in constraints if one.value is not None
+        for one in constraints if one.category is not None
     ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def test_any_part_of_the_stream_is_that_part_of_the_whole(
         other = data.draw(st.integers(0, 3))
         order.rows(other, 0, 1)  # wherever it was before
         assert order.rows(epoch, start, stop).tolist() == whole[start:stop].tolist()
-        shards, rest = order.whole(epoch, stop)
+        shards, rest = order.split_prefix(epoch, stop)
         first = np.cumsum(counts) - counts
         inside = [row for v in shards for row in range(first[v], first[v] + counts[v])]
         assert sorted([*inside, *rest.tolist()]) == sorted(whole[:stop].tolist())

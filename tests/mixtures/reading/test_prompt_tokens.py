@@ -43,7 +43,7 @@ def test_a_file_that_is_no_tokenizer_is_told(tmp_path: Path) -> None:
     tokenizer().save(str(tmp_path / "tok.json"))
     assert open_tokenizer(str(tmp_path / "tok.json")).encode("the red house").ids
     (tmp_path / "other.json").write_text('{"model": 1}')
-    for name, words in (("other.json", "no tokenizer.json"), ("absent.json", "cannot be read")):
+    for name, words in (("other.json", "not a tokenizer.json"), ("absent.json", "cannot be read")):
         with pytest.raises(ConfigError, match=words) as caught:
             open_tokenizer(str(tmp_path / name))
         assert caught.value.where.endswith(name)
