@@ -245,7 +245,7 @@ def read_recipe(name: str, **settings: Any) -> Recipe:
     overrides = _drop_unset(settings)
     validate(
         ConfigDocument("command line", overrides, {}), Recipe, overrides
-    )  # so that the file is not blamed for these
+    )  # else the file is blamed
     recipe = validate(document, Recipe, {**document.content, **overrides})
     if recipe.tokenizer is not None and "tokenizer" not in overrides:
         recipe = recipe.model_copy(update={"tokenizer": str(path.parent / recipe.tokenizer)})
