@@ -243,9 +243,7 @@ def read_recipe(name: str, **settings: Any) -> Recipe:
         raise ConfigError("no such recipe", where=name, hint=f"a YAML file, or one of {names}")
     document = read_document(path)
     overrides = _drop_unset(settings)
-    validate(
-        ConfigDocument("command line", overrides, {}), Recipe, overrides
-    )  # else the file is blamed
+    validate(ConfigDocument("command line", overrides, {}), Recipe, overrides)  # else the file is blamed
     recipe = validate(document, Recipe, {**document.content, **overrides})
     if recipe.tokenizer is not None and "tokenizer" not in overrides:
         recipe = recipe.model_copy(update={"tokenizer": str(path.parent / recipe.tokenizer)})
