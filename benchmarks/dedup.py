@@ -116,7 +116,7 @@ def measure(kind: str, n: int, seed: int) -> dict[str, Any]:
     brute_cpu, brute_wall = ((x + y) * n / len(queries) for x, y in zip(before[:2], after[:2], strict=True))
 
     edges, unplanted = true_edges(data, np.concatenate([before[2], after[2]]))
-    together = components.joined(ids[edges[:, 0]], ids[edges[:, 1]], (a, b))
+    together = components.are_connected(ids[edges[:, 0]], ids[edges[:, 1]], (a, b))
     return {
         "recall": round(float(together.mean()), 6),
         "time_ratio": round(cpu / brute_cpu, 6),
@@ -127,7 +127,7 @@ def measure(kind: str, n: int, seed: int) -> dict[str, Any]:
         "brute_wall_s": round(brute_wall, 2),
         "edges": len(edges),
         "edges_not_planted": unplanted,
-        "component_sizes": components.component_sizes(components.components(a, b)[1]),
+        "component_sizes": components.count_sizes(components.list_members(a, b)[1]),
     }
 
 

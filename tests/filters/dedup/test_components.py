@@ -35,7 +35,7 @@ def as_dict(ids, roots):
 
 @given(EDGES)
 def test_components_are_those_of_plain_union_find(edges):
-    ids, roots = components.components(*pairs(edges))
+    ids, roots = components.list_members(*pairs(edges))
     assert as_dict(ids, roots) == plain(edges)
     assert (np.diff(ids.astype(np.int64)) > 0).all()
 
@@ -44,70 +44,61 @@ def test_components_are_those_of_plain_union_find(edges):
 def test_forest_does_not_depend_on_order_or_direction(edges, chance):
     turned = [edge if chance.random() < 0.5 else edge[::-1] for edge in edges]
     chance.shuffle(turned)
-    one, other = components.spanning_forest(*pairs(edges)), components.spanning_forest(*pairs(turned))
+    one, other = components.build_forest(*pairs(edges)), components.build_forest(*pairs(turned))
     assert np.array_equal(one, other)
 
 
 @given(EDGES)
 def test_forest_is_canonical_and_minimal(edges):
-    a, b = components.spanning_forest(*pairs(edges))
+    a, b = components.build_forest(*pairs(edges))
     expected = plain(edges)
     assert as_dict(b, a) == {node: r for node, r in expected.items() if node != r}
-    assert np.array_equal(components.spanning_forest(a, b), (a, b))
+    assert np.array_equal(components.build_forest(a, b), (a, b))
 
 
 @given(st.lists(EDGES, max_size=6), st.integers(0, 5), st.booleans())
 def test_merges_in_any_shape_give_the_same_forest(blocks, cut, lazy):
-    whole = components.spanning_forest(*pairs([edge for block in blocks for edge in block]))
-    forests = [components.add(components.create(), *pairs(block)) for block in blocks]
+    whole = components.build_forest(*pairs([edge for block in blocks for edge in block]))
+    forests = [components.Forest().add(*pairs(block)) for block in blocks]
     if not lazy:
         for forest in forests:
-            components.extract(forest)
-    nested = components.merge([components.merge(forests[:cut]), *reversed(forests[cut:])])
-    assert np.array_equal(components.extract(nested), whole)
-    assert np.array_equal(components.extract(pickle.loads(pickle.dumps(nested))), whole)
+            forest.reduce()
+    nested = components.merge_forests([components.merge_forests(forests[:cut]), *reversed(forests[cut:])])
+    assert np.array_equal(nested.reduce(), whole)
+    assert np.array_equal(pickle.loads(pickle.dumps(nested)).reduce(), whole)
 
 
 def test_merge_leaves_its_inputs_alone():
-    forest = components.add(components.create(), *pairs([(1, 2)]))
-    merged = components.merge([forest])
-    components.add(merged, *pairs([(2, 3)]))
-    components.extract(merged)
-    assert [part.tolist() for part in components.extract(forest)] == [[1], [2]]
+    forest = components.Forest().add(*pairs([(1, 2)]))
+    merged = components.merge_forests([forest])
+    merged.add(*pairs([(2, 3)]))
+    merged.reduce()
+    assert [part.tolist() for part in forest.reduce()] == [[1], [2]]
 
 
 def test_accumulator_of_a_clique_stays_a_forest(monkeypatch):
     monkeypatch.setattr(components, "PENDING_PAIRS", 1000)
-    forest = components.create()
+    forest = components.Forest()
     ids = np.arange(300, dtype=np.uint64) + np.uint64(2**63)
     for i in range(299):
-        components.add(forest, np.full(299 - i, ids[i]), ids[i + 1 :])
+        forest.add(np.full(299 - i, ids[i]), ids[i + 1 :])
         assert len(forest.a) <= 299 and forest.waiting <= 1000
-    a, b = components.extract(forest)
+    a, b = forest.reduce()
     assert (a == ids[0]).all() and np.array_equal(b, ids[1:])
 
 
 def test_a_chain_is_one_component_whatever_the_order():
     links = [(i, i + 1) for i in range(5000)]
     links = [links[i] for i in np.random.default_rng(0).permutation(5000)]
-    ids, roots = components.components(*pairs(links))
+    ids, roots = components.list_members(*pairs(links))
     assert len(ids) == 5001 and not roots.any()
-    assert components.component_sizes(roots) == {5001: 1}
-
-
-@given(st.lists(st.integers(0, 6), max_size=20))
-def test_stars_join_equal_values(values):
-    ids = np.arange(len(values), dtype=np.uint64)[::-1].copy()
-    edges = [
-        (int(i), int(j)) for i, x in zip(ids, values, strict=True) for j, y in zip(ids, values, strict=True) if x == y
-    ]
-    assert np.array_equal(components.stars(np.array(values), ids), components.spanning_forest(*pairs(edges)))
+    assert components.count_sizes(roots) == {5001: 1}
 
 
 @given(EDGES, EDGES)
 def test_joined_pairs_are_those_of_one_component(edges, asked):
     root = plain(edges)
-    found = components.joined(*pairs(asked), components.spanning_forest(*pairs(edges)))
+    found = components.are_connected(*pairs(asked), components.build_forest(*pairs(edges)))
     assert found.tolist() == [root.get(a, a) == root.get(b, b) for a, b in asked]
 
 
@@ -133,7 +124,7 @@ def test_survivor_is_the_best_rank_then_the_smallest_key(rows, chance):
     chance.shuffle(keys)
     ids = np.arange(len(rows), dtype=np.uint64) + np.uint64(7)
     roots = np.array([row[0] for row in rows], dtype=np.uint64)
-    kept = components.survivors(ids, roots, [[r[1] for r in rows], [r[2] for r in rows]], keys)
+    kept = components.choose_survivors(ids, roots, [[r[1] for r in rows], [r[2] for r in rows]], keys)
 
     def order(i):
         value = rows[i][1]

@@ -8,7 +8,7 @@ from filters.dedup import components, texts
 
 
 def signatures(n, places, seed, dtype=np.uint32):
-    """VectorTable that share anything from no to all places with another."""
+    """Rows that share anything from no to all places with another."""
     rng = np.random.default_rng(seed)
     source = rng.integers(0, 2**32, (max(1, n // 4), places), dtype=np.uint64)
     rows = source[rng.integers(0, len(source), n)]
@@ -24,7 +24,16 @@ def all_pairs(table, ids, threshold, allowed=lambda i, j: True):
         if (table[i] == table[j]).sum() >= threshold * table.shape[1] and allowed(i, j)
     ]
     found = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
-    return components.spanning_forest(found[:, 0], found[:, 1])
+    return components.build_forest(found[:, 0], found[:, 1])
+
+
+def find_text_edges(signatures, ids, threshold):
+    """Bands, buckets and check in one call, as a forest."""
+    bands = texts.hash_bands(signatures, texts.longest_band(threshold, signatures.shape[1]))
+    forest = components.Forest()
+    for band in range(bands.shape[1]):
+        forest.add(*texts.link_buckets(bands[:, band], ids, signatures, threshold))
+    return forest.reduce()
 
 
 @settings(max_examples=40, deadline=None)
@@ -32,13 +41,13 @@ def all_pairs(table, ids, threshold, allowed=lambda i, j: True):
 def test_groups_are_those_of_all_pairs_that_share_a_band(n, seed, dtype):
     table = signatures(n, 32, seed, dtype)
     ids = np.random.default_rng(seed).permutation(n).astype(np.uint64)
-    rows = texts.band_rows(0.8, 32)
+    rows = texts.longest_band(0.8, 32)
     bands = table[:, : 32 // rows * rows].reshape(n, -1, rows)
 
     def meet(i, j):
         return bool((bands[i] == bands[j]).all(axis=1).any())
 
-    found = texts.find_text_edges(table, ids, 0.8)
+    found = find_text_edges(table, ids, 0.8)
     assert np.array_equal(found, all_pairs(table, ids, 0.8, meet))
 
 
@@ -71,20 +80,20 @@ def test_a_bucket_of_near_copies_is_one_group():
 
 def test_equal_bands_and_only_those_have_equal_keys():
     table = signatures(60, 24, 1)
-    keys = texts.band_keys(table, 5)
+    keys = texts.hash_bands(table, 5)
     assert keys.shape == (60, 4) and keys.dtype == np.uint64
     same = (table[:, None, :20].reshape(60, 1, 4, 5) == table[None, :, :20].reshape(1, 60, 4, 5)).all(axis=3)
     assert np.array_equal(keys[:, None] == keys[None, :], same)
-    flat = texts.band_keys(np.zeros((1, 24), np.uint32), 5)
+    flat = texts.hash_bands(np.zeros((1, 24), np.uint32), 5)
     assert len(np.unique(flat)) == 4  # the same values in another band are another bucket
 
 
 def test_longest_band_that_keeps_the_recall():
     for threshold in (0.5, 0.7, 0.8, 0.95):
-        rows = texts.band_rows(threshold, 128)
+        rows = texts.longest_band(threshold, 128)
         assert 1 - (1 - threshold**rows) ** (128 // rows) >= 0.99
         assert all(1 - (1 - threshold**r) ** (128 // r) < 0.99 for r in range(rows + 1, 129))
-    assert texts.band_rows(0.05, 4) == 1
+    assert texts.longest_band(0.05, 4) == 1
 
 
 def test_pairs_at_the_threshold_are_found_as_often_as_promised():
@@ -94,10 +103,10 @@ def test_pairs_at_the_threshold_are_found_as_often_as_promised():
     for row in range(2000):
         second[row, rng.permutation(128)[:25]] += 1  # 103 of 128 agree: 0.805
     ids = np.arange(4000, dtype=np.uint64)
-    _, b = texts.find_text_edges(np.concatenate([first, second]), ids, 0.8)
+    _, b = find_text_edges(np.concatenate([first, second]), ids, 0.8)
     assert len(b) >= 0.985 * 2000
 
 
 def test_empty_input():
-    none = texts.find_text_edges(np.zeros((0, 16), np.uint32), np.zeros(0, np.uint64), 0.8)
+    none = find_text_edges(np.zeros((0, 16), np.uint32), np.zeros(0, np.uint64), 0.8)
     assert [len(part) for part in none] == [0, 0]

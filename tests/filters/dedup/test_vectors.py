@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from filters.dedup import cells as dedup_cells
 from filters.dedup import components
-from filters.dedup import vectors as duplicates
-from filters.dedup.vectors import VectorTable
+from filters.dedup import vectors as dedup
+from filters.dedup.vectors import Edges, VectorTable
 
 THRESHOLD = 0.75
 
@@ -49,18 +50,34 @@ def as_dict(edges):
 
 def forest_of(pairs):
     table = np.array(sorted(pairs), dtype=np.uint64).reshape(-1, 2)
-    return components.spanning_forest(table[:, 0], table[:, 1])
+    return components.build_forest(table[:, 0], table[:, 1])
 
 
 def one_cell(vectors, ids):
     return VectorTable(vectors, ids, np.zeros((len(ids), 1), dtype=np.int32))
 
 
+def collect(blocks):
+    """All edges, ascending by (a, b), each once."""
+    none = Edges(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.float64))
+    a, b, similarity = (np.concatenate(column) for column in zip(none, *blocks, strict=True))
+    order = np.lexsort((b, a))
+    a, b, similarity = a[order], b[order], similarity[order]
+    first = np.r_[True, (np.diff(a) != 0) | (np.diff(b) != 0)][: len(a)]
+    return Edges(a[first], b[first], similarity[first])
+
+
+def search_cell(vectors, ids, threshold, **options):
+    """All pairs over the threshold, in one cell."""
+    rows = one_cell(vectors, ids)
+    return collect(dedup.search_cells(rows, rows, threshold, **options))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([3, 8, 32]), st.integers(0, 10**6), st.sampled_from([1, 7, 100, 1 << 20]))
 def test_search_finds_exactly_the_pairs_over_the_threshold(n, d, seed, tile):
     vectors, ids = crowded(n, d, seed), names(n, seed)
-    edges = duplicates.search_cell(vectors, ids, vectors, ids, THRESHOLD, tile=tile)
+    edges = search_cell(vectors, ids, THRESHOLD, tile=tile)
     assert as_dict(edges) == all_pairs(vectors, ids, THRESHOLD)
     assert list(as_dict(edges)) == sorted(as_dict(edges))
 
@@ -71,13 +88,13 @@ def test_links_are_the_components_of_all_pairs(n, d, seed, tile):
     vectors, ids = crowded(n, d, seed), names(n, seed)
     expected = forest_of(all_pairs(vectors, ids, THRESHOLD))
     rows = one_cell(vectors, ids)
-    assert np.array_equal(duplicates.link_cells(rows, rows, THRESHOLD, tile=tile), expected)
+    assert np.array_equal(dedup.link_cells(rows, rows, THRESHOLD, tile=tile), expected)
     half = n // 2
     parts = [one_cell(vectors[:half], ids[:half]), one_cell(vectors[half:], ids[half:])]
-    forest = components.create()
+    forest = components.Forest()
     for part in parts:  # queries in blocks, as from files
-        components.add(forest, *duplicates.link_cells(rows, part, THRESHOLD, tile=tile))
-    assert np.array_equal(components.extract(forest), expected)
+        forest.add(*dedup.link_cells(rows, part, THRESHOLD, tile=tile))
+    assert np.array_equal(forest.reduce(), expected)
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,7 +103,7 @@ def test_rows_meet_by_cell(n, seed, probes):
     """A pair is looked at when one of the two probes the other's home, and only then; partitions add up."""
     vectors, ids = crowded(n, 8, seed), names(n, seed)
     centroids = unit(np.random.default_rng(seed).standard_normal((7, 8))).astype(np.float32)
-    cells = duplicates.nearest_cells(vectors, centroids, probes)
+    cells = dedup_cells.nearest_cells(vectors, centroids, probes)
     place = {int(name): row for row, name in enumerate(ids)}
 
     def meet(a, b):
@@ -95,17 +112,17 @@ def test_rows_meet_by_cell(n, seed, probes):
 
     expected = {pair: cosine for pair, cosine in all_pairs(vectors, ids, THRESHOLD).items() if meet(*pair)}
     rows = VectorTable(vectors, ids, cells)
-    assert as_dict(duplicates.collect(duplicates.search_cells(rows, rows, THRESHOLD))) == expected
-    forest = components.create()
+    assert as_dict(collect(dedup.search_cells(rows, rows, THRESHOLD))) == expected
+    forest = components.Forest()
     for partition in range(3):
         base = cells[:, 0] % 3 == partition
         query = ((cells % 3 == partition) & (cells >= 0)).any(axis=1)
         part = [VectorTable(vectors[some], ids[some], cells[some]) for some in (base, query)]
-        components.add(forest, *duplicates.link_cells(*part, THRESHOLD))
+        forest.add(*dedup.link_cells(*part, THRESHOLD))
     # identical vectors that arrive together are joined wherever they live
     same = {pair for pair, cosine in all_pairs(vectors, ids, 0.99).items()
             if (vectors[place[pair[0]]] == vectors[place[pair[1]]]).all()}  # fmt: skip
-    assert np.array_equal(components.extract(forest), forest_of(set(expected) | same))
+    assert np.array_equal(forest.reduce(), forest_of(set(expected) | same))
 
 
 def test_equal_to_the_threshold_is_an_edge_and_just_below_is_not():
@@ -114,18 +131,18 @@ def test_equal_to_the_threshold_is_an_edge_and_just_below_is_not():
     vectors[:, 0] = [1.0, 0.75, 0.75 - step, 0.75 + step]
     vectors[1:, 1:] = np.diag(np.sqrt(1 - vectors[1:, 0].astype(float) ** 2))
     ids = np.arange(4, dtype=np.uint64)
-    assert [(a, b) for a, b in as_dict(duplicates.search_cell(vectors, ids, vectors, ids, 0.75)) if a == 0] == [
+    assert [(a, b) for a, b in as_dict(search_cell(vectors, ids, 0.75)) if a == 0] == [
         (0, 1),
         (0, 3),
     ]
     rows = one_cell(vectors[:3], ids[:3])
-    assert [part.tolist() for part in duplicates.link_cells(rows, rows, 0.75)] == [[0], [1]]
+    assert [part.tolist() for part in dedup.link_cells(rows, rows, 0.75)] == [[0], [1]]
 
 
 def test_rounding_to_six_decimals_comes_before_the_comparison():
     near = np.array([[1.0, 0.0], [0.8999997, np.sqrt(1 - 0.8999997**2)], [0.8999993, -np.sqrt(1 - 0.8999993**2)]])
     ids = np.arange(3, dtype=np.uint64)
-    found = as_dict(duplicates.search_cell(near.astype(np.float32), ids, near.astype(np.float32), ids, 0.9))
+    found = as_dict(search_cell(near.astype(np.float32), ids, 0.9))
     assert found == {(0, 1): 0.9}
 
 
@@ -133,14 +150,14 @@ def test_a_chain_merges_its_ends():
     angle = np.arccos(0.8)
     vectors = unit([[np.cos(i * angle), np.sin(i * angle)] for i in range(3)])
     ids = np.array([9, 5, 7], dtype=np.uint64)
-    assert set(as_dict(duplicates.search_cell(vectors, ids, vectors, ids, THRESHOLD))) == {(5, 9), (5, 7)}
-    assert [part.tolist() for part in duplicates.find_edges(vectors, ids, THRESHOLD, seed=0)] == [[5, 5], [7, 9]]
+    assert set(as_dict(search_cell(vectors, ids, THRESHOLD))) == {(5, 9), (5, 7)}
+    assert [part.tolist() for part in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [[5, 5], [7, 9]]
 
 
 def test_frames_of_one_video_are_no_pair():
     vectors = unit(np.ones((6, 4)))
     ids = np.array([1 << 8, 1 << 8 | 1, 1 << 8 | 2, 2 << 8, 2 << 8 | 1, 3 << 8], dtype=np.uint64)
-    found = as_dict(duplicates.search_cell(vectors, ids, vectors, ids, THRESHOLD, shift=8))
+    found = as_dict(search_cell(vectors, ids, THRESHOLD, shift=8))
     assert set(found) == set(all_pairs(vectors, ids, THRESHOLD, shift=8))
     assert len(found) == 3 * 2 + 3 * 1 + 2 * 1
 
@@ -148,15 +165,15 @@ def test_frames_of_one_video_are_no_pair():
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_a_huge_clique_is_a_forest(noise, monkeypatch):
     """4,000 copies, identical or merely alike: 8 million edges, of which next to none are measured twice."""
-    monkeypatch.setattr(duplicates, "PENDING", 10_000)
+    monkeypatch.setattr(dedup, "PENDING", 10_000)
     measured = []
-    exact = duplicates._cosines
-    monkeypatch.setattr(duplicates, "_cosines", lambda *args: measured.append(len(args[1])) or exact(*args))
+    exact = dedup._cosines
+    monkeypatch.setattr(dedup, "_cosines", lambda *args: measured.append(len(args[1])) or exact(*args))
     rng = np.random.default_rng(0)
     vectors = unit(np.eye(1, 32) + noise * rng.standard_normal((4000, 32)) / np.sqrt(32))
     ids = np.arange(4000, dtype=np.uint64)
     rows = one_cell(vectors, ids)
-    a, b = duplicates.link_cells(rows, rows, THRESHOLD)
+    a, b = dedup.link_cells(rows, rows, THRESHOLD)
     assert not a.any() and np.array_equal(b, ids[1:])
     assert sum(measured) < 4000
 
@@ -165,7 +182,7 @@ def test_identical_vectors_are_one_star_in_whatever_cells():
     vectors = np.repeat(unit(np.eye(2)), [5, 4], axis=0)
     ids = np.arange(9, dtype=np.uint64)[::-1].copy()
     rows = VectorTable(vectors, ids, np.arange(9, dtype=np.int32)[:, None])
-    assert [part.tolist() for part in duplicates.link_cells(rows, rows, THRESHOLD)] == [
+    assert [part.tolist() for part in dedup.link_cells(rows, rows, THRESHOLD)] == [
         [0, 0, 0, 4, 4, 4, 4],
         [1, 2, 3, 5, 6, 7, 8],
     ]
@@ -176,16 +193,16 @@ def test_search_joins_all_copies_of_equal_vectors_to_what_is_like_one_of_them():
     ids = np.array([3, 1, 4, 0, 2], dtype=np.uint64)
     rows = one_cell(vectors, ids)
     expected = forest_of(all_pairs(vectors, ids, THRESHOLD))
-    assert np.array_equal(duplicates.link_cells(rows, rows, THRESHOLD), expected)
+    assert np.array_equal(dedup.link_cells(rows, rows, THRESHOLD), expected)
 
 
 def test_cells_of_a_row_do_not_depend_on_the_rows_beside_it():
     rng = np.random.default_rng(1)
     vectors, centroids = unit(rng.standard_normal((2500, 48))), unit(rng.standard_normal((96, 48))).astype(np.float32)
-    whole = duplicates.nearest_cells(vectors, centroids, 4, margin=0.1, most=16)
+    whole = dedup_cells.nearest_cells(vectors, centroids, 4, margin=0.1, most=16)
     assert whole.dtype == np.int32 and whole.shape == (2500, 16)
     pieces = [
-        duplicates.nearest_cells(part, centroids, 4, margin=0.1, most=16) for part in np.split(vectors, [1, 700, 1999])
+        dedup_cells.nearest_cells(part, centroids, 4, margin=0.1, most=16) for part in np.split(vectors, [1, 700, 1999])
     ]
     assert np.array_equal(np.concatenate(pieces), whole)
 
@@ -195,9 +212,9 @@ def test_cells_are_home_then_probes_then_what_the_margin_admits():
     vectors, centroids = unit(rng.standard_normal((300, 16))), unit(rng.standard_normal((40, 16))).astype(np.float32)
     near = vectors.astype(np.float64) @ centroids.astype(np.float64).T
     order = np.argsort(-near, axis=1)
-    assert np.array_equal(duplicates.nearest_cells(vectors, centroids, 3), order[:, :3])
-    assert np.array_equal(duplicates.nearest_cells(vectors, centroids, 99), order)
-    cells = duplicates.nearest_cells(vectors, centroids, 2, margin=0.2, most=12)
+    assert np.array_equal(dedup_cells.nearest_cells(vectors, centroids, 3), order[:, :3])
+    assert np.array_equal(dedup_cells.nearest_cells(vectors, centroids, 99), order)
+    cells = dedup_cells.nearest_cells(vectors, centroids, 2, margin=0.2, most=12)
     for row in range(300):
         close = int((near[row] >= near[row].max() - 0.2).sum())
         count = min(12, max(2, close))
@@ -206,39 +223,39 @@ def test_cells_are_home_then_probes_then_what_the_margin_admits():
 
 def test_training_is_repeatable_and_gives_unit_rows():
     sample = crowded(1500, 24, 3)
-    one, other = (duplicates.train_centroids(sample, 16, seed=5) for _ in range(2))
+    one, other = (dedup_cells.train_centroids(sample, 16, seed=5) for _ in range(2))
     assert one.dtype == np.float32 and one.shape == (16, 24)
     assert np.array_equal(one, other)
-    assert not np.array_equal(one, duplicates.train_centroids(sample, 16, seed=6))
+    assert not np.array_equal(one, dedup_cells.train_centroids(sample, 16, seed=6))
     assert np.allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
-    assert duplicates.train_centroids(sample, 1, seed=5).shape == (1, 24)
+    assert dedup_cells.train_centroids(sample, 1, seed=5).shape == (1, 24)
     with pytest.raises(ValueError, match="16 centroids"):
-        duplicates.train_centroids(sample[:15], 16, seed=5)
+        dedup_cells.train_centroids(sample[:15], 16, seed=5)
 
 
 def test_sample_does_not_depend_on_order_and_can_be_drawn_in_parts():
     ids = names(3000, 4)
-    chosen = ids[duplicates.sample_rows(ids, 200, seed=1)]
+    chosen = ids[dedup_cells.sample_rows(ids, 200, seed=1)]
     assert len(chosen) == 200 and (np.diff(chosen.astype(np.int64)) > 0).all()
     shuffled = np.random.default_rng(5).permutation(ids)
-    assert np.array_equal(shuffled[duplicates.sample_rows(shuffled, 200, seed=1)], chosen)
-    parts = np.concatenate([part[duplicates.sample_rows(part, 200, seed=1)] for part in np.split(ids, 3)])
-    assert np.array_equal(parts[duplicates.sample_rows(parts, 200, seed=1)], chosen)
-    assert not np.array_equal(ids[duplicates.sample_rows(ids, 200, seed=2)], chosen)
-    assert len(duplicates.sample_rows(ids[:50], 200, seed=1)) == 50
+    assert np.array_equal(shuffled[dedup_cells.sample_rows(shuffled, 200, seed=1)], chosen)
+    parts = np.concatenate([part[dedup_cells.sample_rows(part, 200, seed=1)] for part in np.split(ids, 3)])
+    assert np.array_equal(parts[dedup_cells.sample_rows(parts, 200, seed=1)], chosen)
+    assert not np.array_equal(ids[dedup_cells.sample_rows(ids, 200, seed=2)], chosen)
+    assert len(dedup_cells.sample_rows(ids[:50], 200, seed=1)) == 50
 
 
 def test_draws_are_spread_evenly():
-    draws = duplicates.row_draws(np.arange(64_000, dtype=np.uint64), 0, "x")
+    draws = dedup_cells.draw_rows(np.arange(64_000, dtype=np.uint64), 0, "x")
     counts = np.bincount((draws >> np.uint64(58)).astype(int), minlength=64)
     assert ((counts - 1000) ** 2 / 1000).sum() < 110  # chi-square, 63 degrees of freedom: p < 0.001
 
 
 def test_cluster_count_is_the_power_of_two_nearest_to_the_root():
-    assert [duplicates.cluster_count(n) for n in (0, 1, 4096, 4097, 20_000, 200_000, 10**6, 10**8)] == [
+    assert [dedup_cells.cluster_count(n) for n in (0, 1, 4096, 4097, 20_000, 200_000, 10**6, 10**8)] == [
         1, 1, 1, 64, 128, 512, 1024, 8192,
     ]  # fmt: skip
-    assert duplicates.sample_size(512) == 32_768
+    assert dedup_cells.sample_size(512) == 32_768
 
 
 def planted(n, d, clumps, seed):
@@ -264,22 +281,12 @@ def test_cells_lose_next_to_nothing(clumps):
     vectors, ids = planted(n, 128, clumps, 7), names(n, 7)
     expected = all_pairs(vectors, ids, THRESHOLD)
     assert len(expected) > 500
-    a, b = duplicates.find_edges(vectors, ids, THRESHOLD, seed=0)
+    a, b = dedup.find_edges(vectors, ids, THRESHOLD, seed=0)
     root = dict(zip(b.tolist(), a.tolist(), strict=True))
     together = sum(root.get(x, x) == root.get(y, y) for x, y in expected)
     assert together / len(expected) >= 0.995
     true_root = dict(zip(*(part.tolist() for part in forest_of(expected)[::-1]), strict=True))
     assert all(true_root[x] == true_root.get(y, y) for x, y in root.items())  # and nothing else is joined
-
-
-def test_share_found_is_counted_over_all_pairs_of_the_rows_given():
-    vectors, ids = crowded(50, 8, 11), names(50, 11)
-    expected = sorted(all_pairs(vectors, ids, THRESHOLD))
-    forest = forest_of(expected[::2])
-    root = dict(zip(forest[1].tolist(), forest[0].tolist(), strict=True))
-    together = sum(root.get(a, a) == root.get(b, b) for a, b in expected)
-    assert 0 < together < len(expected)
-    assert duplicates.found_share(vectors, ids, forest, THRESHOLD) == (len(expected), together)
 
 
 @pytest.mark.parametrize("scale", [(1, 1), (20, 1), (1, 20)])
@@ -291,20 +298,20 @@ def test_ruling_out_by_half_of_a_vector_loses_no_pair(scale, clumps):
     ids = names(1500, 12)
     expected = all_pairs(vectors, ids, THRESHOLD)
     assert len(expected) > 100
-    assert as_dict(duplicates.search_cell(vectors, ids, vectors, ids, THRESHOLD, tile=100_000)) == expected
+    assert as_dict(search_cell(vectors, ids, THRESHOLD, tile=100_000)) == expected
 
 
 def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
     probes = {}
     for clumps in (0, 60):
         vectors = planted(6000, 128, clumps, 8)
-        train, held = duplicates.split_sample(vectors[:4096])
-        centroids = duplicates.train_centroids(train, 64, seed=0)
-        margin = duplicates.probe_margin(held, centroids, THRESHOLD)
-        assert margin == duplicates.probe_margin(held, centroids, THRESHOLD)
-        assert margin >= duplicates.probe_margin(held, centroids, THRESHOLD, recall=0.9)
-        assert margin >= duplicates.probe_margin(held, centroids, 0.9)
-        cells = duplicates.nearest_cells(vectors, centroids, 1, margin=margin)
+        train, held = dedup_cells.split_sample(vectors[:4096])
+        centroids = dedup_cells.train_centroids(train, 64, seed=0)
+        margin = dedup_cells.probe_margin(held, centroids, THRESHOLD)
+        assert margin == dedup_cells.probe_margin(held, centroids, THRESHOLD)
+        assert margin >= dedup_cells.probe_margin(held, centroids, THRESHOLD, recall=0.9)
+        assert margin >= dedup_cells.probe_margin(held, centroids, 0.9)
+        cells = dedup_cells.nearest_cells(vectors, centroids, 1, margin=margin)
         probes[clumps] = (cells >= 0).sum(axis=1).mean()
     assert probes[0] > 3 * probes[60]
 
@@ -312,18 +319,18 @@ def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
 def test_result_does_not_depend_on_the_order_of_rows():
     vectors, ids = planted(5000, 32, 40, 9), names(5000, 9)
     shuffled = np.random.default_rng(0).permutation(5000)
-    one = duplicates.find_edges(vectors, ids, THRESHOLD, seed=3)
+    one = dedup.find_edges(vectors, ids, THRESHOLD, seed=3)
     assert len(one[0]) > 400
-    assert np.array_equal(duplicates.find_edges(vectors[shuffled], ids[shuffled], THRESHOLD, seed=3), one)
+    assert np.array_equal(dedup.find_edges(vectors[shuffled], ids[shuffled], THRESHOLD, seed=3), one)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_to_compare(n):
     vectors, ids = unit(np.ones((n, 4))) if n else np.zeros((0, 4), np.float16), names(n, 0)
-    assert [len(part) for part in duplicates.find_edges(vectors, ids, THRESHOLD, seed=0)] == [0, 0]
-    assert [len(part) for part in duplicates.search_cell(vectors, ids, vectors, ids, THRESHOLD)] == [0, 0, 0]
+    assert [len(part) for part in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [0, 0]
+    assert [len(part) for part in search_cell(vectors, ids, THRESHOLD)] == [0, 0, 0]
     rows = one_cell(vectors, ids)
-    assert [len(part) for part in duplicates.link_cells(rows, rows, THRESHOLD)] == [0, 0]
+    assert [len(part) for part in dedup.link_cells(rows, rows, THRESHOLD)] == [0, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, 2.0])
@@ -331,4 +338,4 @@ def test_rows_that_are_not_of_unit_length_are_refused(bad):
     vectors = np.eye(3, dtype=np.float32)
     vectors[1, 1] = bad
     with pytest.raises(ValueError, match="row 1 "):
-        duplicates.search_cell(vectors, names(3, 0), vectors, names(3, 0), THRESHOLD)
+        search_cell(vectors, names(3, 0), THRESHOLD)

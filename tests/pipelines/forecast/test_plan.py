@@ -15,6 +15,7 @@ from infra.beam import Runner
 from infra.errors import ConfigError
 from infra.hashing import canonical_json
 from pipelines import stages
+from pipelines.decide.duplicates.settings import Duplicates, ImageDuplicates
 from pipelines.forecast import estimates, plan
 from pipelines.forecast.forecast import Forecaster
 from pipelines.forecast.sample_stats import SampleStats
@@ -88,7 +89,7 @@ def test_duplicates_of_pictures_are_estimated_from_pairs() -> None:
     stats.component = np.full(100, -1)
     stats.component[:2] = 7
     stats.bytes = stats.tokens = np.full(100, 10.0)
-    resolved = SimpleNamespace(resample=None, filters=(), duplicates=SimpleNamespace(image=object()))
+    resolved = SimpleNamespace(resample=None, filters=(), duplicates=Duplicates(image=ImageDuplicates()))
     forecaster = Forecaster(resolved, SimpleNamespace(), SimpleNamespace(kinds=()))  # type: ignore[arg-type]
     forecast = forecaster.forecast("image", stats)
     assert forecast["passed"] == estimates.count(90, 100, 1000)

@@ -1,0 +1,115 @@
+"""One modality's search for duplicates: its files, partitions and rows, as all tasks of the search share them.
+
+Files lie under RUN/work/duplicates/MODALITY. A sample is named by its row id: number of its unit << 32 | row.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra import beam
+from infra.columns import equals
+from infra.commit import read_manifest, unit_index
+from infra.hashing import fingerprint, rows_fingerprint
+from infra.store import Cells, align, content_ids
+from pipelines.core import shuffle_files
+from pipelines.core.resolve import resolve
+from pipelines.core.run import Run
+from pipelines.core.verdicts import ALIVE
+from pipelines.decide.duplicates.settings import Duplicates
+
+#: Vectors or texts that one search task takes in, from which the number of partitions follows (ours).
+PARTITION_ROWS = 500_000
+
+Ids = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class DuplicateSearch:
+    """The search among one modality. Travels to workers by pickle.
+
+    units: all units of the run. inputs: fingerprint of everything that the search depends on.
+    """
+
+    run: Run
+    modality: str
+    units: tuple[str, ...]
+    inputs: str
+    partitions: int = 1
+
+    @property
+    def settings(self) -> Duplicates:
+        return resolve(self.run).duplicates
+
+    @property
+    def threshold(self) -> float:
+        """Similarity from which two vectors or texts match; 1 where only exact copies are searched."""
+        settings = self.settings.for_modality(self.modality)
+        return 1.0 if settings is None else float(settings.threshold or 1.0)
+
+    @property
+    def partition_names(self) -> list[str]:
+        return [f"p{i:05d}" for i in range(self.partitions)]
+
+    def at(self, *parts: str) -> str:
+        return self.run.work("duplicates", self.modality, *parts)
+
+    def with_partitions(self, rows: float, trained: object) -> DuplicateSearch:
+        """This search cut into as many partitions as so many rows need. trained: what else it now depends on."""
+        count = self.settings.buckets or max(1, math.ceil(rows / PARTITION_ROWS))
+        return replace(self, partitions=count, inputs=fingerprint([self.inputs, trained]))
+
+    @property
+    def runner(self) -> beam.Runner:
+        samples = read_manifest(self.run.at("samples"))
+        return self.run.runner_for(0 if samples is None else samples.rows)
+
+    def run_tasks(
+        self, step: str, task: Callable[[DuplicateSearch, str], Mapping[str, int]], names: Sequence[str]
+    ) -> dict[str, int]:
+        """Run a task for every unit or partition and return the summed counters; finished tasks are not redone."""
+        function, counters = functools.partial(task, self), self.at(f"{step}.counters.json")
+        return beam.run_tasks(f"duplicates {self.modality} {step}", function, names, counters, self.runner)
+
+    def write_shuffled(self, uri: str, table: pa.Table, hashes: Ids) -> None:
+        """Write rows, each to the partition that its hash (uint64 (n,)) falls into."""
+        partition = (hashes % np.uint64(self.partitions)).astype(np.int64)
+        shuffle_files.write(uri, table, partition, self.partitions, self.inputs)
+
+    def read_row_ids(self, unit: str) -> Ids:
+        """uint64 (n,), ascending: a unit's rows of this modality that passed their filters."""
+        judged = self.run.read_work("judged", unit, ["outcome", "modality"])
+        rows = np.flatnonzero(equals(judged["outcome"], ALIVE) & equals(judged["modality"], self.modality))
+        return first_row_id(unit) | rows.astype(np.uint64)
+
+    def read_cells(self, unit: str, annotator: str, row_ids: Ids) -> pa.Table:
+        """An annotator's cells of some rows of a unit, in their order, from the store."""
+        resolved = resolve(self.run)
+        samples = self.run.read("samples", unit, ["modality", "text", "media"])
+        ids = content_ids(samples)[resolved.annotators[annotator].keyed_by]
+        cells = Cells(self.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids))
+        position = align(ids.take(pa.array(unit_rows(row_ids))), cells)
+        assert cells is not None and (position >= 0).all(), f"{annotator} of {unit} is not in the store"
+        return cells.take(pa.array(position))
+
+
+def first_row_id(unit: str) -> np.uint64:
+    """The row id of a unit's first row; those of its other rows follow."""
+    return np.uint64(unit_index(unit)) << np.uint64(32)
+
+
+def unit_rows(row_ids: Ids) -> NDArray[np.int64]:
+    """int64 (n,): positions of rows in their units."""
+    return (row_ids & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def unit_indexes(row_ids: Ids) -> NDArray[np.int64]:
+    """int64 (n,): numbers of the units of rows."""
+    return (row_ids >> np.uint64(32)).astype(np.int64)

@@ -1,0 +1,75 @@
+"""Compare texts: each goes to the partition of its exact hash and of every band of its signature; buckets are linked
+there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from filters.dedup import texts as dedup
+from infra import tables
+from infra.hashing import mix64
+from pipelines.core import shuffle_files
+from pipelines.decide.duplicates.search import DuplicateSearch
+
+BANDS = pa.schema([("band", pa.uint64()), ("row", pa.uint64()), ("signature", pa.binary())])
+
+
+def partition(search: DuplicateSearch) -> DuplicateSearch:
+    """Cut the search into partitions by the number of texts."""
+    total = search.run_tasks("count", count_rows, search.units).get("rows", 0)
+    return search.with_partitions(total, total)
+
+
+def count_rows(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
+    """Task: how many rows of a unit take part."""
+    return {"rows": len(search.read_row_ids(unit))}
+
+
+def write_bands(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
+    """Task: each row to the partition of its exact hash, and of each of its bands where near copies are searched."""
+    uri = search.at("bands", f"{unit}.parquet")
+    if tables.is_done(uri, search.inputs):
+        return {}
+    rows = search.read_row_ids(unit)
+    if not len(rows):
+        search.write_shuffled(uri, tables.empty(BANDS), np.zeros(0, np.uint64))
+        return {}
+    cells = search.read_cells(unit, "minhash", rows)
+    hashes = np.array([int.from_bytes(blob[:8], "little") for blob in cells["exact"].to_pylist()], dtype=np.uint64)
+    keys = mix64(hashes)[None]
+    settings = search.settings.text
+    if settings is not None and settings.threshold is not None:
+        signatures = _stack(cells["signature"])
+        bands = dedup.hash_bands(signatures, dedup.longest_band(settings.threshold, signatures.shape[1]))
+        keys = np.concatenate([keys, bands.T])
+    band = keys.ravel()
+    table = pa.table(
+        {"band": band, "row": np.tile(rows, len(keys)), "signature": cells["signature"].to_pylist() * len(keys)},
+        schema=BANDS,
+    )
+    search.write_shuffled(uri, table, band)
+    return {"bands": len(band)}
+
+
+def link_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
+    """Task: the forest of one partition's buckets; texts with equal exact hashes have equal signatures."""
+    uri = search.at("edges", f"{name}.parquet")
+    if tables.is_done(uri, search.inputs):
+        return {}
+    table = shuffle_files.read(search.at("bands"), search.units, int(name[1:]), BANDS)
+    a, b = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    if table.num_rows:
+        signatures = _stack(table["signature"])
+        a, b = dedup.link_buckets(table["band"].to_numpy(), table["row"].to_numpy(), signatures, search.threshold)
+    tables.write(uri, pa.table({"a": a, "b": b}), fingerprint=search.inputs)
+    return {"edges": len(a)}
+
+
+def _stack(signatures: pa.ChunkedArray) -> NDArray[Any]:
+    """uint32 (n, places): MinHash signatures from their bytes."""
+    return np.stack([np.frombuffer(blob, dtype="<u4") for blob in signatures.to_pylist()])
