@@ -7,7 +7,7 @@ Llama 3 filters image–text pairs by a CLIP score and videos by a frame's first
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from annotators.interface import Column, FrameAnnotator
 from infra import models
 from infra.config import Strict
-from infra.errors import ConfigError
-from infra.media.interface import DecodedMedia, FramePlan, Frames
+from infra.errors import BadSample, ConfigError
+from infra.media.interface import VISUAL, FramePlan, Frames
 
 
 class VideoText(Strict):
@@ -186,104 +187,74 @@ def _middle(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return picture[top : top + size, left : left + size]
 
 
-class Alignment:
+class _PairScore(FrameAnnotator):
+    """One score per sample, by a model that embeds pictures and text."""
+
+    keyed_by = "pair"
+    depends_on = ("clean.text",)
+    settings: AlignmentSettings
+    pairing: Pairing
+
+    def fingerprint_inputs(self) -> Mapping[str, object]:
+        return self.pairing.fingerprint_inputs()
+
+    def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
+        if not sample["clean.text"]:
+            raise BadSample("no_text", "the caption is empty")
+        # Row-wise sums, not BLAS: its results may depend on the shape of the whole.
+        products = self.pairing.picture(content) * self.pairing.text(sample["clean.text"])
+        score = float(products.sum(axis=1).mean())
+        if not np.isfinite(score):
+            raise BadSample("model", "the embedding is not a finite, non-zero vector")
+        return {"score": round(score, 6), "frames": len(content.pixels)}
+
+
+class Alignment(_PairScore):
     """One score a sample: a video by its middle frame, an image, or the mean over the pictures of a multi_image.
 
     Frames come with the short side at the model's input size and then pass through open_clip's own evaluation
     transform, so what remains between this score and open_clip's is the decoder's resampling filter.
     """
 
-    name: ClassVar[str] = "alignment"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "pair"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
-    modalities: ClassVar[frozenset[str]] = frozenset({"image", "multi_image", "video"})
-    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
-    columns: ClassVar[Mapping[str, pa.DataType]] = {"score": pa.float64()}
-    store_only: ClassVar[frozenset[str]] = frozenset()
+    name = "alignment"
+    modalities = frozenset(VISUAL)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "score": Column(pa.float64(), "cosine of picture and caption, -1 to 1"),
+    }
 
-    def __init__(self, settings: AlignmentSettings) -> None:
-        unused = {"engine", "frames", "video_text"} & settings.model_fields_set
+    def __init__(self, settings: AlignmentSettings | None = None) -> None:
+        super().__init__(settings)
+        unused = {"engine", "frames", "video_text"} & self.settings.model_fields_set
         if unused:
             raise ConfigError(f"alignment does not use {', '.join(sorted(unused))}", hint="video_alignment does")
-        self._pairing: Pairing = _Clip(settings)
+        self.pairing = _Clip(self.settings)
 
     @property
     def plan(self) -> FramePlan:
-        return FramePlan(times="middle", size=self._pairing.size, fit="short")
-
-    def fingerprint_inputs(self) -> Mapping[str, object]:
-        return self._pairing.fingerprint_inputs()
-
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
-        scores, _, errors = _scores(self.name, self._pairing, chunk, media)
-        return pa.table({"score": pa.array(scores, pa.float64()), "error": pa.array(errors, pa.string())})
+        return FramePlan(times="middle", size=self.pairing.size, fit="short")
 
 
-class VideoAlignment:
+class VideoAlignment(_PairScore):
     """One score a video, from several frames: by engine "pooled" or "video_text". `frames` is how many there were."""
 
-    name: ClassVar[str] = "video_alignment"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "pair"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
-    modalities: ClassVar[frozenset[str]] = frozenset({"video"})
-    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
-    columns: ClassVar[Mapping[str, pa.DataType]] = {"score": pa.float64(), "frames": pa.int32()}
-    store_only: ClassVar[frozenset[str]] = frozenset()
+    name = "video_alignment"
+    modalities = frozenset({"video"})
+    columns: ClassVar[Mapping[str, Column]] = {
+        "score": Column(pa.float64(), "cosine of video and caption, -1 to 1"),
+        "frames": Column(pa.int32(), "frames that it rests on"),
+    }
 
-    def __init__(self, settings: AlignmentSettings) -> None:
-        self._settings = settings
-        self._pairing: Pairing
-        if settings.video_text is None:
-            self._pairing = _Pooled(settings)
+    def __init__(self, settings: AlignmentSettings | None = None) -> None:
+        super().__init__(settings)
+        chosen = self.settings
+        if chosen.video_text is None:
+            self.pairing = _Pooled(chosen)
         else:
-            self._pairing = _Script(settings.video_text, settings.device, settings.cache)
+            self.pairing = _Script(chosen.video_text, chosen.device, chosen.cache)
 
     @property
     def plan(self) -> FramePlan:
-        return FramePlan(times="uniform", size=self._pairing.size, fit="short", count=self._settings.frames)
+        return FramePlan(times="uniform", size=self.pairing.size, fit="short", count=self.settings.frames)
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
-        return {"engine": self._settings.engine, "frames": self._settings.frames, **self._pairing.fingerprint_inputs()}
-
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
-        scores, counts, errors = _scores(self.name, self._pairing, chunk, media)
-        return pa.table(
-            {
-                "score": pa.array(scores, pa.float64()),
-                "frames": pa.array(counts, pa.int32()),
-                "error": pa.array(errors, pa.string()),
-            }
-        )
-
-
-def _scores(
-    name: str, pairing: Pairing, chunk: pa.Table, media: Sequence[DecodedMedia | None]
-) -> tuple[list[float | None], list[int | None], list[str | None]]:
-    """Score, number of frames and error of each row; a row has either the first two or the third."""
-    scores: list[float | None] = []
-    counts: list[int | None] = []
-    errors: list[str | None] = []
-    for text, decoded in zip(chunk.column("clean.text").to_pylist(), media, strict=True):
-        found = _score(name, pairing, text, decoded)
-        failed = isinstance(found, str)
-        scores.append(None if isinstance(found, str) else found[0])
-        counts.append(None if isinstance(found, str) else found[1])
-        errors.append(found if failed else None)  # type: ignore[arg-type]
-    return scores, counts, errors
-
-
-def _score(name: str, pairing: Pairing, text: str | None, decoded: DecodedMedia | None) -> tuple[float, int] | str:
-    if decoded is None or decoded.error is not None:
-        return "no_media: nothing was decoded" if decoded is None or decoded.error is None else decoded.error
-    if not text:
-        return "no_text: the caption is empty"
-    frames = decoded.frames.get(name)
-    if frames is None or len(frames.pixels) == 0:
-        return "no_frames: the medium gave no picture"
-    # Row-wise sums, not BLAS: its results may depend on the shape of the whole.
-    score = float((pairing.picture(frames) * pairing.text(text)).sum(axis=1).mean())
-    if not np.isfinite(score):
-        return "model: the embedding is not a finite, non-zero vector"
-    return round(score, 6), len(frames.pixels)
+        return {"engine": self.settings.engine, "frames": self.settings.frames, **self.pairing.fingerprint_inputs()}

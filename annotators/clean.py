@@ -6,12 +6,13 @@ import html
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
 from annotators import text as words
+from annotators.interface import Annotator, Column
 from infra.config import Strict
 from infra.media.interface import MODALITIES, DecodedMedia
 
@@ -55,8 +56,8 @@ class CleanSettings(Strict):
     repair_shouting: float = Field(default=0.8, gt=0.0, le=1.0)
 
 
-class Clean:
-    """clean.text: string, never null; "" where there is no text.
+class Clean(Annotator):
+    """Clean text.
 
     Everywhere: UTF-8 repaired (ftfy), NFC, no control or invisible characters, runs of blanks one blank.
     Captions (all modalities but text): one line, HTML entities and tags resolved, shouting repaired.
@@ -64,20 +65,14 @@ class Clean:
     Depends on the raw text and on whether the row's modality is text.
     """
 
-    name: ClassVar[str] = "clean"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
-    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    depends_on: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: CleanSettings) -> None:
-        self.settings = settings
-
-    def fingerprint_inputs(self) -> Mapping[str, object]:
-        return self.settings.model_dump()
+    name = "clean"
+    keyed_by = "text"
+    input = "text"
+    modalities = frozenset(MODALITIES)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(pa.string(), 'clean caption or document, never null; "" where there is no text'),
+    }
+    settings: CleanSettings
 
     def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         settings = self.settings
@@ -94,7 +89,7 @@ class Clean:
         loud = words.shouting([results[row] for row in captions]) >= settings.repair_shouting
         for row in (row for row, is_loud in zip(captions, loud, strict=True) if is_loud):
             results[row] = sentence_case(results[row])
-        return words.table(chunk.num_rows, self.columns, {"text": results})
+        return self.table_of({"text": results})
 
 
 def caption(raw: str, limit: int = 10_000) -> str:

@@ -2,75 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from annotators.interface import Annotator, Column
 from infra.config import Strict
-from infra.media.interface import DecodedMedia
+from infra.media.interface import VISUAL
 
 
 class FactsSettings(Strict):
     """There is nothing to set."""
 
 
-class Facts:
-    """One column per fact; a fact that a medium does not have (the fps of an image) is null.
+class Facts(Annotator):
+    """One column per fact; a fact that a medium does not have (the fps of an image) is null."""
 
-    codec, container: of a video, by FFmpeg's names ("h264", "mov,mp4,m4a,3gp,3g2,mj2"); of an image, container is
-    its format ("JPEG") and codec is null. pix_fmt: FFmpeg's name, or Pillow's mode. width, height: pixels, upright.
-    fps: frames a second, on average over the video. duration: seconds. frames: of a video, or of an animated image,
-    1 for a still. aspect: width / height. rotation: degrees clockwise by which the stored frames are turned.
-    audio: whether there is a sound track. bit_rate: bits a second of the video stream. bytes: of the medium.
-    images: how many the sample has, null for a video; the other facts are those of its first image.
-    """
-
-    name: ClassVar[str] = "facts"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "header"
-    modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
-    depends_on: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        "codec": pa.string(),
-        "container": pa.string(),
-        "pix_fmt": pa.string(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "fps": pa.float64(),
-        "duration": pa.float64(),
-        "frames": pa.int64(),
-        "aspect": pa.float64(),
-        "rotation": pa.int32(),
-        "audio": pa.bool_(),
-        "bit_rate": pa.int64(),
-        "bytes": pa.int64(),
-        "images": pa.int32(),
+    name = "facts"
+    keyed_by = "media"
+    input = "header"
+    modalities = frozenset(VISUAL)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "codec": Column(pa.string(), 'of a video, by FFmpeg\'s name ("h264")'),
+        "container": Column(pa.string(), 'of a video, by FFmpeg\'s names; of an image its format ("JPEG")'),
+        "pix_fmt": Column(pa.string(), "FFmpeg's name, or Pillow's mode"),
+        "width": Column(pa.int32(), "pixels, upright"),
+        "height": Column(pa.int32(), "pixels, upright"),
+        "fps": Column(pa.float64(), "frames per second, on average over the video"),
+        "duration": Column(pa.float64(), "seconds"),
+        "frames": Column(pa.int64(), "of a video or an animated image; 1 for a still"),
+        "aspect": Column(pa.float64(), "width / height"),
+        "rotation": Column(pa.int32(), "degrees clockwise by which the stored frames are turned"),
+        "audio": Column(pa.bool_(), "whether there is a sound track"),
+        "bit_rate": Column(pa.int64(), "bits per second of the video stream"),
+        "bytes": Column(pa.int64(), "of the medium"),
+        "images": Column(pa.int32(), "of the sample, null for a video; the other facts are those of its first image"),
     }
-    store_only: ClassVar[frozenset[str]] = frozenset()
+    settings: FactsSettings
 
-    def __init__(self, settings: FactsSettings | None = None) -> None:
-        self.settings = settings or FactsSettings()
-
-    def fingerprint_inputs(self) -> Mapping[str, object]:
-        return {}
-
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
-        """See annotators.interface. A medium that failed passes its error on; one that was not opened has
-        "not_opened"."""
-        if len(media) != chunk.num_rows:
-            raise ValueError(f"{len(media)} media for {chunk.num_rows} rows")
-        errors = ["not_opened" if medium is None else medium.error for medium in media]
-        headers = [
-            None if error is not None or medium is None else medium.header
-            for medium, error in zip(media, errors, strict=True)
-        ]
-        values = {
-            name: [None if header is None else _FACTS[name](header) for header in headers] for name in self.columns
-        }
-        arrays = [pa.array(values[name], type=kind) for name, kind in self.columns.items()]
-        return pa.table([*arrays, pa.array(errors, pa.string())], names=[*self.columns, "error"])
+    def measure_one(self, sample: Mapping[str, Any], content: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {name: fact(content) for name, fact in _FACTS.items()}
 
 
 def _video(key: str) -> Callable[[Mapping[str, Any]], Any]:

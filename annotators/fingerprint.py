@@ -9,7 +9,6 @@ of 31 bits is a cosine of 0.758. What the bits survive, measured on photographs:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,9 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from annotators.interface import Column, FrameAnnotator
 from infra import models
 from infra.config import Strict
-from infra.media.interface import DecodedMedia, FramePlan
+from infra.errors import BadSample
+from infra.media.interface import VISUAL, FramePlan, Frames
 
 #: A frame below either is not searched, because blank and flat frames are all alike. The limits are ours.
 MIN_QUALITY = 50
@@ -71,46 +72,24 @@ class FingerprintSettings(Strict):
         return self.size or (320 if self.engine == "sscd" else 256)
 
 
-@dataclass(frozen=True)
-class Print:
-    """What one medium gave: how many frames, their mean PDQ quality (0..100); the rest is of the searchable ones.
+class Fingerprint(FrameAnnotator):
+    """Fingerprints of a medium's frames."""
 
-    vectors: little-endian float16 (n, dim); mirrored: the same of the mirrored frames, or None; times: seconds (n,).
-    """
-
-    frames: int
-    quality: float
-    vectors: NDArray[np.float16]
-    mirrored: NDArray[np.float16] | None
-    times: NDArray[np.float64]
-
-
-class Fingerprint:
-    """Fingerprints of a medium's frames; an image has one frame, a multi_image one a picture.
-
-    frames: how many were sampled. dim: length of a vector. quality: mean PDQ quality, 0..100.
-    vectors: float16, little-endian, C order, (n, dim) for the n frames that can be searched; n may be 0.
-    times: seconds of these n, ascending. mirrored: like vectors, for the mirrored frames; null unless `mirror`.
-    """
-
-    name: ClassVar[str] = "fingerprint"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
-    modalities: ClassVar[frozenset[str]] = frozenset({"image", "multi_image", "video"})
-    depends_on: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        "frames": pa.int32(),
-        "dim": pa.int32(),
-        "quality": pa.float64(),
-        "vectors": pa.large_binary(),
-        "times": pa.list_(pa.float32()),
-        "mirrored": pa.large_binary(),
+    name = "fingerprint"
+    keyed_by = "media"
+    modalities = frozenset(VISUAL)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "frames": Column(pa.int32(), "frames sampled; an image has one, a multi_image one per picture"),
+        "dim": Column(pa.int32(), "length of a vector"),
+        "quality": Column(pa.float64(), "mean PDQ quality of the frames, 0 to 100"),
+        "vectors": Column(
+            pa.large_binary(), "float16, little-endian, C order, (n, dim), of the n frames that can be searched"
+        ),
+        "times": Column(pa.list_(pa.float32()), "seconds of these n frames, ascending"),
+        "mirrored": Column(pa.large_binary(), "as `vectors`, of the mirrored frames; null unless `mirror`"),
     }
-    store_only: ClassVar[frozenset[str]] = frozenset({"vectors", "times", "mirrored"})
-
-    def __init__(self, settings: FingerprintSettings) -> None:
-        self.settings = settings
+    store_only = frozenset({"vectors", "times", "mirrored"})
+    settings: FingerprintSettings
 
     @property
     def plan(self) -> FramePlan:
@@ -131,48 +110,29 @@ class Fingerprint:
             maker |= {"weights_sha256": s.sha256, "device": s.device, "batch": s.batch}
         return maker
 
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
+    def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
+        pictures = [np.ascontiguousarray(picture) for picture in content.pixels]
         describe = None if self.settings.engine == "pdq" else self._sscd()
-        found = [self._print(decoded, describe) for decoded in media]
-        prints = [None if isinstance(p, str) else p for p in found]
-        columns: dict[str, list[Any]] = {
-            "frames": [p and p.frames for p in prints],
-            "dim": [p and p.vectors.shape[1] for p in prints],
-            "quality": [p and round(p.quality, 6) for p in prints],
-            "vectors": [p and p.vectors.tobytes() for p in prints],
-            "times": [p and p.times.astype(np.float32) for p in prints],
-            "mirrored": [None if p is None or p.mirrored is None else p.mirrored.tobytes() for p in prints],
-        }
-        arrays = {name: pa.array(columns[name], kind) for name, kind in self.columns.items()}
-        return pa.table({**arrays, "error": pa.array([p if isinstance(p, str) else None for p in found], pa.string())})
-
-    def _print(self, decoded: DecodedMedia | None, describe: Describe | None) -> Print | str:
-        """The fingerprint, or the error of the row."""
-        if decoded is None or decoded.error is not None:
-            return "no_media: nothing was decoded" if decoded is None or decoded.error is None else decoded.error
-        frames = decoded.frames.get(self.name)
-        if frames is None or len(frames.pixels) == 0:
-            return "no_frames: the medium gave no picture"
-        pictures = [np.ascontiguousarray(picture) for picture in frames.pixels]
-        bits, quality, deviation = _pdq(pictures if describe is None else [_small(picture) for picture in pictures])
+        bits, quality, deviation = _pdq(pictures if describe is None else [_shrink(picture) for picture in pictures])
         searchable = (quality >= MIN_QUALITY) & (deviation >= MIN_DEVIATION)
-        found = [picture for picture, wanted in zip(pictures, searchable, strict=True) if wanted]
-        turned = [np.ascontiguousarray(picture[:, ::-1]) for picture in found] if self.settings.mirror else []
+        distinct = [picture for picture, is_searchable in zip(pictures, searchable, strict=True) if is_searchable]
+        flipped = [np.ascontiguousarray(picture[:, ::-1]) for picture in distinct] if self.settings.mirror else []
         if describe is None:
-            vectors, mirrored = bits[searchable], _pdq(turned)[0]
+            vectors, mirrored = bits[searchable], _pdq(flipped)[0]
         else:
-            # One picture even when none can be searched: it tells the number of dimensions.
-            both = describe([*found, *turned] or pictures[:1])
-            vectors, mirrored = both[: len(found)], both[len(found) : len(found) + len(turned)]
-            if not np.isfinite(both).all():
-                return "model: the descriptor is not a finite, non-zero vector"
-        return Print(
-            frames=len(pictures),
-            quality=float(quality.mean()),
-            vectors=vectors.astype("<f2"),
-            mirrored=mirrored.astype("<f2") if self.settings.mirror else None,
-            times=frames.times[searchable],
-        )
+            # One picture even when none can be searched: it shows the number of dimensions.
+            described = describe([*distinct, *flipped] or pictures[:1])
+            vectors, mirrored = described[: len(distinct)], described[len(distinct) : len(distinct) + len(flipped)]
+            if not np.isfinite(described).all():
+                raise BadSample("model", "the descriptor is not a finite, non-zero vector")
+        return {
+            "frames": len(pictures),
+            "dim": vectors.shape[1],
+            "quality": round(float(quality.mean()), 6),
+            "vectors": vectors.astype("<f2").tobytes(),
+            "times": content.times[searchable].astype(np.float32),
+            "mirrored": mirrored.astype("<f2").tobytes() if self.settings.mirror else None,
+        }
 
     def _sscd(self) -> Describe:
         s = self.settings
@@ -212,7 +172,7 @@ def _pdq(
     return (2.0 * bits - 1.0) / 16.0, quality, np.array([(picture @ grey).std() for picture in pictures])
 
 
-def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """128 × 128: enough to see whether there is anything in it, at a fifth of the time."""
     import cv2
 

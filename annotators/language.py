@@ -6,12 +6,13 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from annotators import text as words
+from annotators.interface import Annotator, Column
 from infra.config import Strict
 from infra.errors import MissingExtra
 from infra.hashing import file_sha256
@@ -41,29 +42,23 @@ class LanguageSettings(Strict):
     max_chars: int = 2_000
 
 
-class Language:
-    """label: the likeliest language (ISO 639 code as in lid.176); score: its probability; english: probability of
-    English, 0 below 0.01; letters: letters read; latin: those of them in Latin script; english_share: share of words
-    that are unmistakably English. Text is lower-cased first, which the model reads better than capitals."""
+class Language(Annotator):
+    """The language of clean text. It is lower-cased first, which the model reads better than capitals."""
 
-    name: ClassVar[str] = "language"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
-    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        "label": pa.string(),
-        "score": pa.float64(),
-        "english": pa.float64(),
-        "letters": pa.int32(),
-        "latin": pa.int32(),
-        "english_share": pa.float64(),
+    name = "language"
+    keyed_by = "text"
+    input = "text"
+    modalities = frozenset(MODALITIES)
+    depends_on = ("clean.text",)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "label": Column(pa.string(), "likeliest language, ISO 639 code as in lid.176"),
+        "score": Column(pa.float64(), "its probability"),
+        "english": Column(pa.float64(), "probability of English, 0 below 0.01"),
+        "letters": Column(pa.int32(), "letters read"),
+        "latin": Column(pa.int32(), "letters in Latin script among them"),
+        "english_share": Column(pa.float64(), "share of words that are unmistakably English, 0 to 1"),
     }
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: LanguageSettings) -> None:
-        self.settings = settings
+    settings: LanguageSettings
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return {"model": _sha256(self.settings.model), "max_chars": self.settings.max_chars}
@@ -92,7 +87,7 @@ class Language:
                 [_english_share(text, label) for text, label in zip(texts, labels, strict=True)], dtype=np.float64
             ),
         }
-        return words.table(chunk.num_rows, self.columns, values)
+        return self.table_of(values)
 
 
 def _english_share(text: str, label: str) -> float:

@@ -7,13 +7,14 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from annotators import text as words
+from annotators.interface import Annotator, Column
 from infra.config import Strict
 from infra.media.interface import DecodedMedia
 
@@ -29,31 +30,30 @@ class MinHashSettings(Strict):
     seed: int = Field(default=1, ge=0)
 
 
-class MinHash:
-    """exact: blake2b-128 of the normalised text (NFKC, case-folded, its words joined by one blank): equal for texts
-    that differ in case, punctuation and spacing only.
-    signature: `num_perm` uint32, little-endian; the share of equal values estimates the Jaccard similarity of two
-    texts' sets of word n-grams. A text shorter than one n-gram is one shingle, so it is near to its copies only.
-    words: words of the normalised text.
+class MinHash(Annotator):
+    """Hashes of a document. A text shorter than one n-gram is one shingle, so it is near to its copies only. A text
+    without any word is hashed as it is, so that "!!!" and "???" are no duplicates."""
 
-    A text without any word is hashed as it stands, so that "!!!" and "???" are no duplicates.
-    """
-
-    name: ClassVar[str] = "minhash"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        "exact": pa.binary(16),
-        "signature": pa.binary(),
-        "words": pa.int32(),
+    name = "minhash"
+    keyed_by = "text"
+    input = "text"
+    modalities = frozenset({"text"})
+    depends_on = ("clean.text",)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "exact": Column(
+            pa.binary(16),
+            "blake2b-128 of the normalised text (NFKC, case-folded, words joined by one blank): equal for texts that "
+            "differ in case, punctuation and spacing only",
+        ),
+        "signature": Column(
+            pa.binary(),
+            "`num_perm` uint32, little-endian; the share of equal values estimates the Jaccard similarity of the sets "
+            "of word n-grams of two texts",
+        ),
+        "words": Column(pa.int32(), "words of the normalised text"),
     }
-    store_only: ClassVar[frozenset[str]] = frozenset({"signature"})
-
-    def __init__(self, settings: MinHashSettings) -> None:
-        self.settings = settings
+    store_only = frozenset({"signature"})
+    settings: MinHashSettings
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         import rensa
@@ -70,7 +70,7 @@ class MinHash:
         shingled = [shingles(w, self.settings.ngram) or [t] for w, t in zip(found, texts, strict=True)]
         signature = [row.tobytes() for row in self._signatures(shingled)]
         values = {"exact": exact, "signature": signature, "words": [len(w) for w in found]}
-        return words.table(chunk.num_rows, self.columns, values)
+        return self.table_of(values)
 
     def _signatures(self, shingled: list[list[str]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
         import rensa

@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from annotators.interface import Column, StreamAnnotator
 from infra.config import Strict
-from infra.media.interface import DecodedMedia, StreamObserver
+from infra.media.interface import StreamObserver
 
 #: Codecs, by FFmpeg's name, whose decoders export vectors that are worth reading.
 VECTOR_CODECS = frozenset({"h264", "mpeg4"})
@@ -47,28 +48,23 @@ class MotionSettings(Strict):
     """Nothing to set: the score is one number with one definition. Thresholds are the filter's."""
 
 
-class Motion:
+class Motion(StreamAnnotator):
     """score: float64, diagonals a second, >= 0, 6 decimals. method: "vectors" or "flow". frames: int32, how many
     frames (of vectors) or pairs of frames (of flow) the score is the mean of.
 
     error: "no_motion: single frame" and the like where nothing can be compared; never a score of 0.
     """
 
-    name: ClassVar[str] = "motion"
-    VERSION: ClassVar[int] = 2
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
-    modalities: ClassVar[frozenset[str]] = frozenset({"video"})
-    depends_on: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        "score": pa.float64(),
-        "method": pa.string(),
-        "frames": pa.int32(),
+    name = "motion"
+    VERSION = 2
+    keyed_by = "media"
+    modalities = frozenset({"video"})
+    columns: ClassVar[Mapping[str, Column]] = {
+        "score": Column(pa.float64(), "mean displacement, frame diagonals per second, >= 0"),
+        "method": Column(pa.string(), '"vectors" or "flow"'),
+        "frames": Column(pa.int32(), "frames (vectors) or pairs of frames (flow) that the score is the mean of"),
     }
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: MotionSettings | None = None) -> None:
-        self.settings = settings or MotionSettings()
+    settings: MotionSettings
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         return {
@@ -87,17 +83,6 @@ class Motion:
 
     def observer(self) -> StreamObserver:
         return MotionObserver()
-
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
-        rows: list[Mapping[str, Any]] = []
-        for decoded in media:
-            error = "no_motion: not decoded" if decoded is None else decoded.error
-            if decoded is None or error is not None:
-                rows.append({"error": error})
-            else:
-                rows.append(decoded.streams.get(self.name) or {"error": "no_motion: no video stream"})
-        schema = pa.schema([*self.columns.items(), ("error", pa.string())])
-        return pa.Table.from_pylist(rows, schema=schema)
 
 
 class MotionObserver:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from annotators.interface import Annotator, Column
 from infra.config import Strict
 from infra.media.interface import MODALITIES, DecodedMedia
 from infra.vocabulary import BREAK, SEPARATE, Case, Vocabulary, load, split_texts
@@ -150,21 +151,19 @@ def _leaves(rows: Ints, nodes: Ints, ended: NDArray[np.bool_], size: int) -> tup
     return rows[~ended], nodes[~ended], entry
 
 
-class Ngrams:
+class Ngrams(Annotator):
     """ids: list<int32>, the distinct vocabulary entries in the clean text, ascending; an empty list where none is there
     or where the sample has no text at all. Needs no medium."""
 
-    name: ClassVar[str] = "ngrams"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
-    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
-    columns: ClassVar[Mapping[str, pa.DataType]] = {"ids": pa.list_(pa.int32())}
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: NgramsSettings) -> None:
-        self.settings = settings
+    name = "ngrams"
+    keyed_by = "text"
+    input = "text"
+    modalities = frozenset(MODALITIES)
+    depends_on = ("clean.text",)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "ids": Column(pa.list_(pa.int32()), "vocabulary entries in the clean text, distinct, ascending; may be empty"),
+    }
+    settings: NgramsSettings
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

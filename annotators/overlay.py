@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from annotators import ocr
-from infra.media.interface import DecodedMedia, FramePlan, Frames
+from annotators.interface import Column, FrameAnnotator
+from infra.media.interface import VISUAL, FramePlan, Frames
 
 Gray = NDArray[np.float32]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
@@ -43,31 +44,24 @@ class OverlaySettings(ocr.OcrSettings):
     min_read: float = Field(default=0.6, ge=0, le=1)
 
 
-class Overlay:
-    """area, text_area: float64, 0..1, mean over the frames read of the share of the frame that boxes of burned-in
-    text (of any text) cover together. text, overlay_text: what was read, in reading order, each line once, lines
-    apart by newline. boxes: one per line and frame read, corners as shares of the frame. frames: int32, frames read:
-    half of a video's where those hold no text, or text that the others could tell nothing more of.
-    """
+class Overlay(FrameAnnotator):
+    """Text in the picture, and which of it was burned in."""
 
-    name: ClassVar[str] = "overlay"
-    VERSION: ClassVar[int] = 4
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "frames"
-    modalities: ClassVar[frozenset[str]] = frozenset({"video", "image", "multi_image"})
-    depends_on: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        "area": pa.float64(),
-        "text_area": pa.float64(),
-        "text": pa.string(),
-        "overlay_text": pa.string(),
-        "boxes": pa.list_(_BOX),
-        "frames": pa.int32(),
+    name = "overlay"
+    VERSION = 4
+    keyed_by = "media"
+    modalities = frozenset(VISUAL)
+    columns: ClassVar[Mapping[str, Column]] = {
+        "area": Column(
+            pa.float64(), "share of the frame covered by boxes of burned-in text, 0 to 1, mean over the frames read"
+        ),
+        "text_area": Column(pa.float64(), "the same of any text"),
+        "text": Column(pa.string(), "text read, in reading order, each line once, separated by newlines"),
+        "overlay_text": Column(pa.string(), "burned-in text read, likewise"),
+        "boxes": Column(pa.list_(_BOX), "one per line and frame read, corners as shares of the frame"),
+        "frames": Column(pa.int32(), "frames read: half of a video's where the others could add nothing"),
     }
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: OverlaySettings | None = None) -> None:
-        self.settings = settings or OverlaySettings()
+    settings: OverlaySettings
 
     @property
     def plan(self) -> FramePlan:
@@ -77,17 +71,8 @@ class Overlay:
         parameters = self.settings.model_dump(mode="json", exclude={"det_model", "rec_model"})
         return {**parameters, "weights": dict(ocr.weights_sha256(self.settings)), "device": "cpu"}
 
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
-        engine = ocr.load(self.settings)
-        rows: list[dict[str, Any]] = []
-        for modality, decoded in zip(chunk["modality"].to_pylist(), media, strict=True):
-            frames = decoded.frames.get(self.name) if decoded is not None and decoded.error is None else None
-            if frames is None or len(frames.pixels) == 0:
-                rows.append({"error": (decoded and decoded.error) or "no_frames: nothing was decoded"})
-            else:
-                rows.append(look(frames, modality == "video", engine, self.settings))
-        schema = pa.schema([*self.columns.items(), ("error", pa.string())])
-        return pa.Table.from_pylist(rows, schema=schema)
+    def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
+        return look(content, sample["modality"] == "video", ocr.load(self.settings), self.settings)
 
 
 @dataclass

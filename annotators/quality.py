@@ -7,7 +7,6 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from annotators import text as words
+from annotators.interface import Annotator, Column
 from annotators.repetition import duplicate_shares, ngram_shares
 from infra.config import Strict
 from infra.errors import ConfigError
@@ -29,6 +29,41 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _RAW_CHARS = 1_000_000
 
+_SHARES = {
+    "upper_share": "capitals among the cased letters of the raw text",
+    "shouted_share": "letters in words all in capitals, of the raw text; names and acronyms do not count",
+    "symbol_ratio": "characters other than letters, marks, digits and blanks, of all but blanks",
+    "digit_ratio": "digits, of all characters but blanks",
+    "mean_word_length": "characters per token",
+    "hash_ratio": '"#" per word',
+    "ellipsis_ratio": "ellipses per word",
+    "bullet_lines": "lines that begin with a bullet",
+    "ellipsis_lines": "lines that end in an ellipsis",
+    "terminal_lines": "lines that end a sentence",
+    "alpha_words": "tokens with a letter",
+    **{f"top_{n}gram": f"characters of the most frequent {n}-gram of tokens" for n in TOP},
+    **{f"dup_{n}gram": f"characters in repeated {n}-grams of tokens" for n in REPEATED},
+    "dup_lines": "repeated lines",
+    "dup_line_chars": "characters in repeated lines",
+    "dup_paragraphs": "repeated paragraphs",
+    "dup_paragraph_chars": "characters in repeated paragraphs",
+}
+_COUNTS = {
+    "stop_words": "how many different ones of Gopher's eight stop words",
+    "sentences": "sentence ends",
+    "urls": "web addresses",
+    "braces": "curly braces",
+    "lorem": 'mentions of "lorem ipsum"',
+    "bad_words": "words and phrases of the list `bad_words`",
+}
+_COLUMNS: Mapping[str, Column] = {
+    "words": Column(pa.int32(), "tokens with a letter or digit"),
+    "chars": Column(pa.int32(), "characters with blanks"),
+    "letters": Column(pa.int32(), "letters among them"),
+    **{name: Column(pa.float64(), meaning) for name, meaning in _SHARES.items()},
+    **{name: Column(pa.int32(), meaning) for name, meaning in _COUNTS.items()},
+}
+
 
 class QualitySettings(Strict):
     """bad_words: path of a UTF-8 list, one word or phrase a line; None: none are counted (C4 drops pages that hold any
@@ -37,58 +72,16 @@ class QualitySettings(Strict):
     bad_words: str | None = None
 
 
-class Quality:
-    """Statistics of clean.text, of its raw text where said; shares in [0, 1], 0 where there is nothing to share.
+class Quality(Annotator):
+    """Statistics of clean.text; shares are in [0, 1], 0 where there is nothing to take a share of."""
 
-    words        blank-separated tokens that hold a letter or digit; unspaced scripts: two characters are one (ours)
-    chars        characters with blanks; letters: letters among them
-    upper_share  capitals among the cased letters of the raw text
-    shouted_share  letters in words all in capitals, of the raw text, names and acronyms apart: `text.shouting`
-    symbol_ratio, digit_ratio   characters that are no letter, mark, digit or blank; digits; of all but blanks
-    mean_word_length            characters a token
-    hash_ratio, ellipsis_ratio  "#" and ellipses a word
-    bullet_lines, ellipsis_lines, terminal_lines   lines that begin with a bullet, end in an ellipsis, end a sentence
-    alpha_words  tokens with a letter; stop_words: how many different ones of Gopher's eight
-    sentences, urls, braces, lorem, bad_words      counts
-    top_*, dup_* repetition: `repetition.ngram_shares`, `repetition.duplicate_shares`
-    """
-
-    name: ClassVar[str] = "quality"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "text"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "text"
-    modalities: ClassVar[frozenset[str]] = frozenset(MODALITIES)
-    depends_on: ClassVar[tuple[str, ...]] = ("clean.text",)
-    columns: ClassVar[Mapping[str, pa.DataType]] = {
-        **{name: pa.int32() for name in ("words", "chars", "letters")},
-        **{
-            name: pa.float64()
-            for name in (
-                "upper_share",
-                "shouted_share",
-                "symbol_ratio",
-                "digit_ratio",
-                "mean_word_length",
-                "hash_ratio",
-                "ellipsis_ratio",
-                "bullet_lines",
-                "ellipsis_lines",
-                "terminal_lines",
-                "alpha_words",
-                *(f"top_{n}gram" for n in TOP),
-                *(f"dup_{n}gram" for n in REPEATED),
-                "dup_lines",
-                "dup_line_chars",
-                "dup_paragraphs",
-                "dup_paragraph_chars",
-            )
-        },
-        **{name: pa.int32() for name in ("stop_words", "sentences", "urls", "braces", "lorem", "bad_words")},
-    }
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: QualitySettings) -> None:
-        self.settings = settings
+    name = "quality"
+    keyed_by = "text"
+    input = "text"
+    modalities = frozenset(MODALITIES)
+    depends_on = ("clean.text",)
+    columns = _COLUMNS
+    settings: QualitySettings
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         path = self.settings.bad_words
@@ -150,7 +143,7 @@ class Quality:
             "lorem": words.count(texts, r"(?i)lorem ipsum"),
             "bad_words": self._bad_words(texts),
         }
-        return words.table(size, self.columns, values)
+        return self.table_of(values)
 
     def _bad_words(self, texts: pa.Array) -> NDArray[np.int64]:
         if self.settings.bad_words is None:

@@ -15,15 +15,16 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from annotators.interface import Column, StreamAnnotator
 from annotators.motion import Gray8
 from infra.config import Strict
-from infra.media.interface import DecodedMedia, StreamObserver
+from infra.media.interface import StreamObserver
 
 Gray = NDArray[np.uint8]
 
@@ -32,24 +33,23 @@ class ShotsSettings(Strict):
     """Nothing to set: where the cuts are is one fact with one definition."""
 
 
-class Shots:
+class Shots(StreamAnnotator):
     """times: list<float64>, seconds from the video's start of the first frame of each shot but the first, ascending, 6
     decimals. count: int32, shots: one more than `times`, at least 1.
 
     error: "no_shots: …" where there is no frame to be looked at.
     """
 
-    name: ClassVar[str] = "shots"
-    VERSION: ClassVar[int] = 1
-    keyed_by: ClassVar[Literal["text", "media", "pair"]] = "media"
-    input: ClassVar[Literal["text", "header", "stream", "frames"]] = "stream"
-    modalities: ClassVar[frozenset[str]] = frozenset({"video"})
-    depends_on: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[Mapping[str, pa.DataType]] = {"times": pa.list_(pa.float64()), "count": pa.int32()}
-    store_only: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, settings: ShotsSettings | None = None) -> None:
-        self.settings = settings or ShotsSettings()
+    name = "shots"
+    keyed_by = "media"
+    modalities = frozenset({"video"})
+    columns: ClassVar[Mapping[str, Column]] = {
+        "times": Column(
+            pa.list_(pa.float64()), "seconds from the start of the first frame of each shot but the first, ascending"
+        ),
+        "count": Column(pa.int32(), "shots: one more than `times`"),
+    }
+    settings: ShotsSettings
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         watch = ShotsObserver
@@ -61,17 +61,6 @@ class Shots:
 
     def observer(self) -> StreamObserver:
         return ShotsObserver()
-
-    def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
-        rows: list[Mapping[str, Any]] = []
-        for decoded in media:
-            error = "no_shots: not decoded" if decoded is None else decoded.error
-            if decoded is None or error is not None:
-                rows.append({"error": error})
-            else:
-                rows.append(decoded.streams.get(self.name) or {"error": "no_shots: no video stream"})
-        schema = pa.schema([*self.columns.items(), ("error", pa.string())])
-        return pa.Table.from_pylist(rows, schema=schema)
 
 
 class ShotsObserver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,17 +35,6 @@ def strings(column: pa.ChunkedArray | pa.Array) -> list[str]:
     except UnicodeDecodeError:
         raw = pc.cast(column, pa.large_binary()).to_pylist()
         return [(value or b"").decode("utf-8", "replace") for value in raw]
-
-
-def table(rows: int, columns: Mapping[str, pa.DataType], values: Mapping[str, Any]) -> pa.Table:
-    """The answer of an annotator that never fails: `columns` in order with their types, then an all-null `error`."""
-    arrays: list[pa.Array] = []
-    for name, kind in columns.items():
-        value = values[name]
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            value = np.round(value, 6)
-        arrays.append(pc.cast(value, kind) if isinstance(value, pa.Array) else pa.array(value, kind))
-    return pa.table([*arrays, pa.nulls(rows, pa.string())], names=[*columns, "error"])
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:

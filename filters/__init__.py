@@ -1,13 +1,31 @@
 """Signals -> verdicts. Pure functions over Arrow columns; one module per question asked."""
 
-#: name in the config -> module. Loaded where used.
-FILTERS = {
-    "caption": "filters.caption",
-    "quality": "filters.quality",
-    "language": "filters.language",
-    "facts": "filters.facts",
-    "overlay": "filters.overlay",
-    "alignment": "filters.alignment",
-    "video_alignment": "filters.video_alignment",
-    "motion": "filters.motion",
-}
+from collections.abc import Iterable
+
+from filters.interface import Filter
+from infra.plugins import Registry
+
+#: Name in the config -> class, imported where used. Installed packages add to it (docs/extending.md).
+FILTERS = Registry(
+    "reelmill.filters",
+    Filter,
+    {
+        "caption": "filters.caption:CaptionFilter",
+        "quality": "filters.quality:QualityFilter",
+        "language": "filters.language:LanguageFilter",
+        "facts": "filters.facts:FactsFilter",
+        "overlay": "filters.overlay:OverlayFilter",
+        "alignment": "filters.alignment:AlignmentFilter",
+        "video_alignment": "filters.video_alignment:VideoAlignmentFilter",
+        "motion": "filters.motion:MotionFilter",
+    },
+)
+
+
+def histogram_columns(names: Iterable[str]) -> tuple[str, ...]:
+    """Signals whose distribution shard cards show: those of Reelmill's own filters, and of the filters `names`.
+
+    The filters that a package adds count where a run asks them, so that cards do not depend on what is installed.
+    """
+    filters = [FILTERS[name] for name in dict.fromkeys((*FILTERS.built_in, *names)) if name in FILTERS]
+    return tuple(dict.fromkeys(column for filter_ in filters for column in filter_.histogram_columns()))

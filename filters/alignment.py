@@ -3,31 +3,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from filters.interface import Judgement, missing, numbers
-from filters.rules import Rule, first_broken
-from filters.rules import quantile_threshold as quantile_threshold
+from filters.interface import Filter, Threshold
+from filters.rules import Rule
 from infra.config import Strict
-
-READS = ("alignment.score",)
-MODALITIES = frozenset({"image", "multi_image", "video"})
+from infra.media.interface import VISUAL
 
 #: (open_clip model, pretrained tag) -> raw cosine to keep. A threshold means nothing under other weights.
 #: 0.28 is LAION-2B's rule for English pairs as DataComp reproduces it (arXiv 2304.14108), on OpenAI's ViT-B/32 scores.
-THRESHOLDS: dict[tuple[str, str], float] = {
+PUBLISHED_THRESHOLDS: dict[tuple[str, str], float] = {
     ("ViT-B-32", "openai"): 0.28,
     ("ViT-B-32-quickgelu", "openai"): 0.28,
 }
 
 
 class AlignmentThresholds(Strict):
-    """min_score: least raw cosine (not the 100-fold logit); it belongs to one model's weights, see THRESHOLDS.
-    keep_top: share (0..1] of the scored rows to keep, in place of min_score. It needs all scores at once, so no
-    measuring stops at it: until `with_threshold` has filled in its value, every scored row passes.
+    """min_score: least raw cosine (not the 100-fold logit); it belongs to one model's weights (PUBLISHED_THRESHOLDS).
+    keep_top: share (0..1] of the scored rows to keep, in place of min_score. It needs all scores at once, so the
+    cascade does not stop at it: until min_score is filled in from it, every scored row passes.
     modalities: which are asked; a model may know single pictures and no albums."""
 
     modalities: tuple[Literal["image", "multi_image", "video"], ...] = ("image", "multi_image", "video")
@@ -41,28 +40,28 @@ class AlignmentThresholds(Strict):
         return self
 
 
-def default_threshold(model: str, pretrained: str) -> float | None:
-    """The published threshold of these weights; None where there is none and the config must give its own."""
-    return THRESHOLDS.get((model, pretrained))
+class AlignmentFilter(Filter):
+    """value is the score, threshold min_score; reason "low_score", or "missing".
 
+    Raises ValueError when judging with neither min_score nor keep_top.
+    """
 
-def with_threshold(settings: AlignmentThresholds, min_score: float) -> AlignmentThresholds:
-    """`settings` with its share replaced by the score that the share came to (`quantile_threshold`)."""
-    return settings.model_copy(update={"min_score": min_score, "keep_top": None})
+    name = "alignment"
+    modalities = frozenset(VISUAL)
+    thresholds = (Threshold("min_score", "alignment.score", "min", "low_score"),)
+    settings: AlignmentThresholds
 
+    @property
+    def needs_min_score(self) -> bool:
+        return self.settings.min_score is None and self.settings.keep_top is None
 
-def judge(signals: pa.Table, settings: AlignmentThresholds) -> Judgement:
-    """value is the score, threshold min_score; reason "low_score", or "missing"."""
-    return judge_score(signals, READS[0], settings)
+    def default_min_score(self, model: str, weights: str) -> float | None:
+        return PUBLISHED_THRESHOLDS.get((model, weights))
 
-
-def judge_score(signals: pa.Table, column: str, settings: AlignmentThresholds) -> Judgement:
-    """Keep rows whose `column` is at least min_score. Raises ValueError when the settings hold no limit at all."""
-    if settings.min_score is None and settings.keep_top is None:
-        raise ValueError("a filter on scores needs min_score or keep_top; the weights in use have no default")
-    # A share that is not yet known drops nothing; rounding may put a cosine a hair below -1.
-    limit = -2.0 if settings.min_score is None else settings.min_score
-    return first_broken([Rule("low_score", numbers(signals, column), "min", limit)], missing(signals, (column,)))
-
-
-Settings = AlignmentThresholds
+    def rules(self, signals: pa.Table, modality: NDArray[Any]) -> Iterator[Rule]:
+        if self.settings.min_score is not None:
+            yield from super().rules(signals, modality)
+        elif self.needs_min_score:
+            raise ValueError(f"filters.{self.name} needs min_score or keep_top; the weights in use have no default")
+        else:  # drops nothing as yet; rounding may put a cosine a hair below -1
+            yield Rule("low_score", self.thresholds[0].numbers(signals), "min", -2.0)

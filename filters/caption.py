@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from filters.interface import Judgement, missing, numbers
-from filters.rules import Rule, first_broken
+from filters.interface import Filter
+from filters.rules import Rule
+from infra.columns import to_floats
 from infra.config import Strict
-
-READS = ("clean.text",)
-MODALITIES = frozenset({"video", "image", "multi_image"})
+from infra.media.interface import VISUAL
 
 
 class CaptionThresholds(Strict):
-    """None: where media without caption are no fault, their source says so (`captions: optional`)."""
+    """None: a source whose media may lack captions says so itself (`captions: optional`)."""
 
 
-def judge(signals: pa.Table, settings: CaptionThresholds) -> Judgement:
+class CaptionFilter(Filter):
     """value is the number of characters of clean text, threshold 1; reason "no_caption", or "missing"."""
-    chars = numbers(pa.table({"chars": pc.utf8_length(signals["clean.text"])}), "chars")
-    return first_broken([Rule("no_caption", chars, "min", 1)], missing(signals, READS))
 
+    name = "caption"
+    modalities = frozenset(VISUAL)
+    required = ("clean.text",)
+    settings: CaptionThresholds
 
-Settings = CaptionThresholds
+    def rules(self, signals: pa.Table, modality: NDArray[Any]) -> Iterator[Rule]:
+        yield Rule("no_caption", to_floats(pc.utf8_length(signals["clean.text"])), "min", 1)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import Field
 
-from filters.interface import Judgement, missing, numbers
-from filters.rules import Rule, first_broken, where
+from filters.interface import Filter, Floats, Threshold
+from filters.rules import Rule
+from infra.columns import equals, is_null, to_floats, to_mask
 from infra.config import Strict
+from infra.media.interface import VISUAL
 
-READS = ("facts.width", "facts.height", "facts.duration", "facts.fps", "facts.codec")
-MODALITIES = frozenset({"video", "image", "multi_image"})
-_SIZE = READS[:2]
+_VIDEO = frozenset({"video"})
 
 
 class FactsThresholds(Strict):
@@ -35,39 +39,50 @@ class FactsThresholds(Strict):
     codecs: tuple[str, ...] | None = None
 
 
-def judge(signals: pa.Table, settings: FactsThresholds) -> Judgement:
+def shorter_side(signals: pa.Table) -> Floats:
+    """float64 (n,): pixels."""
+    return np.minimum(*_sides(signals))
+
+
+def aspect(signals: pa.Table) -> Floats:
+    """float64 (n,): longer by shorter side, infinite for a medium without extent."""
+    shorter, longer = shorter_side(signals), np.maximum(*_sides(signals))
+    no_ratio = np.where(np.isnan(shorter), np.nan, np.inf)
+    return np.divide(longer, shorter, out=no_ratio, where=shorter > 0)
+
+
+def pixels(signals: pa.Table) -> Floats:
+    """float64 (n,): width times height."""
+    return np.multiply(*_sides(signals))
+
+
+def _sides(signals: pa.Table) -> tuple[Floats, Floats]:
+    return to_floats(signals["facts.width"]), to_floats(signals["facts.height"])
+
+
+class FactsFilter(Filter):
     """Reasons in order: too_small, too_wide, too_large, too_brief, too_lengthy, too_few_frames, codec (value 0,
-    threshold 1: a name has no number); "missing" where a fact that a rule asks for was not measured.
-    `signals` has the column `modality` beside those in READS."""
-    width, height, duration, fps = (numbers(signals, name) for name in READS[:4])
-    short, long = np.minimum(width, height), np.maximum(width, height)
-    aspect = np.divide(long, short, out=np.full(len(short), np.inf), where=short > 0)
-    size = [
-        Rule("too_small", short, "min", settings.min_side),
-        Rule("too_wide", aspect, "max", settings.max_aspect),
-        Rule("too_large", width * height, "max", settings.max_pixels),
-    ]
-    known = np.ones(len(width)) if settings.codecs is None else _among(signals, settings.codecs)
-    time = [
-        Rule("too_brief", duration, "min", settings.min_duration),
-        Rule("too_lengthy", duration, "max", settings.max_duration),
-        Rule("too_few_frames", fps, "min", settings.min_fps),
-        Rule("codec", known, "min", None if settings.codecs is None else 1.0),
-    ]
-    needed = {
-        "facts.duration": settings.min_duration is not None or settings.max_duration is not None,
-        "facts.fps": settings.min_fps is not None,
-        "facts.codec": settings.codecs is not None,
-    }
-    lost = missing(signals, _SIZE)
-    lost_video = lost | missing(signals, tuple(name for name, is_needed in needed.items() if is_needed))
-    is_video = np.asarray(pc.equal(signals["modality"], "video").to_numpy(), dtype=bool)
-    return where(is_video, first_broken([*size, *time], lost_video), first_broken(size, lost))
+    threshold 1: a name has no number); "missing" where a fact that a threshold needs was not measured."""
 
+    name = "facts"
+    modalities = frozenset(VISUAL)
+    thresholds = (
+        Threshold("min_side", "facts.width", "min", "too_small", compute=shorter_side),
+        Threshold("max_aspect", "facts.width", "max", "too_wide", compute=aspect),
+        Threshold("max_pixels", "facts.width", "max", "too_large", compute=pixels),
+        Threshold("min_duration", "facts.duration", "min", "too_brief", _VIDEO),
+        Threshold("max_duration", "facts.duration", "max", "too_lengthy", _VIDEO),
+        Threshold("min_fps", "facts.fps", "min", "too_few_frames", _VIDEO),
+    )
+    required = ("facts.width", "facts.height")
+    reads = ("facts.codec",)
+    histograms = ("facts.duration", "facts.width", "facts.height", "facts.aspect", "facts.fps")
+    settings: FactsThresholds
 
-def _among(signals: pa.Table, names: tuple[str, ...]) -> np.ndarray:
-    found = pc.is_in(signals["facts.codec"], pa.array(names, pa.string()))
-    return np.asarray(found.to_numpy(), dtype=np.float64)
-
-
-Settings = FactsThresholds
+    def rules(self, signals: pa.Table, modality: NDArray[Any]) -> Iterator[Rule]:
+        yield from super().rules(signals, modality)
+        if self.settings.codecs is not None:
+            codec = signals["facts.codec"]
+            is_allowed = to_mask(pc.is_in(codec, pa.array(self.settings.codecs, pa.string())))
+            numbers = np.where(is_null(codec), np.nan, is_allowed)
+            yield Rule("codec", numbers, "min", 1.0, equals(signals["modality"], "video"))

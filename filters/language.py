@@ -1,5 +1,5 @@
-"""Is the text in a language that is wanted? Llama 3 drops non-English captions (arXiv 2407.21783, section 7.1) and
-publishes neither tool nor threshold; all numbers here are ours."""
+"""Is the text in an allowed language? Llama 3 drops non-English captions (arXiv 2407.21783, section 7.1) and publishes
+neither tool nor threshold; all numbers here are ours."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from filters.interface import Judgement, missing, numbers
+from filters.interface import Filter, Floats, Threshold, is_missing
+from filters.rules import MISSING, Judgement
+from infra.columns import to_floats, to_mask
 from infra.config import Strict
-from infra.media.interface import MODALITIES as ALL
+from infra.media.interface import MODALITIES
 
-READS = (
-    "language.label",
-    "language.score",
-    "language.english",
-    "language.letters",
-    "language.latin",
-    "language.english_share",
-)
-MODALITIES = frozenset(ALL)
+Mask = NDArray[np.bool_]
 
 
 class LanguageThresholds(Strict):
-    """allowed: languages kept, as fastText's lid.176 names them (ISO 639).
+    """allowed: languages to keep, as fastText's lid.176 names them (ISO 639).
     min_score: least probability of an allowed label; null: being the likeliest is enough (short captions score low).
 
     Short texts: below undecided_letters letters and undecided_score nothing is decided and the text stays, unless
-    English is wanted and its probability is below undecided_english.
+    English is allowed and its probability is below undecided_english.
 
     English with foreign words ("a plate of boeuf bourguignon with pommes frites") is often labelled as the language
     of those words. It stays where at least mixed_share of its words are unmistakably English (the, with, of, ...)
@@ -49,59 +43,78 @@ class LanguageThresholds(Strict):
     min_latin: float = Field(default=0.5, ge=0, le=1)
 
 
-def judge(signals: pa.Table, settings: LanguageThresholds) -> Judgement:
-    """Reasons: "not_latin" (value: Latin share of the letters, threshold min_latin), "other_language" (value:
-    probability of English, threshold: that of the likeliest language, which beat it), "low_score" (value: probability
-    of the allowed label, threshold min_score), "missing". Passed rows show the score and 0, or undecided_score."""
-    lost = missing(signals, READS)
-    score, english = (numbers(signals, f"language.{name}") for name in ("score", "english"))
-    latin = _latin(signals)
-    labelled = _labelled(signals, settings.allowed)
-    wrong_script = _labelled(signals, ("en",)) & labelled & ~(latin >= settings.min_latin)
-    weak = np.zeros(len(lost), dtype=bool) if settings.min_score is None else score < settings.min_score
-    open_ = undecided(signals, settings)
-    passed = ((labelled & ~wrong_script & ~weak) | _mixed(signals, settings) | open_) & ~lost
-
-    reason = np.select(
-        [passed, lost, wrong_script, labelled], ["", "missing", "not_latin", "low_score"], default="other_language"
-    )
-    value = np.select([passed, wrong_script, labelled], [score, latin, score], default=english)
-    limit = np.nan if settings.min_score is None else settings.min_score
-    threshold = np.select(
-        [passed & open_, passed, wrong_script, labelled],
-        [settings.undecided_score, 0.0, settings.min_latin, limit],
-        default=score,
-    )
-    return Judgement(passed, np.where(lost, np.nan, value), np.where(lost, np.nan, threshold), reason)
-
-
-def undecided(signals: pa.Table, settings: LanguageThresholds) -> NDArray[np.bool_]:
-    """bool (n,): rows that pass only because they are too short to tell; to be counted apart."""
-    score, english, letters = (numbers(signals, f"language.{name}") for name in ("score", "english", "letters"))
-    short = (letters < settings.undecided_letters) & (score < settings.undecided_score)
-    if "en" in settings.allowed:
-        short &= (english >= settings.undecided_english) & (_latin(signals) >= settings.min_latin)
-    decided = _labelled(signals, settings.allowed) | _mixed(signals, settings) | missing(signals, READS)
-    return short & ~decided
-
-
-def _mixed(signals: pa.Table, settings: LanguageThresholds) -> NDArray[np.bool_]:
-    """English among foreign words, or nearly as likely as the label."""
-    english, share = (numbers(signals, f"language.{name}") for name in ("english", "english_share"))
-    among = (english >= settings.mixed_english) & (share >= settings.mixed_share)
-    close = english >= settings.close_english
-    return ("en" in settings.allowed) & (_latin(signals) >= settings.min_latin) & (among | close)
-
-
-def _labelled(signals: pa.Table, languages: tuple[str, ...]) -> NDArray[np.bool_]:
-    found = pc.is_in(signals["language.label"], pa.array(languages, pa.string()))
-    return np.asarray(found.to_numpy(), dtype=bool)
-
-
-def _latin(signals: pa.Table) -> NDArray[np.float64]:
-    """Latin share of the letters; 1 where there are no letters, NaN where nothing was measured."""
-    letters, latin = numbers(signals, "language.letters"), numbers(signals, "language.latin")
+def latin_share(signals: pa.Table) -> Floats:
+    """float64 (n,): Latin share of the letters; 1 where there are no letters, NaN where nothing was measured."""
+    letters, latin = to_floats(signals["language.letters"]), to_floats(signals["language.latin"])
     return np.divide(latin, letters, out=np.where(letters == 0, 1.0, np.nan), where=letters > 0)
 
 
-Settings = LanguageThresholds
+class LanguageFilter(Filter):
+    """Reasons: "not_latin" (value: Latin share of the letters, threshold min_latin), "other_language" (value:
+    probability of English, threshold: that of the likeliest language, which beat it), "low_score" (value: probability
+    of the allowed label, threshold min_score), "missing". Passed rows show the score and 0, or undecided_score."""
+
+    name = "language"
+    modalities = frozenset(MODALITIES)
+    thresholds = (
+        Threshold("min_score", "language.score", "min"),
+        Threshold("min_latin", "language.latin", "min", compute=latin_share),
+        Threshold("undecided_letters", "language.letters", "below"),
+        Threshold("undecided_score", "language.score", "below"),
+        Threshold("undecided_english", "language.english", "min"),
+        Threshold("close_english", "language.english", "min"),
+        Threshold("mixed_english", "language.english", "min"),
+        Threshold("mixed_share", "language.english_share", "min"),
+    )
+    required = ("language.label", "language.score", "language.english", "language.letters", "language.latin",
+                "language.english_share")  # fmt: skip
+    histograms = ("language.english",)
+    settings: LanguageThresholds
+
+    def judge(self, signals: pa.Table) -> Judgement:
+        settings = self.settings
+        missing = is_missing(signals, self.required)
+        score, english = to_floats(signals["language.score"]), to_floats(signals["language.english"])
+        latin = latin_share(signals)
+        labelled = _has_label(signals, settings.allowed)
+        wrong_script = _has_label(signals, ("en",)) & labelled & ~(latin >= settings.min_latin)
+        weak = np.zeros(len(missing), dtype=bool) if settings.min_score is None else score < settings.min_score
+        undecided = self.is_undecided(signals)
+        passed = ((labelled & ~wrong_script & ~weak) | self._is_mixed(signals) | undecided) & ~missing
+
+        reason = np.select(
+            [passed, missing, wrong_script, labelled], ["", MISSING, "not_latin", "low_score"], default="other_language"
+        )
+        value = np.select([passed, wrong_script, labelled], [score, latin, score], default=english)
+        limit = np.nan if settings.min_score is None else settings.min_score
+        threshold = np.select(
+            [passed & undecided, passed, wrong_script, labelled],
+            [settings.undecided_score, 0.0, settings.min_latin, limit],
+            default=score,
+        )
+        return Judgement(passed, np.where(missing, np.nan, value), np.where(missing, np.nan, threshold), reason)
+
+    def is_undecided(self, signals: pa.Table) -> Mask:
+        """bool (n,): rows that pass only because they are too short for their language to be recognised."""
+        settings = self.settings
+        short = (to_floats(signals["language.letters"]) < settings.undecided_letters) & (
+            to_floats(signals["language.score"]) < settings.undecided_score
+        )
+        if "en" in settings.allowed:
+            short &= to_floats(signals["language.english"]) >= settings.undecided_english
+            short &= latin_share(signals) >= settings.min_latin
+        decided = _has_label(signals, settings.allowed) | self._is_mixed(signals)
+        return short & ~decided & ~is_missing(signals, self.required)
+
+    def _is_mixed(self, signals: pa.Table) -> Mask:
+        """bool (n,): English among foreign words, or nearly as likely as the label."""
+        settings = self.settings
+        if "en" not in settings.allowed:
+            return np.zeros(signals.num_rows, dtype=bool)
+        english, english_share = to_floats(signals["language.english"]), to_floats(signals["language.english_share"])
+        mixed = (english >= settings.mixed_english) & (english_share >= settings.mixed_share)
+        return (latin_share(signals) >= settings.min_latin) & (mixed | (english >= settings.close_english))
+
+
+def _has_label(signals: pa.Table, languages: tuple[str, ...]) -> Mask:
+    return to_mask(pc.is_in(signals["language.label"], pa.array(languages, pa.string())))

@@ -5,16 +5,10 @@ Thresholds are in frame diagonals a second; those of other tools are in other un
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field, model_validator
 
-from filters.interface import Judgement, missing, numbers
+from filters.interface import Filter, Threshold
 from infra.config import Strict
-from infra.media.interface import Modality
-
-READS = ("motion.score",)
-MODALITIES: frozenset[Modality] = frozenset({"video"})
 
 
 class MotionThresholds(Strict):
@@ -38,15 +32,13 @@ class MotionThresholds(Strict):
         return self
 
 
-def judge(signals: pa.Table, settings: MotionThresholds) -> Judgement:
+class MotionFilter(Filter):
     """Reasons: "static" below min_score, "frantic" above max_score, "missing" where there is no score."""
-    value = numbers(signals, READS[0])
-    lost = missing(signals, READS)
-    ceiling = np.inf if settings.max_score is None else settings.max_score
-    frantic = value > ceiling
-    passed = ~lost & (value >= settings.min_score) & ~frantic
-    reason = np.where(passed, "", np.where(lost, "missing", np.where(frantic, "frantic", "static")))
-    return Judgement(passed, value, np.where(frantic, ceiling, settings.min_score), reason)
 
-
-Settings = MotionThresholds
+    name = "motion"
+    modalities = frozenset({"video"})
+    thresholds = (
+        Threshold("min_score", "motion.score", "min", "static"),
+        Threshold("max_score", "motion.score", "max", "frantic"),
+    )
+    settings: MotionThresholds

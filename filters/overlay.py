@@ -3,15 +3,10 @@ video pipeline does (arXiv 2407.21783, section 7.1); its limit is unpublished.""
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
-from filters.interface import Judgement, numbers
+from filters.interface import Filter, Threshold
 from infra.config import Strict
-
-READS = ("overlay.area",)
-MODALITIES = frozenset({"video"})
 
 
 class OverlayThresholds(Strict):
@@ -21,12 +16,11 @@ class OverlayThresholds(Strict):
     max_area: float = Field(default=0.01, ge=0, le=1)
 
 
-def judge(signals: pa.Table, settings: OverlayThresholds) -> Judgement:
+class OverlayFilter(Filter):
     """value is the area, threshold max_area; reason "overlay_text", or "missing" where there is no area."""
-    area = numbers(signals, READS[0])
-    passed = area <= settings.max_area
-    reason = np.where(passed, "", np.where(np.isnan(area), "missing", "overlay_text"))
-    return Judgement(passed, area, np.full(len(area), settings.max_area), reason)
 
-
-Settings = OverlayThresholds
+    name = "overlay"
+    modalities = frozenset({"video"})
+    thresholds = (Threshold("max_area", "overlay.area", "max", "overlay_text"),)
+    histograms = ("overlay.area", "overlay.text_area")
+    settings: OverlayThresholds

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from filters.interface import Judgement, missing, numbers
-from filters.rules import Rule, first_broken, where
+from filters.interface import Filter, Threshold
 from infra.config import Strict
-from infra.media.interface import MODALITIES as ALL
-
-_CAPTION_READS = ("words", "chars", "shouted_share", "symbol_ratio", "digit_ratio", "dup_2gram", "urls", "bad_words")
-_DOCUMENT_READS = (
-    "mean_word_length",
-    "hash_ratio",
-    "ellipsis_ratio",
-    "bullet_lines",
-    "ellipsis_lines",
-    "terminal_lines",
-    "alpha_words",
-    "stop_words",
-    "sentences",
-    "braces",
-    "lorem",
-    "dup_lines",
-    "dup_paragraphs",
-    "dup_line_chars",
-    "dup_paragraph_chars",
-    *(f"top_{n}gram" for n in (2, 3, 4)),
-    *(f"dup_{n}gram" for n in range(5, 11)),
-)
-READS = tuple(f"quality.{name}" for name in (*_CAPTION_READS, *_DOCUMENT_READS))
-MODALITIES = frozenset(ALL)
+from infra.media.interface import MODALITIES, VISUAL
 
 
-class Repetition(Strict):
+class RepetitionThresholds(Strict):
     """Largest shares of repeated text in a document, all Gopher's (arXiv 2112.11446, table A1); null: not asked."""
 
     max_dup_lines: float | None = 0.30
@@ -53,7 +25,7 @@ class Repetition(Strict):
     max_dup_10gram: float | None = 0.10
 
 
-class Document(Strict):
+class DocumentThresholds(Strict):
     """Rules for modality text. Gopher's values (arXiv 2112.11446, A.1.1) unless said; null: not asked.
 
     Gopher's 50 words are meant for web pages; short instruction or dialogue data wants a smaller min_words.
@@ -78,7 +50,7 @@ class Document(Strict):
     max_braces: int | None = None
     max_lorem: int | None = 0
     max_bad_words: int | None = None
-    repetition: Repetition = Repetition()
+    repetition: RepetitionThresholds = RepetitionThresholds()
 
 
 class QualityThresholds(Strict):
@@ -100,66 +72,61 @@ class QualityThresholds(Strict):
     max_dup_2gram: float | None = 0.4
     max_urls: int | None = None
     max_bad_words: int | None = None
-    document: Document = Document()
+    document: DocumentThresholds = DocumentThresholds()
 
 
-def judge(signals: pa.Table, settings: QualityThresholds) -> Judgement:
-    """The first broken rule, in the order written here, gives reason, value and threshold.
-
-    Captions: too_short (words, then characters), too_long, shouted, symbols, digits, repetitive, urls, bad_words.
-    Documents: too_short, too_long, word_length, shouted, symbols, bullets, ellipses, not_words, no_stop_words,
-    too_few_sentences, no_sentence_ends, braces, lorem_ipsum, bad_words, duplicate_lines, duplicate_paragraphs,
-    repetitive.
-    `signals` has the column `modality` beside those in READS.
-    """
-    column = {name.partition(".")[2]: numbers(signals, name) for name in READS}
-    lost = missing(signals, READS)
-    captions = first_broken(_caption_rules(column, settings), lost)
-    documents = first_broken(_document_rules(column, settings.document), lost)
-    is_document = np.asarray(pc.equal(signals["modality"], "text").to_numpy(), dtype=bool)
-    return where(is_document, documents, captions)
+def _limit(key: str, reason: str, signal: str = "") -> Threshold:
+    """A setting min_X or max_X limits the signal quality.X; those below `document` apply to texts only."""
+    path, _, setting = key.rpartition(".")
+    modalities = frozenset({"text"} if path else VISUAL)
+    column = f"quality.{signal or setting[4:]}"
+    return Threshold(key, column, "min" if setting.startswith("min_") else "max", reason, modalities)
 
 
-def _caption_rules(column: dict[str, np.ndarray], limits: QualityThresholds) -> list[Rule]:
-    return [
-        Rule("too_short", column["words"], "min", limits.min_words),
-        Rule("too_short", column["chars"], "min", limits.min_chars),
-        Rule("too_long", column["words"], "max", limits.max_words),
-        Rule("shouted", column["shouted_share"], "max", limits.max_shouted),
-        Rule("symbols", column["symbol_ratio"], "max", limits.max_symbol_ratio),
-        Rule("digits", column["digit_ratio"], "max", limits.max_digit_ratio),
-        Rule("repetitive", column["dup_2gram"], "max", limits.max_dup_2gram),
-        Rule("urls", column["urls"], "max", limits.max_urls),
-        Rule("bad_words", column["bad_words"], "max", limits.max_bad_words),
-    ]
+class QualityFilter(Filter):
+    """The first broken rule, in the order written here, gives reason, value and threshold."""
 
-
-def _document_rules(column: dict[str, np.ndarray], limits: Document) -> list[Rule]:
-    repeated = limits.repetition
-    ngrams = [*(f"top_{n}gram" for n in (2, 3, 4)), *(f"dup_{n}gram" for n in range(5, 11))]
-    return [
-        Rule("too_short", column["words"], "min", limits.min_words),
-        Rule("too_long", column["words"], "max", limits.max_words),
-        Rule("word_length", column["mean_word_length"], "min", limits.min_mean_word_length),
-        Rule("word_length", column["mean_word_length"], "max", limits.max_mean_word_length),
-        Rule("shouted", column["shouted_share"], "max", limits.max_shouted),
-        Rule("symbols", column["hash_ratio"], "max", limits.max_hash_ratio),
-        Rule("symbols", column["ellipsis_ratio"], "max", limits.max_ellipsis_ratio),
-        Rule("bullets", column["bullet_lines"], "max", limits.max_bullet_lines),
-        Rule("ellipses", column["ellipsis_lines"], "max", limits.max_ellipsis_lines),
-        Rule("not_words", column["alpha_words"], "min", limits.min_alpha_words),
-        Rule("no_stop_words", column["stop_words"], "min", limits.min_stop_words),
-        Rule("too_few_sentences", column["sentences"], "min", limits.min_sentences),
-        Rule("no_sentence_ends", column["terminal_lines"], "min", limits.min_terminal_lines),
-        Rule("braces", column["braces"], "max", limits.max_braces),
-        Rule("lorem_ipsum", column["lorem"], "max", limits.max_lorem),
-        Rule("bad_words", column["bad_words"], "max", limits.max_bad_words),
-        Rule("duplicate_lines", column["dup_lines"], "max", repeated.max_dup_lines),
-        Rule("duplicate_lines", column["dup_line_chars"], "max", repeated.max_dup_line_chars),
-        Rule("duplicate_paragraphs", column["dup_paragraphs"], "max", repeated.max_dup_paragraphs),
-        Rule("duplicate_paragraphs", column["dup_paragraph_chars"], "max", repeated.max_dup_paragraph_chars),
-        *(Rule("repetitive", column[name], "max", getattr(repeated, f"max_{name}")) for name in ngrams),
-    ]
-
-
-Settings = QualityThresholds
+    name = "quality"
+    modalities = frozenset(MODALITIES)
+    thresholds = (
+        _limit("min_words", "too_short"),
+        _limit("min_chars", "too_short"),
+        _limit("max_words", "too_long"),
+        _limit("max_shouted", "shouted", "shouted_share"),
+        _limit("max_symbol_ratio", "symbols"),
+        _limit("max_digit_ratio", "digits"),
+        _limit("max_dup_2gram", "repetitive"),
+        _limit("max_urls", "urls"),
+        _limit("max_bad_words", "bad_words"),
+        _limit("document.min_words", "too_short"),
+        _limit("document.max_words", "too_long"),
+        _limit("document.min_mean_word_length", "word_length"),
+        _limit("document.max_mean_word_length", "word_length"),
+        _limit("document.max_shouted", "shouted", "shouted_share"),
+        _limit("document.max_hash_ratio", "symbols"),
+        _limit("document.max_ellipsis_ratio", "symbols"),
+        _limit("document.max_bullet_lines", "bullets"),
+        _limit("document.max_ellipsis_lines", "ellipses"),
+        _limit("document.min_alpha_words", "not_words"),
+        _limit("document.min_stop_words", "no_stop_words"),
+        _limit("document.min_sentences", "too_few_sentences"),
+        _limit("document.min_terminal_lines", "no_sentence_ends"),
+        _limit("document.max_braces", "braces"),
+        _limit("document.max_lorem", "lorem_ipsum"),
+        _limit("document.max_bad_words", "bad_words"),
+        _limit("document.repetition.max_dup_lines", "duplicate_lines"),
+        _limit("document.repetition.max_dup_line_chars", "duplicate_lines"),
+        _limit("document.repetition.max_dup_paragraphs", "duplicate_paragraphs"),
+        _limit("document.repetition.max_dup_paragraph_chars", "duplicate_paragraphs"),
+        _limit("document.repetition.max_top_2gram", "repetitive"),
+        _limit("document.repetition.max_top_3gram", "repetitive"),
+        _limit("document.repetition.max_top_4gram", "repetitive"),
+        _limit("document.repetition.max_dup_5gram", "repetitive"),
+        _limit("document.repetition.max_dup_6gram", "repetitive"),
+        _limit("document.repetition.max_dup_7gram", "repetitive"),
+        _limit("document.repetition.max_dup_8gram", "repetitive"),
+        _limit("document.repetition.max_dup_9gram", "repetitive"),
+        _limit("document.repetition.max_dup_10gram", "repetitive"),
+    )
+    histograms = ("quality.words",)
+    settings: QualityThresholds

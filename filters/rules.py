@@ -1,4 +1,4 @@
-"""Several limits asked in a fixed order, and limits taken from a share of what is there."""
+"""Limits on numbers, asked in a fixed order, and limits taken from a share of the numbers."""
 
 from __future__ import annotations
 
@@ -9,72 +9,83 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.interface import Judgement
-
 Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
+
+#: The reason of a row that could not be judged because a number is null or NaN.
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One row per row of the signals judged.
+
+    passed: bool (n,). False where a required number is missing: a missing value never passes.
+    value, threshold: float64 (n,): the number that decided, and the limit that it was compared with.
+    reason: str (n,): a short stable word for the rule that decided ("too_short"), "" where passed.
+    """
+
+    passed: Mask
+    value: Floats
+    threshold: Floats
+    reason: NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """value must be >= limit (side "min") or <= limit (side "max"); a limit of None switches the rule off.
+    """Numbers must be >= limit (direction "min"), <= limit ("max") or < limit ("below"). NaN breaks every rule.
 
-    value: float64 (n,). A NaN breaks the rule, whichever its side.
+    numbers: float64 (n,); applies: bool (n,), rows that the rule is asked of; None: all.
     """
 
     reason: str
-    value: Floats
-    side: str
-    limit: float | None
+    numbers: Floats
+    direction: str
+    limit: float
+    applies: Mask | None = None
 
-    def broken(self) -> Flags:
-        if self.limit is None:
-            return np.zeros(len(self.value), dtype=bool)
-        held = self.value >= self.limit if self.side == "min" else self.value <= self.limit
-        return ~held
+    def passes(self) -> Mask:
+        """bool (n,): rows that the rule lets pass, or is not asked of."""
+        compare = {"min": np.greater_equal, "max": np.less_equal, "below": np.less}[self.direction]
+        passes: Mask = compare(self.numbers, self.limit)
+        return passes if self.applies is None else passes | ~self.applies
 
 
-def first_broken(rules: Sequence[Rule], lost: Flags) -> Judgement:
-    """The first broken rule decides: its reason, value and limit. Rows that keep all rules show the first active one.
+def judge_by_rules(rules: Sequence[Rule], missing: Mask) -> Judgement:
+    """The first broken rule decides: its reason, number and limit. Rows that break none show the first that applies.
 
-    lost: bool (n,): rows that cannot be judged; they fail with reason "missing" and value NaN.
+    missing: bool (n,): rows that cannot be judged; they fail with reason "missing" and value NaN, and so do rows whose
+    number is NaN under a rule that applies to them.
     """
-    size = len(lost)
+    size = len(missing)
     value, threshold = np.full(size, math.nan), np.full(size, math.nan)
     reason = np.full(size, "", dtype="<U32")
-    undecided = ~lost
-    active = [rule for rule in rules if rule.limit is not None]
-    for rule in active:
-        broken = rule.broken() & undecided
-        value[broken], threshold[broken], reason[broken] = rule.value[broken], rule.limit, rule.reason
+    everywhere = np.ones(size, dtype=bool)
+    missing = missing.copy()
+    for rule in reversed(rules):  # of several rules that apply, the first one writes last
+        applies = everywhere if rule.applies is None else rule.applies
+        missing |= applies & np.isnan(rule.numbers)
+        value[applies], threshold[applies] = rule.numbers[applies], rule.limit
+    undecided = ~missing
+    for rule in rules:
+        broken = undecided & ~rule.passes()
+        value[broken], threshold[broken], reason[broken] = rule.numbers[broken], rule.limit, rule.reason
         undecided &= ~broken
-    if active:
-        value[undecided], threshold[undecided] = active[0].value[undecided], active[0].limit
-    reason[lost] = "missing"
+    value[missing], reason[missing] = math.nan, MISSING
     return Judgement(undecided, value, threshold, reason)
 
 
-def where(first: Flags, one: Judgement, other: Judgement) -> Judgement:
-    """Row by row the first judgement where `first`, else the other."""
-    return Judgement(
-        np.where(first, one.passed, other.passed),
-        np.where(first, one.value, other.value),
-        np.where(first, one.threshold, other.threshold),
-        np.where(first, one.reason, other.reason),
-    )
-
-
-def quantile_threshold(values: Floats, fraction: float) -> float:
+def quantile_threshold(scores: Floats, fraction: float) -> float:
     """The smallest score to keep so that the top `fraction` (0..1] of the scores stays: the n-th largest of them with
-    n = ceil(fraction · scores), much as in DataComp's fraction mode. Equal scores stand or fall together.
+    n = ceil(fraction · scores), much as in DataComp's fraction mode. Equal scores are kept or dropped together.
 
-    NaN are no scores and are not counted. Without any score the threshold is infinite: nothing is kept.
+    NaN is no score and is not counted. Without any score the threshold is infinite: nothing is kept.
     """
     if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"a fraction to keep lies in (0, 1], not {fraction}")
-    scores = np.sort(values[~np.isnan(values)])[::-1]
-    if len(scores) == 0:
+        raise ValueError(f"the fraction to keep must be in (0, 1], got {fraction}")
+    descending = np.sort(scores[~np.isnan(scores)])[::-1]
+    if len(descending) == 0:
         return math.inf
     # 0.3 · 10 is 3.0000000000000004 in some orders of multiplication: the ceiling must not see that.
-    wanted = math.ceil(round(fraction * len(scores), 9))
-    return float(scores[max(wanted, 1) - 1])
+    kept = math.ceil(round(fraction * len(descending), 9))
+    return float(descending[max(kept, 1) - 1])

@@ -87,7 +87,7 @@ def judge(table: pa.Table, filters: Parts) -> pa.Table:
     # An empty fingerprint for each annotator: nothing is measured, so no weights have to be there.
     resolved = resolve(dataclasses.replace(_open(config), makers=dict.fromkeys(names, "")))
     for filter_ in resolved.filters:
-        for column in filter_.reads:
+        for column in filter_.columns():
             if column not in table.column_names:
                 raise ConfigError(
                     f"the table has no column {column}, which the filter {filter_.name} reads",

@@ -21,8 +21,9 @@ from infra.errors import ConfigError
 from infra.media.decoder import Decoder
 from mixtures.cards import cards
 from pipelines.cli import app
-from pipelines.core.resolve import Measure, annotator_class, annotator_settings, resolve
+from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
+from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
 
 ROOT = Path(__file__).parents[1]
@@ -106,13 +107,13 @@ def check(data: dict[str, Any], name: str) -> None:
     general = {}
     for key, value in config.measure.items():
         if key in ANNOTATORS:
-            validate(document, annotator_settings(annotator_class(key)), value, ("measure", key))
+            validate(document, ANNOTATORS[key].settings_class(), value, ("measure", key))
         else:
             general[key] = value
     validate(document, Measure, general, ("measure",))
     for key, value in config.filters.items():
         assert key in FILTERS, f"{name}: there is no filter {key!r}"
-        validate(document, importlib.import_module(FILTERS[key]).Settings, value, ("filters", key))
+        validate(document, FILTERS[key].settings_class(), value, ("filters", key))
     validate(document, Duplicates, config.duplicates, ("duplicates",))
     if config.resample is not None:
         validate(document, importlib.import_module("filters.resample").ResampleSettings, config.resample, ("resample",))
@@ -171,6 +172,7 @@ def test_fields_of_a_card() -> None:
         series="image:jpg,json",
         members=tables.empty(tables.MEMBERS),
         signals=pa.table({}),
+        score_columns=(),
         ledger={},
         reasons={},
         made_by={},

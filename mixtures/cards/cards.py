@@ -13,22 +13,6 @@ from numpy.typing import NDArray
 #: Raised when a field's meaning changes.
 VERSION = 1
 
-#: Columns of signals whose distribution every card shows, where they were measured.
-SCORES = (
-    "quality.words",
-    "language.english",
-    "overlay.area",
-    "overlay.text_area",
-    "alignment.score",
-    "video_alignment.score",
-    "motion.score",
-    "facts.duration",
-    "facts.width",
-    "facts.height",
-    "facts.aspect",
-    "facts.fps",
-)
-
 #: Bins of a histogram; edges are those of the values themselves, so that nothing falls outside.
 BINS = 16
 
@@ -123,6 +107,7 @@ def build_card(
     series: str,
     members: pa.Table,
     signals: pa.Table,
+    score_columns: Sequence[str],
     ledger: Mapping[str, Any],
     reasons: Mapping[str, int],
     made_by: Mapping[str, Any],
@@ -130,12 +115,13 @@ def build_card(
 ) -> dict[str, Any]:
     """The card of one shard.
 
-    tar: {"sha256", "bytes"}; members: rows of the members table; signals: of the same samples; ledger, reasons: of
+    tar: {"sha256", "bytes"}; members: rows of the members table; signals: of the same samples; score_columns:
+    of signals, whose distribution the card shows where they were measured; ledger, reasons: of
     all inputs whose place lies within this shard, dropped ones too; made_by: run, code and models; dialogues: see
     `dialogues`, None where none were asked for.
     """
     scores = {}
-    for column in SCORES:
+    for column in score_columns:
         if column in signals.schema.names:
             values = pc.cast(signals[column], pa.float64())
             found = build_histogram(np.asarray(pc.fill_null(values, float("nan")), dtype=np.float64))

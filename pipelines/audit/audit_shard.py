@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters import histogram_columns
 from infra import tables
 from mixtures.cards import cards
 from mixtures.reading.contract import CHARS_PER_TOKEN, RELEASED
@@ -187,6 +188,7 @@ def _against_card(
         series=f"{card['modality']}:{','.join(card['suffixes'])}",
         members=told,
         signals=signals,
+        score_columns=histogram_columns(filter_["name"] for filter_ in card["made_by"]["filters"]),
         ledger=card["ledger"],
         reasons=card["reasons"],
         made_by=card["made_by"],

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from filters import FILTERS, histogram_columns
 from infra import tables
 from infra.media.interface import MODALITIES
-from mixtures.cards.cards import SCORES
 from pipelines.audit.files import AuditFiles
 
 Mask = NDArray[np.bool_]
@@ -99,7 +99,7 @@ class AuditUnits:
             self._count(unit, verdicts)
         if samples is None or verdicts is None:
             return None
-        columns = [*SCORES, *FACTS]
+        columns = [*histogram_columns(FILTERS), *FACTS]
         signals = self._stage("signals", unit, None, ["key", *columns])
         rows = samples.num_rows
         if verdicts.num_rows != rows:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from filters.rules import quantile_threshold
 from infra.hashing import fingerprint
 from pipelines.core.resolve import Resolved, Step, resolve
 from pipelines.core.run import Run
@@ -36,9 +37,9 @@ def compute_cutoffs(run: Run, resolved: Resolved, units: Sequence[str]) -> dict[
         share = getattr(filter_.settings, "keep_top", None)
         if share is None:
             continue
-        column = filter_.reads[0]
+        column = filter_.score_column
         scores = [np.asarray(run.read("signals", unit, [column])[column].drop_null()) for unit in units]
-        cutoffs[filter_.name] = float(filter_.module.quantile_threshold(np.concatenate(scores), share))
+        cutoffs[filter_.name] = float(quantile_threshold(np.concatenate(scores), share))
     return cutoffs
 
 
@@ -49,7 +50,6 @@ def apply_cutoffs(resolved: Resolved, cutoffs: Mapping[str, float]) -> Resolved:
     steps = []
     for step in resolved.steps:
         if step.filter is not None and step.filter.name in cutoffs:
-            settings = step.filter.module.with_threshold(step.filter.settings, cutoffs[step.filter.name])
-            step = Step(step.annotators, replace(step.filter, settings=settings))
+            step = Step(step.annotators, step.filter.with_settings(min_score=cutoffs[step.filter.name], keep_top=None))
         steps.append(step)
     return replace(resolved, steps=tuple(steps))

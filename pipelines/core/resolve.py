@@ -1,89 +1,66 @@
-"""From the config's words to annotators and filters that are checked, in the order in which they work."""
+"""Turn a config into annotators and filters: checked, and in the order in which they work."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import ModuleType
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, create_model
 
 from annotators import ANNOTATORS
 from annotators.interface import Annotator
 from filters import FILTERS
-from filters.interface import Judgement
-from infra.config import ConfigDocument, Strict, validate
+from filters.interface import Filter
+from filters.resample import ResampleSettings
+from infra.config import Config, ConfigDocument, Strict, validate
 from infra.errors import ConfigError
 from infra.hashing import fingerprint
+from infra.media.interface import VISUAL
+from pipelines.annotate.settings import AnnotateSettings
 from pipelines.core.run import Run
+from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
-
-
-class Measure(Strict):
-    """Settings that belong to no single annotator. late: annotators that run on kept samples only, after decide."""
-
-    late: tuple[str, ...] = ()
-    window_bytes: int = Field(default=256 * 2**20, gt=0)
-    watchdog_s: float = Field(default=120.0, gt=0)
-    max_pixels: int = Field(default=2**26, gt=0)
-    max_frames: int = Field(default=100_000, gt=0)
-    max_bytes: int = Field(default=16 * 2**30, gt=0)
-    max_seconds: float = Field(default=6 * 3600.0, gt=0)
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A filter module with its settings."""
-
-    name: str
-    module: ModuleType
-    settings: BaseModel
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.module.READS)
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        chosen = getattr(self.settings, "modalities", None)
-        able = frozenset(self.module.MODALITIES)
-        return able if chosen is None else able & frozenset(chosen)
-
-    @property
-    def absolute(self) -> bool:
-        """False where the threshold is a percentile, known only once all is measured: it cannot stop the cascade."""
-        return getattr(self.settings, "keep_top", None) is None
-
-    def judge(self, signals: pa.Table) -> Judgement:
-        judged: Judgement = self.module.judge(signals, self.settings)
-        return judged
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the cascade: what must be measured first, then the question; `filter` None only measures."""
+    """One step of the cascade: the annotators to run first, then the filter; without a filter it only measures."""
 
     annotators: tuple[str, ...]
     filter: Filter | None = None
 
 
 @dataclass(frozen=True)
+class CheckedConfig:
+    """Every section of a config as its settings class, and the steps that it comes to.
+
+    annotator_settings: by annotator, dependencies first.
+    """
+
+    annotator_settings: Mapping[str, BaseModel]
+    steps: tuple[Step, ...]
+    late: tuple[Step, ...]
+    duplicates: Duplicates
+    resample: ResampleSettings | None
+    measure: Measure
+    annotate: AnnotateSettings | None
+
+
+@dataclass(frozen=True)
 class Resolved:
-    """Everything that the config names, checked."""
+    """A checked config with its annotators. makers: by annotator, fingerprint of what its numbers depend on."""
 
     annotators: Mapping[str, Annotator]
     makers: Mapping[str, str]
     steps: tuple[Step, ...]
     late: tuple[Step, ...]
     duplicates: Duplicates
-    resample: Any  # filters.resample.ResampleSettings | None
+    resample: Any  # ResampleSettings | None
     measure: Measure
-    annotate: Any = None  # pipelines.annotate.writing.AnnotateSettings | None
+    annotate: Any = None  # AnnotateSettings | None
 
     @property
     def filters(self) -> tuple[Filter, ...]:
@@ -92,29 +69,25 @@ class Resolved:
     def columns(self, name: str) -> list[tuple[str, pa.DataType]]:
         """Columns of an annotator in signals, with its prefix, `error` last."""
         annotator = self.annotators[name]
-        kept = [(f"{name}.{c}", t) for c, t in annotator.columns.items() if c not in annotator.store_only]
-        return [*kept, (f"{name}.error", pa.string())]
+        signals = [
+            (f"{name}.{column}", declared.type)
+            for column, declared in annotator.columns.items()
+            if column not in annotator.store_only
+        ]
+        return [*signals, (f"{name}.error", pa.string())]
 
     def schema(self, steps: tuple[Step, ...]) -> pa.Schema:
-        """Schema of the signals of these steps; each group's first field names its maker."""
+        """Schema of the signals of these steps; the first field of each annotator names its maker."""
         fields = [pa.field("key", pa.string())]
         for name in ordered(steps):
-            for i, (column, kind) in enumerate(self.columns(name)):
-                fields.append(pa.field(column, kind, metadata={"maker": self.makers[name]} if i == 0 else None))
+            for i, (column, type_) in enumerate(self.columns(name)):
+                fields.append(pa.field(column, type_, metadata={"maker": self.makers[name]} if i == 0 else None))
         return pa.schema(fields)
 
 
-def ordered(steps: tuple[Step, ...]) -> list[str]:
+def ordered(steps: Iterable[Step]) -> list[str]:
     """Annotators in the order in which the steps first need them."""
-    found: list[str] = []
-    for step in steps:
-        found += [name for name in step.annotators if name not in found]
-    return found
-
-
-@functools.lru_cache(maxsize=8)
-def _resolve(run: _ById) -> Resolved:
-    return _Resolver(run.run.document, run.run).resolve()
+    return list(dict.fromkeys(name for step in steps for name in step.annotators))
 
 
 class _ById:
@@ -123,8 +96,8 @@ class _ById:
     def __init__(self, run: Run) -> None:
         self.run = run
         # Filters in their order, which canonical JSON would sort away and which is the cascade.
-        made = None if run.makers is None else dict(run.makers)
-        self.name = fingerprint([run.config.model_dump(mode="json"), list(run.config.filters), made])
+        measured_by = None if run.makers is None else dict(run.makers)
+        self.name = fingerprint([run.config.model_dump(mode="json"), list(run.config.filters), measured_by])
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -134,7 +107,7 @@ class _ById:
 
 
 def resolve(run: Run) -> Resolved:
-    """Check every part of the config against the module that it names.
+    """Check every section of the config against the class that it names, and build its annotators and filters.
 
     Raises ConfigError with file and line. Loads no model and opens no medium; hashes weights and vocabularies, unless
     `run.makers` already says who measured ("" stands for an annotator that did not).
@@ -142,179 +115,156 @@ def resolve(run: Run) -> Resolved:
     return _resolve(_ById(run))
 
 
-def annotator_settings(kind: type) -> type[BaseModel]:
-    """The settings class of an annotator: what its constructor is given."""
-    hint = typing.get_type_hints(kind.__init__)["settings"]  # type: ignore[misc]
-    for argument in (hint, *typing.get_args(hint)):
-        if isinstance(argument, type) and issubclass(argument, BaseModel):
-            return argument
-    raise TypeError(f"{kind.__name__}'s constructor does not say what settings it takes")
+@functools.lru_cache(maxsize=8)
+def _resolve(key: _ById) -> Resolved:
+    run = key.run
+    checked = check(run.document, run.config)
+    annotators: dict[str, Annotator] = {}
+    makers: dict[str, str] = {}
+    for name, settings in checked.annotator_settings.items():
+        annotators[name] = ANNOTATORS[name](settings)
+        if run.makers is not None:
+            makers[name] = run.makers.get(name, "")
+        else:
+            makers[name] = _fingerprint_annotator(annotators[name], makers, run.document)
+    _need_copy_thresholds(run.document, checked)
+    return Resolved(
+        annotators,
+        makers,
+        tuple(_with_default_min_score(step, annotators, run.document) for step in checked.steps),
+        checked.late,
+        checked.duplicates.with_default_thresholds(),
+        checked.resample,
+        checked.measure,
+        checked.annotate,
+    )
 
 
-def annotator_class(name: str) -> type:
-    """The class behind a name of the registry."""
-    module, _, attribute = ANNOTATORS[name].partition(":")
-    found: type = getattr(importlib.import_module(module), attribute)
-    return found
+def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str], document: ConfigDocument) -> str:
+    name = annotator.name
+    try:
+        inputs = annotator.fingerprint_inputs()
+    except ConfigError as error:
+        error.where = error.where or document.where(("measure", name))
+        raise
+    depends_on = [makers[before] for before in with_dependencies([name]) if before != name]
+    return fingerprint({"annotator": name, "version": annotator.VERSION, "maker": inputs, "reads": sorted(depends_on)})
 
 
-class _Resolver:
-    def __init__(self, document: ConfigDocument, run: Run) -> None:
-        self.document = document
-        self.config = run.config
-        self.made = run.makers
-        self.annotators: dict[str, Annotator] = {}
-        self.makers: dict[str, str] = {}
+# -- checking ---------------------------------------------------------------------------------------------------
 
-    def resolve(self) -> Resolved:
-        general, own = self._measure()
-        self.own = own
-        filters = [self._filter(name, settings) for name, settings in self.config.filters.items()]
-        duplicates = validate(self.document, Duplicates, self.config.duplicates, ("duplicates",))
-        resample = self._resample()
-        needs: list[tuple[str, ...]] = []
-        for filter_ in filters:
-            found: list[str] = []
-            for column in filter_.reads:
-                found += [name for name in self._need(column) if name not in found]
-            needs.append(tuple(found))
-        filters = self._thresholds(filters)
-        steps = [Step(self._need("clean.text"))]
-        steps += [Step(names, filter_) for names, filter_ in zip(needs, filters, strict=True)]
-        modalities = {source.modality for source in self.config.sources}
-        tail = []
-        if modalities - {"text"}:
-            tail.append("facts")
-        if duplicates.uses_fingerprints:
-            tail.append("fingerprint")
-        if duplicates.text is not None:
-            tail.append("minhash")
-        if resample is not None:
-            tail.append("ngrams")
-        steps += [Step(self._need(f"{name}.")) for name in tail]
-        self._copies_have_thresholds(duplicates)
-        late = tuple(Step(self._need(f"{name}.")) for name in general.late)
-        self._unused(own)
-        copies = duplicates.with_default_thresholds()
-        annotate = self._annotate()
-        return Resolved(self.annotators, self.makers, tuple(steps), late, copies, resample, general, annotate)
 
-    def _measure(self) -> tuple[Measure, dict[str, Any]]:
-        own = {k: v for k, v in self.config.measure.items() if k in ANNOTATORS}
-        rest = {k: v for k, v in self.config.measure.items() if k not in ANNOTATORS}
-        general = validate(self.document, _with_names(Measure, tuple(ANNOTATORS)), rest, ("measure",))
-        for i, name in enumerate(general.late):
-            if name not in ANNOTATORS:
-                raise ConfigError(
-                    f"measure.late: there is no annotator {name!r}",
-                    where=self.document.where(("measure", "late", i)),
-                    hint=f"known: {', '.join(ANNOTATORS)}",
-                )
-        return general, own
-
-    def _filter(self, name: str, settings: Any) -> Filter:
-        if name not in FILTERS:
-            validate(self.document, _with_names(Strict, tuple(FILTERS)), {name: None}, ("filters",))
-        module = importlib.import_module(FILTERS[name])
-        place = ("filters", name)
-        return Filter(name, module, validate(self.document, module.Settings, settings, place))
-
-    def _resample(self) -> Any:
-        if self.config.resample is None:
-            return None
-        from filters.resample import ResampleSettings
-
-        return validate(self.document, ResampleSettings, self.config.resample, ("resample",))
-
-    def _annotate(self) -> Any:
-        if self.config.annotate is None:
-            return None
-        from pipelines.annotate.settings import AnnotateSettings
-
-        return validate(self.document, AnnotateSettings, self.config.annotate, ("annotate",))
-
-    def _need(self, column: str) -> tuple[str, ...]:
-        """The annotators behind a column, those that they read first."""
-        name = column.split(".")[0]
-        if name not in ANNOTATORS:
-            raise ConfigError(f"nothing measures {column}", where=self.document.path)
-        kind = annotator_class(name)
-        before: list[str] = []
-        for read in getattr(kind, "depends_on", ()):
-            before += [n for n in self._need(read) if n not in before]
-        if name not in self.annotators:
-            place = ("measure", name)
-            settings = validate(self.document, annotator_settings(kind), self.own.get(name), place)
-            annotator = kind(settings)
-            self.annotators[name] = annotator
-            if self.made is not None:
-                self.makers[name] = self.made.get(name, "")
-                return (*before, name)
-            try:
-                made = annotator.fingerprint_inputs()
-            except ConfigError as error:
-                error.where = error.where or self.document.where(place)
-                raise
-            self.makers[name] = fingerprint(
-                {
-                    "annotator": name,
-                    "version": annotator.VERSION,
-                    "maker": made,
-                    "reads": sorted(self.makers[n] for n in before),
-                }
+def check(document: ConfigDocument, config: Config) -> CheckedConfig:
+    """Check every section against its settings class. Hashes and downloads nothing. Raises ConfigError."""
+    measure = _check_measure(document, config)
+    filters = [_check_filter(document, name, settings) for name, settings in config.filters.items()]
+    duplicates = validate(document, Duplicates, config.duplicates, ("duplicates",))
+    resample = None
+    if config.resample is not None:
+        resample = validate(document, ResampleSettings, config.resample, ("resample",))
+    questions = [Step(_annotators_of(filter_, document), filter_) for filter_ in filters]
+    tail = {
+        "facts": any(source.modality != "text" for source in config.sources),
+        "fingerprint": duplicates.uses_fingerprints,
+        "minhash": duplicates.text is not None,
+        "ngrams": resample is not None,
+    }
+    first = Step(("clean",))
+    last = [Step(with_dependencies([name])) for name, is_needed in tail.items() if is_needed]
+    late = tuple(Step(with_dependencies([name])) for name in measure.late)
+    names = ordered([*questions, first, *last, *late])
+    settings = {
+        name: validate(document, ANNOTATORS[name].settings_class(), config.measure.get(name), ("measure", name))
+        for name in names
+    }
+    for name in config.measure:
+        if name in ANNOTATORS and name not in settings:
+            raise ConfigError(
+                f"measure.{name}: nothing needs this annotator",
+                where=document.where(("measure", name)),
+                hint="add a filter that reads it, list it under measure.late, or remove it; filters here: "
+                f"{', '.join(config.filters) or 'none'}",
             )
-        return (*before, name)
-
-    def _unused(self, own: Mapping[str, Any]) -> None:
-        for name in own:
-            if name not in self.annotators:
-                raise ConfigError(
-                    f"measure.{name}: nothing asks for this annotator",
-                    where=self.document.where(("measure", name)),
-                    hint=f"add a filter that reads it, list it under measure.late, or take it out; filters here: "
-                    f"{', '.join(self.config.filters) or 'none'}",
-                )
-
-    def _thresholds(self, filters: list[Filter]) -> list[Filter]:
-        """A model's threshold belongs to that model: other weights need a number of their own."""
-        found = []
-        for filter_ in filters:
-            settings: Any = filter_.settings
-            if (
-                hasattr(filter_.module, "default_threshold")
-                and settings.min_score is None
-                and settings.keep_top is None
-            ):
-                model = self.annotators[filter_.reads[0].split(".")[0]].fingerprint_inputs()
-                known = filter_.module.default_threshold(str(model.get("model")), str(model.get("weights")))
-                if known is None:
-                    self._no_threshold(("filters", filter_.name), f"filters.{filter_.name}: min_score is required")
-                filter_ = replace(filter_, settings=settings.model_copy(update={"min_score": known}))
-            found.append(filter_)
-        return found
-
-    def _copies_have_thresholds(self, duplicates: Duplicates) -> None:
-        """The same for fingerprints: only PDQ's threshold is known."""
-        engine = getattr(getattr(self.annotators.get("fingerprint"), "settings", None), "engine", "pdq")
-        for modality in ("image", "multi_image", "video"):
-            settings = duplicates.for_visual(modality)
-            if settings is not None and settings.threshold is None and engine != "pdq":
-                self._no_threshold(("duplicates", modality), f"duplicates.{modality}: threshold is required")
-
-    def _no_threshold(self, place: tuple[str, ...], what: str) -> None:
-        raise ConfigError(
-            f"{what}: a threshold belongs to the model that it was calibrated for",
-            where=self.document.where(place),
-            hint="give the number for the weights named under `measure:` (docs/models.md lists those that we know)",
-        )
+    annotate = None
+    if config.annotate is not None:
+        annotate = validate(document, AnnotateSettings, config.annotate, ("annotate",))
+    return CheckedConfig(settings, (first, *questions, *last), late, duplicates, resample, measure, annotate)
 
 
-def _with_names(base: type[Strict], names: tuple[str, ...]) -> Any:
-    """`base` with optional fields of these names, so that a misspelt one is told the nearest."""
-    from pydantic import create_model
+def _check_measure(document: ConfigDocument, config: Config) -> Measure:
+    general = {key: settings for key, settings in config.measure.items() if key not in ANNOTATORS}
+    measure: Measure = validate(document, with_names(Measure, ANNOTATORS), general, ("measure",))
+    for i, name in enumerate(measure.late):
+        if name not in ANNOTATORS:
+            raise ConfigError(
+                f"measure.late: there is no annotator {name!r}",
+                where=document.where(("measure", "late", i)),
+                hint=f"annotators: {', '.join(ANNOTATORS)}",
+            )
+    return measure
 
+
+def _check_filter(document: ConfigDocument, name: str, settings: Any) -> Filter:
+    if name not in FILTERS:
+        validate(document, with_names(Strict, FILTERS), {name: None}, ("filters",))
+    kind = FILTERS[name]
+    return kind(validate(document, kind.settings_class(), settings, ("filters", name)))
+
+
+def with_names(base: type[Strict], names: Iterable[str]) -> Any:
+    """`base` with optional fields of these names, so that the message on a misspelt one suggests the nearest."""
     fields: dict[str, Any] = dict.fromkeys(names, (Any, None))
     return create_model(base.__name__, __base__=base, **fields)
 
 
-Judge = Callable[[pa.Table], Judgement]
+def _annotators_of(filter_: Filter, document: ConfigDocument) -> tuple[str, ...]:
+    names = list(dict.fromkeys(column.partition(".")[0] for column in filter_.columns()))
+    for name in names:
+        if name not in ANNOTATORS:
+            raise ConfigError(
+                f"filters.{filter_.name}: no annotator {name!r} measures what it reads",
+                where=document.where(("filters", filter_.name)),
+                hint=f"annotators: {', '.join(ANNOTATORS)}",
+            )
+    return with_dependencies(names)
+
+
+def with_dependencies(names: Iterable[str]) -> tuple[str, ...]:
+    """The named annotators, each after those whose columns it reads."""
+    in_order: dict[str, None] = {}
+    for name in names:
+        before = [column.partition(".")[0] for column in ANNOTATORS[name].depends_on]
+        in_order |= dict.fromkeys((*with_dependencies(before), name))
+    return tuple(in_order)
+
+
+# -- thresholds that belong to a model ----------------------------------------------------------------------------
+
+
+def _with_default_min_score(step: Step, annotators: Mapping[str, Annotator], document: ConfigDocument) -> Step:
+    """`step` with the published threshold of its model, where the config has none."""
+    filter_ = step.filter
+    if filter_ is None or not filter_.needs_min_score:
+        return step
+    model = annotators[filter_.score_column.partition(".")[0]].fingerprint_inputs()
+    min_score = filter_.default_min_score(str(model.get("model")), str(model.get("weights")))
+    if min_score is None:
+        raise _no_threshold(document, ("filters", filter_.name), "min_score")
+    return Step(step.annotators, filter_.with_settings(min_score=min_score))
+
+
+def _need_copy_thresholds(document: ConfigDocument, checked: CheckedConfig) -> None:
+    """Only the threshold of PDQ fingerprints has a default."""
+    engine = getattr(checked.annotator_settings.get("fingerprint"), "engine", "pdq")
+    for modality in VISUAL:
+        settings = checked.duplicates.for_visual(modality)
+        if settings is not None and settings.threshold is None and engine != "pdq":
+            raise _no_threshold(document, ("duplicates", modality), "threshold")
+
+
+def _no_threshold(document: ConfigDocument, place: tuple[str, ...], key: str) -> ConfigError:
+    return ConfigError(
+        f"{'.'.join(place)}: {key} is required: a threshold belongs to the model that it was calibrated for",
+        where=document.where(place),
+        hint="give the number for the weights named under `measure:` (docs/models.md lists the published ones)",
+    )

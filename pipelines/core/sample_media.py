@@ -11,7 +11,7 @@ from infra import storage
 from infra.config import Source
 from infra.media.decoder import Decoder, Limits
 from infra.media.interface import MediaRef
-from pipelines.core.resolve import Measure
+from pipelines.core.settings import Measure
 
 
 def source_root(source: Source) -> str:

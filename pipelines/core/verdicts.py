@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.interface import MISSING
+from filters.rules import MISSING
 from pipelines.core import tombstones
 from pipelines.core.resolve import Resolved, Step
 

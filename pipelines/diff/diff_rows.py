@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from filters import FILTERS, histogram_columns
 from infra import storage, tables
 from infra.commit import Manifest, need_manifest
-from mixtures.cards.cards import SCORES
 
 #: Keys shown as examples of a change, and samples shown as the largest movers of a score.
 EXAMPLES = 5
@@ -287,7 +287,8 @@ def show(out: Console, value: Mapping[str, Any]) -> None:
     scores = Table(title="Scores that moved: mean, and 5 % to 95 %", title_justify="left")
     for name in ("column", "moved", "A", "B", "farthest"):
         scores.add_column(name, justify="left" if name in ("column", "farthest") else "right")
-    shown = [entry for entry in value["scores"] if entry["column"] in SCORES]
+    of_filters = histogram_columns(FILTERS)
+    shown = [entry for entry in value["scores"] if entry["column"] in of_filters]
     for entry in shown:
         mover = next((f"{m['key']}: {m['a']:g} -> {m['b']:g}" for m in entry["movers"]), "")
         scores.add_row(entry["column"], f"{entry['moved']:,}", _spread(entry["a"]), _spread(entry["b"]), mover)

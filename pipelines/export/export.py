@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters import histogram_columns
 from infra import beam, progress, storage, tables
 from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.hashing import canonical_json, fingerprint
@@ -19,6 +20,7 @@ from mixtures.reading.contract import RELEASED, estimate_text_tokens
 from mixtures.reading.conversations import build_conversation, build_llava_turns, strip_control_tokens
 from mixtures.shards import shards
 from pipelines.core import tombstones
+from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
 from pipelines.core.signals import read_signals
@@ -263,6 +265,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         series=series,
         members=members,
         signals=signals,
+        score_columns=histogram_columns(filter_.name for filter_ in resolve(run).filters),
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=count_reasons(verdicts),
         dialogues=cards.summarize_dialogues(said),

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from filters.rules import quantile_threshold
 from infra import storage, tables
 from infra.columns import Mask, equals, is_all_null, replace_column, to_floats, to_strings
 from infra.hashing import rows_fingerprint
@@ -175,14 +176,14 @@ class WhatIf:
         strict: dict[str, float] = {}
         lenient: dict[str, float] = {}
         for index, step in enumerate(self.resolved.steps):
-            if step.filter is None or step.filter.absolute:
+            if step.filter is None or step.filter.is_absolute:
                 continue
             earlier = replace(self.resolved, steps=self.resolved.steps[:index])
             scores, missing = self._scores(earlier, step)
             share = getattr(step.filter.settings, "keep_top", 1.0)
             for cutoffs, substitute in ((strict, math.inf), (lenient, -math.inf)):
                 all_scores = np.concatenate([scores, np.full(missing, substitute)])
-                cutoffs[step.filter.name] = float(step.filter.module.quantile_threshold(all_scores, share))
+                cutoffs[step.filter.name] = float(quantile_threshold(all_scores, share))
         return strict, lenient
 
     def _scores(self, earlier: Resolved, step: Step) -> tuple[NDArray[np.float64], int]:
@@ -195,6 +196,6 @@ class WhatIf:
             reached = np.isin(to_strings(samples["modality"]), sorted(step.filter.modalities))
             reached &= equals(judged["outcome"], ALIVE)
             missing += int((reached & (lacks_cells | self._lacks(self.resolved, step.annotators[-1], signals))).sum())
-            column = signals[step.filter.reads[0]]
+            column = signals[step.filter.score_column]
             scores.append(to_floats(column.filter(pa.array(reached & ~lacks_cells)).drop_null()))
         return np.concatenate(scores), missing

@@ -75,8 +75,8 @@ class CellColumn:
             number = int(np.searchsorted(self._starts, index[0], side="right")) - 1
             if index[-1] < self._starts[number + 1]:
                 return self._tables[number].select(names).slice(index[0] - self._starts[number], len(index))
-        types = {"error": pa.string(), **self.annotator.columns}
-        schema = pa.schema([(name, types[name]) for name in names])
+        schema = self.annotator.schema()
+        schema = pa.schema([schema.field(name) for name in names])
         table_of = np.searchsorted(self._starts, index, side="right") - 1
         order = np.argsort(table_of, kind="stable")
         selections = []

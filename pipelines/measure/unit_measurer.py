@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
+from annotators.interface import FrameAnnotator, StreamAnnotator
 from infra.columns import Mask, is_valid, to_strings
 from infra.media.interface import DecodedMedia, FramePlan, StreamObserver
 from pipelines.core.resolve import Resolved, Step
@@ -103,7 +104,7 @@ class UnitMeasurer:
                 failed = is_valid(column.select(["error"], active)["error"])
                 alive = np.setdiff1d(alive, active[failed])
                 active = active[~failed]
-            if step.filter is not None and step.filter.absolute:
+            if step.filter is not None and step.filter.is_absolute:
                 unjudged = active[~self._passed[id(step)][active]]  # rows come by again after they were decoded
                 if len(unjudged):
                     passed = step.filter.judge(self._filter_input(step, unjudged)).passed
@@ -175,10 +176,10 @@ class UnitMeasurer:
                 continue
             if annotator.keyed_by != "media" and self._lacks_text[row]:
                 continue
-            if annotator.input == "frames":
-                plans[name] = annotator.plan  # type: ignore[attr-defined]
-            elif annotator.input == "stream":
-                observers[name] = annotator.observer()  # type: ignore[attr-defined]
+            if isinstance(annotator, FrameAnnotator):
+                plans[name] = annotator.plan
+            elif isinstance(annotator, StreamAnnotator):
+                observers[name] = annotator.observer()
         return plans, observers
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters import histogram_columns
 from infra.commit import read_json
-from mixtures.cards.cards import SCORES
 from pipelines.core.finished_run import JudgedRun
 from pipelines.report import charts
 from pipelines.report.report_rows import ReportRows
@@ -57,7 +57,11 @@ def overview(finished: JudgedRun, rows: ReportRows) -> dict[str, Any]:
             for found in [charts.histogram(rows.number(name), kept)]
             if found is not None
         ],
-        "scores": [name for name in SCORES if name in rows.signals.schema.names],
+        "scores": [
+            name
+            for name in histogram_columns(filter_.name for filter_ in finished.resolved.filters)
+            if name in rows.signals.schema.names
+        ],
     }
 
 

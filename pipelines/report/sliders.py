@@ -12,7 +12,7 @@ from pipelines.core.finished_run import JudgedRun
 from pipelines.report import charts
 from pipelines.report.data_scripts import codes, numbers
 from pipelines.report.report_rows import ReportRows
-from pipelines.report.thresholds import OPEN, PASSES, Threshold, thresholds
+from pipelines.report.thresholds import OPEN, PASSES, ThresholdEffect, thresholds
 
 
 def write(finished: JudgedRun, rows: ReportRows, put: Callable[[str, Any], None]) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def write(finished: JudgedRun, rows: ReportRows, put: Callable[[str, Any], None]
     return found
 
 
-def _concerned(threshold: Threshold, rows: ReportRows, finished: JudgedRun) -> NDArray[np.bool_]:
+def _concerned(threshold: ThresholdEffect, rows: ReportRows, finished: JudgedRun) -> NDArray[np.bool_]:
     """bool (n,): rows of the modalities that the filter asks; documents and captions have thresholds of their own."""
     filter_ = next(f for f in finished.resolved.filters if f.name == threshold.filter)
     mine: NDArray[np.bool_] = np.isin(rows.modality, sorted(filter_.modalities))
@@ -56,7 +56,7 @@ def _concerned(threshold: Threshold, rows: ReportRows, finished: JudgedRun) -> N
     return mine
 
 
-def counts(threshold: Threshold, rows: ReportRows) -> list[dict[str, Any]]:
+def counts(threshold: ThresholdEffect, rows: ReportRows) -> list[dict[str, Any]]:
     """By modality: rows that pass whatever the threshold is, and by value those that pass up to it.
 
     now, fixed: [passes, open, kept] in the run, and of rows that the value cannot move; value: ascending, without

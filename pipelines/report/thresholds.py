@@ -8,9 +8,9 @@ the number that a threshold is held against is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from filters.interface import numbers
+from filters.interface import Threshold
 from pipelines.core.resolve import Resolved, Step
 from pipelines.core.verdicts import lacks_text, step_applies
 from pipelines.report.report_rows import ReportRows
@@ -32,7 +32,7 @@ PASSES, STOPPED, OPEN = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Threshold:
+class ThresholdEffect:
     """One number in the settings of a filter.
 
     path: its keys below filters.NAME; side "min": values >= it pass, "max": <=, "below": <; now: as the run had it,
@@ -58,14 +58,14 @@ class Threshold:
         return (self.always | held) & ~self.never
 
 
-def thresholds(resolved: Resolved, rows: ReportRows, captions_optional: frozenset[str]) -> Iterator[Threshold]:
+def thresholds(resolved: Resolved, rows: ReportRows, captions_optional: frozenset[str]) -> Iterator[ThresholdEffect]:
     """Every threshold of every filter that could stop a row, in the order of the cascade."""
     world = _World(resolved, rows, captions_optional)
     for index, step in enumerate(resolved.steps):
         if step.filter is None:
             continue
-        for path, side, value in _known(step.filter.name, step.filter.settings, rows.signals):
-            found = world.at(index, path, side, value)
+        for threshold in step.filter.thresholds:
+            found = world.at(index, threshold)
             if (~found.always & ~found.never).any():
                 yield found
 
@@ -116,24 +116,25 @@ class _World:
         names = [column for annotator in step.annotators for column, _ in self.resolved.columns(annotator)]
         return self.signals.select([*dict.fromkeys(names), "modality"]).take(pa.array(where))
 
-    def at(self, index: int, path: tuple[str, ...], side: Side, value: Floats) -> Threshold:
+    def at(self, index: int, threshold: Threshold) -> ThresholdEffect:
         step = self.resolved.steps[index]
         assert step.filter is not None
-        loosest, tightest = (-np.inf, np.inf) if side == "min" else (np.inf, -np.inf)
+        path = tuple(threshold.key.split("."))
+        loosest, tightest = (-np.inf, np.inf) if threshold.direction == "min" else (np.inf, -np.inf)
         where = np.flatnonzero(self.asked[index])
         columns = self._columns(step, where)
         always, never = ~self.asked[index], np.zeros(len(self.rows), dtype=bool)
         for limit, mask, wanted in ((tightest, always, True), (loosest, never, False)):
             settings = with_value(step.filter.settings, path, limit)
-            passed = replace(step.filter, settings=settings).judge(columns).passed
+            passed = type(step.filter)(settings).judge(columns).passed
             mask[where] = passed == wanted
         rest, before = self._rest(index)
         # What stopped a row before, or left it open, holds whatever is asked here.
         always |= before
         never &= ~before
-        now = _value(step.filter.settings, path)
+        now, value = threshold.setting(step.filter.settings), threshold.numbers(self.rows.signals)
         today = ~self.fails[index] | before
-        return Threshold(step.filter.name, path, side, now, value, always, never, today, rest)
+        return ThresholdEffect(step.filter.name, path, threshold.direction, now, value, always, never, today, rest)
 
     def _rest(self, index: int) -> tuple[NDArray[np.uint8], Mask]:
         """(what becomes of rows that pass filter `index`, bool (n,): it was settled before that filter was asked)."""
@@ -156,73 +157,3 @@ def with_value(settings: BaseModel, path: tuple[str, ...], value: float | None) 
         extra = {"keep_top": None} if "keep_top" in type(settings).model_fields else {}
         return settings.model_copy(update={**extra, path[0]: value})
     return settings.model_copy(update={path[0]: with_value(getattr(settings, path[0]), path[1:], value)})
-
-
-def _value(settings: Any, path: tuple[str, ...]) -> float | None:
-    for name in path:
-        settings = getattr(settings, name)
-    return None if settings is None else float(settings)
-
-
-def _known(name: str, settings: BaseModel, signals: pa.Table) -> Iterator[tuple[tuple[str, ...], Side, Floats]]:
-    """(path, side, values) of the thresholds of a filter."""
-    if name == "quality":
-        yield from _quality(settings, (), signals)
-    elif name == "facts":
-        yield from _sizes(signals)
-    elif name == "language":
-        yield from _language(signals)
-    else:
-        for path, side, column in _SINGLE.get(name, ()):
-            yield (path,), side, numbers(signals, column)
-
-
-_SINGLE: Mapping[str, tuple[tuple[str, Side, str], ...]] = {
-    "overlay": (("max_area", "max", "overlay.area"),),
-    "motion": (("min_score", "min", "motion.score"), ("max_score", "max", "motion.score")),
-    "alignment": (("min_score", "min", "alignment.score"),),
-    "video_alignment": (("min_score", "min", "video_alignment.score"),),
-}
-
-
-def _quality(
-    settings: BaseModel, path: tuple[str, ...], signals: pa.Table
-) -> Iterator[tuple[tuple[str, ...], Side, Floats]]:
-    """Its settings are named after the signals that they limit."""
-    for field in type(settings).model_fields:
-        value = getattr(settings, field)
-        if isinstance(value, BaseModel):
-            yield from _quality(value, (*path, field), signals)
-            continue
-        side, _, signal = field.partition("_")
-        column = "quality." + {"shouted": "shouted_share"}.get(signal, signal)
-        assert side in ("min", "max")
-        yield (*path, field), "min" if side == "min" else "max", numbers(signals, column)
-
-
-def _sizes(signals: pa.Table) -> Iterator[tuple[tuple[str, ...], Side, Floats]]:
-    width, height = numbers(signals, "facts.width"), numbers(signals, "facts.height")
-    short, long = np.minimum(width, height), np.maximum(width, height)
-    yield ("min_side",), "min", short
-    yield ("max_aspect",), "max", np.divide(long, short, out=np.where(np.isnan(short), np.nan, np.inf), where=short > 0)
-    yield ("max_pixels",), "max", width * height
-    yield ("min_duration",), "min", numbers(signals, "facts.duration")
-    yield ("max_duration",), "max", numbers(signals, "facts.duration")
-    yield ("min_fps",), "min", numbers(signals, "facts.fps")
-
-
-def _language(signals: pa.Table) -> Iterator[tuple[tuple[str, ...], Side, Floats]]:
-    score, english, share = (numbers(signals, f"language.{name}") for name in ("score", "english", "english_share"))
-    letters, latin = numbers(signals, "language.letters"), numbers(signals, "language.latin")
-    found: tuple[tuple[str, Side, Floats], ...] = (
-        ("min_score", "min", score),
-        ("min_latin", "min", np.divide(latin, letters, out=np.ones(len(letters)), where=letters > 0)),
-        ("undecided_letters", "below", letters),
-        ("undecided_score", "below", score),
-        ("undecided_english", "min", english),
-        ("close_english", "min", english),
-        ("mixed_english", "min", english),
-        ("mixed_share", "min", share),
-    )
-    for name, side, value in found:
-        yield (name,), side, value

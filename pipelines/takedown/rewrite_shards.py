@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from filters import histogram_columns
 from infra import storage, tables
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
@@ -122,6 +123,7 @@ def _card(
         series=f"{held['modality']}:{','.join(held['suffixes'])}",
         members=members,
         signals=pa.concat_tables(signal_parts, promote_options="default"),
+        score_columns=histogram_columns(filter_["name"] for filter_ in held["made_by"]["filters"]),
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=export.count_reasons(verdicts),
         dialogues=cards.summarize_dialogues(said),

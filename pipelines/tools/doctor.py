@@ -17,17 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from annotators import ANNOTATORS
-from filters import FILTERS
 from infra import models, storage
-from infra.config import Strict, validate
+from infra.config import validate
 from infra.errors import ConfigError, MissingExtra, ReelmillError, StageError
 from infra.hashing import file_sha256
-from pipelines.core.resolve import Measure, _with_names, annotator_class, annotator_settings, resolve
+from pipelines.core.resolve import check, resolve
 from pipelines.core.run import Run, open_run
-from pipelines.decide.duplicates.settings import Duplicates
 
 #: What a video may be in; FFmpeg's decoders, best first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
@@ -258,32 +253,8 @@ def needs_of(run: Run) -> Requirements:
 
     Raises ConfigError with file and line.
     """
-    config, document = run.config, run.document
-    general = {name: value for name, value in config.measure.items() if name not in ANNOTATORS}
-    late = validate(document, _with_names(Measure, tuple(ANNOTATORS)), general, ("measure",)).late
-    unknown = {name: None for name in config.filters if name not in FILTERS}
-    validate(document, _with_names(Strict, tuple(FILTERS)), unknown, ("filters",))
-    duplicates = validate(document, Duplicates, config.duplicates, ("duplicates",))
-    names = ["clean"]
-    for name, settings in config.filters.items():
-        module = importlib.import_module(FILTERS[name])
-        validate(document, module.Settings, settings, ("filters", name))
-        names += [column.partition(".")[0] for column in module.READS]
-    if config.resample is not None:
-        from filters.resample import ResampleSettings
-
-        validate(document, ResampleSettings, config.resample, ("resample",))
-        names.append("ngrams")
-    modalities = frozenset(source.modality for source in config.sources)
-    names += ["facts"] if modalities - {"text"} else []
-    names += ["fingerprint"] if duplicates.uses_fingerprints else []
-    names += ["minhash"] if duplicates.text is not None else []
-    names += [name for name in (*late, *config.measure) if name in ANNOTATORS]
-    found = {}
-    for name in dict.fromkeys(names):
-        kind: type[BaseModel] = annotator_settings(annotator_class(name))
-        found[name] = validate(document, kind, config.measure.get(name), ("measure", name))
-    return Requirements(found, modalities)
+    checked = check(run.document, run.config)
+    return Requirements(dict(checked.annotator_settings), frozenset(source.modality for source in run.config.sources))
 
 
 def _servers(run: Run) -> list[DoctorFinding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +11,12 @@ from pydantic_core import PydanticUndefined
 
 from annotators import ANNOTATORS
 from filters import FILTERS
+from filters.resample import ResampleSettings
 from infra import tables
 from infra.config import Config
 from infra.errors import ConfigError
 from pipelines.annotate.settings import AnnotateSettings
-from pipelines.core.resolve import Measure, annotator_class, annotator_settings
+from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
 
 #: What the columns mean; a test holds this to the tables.
@@ -135,12 +135,18 @@ def _schema(name: str) -> dict[str, Any]:
 
 
 def _annotator(name: str) -> dict[str, Any]:
-    kind: Any = annotator_class(name)
+    kind = ANNOTATORS[name]
     columns = [
-        {"name": f"{name}.{column}", "type": str(type_), "where": "store" if column in kind.store_only else "signals"}
-        for column, type_ in kind.columns.items()
+        {
+            "name": f"{name}.{column}",
+            "type": str(declared.type),
+            "where": "store" if column in kind.store_only else "signals",
+            "meaning": declared.meaning,
+        }
+        for column, declared in kind.columns.items()
     ]
-    columns.append({"name": f"{name}.error", "type": "string", "where": "signals"})
+    error = "why it could not be measured; null: it was"
+    columns.append({"name": f"{name}.error", "type": "string", "where": "signals", "meaning": error})
     return {
         "version": kind.VERSION,
         "of": kind.keyed_by,
@@ -161,16 +167,16 @@ def settings_classes() -> dict[str, type[BaseModel]]:
     found: dict[str, type[BaseModel]] = {"": Config}
     for field, info in Config.model_fields.items():
         if field == "filters":
-            for name, path in FILTERS.items():
-                found |= _with_nested(f"filters.{name}", importlib.import_module(path).Settings)
+            for name, filter_class in FILTERS.items():
+                found |= _with_nested(f"filters.{name}", filter_class.settings_class())
         elif field in _PLACES:
             found |= _with_nested(field, _of_place(field))
         else:
             for kind in models_in(info.annotation)[:1]:
                 found |= _with_nested(f"{field}[]" if field == "sources" else field, kind)
         if field == "measure":
-            for name in ANNOTATORS:
-                found |= _with_nested(f"measure.{name}", annotator_settings(annotator_class(name)))
+            for name, annotator_class in ANNOTATORS.items():
+                found |= _with_nested(f"measure.{name}", annotator_class.settings_class())
     return found
 
 
@@ -179,7 +185,7 @@ _PLACES = ("measure", "filters", "duplicates", "resample", "annotate")
 
 
 def _of_place(field: str) -> type[BaseModel]:
-    resample: type[BaseModel] = importlib.import_module("filters.resample").ResampleSettings
+    resample: type[BaseModel] = ResampleSettings
     known: dict[str, type[BaseModel]] = {
         "measure": Measure, "duplicates": Duplicates, "resample": resample, "annotate": AnnotateSettings,
     }  # fmt: skip
@@ -216,11 +222,9 @@ def config_schema() -> dict[str, Any]:
 
     measure = put("measure", Measure)
     definitions["measure"]["properties"] |= {
-        name: put(f"measure.{name}", annotator_settings(annotator_class(name))) for name in ANNOTATORS
+        name: put(f"measure.{name}", kind.settings_class()) for name, kind in ANNOTATORS.items()
     }
-    filters = {
-        name: put(f"filters.{name}", importlib.import_module(module).Settings) for name, module in FILTERS.items()
-    }
+    filters = {name: put(f"filters.{name}", kind.settings_class()) for name, kind in FILTERS.items()}
     schema["properties"] |= {
         "measure": measure,
         "filters": {"anyOf": [{"type": "object", "properties": filters, "additionalProperties": False},

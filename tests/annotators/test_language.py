@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from annotators.language import Language, LanguageSettings
-from filters import language as judge_language
+from filters.language import LanguageFilter
 
 ENGLISH = """\
 a dog
@@ -62,7 +62,7 @@ Mann mit Hut""".splitlines()
 def measure(texts: list[str | None]) -> pa.Table:
     chunk = pa.table({"key": [str(i) for i in range(len(texts))], "clean.text": pa.array(texts, pa.string())})
     answer = Language(LanguageSettings()).measure(chunk, [None] * len(texts))
-    assert answer.schema == pa.schema([*Language.columns.items(), ("error", pa.string())])
+    assert answer.schema == Language.schema()
     assert answer["error"].null_count == len(texts)
     return answer
 
@@ -70,7 +70,7 @@ def measure(texts: list[str | None]) -> pa.Table:
 def kept(texts: list[str]) -> list[bool]:
     answer = measure(list(texts))
     signals = pa.table({f"language.{name}": answer[name] for name in Language.columns})
-    return judge_language.judge(signals, judge_language.Settings()).passed.tolist()
+    return LanguageFilter().judge(signals).passed.tolist()
 
 
 def test_english_stays_with_its_foreign_words() -> None:

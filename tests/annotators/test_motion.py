@@ -166,11 +166,11 @@ def test_measure_carries_scores_and_errors_row_by_row() -> None:
     ]
     chunk = pa.table({"key": list("abcde"), "modality": ["video"] * 5})
     table = annotator.measure(chunk, media)
-    assert table.schema == pa.schema([*Motion.columns.items(), ("error", pa.string())])
+    assert table.schema == Motion.schema()
     assert table["score"].to_pylist() == [0.1, None, None, None, None]
     assert table["error"].to_pylist() == [
         None,
-        "no_motion: not decoded",
+        "no_media: nothing was decoded",
         "decode: truncated",
         "no_motion: no video stream",
         "no_motion: single frame",

@@ -7,14 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from filters.alignment import (
-    THRESHOLDS,
-    AlignmentThresholds,
-    default_threshold,
-    judge,
-    quantile_threshold,
-    with_threshold,
-)
+from filters.alignment import PUBLISHED_THRESHOLDS, AlignmentFilter, AlignmentThresholds
+from filters.rules import Judgement, quantile_threshold
+
+
+def judge(signals: pa.Table, settings: AlignmentThresholds) -> Judgement:
+    return AlignmentFilter(settings).judge(signals.append_column("modality", pa.repeat("image", signals.num_rows)))
 
 
 def table(scores: list[float | None]) -> pa.Table:
@@ -34,9 +32,9 @@ def test_zero_is_a_threshold() -> None:
 
 
 def test_a_threshold_belongs_to_weights() -> None:
-    assert default_threshold("ViT-B-32", "openai") == 0.28
-    assert default_threshold("ViT-B-32", "/somewhere/own.pt") is None
-    assert all(-1 <= value <= 1 for value in THRESHOLDS.values())
+    assert AlignmentFilter().default_min_score("ViT-B-32", "openai") == 0.28
+    assert AlignmentFilter().default_min_score("ViT-B-32", "/somewhere/own.pt") is None
+    assert all(-1 <= value <= 1 for value in PUBLISHED_THRESHOLDS.values())
     with pytest.raises(ValueError, match="min_score or keep_top"):
         judge(table([0.5]), AlignmentThresholds())
 
@@ -54,8 +52,10 @@ def test_a_share_passes_all_until_its_score_is_known(scores: list[float | None],
     measured = [score is not None for score in scores]
     assert judge(table(scores), asked).passed.tolist() == measured
     values = np.array([math.nan if score is None else score for score in scores])
-    result = judge(table(scores), with_threshold(asked, quantile_threshold(values, share)))
+    min_score = quantile_threshold(values, share)
+    cut = AlignmentFilter(asked).with_settings(min_score=min_score, keep_top=None).settings
+    result = judge(table(scores), cut)
     assert result.passed.sum() >= share * sum(measured) - 1e-9
     order = np.argsort(values)
-    again = judge(table([scores[i] for i in order]), with_threshold(asked, quantile_threshold(values, share)))
+    again = judge(table([scores[i] for i in order]), cut)
     assert again.passed.tolist() == result.passed[order].tolist()

@@ -1,10 +1,11 @@
 import pyarrow as pa
 
-from filters.caption import MODALITIES, CaptionThresholds, judge
+from filters.caption import CaptionFilter
 
 
 def test_no_caption_and_missing() -> None:
-    result = judge(pa.table({"clean.text": pa.array(["a dog", "", None], pa.string())}), CaptionThresholds())
+    texts = pa.array(["a dog", "", None], pa.string())
+    result = CaptionFilter().judge(pa.table({"clean.text": texts, "modality": ["image"] * 3}))
     assert result.passed.tolist() == [True, False, False]
     assert result.reason.tolist() == ["", "no_caption", "missing"]
     assert result.value.tolist()[:2] == [5.0, 0.0]
@@ -12,4 +13,4 @@ def test_no_caption_and_missing() -> None:
 
 
 def test_text_documents_have_no_medium() -> None:
-    assert {"video", "image", "multi_image"} == MODALITIES
+    assert CaptionFilter.modalities == {"video", "image", "multi_image"}

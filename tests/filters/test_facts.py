@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filters.facts import FactsThresholds, judge
+from filters.facts import FactsFilter, FactsThresholds
+from filters.rules import Judgement
+
+
+def judge(signals: pa.Table, settings: FactsThresholds) -> Judgement:
+    return FactsFilter(settings).judge(signals)
+
 
 VIDEO = {"modality": "video", "width": 640, "height": 360, "duration": 10.0, "fps": 25.0, "codec": "h264"}
 IMAGE = {"modality": "image", "width": 640, "height": 480, "duration": None, "fps": None, "codec": None}

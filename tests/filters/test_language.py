@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.language import Language
-from filters.language import READS, LanguageThresholds, judge, undecided
+from filters.language import LanguageFilter, LanguageThresholds
+from filters.rules import Judgement
+
+
+def judge(signals: pa.Table, settings: LanguageThresholds) -> Judgement:
+    return LanguageFilter(settings).judge(signals)
+
 
 ENGLISH = {"label": "en", "score": 0.9, "english": 0.9, "letters": 40, "latin": 40, "english_share": 0.3}
 GERMAN = {"label": "de", "score": 0.95, "english": 0.01, "letters": 40, "latin": 40, "english_share": 0.0}
@@ -15,7 +21,10 @@ GERMAN = {"label": "de", "score": 0.95, "english": 0.01, "letters": 40, "latin":
 
 def table(*rows: dict[str, object]) -> pa.Table:
     return pa.table(
-        {name: pa.array([row[name.partition(".")[2]] for row in rows], Language.columns[name[9:]]) for name in READS}
+        {
+            name: pa.array([row[name.partition(".")[2]] for row in rows], Language.columns[name[9:]].type)
+            for name in LanguageFilter.columns()
+        }
     )
 
 
@@ -37,7 +46,11 @@ def test_short_and_unsure_is_undecided_and_stays() -> None:
     short = GERMAN | {"letters": 19, "latin": 19, "score": 0.49, "english": 0.05}
     assert verdict(short) == (True, "")
     assert judge(table(short), LanguageThresholds()).threshold.tolist() == [0.5]
-    assert undecided(table(short, ENGLISH, GERMAN), LanguageThresholds()).tolist() == [True, False, False]
+    assert LanguageFilter(LanguageThresholds()).is_undecided(table(short, ENGLISH, GERMAN)).tolist() == [
+        True,
+        False,
+        False,
+    ]
     assert verdict(short | {"letters": 20})[0] is False
     assert verdict(short | {"score": 0.5})[0] is False
     assert verdict(short | {"english": 0.04})[0] is False
@@ -48,7 +61,7 @@ def test_english_among_foreign_words_stays() -> None:
     mixed = GERMAN | {"english": 0.02, "english_share": 0.08}
     assert verdict(mixed) == (True, "")
     assert verdict(GERMAN | {"english": 0.25}) == (True, "")
-    assert not undecided(table(mixed), LanguageThresholds())[0]
+    assert not LanguageFilter(LanguageThresholds()).is_undecided(table(mixed))[0]
     assert verdict(mixed | {"english_share": 0.07})[0] is False
     assert verdict(mixed | {"english": 0.01})[0] is False
     assert verdict(mixed | {"latin": 10})[0] is False
@@ -70,10 +83,10 @@ def test_other_languages_may_be_wanted_and_sure() -> None:
     assert (result.reason[0], result.value[0], result.threshold[0]) == ("low_score", 0.6, 0.8)
 
 
-@pytest.mark.parametrize("name", [name[9:] for name in READS])
+@pytest.mark.parametrize("name", [name[9:] for name in LanguageFilter.columns()])
 def test_anything_missing_fails_closed(name: str) -> None:
     for value in (None, math.nan):
-        if value is not None and not pa.types.is_floating(Language.columns[name]):
+        if value is not None and not pa.types.is_floating(Language.columns[name].type):
             continue
         for row in (ENGLISH, GERMAN | {"letters": 5, "score": 0.3, "english": 0.2}):
             result = judge(table(row | {name: value}), LanguageThresholds(allowed=("en", "de")))

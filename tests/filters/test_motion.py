@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from filters.motion import MotionThresholds, judge
+from filters.motion import MotionFilter, MotionThresholds
+from filters.rules import Judgement
+
+
+def judge(signals: pa.Table, settings: MotionThresholds) -> Judgement:
+    return MotionFilter(settings).judge(signals.append_column("modality", pa.repeat("video", signals.num_rows)))
 
 
 def signals(scores: list[float | None]) -> pa.Table:

@@ -5,13 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from filters import overlay
+from filters.overlay import OverlayFilter, OverlayThresholds
+from filters.rules import Judgement
 
 
-def _judge(values: list[float | None], **settings: float) -> overlay.Judgement:
-    return overlay.judge(
-        pa.table({"overlay.area": pa.array(values, pa.float64())}), overlay.Settings.model_validate(settings)
+def _judge(values: list[float | None], **settings: float) -> Judgement:
+    signals = pa.table(
+        {"overlay.area": pa.array(values, pa.float64()), "modality": pa.array(["video"] * len(values), pa.string())}
     )
+    return OverlayFilter(OverlayThresholds.model_validate(settings)).judge(signals)
 
 
 def test_a_video_passes_up_to_the_limit_and_fails_closed() -> None:
@@ -35,4 +37,4 @@ def test_a_looser_limit_keeps_all_that_a_tighter_one_kept(areas: list[float], a:
 
 def test_a_share_is_a_share() -> None:
     with pytest.raises(ValidationError):
-        overlay.Settings(max_area=5)
+        OverlayThresholds(max_area=5)

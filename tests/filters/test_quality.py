@@ -1,6 +1,4 @@
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import filters.quality
 from annotators.quality import Quality
 from annotators.quality import QualitySettings as Measured
-from filters.quality import READS, Document, QualityThresholds, judge
+from filters.quality import DocumentThresholds, QualityFilter, QualityThresholds
+from filters.rules import Judgement
+
+READS = QualityFilter.columns()
+
+
+def judge(signals: pa.Table, settings: QualityThresholds) -> Judgement:
+    return QualityFilter(settings).judge(signals)
+
 
 CAPTION = dict.fromkeys((name.partition(".")[2] for name in READS), 0.0) | {"words": 8, "chars": 40}
 DOCUMENT = CAPTION | {"words": 400, "chars": 2400, "mean_word_length": 5, "alpha_words": 0.95, "stop_words": 6}
@@ -55,7 +60,7 @@ DOCUMENT_FAULTS = [
 STRICT = QualityThresholds(
     max_urls=0,
     max_bad_words=0,
-    document=Document(min_sentences=3, min_terminal_lines=0.5, max_braces=0, max_bad_words=0),
+    document=DocumentThresholds(min_sentences=3, min_terminal_lines=0.5, max_braces=0, max_bad_words=0),
 )
 
 
@@ -82,7 +87,7 @@ def test_every_document_rule(reason: str, fault: dict[str, float], threshold: fl
 
 
 def test_no_reason_is_without_a_test() -> None:
-    written = set(re.findall(r'Rule\("(\w+)"', Path(filters.quality.__file__).read_text("utf-8")))
+    written = {threshold.reason for threshold in QualityFilter.thresholds}
     assert written == {reason for reason, _, _ in (*CAPTION_FAULTS, *DOCUMENT_FAULTS)}
 
 

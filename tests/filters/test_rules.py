@@ -5,16 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filters.interface import Judgement
-from filters.rules import Rule, first_broken, quantile_threshold, where
+from filters.rules import Rule, judge_by_rules, quantile_threshold
 
 values = st.lists(st.floats(-1, 1) | st.just(math.nan), min_size=1, max_size=20)
 
 
 def test_the_first_broken_rule_decides() -> None:
     one, two = np.array([1.0, 5.0, 1.0, 5.0]), np.array([9.0, 9.0, 2.0, 2.0])
-    rules = [Rule("small", one, "min", 3.0), Rule("large", two, "max", 4.0), Rule("off", two, "max", None)]
-    result = first_broken(rules, np.zeros(4, dtype=bool))
+    rules = [Rule("small", one, "min", 3.0), Rule("large", two, "max", 4.0)]
+    result = judge_by_rules(rules, np.zeros(4, dtype=bool))
     assert result.reason.tolist() == ["small", "large", "small", ""]
     assert result.value.tolist() == [1.0, 9.0, 1.0, 5.0]
     assert result.threshold.tolist() == [3.0, 4.0, 3.0, 3.0]
@@ -24,19 +23,21 @@ def test_the_first_broken_rule_decides() -> None:
 def test_limits_themselves_are_kept_and_nan_is_not() -> None:
     value = np.array([3.0, math.nan])
     for side in ("min", "max"):
-        assert first_broken([Rule("r", value, side, 3.0)], np.zeros(2, dtype=bool)).passed.tolist() == [True, False]
+        assert judge_by_rules([Rule("r", value, side, 3.0)], np.zeros(2, dtype=bool)).passed.tolist() == [True, False]
 
 
 def test_lost_rows_are_missing_whatever_the_rules_say() -> None:
-    result = first_broken([Rule("r", np.array([1.0]), "min", 3.0)], np.array([True]))
+    result = judge_by_rules([Rule("r", np.array([1.0]), "min", 3.0)], np.array([True]))
     assert (result.passed[0], result.reason[0]) == (False, "missing")
     assert math.isnan(result.value[0])
 
 
-def test_where_takes_row_by_row() -> None:
-    yes = Judgement(np.array([True, True]), np.ones(2), np.ones(2), np.array(["", ""]))
-    no = Judgement(np.array([False, False]), np.zeros(2), np.zeros(2), np.array(["a", "b"]))
-    assert where(np.array([True, False]), yes, no).reason.tolist() == ["", "b"]
+def test_a_rule_is_asked_of_the_rows_that_it_applies_to() -> None:
+    numbers, first = np.array([1.0, 1.0, math.nan]), np.array([True, False, False])
+    rules = [Rule("small", numbers, "min", 3.0, first), Rule("large", numbers, "max", 2.0, ~first)]
+    result = judge_by_rules(rules, np.zeros(3, dtype=bool))
+    assert result.reason.tolist() == ["small", "", "missing"]
+    assert result.threshold.tolist() == [3.0, 2.0, 2.0]
 
 
 @settings(deadline=None, max_examples=60)

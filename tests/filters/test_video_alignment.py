@@ -1,7 +1,13 @@
 import pyarrow as pa
 import pytest
 
-from filters.video_alignment import MODALITIES, AlignmentThresholds, default_threshold, judge
+from filters.alignment import AlignmentThresholds
+from filters.rules import Judgement
+from filters.video_alignment import VideoAlignmentFilter
+
+
+def judge(signals: pa.Table, settings: AlignmentThresholds) -> Judgement:
+    return VideoAlignmentFilter(settings).judge(signals.append_column("modality", pa.repeat("video", signals.num_rows)))
 
 
 def test_its_own_column_and_modality() -> None:
@@ -10,7 +16,7 @@ def test_its_own_column_and_modality() -> None:
     result = judge(table, AlignmentThresholds(min_score=0.2))
     assert result.passed.tolist() == [True, False, False]
     assert result.reason.tolist() == ["", "low_score", "missing"]
-    assert {"video"} == MODALITIES
+    assert VideoAlignmentFilter.modalities == {"video"}
 
 
 def test_no_limit_is_a_mistake() -> None:
@@ -19,4 +25,4 @@ def test_no_limit_is_a_mistake() -> None:
 
 
 def test_no_threshold_is_made_up() -> None:
-    assert default_threshold("ViT-B-32", "openai") is None
+    assert VideoAlignmentFilter().default_min_score("ViT-B-32", "openai") is None

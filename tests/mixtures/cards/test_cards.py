@@ -53,6 +53,7 @@ def test_a_card_sums_its_members() -> None:
         series="video:json,mp4",
         members=pa.Table.from_pylist(rows, schema=tables.MEMBERS),
         signals=signals,
+        score_columns=["motion.score", "facts.width", "quality.words"],
         ledger={"inputs": 4},
         reasons={"motion: static": 1},
         made_by={"name": "x"},

@@ -23,7 +23,7 @@ SOURCES = [{"name": "a", "path": ".", "modality": "image"}]
         ({"filters": {"facts": {"min_side": "wide"}}}, "filters.facts.min_side", ""),
         ({"measure": {"fingerprnt": {}}}, "measure.fingerprnt", "did you mean 'fingerprint'?"),
         ({"measure": {"late": ["ocr"]}}, "there is no annotator 'ocr'", "overlay"),
-        ({"measure": {"motion": {}}}, "measure.motion: nothing asks for this annotator", "add a filter"),
+        ({"measure": {"motion": {}}}, "measure.motion: nothing needs this annotator", "add a filter"),
         ({"duplicates": {"image": {"treshold": 1}}}, "duplicates.image.treshold", "did you mean 'threshold'?"),
         ({"duplicates": {"image": {"threshold": 1.5}}}, "duplicates.image.threshold", ""),
         ({"sourcs": []}, "sourcs: there is no such key", "did you mean 'sources'?"),

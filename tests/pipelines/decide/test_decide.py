@@ -89,9 +89,9 @@ def test_shares_become_cutoffs_over_all_rows(make_run: Callable[..., Run], tmp_p
     for number, speed in enumerate((0, 1, 2, 4)):
         corpus.write_clip(tmp_path / "v" / f"{number}.mp4", number, frames=8, speed=speed)
     sources = [{"name": "v", "path": str(tmp_path / "v"), "modality": "video", "captions": "optional"}]
-    from filters import motion
+    from filters.motion import MotionThresholds
 
-    if "keep_top" not in motion.Settings.model_fields:
+    if "keep_top" not in MotionThresholds.model_fields:
         pytest.skip("motion has no share")
     run = decided(make_run(sources, filters={"motion": {"keep_top": 0.5}}))
     scores = [row["motion.score"] for row in rows(run, "signals")]

@@ -18,28 +18,30 @@ from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, judge_rows
 from pipelines.report import sliders
 from pipelines.report.report_rows import ReportRows, gather
-from pipelines.report.thresholds import OPEN, PASSES, Threshold, thresholds, with_value
+from pipelines.report.thresholds import OPEN, PASSES, ThresholdEffect, thresholds, with_value
 from tests.pipelines.report.test_data_scripts import unpacked
 
 
 @pytest.fixture(scope="module")
-def world(run: Run) -> tuple[JudgedRun, ReportRows, list[Threshold]]:
+def world(run: Run) -> tuple[JudgedRun, ReportRows, list[ThresholdEffect]]:
     finished = open_judged_run(run.out)
     rows = gather(finished)
     return finished, rows, list(thresholds(finished.resolved, rows, finished.run.captions_optional))
 
 
-def changed(resolved: Resolved, threshold: Threshold, at: float) -> Resolved:
+def changed(resolved: Resolved, threshold: ThresholdEffect, at: float) -> Resolved:
     steps = []
     for step in resolved.steps:
         if step.filter is not None and step.filter.name == threshold.filter:
-            filter_ = replace(step.filter, settings=with_value(step.filter.settings, threshold.path, at))
+            filter_ = type(step.filter)(with_value(step.filter.settings, threshold.path, at))
             step = Step(step.annotators, filter_)
         steps.append(step)
     return replace(resolved, steps=tuple(steps))
 
 
-def recounted(finished: JudgedRun, rows: ReportRows, threshold: Threshold, at: float) -> tuple[np.ndarray, np.ndarray]:
+def recounted(
+    finished: JudgedRun, rows: ReportRows, threshold: ThresholdEffect, at: float
+) -> tuple[np.ndarray, np.ndarray]:
     """bool (n,): rows that certainly pass all filters, and rows that no one can tell of."""
     resolved = changed(finished.resolved, threshold, at)
     judged, unknown = judge_rows(resolved, rows.samples, rows.signals, finished.run.captions_optional)
@@ -108,13 +110,9 @@ COLUMNS = {
 @settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(COLUMNS)))
 def test_values_are_what_the_filter_holds_its_thresholds_against(seed: int, name: str) -> None:
-    import importlib
-
-    from pipelines.report.thresholds import _known
-
     rng = np.random.default_rng(seed)
     n = 60
-    module = importlib.import_module(FILTERS[name])
+    kind = FILTERS[name]
     columns: dict[str, Any] = {"modality": rng.choice(["video", "image"], n)}
     for column in COLUMNS[name]:
         if column == "label":
@@ -127,11 +125,12 @@ def test_values_are_what_the_filter_holds_its_thresholds_against(seed: int, name
             columns[f"{name}.{column}"] = np.round(rng.random(n), 2)
     columns["facts.codec"] = ["h264"] * n
     signals = pa.table(columns)
-    own = module.Settings()
-    for path, side, value in _known(name, own, signals):
+    own = kind.settings_class()()
+    for threshold in kind.thresholds:
+        path, side, value = tuple(threshold.key.split(".")), threshold.direction, threshold.numbers(signals)
         ends = (np.inf, -np.inf) if side == "min" else (-np.inf, np.inf)
-        always, sometimes = (module.judge(signals, with_value(own, path, end)).passed for end in ends)
+        always, sometimes = (kind(with_value(own, path, end)).judge(signals).passed for end in ends)
         for at in rng.choice(value[np.isfinite(value)], 4):
             held = {"min": value >= at, "max": value <= at, "below": value < at}[side]
-            real = module.judge(signals, with_value(own, path, float(at))).passed
+            real = kind(with_value(own, path, float(at))).judge(signals).passed
             np.testing.assert_array_equal(always | (sometimes & held), real, err_msg=f"{name} {path} {at}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from annotators import ANNOTATORS
 from filters import FILTERS
 from infra import tables
 from infra.errors import ConfigError
-from pipelines.core.resolve import annotator_class
 from pipelines.tools import schema as schemas
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -82,8 +81,8 @@ def test_signals_name_every_annotator_with_version_and_columns() -> None:
     signals = schemas.run("signals")["signals"]
     assert list(signals) == list(ANNOTATORS)
     for name, entry in signals.items():
-        kind = annotator_class(name)
-        assert entry["version"] == kind.VERSION  # type: ignore[attr-defined]
+        assert entry["version"] == ANNOTATORS[name].VERSION
+        assert all(c["meaning"] for c in entry["columns"])
         assert [c["name"] for c in entry["columns"]][-1] == f"{name}.error"
     where = {c["name"]: c["where"] for c in signals["fingerprint"]["columns"]}
     assert where["fingerprint.vectors"] == "store" and where["fingerprint.quality"] == "signals"
@@ -135,16 +134,17 @@ def test_configuration_names_nothing_that_is_not_there() -> None:
 
 def test_filters_are_documented_with_all_they_read_and_every_reason() -> None:
     documented = sections("filters.md")
-    for name, path in FILTERS.items():
-        module = importlib.import_module(path)
+    for name, filter_class in FILTERS.items():
         text = documented[name]
-        for annotator in {column.split(".")[0] for column in module.READS}:
+        for annotator in {column.split(".")[0] for column in filter_class.columns()}:
             assert f"`{annotator}" in text, (name, annotator)
         for place, kind in CLASSES.items():
             if place == f"filters.{name}" or place.startswith(f"filters.{name}."):
                 check_thresholds(place.removeprefix(f"filters.{name}").lstrip("."), kind, text)
-        source = Path(module.__file__ or "").read_text()
-        reasons = set(re.findall(r'Rule\("([a-z_]+)"', source)) | set(re.findall(r'"([a-z_]+)"', module.judge.__doc__))
+        source = Path(inspect.getfile(filter_class)).read_text()
+        reasons = {threshold.reason for threshold in filter_class.thresholds if threshold.reason}
+        reasons |= set(re.findall(r'Rule\("([a-z_]+)"', source))
+        reasons |= set(re.findall(r'"([a-z_]+)"', filter_class.__doc__ or ""))
         assert reasons
         for reason in reasons:
             assert f"`{reason}`" in text, (name, reason)

@@ -1,0 +1,19 @@
+"""Settings of the cascade that belong to no single annotator or filter."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from infra.config import Strict
+
+
+class Measure(Strict):
+    """Settings that belong to no single annotator. late: annotators that run on kept samples only, after decide."""
+
+    late: tuple[str, ...] = ()
+    window_bytes: int = Field(default=256 * 2**20, gt=0)
+    watchdog_s: float = Field(default=120.0, gt=0)
+    max_pixels: int = Field(default=2**26, gt=0)
+    max_frames: int = Field(default=100_000, gt=0)
+    max_bytes: int = Field(default=16 * 2**30, gt=0)
+    max_seconds: float = Field(default=6 * 3600.0, gt=0)
