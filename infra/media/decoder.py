@@ -1,4 +1,4 @@
-"""The only door to media: bytes that nobody vouches for are opened in a child process, never here.
+"""The one way to open media: untrusted bytes are decoded in a child process, never in this one.
 
 A crash or a hang in a codec costs one sample and a new child. One pass over a medium serves every annotator.
 """
@@ -24,26 +24,26 @@ from infra.media.decoder_child import ArenaFrames, Reply, Request
 from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
 from infra.media.pixels import Limits as Limits
 
-_START_S = 120.0  # for a child to import its libraries on a machine that is very busy
+_START_S = 120.0  # for a child to import its libraries on a very busy machine
 
 
 class Decoder:
     """Opens media in a child process, which starts with the first medium and is replaced after a crash or a hang.
 
     Not thread-safe. Errors of a medium are in DecodedMedia.error, "kind: detail", with kind one of
-        unreadable  the bytes cannot be had            empty      there are none
-        truncated   fewer bytes or frames than its container says
-        no_video    no video stream                    no_frames  none came out, or none lies in the span
+        unreadable  the bytes cannot be read           empty      there are no bytes
+        truncated   fewer bytes or frames than its container declares
+        no_video    no video stream                    no_frames  none decoded, or none in the span
         too_large   beyond one of `limits`             decode     a library refuses it, or frames are damaged
         memory      the child ran out of memory        crash      the child died, by which signal
         watchdog    no answer in time: the one error that another run may not repeat
     Mistakes in our own code, an observer's included, raise StageError with the child's traceback.
 
-    Videos are decoded by one thread, turned as their display matrix says; pixels are taken as square. A frame that
-    the codec could only conceal fails the medium. Images: see infra.media.image.
+    Videos are decoded by one thread and turned by their display matrix; pixels are taken as square. A frame that the
+    codec could only conceal fails the medium. Images: see infra.media.image.
 
-    probes, decodes: media asked for. decode_seconds: time spent in `probe` and `decode`; child_seconds: the part of
-    it in which the child was at work.
+    probes, decodes: number of requests. decode_seconds: time spent in `probe` and `decode`; child_seconds: the
+    child's share of it.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -67,8 +67,8 @@ class Decoder:
             self._child = None
 
     def probe(self, ref: MediaRef) -> DecodedMedia:
-        """The header only. Of a video the packets are read, to count frames and seconds, and the first frame is
-        decoded, which alone knows how it is turned; of an image nothing is."""
+        """Read the header only. Of a video the packets are read, to count frames and seconds, and the first frame is
+        decoded, the only source of the orientation; of an image nothing is decoded."""
         self.probes += 1
         return self._ask(Request(ref, True, {}, {}, self.limits))
 
@@ -78,7 +78,7 @@ class Decoder:
         """One pass: header, the frames of each plan, the result of each observer (videos only), by annotator.
 
         A plan gets for each of its times the nearest frame of the span, and no frame twice, so that a video shorter
-        than the plan gives fewer. Observers must be importable by name in the child, and what they print is lost.
+        than the plan gives fewer. Observers must be importable by name in the child; what they print is lost.
         """
         self.decodes += 1
         return self._ask(Request(ref, False, dict(plans), dict(observers), self.limits))
@@ -96,7 +96,11 @@ class Decoder:
             self.child_seconds += answer.seconds
             if answer.bug is not None:
                 last = answer.bug.strip().splitlines()[-1]
-                raise StageError(f"the decoder's child has a bug: {last}", where=request.ref.uri, hint=answer.bug)
+                raise StageError(
+                    f"the decoder's child process failed by a bug in our code: {last}",
+                    where=request.ref.uri,
+                    hint=answer.bug,
+                )
             if answer.error is not None:
                 return DecodedMedia(error=answer.error)
             frames = self._child.frames(answer)
@@ -106,12 +110,12 @@ class Decoder:
 
 
 class _Child:
-    """The running child, its pipes and the arena that its pixels come back in."""
+    """The running child, its pipes and the arena that returns its pixels."""
 
     def __init__(self, limits: Limits) -> None:
-        self._arena = _nameless_file()
+        self._arena = _open_unnamed_file()
         self._map: mmap.mmap | None = None
-        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  (what we can import, it can)
+        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  (the child imports what this process can)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "infra.media.decoder_child", str(self._arena), str(limits.address_space)],
             stdin=subprocess.PIPE,
@@ -123,16 +127,16 @@ class _Child:
         ready = self._receive(time.monotonic() + _START_S)
         if isinstance(ready, str):
             self.stop()
-            raise StageError(f"the decoder's child did not start ({ready})", hint="try: reelmill doctor")
+            raise StageError(f"the decoder's child process did not start ({ready})", hint="run `reelmill doctor`")
 
     def ask(self, payload: bytes, timeout_s: float) -> Reply | str:
-        """The reply, or the error that stands for none; the child is then of no more use."""
+        """The reply, or an error, after which the child must be replaced."""
         deadline = time.monotonic() + timeout_s
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(payload).to_bytes(8, "little") + payload)
         except BrokenPipeError:
-            return self._fate()
+            return self._describe_death()
         answer = self._receive(deadline)
         return answer if answer != "" else f"watchdog: no answer within {timeout_s:g} s"
 
@@ -140,18 +144,18 @@ class _Child:
         """Copies of the arena's pixels, so that the next request may overwrite it."""
         if reply.used > 0 and (self._map is None or len(self._map) < reply.used):
             self._map = mmap.mmap(self._arena, os.fstat(self._arena).st_size)
-        return {name: self._copied(laid) for name, laid in reply.frames.items()}
+        return {name: self._copy_frames(arena_frames) for name, arena_frames in reply.frames.items()}
 
-    def _copied(self, laid: ArenaFrames) -> Frames:
-        size = laid.height * laid.width * 3
-        pixels = np.empty((len(laid.offsets), laid.height, laid.width, 3), dtype=np.uint8)
-        for row, offset in zip(pixels, laid.offsets, strict=True):
+    def _copy_frames(self, arena_frames: ArenaFrames) -> Frames:
+        height, width = arena_frames.height, arena_frames.width
+        pixels = np.empty((len(arena_frames.offsets), height, width, 3), dtype=np.uint8)
+        for row, offset in zip(pixels, arena_frames.offsets, strict=True):
             assert self._map is not None
-            row.reshape(-1)[:] = np.frombuffer(self._map, np.uint8, size, offset)
-        return Frames(pixels, np.asarray(laid.times, dtype=np.float64))
+            row.reshape(-1)[:] = np.frombuffer(self._map, np.uint8, height * width * 3, offset)
+        return Frames(pixels, np.asarray(arena_frames.times, dtype=np.float64))
 
     def stop(self) -> None:
-        """Kill: it holds nothing that could be lost."""
+        """Kill the child: it has no state that could be lost."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -164,26 +168,26 @@ class _Child:
 
     def _receive(self, deadline: float) -> Reply | str:
         """A reply; or "" when the deadline passed, or how the child died."""
-        data = bytearray()
-        wanted = 8
+        buffer = bytearray()
+        expected = 8  # the length first, then so many bytes
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        while len(data) < wanted:
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
+        while len(buffer) < expected:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0 or not poll.poll(remaining_s * 1000):
                 return ""
-            more = os.read(fd, 1 << 20)
-            if not more:
-                return self._fate()
-            data += more
-            if wanted == 8 and len(data) >= 8:
-                wanted = 8 + int.from_bytes(data[:8], "little")
-        reply: Reply = pickle.loads(memoryview(data)[8:])  # noqa: S301  (from our own child)
+            block = os.read(fd, 1 << 20)
+            if not block:
+                return self._describe_death()
+            buffer += block
+            if expected == 8 and len(buffer) >= 8:
+                expected = 8 + int.from_bytes(buffer[:8], "little")
+        reply: Reply = pickle.loads(memoryview(buffer)[8:])  # noqa: S301  (from our own child)
         return reply
 
-    def _fate(self) -> str:
+    def _describe_death(self) -> str:
         try:
             code = self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -193,8 +197,8 @@ class _Child:
         return f"crash: signal {-code}" if code < 0 else f"crash: exit {code}"
 
 
-def _nameless_file() -> int:
-    """A file without a name, in memory where the system can: nothing to clean up, and no limit of /dev/shm."""
+def _open_unnamed_file() -> int:
+    """A file without a name, in memory where the system supports it: nothing to clean up, no limit of /dev/shm."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("reelmill-frames")
     with tempfile.TemporaryFile() as file:

@@ -1,9 +1,9 @@
 """The decoder's child process: the one place where untrusted media meets a codec.
 
-Run by infra.media.decoder as `python -m infra.media.decoder_child ARENA_FD`. Requests and replies are pickles
-preceded by their
-length (8 bytes, little endian) on stdin and stdout, pixels go through the arena, a nameless file that both sides map.
-It ends when stdin ends. A request that never ends is ended by the parent or, should that be gone, by an alarm.
+Run by infra.media.decoder as `python -m infra.media.decoder_child ARENA_FD ADDRESS_SPACE`. Requests and replies are
+pickles preceded by their length (8 bytes, little endian) on stdin and stdout. Pixels go through the arena, an unnamed
+file that both sides map. The child ends when stdin ends. A request that hangs is ended by the parent or, should the
+parent have died, by an alarm.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef, StreamObserver
 from infra.media.pixels import Limits, Medium, Pixels, open_medium
 
-_TRIM_BYTES = 64 * 2**20  # an arena that grew beyond this gives its memory back after use
+_TRIM_BYTES = 64 * 2**20  # an arena that grew beyond this releases its memory after use
 _ALARM_AFTER_S = 30.0  # beyond the parent's own watchdog
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the parent asks. A probe reads no more than the header needs."""
+    """A request of the parent. A probe reads no more than the header needs."""
 
     ref: MediaRef
     probe: bool
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class ArenaFrames:
-    """Where in the arena the frames of one plan lie: all of `height` × `width` × 3 bytes."""
+    """Locations of one plan's frames in the arena: `height` × `width` × 3 bytes each."""
 
     height: int
     width: int
@@ -50,7 +50,10 @@ class ArenaFrames:
 
 @dataclass(frozen=True)
 class Reply:
-    """`bug` is a traceback: a mistake in our own code, which must stop the job. `used`: bytes of the arena."""
+    """The answer to a request.
+
+    bug: a traceback, of a mistake in our own code, which must stop the job. used: bytes of the arena.
+    """
 
     header: Mapping[str, Any] = field(default_factory=dict)
     frames: Mapping[str, ArenaFrames] = field(default_factory=dict)
@@ -78,17 +81,17 @@ class Arena:
             self._size = 0
 
     def put(self, pixels: Pixels) -> int:
-        """Lay `pixels` (C-contiguous) down; returns where."""
-        at, end = self.used, self.used + pixels.nbytes
+        """Append `pixels` (C-contiguous); returns their offset."""
+        offset, end = self.used, self.used + pixels.nbytes
         if end > self._size:
             self._unmap()
             self._size = max(2 * self._size, end, 2**20)
             os.ftruncate(self._fd, self._size)
         if self._map is None:
             self._map = mmap.mmap(self._fd, self._size)
-        self._map[at:end] = pixels.reshape(-1).data
+        self._map[offset:end] = pixels.reshape(-1).data
         self.used = end
-        return at
+        return offset
 
     def _unmap(self) -> None:
         if self._map is not None:
@@ -104,7 +107,7 @@ def serve(requests: IO[bytes], replies: IO[bytes], arena: Arena) -> None:
 
 
 def answer(payload: bytes, arena: Arena) -> Reply:
-    """One request done. Everything that a bad sample can cause is a reply with `error`; the rest is a bug."""
+    """Handle one request. Everything that a bad sample can cause is a reply with `error`; the rest is a bug."""
     arena.clear()
     started = time.perf_counter()
     try:
@@ -116,7 +119,7 @@ def answer(payload: bytes, arena: Arena) -> Reply:
             reply = Reply(error=str(error))
         except MemoryError:
             reply = Reply(error="memory: the decoder ran out of memory")
-    except Exception:  # noqa: BLE001  (the boundary: a mistake in our code or in an observer is told to the parent)
+    except Exception:  # noqa: BLE001  (the boundary: a mistake in our code or in an observer is reported to the parent)
         reply = Reply(bug=traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -129,24 +132,25 @@ def _video(request: Request, arena: Arena) -> Reply:
 
     medium = open_medium(request.ref, request.limits)
     try:
-        clip = VideoReader(medium, request.ref, request.limits)
+        reader = VideoReader(medium, request.ref, request.limits)
         try:
             if request.probe:
-                frame, _ = next(clip.frames())
-                return Reply(header=clip.header(frame))
-            places: dict[tuple[int, int, int], int] = {}
+                frame, _ = next(reader.frames())
+                return Reply(header=reader.header(frame))
+            offsets: dict[tuple[int, int, int], int] = {}
 
             def keep(number: int, pixels: Pixels) -> None:
-                places[number, pixels.shape[1], pixels.shape[0]] = arena.put(pixels)
+                offsets[number, pixels.shape[1], pixels.shape[0]] = arena.put(pixels)
 
-            header, picks, streams = decode_frames(clip, request.plans, request.observers, request.limits, keep)
+            header, selectors, streams = decode_frames(reader, request.plans, request.observers, request.limits, keep)
             frames = {}
-            for name, pick in picks.items():
-                offsets = tuple(places[number, pick.width, pick.height] for number in pick.numbers)
-                frames[name] = ArenaFrames(pick.height, pick.width, offsets, tuple(pick.times))
+            for name, selector in selectors.items():
+                width, height = selector.width, selector.height
+                taken = tuple(offsets[number, width, height] for number in selector.numbers)
+                frames[name] = ArenaFrames(height, width, taken, tuple(selector.times))
             return Reply(header=header, frames=frames, streams=streams)
         finally:
-            clip.close()
+            reader.close()
     finally:
         _close(medium)
 
@@ -160,12 +164,13 @@ def _image(request: Request, arena: Arena) -> Reply:
         if request.probe:
             return Reply(header=header)
         pixels = decode_picture(image, orientation)
-        places: dict[int, int] = {}
+        offsets: dict[int, int] = {}
         frames = {}
-        for name, made in resize_for_plans(pixels, request.plans).items():
-            if id(made) not in places:
-                places[id(made)] = arena.put(made)
-            frames[name] = ArenaFrames(made.shape[0], made.shape[1], (places[id(made)],), (0.0,))
+        for name, image_pixels in resize_for_plans(pixels, request.plans).items():
+            if id(image_pixels) not in offsets:
+                offsets[id(image_pixels)] = arena.put(image_pixels)
+            height, width, _ = image_pixels.shape
+            frames[name] = ArenaFrames(height, width, (offsets[id(image_pixels)],), (0.0,))
         return Reply(header=header, frames=frames)
     finally:
         _close(medium)
@@ -182,8 +187,7 @@ def _receive(file: IO[bytes]) -> bytes | None:
     head = file.read(8)
     if len(head) < 8:
         return None
-    payload = file.read(int.from_bytes(head, "little"))
-    return payload
+    return file.read(int.from_bytes(head, "little"))
 
 
 def _send(file: IO[bytes], reply: Reply) -> None:
@@ -193,7 +197,7 @@ def _send(file: IO[bytes], reply: Reply) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends us by closing stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the child by closing stdin
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -207,7 +211,7 @@ def main() -> None:
     av.logging.set_level(None)
     cv2.setNumThreads(1)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Codecs chatter on both; only our own pickles may pass.
+    # Codecs print to both; only our own pickles may pass.
     silence = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(silence, fd)
@@ -215,7 +219,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Pickles name classes by module; run as a script this one would be `__main__` and its classes others' twins.
-    from infra.media.decoder_child import main as run
+    # Pickles name classes by module: the parent must not receive classes of `__main__`.
+    from infra.media import decoder_child
 
-    run()
+    decoder_child.main()

@@ -1,4 +1,4 @@
-"""Still images: one picture out of one file, as an eye would see it. Runs in the decoder's child only."""
+"""Still images: decode one picture per file, upright and in RGB. Runs in the decoder's child only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from infra.errors import BadSample
 from infra.media.interface import FramePlan
 from infra.media.pixels import CodecGuard, Limits, Medium, Pixels, blend_on_white, fit_size, resize
 
-# Told by their content, never by name. Formats that run programs (EPS), that have no signature (TGA) or that
-# nobody publishes photographs in are left out.
+# Recognised by content, never by name. Excluded are formats that run programs (EPS), that have no signature (TGA) or
+# that are not used for photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO", "QOI")
 
 _ORIENTATION = 0x0112
@@ -22,8 +22,8 @@ _ORIENTATION = 0x0112
 def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], int]:
     """Read the header only. Returns the opened picture, its header and its EXIF orientation (1 to 8).
 
-    Of an animated file the first picture counts; `frames` says how many there are. A block of EXIF that cannot be
-    read turns nothing: the picture itself may well be sound. Raises BadSample decode, too_large.
+    Of an animated file the first picture is used; `frames` is the number of pictures. EXIF that cannot be read is
+    ignored: the picture itself may well be sound. Raises BadSample decode, too_large.
     """
     from PIL import Image
 
@@ -40,7 +40,7 @@ def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], in
     if width < 1 or height < 1:
         raise BadSample("decode", f"{width} x {height} pixels")
     frames = int(getattr(image, "n_frames", 1)) if image.format in ("PNG", "WEBP", "AVIF", "MPO") else 1
-    if image.format in ("GIF", "TIFF"):  # told by walking the file, which may leave the picture anywhere
+    if image.format in ("GIF", "TIFF"):  # counting walks the file and moves its position
         try:
             with CodecGuard("decode"):
                 frames = int(getattr(image, "n_frames", 1))
@@ -64,7 +64,7 @@ def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], in
 
 
 def _orientation(exif: bytes | None) -> int:
-    """Out of the block that the header brought. `image.getexif()` would load the picture and hide that it fails."""
+    """The orientation in an EXIF block; 1 if unreadable. `image.getexif()` would load the picture and hide errors."""
     from PIL import Image
 
     if not isinstance(exif, bytes):
@@ -73,14 +73,14 @@ def _orientation(exif: bytes | None) -> int:
         with CodecGuard("decode"):
             tags = Image.Exif()
             tags.load(exif)
-            value = tags.get(_ORIENTATION, 1)
+            orientation = tags.get(_ORIENTATION, 1)
     except BadSample:
         return 1
-    return value if isinstance(value, int) else 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def decode_picture(image: Any, orientation: int) -> Pixels:
-    """Decode: uint8 RGB (height, width, 3), turned upright, transparency laid on white. Colour profiles are not
+    """Decode: uint8 RGB (height, width, 3), turned upright, transparency blended on white. Colour profiles are not
     applied. Raises BadSample decode."""
     with CodecGuard("decode"):
         image.load()
@@ -112,7 +112,8 @@ def decode_picture(image: Any, orientation: int) -> Pixels:
 
 
 def _wide_grey(values: Any, fractions: bool) -> Pixels:
-    """32-bit grey has no agreed white: 1 where all are fractions, else 255 where that is enough, else 65535."""
+    """Convert 32-bit grey, which has no standard white: 1 for fractions in 0..1, else 255 if no value is above, else
+    65535."""
     values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0.0))
     white = 1.0 if fractions and top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
@@ -121,8 +122,8 @@ def _wide_grey(values: Any, fractions: bool) -> Pixels:
 
 
 def resize_for_plans(pixels: Pixels, plans: Mapping[str, FramePlan]) -> dict[str, Pixels]:
-    """By annotator, the picture at the size that its plan asks for; equal sizes share one array."""
+    """By annotator, the picture at the size of its plan; equal sizes share one array."""
     height, width = pixels.shape[:2]
     sizes = {name: fit_size(width, height, plan.size, plan.fit) for name, plan in plans.items()}
-    made = {size: resize(pixels, *size) for size in dict.fromkeys(sizes.values())}
-    return {name: made[size] for name, size in sizes.items()}
+    by_size = {size: resize(pixels, *size) for size in dict.fromkeys(sizes.values())}
+    return {name: by_size[size] for name, size in sizes.items()}

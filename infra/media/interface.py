@@ -1,4 +1,4 @@
-"""The words that annotators and the decoder share: where media lies, which frames are wanted, what came back."""
+"""Types shared by annotators and the decoder: references to media, plans of frames, decoded media."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class MediaRef:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """Which frames of a video an annotator wants, and at which size. An image always gives its one frame.
+    """Frames of a video that an annotator requests, and their size. An image always gives its one frame.
 
     times "middle": the one frame nearest half the duration.
     times "uniform": `count` frames at the centres of `count` equal parts of the duration.
-    times "rate": `fps` frames a second from 0, plus the first and the last frame when `ends`;
+    times "rate": `fps` frames per second from 0, plus the first and the last frame when `ends`;
         when that makes more than `count`, `count` of them spread evenly.
-    times "at": the frames whose numbers (from 0, in showing order) are `numbers`, ascending; a number beyond the end
-        stands for the last frame. They are never thinned out: too many for the limits are an error.
+    times "at": the frames whose numbers (from 0, in presentation order) are `numbers`, ascending; a number beyond the
+        end means the last frame. They are never thinned out: more than the limits allow are an error.
     fit "short"/"long": that side becomes `size` pixels, the aspect is kept, never enlarged;
         "skew": exactly size × size, aspect ignored.
     """
@@ -61,7 +61,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class DecodedMedia:
-    """What one pass over one medium gave. `error` is set when it failed ("kind: detail"); the rest is then empty."""
+    """The outcome of one pass over one medium. On failure `error` is "kind: detail" and the rest is empty."""
 
     header: Mapping[str, Any] = field(default_factory=dict)
     frames: Mapping[str, Frames] = field(default_factory=dict)  # by annotator name
@@ -83,4 +83,4 @@ class StreamObserver(Protocol):
         """`frame` is an av.VideoFrame; it is only valid during the call."""
 
     def finish(self) -> Mapping[str, Any]:
-        """Plain scalars, by column name; may hold "error": str."""
+        """Plain scalars, by column name; may contain "error": str."""

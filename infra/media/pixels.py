@@ -1,4 +1,4 @@
-"""What stills and clips share inside the decoder's child: bytes in, library calls guarded, pixels to size."""
+"""Shared by images and videos in the decoder's child: opening bytes, guarding library calls, resizing pixels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one medium may cost. All of them are counted, so that they decide alike on every machine; only
-    `watchdog_s` is measured, and its victims say so in their error. The values are ours.
+    """Maximum costs of one medium. All are counted, so that they decide alike on every machine; only `watchdog_s` is
+    a time, and has an error of its own. The defaults are ours.
 
-    max_bytes: of the medium. max_pixels: of one frame. max_packets, max_frames, max_seconds: of a video or of the
-    span of it that is wanted. max_frame_bytes: of the frames returned for one plan; a plan that would need more
+    max_bytes: of the medium. max_pixels: of one frame. max_packets, max_frames, max_seconds: of a video or of
+    the span requested. max_frame_bytes: of the frames returned for one plan; a plan that would need more
     gets fewer frames, evenly spread, whatever the other plans are. address_space: RLIMIT_AS of the child, 0 for none.
     """
 
@@ -41,10 +41,10 @@ class Limits:
 
 
 class CodecGuard:
-    """Around calls into a library on untrusted bytes: whatever it raises means that the bytes are bad.
+    """Context around a library call on untrusted bytes: any exception means that the bytes are bad.
 
     Crafted files make libraries raise nearly anything (struct.error, TypeError, SyntaxError, …), so no list of
-    types would do. It must enclose the library's call and nothing of ours: a mistake of ours has to stop the job.
+    types would be complete. Enclose the library's call and nothing of ours: a mistake of ours must stop the job.
     """
 
     def __init__(self, kind: str) -> None:
@@ -61,7 +61,7 @@ class CodecGuard:
 
 
 def describe(error: Exception) -> str:
-    """One line on a library's error, without what changes from run to run: addresses and paths."""
+    """Describe a library's error in one line, without addresses and paths, which change from run to run."""
     text = getattr(error, "strerror", None)
     if not isinstance(text, str) or not text:
         text = re.sub(r"<_io[^<>]*>|<[^<>]* at 0x[0-9a-fA-F]+>", "the file", str(error))
@@ -70,8 +70,8 @@ def describe(error: Exception) -> str:
 
 
 class ByteRange(io.RawIOBase):
-    """`length` bytes of `file` from `offset`, as a file of its own. It has no name: a demuxer that knew one could
-    look at its neighbours."""
+    """`length` bytes of `file` from `offset`, as a read-only file without a name, by which a demuxer could find its
+    neighbours."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
         self._file = file
@@ -96,15 +96,15 @@ class ByteRange(io.RawIOBase):
         return at
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._length - self._at)
-        if wanted <= 0:
+        size = min(len(buffer), self._length - self._at)
+        if size <= 0:
             return 0
         with CodecGuard("unreadable"):
             self._file.seek(self._offset + self._at)
-            data = self._file.read(wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+            content = self._file.read(size)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
     def close(self) -> None:
         self._file.close()
@@ -142,7 +142,7 @@ def open_medium(ref: MediaRef, limits: Limits) -> Medium:
 
 def _open_local(path: str) -> tuple[IO[bytes], int]:
     with CodecGuard("unreadable"):
-        status = os.stat(path)  # noqa: PTH116  (a Path would swallow odd names)
+        status = os.stat(path)  # noqa: PTH116  (a Path would normalise odd names)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise BadSample("unreadable", "not a regular file")
         return open(path, "rb", buffering=0), status.st_size
@@ -176,12 +176,12 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
         return np.ascontiguousarray(pixels)
     method = cv2.INTER_AREA if width < old_width or height < old_height else cv2.INTER_LINEAR
     try:
-        made = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+        output = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError from error
         raise
-    return np.asarray(made, dtype=np.uint8)
+    return np.asarray(output, dtype=np.uint8)
 
 
 def blend_on_white(rgba: Pixels) -> Pixels:
@@ -192,13 +192,13 @@ def blend_on_white(rgba: Pixels) -> Pixels:
 
 
 def plan_times(plan: FramePlan, duration: float, at_most: int) -> list[float]:
-    """Seconds from the start, ascending, at which `plan` wants a frame; `inf` stands for the last frame."""
+    """Seconds from the start, ascending, of the frames of `plan`; `inf` means the last frame."""
     if plan.times == "middle":
         return [duration / 2]
     if plan.times == "uniform":
         count = max(1, min(plan.count, at_most))
         return [(i + 0.5) * duration / count for i in range(count)]
-    # The small allowance keeps a frame due at the very end of the duration out, whatever the rounding.
+    # The small allowance excludes a frame at the very end of the duration, whatever the rounding.
     steps = max(1, int(np.ceil(duration * plan.fps - 1e-6)))
     times: Sequence[float] = [i / plan.fps for i in range(steps)]
     if plan.ends:

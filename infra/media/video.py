@@ -1,8 +1,8 @@
-"""Videos: one pass over the packets to know them, one pass of the decoder for everything that needs pixels.
+"""Videos: one pass over the packets for the facts, one pass of the decoder for everything that needs pixels.
 
-Runs in the decoder's child only. The container's own duration and frame count may be absent or wrong, so times are
-taken from the packets, which costs a read and no decoding. The decoder has one thread, and every frame is decoded
-whatever is asked for: what one annotator sees never depends on the others, and damage is found wherever it lies.
+Runs in the decoder's child only. A container's own duration and frame count may be missing or wrong, so times are
+taken from the packets, which costs a read and no decoding. The decoder has one thread and decodes every frame,
+whichever are requested: an annotator's frames never depend on the other annotators, and damage is detected anywhere.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef, StreamObserver
 from infra.media.pixels import CodecGuard, Limits, Medium, Pixels, blend_on_white, fit_size, plan_times, resize
 
-# Containers that hold media. Left out are all that name other files or addresses (hls, dash, concat, image2, sdp, …).
+# Containers of media. All that refer to other files or addresses (hls, dash, concat, image2, sdp, …) are excluded.
 CONTAINERS = "mov,matroska,avi,flv,live_flv,mpegts,mpeg,gif,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,rm,wtv,apng"
 
-_HELD_BYTES = 256 * 2**20  # packets of a medium that are kept between the two passes; bigger ones are read twice
-_LEAD_S = 1.0  # decoding order runs at most this far ahead of showing order
+_CACHED_BYTES = 256 * 2**20  # packets of a medium cached between the two passes; larger media are read twice
+_LEAD_S = 1.0  # decoding order runs at most this far ahead of presentation order
 _ATTACHED_PICTURE = 0x400
-_TRUNCATED_BELOW = 0.9  # of the frames that the container promises (ours: sound files of the wild miss up to 2 %)
+_TRUNCATED_BELOW = 0.9  # of the frames that the container declares (ours: sound files in the wild lack up to 2 %)
 _DECODED_BELOW = 0.5  # of the packets: two fields in two packets, or hidden frames, stay above it (ours)
 
 
 @dataclass(frozen=True)
 class PacketScan:
-    """What the packets say.
+    """Facts on a span, from its packets.
 
-    shown: int64, ascending: showing times, in ticks, of every frame that the packets read hold.
-    origin: the tick that is time 0. duration: seconds, of the span. frames: how many lie in the span.
-    bytes: of their packets. by_index: frames carry no usable times; the n-th one shown has the n-th of `shown`.
-    packets: in decoding order, from a keyframe before the span; None where they are too big to be kept.
+    shown: int64, ascending: presentation times, in ticks, of every frame in the packets read.
+    origin: the tick that is time 0. duration: of the span, in seconds. frames: number of them in the span.
+    bytes: of their packets. by_index: frames have no usable times; the n-th frame is shown at the n-th of `shown`.
+    packets: in decoding order, from a keyframe before the span; None where they are too large to cache.
     """
 
     shown: NDArray[np.int64]
@@ -52,8 +52,45 @@ class PacketScan:
         return round(float((stamp - self.origin) * self.tick), 6)
 
 
+class _PacketLog:
+    """The packets read so far; stamps, sizes and durations are those of the packets that are shown."""
+
+    def __init__(self, max_packets: int) -> None:
+        self.count = 0
+        self.stamps: list[int] = []
+        self.sizes: list[int] = []
+        self.durations: list[int] = []
+        self.all_have_times = True
+        self._max_packets = max_packets
+        self._cache: list[Any] | None = []
+        self._cached_bytes = 0
+
+    @property
+    def cached(self) -> tuple[Any, ...] | None:
+        return None if self._cache is None else tuple(self._cache)
+
+    def add(self, packet: Any, stamp: int, has_time: bool) -> None:
+        """Raises BadSample too_large, truncated."""
+        self.count += 1
+        if self.count > self._max_packets:
+            raise BadSample("too_large", f"more than {self._max_packets} packets")
+        if packet.is_corrupt:
+            raise BadSample("truncated", f"packet {self.count} is cut short")
+        if self._cache is not None:
+            self._cache.append(packet)
+            self._cached_bytes += packet.size
+            if self._cached_bytes > _CACHED_BYTES:
+                self._cache = None
+        if packet.is_discard:  # outside the container's edit list: decoded, never shown
+            return
+        self.all_have_times = self.all_have_times and has_time
+        self.stamps.append(stamp)
+        self.sizes.append(packet.size)
+        self.durations.append(int(packet.duration or 0))
+
+
 class VideoReader:
-    """An opened video and the wanted span of it. Raises BadSample decode, no_video, no_frames, too_large, truncated."""
+    """An opened video and a span of it. Raises BadSample decode, no_video, no_frames, too_large, truncated."""
 
     def __init__(self, medium: Medium, ref: MediaRef, limits: Limits) -> None:
         self._medium = medium
@@ -92,7 +129,7 @@ class VideoReader:
         with CodecGuard("decode"):
             codec.thread_count = 1
             codec.thread_type = "NONE"
-            # A stream may change its size under way; this stops the decoder before it allocates.
+            # A stream may change its frame size midway; this stops the decoder before it allocates.
             codec.options = {"max_pixels": str(self._limits.max_pixels)}
 
     def _check_size(self, width: int, height: int) -> None:
@@ -101,88 +138,69 @@ class VideoReader:
 
     def _scan(self, seek: bool) -> PacketScan:
         """Read the packets of the span. With `seek`, from a keyframe shortly before it, where there is one."""
-        limits, stream = self._limits, self.stream
         with CodecGuard("decode"):
-            promised = int(stream.frames or 0)
-            # AVI has decoding times only, which it gives out as showing times.
-            avi = self._container.format.name == "avi"
-            start = stream.start_time
+            declared_frames = int(self.stream.frames or 0)
+            # AVI has decoding times only, which it reports as presentation times.
+            is_avi = self._container.format.name == "avi"
+            start = self.stream.start_time
             self._base = int(start) if start is not None else 0
-            self._base_is_first = avi or start is None
-            self._tick = Fraction(stream.time_base or Fraction(1, 1000))
-            self._rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-        self._seek_to = None
-        if seek and not avi:
-            self._seek_to = self._base + int((self._first - _LEAD_S) / self._tick)
-        held: list[Any] | None = []
-        held_bytes = seen = 0
-        shown: list[int] = []
-        sizes: list[int] = []
-        lengths: list[int] = []
-        stamped = True
+            self._base_is_first = is_avi or start is None
+            self._tick = Fraction(self.stream.time_base or Fraction(1, 1000))
+            self._rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
+        self._seek_to = self._base + int((self._first - _LEAD_S) / self._tick) if seek and not is_avi else None
+        log = _PacketLog(self._limits.max_packets)
         for packet, stamp, has_time in self._packets():
-            if self._seek_to is not None and seen == 0:
-                early = packet.is_keyframe and (stamp - self._base) * self._tick <= self._first
-                if not early:
-                    self.close()
-                    self._open()
-                    return self._scan(seek=False)
-            seen += 1
-            if seen > limits.max_packets:
-                raise BadSample("too_large", f"more than {limits.max_packets} packets")
-            if packet.is_corrupt:
-                raise BadSample("truncated", f"packet {seen} is cut short")
-            if held is not None:
-                held.append(packet)
-                held_bytes += packet.size
-                if held_bytes > _HELD_BYTES:
-                    held = None
-            if packet.is_discard:  # outside the container's edit list: decoded, never shown
-                continue
-            stamped = stamped and has_time
-            shown.append(stamp)
-            sizes.append(packet.size)
-            lengths.append(int(packet.duration or 0))
-        if self._whole and seen < _TRUNCATED_BELOW * promised:
-            raise BadSample("truncated", f"{seen} of {promised} frames")
-        return self._measured(shown, sizes, lengths, avi or not stamped, held)
+            if self._seek_to is not None and log.count == 0 and not self._is_keyframe_before_span(packet, stamp):
+                self.close()
+                self._open()
+                return self._scan(seek=False)
+            log.add(packet, stamp, has_time)
+        if self._whole and log.count < _TRUNCATED_BELOW * declared_frames:
+            raise BadSample("truncated", f"{log.count} of {declared_frames} frames")
+        return self._summarise(log, by_index=is_avi or not log.all_have_times)
 
-    def _measured(
-        self, shown: list[int], sizes: list[int], lengths: list[int], by_index: bool, held: list[Any] | None
-    ) -> PacketScan:
-        limits, tick = self._limits, self._tick
-        stamps = np.asarray(shown, dtype=np.int64)
-        order = np.argsort(stamps, kind="stable")
-        stamps = stamps[order]
+    def _is_keyframe_before_span(self, packet: Any, stamp: int) -> bool:
+        return bool(packet.is_keyframe and (stamp - self._base) * self._tick <= self._first)
+
+    def _summarise(self, log: _PacketLog, by_index: bool) -> PacketScan:
+        tick = self._tick
+        unsorted = np.asarray(log.stamps, dtype=np.int64)
+        order = np.argsort(unsorted, kind="stable")
+        stamps = unsorted[order]
         if len(stamps) == 0:
             raise BadSample("no_frames", "no packets of video")
-        origin = int(stamps[0]) if self._whole else self._base + round(self._first / tick)
-        last = int(stamps[-1])
-        length = lengths[int(order[-1])]
-        if length <= 0:  # the container does not say how long the last frame is shown: as long as the others
-            length = (
-                round((last - int(stamps[0])) / (len(stamps) - 1)) if len(stamps) > 1 else round(1 / self._rate / tick)
-            )
-        seconds = (stamps - self._base) * float(tick)
-        inside = np.ones(len(stamps), dtype=bool)
-        if not self._whole:
-            inside = (seconds >= self._first - 1e-9) & (seconds < self._end - 1e-9)
-        count = int(inside.sum())
-        if count == 0:
+        inside = self._is_in_span(stamps)
+        frames = int(inside.sum())
+        if frames == 0:
             raise BadSample("no_frames", "none in the span")
-        if count > limits.max_frames:
-            raise BadSample("too_large", f"more than {limits.max_frames} frames")
-        duration = float((last + max(0, length) - origin) * tick)
+        if frames > self._limits.max_frames:
+            raise BadSample("too_large", f"more than {self._limits.max_frames} frames")
+        origin = int(stamps[0]) if self._whole else self._base + round(self._first / tick)
+        end = int(stamps[-1]) + self._last_frame_ticks(stamps, log.durations[int(order[-1])])
+        duration = float((end - origin) * tick)
         if not self._whole:
             duration = min(duration, self._end - self._first)
-        if duration > limits.max_seconds:
-            raise BadSample("too_large", f"{duration:.0f} s, limit {limits.max_seconds:.0f}")
-        total = int(np.asarray(sizes, dtype=np.int64)[order][inside].sum())
-        packets = tuple(held) if held is not None else None
-        return PacketScan(stamps, origin, tick, round(duration, 6), count, total, by_index, packets)
+        if duration > self._limits.max_seconds:
+            raise BadSample("too_large", f"{duration:.0f} s, limit {self._limits.max_seconds:.0f}")
+        size = int(np.asarray(log.sizes, dtype=np.int64)[order][inside].sum())
+        return PacketScan(stamps, origin, tick, round(duration, 6), frames, size, by_index, log.cached)
+
+    def _is_in_span(self, stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if self._whole:
+            return np.ones(len(stamps), dtype=bool)
+        seconds = (stamps - self._base) * float(self._tick)
+        return np.asarray((seconds >= self._first - 1e-9) & (seconds < self._end - 1e-9))
+
+    def _last_frame_ticks(self, stamps: NDArray[np.int64], declared: int) -> int:
+        """How long the last frame is shown: as the container says, otherwise as long as the others on average."""
+        if declared > 0:
+            return declared
+        if len(stamps) > 1:
+            return max(0, round((int(stamps[-1]) - int(stamps[0])) / (len(stamps) - 1)))
+        return max(0, round(1 / self._rate / self._tick))
 
     def _packets(self) -> Iterator[tuple[Any, int, bool]]:
-        """(packet, showing time in ticks, whether the container gave one), in decoding order, up to the span's end."""
+        """(packet, presentation time in ticks, whether the container has one), in decoding order, to the end."""
         if self._seek_to is not None:
             with CodecGuard("decode"):
                 self._container.seek(self._seek_to, stream=self.stream, backward=True)
@@ -195,21 +213,24 @@ class VideoReader:
                 packet = next(packets, None)
             if packet is None:
                 return
-            if packet.size == 0:  # the demuxer's last word
+            if packet.size == 0:  # the demuxer's end marker
                 continue
             number += 1
             pts, dts = packet.pts, packet.dts
-            known = pts if pts is not None else dts
-            if number == 1 and self._base_is_first and known is not None:
-                self._base = known
-            stamp = known if known is not None else self._base + round((number - 1) / self._rate / self._tick)
-            soonest = dts if dts is not None else stamp - lead
-            if (soonest - self._base) * self._tick >= self._end:
+            container_time = pts if pts is not None else dts
+            if container_time is None:
+                stamp = self._base + round((number - 1) / self._rate / self._tick)
+            else:
+                stamp = container_time
+                if number == 1 and self._base_is_first:
+                    self._base = stamp
+            earliest = dts if dts is not None else stamp - lead
+            if (earliest - self._base) * self._tick >= self._end:
                 return
-            yield packet, stamp, known is not None
+            yield packet, stamp, container_time is not None
 
     def frames(self) -> Iterator[tuple[Any, float]]:
-        """(av.VideoFrame, seconds from the span's start) of each frame in the span, in showing order. Once only."""
+        """(av.VideoFrame, seconds from the start of the span) of its frames, in presentation order. Once only."""
         scan = self.scan
         if scan.packets is None:
             self.close()
@@ -243,9 +264,9 @@ class VideoReader:
             raise BadSample("decode", f"{decoded} of {len(scan.shown)} frames")
 
     def header(self, frame: Any) -> dict[str, Any]:
-        """Facts on the span; `frame` is its first frame, which alone knows how it is turned."""
+        """Facts on the span. `frame` is its first frame: only a frame has the orientation."""
         scan = self.scan
-        turn = Orientation.of(frame)
+        orientation = Orientation.from_frame(frame)
         with CodecGuard("decode"):
             codec = self.stream.codec_context
             name = codec.codec.canonical_name
@@ -257,12 +278,12 @@ class VideoReader:
             "container": container,
             "codec": name,
             "pix_fmt": frame.format.name,
-            "width": frame.height if turn.swap else frame.width,
-            "height": frame.width if turn.swap else frame.height,
+            "width": frame.height if orientation.swap else frame.width,
+            "height": frame.width if orientation.swap else frame.height,
             "fps": round(scan.frames / seconds, 6) if seconds > 0 else 0.0,
             "duration": seconds,
             "frames": scan.frames,
-            "rotation": turn.degrees,
+            "rotation": orientation.degrees,
             "audio": audio,
             "bit_rate": round(8 * scan.bytes / seconds) if seconds > 0 else 0,
             "bytes": self._medium.size,
@@ -280,24 +301,24 @@ class Orientation:
     degrees: int
 
     @staticmethod
-    def of(frame: Any) -> Orientation:
-        """From the display matrix, whose first two rows say where the picture's x and y axes go."""
+    def from_frame(frame: Any) -> Orientation:
+        """From the display matrix, whose first two rows map the picture's x and y axes."""
         try:
             matrix = frame.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # PyAV has no name for some other piece of side data, and then gives none at all
-            return Orientation.by(round(-frame.rotation / 90) * 90 % 360)
+        except ValueError:  # PyAV cannot name some other side data, and then returns none at all
+            return Orientation.from_degrees(round(-frame.rotation / 90) * 90 % 360)
         if matrix is None:
-            return Orientation.by(0)
+            return Orientation.from_degrees(0)
         xx, xy, _, yx, yy = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
         swap = abs(xy) > abs(xx)
         left_right, up_down = (yx < 0, xy < 0) if swap else (xx < 0, yy < 0)
         for degrees in (0, 90, 180, 270):
-            if Orientation(swap, left_right, up_down, degrees) == Orientation.by(degrees):
-                return Orientation.by(degrees)
+            if Orientation(swap, left_right, up_down, degrees) == Orientation.from_degrees(degrees):
+                return Orientation.from_degrees(degrees)
         return Orientation(swap, left_right, up_down, 90 if swap else 0)
 
     @staticmethod
-    def by(degrees: int) -> Orientation:
+    def from_degrees(degrees: int) -> Orientation:
         return Orientation(degrees in (90, 270), degrees in (90, 180), degrees in (180, 270), degrees)
 
     def apply(self, pixels: Pixels) -> Pixels:
@@ -311,7 +332,7 @@ class Orientation:
 
 
 class FrameSelector:
-    """The frames that one plan wants out of a stream: for each time the nearest, each frame at most once."""
+    """The frames of a stream that one plan takes: for each time the nearest, each frame at most once."""
 
     def __init__(self, plan: FramePlan, header: Mapping[str, Any], limits: Limits) -> None:
         self.width, self.height = fit_size(int(header["width"]), int(header["height"]), plan.size, plan.fit)
@@ -324,7 +345,7 @@ class FrameSelector:
         self.numbers: list[int] = []  # frames taken, ascending
         self.times: list[float] = []
 
-    def wants(self, number: int, seconds: float, before: float | None) -> tuple[bool, bool]:
+    def select(self, number: int, seconds: float, before: float | None) -> tuple[bool, bool]:
         """Frame `number` is at `seconds`, the one before it at `before`: (take the one before, take this one)."""
         if self._at is not None:
             now = self._next < len(self._at) and self._at[self._next] == number
@@ -332,9 +353,9 @@ class FrameSelector:
             return False, now and self._take(number, seconds)
         earlier = now = False
         while self._next < len(self._times) and self._times[self._next] <= seconds:
-            wanted = self._times[self._next]
+            target = self._times[self._next]
             self._next += 1
-            if before is not None and wanted - before <= seconds - wanted:
+            if before is not None and target - before <= seconds - target:
                 earlier = True
             else:
                 now = True
@@ -342,10 +363,10 @@ class FrameSelector:
         now = now and self._take(number, seconds)
         return earlier, now
 
-    def last(self, number: int, seconds: float) -> bool:
-        """The stream has ended with this frame: whether to take it."""
-        wanted = self._times if self._at is None else self._at
-        return self._next < len(wanted) and self._take(number, seconds)
+    def select_last(self, number: int, seconds: float) -> bool:
+        """Whether to take this frame, with which the stream has ended."""
+        targets = self._times if self._at is None else self._at
+        return self._next < len(targets) and self._take(number, seconds)
 
     def _take(self, number: int, seconds: float | None) -> bool:
         if seconds is None or (self.numbers and self.numbers[-1] >= number):
@@ -356,87 +377,89 @@ class FrameSelector:
 
 
 class ObserverGroup:
-    """The observers beside the decoder. One that raises BadSample has {"error": …} as its result and sees no more."""
+    """The observers beside the decoder. One that raises BadSample is dropped and reports {"error": …}."""
 
     def __init__(self, observers: Mapping[str, StreamObserver]) -> None:
-        self._watching = dict(observers)
-        self._failed: dict[str, str] = {}
+        self._active = dict(observers)
+        self._errors: dict[str, str] = {}
 
-    def tell(self, step: Literal["start", "frame"], value: Any) -> None:
-        for name, observer in list(self._watching.items()):
+    def notify(self, step: Literal["start", "frame"], argument: Any) -> None:
+        """Call `step` of each: "start" with the header, "frame" with the frame."""
+        for name, observer in list(self._active.items()):
             try:
-                getattr(observer, step)(value)
+                getattr(observer, step)(argument)
             except BadSample as error:
-                self._fail(name, error)
+                self._drop(name, error)
 
     def finish(self) -> dict[str, Mapping[str, Any]]:
-        results: dict[str, Mapping[str, Any]] = {}
-        for name, observer in list(self._watching.items()):
+        """The observers' reports by name."""
+        reports: dict[str, Mapping[str, Any]] = {}
+        for name, observer in list(self._active.items()):
             try:
-                results[name] = observer.finish()
+                reports[name] = observer.finish()
             except BadSample as error:
-                self._fail(name, error)
-        return results | {name: {"error": error} for name, error in self._failed.items()}
+                self._drop(name, error)
+        return reports | {name: {"error": error} for name, error in self._errors.items()}
 
-    def _fail(self, name: str, error: BadSample) -> None:
-        self._failed[name] = str(error)
-        del self._watching[name]
+    def _drop(self, name: str, error: BadSample) -> None:
+        self._errors[name] = str(error)
+        del self._active[name]
 
 
 def decode_frames(
-    clip: VideoReader,
+    video: VideoReader,
     plans: Mapping[str, FramePlan],
     observers: Mapping[str, StreamObserver],
     limits: Limits,
     keep: Callable[[int, Pixels], None],
 ) -> tuple[dict[str, Any], dict[str, FrameSelector], dict[str, Mapping[str, Any]]]:
-    """Decode once for all: (header, picks by annotator, stream results by annotator).
+    """Decode once for all plans and observers: (header, selectors by annotator, observers' reports by annotator).
 
-    Each needed frame is converted once and each needed size of it made once: `keep(number, pixels)` gets them in
-    order.
+    Each selected frame is converted once, and resized once per size: `keep(number, pixels)` gets them in order.
     """
     if any(observer.export_motion_vectors for observer in observers.values()):
         from av.codec.context import Flags2
 
-        clip.stream.codec_context.flags2 |= Flags2.export_mvs
+        video.stream.codec_context.flags2 |= Flags2.export_mvs
     header: dict[str, Any] = {}
-    picks: dict[str, FrameSelector] = {}
-    watch = ObserverGroup(observers)
+    selectors: dict[str, FrameSelector] = {}
+    group = ObserverGroup(observers)
 
-    def convert(frame: Any, number: int, wanting: list[FrameSelector]) -> None:
-        if wanting:
-            pixels = turn.apply(_rgb(frame))
-            for width, height in sorted({(pick.width, pick.height) for pick in wanting}):
+    def convert(frame: Any, number: int, takers: list[FrameSelector]) -> None:
+        if takers:
+            pixels = orientation.apply(_rgb(frame))
+            for width, height in sorted({(taker.width, taker.height) for taker in takers}):
                 keep(number, resize(pixels, width, height))
 
     before: tuple[Any, float] | None = None
     number = -1
-    for frame, seconds in clip.frames():
+    for frame, seconds in video.frames():
         number += 1
         if before is None:
-            turn = Orientation.of(frame)
-            header = clip.header(frame)
-            picks = {name: FrameSelector(plan, header, limits) for name, plan in plans.items()}
-            watch.tell("start", header)
-        watch.tell("frame", frame)
+            orientation = Orientation.from_frame(frame)
+            header = video.header(frame)
+            selectors = {name: FrameSelector(plan, header, limits) for name, plan in plans.items()}
+            group.notify("start", header)
+        group.notify("frame", frame)
         earlier, now = [], []
-        for pick in picks.values():
-            take_earlier, take_now = pick.wants(number, seconds, before[1] if before else None)
+        for selector in selectors.values():
+            take_earlier, take_now = selector.select(number, seconds, before[1] if before else None)
             if take_earlier:
-                earlier.append(pick)
+                earlier.append(selector)
             if take_now:
-                now.append(pick)
+                now.append(selector)
         if before is not None:
             convert(before[0], number - 1, earlier)
         convert(frame, number, now)
         before = (frame, seconds)
     if before is not None:
-        convert(before[0], number, [pick for pick in picks.values() if pick.last(number, before[1])])
-    return header, picks, watch.finish()
+        last = [selector for selector in selectors.values() if selector.select_last(number, before[1])]
+        convert(before[0], number, last)
+    return header, selectors, group.finish()
 
 
 def _rgb(frame: Any) -> Pixels:
-    """uint8 RGB (h, w, 3) of an av.VideoFrame, as it lies in the stream; transparency on white."""
+    """uint8 RGB (h, w, 3) of an av.VideoFrame, in the stream's orientation; transparency on white."""
     with CodecGuard("decode"):
         if any(component.is_alpha for component in frame.format.components):
             return blend_on_white(frame.reformat(format="rgba", threads=1).to_ndarray())
@@ -449,12 +472,15 @@ def _and_flush(packets: Iterator[Any]) -> Iterator[Any]:
 
 
 def _check_segment(medium: Medium) -> None:
-    """A Matroska file says at its start how long it is; the demuxer takes one that was cut short for finished."""
+    """Compare a Matroska file's size with the one in its first bytes: the demuxer accepts a truncated file as complete.
+
+    Raises BadSample truncated.
+    """
     head = medium.rewound().read(256)
     at = head.find(b"\x18\x53\x80\x67") + 4
     if not head.startswith(b"\x1a\x45\xdf\xa3") or at < 4 or at >= len(head) or head[at] == 0:
         return
-    width = 9 - head[at].bit_length()  # bytes of the number, told by the leading zero bits of the first
+    width = 9 - head[at].bit_length()  # bytes of the number: the leading zero bits of the first byte, plus one
     number = int.from_bytes(head[at : at + width]) & ~(1 << (7 * width))
     unknown = (1 << (7 * width)) - 1  # written live
     if number != unknown and at + width + number > medium.size:
