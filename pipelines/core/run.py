@@ -1,4 +1,4 @@
-"""One run: where its files lie and what its configuration resolved to. Every stage starts from this."""
+"""A run: its configuration, the locations of its files, and how its jobs are executed. Every stage starts from it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from infra.config import Config, ConfigDocument, read_document, validate
 
 LOCAL = Runner()
 
-#: Rows of tables (not media) from which a job over columns is worth starting worker processes for (ours).
+#: Number of table rows (not media) from which a job justifies the start of worker processes (ours).
 MIN_ROWS_FOR_POOL = 200_000
 
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration and the place of its results. Travels to workers by pickle; holds nothing heavy."""
+    """A configuration and the folder of its results. Workers receive it by pickle, so it contains nothing large."""
 
     config: Config
     document: ConfigDocument
@@ -29,7 +29,7 @@ class Run:
     quiet: bool = False
     #: Maker fingerprint per annotator, taken from a finished run: no weights or vocabularies are opened then.
     makers: Mapping[str, str] | None = None
-    #: Folder of OpenAI batch files that stand in for the servers of dialogues.
+    #: Folder of OpenAI batch files that replace the LLM servers of dialogues.
     batch: str | None = None
 
     @property
@@ -46,13 +46,13 @@ class Run:
         return frozenset(source.name for source in self.config.sources if source.captions.optional)
 
     def runner_for(self, rows: int) -> Runner:
-        """Where a job over so many rows of tables should run. On this machine a pool of processes takes seconds to
-        start, and some jobs take less: those run here. The results are the same bytes."""
-        small = self.runner.name == LOCAL.name and rows < MIN_ROWS_FOR_POOL
-        return LOCAL if small else self.runner
+        """The runner of a job over a number of table rows: a small local job runs in this process, since a pool of
+        processes takes seconds to start. The results are the same bytes."""
+        is_small = self.runner.name == LOCAL.name and rows < MIN_ROWS_FOR_POOL
+        return LOCAL if is_small else self.runner
 
     def at(self, *parts: str) -> str:
-        """A place below the run's folder."""
+        """A path below the run's folder."""
         return storage.join(self.out, *parts)
 
     def read(self, stage: str, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -72,7 +72,7 @@ class Run:
         return dict(read_json(self.at("samples", "_ignored.json")))
 
     def work(self, *parts: str) -> str:
-        """A place for what is needed in between; never covered by checksums, safe to remove."""
+        """A path for intermediate files, which no checksum covers and which may be deleted."""
         return storage.join(self.out, "work", *parts)
 
 
@@ -89,6 +89,6 @@ def open_run(
     Raises ConfigError with file and line for any mistake.
     """
     document = read_document(path, text)
-    data = {**document.content, **{k: v for k, v in (overrides or {}).items() if v is not None}}
-    document = ConfigDocument(document.path, data, document.lines)
+    content = {**document.content, **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    document = ConfigDocument(document.path, content, document.lines)
     return Run(validate(document, Config, document.content), document, runner, quiet)

@@ -1,126 +1,110 @@
-"""What a person sees at the end of a run."""
+"""Print the summary of a run or of a stage."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from infra import storage, tables
+from infra import storage
 from infra.commit import read_json, read_manifest
 from mixtures.cards import cards
-from pipelines.core.console import open_console
+from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 
 
 def print_run(run: Run) -> None:
-    """The ledger, the shards, and where they lie."""
-    ledger = read_json(run.at("ledger.json"))
-    print_ledger(ledger)
+    """Print the ledger, the dialogues and the shards."""
+    print_ledger(read_json(run.at("ledger.json")))
     print_dialogues(run)
     manifest = read_manifest(run.at("members"))
     shards = [] if manifest is None else manifest.units
-    out = open_console()
-    total = sum(read_json(run.at("shards", f"{unit.name}.card.json"))["tar"]["bytes"] for unit in shards)
-    out.print(f"{len(shards):,} shards, {total:,} bytes, in {run.at('shards')}", highlight=False)
-    out.print(f"cards beside them; {run.at('ledger.json')} accounts for every input", highlight=False)
+    size = sum(read_json(run.at("shards", f"{unit.name}.card.json"))["tar"]["bytes"] for unit in shards)
+    print_text(
+        f"{len(shards):,} shards, {size:,} bytes, in {run.at('shards')}",
+        f"each shard has a card beside it; {run.at('ledger.json')} accounts for every input",
+    )
 
 
-def print_ledger(ledger: dict[str, Any]) -> None:
-    """One row a modality, one column an outcome; drops by filter below."""
-    table = Table(title="What became of the inputs", title_justify="left")
-    table.add_column("modality")
-    for name in ("inputs", "kept", "dropped", "duplicates", "failed", "ignored"):
-        table.add_column(name, justify="right")
-    for name, entry in sorted(ledger.items(), key=lambda item: item[0] == "all"):
-        dropped, failed = sum(entry["dropped"].values()), sum(entry["failed"].values())
-        numbers = (entry["inputs"], entry["kept"], dropped, entry["duplicates"], failed, entry["ignored"])
-        table.add_row(name, *(f"{number:,}" for number in numbers), end_section=False)
-    out = open_console()
-    out.print(table)
-    why = Table(title="Dropped and failed, by what stopped them", title_justify="left")
-    why.add_column("by")
-    why.add_column("samples", justify="right")
-    for name, count in sorted(ledger["all"]["dropped"].items(), key=lambda item: -item[1]):
-        why.add_row(name, f"{count:,}")
-    for name, count in sorted(ledger["all"]["failed"].items(), key=lambda item: -item[1]):
-        why.add_row(f"failed at {name}", f"{count:,}")
-    if why.row_count:
-        out.print(why)
+def print_ledger(ledger: Mapping[str, Any]) -> None:
+    """Print the outcomes per modality, and the drops and failures by filter or stage."""
+    outcomes = ("inputs", "kept", "dropped", "duplicates", "failed", "ignored")
+    rows = []
+    for modality, entry in sorted(ledger.items(), key=lambda item: item[0] == "all"):
+        totals = {**entry, "dropped": sum(entry["dropped"].values()), "failed": sum(entry["failed"].values())}
+        rows.append([modality, *(totals[outcome] for outcome in outcomes)])
+    print_table("Inputs by outcome", ("modality", *outcomes), rows)
+    causes = [*Counter(ledger["all"]["dropped"]).most_common()]
+    causes += [(f"failed at {stage}", count) for stage, count in Counter(ledger["all"]["failed"]).most_common()]
+    if causes:
+        print_table("Dropped and failed inputs by cause", ("cause", "samples"), causes)
 
 
 def print_dialogues(run: Run) -> None:
-    """What became of the dialogues, and what the last writing of them cost; nothing where none are asked for."""
+    """Print the outcomes of dialogues, and the cost of writing them; nothing if none are configured."""
     settings, manifest = resolve(run).annotate, read_manifest(run.at("dialogues"))
     if settings is None or manifest is None:
         return
-    good, bad, reasons, of_turns = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    accepted, rejected, reasons, turn_reasons = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     turns = 0
     for unit in manifest.units:
-        rows = tables.read(run.at("dialogues", f"{unit.name}.parquet")).to_pylist()
-        told = cards.summarize_dialogues(rows)
-        if told is not None:
-            good.update(told["kinds"])
-            reasons.update(told["rejected"])
-            of_turns.update(told["rejected_turns"])
-            turns += told["turns"]
-            bad.update(row["kind"] for row in rows if row["outcome"] != "accepted")
-    table = Table(title=f"Dialogues, {turns:,} turns", title_justify="left")
-    for name in ("kind", "accepted", "share", "target", "rejected"):
-        table.add_column(name, justify="left" if name == "kind" else "right")
-    total = sum(settings.kinds.values())
-    for kind in [*settings.kinds, *sorted({*good, *bad} - set(settings.kinds))]:
-        target = f"{settings.kinds[kind] / total:.1%}" if kind in settings.kinds else ""
-        share = f"{good[kind] / max(good.total(), 1):.1%}"
-        table.add_row(kind, f"{good[kind]:,}", share, target, f"{bad[kind]:,}")
-    out = open_console()
-    out.print(table)
-    for what, found in (("rejected", reasons), ("rejected turns of the others", of_turns)):
-        if found:
-            listed = ", ".join(f"{name} {count:,}" for name, count in found.most_common())
-            out.print(f"{what}: {listed}", highlight=False)
+        dialogues = run.read("dialogues", unit.name).to_pylist()
+        summary = cards.summarize_dialogues(dialogues)
+        if summary is not None:
+            accepted.update(summary["kinds"])
+            reasons.update(summary["rejected"])
+            turn_reasons.update(summary["rejected_turns"])
+            turns += summary["turns"]
+            rejected.update(row["kind"] for row in dialogues if row["outcome"] != "accepted")
+    weights = sum(settings.kinds.values())
+    rows = []
+    for kind in [*settings.kinds, *sorted({*accepted, *rejected} - set(settings.kinds))]:
+        target = f"{settings.kinds[kind] / weights:.1%}" if kind in settings.kinds else None
+        share = f"{accepted[kind] / max(accepted.total(), 1):.1%}"
+        rows.append((kind, accepted[kind], share, target, rejected[kind]))
+    print_table(f"Dialogues, {turns:,} turns", ("kind", "accepted", "share", "target", "rejected"), rows)
+    for title, counts in (("rejected", reasons), ("rejected turns of accepted dialogues", turn_reasons)):
+        if counts:
+            print_text(f"{title}: {', '.join(f'{reason} {count:,}' for reason, count in counts.most_common())}")
     if storage.is_file(run.work("annotate.json")):
-        out.print(format_cost(read_json(run.work("annotate.json")), settings), highlight=False)
+        print_text(format_cost(read_json(run.work("annotate.json")), settings))
 
 
-def format_cost(told: dict[str, Any], settings: Any) -> str:
-    """One line: requests, tokens, seconds, and the cost where the price of a GPU-hour is given."""
-    if "sent" not in told:
-        return f"written by rule in {told['seconds']:,.1f} s"
+def format_cost(usage: Mapping[str, Any], settings: Any) -> str:
+    """One line of requests, tokens and seconds, with the cost if the price of a GPU-hour is configured."""
+    if "sent" not in usage:
+        return f"written by rule in {usage['seconds']:,.1f} s"
     line = (
-        f"{told['sent']:,} requests sent, {told['hits']:,} from the cache, {told['tokens_in']:,} tokens in "
-        f"({told['tokens_cached']:,} of them cached by the server), {told['tokens_out']:,} out, "
-        f"{told['tokens_out'] / max(told['seconds'], 1e-9):,.0f} tokens/s, {told['seconds']:,.1f} s"
+        f"{usage['sent']:,} requests sent, {usage['hits']:,} from the cache, {usage['tokens_in']:,} tokens in "
+        f"({usage['tokens_cached']:,} of them cached by the server), {usage['tokens_out']:,} out, "
+        f"{usage['tokens_out'] / max(usage['seconds'], 1e-9):,.0f} tokens/s, {usage['seconds']:,.1f} s"
     )
     if settings.price_per_gpu_hour is not None:
-        paid = settings.price_per_gpu_hour * settings.gpus * told["seconds"] / 3600
-        line += f"; {settings.gpus} GPUs at {settings.price_per_gpu_hour:g} an hour: {paid:,.2f}"
+        cost = settings.price_per_gpu_hour * settings.gpus * usage["seconds"] / 3600
+        line += f"; {settings.gpus} GPUs at {settings.price_per_gpu_hour:g} per hour: {cost:,.2f}"
     return line
 
 
-def print_stage(value: dict[str, Any]) -> None:
-    """One line for one stage."""
-    open_console().print(f"{value['stage']}: {value['rows']:,} rows in {value['units']:,} units", highlight=False)
+def print_stage(summary: Mapping[str, Any]) -> None:
+    """Print one line on a stage."""
+    print_text(f"{summary['stage']}: {summary['rows']:,} rows in {summary['units']:,} units")
 
 
-def print_explained(value: dict[str, Any]) -> None:
-    """Every threshold, in the order in which the questions are asked."""
-    table = Table(title="The cascade", title_justify="left")
-    for name in ("filter", "asks", "settings"):
-        table.add_column(name)
-    for entry in value["filters"]:
-        table.add_row(entry["filter"], ", ".join(entry["asks"]), _settings(entry["settings"]))
-    for modality, settings in value["duplicates"].items():
-        if settings:
-            table.add_row("duplicates", modality, _settings(settings))
-    if value["resample"] is not None:
-        table.add_row("resample", ", ".join(value["resample"]["modalities"]), _settings(value["resample"]))
-    open_console().print(table)
+def print_explained(explained: Mapping[str, Any]) -> None:
+    """Print the filters in cascade order, and the search for duplicates and resampling, with their settings."""
+    rows = [(entry["filter"], entry["asks"], entry["settings"]) for entry in explained["filters"]]
+    rows += [("duplicates", [modality], settings) for modality, settings in explained["duplicates"].items() if settings]
+    if (resample := explained["resample"]) is not None:
+        rows.append(("resample", resample["modalities"], resample))
+    columns = ("filter", "asks", "settings")
+    cells = [(name, ", ".join(asks), _format_settings(settings)) for name, asks, settings in rows]
+    print_table("The cascade", columns, cells, left=columns)
 
 
-def _settings(value: Any, prefix: str = "") -> str:
-    if isinstance(value, dict):
-        return "\n".join(_settings(v, f"{prefix}{k}.") for k, v in value.items() if v is not None)
-    return f"{prefix.rstrip('.')} = {value}" if not isinstance(value, dict) else ""
+def _format_settings(settings: Any, prefix: str = "") -> str:
+    """One line per setting that is not null, nested keys with dots."""
+    if isinstance(settings, dict):
+        lines = (_format_settings(v, f"{prefix}{k}.") for k, v in settings.items() if v is not None)
+        return "\n".join(lines)
+    return f"{prefix.rstrip('.')} = {settings}"

@@ -31,10 +31,10 @@ def join_turns(turns: Sequence[Any]) -> str | None:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """A JSON object; {} if the bytes are anything else."""
     try:
-        value = json.loads(raw)
+        parsed = json.loads(raw)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str, Any], str | None]:

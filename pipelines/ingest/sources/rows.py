@@ -102,8 +102,8 @@ def get_text(row: Mapping[str, Any], column: str) -> str | None:
 
 def get_field(row: Mapping[str, Any], column: str | None) -> str | None:
     """A column's value as text; None if there is no such column or value."""
-    value = row.get(column) if column else None
-    return None if value is None else to_storable_text(str(value))
+    cell = row.get(column) if column else None
+    return None if cell is None else to_storable_text(str(cell))
 
 
 def drop_keys(row: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:

@@ -24,19 +24,19 @@ def to_storable_name(raw: str) -> str:
     return to_storable_text(escaped)
 
 
-def to_storable_json(value: Any, depth: int = 0) -> Any:
-    """`value` in types that JSON has, everything else as text; cut off below MAX_DEPTH levels."""
+def to_storable_json(field: Any, depth: int = 0) -> Any:
+    """`field` in types that JSON has, everything else as text; cut off below MAX_DEPTH levels."""
     if depth > MAX_DEPTH:
         return "nested too deeply"
-    if isinstance(value, Mapping):
-        return {to_storable_text(str(k)): to_storable_json(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_storable_json(v, depth + 1) for v in value]
-    if isinstance(value, float) and value - value != 0:  # infinite or NaN
-        return str(value)
-    if value is None or isinstance(value, int | float | bool):
-        return value
-    return to_storable_text(str(value))
+    if isinstance(field, Mapping):
+        return {to_storable_text(str(k)): to_storable_json(v, depth + 1) for k, v in field.items()}
+    if isinstance(field, list | tuple):
+        return [to_storable_json(v, depth + 1) for v in field]
+    if isinstance(field, float) and field - field != 0:  # infinite or NaN
+        return str(field)
+    if field is None or isinstance(field, int | float | bool):
+        return field
+    return to_storable_text(str(field))
 
 
 def dump_fields(fields: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 
 
-def test_a_finished_run_is_what_it_was_wherever_it_lies(cold: Run, tmp_path: Path) -> None:
+def test_a_moved_run_opens_with_the_same_settings(cold: Run, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(Path(cold.out).resolve())
     run = open_finished_run(str(moved))
@@ -21,7 +21,7 @@ def test_a_finished_run_is_what_it_was_wherever_it_lies(cold: Run, tmp_path: Pat
 
 
 def test_filters_keep_their_order_and_the_thresholds_that_their_weights_brought() -> None:
-    held = {
+    run_json = {
         "config": {"filters": {"alignment": {}, "language": None, "motion": {"min_score": 0.5}}},
         "explain": [
             {"filter": "motion", "settings": {"min_score": 0.5}},
@@ -29,16 +29,16 @@ def test_filters_keep_their_order_and_the_thresholds_that_their_weights_brought(
             {"filter": "language", "settings": {"allowed": ["en"]}},
         ],
     }
-    data = restore_config(held).data
-    assert list(data["filters"].items()) == [
+    content = restore_config(run_json).content
+    assert list(content["filters"].items()) == [
         ("motion", {"min_score": 0.5}), ("alignment", {"min_score": 0.28}), ("language", None),
     ]  # fmt: skip
-    top = {"filters": {**held["config"]["filters"], "alignment": {"keep_top": 0.3}}}
-    assert restore_config(held, top).data["filters"]["alignment"] == {"keep_top": 0.3}
-    assert held["config"]["filters"]["alignment"] == {}
+    top = {"filters": {**run_json["config"]["filters"], "alignment": {"keep_top": 0.3}}}
+    assert restore_config(run_json, top).content["filters"]["alignment"] == {"keep_top": 0.3}
+    assert run_json["config"]["filters"]["alignment"] == {}
 
 
-def test_where_no_run_is_finished_that_is_said(tmp_path: Path) -> None:
-    for ask in (read_run_json, open_finished_run):
+def test_a_folder_without_a_finished_run_is_an_error(tmp_path: Path) -> None:
+    for open_folder in (read_run_json, open_finished_run):
         with pytest.raises(StageError, match="no finished run"):
-            ask(str(tmp_path))
+            open_folder(str(tmp_path))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.core import shuffle_files
 
-SCHEMA = pa.schema([("map", pa.int64()), ("value", pa.int64())])
+SCHEMA = pa.schema([("map", pa.int64()), ("number", pa.int64())])
 
 
 @given(st.integers(1, 5).flatmap(lambda n: st.tuples(
@@ -20,15 +20,15 @@ def test_each_partition_gets_its_rows_of_every_map_task_in_order(case: tuple[int
     with tempfile.TemporaryDirectory() as folder:
         names = [f"u{i:06d}" for i in range(len(maps))]
         for number, (name, targets) in enumerate(zip(names, maps, strict=True)):
-            table = pa.table({"map": [number] * len(targets), "value": range(len(targets))}, schema=SCHEMA)
+            table = pa.table({"map": [number] * len(targets), "number": range(len(targets))}, schema=SCHEMA)
             uri = str(Path(folder) / f"{name}.parquet")
             shuffle_files.write(uri, table, np.array(targets, dtype=np.int64), count, "f")
         for partition in range(count):
-            found = shuffle_files.read(folder, names, partition, SCHEMA)
+            table = shuffle_files.read(folder, names, partition, SCHEMA)
             expected = [
-                {"map": number, "value": value}
-                for number, targets in enumerate(maps)
-                for value, target in enumerate(targets)
+                {"map": task, "number": number}
+                for task, targets in enumerate(maps)
+                for number, target in enumerate(targets)
                 if target == partition
             ]
-            assert found.to_pylist() == expected and found.schema.equals(SCHEMA)
+            assert table.to_pylist() == expected and table.schema.equals(SCHEMA)
