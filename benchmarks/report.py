@@ -80,7 +80,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     run = make_run(folder, arguments.rows, arguments.seed)
     out = folder / "report"
     spent: list[float] = []
-    draw = report.draw
+    draw = report.draw_thumbnails
 
     def timed(*args: Any, **how: Any) -> Any:
         started = time.perf_counter()
@@ -89,7 +89,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             spent.append(time.perf_counter() - started)
 
-    report.draw = timed
+    report.draw_thumbnails = timed
     started = time.perf_counter()
     told = report.run(run.out, str(out), quiet=True, thumbs=arguments.pictures, clips=arguments.pictures // 10)
     write_s = time.perf_counter() - started

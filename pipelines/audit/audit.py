@@ -1,4 +1,4 @@
-"""audit: cards against bytes. Whatever lies in a run or a mixture is held against what is told of it."""
+"""audit: verify every card, index and total of runs and mixtures against the actual bytes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from pipelines.audit.audit_mixture import check_mixture
 from pipelines.audit.audit_run import check_run, is_run
 from pipelines.audit.files import AuditFiles
 from pipelines.audit.findings import AuditFinding, AuditFindings
+from pipelines.core.console import print_table, print_text
 
-#: How deep below a folder runs and mixtures are looked for (ours).
+#: Levels of folders that are searched for runs and mixtures (ours).
 DEPTH = 3
 
 MIB = 2**20
 
-#: Findings that a terminal is shown (ours).
-ROWS = 40
+#: Findings printed on a terminal (ours).
+MAX_PRINTED = 40
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What came of one run or mixture. looked: how much was looked at; counts: findings by file and field."""
+    """Outcome of auditing one run or mixture. kind: "run" or "mixture"; looked: number of things checked, by name;
+    counts: number of findings by file and field; total: number of findings, of which `findings` lists some."""
 
     uri: str
     kind: str
@@ -35,11 +37,10 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing was found."""
+        """Whether there are no findings."""
         return self.total == 0
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
         return {
             "dir": self.uri,
             "kind": self.kind,
@@ -52,69 +53,58 @@ class AuditReport:
 
 
 def run(uri: str, *, deep: bool = False, quiet: bool = False) -> list[AuditReport]:
-    """Audit a run, a mixture, or every one of them in a folder.
+    """Audit a run, a mixture, or all runs and mixtures in a folder.
 
-    deep: decode every medium of a run's tars and of a mixture's own too.
-    Raises ConfigError where there is nothing to audit, StageError where it was written by another version.
+    deep: also decode every medium in the tars of runs and materialized mixtures.
+    Raises ConfigError if there is nothing to audit, StageError if another version of Reelmill wrote it.
     """
-    places = find(uri)
-    if not places:
+    folders = discover(uri)
+    if not folders:
         raise ConfigError(
             "neither a run nor a mixture", where=uri, hint="give the folder that `reelmill run` or `mix` wrote"
         )
-    return [_audit(place, kind, deep, quiet) for place, kind in places]
+    return [_audit_folder(folder, kind, deep, quiet) for folder, kind in folders]
 
 
-def find(uri: str, depth: int = DEPTH) -> list[tuple[str, str]]:
-    """(folder, "run" or "mixture") at or below a folder; what lies inside one is part of it."""
+def discover(uri: str, depth: int = DEPTH) -> list[tuple[str, str]]:
+    """(folder, "run" or "mixture") at or below `uri`; the inside of a run or mixture is not searched."""
     if is_mixture(uri):
         return [(uri, "mixture")]
     if is_run(uri):
         return [(uri, "run")]
     if depth == 0:
         return []
-    return [place for name in storage.list_folders(uri) for place in find(storage.join(uri, name), depth - 1)]
+    return [entry for name in storage.list_folders(uri) for entry in discover(storage.join(uri, name), depth - 1)]
 
 
-def _audit(uri: str, kind: str, deep: bool, quiet: bool) -> AuditReport:
+def _audit_folder(uri: str, kind: str, deep: bool, quiet: bool) -> AuditReport:
     findings = AuditFindings()
     listing = [entry for entry in storage.list_files(uri) if not entry.path.startswith("work/")]
     files = AuditFiles(uri, findings, listing)
-    total = sum(entry.size for entry in listing)
+    size = sum(entry.size for entry in listing)
+    check = check_mixture if kind == "mixture" else check_run
     try:
-        with progress.watch("audit", -(-total // MIB), lambda: files.hashed // MIB, what="MiB", quiet=quiet):
-            looked = check_mixture(files, deep) if kind == "mixture" else check_run(files, deep)
+        with progress.watch("audit", -(-size // MIB), lambda: files.hashed // MIB, what="MiB", quiet=quiet):
+            looked = check(files, deep)
     finally:
         files.close()
-    looked = {**looked, "files": len(listing), "bytes": total}
+    looked = {**looked, "files": len(listing), "bytes": size}
     return AuditReport(uri, kind, looked, tuple(findings.sorted()), tuple(findings.counts()), findings.total)
 
 
-# -- for people -------------------------------------------------------------------------------------------------
-
-
-def show(audits: list[AuditReport]) -> None:
-    """A table of what was found in each."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from pipelines.core.console import open_console
-
-    out = open_console()
-    for one in audits:
-        looked = ", ".join(f"{count:,} {name}" for name, count in one.looked.items())
-        out.print(Text(f"{one.kind} {one.uri}: {looked}"), highlight=False)
-        if one.ok:
-            out.print(Text("every card, index and sum agrees with the bytes", style="green"))
+def show(reports: list[AuditReport]) -> None:
+    """Print a table of findings for each run and mixture."""
+    for report in reports:
+        looked = ", ".join(f"{count:,} {name}" for name, count in report.looked.items())
+        print_text(f"{report.kind} {report.uri}: {looked}")
+        if report.ok:
+            print_text("every card, index and total agrees with the actual bytes")
             continue
-        table = Table(title=f"{one.total:,} mismatches", title_justify="left")
-        table.add_column("file, sample", no_wrap=True)
-        for name in ("field", "expected", "found"):
-            table.add_column(name, overflow="fold")
-        for finding in one.findings[:ROWS]:
-            place = f"{finding.file}\n{finding.key}".strip()
-            cells = (place, finding.field, str(finding.expected), str(finding.found))
-            table.add_row(*(Text(cell) for cell in cells))
-        out.print(table)
-        if one.total > ROWS:
-            out.print(Text(f"and {one.total - min(ROWS, len(one.findings)):,} more; --json has them by file and field"))
+        columns = ("file, sample", "field", "expected", "found")
+        rows = [
+            (f"{finding.file}\n{finding.key}".strip(), finding.field, str(finding.expected), str(finding.actual))
+            for finding in report.findings[:MAX_PRINTED]
+        ]
+        print_table(f"{report.total:,} mismatches", columns, rows, left=columns)
+        if report.total > len(rows):
+            print_text(f"and {report.total - len(rows):,} more; --json counts them by file and field")

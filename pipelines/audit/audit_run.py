@@ -1,4 +1,4 @@
-"""A run as a whole: checksums, manifests, every shard, every unit, and the sums between them."""
+"""Audit a run: checksums, manifests, every shard, every unit, and the totals over them."""
 
 from __future__ import annotations
 
@@ -12,67 +12,68 @@ from infra.commit import MANIFEST
 from infra.errors import StageError
 from pipelines.audit.audit_shard import AuditedShard, check_shard
 from pipelines.audit.audit_units import AuditUnits
-from pipelines.audit.deep import MediaAuditor, check_keys
 from pipelines.audit.files import DAMAGED, AuditFiles
 from pipelines.audit.findings import AuditFindings
+from pipelines.audit.media_auditor import MediaAuditor, check_keys
 from pipelines.core.verdicts import add_ledgers
 
 CHECKSUMS = "checksums.json"
 
-#: What knows this machine, and what may be removed: neither is covered.
+#: Not covered by checksums: what is specific to this machine, and what may be removed.
 NOT_COVERED = ("run.json", CHECKSUMS)
 SCRATCH = "work/"
 
-#: Folders of tables; each has a manifest, but for resample.
+#: Stages with a manifest.
 STAGES = ("samples", "signals", "late", "duplicates", "verdicts", "dialogues", "members")
+
+Manifests = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def is_run(uri: str) -> bool:
-    """Whether a folder holds a run, finished or damaged."""
+    """Whether a folder contains a run, finished or damaged."""
     marks = ("run.json", CHECKSUMS, f"samples/{MANIFEST}", f"members/{MANIFEST}")
     return any(storage.is_file(storage.join(uri, mark)) for mark in marks)
 
 
 def check_run(files: AuditFiles, deep: bool = False) -> dict[str, int]:
-    """Audit a run; what is wrong is added to the files' findings. Returns what was looked at: shards, samples, inputs,
-    and media where they are decoded.
+    """Audit a run, adding to the files' findings. deep: also decode all media and recompute all keys.
 
-    Raises StageError where another version of Reelmill wrote its tables.
+    Returns the number of shards, samples and inputs checked, and of media decoded.
+    Raises StageError if another version of Reelmill wrote its tables.
     """
     findings = files.findings
-    covered = _checksums(files)
-    stamps: dict[str, str] = {}
-    manifests = {stage: _manifest(files, stage, stamps) for stage in STAGES if f"{stage}/{MANIFEST}" in files.sizes}
+    checksums: dict[str, str] | None = files.read_json(CHECKSUMS, "checksums")
+    inputs: dict[str, str] = {}
+    manifests = {
+        stage: _read_manifest(files, stage, inputs) for stage in STAGES if f"{stage}/{MANIFEST}" in files.sizes
+    }
     for stage in ("samples", "signals", "verdicts", "members"):
         if stage not in manifests:
             findings.add(f"{stage}/{MANIFEST}", "file", "a file", "no file")
-    _refuse_other_versions(files, covered)
+    _refuse_other_versions(files, checksums)
     for path in sorted(files.sizes, key=lambda path: path.split("/")[0] in ("members", "samples"), reverse=True):
         if not path.endswith(".tar") and _is_covered(path):
-            files.hash(path)  # tars are hashed while they are read
+            files.start_hash(path)  # tars are hashed while they are read
     units = AuditUnits(files, manifests)
-    media = MediaAuditor(files) if deep else None
+    auditor = MediaAuditor(files) if deep else None
     try:
-        shards = [check_shard(files, units, name, unit, media) for name, unit in manifests.get("members", {}).items()]
+        shards = [
+            check_shard(files, units, name, entry, auditor) for name, entry in manifests.get("members", {}).items()
+        ]
     finally:
-        if media is not None:
-            media.close()
+        if auditor is not None:
+            auditor.close()
     units.finish()
     if deep:
         check_keys(files, units)
-    _same_units(manifests, findings)
-    _ledger(files, units, shards)
-    for shard in shards:
-        if shard.card is not None:
-            found = files.digest(f"shards/{shard.name}.tar")
-            findings.same(f"shards/{shard.name}.card.json", "tar.sha256", found, shard.card["tar"]["sha256"])
-            made_of = shard.card["made_by"]["manifests"]
-            known = {stage: stamps.get(stage, "no such stage") for stage in made_of}
-            findings.deep(f"shards/{shard.name}.card.json", "made_by.manifests", known, made_of)
-    _croissant(files, shards)
-    _against_checksums(files, covered, manifests)
+    _compare_units(manifests, findings)
+    _check_ledger(files, units, shards)
+    _check_card_sources(files, shards, inputs)
+    _check_croissant(files, shards)
+    _check_manifests(files, manifests)
+    _check_checksums(files, checksums)
     looked = {"shards": len(shards), "samples": sum(shard.samples for shard in shards), "inputs": units.samples}
-    return looked if media is None else {**looked, "media": media.media}
+    return looked if auditor is None else {**looked, "media": auditor.media}
 
 
 def _is_covered(path: str) -> bool:
@@ -82,117 +83,119 @@ def _is_covered(path: str) -> bool:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def _checksums(files: AuditFiles) -> dict[str, str] | None:
-    value = files.checked_json(CHECKSUMS, "checksums")
-    return None if value is None else dict(value)
-
-
-def _manifest(files: AuditFiles, stage: str, stamps: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """unit -> {rows, sha256}, in order; what the stage was made from is put into `stamps`."""
+def _read_manifest(files: AuditFiles, stage: str, inputs: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """unit -> {rows, sha256}, in order; adds the fingerprint of the stage's input to `inputs`."""
     path = f"{stage}/{MANIFEST}"
-    value = files.checked_json(path, "manifest")
-    if value is None:
+    manifest = files.read_json(path, "manifest")
+    if manifest is None:
         return {}
-    files.findings.same(path, "stage", stage, value["stage"])
-    stamps[stage] = value["input"]
-    return {unit["name"]: unit for unit in value["units"]}
+    files.findings.compare(path, "stage", stage, manifest["stage"])
+    inputs[stage] = manifest["input"]
+    return {unit["name"]: unit for unit in manifest["units"]}
 
 
-def _refuse_other_versions(files: AuditFiles, covered: Mapping[str, str] | None) -> None:
-    """Tables that are what their run says, and of another version, are not this audit's to judge."""
-    for path in sorted(files.sizes):
-        if not path.startswith("members/") or not path.endswith(".parquet"):
-            continue
-        if covered is None or files.digest(path) != covered.get(path):
-            return
-        try:
-            with storage.open_read(files.at(path)) as file:
-                metadata = pq.ParquetFile(file).metadata.metadata or {}
-        except DAMAGED:
-            return
-        version = metadata.get(b"reelmill.version", b"").decode("utf-8", "replace")
-        if version != str(tables.VERSION):
-            raise StageError(
-                f"its tables are of version {version or 'unknown'}, and this Reelmill reads version {tables.VERSION}",
-                where=files.at(path),
-                hint="run `reelmill export` on its config with this version (nothing is measured again), "
-                "or audit it with the version that wrote it",
-            )
+def _refuse_other_versions(files: AuditFiles, checksums: Mapping[str, str] | None) -> None:
+    """Raise StageError if an undamaged table of members has another version, which this audit cannot judge."""
+    path = min((path for path in files.sizes if path.startswith("members/") and path.endswith(".parquet")), default="")
+    if not path or checksums is None or files.digest(path) != checksums.get(path):
         return
+    try:
+        with storage.open_read(files.at(path)) as file:
+            metadata = pq.ParquetFile(file).metadata.metadata or {}
+    except DAMAGED:
+        return
+    version = metadata.get(b"reelmill.version", b"").decode("utf-8", "replace")
+    if version != str(tables.VERSION):
+        raise StageError(
+            f"its tables have version {version or 'unknown'}, but this Reelmill reads version {tables.VERSION}",
+            where=files.at(path),
+            hint="run `reelmill export` on its config with this version (nothing is measured again), "
+            "or audit it with the version that wrote it",
+        )
 
 
-def _against_checksums(
-    files: AuditFiles, covered: Mapping[str, str] | None, manifests: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> None:
-    """Every covered file is listed with the sha256 that it has, and nothing else lies there."""
-    findings = files.findings
+def _check_manifests(files: AuditFiles, manifests: Manifests) -> None:
+    """Every table must be listed in its stage's manifest with its sha256, and every listed table must exist."""
     for stage, units in manifests.items():
-        for name, unit in units.items():
-            path = f"{stage}/{name}.parquet"
-            if path not in files.sizes:
-                findings.add(path, "file", f"a file, which {stage}/{MANIFEST} lists", "no file")
-            else:
-                findings.same(path, "sha256", unit["sha256"], files.digest(path))
-        known = {f"{stage}/{name}.parquet" for name in units}
-        for path in sorted(files.sizes):
-            if path.startswith(f"{stage}/") and path.endswith(".parquet") and path not in known:
-                findings.add(path, "file", f"no file: {stage}/{MANIFEST} does not list it", "a file")
-    if covered is None:
-        return
-    for path in sorted({*files.sizes, *covered}):
-        if not _is_covered(path) and path not in covered:
-            continue
-        if path not in covered:
-            findings.add(path, "file", f"no file: {CHECKSUMS} does not list it", "a file")
+        listed = {f"{stage}/{name}.parquet": unit["sha256"] for name, unit in units.items()}
+        actual = [path for path in files.sizes if path.startswith(f"{stage}/") and path.endswith(".parquet")]
+        _check_listed(files, listed, actual, f"{stage}/{MANIFEST}")
+
+
+def _check_checksums(files: AuditFiles, checksums: Mapping[str, str] | None) -> None:
+    """Every covered file must be listed in checksums.json with its sha256, and every listed file must exist."""
+    if checksums is not None:
+        _check_listed(files, checksums, filter(_is_covered, files.sizes), CHECKSUMS)
+
+
+def _check_listed(files: AuditFiles, listed: Mapping[str, str], actual: Any, by: str) -> None:
+    """Compare {path: sha256} as listed in the file `by` with the files that should be listed there."""
+    for path in sorted({*listed, *actual}):
+        if path not in listed:
+            files.findings.add(path, "file", f"no file: {by} does not list it", "a file")
         elif path not in files.sizes:
-            findings.add(path, "file", f"a file, which {CHECKSUMS} lists", "no file")
+            files.findings.add(path, "file", f"a file, which {by} lists", "no file")
         else:
-            findings.same(path, "sha256", covered[path], files.digest(path))
+            files.findings.compare(path, "sha256", listed[path], files.digest(path))
 
 
-# -- sums -------------------------------------------------------------------------------------------------------
+# -- totals -----------------------------------------------------------------------------------------------------
 
 
-def _same_units(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]], findings: AuditFindings) -> None:
-    """samples, signals and verdicts have the same units with as many rows."""
-    wanted = {name: unit["rows"] for name, unit in manifests.get("samples", {}).items()}
+def _compare_units(manifests: Manifests, findings: AuditFindings) -> None:
+    """samples, signals and verdicts must have the same units with the same numbers of rows."""
+    samples = {name: unit["rows"] for name, unit in manifests.get("samples", {}).items()}
     for stage in ("signals", "verdicts"):
         if stage in manifests:
-            found = {name: unit["rows"] for name, unit in manifests[stage].items()}
-            findings.deep(f"{stage}/{MANIFEST}", "units", wanted, found)
+            units = {name: unit["rows"] for name, unit in manifests[stage].items()}
+            findings.compare_json(f"{stage}/{MANIFEST}", "units", samples, units)
 
 
-def _ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShard]) -> None:
-    """The ledger is the tally of the verdicts; the cards and what lies in no shard add up to it."""
+def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShard]) -> None:
+    """The ledger must be the tally of the verdicts, and the sum of the cards and of the rows booked to no shard."""
     findings, path = files.findings, "ledger.json"
-    ledger = files.checked_json(path, "ledger")
-    ignored = files.checked_json("samples/_ignored.json", "ignored")
+    ledger = files.read_json(path, "ledger")
+    ignored = files.read_json("samples/_ignored.json", "ignored")
     if ledger is None or ignored is None:
         return
     unsharded = ledger["all"].get("unsharded", {})
-    told = {name: {k: v for k, v in entry.items() if k != "unsharded"} for name, entry in ledger.items()}
-    findings.deep(path, "", units.ledger(ignored), told)
-    if any(shard.card is None for shard in shards):
-        return  # found already
-    parts = [{"all": shard.card["ledger"]} for shard in shards if shard.card is not None] + [{"all": unsharded}]
-    total = add_ledgers(parts)["all"]
+    recorded = {name: {k: v for k, v in entry.items() if k != "unsharded"} for name, entry in ledger.items()}
+    findings.compare_json(path, "", units.build_ledger(ignored), recorded)
+    cards = [shard.card for shard in shards if shard.card is not None]
+    if len(cards) < len(shards):
+        return  # the missing card is a finding already
+    total = add_ledgers([*({"all": card["ledger"]} for card in cards), {"all": unsharded}])["all"]
     for name in ("inputs", "kept", "duplicates", "dropped", "failed"):
-        findings.deep(path, f"sum of cards and unsharded: {name}", told["all"][name], total.get(name, 0))
+        field = f"sum of cards and unsharded: {name}"
+        findings.compare_json(path, field, recorded["all"][name], total.get(name, 0))
 
 
-def _croissant(files: AuditFiles, shards: list[AuditedShard]) -> None:
-    """croissant.json names every tar, with its size and sha256, and no other."""
+def _check_card_sources(files: AuditFiles, shards: list[AuditedShard], inputs: Mapping[str, str]) -> None:
+    """Every card must name the sha256 of its tar and the inputs of the stages that it was made from."""
+    for shard in shards:
+        if shard.card is None:
+            continue
+        path = f"shards/{shard.name}.card.json"
+        sha256 = files.digest(f"shards/{shard.name}.tar")
+        files.findings.compare(path, "tar.sha256", sha256, shard.card["tar"]["sha256"])
+        recorded = shard.card["made_by"]["manifests"]
+        expected = {stage: inputs.get(stage, "no such stage") for stage in recorded}
+        files.findings.compare_json(path, "made_by.manifests", expected, recorded)
+
+
+def _check_croissant(files: AuditFiles, shards: list[AuditedShard]) -> None:
+    """croissant.json must list every tar with its size and sha256, and no other."""
     path = "croissant.json"
     if path not in files.sizes:
-        return  # where it is covered, checksums.json misses it
-    value = files.checked_json(path, "croissant")
-    if value is None:
+        return  # if it should exist, checksums.json lists it
+    croissant = files.read_json(path, "croissant")
+    if croissant is None:
         return
-    told = {
-        one["contentUrl"]: {"contentSize": one["contentSize"], "sha256": one["sha256"]}
-        for one in value["distribution"]
-        if one["@type"] == "cr:FileObject"
+    recorded = {
+        entry["contentUrl"]: {"contentSize": entry["contentSize"], "sha256": entry["sha256"]}
+        for entry in croissant["distribution"]
+        if entry["@type"] == "cr:FileObject"
     }
     tars = [f"shards/{shard.name}.tar" for shard in shards]
-    found = {tar: {"contentSize": f"{files.sizes.get(tar, 0)} B", "sha256": files.digest(tar)} for tar in tars}
-    files.findings.deep(path, "distribution", found, told)
+    expected = {tar: {"contentSize": f"{files.sizes.get(tar, 0)} B", "sha256": files.digest(tar)} for tar in tars}
+    files.findings.compare_json(path, "distribution", expected, recorded)

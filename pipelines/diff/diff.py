@@ -1,137 +1,126 @@
-"""diff: what moved between two runs or two mixtures: samples, outcomes, scores, settings, shares, files."""
+"""diff: compare two runs or two mixtures: samples, outcomes, scores, settings, shares, files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from infra import storage
 from infra.commit import read_json, read_manifest
 from infra.errors import ConfigError, StageError
 from mixtures.shards.manifest import is_mixture
-from pipelines.core.console import open_console
+from pipelines.core.console import print_text
 from pipelines.diff import diff_mixtures, diff_rows
-from pipelines.diff.diff_values import files_of, flat, settings, show_files, show_settings
+from pipelines.diff.compare import compare_files, compare_settings, flatten, show_files, show_rows, show_settings
 
-#: Keys of a config that say where things lie and not what they are.
-PLACES = ("out", "store")
+#: Keys of a config that are paths and do not affect results.
+LOCATIONS = ("out", "store")
 
 
 def run(a: str, b: str) -> dict[str, Any]:
-    """What differs between two runs that have verdicts, or between two mixtures; nothing is written.
+    """Compare two runs that have verdicts, or two mixtures; read-only.
 
-    `same` is true where every covered file has the same bytes and no setting that results depend on differs.
-    Raises ConfigError where one is a run and the other a mixture, StageError where there is neither.
+    `same` is true if every covered file has the same bytes and no setting that affects results differs.
+    Raises ConfigError if one is a run and the other a mixture, StageError if one is neither.
     """
-    kinds = [_kind(uri) for uri in (a, b)]
+    kinds = [_detect_kind(uri) for uri in (a, b)]
     if kinds[0] != kinds[1]:
         raise ConfigError(f"{a} is a {kinds[0]} and {b} a {kinds[1]}", hint="give two runs, or two mixtures")
-    found = diff_mixtures.compare(a, b) if kinds[0] == "mixture" else _runs(a, b)
-    return {"kind": kinds[0], "a": a, "b": b, **found}
+    changes = diff_mixtures.compare(a, b) if kinds[0] == "mixture" else _compare_runs(a, b)
+    return {"kind": kinds[0], "a": a, "b": b, **changes}
 
 
-def _kind(uri: str) -> str:
+def _detect_kind(uri: str) -> str:
     if is_mixture(uri):
         return "mixture"
     if storage.is_file(storage.join(uri, "run.json")) and read_manifest(storage.join(uri, "verdicts")) is not None:
         return "run"
     raise StageError(
-        "there is neither a run with verdicts nor a mixture here",
+        "this is neither a run with verdicts nor a mixture",
         where=uri,
-        hint="`reelmill run` makes the one, `reelmill mix` the other",
+        hint="`reelmill run` writes runs, `reelmill mix` writes mixtures",
     )
 
 
-def _runs(a: str, b: str) -> dict[str, Any]:
-    held = [read_json(storage.join(uri, "run.json")) for uri in (a, b)]
-    sums = [_sums(uri) for uri in (a, b)]
-    files = files_of(sums[0], sums[1])
-    config = settings(_config(held[0]), _config(held[1]))
+def _compare_runs(a: str, b: str) -> dict[str, Any]:
+    side_a, side_b = (read_json(storage.join(uri, "run.json")) for uri in (a, b))
+    sums = [_read_checksums(uri) for uri in (a, b)]
+    tars = [{name: sha256 for name, sha256 in side.items() if name.endswith(".tar")} for side in sums]
+    files = compare_files(*sums)
+    config = compare_settings(_normalise_config(side_a), _normalise_config(side_b))
     return {
         "same": files["same"] and not config,
         "config": config,
-        "thresholds": settings(_thresholds(held[0]), _thresholds(held[1])),
-        "makers": settings(held[0].get("makers", {}), held[1].get("makers", {})),
-        "versions": settings(held[0].get("versions", {}), held[1].get("versions", {})),
-        "ledger": _ledgers(a, b),
+        "thresholds": compare_settings(_resolved_settings(side_a), _resolved_settings(side_b)),
+        "makers": compare_settings(side_a.get("makers", {}), side_b.get("makers", {})),
+        "versions": compare_settings(side_a.get("versions", {}), side_b.get("versions", {})),
+        "ledger": _list_ledger(a, b),
         **diff_rows.compare(a, b),
         "files": files,
-        "shards": files_of(*({n: s for n, s in one.items() if n.endswith(".tar")} for one in sums)),
+        "shards": compare_files(*tars),
     }
 
 
-def _sums(run: str) -> dict[str, str]:
-    """{path: sha256} of what a run's checksums cover; of its tables where it is not exported."""
+def _read_checksums(run: str) -> dict[str, str]:
+    """{path: sha256} of the covered files; of the tables only, if the run is not exported."""
     uri = storage.join(run, "checksums.json")
     if storage.is_file(uri):
         return dict(read_json(uri))
-    found = {}
+    sums = {}
     for stage in ("samples", "signals", "late", "duplicates", "verdicts", "dialogues"):
         manifest = read_manifest(storage.join(run, stage))
         units = () if manifest is None else manifest.units
-        found.update({f"{stage}/{unit.name}.parquet": unit.sha256 for unit in units})
-    return found
+        sums.update({f"{stage}/{unit.name}.parquet": unit.sha256 for unit in units})
+    return sums
 
 
-def _config(held: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json's config without places; sources by name; filters with their rank in the cascade."""
-    config = {key: value for key, value in held["config"].items() if key not in PLACES}
+def _normalise_config(run_json: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without paths, with sources by name and with the order of the cascade."""
+    config = {key: entry for key, entry in run_json["config"].items() if key not in LOCATIONS}
     config["sources"] = {
-        one["name"]: {key: value for key, value in one.items() if key not in ("name", "path")}
-        for one in config["sources"]
+        source["name"]: {key: entry for key, entry in source.items() if key not in ("name", "path")}
+        for source in config["sources"]
     }
-    config["cascade"] = [entry["filter"] for entry in held.get("explain", ())]
+    config["cascade"] = [entry["filter"] for entry in run_json.get("explain", ())]
     return config
 
 
-def _thresholds(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Every filter's resolved settings, defaults too."""
-    return {entry["filter"]: entry["settings"] for entry in held.get("explain", ())}
+def _resolved_settings(run_json: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of every filter, defaults included."""
+    return {entry["filter"]: entry["settings"] for entry in run_json.get("explain", ())}
 
 
-def _ledgers(a: str, b: str) -> list[dict[str, Any]]:
-    """[{key, a, b}] of every number in the ledgers, such as "video.dropped.motion"; numbers that are equal too."""
-    left, right = (dict(flat(read_json(storage.join(uri, "ledger.json")))) for uri in (a, b))
-    numbers = [key for key in {**left, **right} if not isinstance({**left, **right}[key], Mapping)]
-    return [{"key": key, "a": left.get(key, 0), "b": right.get(key, 0)} for key in sorted(numbers)]
+def _list_ledger(a: str, b: str) -> list[dict[str, Any]]:
+    """[{key, a, b}] of every number in the ledgers, such as "video.dropped.motion", equal ones included."""
+    side_a, side_b = (dict(flatten(read_json(storage.join(uri, "ledger.json")))) for uri in (a, b))
+    entries = {**side_a, **side_b}
+    numbers = sorted(key for key, count in entries.items() if not isinstance(count, Mapping))
+    return [{"key": key, "a": side_a.get(key, 0), "b": side_b.get(key, 0)} for key in numbers]
 
 
 # -- for people -------------------------------------------------------------------------------------------------
 
 
-def show(value: Mapping[str, Any]) -> None:
-    """Tables of what differs on stdout."""
-    out = open_console()
-    if value["same"]:
-        out.print(f"the same {value['kind']}", highlight=False)
+def show(changes: Mapping[str, Any]) -> None:
+    """Print tables of what differs."""
+    if changes["same"]:
+        print_text(f"the same {changes['kind']}")
         return
-    if value["kind"] == "mixture":
-        diff_mixtures.show(out, value)
+    if changes["kind"] == "mixture":
+        diff_mixtures.show(changes)
     else:
-        _show_settings(out, value)
-        diff_rows.show(out, value)
-        _show_ledger(out, value)
-    show_files(out, "shards", value["shards"])
-    if value["kind"] == "run":
-        show_files(out, "covered files", value["files"])
+        _show_settings(changes)
+        diff_rows.show(changes)
+        ledger = [entry for entry in changes["ledger"] if entry["a"] != entry["b"]]
+        rows = [(entry["key"], entry["a"], entry["b"], f"{entry['b'] - entry['a']:+,}") for entry in ledger]
+        show_rows("Ledger entries that differ", ("", "A", "B", "B - A"), rows)
+    show_files("shards", changes["shards"])
+    if changes["kind"] == "run":
+        show_files("covered files", changes["files"])
 
 
-def _show_settings(out: Console, value: Mapping[str, Any]) -> None:
-    seen = {entry["key"].removeprefix("filters.") for entry in value["config"]}
-    beside = [entry for entry in value["thresholds"] if entry["key"] not in seen]
-    rows = [*value["config"], *beside, *({**entry, "key": f"maker of {entry['key']}"} for entry in value["makers"])]
-    show_settings(out, "Settings", rows)
-
-
-def _show_ledger(out: Console, value: Mapping[str, Any]) -> None:
-    table = Table(title="Ledger, where it differs", title_justify="left")
-    for name in ("", "A", "B", "B - A"):
-        table.add_column(name, justify="right" if name else "left")
-    for entry in value["ledger"]:
-        if entry["a"] != entry["b"]:
-            table.add_row(entry["key"], f"{entry['a']:,}", f"{entry['b']:,}", f"{entry['b'] - entry['a']:+,}")
-    if table.row_count:
-        out.print(table)
+def _show_settings(changes: Mapping[str, Any]) -> None:
+    listed = {entry["key"].removeprefix("filters.") for entry in changes["config"]}
+    thresholds = [entry for entry in changes["thresholds"] if entry["key"] not in listed]
+    makers = [{**entry, "key": f"fingerprint of {entry['key']}"} for entry in changes["makers"]]
+    show_settings("Settings", [*changes["config"], *thresholds, *makers])

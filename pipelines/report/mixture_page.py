@@ -1,8 +1,8 @@
-"""What the page of a mixture says: shares against the recipe, what was taken of what there is, each virtual shard."""
+"""Build the page of a mixture: shares against the recipe, amounts taken and available, each virtual shard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,76 +10,73 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import storage, tables
+from infra.columns import to_floats, to_ints
 from infra.commit import read_manifest
+from infra.media.interface import MODALITIES
 from mixtures.shards.manifest import Mixture
 
 UNITS = ("samples", "tokens", "seconds", "bytes")
-#: Columns of the parents' members by which a mixture is summed up.
-ROLLED = ("source", "licence", "kind", "language")
+#: Columns of the parents' members by which samples are counted.
+COUNTED = ("source", "licence", "kind", "language")
 
 
-def overview(mixture: Mixture) -> dict[str, Any]:
+def build_meta(mixture: Mixture) -> dict[str, Any]:
     """meta.js of a mixture.
 
-    tables: [column, [[value, samples with repeats, different samples]]] where the parents can be read, else [];
-    vshards: by unit and modality, what each virtual shard holds.
+    tables: [column, [[name, samples with repeats, different samples]]], [] if a parent cannot be read;
+    vshards: by unit and modality, the amount in each virtual shard.
     """
-    value = mixture.manifest
-    members = mixture.members()
-    modality = np.array([group["modality"] for group in value["groups"]], dtype=object)[np.asarray(members["group"])]
-    modalities = [name for name in ("video", "image", "multi_image", "text") if (modality == name).any()]
+    manifest, members = mixture.manifest, mixture.members()
+    groups = manifest["groups"]
+    modality = np.array([group["modality"] for group in groups], dtype=object)[to_ints(members["group"])]
+    modalities = [name for name in MODALITIES if (modality == name).any()]
     return {
         "kind": "mixture",
-        "name": value["recipe"].get("name") or "mixture",
-        "seed": value["seed"],
-        "unit": value["unit"],
-        "recipe": value["recipe"],
-        "constraints": value.get("constraints", []),
-        "ratios": _ratios(value),
-        "warnings": value["warnings"],
-        "totals": value["totals"],
-        "groups": [
-            {name: group[name] for name in ("name", "modality", "available", *UNITS)} for group in value["groups"]
-        ],
-        "parents": value["parents"],
-        "shards": value["shards"],
-        "materialized": value["materialized"],
-        "members": value["members"],
+        "name": manifest["recipe"].get("name") or "mixture",
+        **{name: manifest[name] for name in ("seed", "unit", "recipe", "warnings", "totals", "parents", "shards",
+                                             "materialized", "members")},
+        "constraints": manifest.get("constraints", []),
+        "ratios": _compute_ratios(manifest),
+        "groups": [{name: group[name] for name in ("name", "modality", "available", *UNITS)} for group in groups],
         "repeated": int(pc.sum(pc.greater(members["repeat"], 0)).as_py() or 0),
-        "tables": _tables(mixture, members),
+        "tables": _count_samples(mixture, members),
         "modalities": modalities,
-        "vshards": _vshards(members, modality, modalities, int(value["vshards"])),
-    }
+        "vshards": _sum_vshards(members, modality, modalities, int(manifest["vshards"])),
+    }  # fmt: skip
 
 
-def _ratios(value: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the recipe asks of one cell against another: {label, low, high, achieved by unit (null: there is none)}."""
-    found = []
-    for rule in value["recipe"].get("ratios") or ():
-        sums = {
-            side: [g for g in value["groups"] if g["cell"].get(rule["column"]) == rule[side]] for side in ("of", "to")
-        }
+def _compute_ratios(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Ratios of cells that the recipe limits: {label, low, high, achieved by unit (null: division by zero)}."""
+    ratios = []
+    for rule in manifest["recipe"].get("ratios") or ():
         achieved = {}
         for unit in UNITS:
-            of, to = (sum(group[unit] for group in sums[side]) for side in ("of", "to"))
-            achieved[unit] = round(of / to, 4) if to else None
+            sums = {
+                side: sum(
+                    group[unit] for group in manifest["groups"] if group["cell"].get(rule["column"]) == rule[side]
+                )
+                for side in ("of", "to")
+            }
+            achieved[unit] = round(sums["of"] / sums["to"], 4) if sums["to"] else None
         low, high = rule["between"]
-        found.append({"label": f"{rule['of']} to {rule['to']}", "low": low, "high": high, "achieved": achieved})
-    return found
+        ratios.append({"label": f"{rule['of']} to {rule['to']}", "low": low, "high": high, "achieved": achieved})
+    return ratios
 
 
-def _vshards(members: pa.Table, modality: Any, modalities: list[str], count: int) -> dict[str, list[list[float]]]:
-    """By unit, one list a modality: what each virtual shard holds of it."""
-    vshard = np.asarray(members["vshard"])
-    found = {}
+def _sum_vshards(
+    members: pa.Table, modality: Any, modalities: Sequence[str], count: int
+) -> dict[str, list[list[float]]]:
+    """By unit, a list for each modality: its amount in each virtual shard."""
+    vshard = to_ints(members["vshard"])
+    sums = {}
     for unit in UNITS:
-        weight = np.ones(len(vshard)) if unit == "samples" else np.asarray(members[unit], dtype=np.float64)
+        weight = np.ones(len(vshard)) if unit == "samples" else to_floats(members[unit])
         lists = [np.bincount(vshard, weights=weight * (modality == name), minlength=count) for name in modalities]
-        found[unit] = [[round(float(x), 3) for x in sums] for sums in lists]
-    return found
+        sums[unit] = [[round(float(amount), 3) for amount in amounts] for amounts in lists]
+    return sums
 
 
-def _tables(mixture: Mixture, members: pa.Table) -> list[list[Any]]:
+def _count_samples(mixture: Mixture, members: pa.Table) -> list[list[Any]]:
     parents = []
     for number in range(len(mixture.manifest["parents"])):
         folder = storage.join(mixture.run(number), "members")
@@ -87,16 +84,15 @@ def _tables(mixture: Mixture, members: pa.Table) -> list[list[Any]]:
         if manifest is None:
             return []
         for unit in manifest.units:
-            part = tables.read(storage.join(folder, f"{unit.name}.parquet"), ["key", *ROLLED])
-            parents.append(part.replace_schema_metadata(None))
-    known = pa.concat_tables(parents)
-    place = pc.index_in(members["key"], value_set=known["key"].combine_chunks())
-    first = pc.equal(members["repeat"], 0)
-    found = []
-    for column in ROLLED:
-        values = pc.fill_null(known[column].take(place), "")
-        counted = pa.table({"value": values, "first": pc.cast(first, pa.int64())})
-        rows = counted.group_by("value").aggregate([("first", "count"), ("first", "sum")]).to_pylist()
-        listed = [[row["value"], row["first_count"], row["first_sum"]] for row in rows]
-        found.append([column, sorted(listed, key=lambda row: (-row[1], row[0]))])
-    return found
+            table = tables.read(storage.join(folder, f"{unit.name}.parquet"), ["key", *COUNTED])
+            parents.append(table.replace_schema_metadata(None))
+    index = pa.concat_tables(parents)
+    row = pc.index_in(members["key"], value_set=index["key"].combine_chunks())
+    first = pc.cast(pc.equal(members["repeat"], 0), pa.int64())
+    counts = []
+    for column in COUNTED:
+        names = pa.table({"name": pc.fill_null(index[column].take(row), ""), "first": first})
+        groups = names.group_by("name").aggregate([("first", "count"), ("first", "sum")]).to_pylist()
+        entries = [[group["name"], group["first_count"], group["first_sum"]] for group in groups]
+        counts.append([column, sorted(entries, key=lambda entry: (-entry[1], entry[0]))])
+    return counts

@@ -1,10 +1,11 @@
-"""Pictures and short clips of samples, drawn by key. Media are hostile: only pixels that the decoder's child gave back
-are written, as new files; no byte of a medium itself is copied."""
+"""Write pictures and short clips of samples, drawn by key. Media are hostile: only pixels that the decoder's child
+process returns are written, as new files; no byte of a medium is copied."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra import progress, storage
+from infra.columns import Mask
 from infra.hashing import draw_integers
 from infra.media.decoder import Decoder
 from infra.media.interface import FramePlan, Frames, MediaRef
 from pipelines.core.finished_run import JudgedRun
-from pipelines.core.sample_media import source_root
+from pipelines.core.sample_media import media_refs, source_root
 from pipelines.report.report_rows import ReportRows
 
-#: Longer side of a picture and of a clip, in pixels, and JPEG quality (ours).
+#: Longer side of pictures and clips, in pixels, and JPEG quality (ours).
 SIDE = 320
 QUALITY = 80
-#: Most pictures of one album.
+#: Maximum number of pictures of one sample.
 ALBUM = 4
-#: A clip shows the whole medium in at most so many frames, this many a second.
+#: A clip shows the whole medium at this rate, in at most this many frames.
 CLIP_FPS = 8
 CLIP_FRAMES = 80
 
@@ -35,14 +37,14 @@ _MOVING = FramePlan("rate", SIDE, "long", count=CLIP_FRAMES, fps=float(CLIP_FPS)
 
 @dataclass
 class Thumbnails:
-    """pictures: uint8 (n,): how many pictures a row has, plus 8 where it has a clip; why: for rows that were drawn and
-    have none, by key; asked: rows with a medium; drawn: rows that the draw took."""
+    """pictures: uint8 (n,): number of pictures of a row, plus 8 if it has a clip; why: key -> why a drawn row has no
+    picture; asked: rows with media; drawn: rows drawn; videos: rows with a video; most, most_clips: the limits."""
 
     pictures: NDArray[np.uint8]
     why: dict[str, str] = field(default_factory=dict)
     asked: int = 0
     drawn: int = 0
-    clips_asked: int = 0
+    videos: int = 0
     most: int = 0
     most_clips: int = 0
 
@@ -56,128 +58,128 @@ class Thumbnails:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Why drawn rows have no picture: how often."""
-        found: dict[str, int] = {}
-        for why in self.why.values():
-            word = why.partition(":")[0]
-            found[word] = found.get(word, 0) + 1
-        return dict(sorted(found.items()))
+        """Number of drawn rows without a picture, by reason."""
+        return dict(sorted(Counter(why.partition(":")[0] for why in self.why.values()).items()))
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "asked": self.asked,
             "drawn": self.drawn,
             "shown": int(((self.pictures & 7) > 0).sum()),
             "clips": self.clips,
-            "videos": self.clips_asked,
+            "videos": self.videos,
             "most": self.most,
             "most_clips": self.most_clips,
             "missing": sorted(self.missing.items()),
         }
 
 
-def draw(finished: JudgedRun, rows: ReportRows, work: Path, *, thumbs: int, clips: int, quiet: bool) -> Thumbnails:
+def draw_thumbnails(
+    judged: JudgedRun, rows: ReportRows, work: Path, *, thumbs: int, clips: int, quiet: bool
+) -> Thumbnails:
     """Write thumbs/AB/KEY-I.jpg and clips/AB/KEY.mp4 for at most so many rows of each filter and outcome."""
-    has = rows.modality != "text"
-    media = Thumbnails(np.zeros(len(rows), dtype=np.uint8), asked=int(has.sum()), most=thumbs, most_clips=clips)
-    media.clips_asked = int((rows.modality == "video").sum())
-    seed = finished.run.config.seed
-    chosen = drawn(rows, has, seed, "report thumb", thumbs)
-    moving = drawn(rows, chosen & (rows.modality == "video"), seed, "report clip", clips)
-    everything = np.flatnonzero(chosen)
-    media.drawn = len(everything)
-    where = MediaLocations(finished, rows)
+    seed = judged.run.config.seed
+    has_media, is_video = rows.modality != "text", rows.modality == "video"
+    chosen = choose_rows(rows, has_media, seed, "report thumb", thumbs)
+    with_clip = choose_rows(rows, chosen & is_video, seed, "report clip", clips)
+    numbers = np.flatnonzero(chosen)
+    thumbnails = Thumbnails(
+        np.zeros(len(rows), dtype=np.uint8),
+        asked=int(has_media.sum()),
+        drawn=len(numbers),
+        videos=int(is_video.sum()),
+        most=thumbs,
+        most_clips=clips,
+    )
+    locations = MediaLocations(judged, rows)
     done = 0
-    with Decoder() as decoder, progress.watch("pictures", len(everything), lambda: done, what="samples", quiet=quiet):
-        for row in everything.tolist():
-            _draw_row(where, decoder, work, media, row, bool(moving[row]))
+    with Decoder() as decoder, progress.watch("pictures", len(numbers), lambda: done, what="samples", quiet=quiet):
+        for row in numbers.tolist():
+            _write_pictures(locations, decoder, work, thumbnails, row, bool(with_clip[row]))
             done += 1
-    return media
+    return thumbnails
 
 
-def drawn(rows: ReportRows, able: NDArray[np.bool_], seed: int, purpose: str, most: int) -> NDArray[np.bool_]:
-    """bool (n,): of each (outcome, filter) the `most` rows with the smallest keyed draws."""
-    found = np.zeros(len(rows), dtype=bool)
-    where = np.flatnonzero(able)
-    lots = draw_integers(seed, [rows.keys[row] for row in where.tolist()], purpose)
-    group = np.array([f"{o}/{b}" for o, b in zip(rows.outcome[where], rows.by[where], strict=True)], dtype=object)
+def choose_rows(rows: ReportRows, candidates: Mask, seed: int, purpose: str, most: int) -> Mask:
+    """bool (n,): the `most` candidates with the smallest pseudo-random draws of each outcome and filter."""
+    chosen = np.zeros(len(rows), dtype=bool)
+    numbers = np.flatnonzero(candidates)
+    draw = draw_integers(seed, [rows.keys[row] for row in numbers.tolist()], purpose)
+    outcomes = zip(rows.outcome[numbers], rows.stopped_by[numbers], strict=True)
+    group = np.array([f"{outcome}/{filter_}" for outcome, filter_ in outcomes], dtype=object)
     for name in sorted(set(group.tolist())):
-        mine = np.flatnonzero(group == name)
-        found[where[mine[np.argsort(lots[mine], kind="stable")[:most]]]] = True
-    return found
+        members = np.flatnonzero(group == name)
+        chosen[numbers[members[np.argsort(draw[members], kind="stable")[:most]]]] = True
+    return chosen
 
 
 class MediaLocations:
-    """Where the media of a row lie: for kept rows in the shard's tar where that is there, else below the source."""
+    """Locates the media of rows: in the shard's tar if it exists, otherwise in the source."""
 
-    def __init__(self, finished: JudgedRun, rows: ReportRows) -> None:
-        self.run = finished.run
+    def __init__(self, judged: JudgedRun, rows: ReportRows) -> None:
+        self.run = judged.run
         self.rows = rows
-        self.sources = {source.name: source for source in finished.run.config.sources}
+        self.roots = {source.name: source_root(source) for source in judged.run.config.sources}
         self.members = {row["key"]: row for row in rows.members.select(["key", "shard", "members"]).to_pylist()}
 
-    def of(self, row: int) -> list[tuple[MediaRef, str]]:
-        """(medium, sha256 that it must have) of each of a row's media."""
+    def find(self, row: int) -> list[tuple[MediaRef, str]]:
+        """(reference, expected sha256) of each of a row's media."""
         sample = self.rows.samples.slice(row, 1).to_pylist()[0]
-        kind = "video" if sample["modality"] == "video" else "image"
-        media = sample["media"] or []
-        held = self.members.get(sample["key"])
-        uri = "" if held is None else self.run.at("shards", f"{held['shard']}.tar")
-        if held is not None and storage.is_file(uri):
-            parts = [m for m in held["members"] if not m["name"].endswith((".json", ".txt"))]
-            parts.sort(key=lambda m: [int(p) if p.isdigit() else 0 for p in m["name"].split(".")[1:-1]])
-            spans = [(uri, m["offset"], m["size"]) for m in parts]
-        else:
-            source = self.sources.get(sample["source"])
-            root = "" if source is None else source_root(source)
-            spans = [(storage.join(root, m["uri"]), m["offset"], m["length"]) for m in media]
-        return [
-            (MediaRef(uri, offset, length, m["start_s"], m["end_s"], kind), m["sha256"])  # type: ignore[arg-type]
-            for (uri, offset, length), m in zip(spans, media, strict=False)
-        ]
+        media, member = sample["media"] or [], self.members.get(sample["key"])
+        refs = media_refs(sample, self.roots.get(sample["source"], ""))
+        tar = "" if member is None else self.run.at("shards", f"{member['shard']}.tar")
+        if member is not None and storage.is_file(tar):
+            files = [m for m in member["members"] if not m["name"].endswith((".json", ".txt"))]
+            files.sort(key=lambda m: [int(field) if field.isdigit() else 0 for field in m["name"].split(".")[1:-1]])
+            refs = [
+                replace(ref, uri=tar, offset=file["offset"], length=file["size"])
+                for ref, file in zip(refs, files, strict=False)
+            ]
+        return list(zip(refs, (medium["sha256"] for medium in media), strict=False))
 
 
-def _draw_row(where: MediaLocations, decoder: Decoder, work: Path, media: Thumbnails, row: int, moving: bool) -> None:
-    key = where.rows.keys[row]
-    found = where.of(row)
-    if not found:
-        media.why[key] = "no medium"
+def _write_pictures(
+    locations: MediaLocations, decoder: Decoder, work: Path, thumbnails: Thumbnails, row: int, with_clip: bool
+) -> None:
+    key = locations.rows.keys[row]
+    media = locations.find(row)
+    if not media:
+        thumbnails.why[key] = "no medium"
         return
+    plans = {"still": _STILL, **({"clip": _MOVING} if with_clip else {})}
     count = 0
-    for ref, digest in found[:ALBUM]:
-        problem = _unfit(ref, digest)
+    for ref, sha256 in media[:ALBUM]:
+        problem = _find_problem(ref, sha256)
         if not problem:
-            plans = {"still": _STILL, **({"clip": _MOVING} if moving else {})}
             decoded = decoder.decode(ref, plans, {})
             problem = decoded.error or ""
-            if not problem:
-                _save(work / "thumbs" / key[:2] / f"{key}-{count}.jpg", jpeg(decoded.frames["still"].pixels[0]))
-                count += 1
-                if moving and len(decoded.frames["clip"].pixels) > 1:
-                    _save(work / "clips" / key[:2] / f"{key}.mp4", mp4(decoded.frames["clip"]))
-                    media.pictures[row] |= 8
         if problem:
-            media.why[key] = problem
+            thumbnails.why[key] = problem
             break
-    media.pictures[row] |= count
+        _save(work / "thumbs" / key[:2] / f"{key}-{count}.jpg", encode_jpeg(decoded.frames["still"].pixels[0]))
+        count += 1
+        if with_clip and len(decoded.frames["clip"].pixels) > 1:
+            _save(work / "clips" / key[:2] / f"{key}.mp4", encode_mp4(decoded.frames["clip"]))
+            thumbnails.pictures[row] |= 8
+    thumbnails.pictures[row] |= count
 
 
-def _unfit(ref: MediaRef, digest: str) -> str:
-    """Why a medium cannot stand for what was judged; "" where it can."""
+def _find_problem(ref: MediaRef, sha256: str) -> str:
+    """Why a medium cannot be shown, "" if it can: it must have the bytes that were judged."""
     if not storage.is_file(ref.uri):
         return "not found: the source is no longer where the config says"
-    if digest and storage.sha256(ref.uri, ref.offset, ref.length) != digest:
-        return "changed: these are other bytes than those that were judged"
+    if sha256 and storage.sha256(ref.uri, ref.offset, ref.length) != sha256:
+        return "changed: these are not the bytes that were judged"
     return ""
 
 
-def _save(path: Path, data: bytes) -> None:
+def _save(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    path.write_bytes(content)
 
 
-def jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """uint8 RGB (height, width, 3) as JPEG."""
+def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode uint8 RGB (height, width, 3) as JPEG."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -185,8 +187,8 @@ def jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def mp4(frames: Frames) -> bytes:
-    """Frames as H.264 in MP4, without sound: at their own pace where that is what was sampled, else faster."""
+def encode_mp4(frames: Frames) -> bytes:
+    """Encode frames as H.264 in MP4, without sound, at CLIP_FPS: long media play faster than they are."""
     import av
     import cv2
 

@@ -1,4 +1,4 @@
-"""Runs, mixtures and stores at or below some folders."""
+"""Discover runs, mixtures and stores at or below folders."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mixtures.shards.manifest import is_mixture
 
 @dataclass(frozen=True)
 class DiscoveredRuns:
-    """What was found, each sorted and once."""
+    """Folders of runs, mixtures and stores, each sorted and unique."""
 
     runs: tuple[str, ...]
     mixtures: tuple[str, ...]
     stores: tuple[str, ...]
 
 
-def find(folders: Sequence[str]) -> DiscoveredRuns:
-    """Every run (it has samples), mixture and store at or below `folders`; links to folders are not followed.
+def discover(folders: Sequence[str]) -> DiscoveredRuns:
+    """Find every run (a folder with samples), mixture and store at or below `folders`, not following links.
 
-    Raises StageError where a folder is not there, or there is none of them below it.
+    Raises StageError if a folder does not exist or contains none of them.
     """
     runs: set[str] = set()
     mixtures: set[str] = set()
@@ -31,7 +31,7 @@ def find(folders: Sequence[str]) -> DiscoveredRuns:
         if not storage.exists(top):
             raise StageError("there is no such folder", where=top)
         before = len(runs) + len(mixtures) + len(stores)
-        stack = [_plain(top)]
+        stack = [normalise(top)]
         while stack:
             folder = stack.pop()
             if storage.is_file(storage.join(folder, "samples", "_manifest.json")):
@@ -41,20 +41,20 @@ def find(folders: Sequence[str]) -> DiscoveredRuns:
             elif "cells" in (names := storage.list_folders(folder)):
                 stores.add(folder)
             else:
-                stack += [storage.join(folder, name) for name in names if name[0] != "." and not _link(folder, name)]
+                stack += [storage.join(folder, name) for name in names if name[0] != "." and not _is_link(folder, name)]
         if before == len(runs) + len(mixtures) + len(stores):
             raise StageError(
                 "there is no run, mixture or store at or below this folder",
                 where=top,
-                hint="give runs and mixtures, or a folder that holds them",
+                hint="give runs, mixtures, or a folder that contains some",
             )
     return DiscoveredRuns(tuple(sorted(runs)), tuple(sorted(mixtures)), tuple(sorted(stores)))
 
 
-def _plain(uri: str) -> str:
-    """One name for one folder, however it was written."""
+def normalise(uri: str) -> str:
+    """One name per folder, however it was written."""
     return str(storage.local_path(uri).resolve()) if storage.is_local(uri) else uri.rstrip("/")
 
 
-def _link(folder: str, name: str) -> bool:
+def _is_link(folder: str, name: str) -> bool:
     return storage.is_local(folder) and (storage.local_path(folder) / name).is_symlink()

@@ -1,4 +1,4 @@
-"""What a take-down asks for, and which rows of samples that is."""
+"""Requests to take samples down, and which rows of samples they match."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra import storage
+from infra.columns import Mask, equals, to_mask
 from infra.errors import ConfigError
 
-#: Columns of samples that a selection looks at.
+#: Columns of samples that a request is matched with.
 COLUMNS = ("key", "source", "licence", "container", "media", "origin")
 
 _PORTS = {"http": 80, "https": 443, "ftp": 21}
@@ -22,101 +23,95 @@ _PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 @dataclass(frozen=True)
 class TakedownRequest:
-    """Samples with one of these keys, sources, licences, or from one of these URLs (normalised)."""
+    """Samples with one of these keys, sources, licences or normalised URLs."""
 
     keys: frozenset[str] = frozenset()
     sources: frozenset[str] = frozenset()
     licences: frozenset[str] = frozenset()
     urls: frozenset[str] = frozenset()
 
-    def matches(self, samples: pa.Table, roots: Mapping[str, str]) -> NDArray[np.object_]:
-        """object (n,): why each row is asked for, None where it is not; the first reason of key, source, licence, url.
+    def match(self, samples: pa.Table, roots: Mapping[str, str]) -> NDArray[np.object_]:
+        """object (n,): the reason to take each row down, None for the others; of several reasons the first of key,
+        source, licence, url.
 
-        samples: COLUMNS of the samples table; roots: where each source lies, so that full paths match too.
+        samples: COLUMNS of the samples table; roots: folder of each source, so that full paths match too.
         """
-        why = np.full(samples.num_rows, None, dtype=object)
+        reasons = np.full(samples.num_rows, None, dtype=object)
         if self.urls:
-            why[self._by_url(samples, roots)] = "url"
-        for name, wanted in (("licence", self.licences), ("source", self.sources)):
-            for value in sorted(wanted):
-                why[_equal(samples[name], [value])] = f"{name}={value}"
-        if self.keys:
-            why[_equal(samples["key"], sorted(self.keys))] = "key"
-        return why
+            reasons[self._match_urls(samples, roots)] = "url"
+        for column, names in (("licence", self.licences), ("source", self.sources)):
+            for name in sorted(names):
+                reasons[equals(samples[column], name)] = f"{column}={name}"
+        keys = pa.array(sorted(self.keys), pa.string())
+        reasons[to_mask(pc.is_in(samples["key"], value_set=keys))] = "key"
+        return reasons
 
-    def _by_url(self, samples: pa.Table, roots: Mapping[str, str]) -> NDArray[np.bool_]:
-        found = self._known(samples["origin"]) | self._known(samples["container"])
+    def _match_urls(self, samples: pa.Table, roots: Mapping[str, str]) -> Mask:
+        matches = self._is_listed(samples["origin"]) | self._is_listed(samples["container"])
         media = samples["media"].combine_chunks()
         rows = np.asarray(pc.list_parent_indices(media), dtype=np.int64)
         uris = pc.struct_field(pc.list_flatten(media), "uri")
-        found[rows[self._known(uris)]] = True
-        sources = samples["source"]
+        matches[rows[self._is_listed(uris)]] = True
         for source, root in roots.items():
-            mine = np.asarray(pc.equal(sources, source), dtype=bool)
-            if mine.any():
-                found |= mine & self._known(samples["container"], root)
-                found[rows[mine[rows] & self._known(uris, root)]] = True
-        return found
+            in_source = equals(samples["source"], source)
+            if in_source.any():
+                matches |= in_source & self._is_listed(samples["container"], root)
+                matches[rows[in_source[rows] & self._is_listed(uris, root)]] = True
+        return matches
 
-    def _known(self, values: pa.ChunkedArray | pa.Array, root: str = "") -> NDArray[np.bool_]:
-        """bool (n,): values, below `root`, that are on the list; each distinct value is looked at once."""
-        coded = pc.dictionary_encode(pc.fill_null(values, ""))
+    def _is_listed(self, paths: pa.ChunkedArray | pa.Array, root: str = "") -> Mask:
+        """bool (n,): paths, relative to `root`, that are among the URLs; each distinct path is normalised once."""
+        coded = pc.dictionary_encode(pc.fill_null(paths, ""))
         coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
         names = coded.dictionary.to_pylist()
-        hits = [bool(name) and normal(storage.join(root, name) if root else name) in self.urls for name in names]
+        hits = [bool(name) and normalise_url(storage.join(root, name) if root else name) in self.urls for name in names]
         return np.array(hits, dtype=bool)[np.asarray(coded.indices, dtype=np.int64)] if names else np.zeros(0, bool)
 
 
-def _equal(values: pa.ChunkedArray, wanted: list[str]) -> NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(pc.is_in(values, value_set=pa.array(wanted, pa.string())), False), dtype=bool)
+def normalise_url(url: str) -> str:
+    """The form in which URLs and paths are compared.
 
-
-def normal(url: str) -> str:
-    """A URL or path in the one form in which it is compared.
-
-    White space around it, "./" before it, the fragment and slashes at the end go; the host is in lower case, without
-    the default port; http and https are the same. Path, query and everything else must be equal to the letter.
+    Surrounding white space, a leading "./", the fragment and trailing slashes are removed; the host is in lower case,
+    without the default port; https becomes http. Path and query must match exactly.
     """
     url = url.strip().removeprefix("./")
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # no URL: a path with brackets or colons in it
+        parsed = urlsplit(url)
+        port = parsed.port
+    except ValueError:  # not a URL but a path with brackets or colons
         return url.rstrip("/")
-    if not parts.scheme or not parts.netloc:
+    if not parsed.scheme or not parsed.netloc:
         return url.rstrip("/")
-    scheme = "http" if parts.scheme == "https" else parts.scheme
-    host = parts.hostname or ""
-    if port is not None and port != _PORTS.get(parts.scheme):
+    scheme = "http" if parsed.scheme == "https" else parsed.scheme
+    host = parsed.hostname or ""
+    if port is not None and port != _PORTS.get(parsed.scheme):
         host = f"{host}:{port}"
-    query = f"?{parts.query}" if parts.query else ""
-    return f"{scheme}://{host}{parts.path.rstrip('/')}{query}"
+    query = f"?{parsed.query}" if parsed.query else ""
+    return f"{scheme}://{host}{parsed.path.rstrip('/')}{query}"
 
 
 def build_request(
     keys: Iterable[str] = (), sources: Iterable[str] = (), licences: Iterable[str] = (), url_lists: Iterable[str] = ()
 ) -> TakedownRequest:
-    """A selection from the command line; a list of URLs has one a line, empty lines and those after "#" are left out.
+    """Build a request from command-line options. url_lists: files with one URL per line, "#" begins a comment line.
 
-    Raises ConfigError where nothing is asked for, or a list cannot be read or is empty.
+    Raises ConfigError if nothing is requested, or if a list cannot be read or is empty.
     """
-    urls: set[str] = set()
-    for uri in url_lists:
-        urls |= _read(uri)
-    found = TakedownRequest(frozenset(keys), frozenset(sources), frozenset(licences), frozenset(urls))
-    if found == TakedownRequest():
-        raise ConfigError("nothing to take down is named", hint="give --key, --source, --licence or --url-list")
-    return found
+    urls = frozenset(url for uri in url_lists for url in _read_urls(uri))
+    request = TakedownRequest(frozenset(keys), frozenset(sources), frozenset(licences), urls)
+    if request == TakedownRequest():
+        raise ConfigError("no samples to take down are named", hint="give --key, --source, --licence or --url-list")
+    return request
 
 
-def _read(uri: str) -> set[str]:
+def _read_urls(uri: str) -> set[str]:
     if not storage.is_file(uri):
-        raise ConfigError("there is no such list", where=uri, hint="--url-list wants a file with one URL a line")
+        raise ConfigError("there is no such list", where=uri, hint="--url-list takes a file with one URL per line")
     try:
         lines = storage.read_bytes(uri).decode().splitlines()
     except UnicodeDecodeError:
-        raise ConfigError("the list is not UTF-8 text", where=uri, hint="one URL a line") from None
-    found = {normal(line) for line in lines if line.strip() and not line.startswith("#")}
-    if not found - {""}:
-        raise ConfigError("the list has no URL in it", where=uri, hint="one URL a line; lines after # are left out")
-    return found - {""}
+        raise ConfigError("the list is not UTF-8 text", where=uri, hint="one URL per line") from None
+    urls = {normalise_url(line) for line in lines if line.strip() and not line.startswith("#")} - {""}
+    if not urls:
+        raise ConfigError("the list contains no URL", where=uri, hint="one URL per line; lines with # are skipped")
+    return urls

@@ -1,4 +1,4 @@
-"""Shards of a run that lose samples, or whose card books a row otherwise: tar, index and card anew."""
+"""Rewrite the shards that lose samples, or whose card counts a row that changed: tar, members index and card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters import histogram_columns
-from infra import storage, tables
+from infra import storage
+from infra.columns import equals, to_ints, to_strings
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json
@@ -22,118 +23,105 @@ from pipelines.core.run import Run
 from pipelines.core.signals import read_signals
 from pipelines.core.verdicts import tally
 from pipelines.export import export
-from pipelines.takedown import rewrite_rows as rows
-from pipelines.takedown import rewrite_tars
+from pipelines.takedown import rewrite_rows, rewrite_tars
 from pipelines.takedown.scan import TakedownScan
 from pipelines.takedown.staging import Staging
 
 
 class ShardPlan:
-    """Where the rows of a run's units are booked, by the plan that its shards were made of."""
+    """The export plan of a run: which shard's card counts each row. Planned again if RUN/work was removed; that gives
+    the same plan, which `_build_card` verifies."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        _need_plan(run)
+        names = [unit.name for unit in need_manifest(run.out, "verdicts").units]
+        planned = set(storage.list_names(run.work("export")))
+        if not storage.is_file(run.work("export-layout.json")) or {f"{name}.parquet" for name in names} - planned:
+            for name in names:
+                export.plan_unit(run, "takedown", name)
+            export.plan_layout(run, names)
         self.layout = read_json(run.work("export-layout.json"))
 
     @functools.lru_cache(maxsize=64)
-    def booked(self, unit: str) -> NDArray[np.object_]:
-        """object (n,): for each row of a unit the shard whose card accounts for it, "" where none does."""
-        plan = tables.read(self.run.work("export", f"{unit}.parquet"), ["series", "weight"])
-        series = np.array(plan["series"].to_pylist(), dtype=object)
-        weight = np.asarray(plan["weight"], dtype=np.int64)
-        found = np.full(len(series), "", dtype=object)
-        for one in sorted(set(series.tolist()) & {name for name, used in self.layout["used"].items() if used}):
-            mine = series == one
-            start = self.layout["starts"][unit].get(one, 0)
-            before = start + np.cumsum(weight[mine]) - weight[mine]
-            index = assign_shards(before, self.layout["capacity"], self.layout["used"][one])
-            first, modality = self.layout["first"][one], one.split(":")[0]
-            found[mine] = [f"{modality}-{first + i:06d}" for i in index.tolist()]
-        return found
+    def find_shards(self, unit: str) -> NDArray[np.object_]:
+        """object (n,): the shard whose card counts each row of a unit, "" if none does."""
+        plan = self.run.read_work("export", unit, ["series", "weight"])
+        series, weight = to_strings(plan["series"]), to_ints(plan["weight"])
+        shards = np.full(len(series), "", dtype=object)
+        for name in sorted(set(series.tolist()) & {name for name, used in self.layout["used"].items() if used}):
+            rows = series == name
+            before = self.layout["starts"][unit].get(name, 0) + np.cumsum(weight[rows]) - weight[rows]
+            index = assign_shards(before, self.layout["capacity"], self.layout["used"][name])
+            first, modality = self.layout["first"][name], name.split(":")[0]
+            shards[rows] = [f"{modality}-{first + i:06d}" for i in index.tolist()]
+        return shards
 
 
-def _need_plan(run: Run) -> None:
-    """Plan again where RUN/work was cleared; it comes to the same, which is held against the shards below."""
-    names = [unit.name for unit in need_manifest(run.out, "verdicts").units]
-    plans = set(storage.list_names(run.work("export")))
-    if storage.is_file(run.work("export-layout.json")) and {f"{name}.parquet" for name in names} <= plans:
-        return
-    for name in names:
-        export.plan_unit(run, "takedown", name)
-    export.plan_layout(run, names)
+def stage(scan: TakedownScan, verdicts: dict[str, pa.Table], staging: Staging) -> list[dict[str, Any]]:
+    """Stage tar, index and card of each shard that changes. verdicts: the new tables of the units that change.
 
-
-def stage(found: TakedownScan, verdicts: dict[str, pa.Table], staging: Staging) -> list[dict[str, Any]]:
-    """Stage tars, indexes and cards of the shards that change; `verdicts`: new tables of the units that change.
-
-    Returns what was done to each tar, for the report. Raises StageError where index, tar or plan do not fit together.
+    Returns name, former bytes and number of removed samples of each rewritten tar.
+    Raises StageError if index, tar and plan contradict each other.
     """
-    shards = ShardPlan(found.run)
-    changed = {unit: np.union1d(_rows(found.rows, unit), _rows(found.beside, unit)) for unit in found.units}
-    names = {name for unit, rows in changed.items() for name in shards.booked(unit)[rows].tolist()} - {""}
-    told = []
-    for name in sorted(names | set(found.shards)):
-        card = read_json(found.run.at("shards", f"{name}.card.json"))
-        members = tables.read(found.run.at("members", f"{name}.parquet"))
-        if name in found.shards:
-            source = found.run.at("shards", f"{name}.tar")
-            rewrite_tars.check(source, members)
-            members, spans = rewrite_tars.without(members, found.shards[name])
-            sha256 = staging.make(f"shards/{name}.tar", functools.partial(rewrite_tars.copy, source, spans))
-            staging.put(f"members/{name}.parquet", rows.as_in(found.run.at("members", f"{name}.parquet"), members))
+    plan = ShardPlan(scan.run)
+    names = {name for unit in scan.units for name in plan.find_shards(unit)[scan.changed_rows(unit)].tolist()} - {""}
+    rewritten = []
+    for name in sorted(names | set(scan.shards)):
+        card = read_json(scan.run.at("shards", f"{name}.card.json"))
+        members = scan.run.read("members", name)
+        if name in scan.shards:
+            source = scan.run.at("shards", f"{name}.tar")
+            rewrite_tars.check_offsets(source, members)
+            members, spans = rewrite_tars.remove_members(members, scan.shards[name])
+            sha256 = staging.write(f"shards/{name}.tar", functools.partial(rewrite_tars.copy_spans, source, spans))
+            path = f"members/{name}.parquet"
+            staging.put(path, rewrite_rows.encode_table(scan.run.at(path), members))
             size = sum(length for _, length in spans)
-            told.append({"name": name, "before": card["tar"]["bytes"], "samples": len(found.shards[name])})
+            rewritten.append({"name": name, "before": card["tar"]["bytes"], "samples": len(scan.shards[name])})
             card["tar"] = {"sha256": sha256, "bytes": size + 1024 + -(size + 1024) % 10240}
-        staging.put(f"shards/{name}.card.json", canonical_json(_card(found, shards, card, members, verdicts)))
-    return told
+        staging.put(f"shards/{name}.card.json", canonical_json(_build_card(scan.run, plan, card, members, verdicts)))
+    return rewritten
 
 
-def _rows(rows: dict[str, NDArray[np.int64]], unit: str) -> NDArray[np.int64]:
-    return rows.get(unit, np.zeros(0, np.int64))
-
-
-def _card(
-    found: TakedownScan, shards: ShardPlan, held: dict[str, Any], members: pa.Table, new: dict[str, pa.Table]
+def _build_card(
+    run: Run, plan: ShardPlan, card: dict[str, Any], members: pa.Table, new: dict[str, pa.Table]
 ) -> dict[str, Any]:
-    """A shard's card over what is left, by the code that wrote it; who made it and from which rows stays."""
-    run, name = found.run, held["shard"]
-    signal_parts, verdict_parts, lineage = [], [], []
-    said: list[dict[str, Any]] = []
-    for entry in held["made_by"]["lineage"]:
+    """Rebuild a shard's card from what remains, as export does. card: the former one; who made it is unchanged."""
+    signals, verdicts, lineage = [], [], []
+    dialogues: list[dict[str, Any]] = []
+    for entry in card["made_by"]["lineage"]:
         unit = entry["unit"]
-        verdicts = new[unit] if unit in new else tables.read(run.at("verdicts", f"{unit}.parquet"))
-        mine = shards.booked(unit) == name
-        kept = np.flatnonzero(mine & np.asarray(pc.equal(verdicts["outcome"], "kept"), dtype=bool))
-        verdict_parts.append(verdicts.filter(pa.array(mine)).replace_schema_metadata(None))
-        facts = read_signals(run, unit).take(pa.array(kept))
-        signal_parts.append(facts.replace_schema_metadata(None))
-        said += _said(run, unit, verdicts["key"].take(pa.array(kept)), held["modality"])
+        table = new[unit] if unit in new else run.read("verdicts", unit)
+        counted = plan.find_shards(unit) == card["shard"]
+        kept = pa.array(np.flatnonzero(counted & equals(table["outcome"], "kept")))
+        verdicts.append(table.filter(pa.array(counted)).replace_schema_metadata(None))
+        signals.append(read_signals(run, unit).take(kept).replace_schema_metadata(None))
+        dialogues += _read_dialogues(run, unit, table["key"].take(kept), card["modality"])
         lineage.append({**entry, "kept": len(kept)})
     if sum(entry["kept"] for entry in lineage) != members.num_rows:
         raise StageError(
-            f"the plan in {run.work('export')} is not that of {name}",
-            where=run.at("shards", f"{name}.card.json"),
+            f"the plan in {run.work('export')} does not match {card['shard']}",
+            where=run.at("shards", f"{card['shard']}.card.json"),
             hint="run `reelmill export` with this run's config first",
         )
-    verdicts = pa.concat_tables(verdict_parts)
+    counted_verdicts = pa.concat_tables(verdicts)
     return cards.build_card(
-        name=name,
-        tar=held["tar"],
-        series=f"{held['modality']}:{','.join(held['suffixes'])}",
+        name=card["shard"],
+        tar=card["tar"],
+        series=f"{card['modality']}:{','.join(card['suffixes'])}",
         members=members,
-        signals=pa.concat_tables(signal_parts, promote_options="default"),
-        score_columns=histogram_columns(filter_["name"] for filter_ in held["made_by"]["filters"]),
-        ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
-        reasons=export.count_reasons(verdicts),
-        dialogues=cards.summarize_dialogues(said),
-        made_by={**held["made_by"], "lineage": lineage, **tombstones.describe_takedowns(verdicts)},
+        signals=pa.concat_tables(signals, promote_options="default"),
+        ledger=tally(counted_verdicts, {})["all"],  # type: ignore[arg-type]
+        reasons=export.count_reasons(counted_verdicts),
+        score_columns=histogram_columns(filter_["name"] for filter_ in card["made_by"]["filters"]),
+        dialogues=cards.summarize_dialogues(dialogues),
+        made_by={**card["made_by"], "lineage": lineage, **tombstones.describe_takedowns(counted_verdicts)},
     )
 
 
-def _said(run: Run, unit: str, keys: pa.ChunkedArray, modality: str) -> list[dict[str, Any]]:
+def _read_dialogues(run: Run, unit: str, keys: pa.ChunkedArray, modality: str) -> list[dict[str, Any]]:
     if run.config.annotate is None or modality == "text":
         return []
-    table = tables.read(run.at("dialogues", f"{unit}.parquet"))
+    table = run.read("dialogues", unit)
     rows: list[dict[str, Any]] = table.filter(pc.is_in(table["key"], value_set=keys.combine_chunks())).to_pylist()
     return rows

@@ -1,4 +1,4 @@
-"""The store without the content of what was taken down: vectors, clean texts, scores."""
+"""Remove the content of samples that are taken down from a store: vectors, clean texts, scores."""
 
 from __future__ import annotations
 
@@ -12,36 +12,31 @@ from infra import storage, tables
 from infra.store import ID, Cells
 
 
-def look(uri: str, ids: Sequence[str]) -> dict[str, Any]:
-    """How many cells of a store have these content ids (hex); nothing is written. See `erase`."""
-    return erase(uri, ids, {}, dry_run=True)
-
-
 def erase(uri: str, ids: Sequence[str], sets: Mapping[str, str], *, dry_run: bool = False) -> dict[str, Any]:
-    """Remove the cells with these content ids (hex) from a store, whoever measured them, in whichever unit.
+    """Remove the cells with these content ids (hex) from a store, of all annotators and units; safe to repeat.
 
-    sets: {unitset before: unitset after}: the other cells of a unit that changed are found under its new name too, so
-    that a run with other thresholds need not measure them again. Doing it twice is doing it once.
-    Returns what was done: cells that went, and parts that were written anew; `reached` false where there is no store.
+    sets: {unitset before: unitset after}: the other cells of a rewritten unit are also stored under its new name, so
+    that a run with other thresholds need not measure them again.
+    Returns the number of cells removed and of files rewritten; reached: whether there is a store.
     """
-    gone = parts = 0
-    wanted = pa.array([bytes.fromhex(value) for value in ids], ID)
+    removed = parts = 0
+    erased = pa.array([bytes.fromhex(id_) for id_ in ids], ID)
     for annotator in storage.list_folders(storage.join(uri, "cells")):
-        for maker in storage.list_folders(storage.join(uri, "cells", annotator)):
-            cells = Cells(uri, annotator, maker)
+        for fingerprint in storage.list_folders(storage.join(uri, "cells", annotator)):
+            cells = Cells(uri, annotator, fingerprint)
             for unitset, name in cells.parts():
-                place = storage.join(cells.folder, unitset, name)
-                hit = pc.is_in(tables.read(place, ["id"])["id"], value_set=wanted)
+                path = storage.join(cells.folder, unitset, name)
+                hit = pc.is_in(tables.read(path, ["id"])["id"], value_set=erased)
                 count = int(pc.sum(hit).as_py() or 0)
                 target = sets.get(unitset, unitset)
-                gone, parts = gone + count, parts + (count > 0)
+                removed, parts = removed + count, parts + (count > 0)
                 if dry_run or (not count and target == unitset):
                     continue
-                stay = tables.read(place).filter(pc.invert(hit))
+                remaining = tables.read(path).filter(pc.invert(hit))
                 if target != unitset:
-                    cells.add(target, stay)
+                    cells.add(target, remaining)
                 if count:
-                    cells.add(unitset, stay)
-                    storage.remove(place)  # its name stands for ids that it no longer has
+                    cells.add(unitset, remaining)
+                    storage.remove(path)  # its name is a hash of all its former ids
     reached = storage.exists(storage.join(uri, "cells"))
-    return {"store": uri, "reached": reached, "cells": gone, "parts": parts}
+    return {"store": uri, "reached": reached, "cells": removed, "parts": parts}

@@ -1,8 +1,9 @@
-"""What of one run a take-down concerns: rows, duplicates, shards, dialogues. Nothing is written."""
+"""Scan one run for everything that a take-down affects: rows, duplicates, shards, dialogues. Read-only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,248 +13,237 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra import storage, tables
-from infra.commit import Unit, need_manifest, read_manifest, unit_name
+from infra.columns import Mask, equals, is_valid, to_ints, to_mask, to_strings
+from infra.commit import need_manifest, read_manifest, unit_name
 from infra.store import content_ids
-from pipelines.core import tombstones as listing
+from pipelines.core import tombstones
 from pipelines.core.finished_run import open_finished_run
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
-from pipelines.core.tombstones import Tombstones
+from pipelines.core.tombstones import COPY_REASON, Tombstones
 from pipelines.takedown.request import COLUMNS, TakedownRequest
 
-#: Columns of samples that tell content.
+#: Columns of samples that identify content.
 CONTENT = ("key", "modality", "text", "media", "error")
 
-#: Keys and places named in a report; the counts beside them are whole.
-NAMED = 20
+#: Keys and paths listed in a report; the counts beside them are complete.
+MAX_LISTED = 20
 
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 
 
 @dataclass
 class TakedownScan:
-    """One run, and what of it is asked for.
+    """A run and what a take-down affects in it. All keys are new ones, not in `before`.
 
-    before: its list so far. erased, held: key -> why, new ones; rows, beside: unit -> their rows.
-    outcomes: of the erased, before; shards: name -> samples to be taken out of its tar; copies: kept samples that look
-    like an erased one; same: samples, not erased, with the same bytes or text; ids: content of the erased that nobody
-    else has; content: sha256 of their media, and their texts; there: media of the erased that still lie in the sources.
+    before: the run's tombstones so far. erased, withheld: key -> reason; erased_rows, withheld_rows: unit -> rows.
+    outcomes, reasons: number of erased samples by former outcome and by reason. shards: name -> keys to remove from
+    its tar; dialogues: number of dialogues of erased samples. kept_copies: kept near duplicates of an erased sample;
+    same_content: samples, not erased, with the same bytes or text. hashes, texts: sha256 of the media, and the texts,
+    of the erased; ids: their content ids that no other sample has. in_sources: their media that the sources still have.
     """
 
     run: Run
     before: Tombstones
     erased: dict[str, str] = field(default_factory=dict)
-    held: dict[str, str] = field(default_factory=dict)
-    rows: dict[str, Rows] = field(default_factory=dict)
-    beside: dict[str, Rows] = field(default_factory=dict)
-    outcomes: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, int] = field(default_factory=dict)
+    withheld: dict[str, str] = field(default_factory=dict)
+    erased_rows: dict[str, RowNumbers] = field(default_factory=dict)
+    withheld_rows: dict[str, RowNumbers] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     shards: dict[str, list[str]] = field(default_factory=dict)
     dialogues: int = 0
-    copies: list[str] = field(default_factory=list)
-    same: list[str] = field(default_factory=list)
+    kept_copies: list[str] = field(default_factory=list)
+    same_content: list[str] = field(default_factory=list)
+    hashes: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    texts: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     ids: set[bytes] = field(default_factory=set)
-    content: tuple[pa.Array, pa.Array] = field(default_factory=lambda: (pa.array([], pa.string()),) * 2)
-    there: list[str] = field(default_factory=list)
+    in_sources: list[str] = field(default_factory=list)
 
     @property
     def units(self) -> list[str]:
         """Units with a row that changes."""
-        return sorted({*self.rows, *self.beside})
+        return sorted({*self.erased_rows, *self.withheld_rows})
 
-    def list_after(self) -> Tombstones:
-        """The run's list once this is done; `rewritten` as it was."""
+    @property
+    def erased_keys(self) -> pa.Array:
+        """The erased keys, sorted."""
+        return pa.array(sorted(self.erased), pa.string())
+
+    def changed_rows(self, unit: str) -> RowNumbers:
+        """Rows of a unit that are erased or withheld."""
+        empty = np.zeros(0, np.int64)
+        return np.union1d(self.erased_rows.get(unit, empty), self.withheld_rows.get(unit, empty))
+
+    def merge_tombstones(self) -> Tombstones:
+        """The run's tombstones after this take-down; `rewritten` is unchanged."""
         erased = {**self.before.erased, **self.erased}
-        held = {key: why for key, why in {**self.before.withheld, **self.held}.items() if key not in erased}
-        return Tombstones(dict(sorted(erased.items())), dict(sorted(held.items())), self.before.rewritten)
+        withheld = {**self.before.withheld, **self.withheld}
+        withheld = {key: reason for key, reason in withheld.items() if key not in erased}
+        return Tombstones(dict(sorted(erased.items())), dict(sorted(withheld.items())), self.before.rewritten)
 
 
 def scan(
     uri: str,
-    selection: TakedownRequest,
+    request: TakedownRequest,
     *,
     with_duplicates: bool,
     beside: Sequence[str] = (),
     tick: Callable[[], None] = lambda: None,
 ) -> TakedownScan:
-    """Look through a run's samples, duplicates, members and dialogues for what `selection` asks for.
+    """Scan a run's samples, duplicates, members and dialogues for what `request` asks for.
 
-    beside: other runs, whose content a store that they share must keep. `tick` is called after each unit.
+    beside: other runs that may share the store, whose content stays in it. `tick` is called after each unit.
     """
-    found = TakedownScan(open_finished_run(uri), listing.load(uri))
-    samples = need_manifest(uri, "samples")
+    state = TakedownScan(open_finished_run(uri), tombstones.load(uri))
     need_manifest(uri, "verdicts")
-    roots = {source.name: source_root(source) for source in found.run.config.sources}
-    for unit in samples.units:
-        table = tables.read(found.run.at("samples", f"{unit.name}.parquet"), COLUMNS)
-        _add(found, unit.name, table["key"], selection.matches(table, roots))
+    roots = {source.name: source_root(source) for source in state.run.config.sources}
+    units = [unit.name for unit in need_manifest(uri, "samples").units]
+    for unit in units:
+        samples = state.run.read("samples", unit, COLUMNS)
+        _erase(state, unit, samples["key"], request.match(samples, roots))
         tick()
-    groups = _groups(found)
+    duplicates = _find_duplicates(state)
     if with_duplicates:
-        for name, rows in groups.items():
-            keys = tables.read(found.run.at("samples", f"{name}.parquet"), ["key"])["key"]
-            why = np.full(len(keys), None, dtype=object)
-            why[rows] = listing.COPY_REASON
-            _add(found, name, keys, why)
-        _same_content(found, samples.units, take=True)
+        for unit, rows in duplicates.items():
+            keys = state.run.read("samples", unit, ["key"])["key"]
+            _erase(state, unit, keys, _mark_copies(len(keys), rows))
     else:
-        _hold(found, groups)
-        _same_content(found, samples.units, take=False)
-    for other in beside if found.ids else ():
-        _keep_content(found, other)
-    _outcomes(found)
-    _members(found)
-    _dialogues(found)
-    return found
+        _withhold(state, duplicates)
+    _scan_content(state, units, erase=with_duplicates)
+    for run in beside if state.ids else ():
+        _keep_content(state, run)
+    for unit, rows in state.erased_rows.items():
+        state.outcomes.update(state.run.read("verdicts", unit, ["outcome"]).take(pa.array(rows))["outcome"].to_pylist())
+    state.reasons.update(state.erased.values())
+    state.shards = dict(_iterate_erased(state, "members"))
+    state.dialogues = sum(len(keys) for _, keys in _iterate_erased(state, "dialogues"))
+    return state
 
 
-def _add(found: TakedownScan, unit: str, keys: pa.ChunkedArray, why: NDArray[Any]) -> None:
-    rows = np.flatnonzero(np.array([reason is not None for reason in why], dtype=bool))
-    chosen = keys.take(pa.array(rows)).to_pylist() if len(rows) else []
-    new = [(row, key) for row, key in zip(rows.tolist(), chosen, strict=True)
-           if key not in found.before.erased and key not in found.erased]  # fmt: skip
+def _mark_copies(count: int, rows: RowNumbers) -> NDArray[np.object_]:
+    """object (count,): the reason of copies in these rows, None in the others."""
+    reasons = np.full(count, None, dtype=object)
+    reasons[rows] = COPY_REASON
+    return reasons
+
+
+def _erase(state: TakedownScan, unit: str, keys: pa.ChunkedArray, reasons: NDArray[Any]) -> None:
+    """Add the rows of a unit that have a reason, but not those that are erased already."""
+    rows = np.flatnonzero(np.array([reason is not None for reason in reasons], dtype=bool))
+    new = {
+        row: key
+        for row, key in zip(rows.tolist(), keys.take(pa.array(rows)).to_pylist(), strict=True)
+        if key not in state.before.erased and key not in state.erased
+    }
     if new:
-        found.erased.update({key: str(why[row]) for row, key in new})
-        held = found.rows.get(unit, np.zeros(0, np.int64))
-        found.rows[unit] = np.union1d(held, np.array([row for row, _ in new], dtype=np.int64))
+        state.erased.update({key: str(reasons[row]) for row, key in new.items()})
+        before = state.erased_rows.get(unit, np.zeros(0, np.int64))
+        state.erased_rows[unit] = np.union1d(before, np.array(list(new), dtype=np.int64))
+
+
+def _iterate_erased(state: TakedownScan, stage: str) -> Iterator[tuple[str, list[str]]]:
+    """(unit, erased keys in it) of a stage's tables with erased keys; none if the run lacks the stage."""
+    manifest, erased_keys = read_manifest(state.run.at(stage)), state.erased_keys
+    for unit in () if manifest is None else manifest.units:
+        keys = state.run.read(stage, unit.name, ["key"])["key"]
+        erased = keys.filter(pc.is_in(keys, value_set=erased_keys)).to_pylist()
+        if erased:
+            yield unit.name, erased
 
 
 # -- duplicates -------------------------------------------------------------------------------------------------
 
 
-def _groups(found: TakedownScan) -> dict[str, Rows]:
-    """unit -> rows that share a group of duplicates with an erased sample, those themselves not among them."""
-    manifest = read_manifest(found.run.at("duplicates"))
-    wanted = pa.array(sorted(found.erased), pa.string())
-    rows: list[NDArray[np.uint64]] = []
+def _find_duplicates(state: TakedownScan) -> dict[str, RowNumbers]:
+    """unit -> rows in the same group of duplicates as an erased sample, without the erased samples themselves."""
+    manifest, erased_keys = read_manifest(state.run.at("duplicates")), state.erased_keys
+    rows: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
     for unit in () if manifest is None else manifest.units:
-        table = tables.read(found.run.at("duplicates", f"{unit.name}.parquet"), ["key", "row", "component"])
-        mine = pc.is_in(table["key"], value_set=wanted)
-        group = pc.is_in(table["component"], value_set=pc.unique(table["component"].filter(mine)))
-        rows.append(table["row"].filter(pc.and_(group, pc.invert(mine))).to_numpy())
-    all_rows = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.uint64)
-    units = (all_rows >> np.uint64(32)).astype(np.int64)
-    local = (all_rows & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        table = state.run.read("duplicates", unit.name, ["key", "row", "component"])
+        erased = pc.is_in(table["key"], value_set=erased_keys)
+        grouped = pc.is_in(table["component"], value_set=pc.unique(table["component"].filter(erased)))
+        rows.append(table["row"].filter(pc.and_(grouped, pc.invert(erased))).to_numpy())
+    unique = np.unique(np.concatenate(rows))
+    units = (unique >> np.uint64(32)).astype(np.int64)
+    local = (unique & np.uint64(0xFFFFFFFF)).astype(np.int64)
     return {unit_name(int(index)): local[units == index] for index in np.unique(units)}
 
 
-def _hold(found: TakedownScan, groups: Mapping[str, Rows]) -> None:
-    """Those of a group that were not kept are held: none rises in the place of the erased. The kept are listed."""
-    for unit, rows in groups.items():
-        verdicts = tables.read(found.run.at("verdicts", f"{unit}.parquet"), ["key", "outcome"]).take(pa.array(rows))
-        kept = np.asarray(pc.equal(verdicts["outcome"], "kept"), dtype=bool)
-        keys = np.array(verdicts["key"].to_pylist(), dtype=object)
-        found.copies += keys[kept].tolist()
-        new = np.array([key not in found.before.reasons for key in keys], dtype=bool)
-        if (new & ~kept).any():
-            found.held.update(dict.fromkeys(keys[new & ~kept].tolist(), listing.COPY_REASON))
-            found.beside[unit] = rows[new & ~kept]
-    found.copies.sort()
+def _withhold(state: TakedownScan, duplicates: Mapping[str, RowNumbers]) -> None:
+    """Withhold duplicates that were not kept, so that none becomes the survivor instead; list the kept ones."""
+    for unit, rows in duplicates.items():
+        verdicts = state.run.read("verdicts", unit, ["key", "outcome"]).take(pa.array(rows))
+        kept, keys = equals(verdicts["outcome"], "kept"), to_strings(verdicts["key"])
+        state.kept_copies += keys[kept].tolist()
+        new = ~kept & np.array([key not in state.before.reasons for key in keys], dtype=bool)
+        if new.any():
+            state.withheld.update(dict.fromkeys(keys[new].tolist(), COPY_REASON))
+            state.withheld_rows[unit] = rows[new]
+    state.kept_copies.sort()
 
 
-def _same_content(found: TakedownScan, units: tuple[Unit, ...], *, take: bool) -> None:
-    """Samples that are not asked for but have the very bytes, or as documents the very text, of one that is; and the
-    ids under which the store holds what only the erased have."""
-    media, texts = set(), set()
-    for name, rows in found.rows.items():
-        part = tables.read(found.run.at("samples", f"{name}.parquet")).take(pa.array(rows))
-        found.ids |= _ids(part)
-        for row in part.select(["modality", "media", "text", "source"]).to_pylist():
-            media |= {medium["sha256"] for medium in row["media"] or () if medium["sha256"]}
+def _scan_content(state: TakedownScan, units: Sequence[str], *, erase: bool) -> None:
+    """Find samples with the same bytes, or documents with the same text, as an erased one, and the content ids that
+    only erased samples have. erase: also erase those samples."""
+    hashes, texts = set(), set()
+    for unit, rows in state.erased_rows.items():
+        samples = state.run.read("samples", unit).take(pa.array(rows))
+        state.ids |= _content_ids(samples)
+        for row in samples.select(["modality", "media", "text", "source"]).to_pylist():
+            hashes |= {medium["sha256"] for medium in row["media"] or () if medium["sha256"]}
             texts |= {row["text"]} if row["text"] else set()
-            _still_there(found, row)
-    if not media and not texts:
-        found.ids = set()
+            _list_sources(state, row)
+    if not hashes and not texts:
+        state.ids = set()
         return
-    found.content = (pa.array(sorted(media), pa.string()), pa.array(sorted(texts), pa.string()))
+    state.hashes, state.texts = pa.array(sorted(hashes), pa.string()), pa.array(sorted(texts), pa.string())
     for unit in units:
-        table = tables.read(found.run.at("samples", f"{unit.name}.parquet"), CONTENT)
-        shared, worded = _sharing(found, table)
-        mine = np.isin(np.arange(table.num_rows), found.rows.get(unit.name, np.zeros(0, np.int64)))
-        document = np.asarray(pc.equal(table["modality"], "text"), dtype=bool)
-        same = (shared | (worded & document)) & ~mine
-        if take and same.any():
-            why = np.full(table.num_rows, None, dtype=object)
-            why[same] = listing.COPY_REASON
-            _add(found, unit.name, table["key"], why)
-            found.ids |= _ids(table.filter(pa.array(same)))
+        samples = state.run.read("samples", unit, CONTENT)
+        same_media, same_text = _match_content(state, samples)
+        remaining = ~np.isin(np.arange(samples.num_rows), state.erased_rows.get(unit, np.zeros(0, np.int64)))
+        same = (same_media | (same_text & equals(samples["modality"], "text"))) & remaining
+        if erase and same.any():
+            _erase(state, unit, samples["key"], _mark_copies(len(same), np.flatnonzero(same)))
+            state.ids |= _content_ids(samples.filter(pa.array(same)))
         else:
-            found.same += table["key"].filter(pa.array(same)).to_pylist()
-        _spare(found, table, (shared | worded) & ~mine & ~(same & take))
-    found.same.sort()
+            state.same_content += samples["key"].filter(pa.array(same)).to_pylist()
+        state.ids -= _content_ids(samples.filter(pa.array((same_media | same_text) & remaining & ~(same & erase))))
+    state.same_content.sort()
 
 
-def _keep_content(found: TakedownScan, other: str) -> None:
-    """What another run has of the same content, under other keys, stays in the store."""
-    manifest = read_manifest(storage.join(other, "samples"))
-    gone = pa.array(sorted(found.erased), pa.string())
+def _keep_content(state: TakedownScan, run: str) -> None:
+    """Keep the content ids that another run has under other keys."""
+    manifest, erased_keys = read_manifest(storage.join(run, "samples")), state.erased_keys
     for unit in () if manifest is None else manifest.units:
-        table = tables.read(storage.join(other, "samples", f"{unit.name}.parquet"), CONTENT)
-        shared, worded = _sharing(found, table)
-        mine = np.asarray(pc.is_in(table["key"], value_set=gone), dtype=bool)
-        _spare(found, table, (shared | worded) & ~mine)
+        samples = tables.read(storage.join(run, "samples", f"{unit.name}.parquet"), CONTENT)
+        same_media, same_text = _match_content(state, samples)
+        erased = to_mask(pc.is_in(samples["key"], value_set=erased_keys))
+        state.ids -= _content_ids(samples.filter(pa.array((same_media | same_text) & ~erased)))
 
 
-def _sharing(found: TakedownScan, table: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """bool (n,) twice: rows with a medium, and rows with the text, of an erased sample; no text counts as a text."""
-    media, texts = found.content
-    flat = table["media"].combine_chunks()
-    parents = np.asarray(pc.list_parent_indices(flat), dtype=np.int64)
-    hits = pc.is_in(pc.struct_field(pc.list_flatten(flat), "sha256"), value_set=media)
-    shared = np.zeros(table.num_rows, dtype=bool)
-    shared[parents[np.asarray(hits, dtype=bool)]] = True
-    worded = np.asarray(pc.fill_null(pc.is_in(table["text"], value_set=texts), False), dtype=bool)
-    return shared, worded
+def _match_content(state: TakedownScan, samples: pa.Table) -> tuple[Mask, Mask]:
+    """bool (n,) twice: rows with a medium of an erased sample, and rows with the text of one."""
+    media = samples["media"].combine_chunks()
+    parents = np.asarray(pc.list_parent_indices(media), dtype=np.int64)
+    hits = pc.is_in(pc.struct_field(pc.list_flatten(media), "sha256"), value_set=state.hashes)
+    same_media = np.zeros(samples.num_rows, dtype=bool)
+    same_media[parents[to_mask(hits)]] = True
+    return same_media, to_mask(pc.is_in(samples["text"], value_set=state.texts))
 
 
-def _spare(found: TakedownScan, table: pa.Table, rows: NDArray[np.bool_]) -> None:
-    if rows.any():
-        found.ids -= _ids(table.filter(pa.array(rows)))
-
-
-def _ids(samples: pa.Table) -> set[bytes]:
-    """Content ids of samples; those of no text and of no medium, which many share, are left out."""
+def _content_ids(samples: pa.Table) -> set[bytes]:
+    """Content ids of samples, without those of "no text" and "no medium", which many samples share."""
     ids = content_ids(samples)
-    text = np.asarray(pc.is_valid(samples["text"]), dtype=bool)
-    media = np.asarray(pc.list_value_length(samples["media"].combine_chunks()), dtype=np.int64) > 0
-    found = set(ids["text"].filter(pa.array(text)).to_pylist()) | set(ids["media"].filter(pa.array(media)).to_pylist())
-    return found | set(ids["pair"].filter(pa.array(text | media)).to_pylist())
+    text = is_valid(samples["text"])
+    media = to_ints(pc.list_value_length(samples["media"]), null=0) > 0
+    masks = {"text": text, "media": media, "pair": text | media}
+    return {id_ for kind, mask in masks.items() for id_ in ids[kind].filter(pa.array(mask)).to_pylist()}
 
 
-def _still_there(found: TakedownScan, row: Mapping[str, Any]) -> None:
-    source = next(s for s in found.run.config.sources if s.name == row["source"])
-    for medium in row["media"] or ():
+def _list_sources(state: TakedownScan, sample: Mapping[str, Any]) -> None:
+    source = next(s for s in state.run.config.sources if s.name == sample["source"])
+    for medium in sample["media"] or ():
         uri = storage.join(source_root(source), medium["uri"])
-        if len(found.there) < NAMED and storage.is_file(uri):
-            found.there.append(uri)
-
-
-# -- what was made of them --------------------------------------------------------------------------------------
-
-
-def _outcomes(found: TakedownScan) -> None:
-    for unit, rows in found.rows.items():
-        verdicts = tables.read(found.run.at("verdicts", f"{unit}.parquet"), ["outcome"]).take(pa.array(rows))
-        for entry in pc.value_counts(verdicts["outcome"]).to_pylist():
-            found.outcomes[entry["values"]] = found.outcomes.get(entry["values"], 0) + entry["counts"]
-    for why in found.erased.values():
-        found.reasons[why] = found.reasons.get(why, 0) + 1
-
-
-def _members(found: TakedownScan) -> None:
-    wanted = pa.array(sorted(found.erased), pa.string())
-    manifest = read_manifest(found.run.at("members"))
-    for unit in () if manifest is None else manifest.units:
-        keys = tables.read(found.run.at("members", f"{unit.name}.parquet"), ["key"])["key"]
-        mine = keys.filter(pc.is_in(keys, value_set=wanted)).to_pylist()
-        if mine:
-            found.shards[unit.name] = mine
-
-
-def _dialogues(found: TakedownScan) -> None:
-    manifest = read_manifest(found.run.at("dialogues"))
-    wanted = pa.array(sorted(found.erased), pa.string())
-    there = {unit.name for unit in manifest.units} if manifest is not None else set()
-    for unit in there & set(found.rows):
-        keys = tables.read(found.run.at("dialogues", f"{unit}.parquet"), ["key"])["key"]
-        found.dialogues += int(pc.sum(pc.is_in(keys, value_set=wanted)).as_py() or 0)
+        if len(state.in_sources) < MAX_LISTED and storage.is_file(uri):
+            state.in_sources.append(uri)

@@ -1,7 +1,7 @@
-"""New files beside old ones, and a journal: what was begun is either undone or finished, never half done.
+"""Stage new files beside old ones, with a journal: an interrupted change is either undone or finished.
 
-DIR/.takedown/files/…        the new files, under the paths that they will have
-DIR/.takedown/journal.json   written last: from here on the change goes forward, however often it is interrupted
+DIR/.takedown/files/…        the new files, under their final paths
+DIR/.takedown/journal.json   written last: from then on the change is finished, however often it is interrupted
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ JOURNAL = "journal.json"
 
 
 class Staging:
-    """New files for one run or mixture. Nothing that is there is touched until `apply`."""
+    """New files for one run or mixture; existing files are not touched until `apply`. sums: path -> sha256."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.sums: dict[str, str] = {}
-        storage.remove(storage.join(uri, FOLDER))  # begun and never decided on
+        storage.remove(storage.join(uri, FOLDER))  # staged by a job that was killed before it committed
 
-    def put(self, path: str, data: bytes) -> str:
+    def put(self, path: str, content: bytes) -> str:
         """Stage a file; returns its sha256."""
-        storage.write_bytes(_staged(self.uri, path), data)
-        self.sums[path] = hashlib.sha256(data).hexdigest()
+        storage.write_bytes(_staged(self.uri, path), content)
+        self.sums[path] = hashlib.sha256(content).hexdigest()
         return self.sums[path]
 
-    def make(self, path: str, write: Callable[[Path], str]) -> str:
-        """Stage a file that `write(local path)` writes and gives the sha256 of."""
+    def write(self, path: str, write: Callable[[Path], str]) -> str:
+        """Stage the file that `write` writes to a local path; both return its sha256."""
         with storage.publish_when_written(_staged(self.uri, path)) as file:
             file.sha256 = self.sums[path] = write(file.path)
         return self.sums[path]
 
-    def decide(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the journal, with `value` beside the list of files; there is no way back from here."""
-        journal = {**value, "files": self.sums}
+    def commit(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the journal: `entries` and the list of files. From here on the change goes forward only."""
+        journal = {**entries, "files": self.sums}
         storage.write_bytes(storage.join(self.uri, FOLDER, JOURNAL), canonical_json(journal))
         return journal
 
 
-def pending(uri: str) -> dict[str, Any] | None:
-    """The journal of a change that was decided on and not finished."""
-    place = storage.join(uri, FOLDER, JOURNAL)
-    return dict(read_json(place)) if storage.is_file(place) else None
+def read_journal(uri: str) -> dict[str, Any] | None:
+    """The journal of a change that was committed but not finished."""
+    journal = storage.join(uri, FOLDER, JOURNAL)
+    return dict(read_json(journal)) if storage.is_file(journal) else None
 
 
 def apply(uri: str, journal: Mapping[str, Any]) -> None:
-    """Put the staged files in place, one after another; those that are there already are left.
+    """Move the staged files to their final paths; safe to repeat.
 
-    Raises StageError where a file is neither staged nor in place.
+    Raises StageError if a file is neither staged nor in place.
     """
     if journal.get("applied"):
         return
@@ -66,7 +66,7 @@ def apply(uri: str, journal: Mapping[str, Any]) -> None:
             _move(staged, target)
         elif not storage.is_file(target) or storage.sha256(target) != sha256:
             raise StageError(
-                "a take-down was interrupted here, and one of its files is gone",
+                "a take-down was interrupted here, and one of its files is missing",
                 where=target,
                 hint=f"restore {storage.join(uri, FOLDER)} or this folder from a copy",
             )
@@ -74,7 +74,7 @@ def apply(uri: str, journal: Mapping[str, Any]) -> None:
 
 
 def finish(uri: str) -> None:
-    """Forget a change that is whole."""
+    """Remove the journal of a change that is complete."""
     storage.remove(storage.join(uri, FOLDER))
 
 

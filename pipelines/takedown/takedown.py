@@ -1,4 +1,4 @@
-"""takedown: remove samples everywhere: rows, shards, cards, dialogues, store and mixtures below some folders."""
+"""takedown: remove samples from all runs, stores and mixtures below some folders."""
 
 from __future__ import annotations
 
@@ -6,199 +6,195 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from infra import progress
 from infra.commit import lock, need_manifest, read_json
-from pipelines.core.console import open_console
+from pipelines.core.console import print_table, print_text
 from pipelines.core.finished_run import open_finished_run
-from pipelines.takedown import rewrite_mixtures
-from pipelines.takedown.discover import DiscoveredRuns, find
+from pipelines.takedown import rewrite_mixtures, rewrite_stores
+from pipelines.takedown.discover import DiscoveredRuns, discover, normalise
 from pipelines.takedown.request import TakedownRequest
-from pipelines.takedown.rewrite_runs import finish, stage, stores_of
-from pipelines.takedown.rewrite_stores import look
-from pipelines.takedown.scan import NAMED, TakedownScan, scan
-from pipelines.takedown.staging import pending
+from pipelines.takedown.rewrite_runs import finish, list_stores, stage
+from pipelines.takedown.scan import MAX_LISTED, TakedownScan, scan
+from pipelines.takedown.staging import read_journal
 
 
 def run(
     folders: Sequence[str],
-    selection: TakedownRequest,
+    request: TakedownRequest,
     *,
     with_duplicates: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Take down what `selection` asks for from every run, store and mixture at or below `folders`.
+    """Remove the requested samples from every run, store and mixture at or below `folders`.
 
-    dry_run: nothing is written. Returns what `reelmill takedown --json` prints.
-    Raises StageError where a folder is not there or holds none of them.
+    dry_run: write nothing. Returns the summary that `reelmill takedown --json` prints.
+    Raises StageError if a folder does not exist or contains none of them.
     """
-    places = find(folders)
-    again = [uri if dry_run else _recover(uri, places) for uri in places.runs if pending(uri) is not None]
+    discovered = discover(folders)
+    interrupted = [uri for uri in discovered.runs if read_journal(uri) is not None]
+    for uri in () if dry_run else interrupted:
+        _resume(uri, discovered)
     runs = []
-    unknown = set(selection.keys)
-    gone: dict[str, list[str]] = {}
-    seen: list[None] = []
-    units = sum(len(need_manifest(uri, "samples").units) for uri in places.runs)
-    with progress.watch("takedown", units, lambda: len(seen), what="units", quiet=quiet):
-        for uri in places.runs:
+    unmatched = set(request.keys)
+    erased: dict[str, list[str]] = {}
+    scanned: list[None] = []
+    units = sum(len(need_manifest(uri, "samples").units) for uri in discovered.runs)
+    with progress.watch("takedown", units, lambda: len(scanned), what="units", quiet=quiet):
+        for uri in discovered.runs:
             with nullcontext() if dry_run else lock(uri):
-                found = scan(
+                state = scan(
                     uri,
-                    selection,
+                    request,
                     with_duplicates=with_duplicates,
-                    beside=[other for other in places.runs if other != uri],
-                    tick=lambda: seen.append(None),
+                    beside=[sibling for sibling in discovered.runs if sibling != uri],
+                    tick=lambda: scanned.append(None),
                 )
-                told = _told(found)
-                if found.erased and not dry_run:
-                    told |= _take(found, places)
-                elif found.erased:
-                    ids = sorted(value.hex() for value in found.ids)
-                    told["stores"] = [look(store, ids) for store in stores_of(found.run, places.stores)]
-            unknown -= {*found.before.erased, *found.erased}
-            gone[rewrite_mixtures.place_of(uri)] = sorted(found.erased)
-            runs.append(told)
-    mended = [_mend(uri, gone, dry_run=dry_run, quiet=quiet) for uri in places.mixtures]
+                summary = _summarize(state)
+                if state.erased:
+                    summary |= _preview(state, discovered) if dry_run else _rewrite(state, discovered)
+            unmatched -= {*state.before.erased, *state.erased}
+            erased[normalise(uri)] = sorted(state.erased)
+            runs.append(summary)
+    mixtures = [_update_mixture(uri, erased, dry_run=dry_run, quiet=quiet) for uri in discovered.mixtures]
     return {
         "dry_run": dry_run,
         "asked": {
-            "keys": sorted(selection.keys),
-            "sources": sorted(selection.sources),
-            "licences": sorted(selection.licences),
-            "urls": len(selection.urls),
+            "keys": sorted(request.keys),
+            "sources": sorted(request.sources),
+            "licences": sorted(request.licences),
+            "urls": len(request.urls),
             "with_duplicates": with_duplicates,
         },
-        "finished_before": again,
+        "finished_before": interrupted,
         "runs": runs,
-        "mixtures": [told for told in mended if told is not None],
-        "unmatched": sorted(unknown),
+        "mixtures": [summary for summary in mixtures if summary is not None],
+        "unmatched": sorted(unmatched),
     }
 
 
-def _mend(uri: str, gone: Mapping[str, list[str]], *, dry_run: bool, quiet: bool) -> dict[str, Any] | None:
-    """Bring a mixture up to its runs; None where it stands as it should."""
-    if dry_run:
-        state = rewrite_mixtures.look(uri)
-        runs = [state.mixture.run(i) for i in range(len(state.mixture.manifest["parents"]))]
-        stands = any(gone.get(rewrite_mixtures.place_of(run)) for run in runs)
-        told = rewrite_mixtures.touched(state.mixture, gone)
-        return {**told, "why_not": state.why} if stands or state.changed or state.missing else None
+def _resume(uri: str, discovered: DiscoveredRuns) -> None:
+    """Finish an interrupted take-down of a run that had been committed."""
     with lock(uri):
-        journal = pending(uri)
-        done = None if journal is None else rewrite_mixtures.put_in_place(uri, journal, quiet=quiet)
-        state = rewrite_mixtures.look(uri)
-        if state.why:
-            return {"mixture": uri, "why_not": state.why}
-        if not state.changed:
-            return done
-        return rewrite_mixtures.put_in_place(uri, rewrite_mixtures.stage(state.mixture), quiet=quiet)
-
-
-def _recover(uri: str, places: DiscoveredRuns) -> str:
-    """Finish what an interrupted take-down had decided on."""
-    with lock(uri):
-        journal = pending(uri)
+        journal = read_journal(uri)
         if journal is not None:
-            finish(open_finished_run(uri), journal, places.stores)
-    return uri
+            finish(open_finished_run(uri), journal, discovered.stores)
 
 
-def _take(found: TakedownScan, places: DiscoveredRuns) -> dict[str, Any]:
-    """Rewrite one run; what was done beyond what was told before."""
-    journal = stage(found)
-    stores = finish(found.run, journal, places.stores)
-    return {"files": len(journal["files"]), "stores": stores}
+def _preview(state: TakedownScan, discovered: DiscoveredRuns) -> dict[str, Any]:
+    ids = sorted(id_.hex() for id_ in state.ids)
+    stores = list_stores(state.run, discovered.stores)
+    return {"stores": [rewrite_stores.erase(store, ids, {}, dry_run=True) for store in stores]}
 
 
-def _told(found: TakedownScan) -> dict[str, Any]:
-    """A run in the report."""
+def _rewrite(state: TakedownScan, discovered: DiscoveredRuns) -> dict[str, Any]:
+    journal = stage(state)
+    return {"files": len(journal["files"]), "stores": finish(state.run, journal, discovered.stores)}
+
+
+def _update_mixture(uri: str, erased: Mapping[str, list[str]], *, dry_run: bool, quiet: bool) -> dict[str, Any] | None:
+    """Update a mixture to its rewritten runs; None if it needs no change. erased: run -> keys."""
+    if dry_run:
+        state = rewrite_mixtures.inspect(uri)
+        summary = rewrite_mixtures.summarize_changes(state.mixture, erased)
+        runs = [state.mixture.run(i) for i in range(len(state.mixture.manifest["parents"]))]
+        affected = state.changed or state.missing or any(erased.get(normalise(run)) for run in runs)
+        return {**summary, "why_not": state.problem} if affected else None
+    with lock(uri):
+        journal = read_journal(uri)
+        resumed = None if journal is None else rewrite_mixtures.finish(uri, journal, quiet=quiet)
+        state = rewrite_mixtures.inspect(uri)
+        if state.problem:
+            return {"mixture": uri, "why_not": state.problem}
+        if not state.changed:
+            return resumed
+        return rewrite_mixtures.finish(uri, rewrite_mixtures.stage(state.mixture), quiet=quiet)
+
+
+def _summarize(state: TakedownScan) -> dict[str, Any]:
+    """The entry of a run in the summary."""
     shards = []
-    for name, keys in sorted(found.shards.items()):
-        card = read_json(found.run.at("shards", f"{name}.card.json"))
+    for name, keys in sorted(state.shards.items()):
+        card = read_json(state.run.at("shards", f"{name}.card.json"))
         shards.append({"name": name, "samples": len(keys), "of": card["samples"], "bytes": card["tar"]["bytes"]})
     return {
-        "run": found.run.out,
-        "samples": len(found.erased),
-        "reasons": dict(sorted(found.reasons.items())),
-        "outcomes": dict(sorted(found.outcomes.items())),
-        "held": len(found.held),
-        "perceptually_the_same_kept": _some(found.copies),
-        "same_bytes_elsewhere": _some(found.same),
-        "taken_before": len(found.before.erased),
-        "units": len(found.units),
+        "run": state.run.out,
+        "samples": len(state.erased),
+        "reasons": dict(sorted(state.reasons.items())),
+        "outcomes": dict(sorted(state.outcomes.items())),
+        "held": len(state.withheld),
+        "perceptually_the_same_kept": _list_some(state.kept_copies),
+        "same_bytes_elsewhere": _list_some(state.same_content),
+        "taken_before": len(state.before.erased),
+        "units": len(state.units),
         "shards": shards,
-        "dialogues": found.dialogues,
-        "still_in_sources": found.there,
+        "dialogues": state.dialogues,
+        "still_in_sources": state.in_sources,
     }
 
 
-def _some(keys: Sequence[str]) -> dict[str, Any]:
-    return {"count": len(keys), "first": list(keys[:NAMED])}
+def _list_some(keys: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(keys), "first": list(keys[:MAX_LISTED])}
 
 
 # -- for people -------------------------------------------------------------------------------------------------
 
-
-def show(value: Mapping[str, Any]) -> None:
-    """What is, or would be, taken down."""
-    out = open_console()
-    if not any(run["samples"] for run in value["runs"]):
-        before = sum(run["taken_before"] for run in value["runs"])
-        also = f" ({before:,} were taken down before)" if before else ""
-        out.print(f"Nothing that is asked for is there{also}.", highlight=False)
-    will = "would be taken down" if value["dry_run"] else "taken down"
-    for run in value["runs"]:
-        if not run["samples"]:
-            continue
-        out.print(f"{run['run']}: {run['samples']:,} samples {will}", highlight=False)
-        for name in ("reasons", "outcomes"):
-            told = ", ".join(f"{count:,} {escape(key)}" for key, count in run[name].items())
-            out.print(f"  {name}: {told}", highlight=False)
-        title = "Shards to be written anew" if value["dry_run"] else "Shards written anew"
-        table = Table(title=title, title_justify="left")
-        for name in ("shard", "samples out", "of", "bytes"):
-            table.add_column(name, justify="left" if name == "shard" else "right")
-        for shard in run["shards"]:
-            table.add_row(shard["name"], f"{shard['samples']:,}", f"{shard['of']:,}", f"{shard['bytes']:,}")
-        if table.row_count:
-            out.print(table)
-        for name in ("perceptually_the_same_kept", "same_bytes_elsewhere"):
-            if run[name]["count"]:
-                first = ", ".join(run[name]["first"][:3])
-                out.print(f"  {name.replace('_', ' ')}: {run[name]['count']:,}, such as {first}", highlight=False)
-        for store in run.get("stores", ()):
-            what = f"{store['cells']:,} cells" if store["reached"] else "not reached: there is no store here"
-            out.print(f"  store {escape(store['store'])}: {what}", highlight=False)
-        if run["held"]:
-            out.print(f"  held, so that no copy takes their place: {run['held']:,}", highlight=False)
-        if run["still_in_sources"]:
-            out.print(f"  still in the sources, such as {escape(run['still_in_sources'][0])}", highlight=False)
-    for mixture in value["mixtures"]:
-        _show_mixture(out, mixture, value["dry_run"])
-    for uri in value["finished_before"]:
-        done = (
-            "what was interrupted here would be finished first" if value["dry_run"] else "finished what was interrupted"
-        )
-        out.print(f"{uri}: {done}", highlight=False)
-    for key in value["unmatched"]:
-        out.print(f"not found: {escape(key)}", highlight=False)
+#: Lists of a run's summary -> how they are introduced.
+_NOTICES = {
+    "perceptually_the_same_kept": "near duplicates that stay",
+    "same_bytes_elsewhere": "other samples with the same bytes or text that stay",
+}
 
 
-def _show_mixture(out: Console, told: Mapping[str, Any], dry_run: bool) -> None:
-    line = f"{told['mixture']}: "
-    if told.get("samples"):
-        line += f"{told['samples']:,} places in {told['virtual_shards']:,} virtual shards"
-        line += " would be filled anew" if dry_run else f" taken down, {told['filled']:,} filled from the same groups"
-    elif not told.get("why_not"):
-        line += "its offsets follow the rewritten shards"
-    if told.get("why_not"):
-        line += f"not mended: {told['why_not']}"
-    out.print(escape(line), highlight=False)
-    for name, count in told.get("short", {}).items():
-        out.print(f"  {escape(name)} lacks {count:,}: nothing is left to fill them with", highlight=False)
-    for label in told.get("out_of_band", ()):
-        out.print(f"  outside the recipe now: {escape(label)}", highlight=False)
+def show(summary: Mapping[str, Any]) -> None:
+    """Print what was, or would be, taken down."""
+    dry_run = summary["dry_run"]
+    if not any(run["samples"] for run in summary["runs"]):
+        before = sum(run["taken_before"] for run in summary["runs"])
+        print_text("No sample matches" + (f"; {before:,} were taken down before." if before else "."))
+    for run in summary["runs"]:
+        if run["samples"]:
+            _show_run(run, dry_run)
+    for mixture in summary["mixtures"]:
+        _show_mixture(mixture, dry_run)
+    for uri in summary["finished_before"]:
+        action = "would be finished first" if dry_run else "is finished"
+        print_text(f"{uri}: an interrupted take-down {action}")
+    for key in summary["unmatched"]:
+        print_text(f"no sample has the key {key}")
+
+
+def _show_run(run: Mapping[str, Any], dry_run: bool) -> None:
+    verb = "would be" if dry_run else "were"
+    print_text(f"{run['run']}: {run['samples']:,} samples {verb} taken down")
+    for name in ("reasons", "outcomes"):
+        print_text(f"  {name}: " + ", ".join(f"{count:,} {key}" for key, count in run[name].items()))
+    if run["shards"]:
+        rows = [(shard["name"], shard["samples"], shard["of"], shard["bytes"]) for shard in run["shards"]]
+        print_table(f"Shards that {verb} rewritten", ("shard", "samples removed", "of", "bytes"), rows)
+    for name, notice in _NOTICES.items():
+        if run[name]["count"]:
+            print_text(f"  {notice}: {run[name]['count']:,}, such as {', '.join(run[name]['first'][:3])}")
+    for store in run.get("stores", ()):
+        cells = f"{store['cells']:,} cells {verb} removed" if store["reached"] else "there is no store"
+        print_text(f"  store {store['store']}: {cells}")
+    if run["held"]:
+        print_text(f"  duplicates withheld, so that none of them becomes the survivor: {run['held']:,}")
+    if run["still_in_sources"]:
+        print_text(f"  still in the sources, such as {run['still_in_sources'][0]}")
+
+
+def _show_mixture(summary: Mapping[str, Any], dry_run: bool) -> None:
+    notes = []
+    if summary.get("samples"):
+        verb = "would be taken down and refilled" if dry_run else f"taken down, {summary['filled']:,} refilled"
+        notes.append(f"{summary['samples']:,} samples in {summary['virtual_shards']:,} virtual shards {verb}")
+    elif not summary.get("why_not"):
+        notes.append("offsets updated to the rewritten shards")
+    if summary.get("why_not"):
+        notes.append(f"not updated: {summary['why_not']}")
+    print_text(f"{summary['mixture']}: {'; '.join(notes)}")
+    for name, count in summary.get("short", {}).items():
+        print_text(f"  {name} lacks {count:,} samples: its group has none left to refill them")
+    for label in summary.get("out_of_band", ()):
+        print_text(f"  now outside the recipe's range: {label}")

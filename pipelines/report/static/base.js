@@ -1,7 +1,7 @@
 "use strict";
 
-// What every part of the page stands on: elements, data files, numbers, places. Text reaches the page through text
-// nodes only, so nothing that a sample says can become markup.
+// Shared by all pages: elements, data files, numbers, addresses. Text is inserted as text nodes only, so no text of a
+// sample can become markup.
 const RM = (() => {
   const data = (window.REELMILL = window.REELMILL || {});
   const waiting = new Map();
@@ -26,7 +26,7 @@ const RM = (() => {
     return node;
   }
 
-  /** The value of a data file; a page opened from disk can load scripts and nothing else. */
+  /** Load the value of a data file; a page opened from disk can load scripts and nothing else. */
   function load(name) {
     if (data[name] !== undefined) return Promise.resolve(data[name]);
     if (!waiting.has(name)) {
@@ -52,12 +52,12 @@ const RM = (() => {
 
   const KINDS = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, i32: Int32Array, f64: Float64Array };
 
-  /** Packed whole numbers as a typed array. */
+  /** Unpack whole numbers into a typed array. */
   function codes(packed) {
     return new KINDS[packed.kind](bytes(packed.data));
   }
 
-  /** Packed numbers as doubles, NaN for null: the very doubles that Python had. */
+  /** Unpack numbers into doubles, NaN for null: exactly the doubles that Python packed. */
   function numbers(packed) {
     const stored = codes(packed);
     if (packed.kind === "f64") return stored;
@@ -72,14 +72,14 @@ const RM = (() => {
     count: (n) => whole.format(n),
     share: (part, all) => (all ? fmt.percent(part / all) : "–"),
     percent: (x) => `${(100 * x).toFixed(x === 0 || x === 1 ? 0 : 1)} %`,
-    /** Four digits that count; as many as there are where `exact`. */
+    /** Four significant digits, or all digits if `exact`. */
     number: (x, exact) => {
       if (x === null || x === undefined || Number.isNaN(x)) return "–";
       if (Number.isInteger(x)) return whole.format(x);
       if (exact) return String(x);
       return Math.abs(x) >= 1000 ? whole.format(x) : String(Number(x.toPrecision(4)));
     },
-    /** Two digits that count, for the ticks of an axis. */
+    /** Two significant digits, for the ticks of an axis. */
     tick: (x) => {
       const size = Math.abs(x);
       const [scale, unit] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : size >= 1e4 ? [1e3, "k"] : [1, ""];
@@ -96,7 +96,7 @@ const RM = (() => {
     word: (name) => name.replaceAll("_", " "),
   };
 
-  /** The place in the address: {page, query}. */
+  /** The page in the address: {page, query}. */
   function place() {
     const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
     return { page: path.split("/").map(decodeURIComponent), query: new URLSearchParams(query || "") };
@@ -108,7 +108,7 @@ const RM = (() => {
     return `#/${page}${text ? `?${text}` : ""}`;
   }
 
-  /** Call `draw` once, when `node` comes near the window. */
+  /** Call `draw` once, when `node` is near the visible part of the page. */
   function whenSeen(node, draw) {
     const watch = new IntersectionObserver((seen) => {
       if (seen.some((entry) => entry.isIntersecting)) {

@@ -1,13 +1,13 @@
 "use strict";
 
-// Histograms, drawn by uPlot: bars over the number of the bar, so that equal steps and equal ratios are drawn alike.
+// Histograms, drawn by uPlot. The x axis is the number of the bar, so that equal steps and equal ratios look alike.
 RM.charts = (() => {
   const { el, fmt } = RM;
   const drawn = new Set();
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  /** Where a value lies among the edges, in bars. */
+  /** The position of a value among the edges, in bars. */
   function position(edges, value) {
     if (value <= edges[0]) return 0;
     for (let i = 1; i < edges.length; i++) {
@@ -22,7 +22,7 @@ RM.charts = (() => {
     return edges.length - 1;
   }
 
-  /** The value at a position; the other way round. */
+  /** The value at a position: the inverse of `position`. */
   function valueAt(edges, where) {
     const i = Math.min(Math.floor(where), edges.length - 2);
     const inside = where - i;
@@ -30,7 +30,7 @@ RM.charts = (() => {
     return steep ? edges[i] * (edges[i + 1] / edges[i]) ** inside : edges[i] + inside * (edges[i + 1] - edges[i]);
   }
 
-  /** A histogram in `box`: {edges, kept, others}. marks(): values to draw as lines. Returns {redraw}. */
+  /** Draw a histogram {edges, kept, others} in `box`. marks(): values to draw as lines. Returns {redraw}. */
   function histogram(box, found, { marks = () => [], height = 96, label = "" } = {}) {
     const bars = found.edges.length - 1;
     const x = Array.from({ length: bars }, (_, i) => i);
@@ -95,7 +95,7 @@ RM.charts = (() => {
     ctx.restore();
   }
 
-  /** A share of a whole as a bar of HTML. parts: [[share, class, title]]. */
+  /** An HTML bar of shares of a whole. parts: [[share, class, title]]. */
   function bar(parts, label) {
     const node = el("div", { class: "bar", role: "img", "aria-label": label });
     for (const [share, kind, title] of parts) {

@@ -21,11 +21,11 @@ RM.pages.duplicates = (() => {
     const row = found.survivor;
     const copies = found.copies.slice(0, WIDE);
     return el("article", { class: "group" },
-      el("h3", {}, `${fmt.count(found.copies.length + 1)} alike`, el("span", {}, `${fmt.word(rows.word("modality", row))}, ${rows.word("source", row)}`)),
-      el("div", { class: "members" }, member(row, "chosen to stay", "survivor"),
+      el("h3", {}, `${fmt.count(found.copies.length + 1)} duplicates`, el("span", {}, `${fmt.word(rows.word("modality", row))}, ${rows.word("source", row)}`)),
+      el("div", { class: "members" }, member(row, "survivor", "survivor"),
         copies.map(([copy, likeness, other, start, end, from, to]) => {
-          const spans = start === null ? "" : `; its ${span(start, end)} show ${span(from, to)}`;
-          return member(copy, `alike ${fmt.number(likeness)}${other === row || other < 0 ? "" : ", to another copy"}${spans}`, "copy");
+          const spans = start === null ? "" : `; its ${span(start, end)} match ${span(from, to)}`;
+          return member(copy, `similarity ${fmt.number(likeness)}${other === row || other < 0 ? "" : " to another copy"}${spans}`, "copy");
         })),
       found.copies.length > WIDE ? el("p", { class: "note" }, `and ${fmt.count(found.copies.length - WIDE)} more copies`) : null);
   }
@@ -58,7 +58,7 @@ RM.pages.duplicates = (() => {
         }
         more.addEventListener("click", next);
         next();
-        box.replaceChildren(el("p", { class: "note" }, chosen.length ? `${fmt.count(chosen.length)} groups, ${fmt.count(copies)} copies besides those chosen to stay` : "No two samples are alike."), list, more);
+        box.replaceChildren(el("p", { class: "note" }, chosen.length ? `${fmt.count(chosen.length)} groups, ${fmt.count(copies)} copies besides the survivors` : "There are no duplicates."), list, more);
         for (const button of choose.children) button.setAttribute("aria-pressed", String(button.value === kind));
       }
       for (const kind of ["all", ...kinds]) choose.append(el("button", { type: "button", value: kind, onclick: () => draw(kind) }, fmt.word(kind)));
@@ -67,7 +67,7 @@ RM.pages.duplicates = (() => {
     const limits = Object.entries(data.meta.duplicates).map(([kind, settings]) => `${fmt.word(kind)} ${settings.threshold}`).join(", ");
     const nodes = [
       el("section", { class: "head" }, el("h1", {}, "Duplicates"),
-        el("p", { class: "lead" }, `Groups found among the samples that passed their own filters. How alike two are: cosine of fingerprints for images, share of matched frames for videos, estimated Jaccard for texts. ${limits ? `Thresholds: ${limits}.` : ""}`)),
+        el("p", { class: "lead" }, `Groups among the samples that passed all filters. Similarity is the cosine of fingerprints for images, the share of matched frames for videos and the estimated Jaccard index for texts. ${limits ? `Thresholds: ${limits}.` : ""}`)),
       el("section", {}, choose, box),
     ];
     return { nodes, clean: () => { dead = true; stop(); } };

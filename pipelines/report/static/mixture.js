@@ -21,9 +21,9 @@ RM.pages.mixture = (() => {
     ];
   }
 
-  /** A band from low to high, and where the mixture came to lie. */
+  /** The recipe's range, and the mixture's share within it. */
   function band(low, high, at) {
-    const box = el("div", { class: "band", role: "img", "aria-label": `asked ${fmt.percent(low)} to ${fmt.percent(high)}, came to ${fmt.percent(at)}` });
+    const box = el("div", { class: "band", role: "img", "aria-label": `requested ${fmt.percent(low)} to ${fmt.percent(high)}, achieved ${fmt.percent(at)}` });
     const asked = el("span", { class: "asked" });
     asked.style.left = `${100 * low}%`;
     asked.style.width = `${Math.max(0.4, 100 * (high - low))}%`;
@@ -34,9 +34,9 @@ RM.pages.mixture = (() => {
   }
 
   function constraints(meta) {
-    if (!meta.constraints.length && !meta.ratios.length) return el("p", { class: "note" }, "The recipe asks for no shares.");
+    if (!meta.constraints.length && !meta.ratios.length) return el("p", { class: "note" }, "The recipe sets no shares.");
     return el("table", { class: "numbers lines bands" },
-      el("thead", {}, el("tr", {}, el("th", {}, "the recipe asks"), el("th", { class: "wide" }, ""), Object.keys(SHOW).map((unit) => el("th", {}, unit === meta.unit ? `${unit}, binding` : unit)))),
+      el("thead", {}, el("tr", {}, el("th", {}, "requested"), el("th", { class: "wide" }, ""), Object.keys(SHOW).map((unit) => el("th", {}, unit === meta.unit ? `${unit}, the recipe's unit` : unit)))),
       el("tbody", {}, meta.constraints.map((rule) => {
         const at = rule.achieved[meta.unit];
         const holds = at >= (rule.low ?? 0) - 1e-6 && at <= (rule.high ?? 1) + 1e-6;
@@ -52,7 +52,7 @@ RM.pages.mixture = (() => {
 
   function groups(meta) {
     return el("table", { class: "numbers lines" },
-      el("thead", {}, el("tr", {}, ["group", "there are", "taken", "tokens", "seconds", "bytes"].map((name) => el("th", {}, name)))),
+      el("thead", {}, el("tr", {}, ["group", "available", "taken", "tokens", "seconds", "bytes"].map((name) => el("th", {}, name)))),
       el("tbody", {}, meta.groups.map((g) => el("tr", {}, el("th", {}, g.name), el("td", {}, fmt.count(g.available)), el("td", {}, fmt.count(g.samples)),
         el("td", {}, fmt.count(g.tokens)), el("td", {}, fmt.seconds(g.seconds)), el("td", {}, fmt.bytes(g.bytes))))));
   }
@@ -71,7 +71,7 @@ RM.pages.mixture = (() => {
       return `${fmt.word(name)} ${fmt.percent(Math.min(...each))} to ${fmt.percent(Math.max(...each))}`;
     });
     return [el("p", { class: "note" }, `${fmt.plural(count, "virtual shard", "virtual shards")}; shares of ${meta.unit}: ${shares.join(", ")}.`), lines,
-      count > most ? el("p", { class: "note" }, `The first ${most} are drawn; the ranges above are of all.`) : null];
+      count > most ? el("p", { class: "note" }, `The first ${most} are shown; the ranges above cover all.`) : null];
   }
 
   function table(name, rows, all) {
@@ -88,20 +88,20 @@ RM.pages.mixture = (() => {
     const figures = [...Object.keys(SHOW).map((unit) => [SHOW[unit](meta.totals[unit]), unit === "seconds" ? "of video" : unit]), [fmt.count(meta.repeated), "repeats"]];
     const nodes = [
       el("section", { class: "head" }, el("h1", {}, meta.name),
-        el("p", { class: "lead" }, `A mixture of ${fmt.plural(meta.parents.length, "run", "runs")}, bound by ${meta.unit}, seed ${meta.seed}; ${meta.materialized ? "written out as tars" : "a manifest over their shards, no media copied"}.`),
+        el("p", { class: "lead" }, `A mixture of ${fmt.plural(meta.parents.length, "run", "runs")}, measured in ${meta.unit}, seed ${meta.seed}; ${meta.materialized ? "materialized as tars" : "a manifest over the runs' shards, no media copied"}.`),
         el("dl", { class: "figures" }, figures.map(([value, name]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))),
       meta.warnings.length ? el("section", {}, el("h2", {}, "Warnings"), meta.warnings.map((text) => el("p", { class: "warning" }, text))) : null,
       el("section", {}, el("h2", {}, "Shares"), shares(meta)),
-      el("section", {}, el("h2", {}, "Against the recipe"), constraints(meta)),
-      el("section", {}, el("h2", {}, "What was taken"), groups(meta)),
-      meta.tables.length ? el("section", {}, el("h2", {}, "Where from"), el("div", { class: "tables" }, meta.tables.map(([name, rows]) => table(name, rows, meta.totals.samples))))
-        : el("section", {}, el("p", { class: "note" }, "The runs behind this mixture are not where it says, so sources and licences are not summed up.")),
-      el("section", {}, el("h2", {}, "Each virtual shard"), vshards(meta)),
-      el("section", { class: "fine" }, el("h2", {}, "What proves it"),
+      el("section", {}, el("h2", {}, "Shares against the recipe"), constraints(meta)),
+      el("section", {}, el("h2", {}, "Amounts by group"), groups(meta)),
+      meta.tables.length ? el("section", {}, el("h2", {}, "Provenance"), el("div", { class: "tables" }, meta.tables.map(([name, rows]) => table(name, rows, meta.totals.samples))))
+        : el("section", {}, el("p", { class: "note" }, "The runs of this mixture were not found, so sources and licences are not counted.")),
+      el("section", {}, el("h2", {}, "Virtual shards"), vshards(meta)),
+      el("section", { class: "fine" }, el("h2", {}, "Fingerprints"),
         el("table", { class: "numbers prints" }, el("tbody", {},
           el("tr", {}, el("th", {}, "members"), el("td", {}, `${fmt.count(meta.members.rows)} rows`), el("td", { class: "mono" }, meta.members.sha256)),
           meta.parents.map((parent) => el("tr", {}, el("th", {}, parent.name), el("td", {}, parent.run), el("td", { class: "mono" }, parent.members))))),
-        el("details", {}, el("summary", {}, "the recipe"), el("pre", {}, JSON.stringify(meta.recipe, null, 2)))),
+        el("details", {}, el("summary", {}, "recipe"), el("pre", {}, JSON.stringify(meta.recipe, null, 2)))),
     ];
     return { nodes };
   }

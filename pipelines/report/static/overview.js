@@ -4,7 +4,7 @@ RM.pages[""] = (() => {
   const { el, fmt, link, charts, data } = RM;
   const ORDER = ["video", "image", "multi_image", "text"];
 
-  /** Steps of the cascade for one entry of the ledger: [name, what it stopped, query of those samples]. */
+  /** Steps of the cascade for one entry of the ledger: [name, number stopped, query of the stopped samples]. */
   function steps(ledger, meta, modality) {
     const of = modality === "all" ? {} : { modality };
     const failed = Object.entries(ledger.failed).map(([stage, n]) =>
@@ -44,7 +44,7 @@ RM.pages[""] = (() => {
   }
 
   function line(title, stopped, left, all, gone, query, kind) {
-    const words = stopped === null ? `${title}: ${fmt.count(left)}` : `${title} stops ${fmt.count(stopped)}, ${fmt.count(left)} go on`;
+    const words = stopped === null ? `${title}: ${fmt.count(left)}` : `${title} stops ${fmt.count(stopped)}, ${fmt.count(left)} remain`;
     return el("a", { class: `step ${kind}`, href: link("samples", query), title: words },
       el("span", { class: "name" }, title),
       el("span", { class: "stopped" }, stopped === null ? "" : stopped ? `− ${fmt.count(stopped)}` : "0"),
@@ -98,7 +98,7 @@ RM.pages[""] = (() => {
     });
   }
 
-  /** For each filter the thresholds that are set and decide something. */
+  /** For each filter the thresholds that are set and can stop a sample. */
   function scores(meta) {
     const chosen = meta.what_if.filter((entry) => entry.now !== null && entry.histogram && entry.decides > 0);
     const best = new Map();
@@ -139,12 +139,12 @@ RM.pages[""] = (() => {
   function leftOut(meta) {
     const m = meta.media;
     const parts = [
-      `Every one of the ${fmt.count(meta.rows.count)} inputs is a row of this report.`,
+      `All ${fmt.count(meta.rows.count)} inputs are rows of this report.`,
       m.asked
         ? `${fmt.count(m.shown)} of ${fmt.count(m.asked)} samples with media have a picture, ${fmt.count(m.clips)} of ${fmt.count(m.videos)} videos a silent clip: ` +
           `at most ${fmt.count(m.most)} pictures and ${fmt.count(m.most_clips)} clips for each filter and outcome, drawn by key.`
         : "No sample has media.",
-      `Lists and search show the first ${meta.rows.preview} characters of a text, a sample's page ${fmt.count(meta.details.longest)}.`,
+      `Lists and search cover the first ${meta.rows.preview} characters of a text, a sample's page the first ${fmt.count(meta.details.longest)}.`,
     ];
     const missing = m.missing.map(([why, n]) => `${why} ${fmt.count(n)}`).join(", ");
     if (missing) parts.push(`No picture could be drawn for: ${missing}.`);
@@ -155,17 +155,17 @@ RM.pages[""] = (() => {
     const meta = data.meta;
     const nodes = [
       el("section", { class: "head" }, el("h1", {}, meta.name), el("p", { class: "lead" }, meta.description), figures(meta)),
-      el("section", {}, el("h2", {}, "What became of every input"), cascade(meta)),
-      meta.shares.length ? el("section", {}, el("h2", {}, "What was kept"), shares(meta)) : null,
-      el("section", {}, el("h2", {}, "What the filters looked at"),
-        el("p", { class: "legend" }, el("span", {}, el("i", { class: "kept" }), "kept in the end"), el("span", {}, el("i", { class: "others" }), "not kept"),
+      el("section", {}, el("h2", {}, "Every input and its outcome"), cascade(meta)),
+      meta.shares.length ? el("section", {}, el("h2", {}, "Kept samples by modality"), shares(meta)) : null,
+      el("section", {}, el("h2", {}, "What the filters measured"),
+        el("p", { class: "legend" }, el("span", {}, el("i", { class: "kept" }), "kept"), el("span", {}, el("i", { class: "others" }), "not kept"),
           el("span", {}, el("i", { class: "line" }), "threshold")),
         el("div", { class: "multiples" }, scores(meta))),
       el("section", {}, el("h2", {}, "Sizes"), el("div", { class: "multiples" }, facts(meta))),
-      el("section", {}, el("h2", {}, "Where from"),
+      el("section", {}, el("h2", {}, "Provenance"),
         el("div", { class: "tables" }, meta.tables.filter(([, rows]) => rows.some(([value]) => value)).map(([name, rows]) => table(name, rows)))),
-      el("section", { class: "fine" }, el("h2", {}, "What this report leaves out"), leftOut(meta)),
-      el("section", { class: "fine" }, el("h2", {}, "Made from"),
+      el("section", { class: "fine" }, el("h2", {}, "Limits of this report"), leftOut(meta)),
+      el("section", { class: "fine" }, el("h2", {}, "Fingerprints"),
         el("table", { class: "numbers prints" }, el("tbody", {},
           el("tr", {}, el("th", {}, "config"), el("td", {}, ""), el("td", { class: "mono" }, meta.config_fingerprint)),
           meta.stages.map(([stage, rows, print]) => el("tr", {}, el("th", {}, stage), el("td", {}, `${fmt.count(rows)} rows`), el("td", { class: "mono" }, print)))))),

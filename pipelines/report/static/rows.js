@@ -1,7 +1,7 @@
 "use strict";
 
-// The samples, one row each, in typed columns. What they say comes after, file by file, those in view first; whoever shows
-// rows is told of each file.
+// The samples, one row each, in typed columns. Texts are loaded afterwards, file by file, those in view first; listeners
+// are notified after each file.
 RM.rows = (() => {
   const { data, load, codes, numbers } = RM;
   const KEY = 26;
@@ -27,7 +27,7 @@ RM.rows = (() => {
     keys = index.keys;
     delete data.rows;
     ready = count;
-    tell();
+    notify();
     while (missing) {
       let next = texts[wanted] ? 0 : wanted;
       while (texts[next]) next++;
@@ -37,14 +37,14 @@ RM.rows = (() => {
       places[next] = part.places.split("\n");
       delete data[name];
       missing--;
-      tell();
+      notify();
       await new Promise((done) => setTimeout(done));
     }
   }
 
-  const tell = () => listeners.forEach((listener) => listener());
+  const notify = () => listeners.forEach((listener) => listener());
 
-  /** A row's entry of what comes file by file; null while its file is not here, which then comes next. */
+  /** A row's entry in a list that is loaded file by file; null if its file is not loaded, which is then loaded next. */
   function at(list, row) {
     const index = Math.floor(row / meta.rows.chunk);
     if (list[index]) return list[index][row % meta.rows.chunk];
@@ -54,16 +54,16 @@ RM.rows = (() => {
 
   const key = (row) => keys.slice(row * KEY, row * KEY + KEY);
 
-  /** The row of a key, -1 where there is none. */
-  function find(sought) {
-    if (sought.length !== KEY) return -1;
-    let at = keys.indexOf(sought);
-    while (at >= 0 && at % KEY) at = keys.indexOf(sought, at + 1);
+  /** The row of a key, -1 if there is none. */
+  function find(wantedKey) {
+    if (wantedKey.length !== KEY) return -1;
+    let at = keys.indexOf(wantedKey);
+    while (at >= 0 && at % KEY) at = keys.indexOf(wantedKey, at + 1);
     return at < 0 ? -1 : at / KEY;
   }
 
-  /** Whether a row's key, text or place holds `words`, which are in lower case. */
-  function says(row, words) {
+  /** Whether a row's key, text or position contains `words`, which are in lower case. */
+  function matches(row, words) {
     const index = Math.floor(row / meta.rows.chunk);
     if (keys.startsWith(words, row * KEY)) return true;
     if (!texts[index]) return false;
@@ -71,7 +71,7 @@ RM.rows = (() => {
     return lower[index][row % meta.rows.chunk].includes(words);
   }
 
-  /** The word behind a row's code: word("outcome", 3) = "kept". */
+  /** The word that a row's code stands for: word("outcome", 3) = "kept". */
   const word = (column, row) => meta.words[column][columns[column][row]];
 
   /** A signal of every row, as doubles. */
@@ -81,14 +81,14 @@ RM.rows = (() => {
     return data[`column-${name}`];
   }
 
-  /** What the page of one sample shows. */
+  /** Load what the page of one sample shows. */
   async function detail(row) {
     const { chunk } = meta.details;
     return (await load(`detail-${String(Math.floor(row / chunk)).padStart(5, "0")}`))[row % chunk];
   }
 
   return {
-    open, key, find, says, word, column, detail, columns,
+    open, key, find, matches, word, column, detail, columns,
     text: (row) => at(texts, row),
     where: (row) => at(places, row),
     picture: (row, index = 0) => `thumbs/${key(row).slice(0, 2)}/${key(row)}-${index}.jpg`,
@@ -98,6 +98,6 @@ RM.rows = (() => {
     get ready() { return ready; },
     get missing() { return missing; },
     get count() { return data.meta.rows.count; },
-    listen: (tell) => { listeners.add(tell); return () => listeners.delete(tell); },
+    listen: (listener) => { listeners.add(listener); return () => listeners.delete(listener); },
   };
 })();

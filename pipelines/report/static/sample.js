@@ -1,6 +1,6 @@
 "use strict";
 
-// One sample: what is seen, what is said, what was measured, what was decided, and where it came from.
+// One sample: media, text, verdict, dialogue, measurements and provenance.
 RM.sample = (() => {
   const { el, fmt, link, rows, data } = RM;
 
@@ -11,14 +11,14 @@ RM.sample = (() => {
     return el("span", { class: `pill ${OUTCOMES[outcome] || ""}` }, outcome);
   }
 
-  /** A picture, or words where there is none. */
+  /** A picture, or a label if there is none. */
   function picture(row, index = 0) {
     if (rows.pictures(row) > index) return el("img", { src: rows.picture(row, index), alt: "", loading: "lazy", decoding: "async" });
     const modality = rows.word("modality", row);
     return el("span", { class: `blank ${modality}`, "aria-hidden": "true" }, modality === "text" ? "Aa" : "no picture");
   }
 
-  /** Why it was stopped, in one line. */
+  /** Why it was stopped, on one line. */
   function verdict(row) {
     const by = rows.word("filter", row);
     const reason = rows.word("reason", row);
@@ -37,7 +37,7 @@ RM.sample = (() => {
     }
     const count = rows.pictures(row);
     if (!count) {
-      const why = detail.picture || "Only some samples of each filter and outcome have one.";
+      const why = detail.picture || "Only some samples of each filter and outcome have a picture.";
       return el("div", { class: "media none" }, el("p", {}, "No picture."), el("p", {}, why));
     }
     return el("div", { class: `media of-${count}` }, Array.from({ length: count }, (_, i) => picture(row, i)));
@@ -56,7 +56,7 @@ RM.sample = (() => {
     }
     const value = rows.columns.value[row];
     if (!Number.isNaN(value)) lines.push(["value", fmt.number(value, true)], ["threshold", fmt.number(rows.columns.threshold[row], true)]);
-    if (detail.keep_probability !== null) lines.push(["chance to stay", fmt.number(detail.keep_probability, true)]);
+    if (detail.keep_probability !== null) lines.push(["keep probability", fmt.number(detail.keep_probability, true)]);
     for (const [filter, reason, v, t] of detail.others) {
       lines.push([`also ${filter}`, `${fmt.word(reason)}, ${fmt.number(v, true)} against ${fmt.number(t, true)}`]);
     }
@@ -80,10 +80,10 @@ RM.sample = (() => {
       el("p", { class: "answer" }, turn.answer),
       el("p", { class: "cites" }, span(turn.start_s, turn.end_s), " ", turn.evidence.map((id) => el("span", { class: "cite" }, id)),
         turn.outcome === "accepted" ? "" : ` ${turn.outcome}: ${turn.reason}`,
-        turn.blind_rate === null ? "" : ` right without the video: ${fmt.percent(turn.blind_rate)}`)));
+        turn.blind_rate === null ? "" : ` answered correctly without the video: ${fmt.percent(turn.blind_rate)}`)));
     const items = held.evidence.map(([id, kind, start, end, text]) => el("tr", { class: cited.has(id) ? "cited" : "" },
       el("th", { class: "mono" }, id), el("td", {}, kind), el("td", {}, span(start, end)), el("td", { class: "text" }, text)));
-    const by = held.generator === "rules" ? "written by rule" : held.model;
+    const by = held.generator === "rules" ? "written by rules" : held.model;
     return el("section", {}, el("h3", {}, "Dialogue"),
       el("p", { class: "note" }, `${fmt.word(held.kind)}, ${held.outcome}${held.reason ? `: ${held.reason}` : ""}; ${by}`),
       el("ol", { class: "turns" }, turns),
@@ -113,7 +113,7 @@ RM.sample = (() => {
   function origin(row, detail) {
     const shard = rows.word("shard", row);
     const lines = [
-      ["source", rows.word("source", row)], ["place", rows.where(row)], ["licence", rows.word("licence", row)], ["origin", detail.origin],
+      ["source", rows.word("source", row)], ["file", rows.where(row)], ["licence", rows.word("licence", row)], ["origin", detail.origin],
     ];
     for (const [uri, offset, length, start, end, sha] of detail.media) {
       lines.push(["medium", length < 0 ? uri : `${uri}, ${fmt.count(length)} bytes at ${fmt.count(offset)}`]);
@@ -124,14 +124,14 @@ RM.sample = (() => {
       lines.push(["shard", el("a", { href: link(`shards/${shard}`) }, shard)]);
       if (detail.member) lines.push(["in the tar", `${fmt.count(detail.member.size)} bytes at ${fmt.count(detail.member.offset)}`], ["tokens", fmt.count(detail.member.tokens)], ["kind", detail.member.kind]);
     }
-    return facts("Where from", lines);
+    return facts("Provenance", lines);
   }
 
-  function said(detail) {
+  function text(detail) {
     const more = detail.characters ? el("p", { class: "note" }, `The first ${fmt.count(data.meta.details.longest)} of ${fmt.count(detail.characters)} characters.`) : null;
     return [
-      el("section", {}, el("h3", {}, "Text"), el("p", { class: "said" }, detail.text || "There is none."), more),
-      detail.raw ? el("section", {}, el("details", {}, el("summary", {}, "as the source has it"), el("p", { class: "said" }, detail.raw))) : null,
+      el("section", {}, el("h3", {}, "Text"), el("p", { class: "said" }, detail.text || "No text."), more),
+      detail.raw ? el("section", {}, el("details", {}, el("summary", {}, "text of the source"), el("p", { class: "said" }, detail.raw))) : null,
     ];
   }
 
@@ -139,7 +139,7 @@ RM.sample = (() => {
   function nodes(row, detail) {
     return [
       el("header", {}, pill(row), el("span", {}, fmt.word(rows.word("modality", row))), el("code", {}, rows.key(row))),
-      media(row, detail), said(detail), decision(row, detail),
+      media(row, detail), text(detail), decision(row, detail),
       detail.dialogue ? dialogue(detail.dialogue) : detail.conversation ? conversation(detail.conversation) : null,
       signals(row, detail), origin(row, detail),
     ];

@@ -1,6 +1,6 @@
 "use strict";
 
-// The browser of samples: every input is a row. Only the rows in the window are elements.
+// The list of samples: every input is a row. Only visible rows are elements.
 RM.pages.samples = (() => {
   const { el, fmt, link, rows, sample, data } = RM;
   const FACETS = ["outcome", "filter", "reason", "modality", "source", "language", "licence", "shard"];
@@ -9,7 +9,7 @@ RM.pages.samples = (() => {
   const HIGHEST = 15_000_000;
   let view = null;
 
-  /** Rows that the query asks for, as Uint32Array in the order wanted. */
+  /** The rows that match the query, as a Uint32Array in its order. */
   async function select(query) {
     const wanted = [];
     for (const facet of FACETS) {
@@ -22,7 +22,7 @@ RM.pages.samples = (() => {
     let n = 0;
     outer: for (let row = 0; row < count; row++) {
       for (const [column, code] of wanted) if (column[row] !== code) continue outer;
-      if (words && !rows.says(row, words)) continue;
+      if (words && !rows.matches(row, words)) continue;
       found[n++] = row;
     }
     const chosen = found.subarray(0, n);
@@ -45,7 +45,7 @@ RM.pages.samples = (() => {
     location.hash = link("samples", { ...query, ...changes });
   }
 
-  /** Change the address without a new step back, for what is typed or walked through. */
+  /** Change the address without a new history entry, while the user types or moves through rows. */
   function drift(changes) {
     const query = Object.fromEntries(RM.place().query);
     history.replaceState(null, "", link("samples", { ...query, ...changes }));
@@ -53,7 +53,7 @@ RM.pages.samples = (() => {
   }
 
   function tools() {
-    const search = el("input", { type: "search", placeholder: "Search text, place or key", "aria-label": "Search", spellcheck: "false",
+    const search = el("input", { type: "search", placeholder: "Search text, file or key", "aria-label": "Search", spellcheck: "false",
       oninput: () => drift({ q: search.value, key: "" }) });
     const selects = FACETS.filter((facet) => data.meta.words[facet].length > 2).map((facet) => {
       const title = TITLES[facet] || facet;
@@ -66,7 +66,7 @@ RM.pages.samples = (() => {
       el("option", { value: "" }, "order of the run"),
       el("option", { value: "value" }, "deciding value"),
       data.meta.columns.map((name) => el("option", { value: name }, name)));
-    const turn = el("button", { type: "button", class: "turn", title: "Turn the order round", "aria-label": "Turn the order round",
+    const turn = el("button", { type: "button", class: "turn", title: "Reverse the order", "aria-label": "Reverse the order",
       onclick: () => go({ dir: RM.place().query.get("dir") === "down" ? "" : "down" }) }, "↑");
     const clear = el("a", { href: link("samples"), class: "clear" }, "clear");
     const count = el("output", { class: "count", "aria-live": "polite" });
@@ -174,7 +174,7 @@ RM.pages.samples = (() => {
       const row = key ? rows.find(key) : -1;
       panel.parentElement.classList.toggle("open", row >= 0);
       if (row < 0) {
-        panel.replaceChildren(el("p", { class: "hint" }, key ? "There is no sample of this key here." : "Choose a sample. Arrow keys walk, / searches, Esc closes."));
+        panel.replaceChildren(el("p", { class: "hint" }, key ? "No sample has this key." : "Choose a sample. Arrow keys move, / searches, Esc closes."));
         panel.dataset.key = "";
         return;
       }

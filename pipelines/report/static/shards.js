@@ -7,7 +7,7 @@ RM.pages.shards = (() => {
   function all() {
     const most = Math.max(...data.meta.shards.map((shard) => shard.bytes), 1);
     return [
-      el("section", { class: "head" }, el("h1", {}, "Shards"), el("p", { class: "lead" }, `${fmt.count(data.meta.shards.length)} tar files, each with a card that says what is in it.`)),
+      el("section", { class: "head" }, el("h1", {}, "Shards"), el("p", { class: "lead" }, `${fmt.count(data.meta.shards.length)} tar files, each with a card that describes its contents.`)),
       el("section", {}, el("table", { class: "numbers lines" },
         el("thead", {}, el("tr", {}, ["shard", "samples", "tokens", "video", "media", ""].map((name) => el("th", {}, name)))),
         el("tbody", {}, data.meta.shards.map((shard) => el("tr", {},
@@ -39,16 +39,16 @@ RM.pages.shards = (() => {
       el("section", { class: "head" }, el("p", { class: "crumbs" }, el("a", { href: link("shards") }, "Shards")), el("h1", {}, name),
         el("p", { class: "lead" }, `${fmt.word(card.modality)}: ${card.suffixes.join(", ")}. `, el("a", { href: link("samples", { shard: name }) }, "Its samples")),
         el("dl", { class: "figures" }, figures.map(([value, title]) => el("div", {}, el("dt", {}, title), el("dd", {}, value))))),
-      el("section", {}, el("h2", {}, "What is in it"), el("div", { class: "tables" }, counts("source", card.sources), counts("licence", card.licences), counts("kind", card.kinds), counts("language", card.languages), written)),
-      el("section", {}, el("h2", {}, "What was stopped on the way"),
-        el("p", { class: "note" }, `${fmt.count(ledger.inputs)} inputs lie in this shard's range, ${fmt.count(ledger.kept)} were kept.`),
-        el("div", { class: "tables" }, counts("by", stopped), counts("reason", card.reasons))),
-      charted.length ? el("section", {}, el("h2", {}, "Scores of what was kept"), el("div", { class: "multiples" }, charted)) : null,
-      el("section", { class: "fine" }, el("h2", {}, "What proves it"),
+      el("section", {}, el("h2", {}, "Contents"), el("div", { class: "tables" }, counts("source", card.sources), counts("licence", card.licences), counts("kind", card.kinds), counts("language", card.languages), written)),
+      el("section", {}, el("h2", {}, "Inputs that were not kept"),
+        el("p", { class: "note" }, `${fmt.count(ledger.inputs)} inputs are counted by this shard; ${fmt.count(ledger.kept)} were kept.`),
+        el("div", { class: "tables" }, counts("stopped by", stopped), counts("reason", card.reasons))),
+      charted.length ? el("section", {}, el("h2", {}, "Scores of kept samples"), el("div", { class: "multiples" }, charted)) : null,
+      el("section", { class: "fine" }, el("h2", {}, "Fingerprints"),
         el("dl", { class: "facts" }, el("dt", {}, "sha256"), el("dd", { class: "mono" }, card.tar.sha256),
           el("dt", {}, "made by"), el("dd", {}, `reelmill ${card.made_by.reelmill}, seed ${card.made_by.seed}`),
           Object.entries(card.made_by.manifests).map(([stage, print]) => [el("dt", {}, stage), el("dd", { class: "mono" }, print)])),
-        el("details", {}, el("summary", {}, "the card as it is"), el("pre", {}, JSON.stringify(card, null, 2)))),
+        el("details", {}, el("summary", {}, "card as JSON"), el("pre", {}, JSON.stringify(card, null, 2)))),
     ];
   }
 

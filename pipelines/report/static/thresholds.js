@@ -1,11 +1,11 @@
 "use strict";
 
-// What each threshold would keep at any other value, one at a time.
+// The number of samples that each threshold would keep at any other value, one threshold at a time.
 RM.pages.thresholds = (() => {
   const { el, fmt, link, load, codes, numbers, charts, data } = RM;
   const SIGNS = { min: "at least", max: "at most", below: "below" };
 
-  /** Sums up to each value, so that a slider only looks one up. */
+  /** Cumulative sums, so that a slider only looks one up. */
   function prepare(parts) {
     return parts.map((part) => ({
       modality: part.modality,
@@ -20,7 +20,7 @@ RM.pages.thresholds = (() => {
     }));
   }
 
-  /** How many of the ascending `values` are less than `at`, or with `equal` at most `at`. */
+  /** Number of ascending `values` below `at`, or with `equal` at most `at`. */
   function below(values, at, equal) {
     let low = 0;
     let high = values.length;
@@ -54,10 +54,10 @@ RM.pages.thresholds = (() => {
   function answer(entry, parts, at) {
     const now = count(parts, entry.side, null);
     const then = count(parts, entry.side, at);
-    // Modalities that this threshold cannot move are left to the sum.
+    // Modalities that this threshold does not affect appear in the sum only.
     const lines = [...then.map((c, i) => [c, now[i]]).filter((_, i) => parts[i].values.length), [sum(then), sum(now)]];
     return el("table", { class: "numbers yield" },
-      el("thead", {}, el("tr", {}, ["pass all filters", "now", "then", "change", "kept that stay"].map((name) => el("th", {}, name)))),
+      el("thead", {}, el("tr", {}, ["pass all filters", "now", "then", "change", "kept samples that still pass"].map((name) => el("th", {}, name)))),
       el("tbody", {}, lines.map(([c, n]) => {
         const low = c.passes - n.passes;
         const high = c.passes + c.open - n.passes;
@@ -69,7 +69,7 @@ RM.pages.thresholds = (() => {
       })));
   }
 
-  /** Enough digits that the slider's steps differ, no more. */
+  /** Enough digits to distinguish the slider's steps. */
   const tidy = (x) => Number(x.toPrecision(4));
 
   function card(entry) {
@@ -84,7 +84,7 @@ RM.pages.thresholds = (() => {
     const bars = found ? found.edges.length - 1 : 1;
     const slider = el("input", { type: "range", min: 0, max: steps, step: 1, "aria-label": entry.name });
     const exact = el("input", { type: "number", step: "any", "aria-label": `${entry.name}, exactly` });
-    const reset = el("button", { type: "button", class: "plain" }, off ? "off" : "as it was");
+    const reset = el("button", { type: "button", class: "plain" }, off ? "off" : "reset");
     let chart = null;
 
     function put(value, from) {
@@ -107,8 +107,8 @@ RM.pages.thresholds = (() => {
     if (found) chart = charts.histogram(box, found, { marks: () => [at], height: 120, label: entry.name });
     const node = el("article", { class: "threshold", id: `threshold-${entry.name}`, "data-name": entry.name },
       el("h3", {}, entry.name.slice(entry.filter.length + 1)),
-      el("p", { class: "note" }, off ? "The rule is off." : `Passes ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", to which the share came" : ""}.`,
-        ` Decides about ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
+      el("p", { class: "note" }, off ? "This rule is off." : `Passes ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", computed from the share to keep" : ""}.`,
+        ` Checks ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
       box, slider,
       el("div", { class: "set" }, el("label", {}, off ? "set to" : SIGNS[entry.side], exact), reset),
       result,
@@ -142,8 +142,8 @@ RM.pages.thresholds = (() => {
     }
     return el("section", { id: `filter-${filter.name}`, class: first.length === 1 ? "" : "broad" },
       el("h2", {}, filter.name, el("a", { class: "aside", href: link("samples", { outcome: "dropped", filter: filter.name, sort: "value" }) }, `dropped ${fmt.count(dropped)}`)),
-      el("p", { class: "note" }, `asks ${filter.asks.map(fmt.word).join(", ")}`),
-      entries.length ? [el("div", { class: "thresholds" }, first.map(card)), more] : el("p", {}, "It has no threshold that could decide otherwise."));
+      el("p", { class: "note" }, `applies to ${filter.asks.map(fmt.word).join(", ")}`),
+      entries.length ? [el("div", { class: "thresholds" }, first.map(card)), more] : el("p", {}, "No threshold of this filter could change an outcome."));
   }
 
   function show(where) {
@@ -151,7 +151,7 @@ RM.pages.thresholds = (() => {
     const wanted = where.page[1];
     const nodes = [
       el("section", { class: "head" }, el("h1", {}, "Thresholds"),
-        el("p", { class: "lead" }, "Move a threshold and see what would pass, one threshold at a time. Exact among what was measured; where a sample would go on to filters that never looked at it, an interval. Duplicates and resampling are not worked out again here; the command below each slider does that, and takes several changes at once.")),
+        el("p", { class: "lead" }, "Move a threshold to see how many samples would pass, one threshold at a time. Counts are exact for measured samples; a range means that some samples were stopped before later filters measured them. Duplicates and resampling are not recomputed here: the command below each slider does that, and accepts several changes at once.")),
       el("div", { class: "filters" }, meta.filters.map((filter) => section(filter, meta.what_if.filter((entry) => entry.filter === filter.name)))),
     ];
     const after = () => {

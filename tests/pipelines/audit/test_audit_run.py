@@ -216,7 +216,7 @@ def test_a_medium_that_is_said_to_be_another(copy: Path) -> None:
     reissue(copy)
     found = audited(copy).findings
     assert {(f.file, f.field) for f in found} == {(f"{IMAGE}.tar", "json.sha256")}
-    assert (found[0].expected, found[0].found, found[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
+    assert (found[0].expected, found[0].actual, found[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
 
 
 def test_a_caption_that_says_two_things(copy: Path) -> None:

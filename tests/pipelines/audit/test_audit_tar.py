@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from infra import tables
 from mixtures.shards.shards import Member, write_tar
-from pipelines.audit.audit_tar import HEAD, TarIndex, check_tar, heads
+from pipelines.audit.audit_tar import HEAD, TarIndex, build_heads, check_tar
 from pipelines.audit.findings import AuditFindings
 
 NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=("Cs",)), max_size=40)
@@ -37,7 +37,7 @@ def made(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
 def found(data: bytes, members: pa.Table) -> set[str]:
     """Fields of what is found."""
     findings = AuditFindings()
-    index = TarIndex.of(members)
+    index = TarIndex.from_members(members)
     assert len(check_tar(memoryview(data), index, ["jpg", "json"], "a.tar", findings)) == len(index.names)
     return {finding.field for finding in findings.sorted()}
 
@@ -47,7 +47,7 @@ def test_headers_are_those_that_tarfile_makes(members: list[tuple[str, int]]) ->
     members = [(name, size) for name, size in members if len(name.encode()) <= 100]
     names = pa.array([name for name, _ in members], pa.string())
     sizes = np.array([size for _, size in members], dtype=np.int64)
-    rows = heads(names, sizes)
+    rows = build_heads(names, sizes)
     for (name, size), row in zip(members, rows, strict=True):
         info = tarfile.TarInfo(name)
         info.mode, info.size = 0o644, size

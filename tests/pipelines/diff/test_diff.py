@@ -21,7 +21,7 @@ from mixtures.plan.recipe import Recipe
 from pipelines import stages
 from pipelines.cli import app
 from pipelines.diff import diff, diff_mixtures, diff_rows
-from pipelines.diff.diff_values import files_of, settings
+from pipelines.diff.compare import compare_files, compare_settings
 from pipelines.mix import mix
 from tests import corpus
 
@@ -160,13 +160,13 @@ def test_pairs_by_key_against_dictionaries(a: list[tuple[int, str, Any]], b: lis
                          "filter": pa.array([None] * n, pa.string()),
                          "x": pa.array([x for _, _, x in rows], pa.float64())})  # fmt: skip
 
-    found = diff_rows._Found(["x"])
-    left, right = found.meet(side(a), side(b))
+    found = diff_rows.RowChanges(["x"])
+    left, right = found.add_pairs_by_key(side(a), side(b))
     one, other = ({f"{k:02d}": (o, x) for k, o, x in rows} for rows in (a, b))
     assert set(left["key"].to_pylist()) == one.keys() - other.keys()
     assert set(right["key"].to_pylist()) == other.keys() - one.keys()
     changed = Counter((one[k][0], other[k][0]) for k in one.keys() & other.keys() if one[k][0] != other[k][0])
-    assert {(e["from"]["outcome"], e["to"]["outcome"]): e["count"] for e in found.outcomes()} == changed
+    assert {(e["from"]["outcome"], e["to"]["outcome"]): e["count"] for e in found.list_outcomes()} == changed
     moved = [k for k in one.keys() & other.keys() if one[k][1] != other[k][1]]
     assert found.moved.get("x", 0) == len(moved)
     far = sorted((-abs(one[k][1] - other[k][1]), k) for k in moved if None not in (one[k][1], other[k][1]))
@@ -174,10 +174,10 @@ def test_pairs_by_key_against_dictionaries(a: list[tuple[int, str, Any]], b: lis
 
 
 def test_values_and_files() -> None:
-    assert settings({"a": {"b": 1, "c": [1]}, "d": {}}, {"a": {"b": 2, "c": [1]}, "d": {"e": None}}) == [
+    assert compare_settings({"a": {"b": 1, "c": [1]}, "d": {}}, {"a": {"b": 2, "c": [1]}, "d": {"e": None}}) == [
         {"key": "a.b", "a": 1, "b": 2},
         {"key": "d", "a": {}, "b": None},
     ]
-    found = files_of({"x": "1", "y": "2", "z": "3"}, {"x": "1", "y": "9", "w": "3"})
+    found = compare_files({"x": "1", "y": "2", "z": "3"}, {"x": "1", "y": "9", "w": "3"})
     assert (found["equal"], found["different"]["count"], found["only_a"]["first"], found["only_b"]["first"]) == (
         1, 1, ["z"], ["w"])  # fmt: skip

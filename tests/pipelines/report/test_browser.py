@@ -16,7 +16,7 @@ import pytest
 from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
 from pipelines.report import report
-from pipelines.report.report_rows import ReportRows, gather
+from pipelines.report.report_rows import ReportRows, read_rows
 from pipelines.report.thresholds import thresholds
 from tests.chromium import ARGUMENTS
 from tests.pipelines.report import world
@@ -88,14 +88,14 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any, report_folder: Path) -> Iterator[Visit]:
-    found = Visit(browser, f"file://{report}")
+    found = Visit(browser, f"file://{report_folder}")
     yield found
     found.done()
 
 
 @pytest.fixture(scope="module")
 def told(run: Run) -> ReportRows:
-    return gather(open_judged_run(run.out))
+    return read_rows(open_judged_run(run.out))
 
 
 def until(page: Any, condition: str) -> None:
@@ -135,14 +135,14 @@ def keys(page: Any) -> list[str]:
 def test_every_page_opens_from_disk_and_over_http(
     browser: Any, report_folder: Path, served: str, run: Run, place: str
 ) -> None:
-    visit = Visit(browser, f"file://{report}" if place == "disk" else served)
+    visit = Visit(browser, f"file://{report_folder}" if place == "disk" else served)
     for name in PAGES:
         page = visit.go(name)
         page.wait_for_selector("h1" if name != "samples" else ".row")
         page.mouse.wheel(0, 4000)
         page.wait_for_timeout(50)
     page = visit.go("shards/image-000000")
-    page.wait_for_selector("text=What is in it")
+    page.wait_for_selector("text=Contents")
     assert page.locator(".mono").first.inner_text() in (Path(run.at("shards")) / "image-000000.card.json").read_text()
     visit.done()
 
@@ -176,7 +176,11 @@ def test_filters_search_and_sort(visit: Visit, told: ReportRows) -> None:
     page.select_option("select[name=outcome]", "dropped")
     found(page, int((told.outcome == "dropped").sum()))
     page.select_option("select[name=filter]", "quality")
-    both = [key for key, o, b in zip(told.keys, told.outcome, told.by, strict=True) if (o, b) == ("dropped", "quality")]
+    both = [
+        key
+        for key, o, b in zip(told.keys, told.outcome, told.stopped_by, strict=True)
+        if (o, b) == ("dropped", "quality")
+    ]
     found(page, len(both))
     assert keys(page) == both and 0 < len(both) < len(told)
     page.click(".clear")
@@ -189,7 +193,7 @@ def test_filters_search_and_sort(visit: Visit, told: ReportRows) -> None:
     found(page, 1)
     page = visit.go("samples?sort=facts.bytes&dir=down")
     found(page, len(told))
-    values = told.number("facts.bytes")
+    values = told.read_number("facts.bytes")
     order = sorted(range(len(told)), key=lambda row: (np.isnan(values[row]), -np.nan_to_num(values[row]), row))
     page.wait_for_selector(f".row[aria-posinset='1'][data-key='{told.keys[order[0]]}']")
     assert keys(page) == [told.keys[row] for row in order]
@@ -219,7 +223,7 @@ def test_the_list_by_keyboard(visit: Visit, told: ReportRows) -> None:
 
 
 def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit, told: ReportRows) -> None:
-    row = next(i for i, by in enumerate(told.by) if by == "motion")
+    row = next(i for i, by in enumerate(told.stopped_by) if by == "motion")
     page = visit.go(f"samples?key={told.keys[row]}")
     page.wait_for_selector(".panel .said")
     text = page.locator(".panel").inner_text()
@@ -308,7 +312,7 @@ def test_duplicates_stand_side_by_side(visit: Visit, told: ReportRows) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_runs_out_of_a_narrow_window(browser: Any, report_folder: Path, name: str) -> None:
-    visit = Visit(browser, f"file://{report}", width=420)
+    visit = Visit(browser, f"file://{report_folder}", width=420)
     page = visit.go(name)
     page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
@@ -347,7 +351,7 @@ def test_a_mixture_is_one_page(browser: Any, run: Run, tmp_path: Path, width: in
     report.run(mixture.uri, str(tmp_path / "out"), quiet=True)
     visit = Visit(browser, f"file://{tmp_path / 'out'}", width)
     visit.page.goto(f"{visit.base}/index.html")
-    visit.page.wait_for_selector("text=Against the recipe")
+    visit.page.wait_for_selector("text=Shares against the recipe")
     text = visit.page.locator("main").inner_text()
     assert "<script>window.hacked = 10</script>" in text and "modality <b>text</b>" in text
     assert visit.page.locator(".mix.thin").count() == 3 and visit.page.locator("nav a").count() == 1

@@ -15,7 +15,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")) | st.integers(0, 
 def test_every_known_value_is_counted_once(values: list[float], mark: float | None, seed: int) -> None:
     column = np.array(values, dtype=np.float64)
     kept = np.random.default_rng(seed).random(len(column)) < 0.5
-    found = charts.histogram(column, kept, [] if mark is None else [mark])
+    found = charts.build_histogram(column, kept, [] if mark is None else [mark])
     known = np.isfinite(column)
     if found is None:
         assert not known.any()
@@ -26,14 +26,14 @@ def test_every_known_value_is_counted_once(values: list[float], mark: float | No
 
 @given(VALUES, st.floats(-1e3, 1e3))
 def test_edges_ascend_and_take_in_the_threshold(values: list[float], mark: float) -> None:
-    borders = charts.edges(np.array(values, dtype=np.float64), [mark])
+    borders = charts.choose_edges(np.array(values, dtype=np.float64), [mark])
     assert (np.diff(borders) > 0).all() and len(borders) == charts.BINS + 1
     assert borders[0] <= mark <= borders[-1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "ü", ""]), st.booleans()), max_size=40))
 def test_shares_sum_to_the_rows(rows: list[tuple[str, bool]]) -> None:
-    found = charts.shares([name for name, _ in rows], np.array([kept for _, kept in rows], dtype=bool))
+    found = charts.count_kept([name for name, _ in rows], np.array([kept for _, kept in rows], dtype=bool))
     assert sum(n for _, n, _ in found) == len(rows) and sum(k for _, _, k in found) == sum(k for _, k in rows)
     for name, n, kept in found:
         assert n == sum(other == name for other, _ in rows) and kept == sum(k for other, k in rows if other == name)

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.report.data_scripts import codes, numbers, script
+from pipelines.report.data_scripts import build_script, pack_codes, pack_numbers
 
 TEXTS = st.text(st.characters(codec=None), max_size=30) | st.sampled_from(
     ["</script><script>alert(1)</script>", "<!--", "\u2028\u2029", "__proto__", "\ud800", '"\\', "]]>", "&lt;"]
@@ -34,13 +34,13 @@ def held(data: bytes) -> Any:
 @settings(max_examples=50)
 @given(VALUES)
 def test_a_script_gives_back_its_value(value: Any) -> None:
-    assert held(script("x", value)) == value
+    assert held(build_script("x", value)) == value
 
 
 @settings(max_examples=50)
 @given(VALUES)
 def test_no_tag_and_no_line_separator_stands_in_a_script(value: Any) -> None:
-    text = script("x", value).decode("utf-8")
+    text = build_script("x", value).decode("utf-8")
     assert not set(text) & set("<>\u2028\u2029") and text.count("\n") == 1
 
 
@@ -61,16 +61,16 @@ WHOLE = st.integers(-(2**40), 2**40).map(float)
 @given(st.lists(st.none() | SCORES | WHOLE | st.floats(allow_nan=False), max_size=20))
 def test_numbers_come_back_as_the_very_same_doubles(values: list[float | None]) -> None:
     given_ = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    np.testing.assert_array_equal(unpacked(numbers(given_)), given_)
+    np.testing.assert_array_equal(unpacked(pack_numbers(given_)), given_)
 
 
 @given(st.lists(st.none() | SCORES, min_size=1, max_size=20))
 def test_scores_take_four_bytes_at_most(values: list[float | None]) -> None:
     given_ = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     in_range = np.abs(np.nan_to_num(given_)).max() < 2147
-    assert not in_range or numbers(given_)["kind"] in ("u8", "u16", "i32")
+    assert not in_range or pack_numbers(given_)["kind"] in ("u8", "u16", "i32")
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20))
 def test_codes_come_back(values: list[int]) -> None:
-    assert unpacked(codes(np.array(values, dtype=np.int64))).tolist() == values
+    assert unpacked(pack_codes(np.array(values, dtype=np.int64))).tolist() == values

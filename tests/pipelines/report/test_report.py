@@ -15,8 +15,8 @@ from pipelines import cli
 from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
 from pipelines.report import report
-from pipelines.report.report_rows import gather
-from pipelines.report.thumbnails import drawn
+from pipelines.report.report_rows import read_rows
+from pipelines.report.thumbnails import choose_rows
 from tests.pipelines.report import world
 from tests.pipelines.report.test_data_scripts import held
 
@@ -63,7 +63,7 @@ def test_no_path_of_this_machine_stands_in_it(run: Run, report_folder: Path) -> 
 
 
 def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path) -> None:
-    rows = gather(open_judged_run(run.out))
+    rows = read_rows(open_judged_run(run.out))
     meta = told(report_folder, "meta")
     assert isinstance(meta, dict)
     media = meta["media"]
@@ -73,8 +73,10 @@ def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path
     shown = {path.stem.rpartition("-")[0] for path in report_folder.glob("thumbs/*/*.jpg")}
     assert media["shown"] == len(shown)
     for outcome in set(rows.outcome.tolist()):
-        for by in set(rows.by.tolist()):
-            mine = {k for k, o, b in zip(rows.keys, rows.outcome, rows.by, strict=True) if (o, b) == (outcome, by)}
+        for by in set(rows.stopped_by.tolist()):
+            mine = {
+                k for k, o, b in zip(rows.keys, rows.outcome, rows.stopped_by, strict=True) if (o, b) == (outcome, by)
+            }
             assert len(mine & shown) <= 9
     assert dict(media["missing"]).keys() == {"decode", "truncated"} & dict(media["missing"]).keys() != set()
     for path in report_folder.glob("thumbs/*/*.jpg"):
@@ -83,11 +85,11 @@ def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path
 
 
 def test_draws_are_keyed_and_grow(run: Run) -> None:
-    rows = gather(open_judged_run(run.out))
+    rows = read_rows(open_judged_run(run.out))
     able = rows.modality != "text"
     before = np.zeros(len(rows), dtype=bool)
     for most in (0, 1, 3, 100):
-        now = drawn(rows, able, 1, "test", most)
+        now = choose_rows(rows, able, 1, "test", most)
         assert (now | ~before).all() and not (now & ~able).any()
         before = now
     np.testing.assert_array_equal(before, able)
@@ -109,7 +111,7 @@ def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) 
     found = report.run(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
     why = found["without_picture"]
     assert why["changed"] == 1 and why["not found"] >= 3
-    rows = gather(open_judged_run(str(folder)))
+    rows = read_rows(open_judged_run(str(folder)))
     kept = [
         key for key, o, m in zip(rows.keys, rows.outcome, rows.modality, strict=True) if o == "kept" and m != "text"
     ]

@@ -17,7 +17,7 @@ from pipelines.core.resolve import Resolved, Step
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, judge_rows
 from pipelines.report import sliders
-from pipelines.report.report_rows import ReportRows, gather
+from pipelines.report.report_rows import ReportRows, read_rows
 from pipelines.report.thresholds import OPEN, PASSES, ThresholdEffect, thresholds, with_value
 from tests.pipelines.report.test_data_scripts import unpacked
 
@@ -25,7 +25,7 @@ from tests.pipelines.report.test_data_scripts import unpacked
 @pytest.fixture(scope="module")
 def world(run: Run) -> tuple[JudgedRun, ReportRows, list[ThresholdEffect]]:
     finished = open_judged_run(run.out)
-    rows = gather(finished)
+    rows = read_rows(finished)
     return finished, rows, list(thresholds(finished.resolved, rows, finished.run.captions_optional))
 
 
@@ -79,7 +79,7 @@ def test_an_interval_opens_where_cells_are_missing(world: Any) -> None:
 
 def test_as_it_was_is_the_run_itself(world: Any) -> None:
     _, rows, found = world
-    alive = np.isin(rows.outcome, ["kept", "duplicate"]) | (rows.by == "resample")
+    alive = np.isin(rows.outcome, ["kept", "duplicate"]) | (rows.stopped_by == "resample")
     for threshold in found:
         np.testing.assert_array_equal(threshold.today & (threshold.rest == PASSES), alive)
         if threshold.now is not None:
@@ -89,7 +89,7 @@ def test_as_it_was_is_the_run_itself(world: Any) -> None:
 def test_counts_by_value_add_up_to_the_rows(world: Any) -> None:
     _, rows, found = world
     for threshold in found:
-        for part in sliders.counts(threshold, rows):
+        for part in sliders.count_by_value(threshold, rows):
             mine = rows.modality == part["modality"]
             values = unpacked(part["value"])
             for at in [*values.tolist()[:5], 0.0]:

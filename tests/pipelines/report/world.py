@@ -15,7 +15,7 @@ from mixtures.shards.manifest import Mixture, write_mixture
 from pipelines import stages
 from pipelines.core.finished_run import open_judged_run
 from pipelines.core.run import Run
-from pipelines.report.report_rows import gather
+from pipelines.report.report_rows import read_rows
 from tests import corpus
 
 #: Words that would do something if a page took them for markup; each stands in an English caption that is kept.
@@ -125,7 +125,7 @@ def _albums(folder: Path) -> None:
 
 def mix(run: Run, folder: Path) -> Mixture:
     """Every second member of the run, half of them as repeats, in three virtual shards."""
-    members = gather(open_judged_run(run.out)).members.sort_by("key")
+    members = read_rows(open_judged_run(run.out)).members.sort_by("key")
     chosen = members.filter(pa.array(np.arange(members.num_rows) % 2 == 0))
     kinds = chosen["modality"].to_pylist()
     names = sorted(set(kinds))

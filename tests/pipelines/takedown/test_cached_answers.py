@@ -8,7 +8,7 @@ from pathlib import Path
 from infra.llm.requests import Completion, Request, RequestCache
 from pipelines import stages
 from pipelines.takedown import takedown
-from pipelines.takedown.cached_answers import matching, needles, texts
+from pipelines.takedown.cached_answers import build_needles, extract_texts, match_answers
 from pipelines.takedown.request import build_request
 from tests import corpus
 from tests.fake_server import running
@@ -54,7 +54,9 @@ def test_texts_are_found_through_two_layers_of_json(tmp_path: Path) -> None:
         for request, text in zip(requests, (inner, "A short answer.", said + " And more."), strict=True):
             cache.put(request.key, request.model, Completion((text,), ("stop",), "m"))
         row = {"turns": [{"question": "What?", "answer": said}], "evidence": []}
-        assert matching(cache, set(), needles(texts([row]))) == sorted([requests[0].key, requests[2].key])
-        assert matching(cache, {requests[1].key}, []) == [requests[1].key]
-        assert needles(texts([{"turns": [{"question": "What?", "answer": "A short answer."}], "evidence": None}])) == []
+        needles = build_needles(extract_texts([row]))
+        assert match_answers(cache, set(), needles) == sorted([requests[0].key, requests[2].key])
+        assert match_answers(cache, {requests[1].key}, []) == [requests[1].key]
+        short = {"turns": [{"question": "What?", "answer": "A short answer."}], "evidence": None}
+        assert build_needles(extract_texts([short])) == []
         assert cache.forget([requests[1].key, requests[1].key]) == 1 and len(cache) == 2

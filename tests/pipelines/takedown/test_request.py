@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from infra import tables
 from infra.errors import ConfigError
-from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, normal
+from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, normalise_url
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, 
     ],
 )
 def test_the_same_address_written_otherwise(one: str, other: str) -> None:
-    assert normal(one) == normal(other)
+    assert normalise_url(one) == normalise_url(other)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_the_same_address_written_otherwise(one: str, other: str) -> None:
     ],
 )
 def test_another_address(one: str, other: str) -> None:
-    assert normal(one) != normal(other)
+    assert normalise_url(one) != normalise_url(other)
 
 
 @given(st.text(max_size=40))
 def test_any_text_has_one_form(text: str) -> None:
-    once = normal(text)
-    assert normal(f"  {text}  ") == once
+    once = normalise_url(text)
+    assert normalise_url(f"  {text}  ") == once
     assert isinstance(once, str)
 
 
@@ -73,7 +73,7 @@ TABLE = pa.Table.from_pylist(ROWS, schema=pa.schema([tables.SAMPLES.field(name) 
     ],
 )
 def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | None]) -> None:
-    assert build_request(**asked).matches(TABLE, {}).tolist() == found
+    assert build_request(**asked).match(TABLE, {}).tolist() == found
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | 
     ],
 )
 def test_a_url_is_looked_for_in_origin_container_and_media(url: str, found: list[int]) -> None:
-    asked = TakedownRequest(urls=frozenset([normal(url)]))
-    why = asked.matches(TABLE, {"s": "/raw/s", "t": "/raw/t"})
+    asked = TakedownRequest(urls=frozenset([normalise_url(url)]))
+    why = asked.match(TABLE, {"s": "/raw/s", "t": "/raw/t"})
     assert [i for i, reason in enumerate(why) if reason == "url"] == found
 
 
 def test_a_list_that_is_none_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing to take down"):
+    with pytest.raises(ConfigError, match="no samples to take down"):
         build_request()
     with pytest.raises(ConfigError, match="no such list"):
         build_request(url_lists=[str(tmp_path / "nowhere")])

@@ -132,7 +132,7 @@ def test_a_mixture_whose_run_is_gone_is_named_and_left(world: World) -> None:
     before = tree(mixture)
     world.run.rename(world.root / "elsewhere")
     (told,) = takedown.run([str(mixture)], build_request(keys=["x"]), quiet=True)["mixtures"]
-    assert "is not there" in told["why_not"]
+    assert "does not exist" in told["why_not"]
     assert tree(mixture) == before
 
 

@@ -43,9 +43,9 @@ def test_without_some_samples_it_is_the_tar_of_the_rest(
     gone = data.draw(st.sets(st.sampled_from([key for key, _ in named])))
     path, index, _ = write(folder, "old.tar", named)
     rest, wanted, sha256 = write(folder, "wanted.tar", [(k, s) for k, s in named if k not in gone])
-    rewrite_tars.check(str(path), index)
-    new, spans = rewrite_tars.without(index, sorted(gone))
-    assert rewrite_tars.copy(str(path), spans, folder / "new.tar") == sha256 == storage.sha256(str(rest))
+    rewrite_tars.check_offsets(str(path), index)
+    new, spans = rewrite_tars.remove_members(index, sorted(gone))
+    assert rewrite_tars.copy_spans(str(path), spans, folder / "new.tar") == sha256 == storage.sha256(str(rest))
     assert (folder / "new.tar").read_bytes() == rest.read_bytes()
     assert new.to_pylist() == wanted.to_pylist()
     with tarfile.open(fileobj=io.BytesIO(rest.read_bytes())) as tar:
@@ -55,18 +55,18 @@ def test_without_some_samples_it_is_the_tar_of_the_rest(
 def test_an_index_that_does_not_fit_stops_it(tmp_path: Path) -> None:
     path, index, _ = write(tmp_path, "a.tar", [("a" * 26, (b"1", b"2")), ("b" * 26, (b"3", b"4"))])
     _, other, _ = write(tmp_path, "b.tar", [("a" * 26, (b"1" * 600, b"2")), ("b" * 26, (b"3", b"4"))])
-    rewrite_tars.check(str(path), index)
-    with pytest.raises(StageError, match="does not lie where"):
-        rewrite_tars.check(str(path), other)
+    rewrite_tars.check_offsets(str(path), index)
+    with pytest.raises(StageError, match="is not where"):
+        rewrite_tars.check_offsets(str(path), other)
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(StageError, match="shorter"):
-        rewrite_tars.copy(str(path), [(0, 4096)], tmp_path / "c.tar")
+        rewrite_tars.copy_spans(str(path), [(0, 4096)], tmp_path / "c.tar")
 
 
 @given(st.lists(st.integers(0, 5), max_size=12))
 def test_ranges_are_joined_without_loss(sizes: list[int]) -> None:
     offsets = [sum(sizes[:i]) + (i // 3) * 7 for i in range(len(sizes))]
-    joined = rewrite_tars.joined(offsets, sizes)
+    joined = rewrite_tars.merge_spans(offsets, sizes)
     assert [b for o, s in joined for b in range(o, o + s)] == [
         b for o, s in zip(offsets, sizes, strict=True) for b in range(o, o + s)
     ]

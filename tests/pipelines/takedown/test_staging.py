@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import StageError
-from pipelines.takedown.staging import Staging, apply, finish, pending
+from pipelines.takedown.staging import Staging, apply, finish, read_journal
 
 
 def begin(folder: Path) -> Staging:
@@ -18,7 +18,7 @@ def begin(folder: Path) -> Staging:
 
 def test_nothing_is_touched_before_it_is_decided(tmp_path: Path) -> None:
     begin(tmp_path)
-    assert pending(str(tmp_path)) is None
+    assert read_journal(str(tmp_path)) is None
     assert (tmp_path / "a").read_text() == "old"
     Staging(str(tmp_path))  # the next command begins anew
     assert not (tmp_path / ".takedown").exists()
@@ -26,16 +26,16 @@ def test_nothing_is_touched_before_it_is_decided(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moved", [[], ["a"], ["a", "below/b"]])
 def test_what_is_decided_is_finished_from_wherever_it_stopped(tmp_path: Path, moved: list[str]) -> None:
-    begin(tmp_path).decide({"more": 1})
+    begin(tmp_path).commit({"more": 1})
     for name in moved:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / ".takedown/files" / name).rename(tmp_path / name)
-    journal = pending(str(tmp_path))
+    journal = read_journal(str(tmp_path))
     assert journal is not None and journal["more"] == 1
     apply(str(tmp_path), journal)
     assert ((tmp_path / "a").read_text(), (tmp_path / "below/b").read_text()) == ("new", "more")
     (tmp_path / "a").write_text("changed by what came after")
-    again = pending(str(tmp_path))
+    again = read_journal(str(tmp_path))
     assert again is not None
     apply(str(tmp_path), again)  # it knows that all are in place
     finish(str(tmp_path))
@@ -43,7 +43,7 @@ def test_what_is_decided_is_finished_from_wherever_it_stopped(tmp_path: Path, mo
 
 
 def test_a_staged_file_that_is_lost_is_an_error(tmp_path: Path) -> None:
-    journal = begin(tmp_path).decide({})
+    journal = begin(tmp_path).commit({})
     (tmp_path / ".takedown/files/a").unlink()
-    with pytest.raises(StageError, match="one of its files is gone"):
+    with pytest.raises(StageError, match="one of its files is missing"):
         apply(str(tmp_path), journal)
