@@ -77,7 +77,7 @@ RM.pages.mixture = (() => {
   function table(name, rows, all) {
     const most = 12;
     return el("div", {}, el("table", { class: "numbers lines" },
-      el("thead", {}, el("tr", {}, el("th", {}, name), el("th", {}, "samples"), el("th", {}, "different"), el("th", { colspan: 2 }, "share"))),
+      el("thead", {}, el("tr", {}, el("th", {}, name), el("th", {}, "samples"), el("th", {}, "distinct"), el("th", { colspan: 2 }, "share"))),
       el("tbody", {}, rows.slice(0, most).map(([value, n, different]) => el("tr", {}, el("th", {}, value || "none"), el("td", {}, fmt.count(n)), el("td", {}, fmt.count(different)),
         el("td", { class: "wide" }, charts.bar([[n / all, "stay"]], fmt.share(n, all))), el("td", {}, fmt.share(n, all)))))),
       rows.length > most ? el("p", { class: "note" }, `and ${fmt.count(rows.length - most)} more`) : null);

@@ -142,7 +142,7 @@ RM.pages[""] = (() => {
       `All ${fmt.count(meta.rows.count)} inputs are rows of this report.`,
       m.asked
         ? `${fmt.count(m.shown)} of ${fmt.count(m.asked)} samples with media have a picture, ${fmt.count(m.clips)} of ${fmt.count(m.videos)} videos a silent clip: ` +
-          `at most ${fmt.count(m.most)} pictures and ${fmt.count(m.most_clips)} clips for each filter and outcome, drawn by key.`
+          `at most ${fmt.count(m.most)} pictures and ${fmt.count(m.most_clips)} clips for each filter and outcome, chosen by a deterministic draw per key.`
         : "No sample has media.",
       `Lists and search cover the first ${meta.rows.preview} characters of a text, a sample's page the first ${fmt.count(meta.details.longest)}.`,
     ];

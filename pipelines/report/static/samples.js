@@ -245,7 +245,7 @@ RM.pages.samples = (() => {
     view = { update };
     const nodes = [
       el("div", { class: "tools" }, tool.search, el("div", { class: "facets" }, tool.selects),
-        el("div", { class: "ordering" }, el("span", {}, "by"), tool.sort, tool.turn), tool.clear, tool.count),
+        el("div", { class: "ordering" }, el("span", {}, "sort by"), tool.sort, tool.turn), tool.clear, tool.count),
       el("div", { class: "split" }, list, panel),
     ];
     const clean = () => {

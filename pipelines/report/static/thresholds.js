@@ -108,7 +108,7 @@ RM.pages.thresholds = (() => {
     const node = el("article", { class: "threshold", id: `threshold-${entry.name}`, "data-name": entry.name },
       el("h3", {}, entry.name.slice(entry.filter.length + 1)),
       el("p", { class: "note" }, off ? "This rule is off." : `Passes ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", computed from the share to keep" : ""}.`,
-        ` Checks ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
+        ` Decisive for ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
       box, slider,
       el("div", { class: "set" }, el("label", {}, off ? "set to" : SIGNS[entry.side], exact), reset),
       result,
