@@ -34,8 +34,9 @@ def print_table(
     left: columns that are aligned to the left; by default the first one. The others are aligned to the right.
     """
     table = Table(title=title, title_justify="left")
+    left = columns[:1] if left is None else left
     for name in columns:
-        table.add_column(name, justify="left" if name in (columns[:1] if left is None else left) else "right")
+        table.add_column(name, overflow="fold", justify="left" if name in left else "right")
     for row in rows:
         table.add_row(*map(_format_cell, row))
     open_console().print(table)

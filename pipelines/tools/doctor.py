@@ -1,6 +1,6 @@
-"""doctor: what is installed, which engines are in use, what a config needs, and how to get what is missing.
+"""doctor: check what is installed, which engines are in use, what a config needs, and how to install what is missing.
 
-Looks and never changes anything. Downloads nothing; the network is asked only where the config names a remote place.
+Changes nothing and downloads nothing; the network is used only where the config names a remote path or a server.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from infra import models, storage
 from infra.config import validate
 from infra.errors import ConfigError, MissingExtra, ReelmillError, StageError
 from infra.hashing import file_sha256
+from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import check, resolve
 from pipelines.core.run import Run, open_run
 
-#: What a video may be in; FFmpeg's decoders, best first.
+#: Codecs of videos, with FFmpeg's decoders, best first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
     "h264": ("h264",),
     "hevc": ("hevc",),
@@ -38,8 +39,8 @@ _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?[^;]*(?:;.*extra == 
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """ok: as it should be. needed: without it nothing (or not this config) can run; others are worth knowing.
-    detail: what was seen. fix: what to do; "" where there is nothing to do."""
+    """Result of one check. ok: in order. needed: nothing (or not this config) can run without it; others are
+    information. detail: what was found. fix: what to do, "" for nothing."""
 
     name: str
     ok: bool
@@ -50,61 +51,53 @@ class DoctorFinding:
 
 @dataclass
 class Requirements:
-    """What a config asks for: annotators with their settings, modalities, extras. Without a config: nothing."""
+    """The requirements of a config: annotators with their settings, modalities, extras. Without a config: none."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     modalities: frozenset[str] = frozenset()
 
     @property
     def extras(self) -> frozenset[str]:
-        found = set()
+        extras = set()
         for name, settings in self.settings.items():
             if name in ("alignment", "video_alignment") or (name == "fingerprint" and settings.engine == "sscd"):
-                found.add("models")
+                extras.add("models")
             if name == "overlay":
-                found.add("ocr" if settings.engine == "rapidocr" else "paddle")
-        return frozenset(found)
+                extras.add("ocr" if settings.engine == "rapidocr" else "paddle")
+        return frozenset(extras)
 
 
 def run(config: str | None = None) -> dict[str, Any]:
-    """{"findings": [{name, ok, needed, detail, fix}, …]} about this machine, and about a config where one is given.
+    """Check this machine, and a config where one is given: {"findings": [{name, ok, needed, detail, fix}, …]}.
 
     Raises ConfigError, with file and line, where the config itself is wrong.
     """
     run = None if config is None else open_run(config)
-    needs = Requirements() if run is None else needs_of(run)
-    found = [_python(), *_packages(needs), *_codecs(needs), _faiss(), _torch(needs), _ocr(needs), _language(needs)]
+    needs = Requirements() if run is None else requirements_of(run)
+    findings = [
+        _check_python(), *_check_packages(needs), *_check_codecs(needs), _check_faiss(), _check_torch(needs),
+        _check_ocr(needs), _check_language(needs),
+    ]  # fmt: skip
     if run is not None:
-        found += _config(run, needs)
-    return {"findings": [asdict(one if not one.ok else replace(one, fix="")) for one in found]}
+        findings += _check_config(run, needs)
+    return {"findings": [asdict(replace(finding, fix="") if finding.ok else finding) for finding in findings]}
 
 
-def show(value: Mapping[str, Any]) -> None:
-    """One row a finding, and what to do about those that are not as they should be."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from pipelines.core.console import open_console
-
-    out = open_console()
-    table = Table(title="What reelmill finds here", title_justify="left")
-    for column in ("", "what", "seen"):
-        table.add_column(column, overflow="fold")
-    for one in value["findings"]:
-        mark = "ok" if one["ok"] else ("MISSING" if one["needed"] else "note")
-        table.add_row(mark, one["name"], Text(one["detail"]))
-    out.print(table)
-    for one in value["findings"]:
-        if not one["ok"] and one["fix"]:
-            out.print(f"{one['name']}: {one['fix']}", markup=False, highlight=False, soft_wrap=True)
-    missing = sum(not one["ok"] and one["needed"] for one in value["findings"])
-    out.print(f"what is missing: {missing}" if missing else "nothing that is needed is missing", highlight=False)
+def show(report: Mapping[str, Any]) -> None:
+    """Print a row per finding, and what to do about those that are not in order."""
+    findings = report["findings"]
+    states = ("ok" if f["ok"] else "MISSING" if f["needed"] else "note" for f in findings)
+    rows = [(state, f["name"], f["detail"]) for state, f in zip(states, findings, strict=True)]
+    print_table("Findings", ["", "checked", "found"], rows, left=["", "checked", "found"])
+    print_text(*(f"{f['name']}: {f['fix']}" for f in findings if not f["ok"] and f["fix"]))
+    missing = sum(not f["ok"] and f["needed"] for f in findings)
+    print_text(f"required and missing: {missing}" if missing else "nothing that is required is missing")
 
 
 # -- this machine -------------------------------------------------------------------------------------------------
 
 
-def _python() -> DoctorFinding:
+def _check_python() -> DoctorFinding:
     version = platform.python_version()
     return DoctorFinding(
         "python",
@@ -116,45 +109,45 @@ def _python() -> DoctorFinding:
 
 
 def requirements() -> dict[str, list[str]]:
-    """Packages that reelmill names, by extra; "" are those that it always needs."""
-    found: dict[str, list[str]] = {"": []}
+    """Packages that reelmill depends on, by extra; those under "" are always needed."""
+    packages: dict[str, list[str]] = {"": []}
     for line in importlib.metadata.requires("reelmill") or ():
         match = _REQUIREMENT.match(line)
         if match is not None and match[1] != "reelmill":
-            found.setdefault(match[2] or "", []).append(match[1])
-    return found
+            packages.setdefault(match[2] or "", []).append(match[1])
+    return packages
 
 
 def pins(path: Path | None = None) -> dict[str, str]:
-    """constraints.txt as {package: version}; empty where reelmill was not installed from its repository."""
+    """Read constraints.txt as {package: version}; empty where reelmill was not installed from its repository."""
     path = path or Path(__file__).parents[2] / "constraints.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     pairs = (line.split("#")[0].split(";")[0].strip().partition("==") for line in lines)
-    return {_normal(name): version for name, sign, version in pairs if sign}
+    return {_normalise(name): version for name, sign, version in pairs if sign}
 
 
-def _normal(package: str) -> str:
+def _normalise(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower().partition("[")[0]
 
 
-def _installed(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _packages(needs: Requirements) -> list[DoctorFinding]:
-    found = []
+def _check_packages(needs: Requirements) -> list[DoctorFinding]:
+    findings = []
     pinned = pins()
     for extra, packages in requirements().items():
         if extra == "dev":
             continue
-        versions = {package: _installed(package) for package in packages}
+        versions = {package: _installed_version(package) for package in packages}
         absent = [package for package, version in versions.items() if version is None]
         others = []
         for package, version in versions.items():
-            pin = pinned.get(_normal(package))
+            pin = pinned.get(_normalise(package))
             # A build for another accelerator ("2.13.0+cpu") is the same version.
             if version is not None and pin is not None and version.partition("+")[0] != pin:
                 others.append(f"{package} {version} (pinned: {pin})")
@@ -165,56 +158,56 @@ def _packages(needs: Requirements) -> list[DoctorFinding]:
             detail += f"; other versions: {', '.join(others)}"
         name = f"extra {extra}" if extra else "packages"
         fix = _INSTALL.format(f"[{extra}]" if extra else "")
-        # Another version than the pinned one may well work: worth knowing, and no reason to stop.
+        # Another version than the pinned one may well work: information, and no reason to stop.
         needed = (not extra or extra in needs.extras) and (bool(absent) or not others)
-        found.append(DoctorFinding(name, not absent and not others, needed, detail, fix))
-    return found
+        findings.append(DoctorFinding(name, not absent and not others, needed, detail, fix))
+    return findings
 
 
-def _codecs(needs: Requirements) -> list[DoctorFinding]:
+def _check_codecs(needs: Requirements) -> list[DoctorFinding]:
     import av
 
-    def known(name: str) -> bool:
+    def is_available(name: str) -> bool:
         try:
             av.codec.Codec(name, "r")
         except ValueError:
             return False
         return True
 
-    found = []
+    findings = []
     for codec, names in DECODERS.items():
-        there = [name for name in names if known(name)]
-        detail = f"decoder {there[0]} of FFmpeg {av.ffmpeg_version_info}" if there else "no decoder in this PyAV"
-        fix = f"install the wheel of PyAV that is pinned: {_INSTALL.format('')}"
-        found.append(DoctorFinding(f"codec {codec}", bool(there), "video" in needs.modalities, detail, fix))
-    return found
+        available = [name for name in names if is_available(name)]
+        detail = f"decoder {available[0]} of FFmpeg {av.ffmpeg_version_info}" if available else "no decoder in PyAV"
+        fix = f"install the pinned wheel of PyAV: {_INSTALL.format('')}"
+        findings.append(DoctorFinding(f"codec {codec}", bool(available), "video" in needs.modalities, detail, fix))
+    return findings
 
 
-def _faiss() -> DoctorFinding:
+def _check_faiss() -> DoctorFinding:
     import faiss
 
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     built = "with" if hasattr(faiss, "StandardGpuResources") else "without"
-    detail = f"faiss {faiss.__version__}, built {built} GPU support, {gpus} GPUs seen; in use: CPU"
+    detail = f"faiss {faiss.__version__}, built {built} GPU support, {gpus} GPUs visible; in use: CPU"
     return DoctorFinding("faiss", True, True, detail)
 
 
-def _torch(needs: Requirements) -> DoctorFinding:
-    wanted = "models" in needs.extras
+def _check_torch(needs: Requirements) -> DoctorFinding:
+    needed = "models" in needs.extras
     fix = _INSTALL.format("[models]")
     try:
         torch = models.import_torch("doctor")
     except MissingExtra as error:
-        return DoctorFinding("torch", False, wanted, error.what, fix)
+        return DoctorFinding("torch", False, needed, error.what, fix)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus)) or "no CUDA device"
-    asked = sorted({s.device for s in needs.settings.values() if hasattr(s, "device")})
-    ok = "cuda" not in asked or gpus > 0
-    use = f"; the config asks for {', '.join(asked)}" if asked else ""
+    devices = sorted({s.device for s in needs.settings.values() if hasattr(s, "device")})
+    ok = "cuda" not in devices or gpus > 0
+    use = f"; the config requires {', '.join(devices)}" if devices else ""
     return DoctorFinding("torch", ok, not ok, f"torch {torch.__version__}, {names}{use}", "set device: cpu")
 
 
-def _ocr(needs: Requirements) -> DoctorFinding:
+def _check_ocr(needs: Requirements) -> DoctorFinding:
     from annotators import ocr
 
     settings = needs.settings.get("overlay") or ocr.OcrSettings()
@@ -223,11 +216,11 @@ def _ocr(needs: Requirements) -> DoctorFinding:
     except ReelmillError as error:
         return DoctorFinding("ocr", False, "overlay" in needs.settings, error.what, error.hint)
     package = {"rapidocr": "rapidocr", "paddle": "paddleocr"}[settings.engine]
-    detail = f"{settings.engine} {_installed(package)}, {', '.join(path.name for path in files.values())}"
+    detail = f"{settings.engine} {_installed_version(package)}, {', '.join(path.name for path in files.values())}"
     return DoctorFinding("ocr", True, "overlay" in needs.settings, detail)
 
 
-def _language(needs: Requirements) -> DoctorFinding:
+def _check_language(needs: Requirements) -> DoctorFinding:
     from annotators.language import Language, LanguageSettings
 
     fix = _INSTALL.format("")
@@ -247,112 +240,119 @@ def _language(needs: Requirements) -> DoctorFinding:
 # -- a config ---------------------------------------------------------------------------------------------------
 
 
-def needs_of(run: Run) -> Requirements:
-    """The annotators that a config comes to, with their settings; every part of it is checked against the settings
-    of the module that it names. Unlike `resolve`, hashes no weights and so downloads none.
+def requirements_of(run: Run) -> Requirements:
+    """The annotators that a config needs, with their settings; every section is checked against the settings class of
+    its module. Unlike `resolve`, hashes no weights and so downloads none.
 
     Raises ConfigError with file and line.
     """
     checked = check(run.document, run.config)
-    return Requirements(dict(checked.annotator_settings), frozenset(source.modality for source in run.config.sources))
+    modalities = frozenset(source.modality for source in run.config.sources)
+    return Requirements(dict(checked.annotator_settings), modalities)
 
 
-def _servers(run: Run) -> list[DoctorFinding]:
-    """The servers of dialogues and captions: whether they answer, what they serve, whether they obey a schema."""
+def _check_servers(run: Run) -> list[DoctorFinding]:
+    """Check the servers of dialogues and captions: whether they answer, what they serve, whether they obey a schema."""
     if run.config.annotate is None:
         return []
     from pipelines.annotate.settings import AnnotateSettings
-    from pipelines.tools.doctor_servers import look
+    from pipelines.tools.doctor_servers import check_servers
 
     settings = validate(run.document, AnnotateSettings, run.config.annotate, ("annotate",))
-    asked = [("annotate", settings.endpoints, settings.served_model)]
+    servers = [("annotate", settings.endpoints, settings.served_model)]
     if settings.captioner is not None:
-        asked.append(("annotate.captioner", settings.captioner.endpoints, settings.captioner.model))
-    found = [DoctorFinding("annotate", True, True, f"dialogues by: {settings.generator}")]
-    for name, endpoints, model in asked:
-        found += [DoctorFinding(name, one["ok"], True, one["detail"], one["fix"]) for one in look(endpoints, model)]
-    return found
+        servers.append(("annotate.captioner", settings.captioner.endpoints, settings.captioner.model))
+    findings = [DoctorFinding("annotate", True, True, f"dialogues by: {settings.generator}")]
+    for name, endpoints, model in servers:
+        answers = check_servers(endpoints, model)
+        findings += [DoctorFinding(name, answer["ok"], True, answer["detail"], answer["fix"]) for answer in answers]
+    return findings
 
 
-def _config(run: Run, needs: Requirements) -> list[DoctorFinding]:
-    found = [_writable("store", run.store), _writable("out", run.out)]
-    found += [_source(source.name, source.path, source.captions.file) for source in run.config.sources]
-    found += _servers(run)
+def _check_config(run: Run, needs: Requirements) -> list[DoctorFinding]:
+    findings = [_check_writable("store", run.store), _check_writable("out", run.out)]
+    findings += [_check_source(source.name, source.path, source.captions.file) for source in run.config.sources]
+    findings += _check_servers(run)
     for name, settings in needs.settings.items():
-        look = _WEIGHTS.get(name)
-        if look is not None:
-            found += look(f"measure.{name}", settings)
-    if all(one.ok for one in found if one.name.startswith("measure.")) and needs.extras <= {"models", "ocr"}:
-        # Everything is on this machine: the whole check of `run`, thresholds included, costs no download.
+        check_files = _FILE_CHECKS.get(name)
+        if check_files is not None:
+            findings += check_files(f"measure.{name}", settings)
+    if all(finding.ok for finding in findings if finding.name.startswith("measure.")) and needs.extras <= {
+        "models",
+        "ocr",
+    }:
+        # Everything is on this machine: the complete check of `run`, thresholds included, needs no download.
         try:
             resolve(run)
         except MissingExtra as error:
-            found.append(DoctorFinding("config", False, True, error.what, error.hint))
+            findings.append(DoctorFinding("config", False, True, error.what, error.hint))
         else:
-            found.append(DoctorFinding("config", True, True, f"{run.document.path}: every part is checked"))
+            findings.append(DoctorFinding("config", True, True, f"{run.document.path}: every section is checked"))
     else:
-        detail = f"{run.document.path}: every key is checked; the rest once its models are here"
-        found.append(DoctorFinding("config", True, True, detail))
-    return found
+        detail = f"{run.document.path}: every key is checked; thresholds can be checked once the models are here"
+        findings.append(DoctorFinding("config", True, True, detail))
+    return findings
 
 
-def _writable(name: str, place: str) -> DoctorFinding:
-    if not storage.is_local(place):
-        return _remote(name, place, "not tried whether it can be written")
-    path = storage.local_path(place).expanduser().absolute()
-    there = path
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return DoctorFinding(name, False, True, f"{there} is a file, not a folder", f"move it, or set another {name}")
-    ok = os.access(there, os.W_OK | os.X_OK)
-    free = os.statvfs(there)
-    detail = f"{place}: {free.f_bavail * free.f_frsize / 2**30:,.0f} GiB free" if ok else f"{there} cannot be written"
-    return DoctorFinding(name, ok, True, detail, f"give this user the right to write there, or set another {name}")
+def _check_writable(name: str, uri: str) -> DoctorFinding:
+    if not storage.is_local(uri):
+        return _check_remote(name, uri, "write access was not tested")
+    path = storage.local_path(uri).expanduser().absolute()
+    ancestor = path
+    while not ancestor.exists() and ancestor != ancestor.parent:
+        ancestor = ancestor.parent
+    if not ancestor.is_dir():
+        return DoctorFinding(
+            name, False, True, f"{ancestor} is a file, not a folder", f"move it, or set another {name}"
+        )
+    ok = os.access(ancestor, os.W_OK | os.X_OK)
+    free = os.statvfs(ancestor)
+    detail = f"{uri}: {free.f_bavail * free.f_frsize / 2**30:,.0f} GiB free" if ok else f"{ancestor} cannot be written"
+    return DoctorFinding(name, ok, True, detail, f"give this user write permission, or set another {name}")
 
 
-def _remote(name: str, place: str, detail: str) -> DoctorFinding:
+def _check_remote(name: str, uri: str, detail: str) -> DoctorFinding:
     try:
-        there = storage.exists(place)
+        exists = storage.exists(uri)
     except (OSError, ValueError, ImportError) as error:
         return DoctorFinding(
-            name, False, True, f"{place}: {error}", "check the address, credentials and fsspec's package"
+            name, False, True, f"{uri}: {error}", "check the address, credentials and fsspec's package"
         )
-    return DoctorFinding(name, True, True, f"{place}: {'there' if there else 'not there yet'}; {detail}")
+    return DoctorFinding(name, True, True, f"{uri}: {'exists' if exists else 'does not exist yet'}; {detail}")
 
 
-def _source(name: str, place: str, captions: str | None) -> DoctorFinding:
+def _check_source(name: str, uri: str, captions: str | None) -> DoctorFinding:
     label = f"source {name}"
     fix = "check the path and its ${VARIABLES}"
     try:
-        if not storage.exists(place):
-            return DoctorFinding(label, False, True, f"there is nothing at {place}", fix)
-        is_file = storage.is_file(place)
-        empty = not is_file and storage.is_local(place) and not any(storage.local_path(place).iterdir())
-        if captions is not None and not storage.is_file(storage.join(place, captions)):
-            return DoctorFinding(label, False, True, f"there is no captions file {captions} in {place}", fix)
+        if not storage.exists(uri):
+            return DoctorFinding(label, False, True, f"{uri} does not exist", fix)
+        is_file = storage.is_file(uri)
+        empty = not is_file and storage.is_local(uri) and not any(storage.local_path(uri).iterdir())
+        if captions is not None and not storage.is_file(storage.join(uri, captions)):
+            return DoctorFinding(label, False, True, f"the captions file {captions} does not exist in {uri}", fix)
     except (OSError, ValueError, ImportError) as error:
-        return DoctorFinding(label, False, True, f"{place}: {error}", fix)
+        return DoctorFinding(label, False, True, f"{uri}: {error}", fix)
     if empty:
-        return DoctorFinding(label, False, False, f"{place} is empty", fix)
-    return DoctorFinding(label, True, True, f"{place}: {'a file' if is_file else 'a folder'}")
+        return DoctorFinding(label, False, False, f"{uri} is empty", fix)
+    return DoctorFinding(label, True, True, f"{uri}: {'a file' if is_file else 'a folder'}")
 
 
-# -- weights and other files that annotators name -------------------------------------------------------------------
+# -- weights and other files of annotators -------------------------------------------------------------------
 
 
-def _clip(name: str, settings: Any) -> list[DoctorFinding]:
-    """A CLIP on this machine is hashed; one that would be downloaded is looked for in the cache only."""
+def _check_clip(name: str, settings: Any) -> list[DoctorFinding]:
+    """Hash a CLIP on this machine; for one that would be downloaded only check the cache."""
     if getattr(settings, "video_text", None) is not None:
-        asked = settings.video_text
-        return [_pinned(f"{name}.video_text", asked.weights, asked.sha256, settings.cache)]
+        video_text = settings.video_text
+        return [_check_pinned(f"{name}.video_text", video_text.weights, video_text.sha256, settings.cache)]
     source = settings.source
     label = f"{name}.model"
     what = f"{source.model} {source.pretrained or ''}".strip()
     local = source.model.startswith("local-dir:") or Path(source.pretrained or "").expanduser().is_file()
     try:
-        if not local and not _cached(source):
-            fix = 'it is downloaded at first use; without network give model: "local-dir:PATH"'
+        if not local and not _is_cached(source):
+            fix = 'it is downloaded at first use; without a network set model: "local-dir:PATH"'
             return [DoctorFinding(label, False, False, f"{what} is not on this machine yet", fix)]
         files = models.clip_files(source)
     except (ConfigError, StageError, MissingExtra) as error:
@@ -360,18 +360,18 @@ def _clip(name: str, settings: Any) -> list[DoctorFinding]:
     return [DoctorFinding(label, True, True, f"{what}: {files.weights.name}, sha256 {files.sha256[:12]}…")]
 
 
-def _cached(source: models.ClipSource) -> bool:
-    """Whether the weights of a tag or hub model lie in the hub's cache. Raises ConfigError for an unknown tag."""
+def _is_cached(source: models.ClipSource) -> bool:
+    """Whether the weights of a tag or hub model are in the hub's cache. Raises ConfigError for an unknown tag."""
     hub = models.import_open_clip("doctor").pretrained
     if source.model.startswith("hf-hub:"):
         repository = source.model.removeprefix("hf-hub:")
     else:
-        models.clip_input_size(source)  # an unknown architecture is told at once
+        models.clip_input_size(source)  # raises ConfigError for an unknown architecture
         tag = hub.get_pretrained_cfg(source.model, source.pretrained or "")
         if not tag:
-            known = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
+            tags = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
             what = f"{source.pretrained!r} is neither a file nor a tag of {source.model}"
-            raise ConfigError(what, hint=f"its tags: {known}")
+            raise ConfigError(what, hint=f"its tags: {tags}")
         repository = str(tag.get("hf_hub", "")).rstrip("/")
         url = str(tag.get("url", "")).rsplit("/", 1)[-1]
         if url and (Path(source.cache or "~/.cache/clip").expanduser() / url).is_file():
@@ -384,56 +384,56 @@ def _cached(source: models.ClipSource) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, file, cache_dir=source.cache), str) for file in names)
 
 
-def _pinned(name: str, place: str, sha256: str, cache: str | None) -> DoctorFinding:
-    """A file that is loaded only when it has its hash; a URL is looked for among what was downloaded."""
-    path = Path(place).expanduser()
-    if place.startswith(("http://", "https://")):
+def _check_pinned(name: str, uri: str, sha256: str, cache: str | None) -> DoctorFinding:
+    """Check a file that has a pinned hash; for a URL the downloaded copy."""
+    path = Path(uri).expanduser()
+    if uri.startswith(("http://", "https://")):
         path = Path(cache or "~/.cache/reelmill/models").expanduser() / sha256
         if not path.is_file():
-            fix = f"it is downloaded at first use; without network: fetch {place} elsewhere and give its path"
-            return DoctorFinding(name, False, False, f"{place} is not on this machine yet", fix)
+            fix = f"it is downloaded at first use; without a network: fetch {uri} elsewhere and give its path"
+            return DoctorFinding(name, False, False, f"{uri} is not on this machine yet", fix)
     if not path.is_file():
         return DoctorFinding(
-            name, False, True, f"there is no file {path}", "docs/models.md says where weights come from"
+            name, False, True, f"the file {path} does not exist", "docs/models.md lists sources of weights"
         )
-    found = file_sha256(path)
-    if found != sha256:
-        fix = "pin the sha256 that a source you trust publishes, or fetch the file again"
-        return DoctorFinding(name, False, True, f"{path} has sha256 {found}, the config says {sha256}", fix)
+    actual = file_sha256(path)
+    if actual != sha256:
+        fix = "pin the sha256 that a trusted source publishes, or fetch the file again"
+        return DoctorFinding(name, False, True, f"{path} has sha256 {actual}, the config says {sha256}", fix)
     return DoctorFinding(name, True, True, f"{path.name}, sha256 {sha256[:12]}… as pinned")
 
 
-def _fingerprint(name: str, settings: Any) -> list[DoctorFinding]:
+def _check_fingerprint(name: str, settings: Any) -> list[DoctorFinding]:
     if settings.engine == "pdq":
         return [DoctorFinding(name, True, True, "PDQ, built in")]
-    return [_pinned(f"{name}.weights", settings.weights, settings.sha256, settings.cache)]
+    return [_check_pinned(f"{name}.weights", settings.weights, settings.sha256, settings.cache)]
 
 
-def _vocabulary(name: str, settings: Any) -> list[DoctorFinding]:
+def _check_vocabulary(name: str, settings: Any) -> list[DoctorFinding]:
     from infra import vocabulary
 
     label = f"{name}.vocabulary"
     try:
         entries = len(vocabulary.load(settings.vocabulary).entries)
     except ConfigError as error:
-        fix = "make one: reelmill vocab TEXTS… --out vocabulary.json"
+        fix = "build one: reelmill vocab TEXTS… --out vocabulary.json"
         return [DoctorFinding(label, False, True, f"{settings.vocabulary}: {error.what}", fix)]
     return [DoctorFinding(label, True, True, f"{settings.vocabulary}: {entries:,} entries")]
 
 
-def _bad_words(name: str, settings: Any) -> list[DoctorFinding]:
+def _check_bad_words(name: str, settings: Any) -> list[DoctorFinding]:
     path = settings.bad_words
     if path is None:
         return []
     return [
-        DoctorFinding(f"{name}.bad_words", Path(path).is_file(), True, path, "there is no such file: check the path")
+        DoctorFinding(f"{name}.bad_words", Path(path).is_file(), True, path, "the file does not exist: check the path")
     ]
 
 
-_WEIGHTS: Mapping[str, Callable[[str, Any], Sequence[DoctorFinding]]] = {
-    "alignment": _clip,
-    "video_alignment": _clip,
-    "fingerprint": _fingerprint,
-    "ngrams": _vocabulary,
-    "quality": _bad_words,
+_FILE_CHECKS: Mapping[str, Callable[[str, Any], Sequence[DoctorFinding]]] = {
+    "alignment": _check_clip,
+    "video_alignment": _check_clip,
+    "fingerprint": _check_fingerprint,
+    "ngrams": _check_vocabulary,
+    "quality": _check_bad_words,
 }

@@ -1,7 +1,7 @@
-"""Do the servers that a config names answer, which models do they serve, and do they honour structured output?
+"""Check the servers of a config: whether they answer, which models they serve, whether they honour structured output.
 
-A server ignores fields that it does not know and answers 200: whether output is constrained shows only in an answer
-that no model would give by itself.
+Servers ignore unknown fields and answer 200, so only an answer that no model would give by itself proves that output is
+constrained.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from infra.errors import ConfigError, StageError
 from infra.llm.requests import Request
 from infra.llm.servers import Endpoint, Servers
 
-#: A word that no model says unasked, and the least that a constrained answer can be.
+#: A word that no model writes by itself, and a schema that allows nothing else.
 _WORD = "quillon-7319"
 _SCHEMA = {
     "type": "object",
@@ -23,23 +23,23 @@ _SCHEMA = {
     "required": ["word"],
     "additionalProperties": False,
 }
-#: Seconds for one attempt, and to wait for a server that does not answer; ours.
+#: Seconds for one attempt, and to wait for a server that does not answer (ours).
 _TIMEOUT_S, _PATIENCE_S = 60.0, 2.0
 
 
-def look(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
-    """For each endpoint {"url", "ok", "detail", "fix"}; asks each for its models and for one short answer."""
-    return asyncio.run(_look(endpoints, model))
+def check_servers(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
+    """Ask each endpoint for its models and for one short answer: {"url", "ok", "detail", "fix"} per endpoint."""
+    return asyncio.run(_check_all(endpoints, model))
 
 
-async def _look(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
-    return list(await asyncio.gather(*(_one(endpoint, model) for endpoint in endpoints)))
+async def _check_all(endpoints: Sequence[Endpoint], model: str) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_check(endpoint, model) for endpoint in endpoints)))
 
 
-async def _one(endpoint: Endpoint, model: str) -> dict[str, Any]:
+async def _check(endpoint: Endpoint, model: str) -> dict[str, Any]:
     url = f"{endpoint.url}/v1"
 
-    def found(ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
+    def finding(ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
         return {"url": url, "ok": ok, "detail": f"{url}: {detail}", "fix": fix}
 
     body = {
@@ -55,22 +55,24 @@ async def _one(endpoint: Endpoint, model: str) -> dict[str, Any]:
             served = (await servers.models())[endpoint.url]
             if served is not None and model not in served:
                 fix = f"set annotate.model to one of them, or start the server with --served-model-name {model}"
-                return found(False, f"serves {', '.join(served) or 'nothing'}, not {model}", fix)
+                return finding(False, f"serves {', '.join(served) or 'nothing'}, not {model}", fix)
             answer = await servers.complete(Request(body))
     except ConfigError as error:
-        return found(False, error.what, error.hint)
+        return finding(False, error.what, error.hint)
     except StageError as error:
-        return found(False, f"does not answer: {error.what}", "is it running, is the address right?")
+        return finding(False, f"does not answer: {error.what}", "check that it runs, and its address")
     if answer.error is not None:
-        return found(False, f"no answer by JSON schema: {answer.error}", _BACKEND)
+        return finding(False, f"no answer by JSON schema: {answer.error}", _BACKEND)
     try:
         honoured = json.loads(answer.texts[0]) == {"word": _WORD}
     except ValueError:
         honoured = False
     if not honoured:
-        said = answer.texts[0][:80]
-        return found(False, f"serves {model}, but structured output is not honoured: it said {said!r}", _BACKEND)
-    return found(True, f"serves {model}, structured output is honoured")
+        answer_text = answer.texts[0][:80]
+        return finding(
+            False, f"serves {model}, but structured output is not honoured: it said {answer_text!r}", _BACKEND
+        )
+    return finding(True, f"serves {model}, structured output is honoured")
 
 
 _BACKEND = (

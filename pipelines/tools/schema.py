@@ -1,4 +1,4 @@
-"""schema: what stands in the config and in each table, from the code itself."""
+"""schema: print the keys of the config and the columns of each table, from the code itself."""
 
 from __future__ import annotations
 
@@ -16,64 +16,65 @@ from infra import tables
 from infra.config import Config
 from infra.errors import ConfigError
 from pipelines.annotate.settings import AnnotateSettings
+from pipelines.core.console import print_table
 from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
 
-#: What the columns mean; a test holds this to the tables.
+#: Meaning of the columns; a test compares them with the tables.
 MEANING: Mapping[str, Mapping[str, str]] = {
     "samples": {
-        "key": "26 characters [a-z2-7], a hash of source, place and content; the same in every table",
+        "key": "26 characters [a-z2-7], a hash of source, location and content; the same in every table",
         "modality": "video, image, multi_image or text",
         "source": "name of the source in the config",
-        "container": "file that it came from, relative to the source",
-        "position": "where in that file: member name, row=N or id; empty for a file of its own",
-        "media": "the sample's media: place, bytes, span in seconds (end < 0: to the end), sha256 of the bytes",
-        "text": "raw caption or document; null: there is none",
+        "container": "file of the sample, relative to the source",
+        "position": "position in that file: member name, row=N or id; empty for a file of its own",
+        "media": "the sample's media: file, byte range, span in seconds (end < 0: to the end), sha256 of the bytes",
+        "text": "raw caption or document; null: none",
         "licence": "from the row, else from the source",
-        "origin": "where the source has it from",
+        "origin": "origin of the source, as the config says",
         "extra": "the rest of the row, as JSON",
-        "error": "why it failed at ingest; null: it did not",
+        "error": "reason of a failure at ingest; null: none",
     },
     "verdicts": {
         "key": "as in samples",
         "modality": "as in samples",
         "source": "as in samples",
         "outcome": "kept, dropped, duplicate or failed",
-        "filter": "what decided: a filter, duplicates, resample, or the stage that failed",
-        "reason": "the filter's word for the rule that was broken",
-        "value": "the number that decided",
-        "threshold": "what it was held against",
+        "filter": "the deciding filter, duplicates, resample, or the stage that failed",
+        "reason": "name of the filter's rule that was violated",
+        "value": "the deciding number",
+        "threshold": "the limit it was compared with",
         "duplicate_of": "key of the survivor, of duplicates",
-        "keep_probability": "P(keep) of resampling, where it was asked",
-        "others": "every other filter that failed among those measured",
+        "keep_probability": "P(keep) of resampling, where it applies",
+        "others": "every other filter that the sample fails, among those measured",
     },
     "duplicates": {
         "key": "as in samples; only members of a group are here",
         "row": "unit << 32 | row in the unit",
-        "survivor": "key of the member that is kept; its own where that is this one",
+        "survivor": "key of the member that is kept, which may be this one",
         "component": "smallest row of the group",
         "similarity": "of the strongest link: cosine, matched share of frames, or estimated Jaccard similarity",
         "match": "key at the other end of that link",
         "start_s": "matched span in this sample, seconds; videos only",
         "end_s": "its end",
-        "match_start_s": "matched span in the other, seconds",
+        "match_start_s": "matched span in the other sample, seconds",
         "match_end_s": "its end",
     },
     "dialogues": {
-        "key": "as in samples; kept videos only, and images with text where asked for",
-        "kind": "what kind of dialogue it is",
+        "key": "as in samples; kept videos, and images with text where configured",
+        "kind": "kind of dialogue",
         "outcome": "accepted or rejected",
-        "reason": "why it was rejected as a whole",
+        "reason": "reason why the whole dialogue was rejected",
         "turns": "question, answer, cited evidence, span in seconds, outcome, reason, share of right blind answers",
-        "evidence": "the sheet that the writer was given: id, kind, span, text",
+        "evidence": "the writer's evidence sheet: id, kind, span, text",
         "generator": "llm or rules",
-        "model": "the model that was asked; empty for rules",
-        "revision": "of the model, as the config states it",
+        "model": "the model; empty for rules",
+        "revision": "revision of the model, as in the config",
         "prompt": "hash of the prompt",
         "schema": "hash of the answer's JSON schema",
-        "candidates": "dialogues drawn, of which this is the best",
-        "tokens_in": "of all requests for this row, those from the cache too",
-        "tokens_out": "of their answers",
+        "candidates": "number of dialogues drawn, of which this is the best",
+        "tokens_in": "prompt tokens of all requests for this row, cached ones too",
+        "tokens_out": "completion tokens of these requests",
     },
     "members": {
         "key": "as in samples",
@@ -84,26 +85,26 @@ MEANING: Mapping[str, Mapping[str, str]] = {
         "modality": "as in samples",
         "source": "as in samples",
         "licence": "as in samples",
-        "kind": "what the text is: caption, document, or a kind of conversation",
-        "language": "label of the annotator language; empty where it was not asked",
-        "tokens": "text tokens, estimated, and those that the media take in training",
-        "text_tokens": "of the text alone",
-        "images": "how many, 0 for videos and texts",
+        "kind": "kind of text: caption, document, or a kind of conversation",
+        "language": "label of the annotator language; empty where it was not measured",
+        "tokens": "estimated tokens of the text, and tokens of the media in training",
+        "text_tokens": "tokens of the text alone",
+        "images": "number of images, 0 for videos and texts",
         "seconds": "duration of a video, else 0",
-        "bytes": "of all members",
+        "bytes": "bytes of all members",
     },
     "mixture": {
         "key": "as in samples",
         "vshard": "virtual shard, from 0; the table is sorted by it and by position",
-        "position": "place within the virtual shard, from 0",
-        "group": "index into mixture.json's groups: the cell of the recipe that it was drawn for",
-        "shard": "index into mixture.json's shards: the tar that holds it",
-        "repeat": "0 where the sample stands in the mixture for the first time, 1 for the second, and so on",
+        "position": "position within the virtual shard, from 0",
+        "group": "index into mixture.json's groups: the group of the recipe that it was drawn for",
+        "shard": "index into mixture.json's shards: the tar that contains it",
+        "repeat": "0 for the first occurrence of the sample in the mixture, 1 for the second, and so on",
         "offset": "byte at which the sample begins in that tar, as in members",
-        "size": "bytes that it takes there: one range holds the whole sample",
-        "tokens": "of text and media, by the recipe's contract with the loader",
+        "size": "bytes there: one range contains the whole sample",
+        "tokens": "tokens of text and media, by the recipe's contract with the loader",
         "seconds": "duration of a video, else 0",
-        "bytes": "of all members",
+        "bytes": "bytes of all members",
     },
 }
 
@@ -113,13 +114,13 @@ NAMES = ("config", "signals", *tables.SCHEMAS)
 def run(name: str | None = None) -> dict[str, Any]:
     """The schema of one of NAMES, or of all: {name: …}.
 
-    config: JSON Schema, settings of annotators and filters in their places. signals: annotator -> {version, of, needs,
+    config: JSON Schema with the settings of annotators and filters. signals: annotator -> {version, of, needs,
     modalities, columns}. Others: {version, columns}; a column is {name, type, meaning}.
     Raises ConfigError for another name.
     """
     if name is not None and name not in NAMES:
-        raise ConfigError(f"there is no schema of {name!r}", hint=f"known: {', '.join(NAMES)}")
-    return {known: _schema(known) for known in (NAMES if name is None else (name,))}
+        raise ConfigError(f"there is no schema {name!r}", hint=f"the schemas are: {', '.join(NAMES)}")
+    return {schema: _schema(schema) for schema in (NAMES if name is None else (name,))}
 
 
 def _schema(name: str) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def _annotator(name: str) -> dict[str, Any]:
         }
         for column, declared in kind.columns.items()
     ]
-    error = "why it could not be measured; null: it was"
+    error = "reason why it could not be measured; null: none"
     columns.append({"name": f"{name}.error", "type": "string", "where": "signals", "meaning": error})
     return {
         "version": kind.VERSION,
@@ -161,43 +162,37 @@ def _annotator(name: str) -> dict[str, Any]:
 # -- the config -------------------------------------------------------------------------------------------------
 
 
+#: Keys of the top level whose content other modules declare, besides `filters`.
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "measure": Measure, "duplicates": Duplicates, "resample": ResampleSettings, "annotate": AnnotateSettings,
+}  # fmt: skip
+
+
 def settings_classes() -> dict[str, type[BaseModel]]:
-    """Every settings class by its place in the config ("" is the top, then "sources[]", "filters.motion", …), in the
-    order of the config; what a class holds comes after it."""
-    found: dict[str, type[BaseModel]] = {"": Config}
+    """Every settings class by its path in the config ("" is the top, then "sources[]", "filters.motion", …), in the
+    order of the config, each before the classes of its fields."""
+    classes: dict[str, type[BaseModel]] = {"": Config}
     for field, info in Config.model_fields.items():
         if field == "filters":
             for name, filter_class in FILTERS.items():
-                found |= _with_nested(f"filters.{name}", filter_class.settings_class())
-        elif field in _PLACES:
-            found |= _with_nested(field, _of_place(field))
+                classes |= _with_nested(f"filters.{name}", filter_class.settings_class())
+        elif field in _SECTIONS:
+            classes |= _with_nested(field, _SECTIONS[field])
         else:
             for kind in models_in(info.annotation)[:1]:
-                found |= _with_nested(f"{field}[]" if field == "sources" else field, kind)
+                classes |= _with_nested(f"{field}[]" if field == "sources" else field, kind)
         if field == "measure":
             for name, annotator_class in ANNOTATORS.items():
-                found |= _with_nested(f"measure.{name}", annotator_class.settings_class())
-    return found
+                classes |= _with_nested(f"measure.{name}", annotator_class.settings_class())
+    return classes
 
 
-#: Keys of the top level whose content other modules declare.
-_PLACES = ("measure", "filters", "duplicates", "resample", "annotate")
-
-
-def _of_place(field: str) -> type[BaseModel]:
-    resample: type[BaseModel] = ResampleSettings
-    known: dict[str, type[BaseModel]] = {
-        "measure": Measure, "duplicates": Duplicates, "resample": resample, "annotate": AnnotateSettings,
-    }  # fmt: skip
-    return known[field]
-
-
-def _with_nested(place: str, kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    found = {place: kind}
+def _with_nested(path: str, kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    classes = {path: kind}
     for field, info in kind.model_fields.items():
-        for inner in models_in(info.annotation)[:1]:
-            found |= _with_nested(f"{place}.{field}", inner)
-    return found
+        for nested in models_in(info.annotation)[:1]:
+            classes |= _with_nested(f"{path}.{field}", nested)
+    return classes
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -208,89 +203,71 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema of the whole file: `measure`, `filters`, `duplicates`, `resample` and `annotate` hold the settings
-    that the modules behind them declare themselves."""
+    """JSON Schema of the whole file, with the settings that annotators, filters and stages declare themselves."""
     schema = Config.model_json_schema()
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
 
-    def put(place: str, kind: type[BaseModel]) -> dict[str, Any]:
-        own = kind.model_json_schema(ref_template=f"#/$defs/{place}.{{model}}")
-        for name, inner in own.pop("$defs", {}).items():
-            definitions[f"{place}.{name}"] = inner
-        definitions[place] = own
-        return {"anyOf": [{"$ref": f"#/$defs/{place}"}, {"type": "null"}]}
+    def define(path: str, kind: type[BaseModel]) -> dict[str, Any]:
+        own = kind.model_json_schema(ref_template=f"#/$defs/{path}.{{model}}")
+        for name, nested in own.pop("$defs", {}).items():
+            definitions[f"{path}.{name}"] = nested
+        definitions[path] = own
+        return {"anyOf": [{"$ref": f"#/$defs/{path}"}, {"type": "null"}]}
 
-    measure = put("measure", Measure)
+    sections = {name: define(name, kind) for name, kind in _SECTIONS.items()}
     definitions["measure"]["properties"] |= {
-        name: put(f"measure.{name}", kind.settings_class()) for name, kind in ANNOTATORS.items()
+        name: define(f"measure.{name}", kind.settings_class()) for name, kind in ANNOTATORS.items()
     }
-    filters = {name: put(f"filters.{name}", kind.settings_class()) for name, kind in FILTERS.items()}
-    schema["properties"] |= {
-        "measure": measure,
-        "filters": {"anyOf": [{"type": "object", "properties": filters, "additionalProperties": False},
-                              {"type": "null"}]},
-        "duplicates": put("duplicates", _of_place("duplicates")),
-        "resample": put("resample", _of_place("resample")),
-        "annotate": put("annotate", _of_place("annotate")),
-    }  # fmt: skip
+    filters = {name: define(f"filters.{name}", kind.settings_class()) for name, kind in FILTERS.items()}
+    open_section = {"type": "object", "properties": filters, "additionalProperties": False}
+    schema["properties"] |= {**sections, "filters": {"anyOf": [open_section, {"type": "null"}]}}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return schema
 
 
 def default_of(info: Any) -> str:
-    """A field's default, as YAML would have it; "required" where there is none."""
-    value = info.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
+    """A field's default as YAML; "required" where there is none."""
+    default = info.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
         return "required"
-    if isinstance(value, BaseModel):
+    if isinstance(default, BaseModel):
         return "{}"
-    if isinstance(value, str):
-        return repr(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(str(part) for part in value)}]"
-    return "null" if value is None else f"{value}"
+    if isinstance(default, str):
+        return repr(default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(str, default))}]"
+    return "null" if default is None else f"{default}"
 
 
 # -- for people -------------------------------------------------------------------------------------------------
 
 
-def show(value: Mapping[str, Any]) -> None:
-    """A table for each schema."""
-    from rich.table import Table
-
-    from pipelines.core.console import open_console
-
-    out = open_console()
-    for name, schema in value.items():
+def show(schemas: Mapping[str, Any]) -> None:
+    """Print a table per schema."""
+    for name, schema in schemas.items():
+        rows: list[tuple[str, ...]]
         if name == "config":
-            table = Table(title="config: every key with its default", title_justify="left")
-            for column in ("key", "default"):
-                table.add_column(column, overflow="fold")
-            for place, kind in settings_classes().items():
-                for field, info in kind.model_fields.items():
-                    if not (models_in(info.annotation) or (place == "" and field in _PLACES)):
-                        table.add_row(f"{place}.{field}".lstrip("."), default_of(info))
-            out.print(table, markup=False)
+            columns, title = ["key", "default"], "config: every key with its default"
+            rows = [
+                (f"{path}.{field}".lstrip("."), default_of(info))
+                for path, kind in settings_classes().items()
+                for field, info in kind.model_fields.items()
+                if not (models_in(info.annotation) or (path == "" and field in _SECTIONS))
+            ]
         elif name == "signals":
-            table = Table(title="signals: columns by annotator", title_justify="left")
-            for column in ("column", "type", "where"):
-                table.add_column(column, overflow="fold")
+            columns, title = ["column", "type", "where"], "signals: columns by annotator"
+            rows = []
             for annotator, entry in schema.items():
-                asks = ", ".join(entry["modalities"])
-                table.add_row(f"{annotator}, version {entry['version']}", f"needs {entry['needs']}", asks, style="bold")
-                for row in entry["columns"]:
-                    table.add_row(f"  {row['name']}", row["type"], row["where"])
-            out.print(table, markup=False)
+                modalities = ", ".join(entry["modalities"])
+                rows.append((f"{annotator}, version {entry['version']}", f"needs {entry['needs']}", modalities))
+                rows += [(f"  {row['name']}", row["type"], row["where"]) for row in entry["columns"]]
         else:
-            table = Table(title=f"{name}, version {schema['version']}", title_justify="left")
-            for column in ("column", "type", "meaning"):
-                table.add_column(column, overflow="fold")
-            for row in schema["columns"]:
-                table.add_row(row["name"], _short(row["type"]), row["meaning"])
-            out.print(table, markup=False)
+            columns, title = ["column", "type", "meaning"], f"{name}, version {schema['version']}"
+            rows = [(row["name"], _shorten(row["type"]), row["meaning"]) for row in schema["columns"]]
+        print_table(title, columns, rows, left=columns)
 
 
-def _short(type_: str) -> str:
+def _shorten(type_: str) -> str:
     return type_.replace("list<element: ", "list<").replace("list<item: ", "list<")

@@ -1,9 +1,9 @@
-"""Builds an n-gram vocabulary from high-quality text: frequent words, pairs of words that belong together, titles.
+"""Build an n-gram vocabulary from high-quality text: frequent words, frequent pairs of words, titles.
 
 `count` each part of the text, `merge` the counts in any order, `build` the list. The recipe is MetaCLIP's (arXiv
 2309.16671 and its repository): Wikipedia's words, its pairs by pointwise mutual information, its titles, and the
 numbers 0 to 99. WordNet, its fourth source, can be passed as titles. Words are those of `infra.vocabulary`, so
-whatever is built can be found.
+every entry can be matched.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _PAIRS = pa.schema([("first", pa.string()), ("second", pa.string()), ("count", p
 
 
 class VocabularySettings(Strict):
-    """The defaults are MetaCLIP's, and made for a text of Wikipedia's size (billions of words); SMALL is for less.
+    """The defaults are MetaCLIP's, for a text of Wikipedia's size (billions of words); SMALL is for less.
 
     case: as in matching; build and match with the same.
-    min_count: occurrences from which a word is an entry (MetaCLIP: 100).
-    min_pmi: log2(count of the pair × words in all / product of the two words' counts) from which a pair is one
+    min_count: minimum occurrences of a word (MetaCLIP: 100).
+    min_pmi: log2(count of the pair × words in all / product of the two words' counts), minimum for a pair
         (MetaCLIP: 30). A pair seen c times among N words reaches at most log2(N / c), so below a billion words
         nothing reaches 30.
-    min_pair_count: occurrences that a pair needs besides (MetaCLIP: none, so 1). PMI favours what was seen once.
+    min_pair_count: minimum occurrences of a pair (MetaCLIP: none, so 1). PMI favours pairs that occur once.
     numbers: "0" to "99" are entries (MetaCLIP's code).
     """
 
@@ -46,17 +46,17 @@ class VocabularySettings(Strict):
     numbers: bool = True
 
 
-#: For texts below some 100 million words. Ours: five occurrences, and a pair 32 times as frequent as chance has it.
+#: For texts below some 100 million words. Ours: five occurrences, and a pair 32 times as frequent as by chance.
 SMALL = VocabularySettings(min_count=5, min_pmi=5.0, min_pair_count=5)
 
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """What a text holds. Arrow tables, so that they travel packed and add up fast.
+    """Counts of a text as Arrow tables, which are compact to send and fast to add.
 
     words: (word, count) by word; pairs: (first, second, count) by both, for words that follow each other directly.
-    A word holds a letter or digit and has punctuation at neither end; anything else counts as a gap.
-    texts: how many were counted. The tables grow with the number of different pairs, not with the length of the text.
+    A word contains a letter or digit and has punctuation at neither end; anything else is a gap.
+    texts: their number. The tables grow with the number of different pairs, not with the length of the text.
     """
 
     words: pa.Table
@@ -65,7 +65,7 @@ class NgramCounts:
 
     @property
     def total(self) -> int:
-        """Occurrences of words in all."""
+        """Total occurrences of words."""
         return int(pc.sum(self.words["count"], min_count=0).as_py())
 
 
@@ -75,12 +75,12 @@ def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) 
     tokens = split_texts(rows, case)
     if not tokens:
         return merge([])
-    found: dict[str, int] = {}
-    number = found.setdefault
-    ids = np.fromiter((number(token, len(found)) for token in tokens), np.int64, len(tokens))
-    is_word = np.array([_is_word(token) for token in found])
-    # BREAK has no place in an Arrow string; it is no word, so its name is never used.
-    names = pa.array(["" if token == BREAK else token for token in found])
+    ids_by_token: dict[str, int] = {}
+    assign_id = ids_by_token.setdefault
+    ids = np.fromiter((assign_id(token, len(ids_by_token)) for token in tokens), np.int64, len(tokens))
+    is_word = np.array([_is_word(token) for token in ids_by_token])
+    # Arrow strings cannot contain BREAK; it is no word, so its name is never used.
+    names = pa.array(["" if token == BREAK else token for token in ids_by_token])
 
     totals = np.bincount(ids)
     kept = np.flatnonzero(is_word)
@@ -88,21 +88,21 @@ def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) 
 
     good = is_word[ids]
     together = np.flatnonzero(good[:-1] & good[1:])
-    numbers, pair_counts = np.unique(ids[together] * len(found) + ids[together + 1], return_counts=True)
-    first, second = (names.take(pa.array(side)) for side in np.divmod(numbers, len(found)))
+    numbers, pair_counts = np.unique(ids[together] * len(ids_by_token) + ids[together + 1], return_counts=True)
+    first, second = (names.take(pa.array(side)) for side in np.divmod(numbers, len(ids_by_token)))
     pairs = pa.table([first, second, pa.array(pair_counts.astype(np.int64))], schema=_PAIRS)
     return NgramCounts(words.sort_by("word"), _sorted(pairs), len(rows))
 
 
 def merge(parts: Iterable[NgramCounts]) -> NgramCounts:
-    """The counts of all parts together; order does not matter. Of no parts: nothing counted."""
+    """The sum of counts, in any order; empty counts for none."""
     counts = list(parts)
-    words = pa.concat_tables([_WORDS.empty_table(), *(part.words for part in counts)])
-    pairs = pa.concat_tables([_PAIRS.empty_table(), *(part.pairs for part in counts)])
+    words = pa.concat_tables([_WORDS.empty_table(), *(counted.words for counted in counts)])
+    pairs = pa.concat_tables([_PAIRS.empty_table(), *(counted.pairs for counted in counts)])
     words = words.group_by("word", use_threads=False).aggregate([("count", "sum")]).rename_columns(_WORDS.names)
     pairs = pairs.group_by(["first", "second"], use_threads=False).aggregate([("count", "sum")])
     pairs = pairs.rename_columns(_PAIRS.names)
-    return NgramCounts(words.sort_by("word"), _sorted(pairs), sum(part.texts for part in counts))
+    return NgramCounts(words.sort_by("word"), _sorted(pairs), sum(counted.texts for counted in counts))
 
 
 def pmi(counts: NgramCounts) -> NDArray[np.float64]:
@@ -118,9 +118,9 @@ def pmi(counts: NgramCounts) -> NDArray[np.float64]:
 
 
 def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[str] = ()) -> list[str]:
-    """The vocabulary, in this order: numbers; words by falling count; pairs by falling PMI, then count; titles as they
-    come. Ties are in the order of the text. What comes to the same words as an earlier entry is left out, and so are
-    blank titles and titles without letter or digit.
+    """The vocabulary, in this order: numbers; words by falling count; pairs by falling PMI, then count; titles in their
+    order. Ties are in the order of the text. Entries with the same words as an earlier entry are left out, and so are
+    titles without letter or digit.
 
     Raises ConfigError when no word, pair or title is left.
     """
@@ -134,8 +134,8 @@ def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[st
     joined = pc.binary_join_element_wise(pairs["first"], pairs["second"], " ")
 
     good_titles = [title.strip() for title in titles if any(map(str.isalnum, title))]
-    found = [*frequent["word"].to_pylist(), *joined.to_pylist(), *good_titles]
-    if not found:
+    candidates = [*frequent["word"].to_pylist(), *joined.to_pylist(), *good_titles]
+    if not candidates:
         raise ConfigError(
             f"no word is left: of {counts.total} words in {counts.texts} texts the commonest occurs "
             f"{_most(counts)} times, and min_count is {settings.min_count}",
@@ -143,23 +143,23 @@ def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[st
         )
     numbers = [str(n) for n in range(100)] if settings.numbers else []
     entries: dict[str, str] = {}
-    for entry in [*numbers, *found]:
+    for entry in [*numbers, *candidates]:
         entries.setdefault(pad_words(entry, settings.case), entry)
     return list(entries.values())
 
 
 def notes(counts: NgramCounts, settings: VocabularySettings) -> list[str]:
-    """What a person should know about these settings on this text; empty when there is nothing to say."""
-    said = []
+    """Warnings about these settings on this text."""
+    warnings = []
     if _most(counts) < settings.min_count:
-        said.append(f"no word occurs {settings.min_count} times; the commonest occurs {_most(counts)} times")
+        warnings.append(f"no word occurs {settings.min_count} times; the commonest occurs {_most(counts)} times")
     ceiling = log2(counts.total / settings.min_pair_count) if counts.total else 0.0
     if ceiling < settings.min_pmi:
-        said.append(
+        warnings.append(
             f"no pair can have a PMI of {settings.min_pmi:g}: in {counts.total} words, one that occurs "
             f"{settings.min_pair_count} times has at most {ceiling:.1f}"
         )
-    return said
+    return warnings
 
 
 def _most(counts: NgramCounts) -> int:
@@ -167,7 +167,7 @@ def _most(counts: NgramCounts) -> int:
 
 
 def _is_word(token: str) -> bool:
-    # Plain words, which are nearly all, are known at once; marks at the end of a word belong to many scripts.
+    # Nearly all words are alphanumeric; words of many scripts end with combining marks.
     if token.isalnum():
         return True
     return (

@@ -1,8 +1,8 @@
-"""What a killed training goes on from: one safetensors file that appears whole or not at all.
+"""Checkpoints that a killed training resumes from: one safetensors file that is replaced atomically.
 
-It holds the weights trained so far and the optimizer's state; where the training stands (stage, step, the loader's
-state) is JSON in the same file's header, so the three cannot come apart. Chance is drawn anew for each step from the
-seed, so no generator's state is needed.
+It contains the weights trained so far and the optimizer's state; the position (stage, step, the loader's state) is JSON
+in the same file's header, so the three always belong together. Each step seeds its own generator, so no generator's
+state is needed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from infra import models, storage
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
-from pipelines.train.model import PARTS, VideoLanguageModel
+from pipelines.train.model import COMPONENTS, VideoLanguageModel
 
-#: Raised when what a checkpoint holds changes.
+#: Raised when the content of a checkpoint changes.
 VERSION = 1
 
-#: What names of the optimizer's tensors begin with; all others are weights.
+#: Prefix of the names of the optimizer's tensors; all others are weights.
 OPTIMIZER = "optimizer/"
 
 _STATE = "reelmill.training"
 
 
-def weights(model: VideoLanguageModel, parts: tuple[str, ...] = PARTS) -> dict[str, Any]:
-    """Weights of some parts by name, as they are; shared ones once."""
-    return {name: parameter.detach() for part in parts for name, parameter in model.parameters(part)}
+def weights(model: VideoLanguageModel, components: tuple[str, ...] = COMPONENTS) -> dict[str, Any]:
+    """Weights of some components by name; shared ones once."""
+    return {name: parameter.detach() for component in components for name, parameter in model.parameters(component)}
 
 
 def save(path: Path, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -36,9 +36,9 @@ def save(path: Path, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> No
     from safetensors.torch import save_file
 
     text = canonical_json({**state, "version": VERSION}).decode()
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with storage.publish_when_written(str(path)) as file:
-        save_file(held, file.path, metadata={_STATE: text})
+        save_file(contiguous, file.path, metadata={_STATE: text})
         file.path.chmod(0o644)  # safetensors makes files that only their owner reads
         file.sha256 = file_sha256(file.path)
 
@@ -51,7 +51,7 @@ def load(path: Path, *, state_only: bool = False) -> tuple[dict[str, Any], dict[
     from safetensors import SafetensorError, safe_open
 
     models.import_torch("training")
-    hint = "move it away to begin anew"
+    hint = "move it away to start again"
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {}).get(_STATE, "{}"))
@@ -64,34 +64,34 @@ def load(path: Path, *, state_only: bool = False) -> tuple[dict[str, Any], dict[
 
 def optimizer_tensors(model: VideoLanguageModel, optimizer: Any) -> dict[str, Any]:
     """The optimizer's state as "OPTIMIZER KEY/NAME OF THE PARAMETER"."""
-    names = {id(parameter): name for part in PARTS for name, parameter in model.parameters(part)}
+    names = {id(parameter): name for component in COMPONENTS for name, parameter in model.parameters(component)}
     return {
-        f"{OPTIMIZER}{key}/{names[id(parameter)]}": value
-        for parameter, held in optimizer.state.items()
-        for key, value in held.items()
+        f"{OPTIMIZER}{key}/{names[id(parameter)]}": tensor
+        for parameter, state in optimizer.state.items()
+        for key, tensor in state.items()
     }
 
 
 def restore(model: VideoLanguageModel, optimizer: Any | None, tensors: Mapping[str, Any], where: str) -> None:
-    """Put weights, and the optimizer's state where there is one, back in place.
+    """Restore weights, and the optimizer's state where there is an optimizer.
 
     Raises StageError when a name or shape is not this model's.
     """
     torch = models.import_torch()
-    known = {name: parameter for part in PARTS for name, parameter in model.parameters(part)}
-    for full, value in tensors.items():
+    parameters = {name: parameter for component in COMPONENTS for name, parameter in model.parameters(component)}
+    for full, tensor in tensors.items():
         is_state = full.startswith(OPTIMIZER)
         _, key, name = full.split("/", 2) if is_state else ("", "", full)
-        parameter = known.get(name)
-        if parameter is None or (value.dim() and value.shape != parameter.shape):
+        parameter = parameters.get(name)
+        if parameter is None or (tensor.dim() and tensor.shape != parameter.shape):
             raise StageError(
                 f"{name} is not in this model, or of another shape",
                 where=where,
-                hint="the models that the config names are not those that this training began with",
+                hint="the models in the config are not those that this training started with",
             )
         if not is_state:
             with torch.no_grad():
-                parameter.copy_(value)
+                parameter.copy_(tensor)
         elif optimizer is not None:
-            # AdamW counts its steps on the CPU, wherever the parameter lies.
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+            # AdamW counts its steps on the CPU, wherever the parameter is.
+            optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)

@@ -1,4 +1,4 @@
-"""A training's log as people look at it: a curve in a picture and on the terminal, and a table of its stages."""
+"""Show a training's log: the loss curve as a picture and on the terminal, and a table of its stages."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra import storage
+from pipelines.core.console import print_table, print_text
 
-#: Share of a stage's steps, at its beginning and at its end, over which its first and last loss are means; ours.
+#: Share of a stage's steps at either end over which its first and last loss are averaged (ours).
 ENDS = 0.1
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def read(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log."""
+    """Read the lines of a log."""
     return [json.loads(line) for line in log.read_bytes().splitlines()]
 
 
-def summed(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Steps, samples, labelled tokens, and the loss at both ends, of one stage's lines."""
     loss = np.array([line["loss"] for line in lines])
     ends = max(1, round(len(lines) * ENDS))
@@ -68,51 +69,48 @@ def draw(log: Path, picture: Path) -> bool:
             axes.axvline(start + 0.5, color="0.7", linewidth=0.8, linestyle=":")
         start += len(loss)
     axes.set_xlabel("step of the optimizer")
-    axes.set_ylabel("loss, nats a labelled token")
+    axes.set_ylabel("loss, nats per labelled token")
     axes.grid(axis="y", color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, title="running mean")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})
-    storage.write_bytes(str(picture), data.getvalue())
+    picture_bytes = io.BytesIO()
+    figure.savefig(picture_bytes, format="png", metadata={"Software": None})
+    storage.write_bytes(str(picture), picture_bytes.getvalue())
     return True
 
 
 def bars(values: Sequence[float], width: int = 20) -> str:
-    """Values as a line of small bars, at most `width`; each is the mean of what it stands for."""
-    means = np.array([part.mean() for part in np.array_split(np.asarray(values, float), min(width, len(values)))])
+    """Values as a line of at most `width` small bars, each the mean of consecutive values."""
+    means = np.array([chunk.mean() for chunk in np.array_split(np.asarray(values, float), min(width, len(values)))])
     low, high = float(means.min()), float(means.max())
     level = (means - low) / (high - low) if high > low else np.zeros(len(means))
     return "".join(_BARS[round(x * (len(_BARS) - 1))] for x in level)
 
 
-def show(value: Mapping[str, Any], log: Path, picture: Path) -> None:
-    """The stages in a table, with their curves."""
-    from rich.table import Table
-
-    from pipelines.core.console import open_console
-
+def show(summary: Mapping[str, Any], log: Path, picture: Path) -> None:
+    """Print the stages in a table with their curves."""
     lines = read(log)
-    table = Table(title="Trained", title_justify="left")
-    for name in ("stage", "trains at", "weights", "steps", "samples", "tokens", "loss", "curve"):
-        right = name in ("weights", "steps", "samples", "tokens")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for stage in value["stages"]:
-        trains = "\n".join(f"{part} {rate:g}" for part, rate in stage["trains"].items())
-        weights = "\n".join(f"{stage['parameters'][part]:,}" for part in stage["trains"])
-        table.add_row(
-            stage["stage"], trains, weights, f"{stage['steps']:,}", f"{stage['samples']:,}", f"{stage['tokens']:,}",
-            f"{stage['first_loss']:.3f} → {stage['last_loss']:.3f}",
-            bars([line["loss"] for line in lines if line["stage"] == stage["stage"]]),
-        )  # fmt: skip
-    out = open_console()
-    out.print(table)
-    for warning in value["warnings"]:
-        out.print(f"note: {warning}", highlight=False, markup=False)
-    names = ", ".join(f"{stage['stage']}.safetensors" for stage in value["stages"])
-    out.print(f"weights: {names} in {value['out']}", highlight=False)
-    if picture.is_file():
-        out.print(f"curve: {picture}", highlight=False)
-    else:
-        out.print('no picture of the curve: it needs matplotlib (pip install -c constraints.txt -e ".[demo]")',
-                  highlight=False, markup=False)  # fmt: skip
+    print_table(
+        "Trained",
+        ["stage", "trains at", "weights", "steps", "samples", "tokens", "loss", "curve"],
+        (
+            (
+                stage["stage"],
+                "\n".join(f"{component} {rate:g}" for component, rate in stage["trains"].items()),
+                "\n".join(f"{stage['parameters'][component]:,}" for component in stage["trains"]),
+                *(stage[name] for name in ("steps", "samples", "tokens")),
+                f"{stage['first_loss']:.3f} → {stage['last_loss']:.3f}",
+                bars([line["loss"] for line in lines if line["stage"] == stage["stage"]]),
+            )
+            for stage in summary["stages"]
+        ),
+        left=["stage", "trains at", "loss", "curve"],
+    )
+    names = ", ".join(f"{stage['stage']}.safetensors" for stage in summary["stages"])
+    print_text(
+        *(f"note: {warning}" for warning in summary["warnings"]),
+        f"weights: {names} in {summary['out']}",
+        f"curve: {picture}"
+        if picture.is_file()
+        else 'no picture of the curve: it needs matplotlib (pip install -c constraints.txt -e ".[demo]")',
+    )

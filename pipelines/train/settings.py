@@ -1,8 +1,7 @@
-"""The config of `reelmill train`: every key with its default and where that comes from.
+"""The config of `reelmill train`: every key with its default and the source of the default.
 
-Defaults of the stages are Table 7's of Apollo (arXiv 2412.10360), kept in `mixtures.reading.apollo_stages`; what is
-not published
-there is said to be ours.
+Defaults of the stages are those of Apollo's Table 7 (arXiv 2412.10360), kept in `mixtures.reading.apollo_stages`;
+unpublished defaults are marked as ours.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from mixtures.reading.apollo_stages import STAGES
 
 
 class Connector(Strict):
-    """The Perceiver's shape; depth, heads and their size as released. Key heads are not published: with 4, the sizes of
-    the paper's connectors come out (38.4, 63.6 and 177 million parameters).
+    """The Perceiver's shape; depth, heads and their size as released. Key heads are not published: 4 give the sizes of
+    the paper's connectors (38.4, 63.6 and 177 million parameters).
 
     grid: (frames, rows, columns) that both encoders' features are interpolated to; by default the clip's frames and the
         larger of both encoders' grids.
@@ -37,7 +36,7 @@ class Connector(Strict):
 
 
 class LearningRates(Strict):
-    """Learning rates of a stage at their peak; 0 freezes the part, null leaves it to the stage's default."""
+    """Learning rates of a stage at their peak; 0 freezes the component, null is the stage's default."""
 
     vision: float | None = Field(default=None, ge=0)
     connector: float | None = Field(default=None, ge=0)
@@ -45,10 +44,10 @@ class LearningRates(Strict):
 
 
 class TrainStage(Strict):
-    """One stage; what is null is Table 7's.
+    """One stage; defaults of null keys are Table 7's.
 
-    mixture: another one than the config's. epochs: passes over it. batch: samples in a step, over all ranks together.
-    max_clips: the most clips of a video.
+    mixture: instead of the config's. epochs: passes over it. batch: samples in a step, over all ranks together.
+    max_clips: maximum clips of a video.
     """
 
     mixture: str | None = None
@@ -76,7 +75,7 @@ class Optimizer(Strict):
 
 
 class TrainStages(Strict):
-    """Which stages run and how; null leaves one out."""
+    """The stages; null skips one."""
 
     align: TrainStage | None = TrainStage()
     vision: TrainStage | None = TrainStage()
@@ -86,13 +85,13 @@ class TrainStages(Strict):
 class Training(Strict):
     """The whole config of `reelmill train`.
 
-    mixture: folder of the mixture, unless a stage names its own. language_model, vision_encoders: folders in the form
-    in which transformers saves models. out: where checkpoints, log and curve go.
-    tokens_per_frame: None takes the mixture's, which its shares in tokens were planned with (Table 7: 16; released
+    mixture: folder of the mixture, unless a stage names its own. language_model, vision_encoders: folders in the format
+    of transformers. out: folder of checkpoints, log and curve.
+    tokens_per_frame: by default the mixture's, which its shares in tokens were planned with (Table 7: 16; released
     checkpoints: 32). precision: bfloat16 computes in it, weights stay float32. micro_batch: samples that pass the model
     at once in one process. encode_batch: clips that pass the vision encoders at once. checkpoint_every: steps.
-    workers: processes that read ahead, for each rank. on_error: "skip" leaves out samples whose media cannot be shown.
-    weights: a STAGE.safetensors of an earlier training with the same models, to begin from.
+    workers: processes that read ahead, per rank. on_error: "skip" leaves out samples whose media cannot be decoded.
+    weights: a STAGE.safetensors of an earlier training with the same models, to start from.
     """
 
     mixture: str | None = None
@@ -115,13 +114,13 @@ class Training(Strict):
     on_error: Literal["raise", "skip"] = "raise"
 
 
-#: What may change between a training's beginning and its going on: nothing of it decides what is learnt from what.
+#: Keys that may change while a training is interrupted: none of them changes the result.
 FREE = {"out", "device", "micro_batch", "encode_batch", "activation_checkpoints", "checkpoint_every", "workers"}
-#: Paths: what lies there is held against what it was, wherever it lies.
-PLACES = {"mixture", "language_model", "vision_encoders", "weights"}
+#: Keys that are paths: their content is compared, not the path.
+PATHS = {"mixture", "language_model", "vision_encoders", "weights"}
 
 
 def identity(config: Training) -> dict[str, Any]:
-    """What of a config has to stay as it is while a training goes on."""
+    """The settings that must not change while a training is interrupted."""
     stages = {name: {"mixture"} for name in STAGES}
-    return config.model_dump(mode="json", exclude={**dict.fromkeys(FREE | PLACES, True), "stages": stages})
+    return config.model_dump(mode="json", exclude={**dict.fromkeys(FREE | PATHS, True), "stages": stages})

@@ -1,6 +1,6 @@
-"""What each of Apollo's three stages trains and how fast; the processes that train together, and one step of all.
+"""Learning rates of Apollo's three stages, the processes that train together, and one step of the optimizer.
 
-Rates and sizes that the config leaves open are Table 7's (arXiv 2412.10360), kept in `mixtures.reading.apollo_stages`.
+Rates and sizes that the config does not set are Table 7's (arXiv 2412.10360), kept in `mixtures.reading.apollo_stages`.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ from typing import Any
 from infra import models
 from infra.errors import StageError
 from mixtures.reading.apollo_stages import STAGES
-from pipelines.train.model import PARTS, VideoLanguageModel
+from pipelines.train.model import COMPONENTS, VideoLanguageModel
 from pipelines.train.settings import Optimizer, TrainStage
 
-#: Values of one collective call when gradients are summed; ours.
+#: Maximum numbers in one collective call when gradients are summed (ours).
 BUCKET = 2**24
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together."""
+    """The rank of this process among those that train together (`world`)."""
 
     rank: int
     world: int
     device: Any
 
-    def gathered(self, value: list[Any]) -> list[Any]:
-        """Every rank's list, joined in the order of ranks; on rank 0, elsewhere []."""
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Every rank's list, concatenated in the order of ranks; [] on ranks other than 0."""
         if self.world == 1:
-            return value
+            return items
         distributed = models.import_torch().distributed
-        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
-        distributed.gather_object(value, found)
-        return [item for part in found or [] for item in part]
+        lists: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        distributed.gather_object(items, lists)
+        return [item for items_of_rank in lists or [] for item in items_of_rank]
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """Join the other processes, where torchrun has started several."""
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Join the other processes where torchrun has started several."""
     torch = models.import_torch("training")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = models.check_device("cuda" if device == "cuda" else "cpu")
+    torch_device = models.check_device("cuda" if device == "cuda" else "cpu")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda":
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
+        torch_device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(torch_device)
     if world == 1:
-        yield Ranks(0, 1, place)
+        yield Ranks(0, 1, torch_device)
         return
     torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield Ranks(torch.distributed.get_rank(), world, place)
+        yield Ranks(torch.distributed.get_rank(), world, torch_device)
     finally:
         torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
 class ResolvedStage:
-    """A stage with nothing left open. peak: the learning rate of each part, 0 where it is frozen."""
+    """A stage with all settings. peak: the learning rate of each component, 0 where it is frozen."""
 
     peak: Mapping[str, float]
     batch: int
@@ -71,21 +71,21 @@ class ResolvedStage:
     max_clips: int
 
 
-def resolved(name: str, stage: TrainStage, parameters: int) -> ResolvedStage:
-    """The config's values, else Table 7's for the size that is nearest to the language model's number of parameters."""
+def resolve_stage(name: str, stage: TrainStage, parameters: int) -> ResolvedStage:
+    """The config's settings, else Table 7's for the size nearest to the language model's number of parameters."""
     table, size = STAGES[name], parameters / 1e9
-    given = {part: rate for part, rate in stage.lr.model_dump().items() if rate is not None}
+    rates = {component: rate for component, rate in stage.lr.model_dump().items() if rate is not None}
     clips = stage.max_clips or table.contract(size).max_clips
     assert clips is not None
     return ResolvedStage(
-        {**table.rates(size), **given}, stage.batch or table.batch, stage.epochs or table.epochs, clips
+        {**table.rates(size), **rates}, stage.batch or table.batch, stage.epochs or table.epochs, clips
     )
 
 
-def factor(step: int, steps: int, warm_up: float) -> float:
-    """What the peak rate is multiplied by in a step (0, 1, …): a straight line up to 1, then half a cosine.
+def rate_factor(step: int, steps: int, warm_up: float) -> float:
+    """The factor of the peak rate in a step (0, 1, …): a straight line up to 1, then half a cosine.
 
-    No step has the rate 0: the first is 1/warm and the last lies one step before the cosine's end.
+    No step has the rate 0: the first is 1/warm and the last is one step before the end of the cosine.
     """
     warm = math.ceil(steps * warm_up)
     if step < warm:
@@ -94,32 +94,32 @@ def factor(step: int, steps: int, warm_up: float) -> float:
 
 
 def begin(model: VideoLanguageModel, peak: Mapping[str, float], settings: Optimizer) -> Any:
-    """Freeze and thaw the parts, and make a fresh AdamW for those that train.
+    """Freeze and unfreeze the components, and make a new AdamW for those that train.
 
-    Frozen parts are in evaluation mode: nothing is dropped out of what does not learn.
+    Frozen components are in evaluation mode, without dropout.
     """
     torch = models.import_torch()
     groups = []
-    for part in PARTS:
-        trains = peak[part] > 0
-        model.modules[part].train(trains).requires_grad_(trains)
-        found = [parameter for _, parameter in model.parameters(part)] if trains else []
+    for component in COMPONENTS:
+        trains = peak[component] > 0
+        model.modules[component].train(trains).requires_grad_(trains)
+        parameters = [parameter for _, parameter in model.parameters(component)] if trains else []
         for decay, matrix in ((settings.weight_decay, True), (0.0, False)):
-            chosen = [parameter for parameter in found if (parameter.dim() > 1) == matrix]
-            if chosen:
-                groups.append({"params": chosen, "part": part, "weight_decay": decay, "lr": peak[part]})
+            group = [parameter for parameter in parameters if (parameter.dim() > 1) == matrix]
+            if group:
+                groups.append({"params": group, "part": component, "weight_decay": decay, "lr": peak[component]})
     return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps)
 
 
 def step(
     optimizer: Any, peak: Mapping[str, float], scale: float, sums: tuple[float, int], clip_norm: float
 ) -> dict[str, Any]:
-    """One step over the gradients that all ranks have gathered.
+    """Take one step with the gradients that all ranks have accumulated.
 
-    The loss of a step is the mean over all labelled tokens of its samples, whichever rank and part of the batch they
-    were in: gradients come here as sums, are summed over the ranks and divided by all tokens. (torch's own wrapper
-    for data parallelism divides by ranks, and stumbles over ranks whose samples are all text and leave the connector
-    without gradients.) A parameter that no sample reached is left alone.
+    The loss of a step is the mean over all labelled tokens of its samples, whichever rank and micro-batch
+    they were in: gradients are sums, are summed over the ranks and divided by the number of all tokens. (torch's own
+    wrapper for data parallelism divides by ranks, and fails on ranks whose samples are all text and leave the connector
+    without gradients.) A parameter that no sample reached is not changed.
 
     sums: this rank's (sum of losses, labelled tokens). Returns loss, tokens, grad_norm (before clipping).
     """

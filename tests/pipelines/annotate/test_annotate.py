@@ -349,7 +349,7 @@ def test_show_prints_dialogues_with_their_evidence(
 def test_doctor_proves_structured_output(
     make: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.tools.doctor_servers import look
+    from pipelines.tools.doctor_servers import check_servers
 
     with running("--answer", "tests.pipelines.annotate.test_annotate:obeying") as server:
         run = make("doctor", served(server.url))
@@ -358,13 +358,13 @@ def test_doctor_proves_structured_output(
         from pipelines.core.resolve import resolve
 
         asked = resolve(run).annotate.endpoints
-        assert look(asked, "fake")[0]["ok"] and "honoured" in look(asked, "fake")[0]["detail"]
-        other = look(asked, "other")[0]
+        assert check_servers(asked, "fake")[0]["ok"] and "honoured" in check_servers(asked, "fake")[0]["detail"]
+        other = check_servers(asked, "other")[0]
         assert not other["ok"] and "serves fake" in other["detail"]
     with running(*SERVER) as ignoring:  # answers 200, and as if no schema had been given
         asked = resolve(make("doctor2", served(ignoring.url))).annotate.endpoints
-        assert not look(asked, "fake")[0]["ok"] and "not honoured" in look(asked, "fake")[0]["detail"]
-    gone = look(asked, "fake")[0]
+        assert not check_servers(asked, "fake")[0]["ok"] and "not honoured" in check_servers(asked, "fake")[0]["detail"]
+    gone = check_servers(asked, "fake")[0]
     assert not gone["ok"] and "does not answer" in gone["detail"]
     monkeypatch.setattr(sys, "argv", ["reelmill", "doctor", str(tmp_path / "doctor2.yaml"), "--json"])
     with pytest.raises(SystemExit) as stop:

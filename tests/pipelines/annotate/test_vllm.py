@@ -156,11 +156,11 @@ def test_killed_five_times_every_video_is_accounted_for_and_nothing_is_paid_twic
 
 def test_doctor_finds_that_the_schema_is_honoured(server: str) -> None:
     from infra.llm.servers import Endpoint
-    from pipelines.tools.doctor_servers import look
+    from pipelines.tools.doctor_servers import check_servers
 
-    found = look([Endpoint(url=server)], NAME)[0]
+    found = check_servers([Endpoint(url=server)], NAME)[0]
     assert found["ok"] and "honoured" in found["detail"]
-    assert not look([Endpoint(url=server)], "another")[0]["ok"]
+    assert not check_servers([Endpoint(url=server)], "another")[0]["ok"]
 
 
 def test_what_is_too_long_is_that_rows_reason(server: str, videos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""doctor: finds what is missing, says how to get it, and downloads nothing."""
+"""doctor finds what is missing, says how to install it, and downloads nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sources:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*given: Any, **options: Any) -> None:
+    def refused(*arguments: Any, **options: Any) -> None:
         raise AssertionError("doctor asks the network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refused)
@@ -43,10 +43,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def examined(folder: Path, more: str = "") -> dict[str, dict[str, Any]]:
+def run_doctor(folder: Path, more: str = "") -> dict[str, dict[str, Any]]:
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder) + more)
-    return {one["name"]: one for one in doctor.run(str(config))["findings"]}
+    return {finding["name"]: finding for finding in doctor.run(str(config))["findings"]}
 
 
 def sscd(folder: Path, weights: str, sha256: str = SHA256) -> str:
@@ -55,38 +55,38 @@ def sscd(folder: Path, weights: str, sha256: str = SHA256) -> str:
 
 
 def test_this_machine_can_run_the_tests() -> None:
-    found = {one["name"]: one for one in doctor.run()["findings"]}
-    assert found["packages"]["ok"] or "other versions" in found["packages"]["detail"]
-    assert all(found[f"codec {name}"]["ok"] for name in doctor.DECODERS)
-    assert "in use: CPU" in found["faiss"]["detail"]
-    assert found["language model"]["ok"]
-    assert all(bool(one["fix"]) <= (not one["ok"]) for one in found.values())
-    assert not any(one["needed"] and not one["ok"] for one in found.values())
+    findings = {finding["name"]: finding for finding in doctor.run()["findings"]}
+    assert findings["packages"]["ok"] or "other versions" in findings["packages"]["detail"]
+    assert all(findings[f"codec {name}"]["ok"] for name in doctor.DECODERS)
+    assert "in use: CPU" in findings["faiss"]["detail"]
+    assert findings["language model"]["ok"]
+    assert all(bool(finding["fix"]) <= (not finding["ok"]) for finding in findings.values())
+    assert not any(finding["needed"] and not finding["ok"] for finding in findings.values())
 
 
 def test_a_plain_config_is_well(folder: Path) -> None:
-    found = examined(folder, "filters: {caption: {}, quality: {}}\nduplicates: {image: {}}\n")
-    assert all(one["ok"] for one in found.values() if one["needed"])
-    assert found["measure.fingerprint"]["detail"] == "PDQ, built in"
-    assert "every part is checked" in found["config"]["detail"]
+    findings = run_doctor(folder, "filters: {caption: {}, quality: {}}\nduplicates: {image: {}}\n")
+    assert all(finding["ok"] for finding in findings.values() if finding["needed"])
+    assert findings["measure.fingerprint"]["detail"] == "PDQ, built in"
+    assert "every section is checked" in findings["config"]["detail"]
 
 
 def test_wrong_versions_and_absent_packages_are_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"av": "1.0", "torch": "2.13.0+cpu"}
+    versions = {"av": "1.0", "torch": "2.13.0+cpu"}
     monkeypatch.setattr(doctor, "requirements", lambda: {"": ["av", "Pillow"], "models": ["torch", "open_clip_torch"]})
-    monkeypatch.setattr(doctor, "_installed", there.get)
+    monkeypatch.setattr(doctor, "_installed_version", versions.get)
     monkeypatch.setattr(doctor, "pins", lambda: {"av": "2.0", "torch": "2.13.0"})
-    core, extra = doctor._packages(doctor.Requirements())
+    core, extra = doctor._check_packages(doctor.Requirements())
     assert (core.ok, core.needed) == (False, True)
     assert "absent: Pillow" in core.detail and "av 1.0 (pinned: 2.0)" in core.detail
     assert (extra.ok, extra.needed) == (False, False)
     assert "open_clip_torch" in extra.detail and "torch 2.13.0+cpu" not in extra.detail
     assert '".[models]"' in extra.fix
-    there["Pillow"] = "12"
-    core = doctor._packages(doctor.Requirements())[0]
+    versions["Pillow"] = "12"
+    core = doctor._check_packages(doctor.Requirements())[0]
     assert (core.ok, core.needed) == (False, False), "another version is worth knowing and no reason to stop"
-    there["av"] = "2.0"
-    core = doctor._packages(doctor.Requirements())[0]
+    versions["av"] = "2.0"
+    core = doctor._check_packages(doctor.Requirements())[0]
     assert (core.ok, core.needed) == (True, True)
 
 
@@ -95,9 +95,9 @@ def test_an_extra_is_needed_when_the_config_needs_it(folder: Path, monkeypatch: 
         raise MissingExtra("torch", "models", purpose)
 
     monkeypatch.setattr(models, "import_torch", absent)
-    assert not examined(folder)["torch"]["needed"]
-    found = examined(folder, sscd(folder, f"{folder}/copy.pt"))["torch"]
-    assert found["needed"] and not found["ok"] and "[models]" in found["fix"]
+    assert not run_doctor(folder)["torch"]["needed"]
+    finding = run_doctor(folder, sscd(folder, f"{folder}/copy.pt"))["torch"]
+    assert finding["needed"] and not finding["ok"] and "[models]" in finding["fix"]
 
 
 def test_the_pins_are_those_of_the_repository(tmp_path: Path) -> None:
@@ -110,48 +110,48 @@ def test_the_pins_are_those_of_the_repository(tmp_path: Path) -> None:
 
 
 def test_weights_must_have_their_hash(folder: Path) -> None:
-    good = examined(folder, sscd(folder, f"{folder}/copy.pt"))["measure.fingerprint.weights"]
+    good = run_doctor(folder, sscd(folder, f"{folder}/copy.pt"))["measure.fingerprint.weights"]
     assert good["ok"]
-    bad = examined(folder, sscd(folder, f"{folder}/copy.pt", "0" * 64))
+    bad = run_doctor(folder, sscd(folder, f"{folder}/copy.pt", "0" * 64))
     assert bad["measure.fingerprint.weights"]["needed"] and SHA256 in bad["measure.fingerprint.weights"]["detail"]
-    gone = examined(folder, sscd(folder, f"{folder}/none.pt"))["measure.fingerprint.weights"]
-    assert not gone["ok"] and gone["needed"]
+    missing = run_doctor(folder, sscd(folder, f"{folder}/none.pt"))["measure.fingerprint.weights"]
+    assert not missing["ok"] and missing["needed"]
 
 
 def test_weights_by_url_are_looked_for_and_not_fetched(folder: Path) -> None:
     url = "https://example.org/copy.pt"
-    absent = examined(folder, sscd(folder, url))["measure.fingerprint.weights"]
+    absent = run_doctor(folder, sscd(folder, url))["measure.fingerprint.weights"]
     assert (absent["ok"], absent["needed"]) == (False, False) and url in absent["fix"]
     (folder / "cache").mkdir()
     (folder / "cache" / SHA256).write_bytes(WEIGHTS)
-    assert examined(folder, sscd(folder, url))["measure.fingerprint.weights"]["ok"]
+    assert run_doctor(folder, sscd(folder, url))["measure.fingerprint.weights"]["ok"]
 
 
 def test_a_clip_by_tag_is_looked_for_and_not_fetched(folder: Path) -> None:
     pytest.importorskip("torch")
     text = "measure: {{alignment: {{model: ViT-B-32, pretrained: {}, cache: '{}'}}}}\n"
     text += "filters: {{alignment: {{min_score: 0.2}}}}\n"
-    absent = examined(folder, text.format("openai", folder / "cache"))["measure.alignment.model"]
+    absent = run_doctor(folder, text.format("openai", folder / "cache"))["measure.alignment.model"]
     assert (absent["ok"], absent["needed"]) == (False, False) and "downloaded at first use" in absent["fix"]
-    wrong = examined(folder, text.format("opneai", folder / "cache"))["measure.alignment.model"]
+    wrong = run_doctor(folder, text.format("opneai", folder / "cache"))["measure.alignment.model"]
     assert wrong["needed"] and not wrong["ok"] and "openai" in wrong["fix"]
-    gone = "measure: {alignment: {model: 'local-dir:/nowhere'}}\nfilters: {alignment: {min_score: 0.2}}\n"
-    assert examined(folder, gone)["measure.alignment.model"]["needed"]
+    missing = "measure: {alignment: {model: 'local-dir:/nowhere'}}\nfilters: {alignment: {min_score: 0.2}}\n"
+    assert run_doctor(folder, missing)["measure.alignment.model"]["needed"]
 
 
 def test_files_and_places_that_are_not_there(folder: Path) -> None:
     (folder / "store").write_text("in the way")
     more = "measure: {ngrams: {vocabulary: /nowhere.json}, quality: {bad_words: /nowhere.txt}}\n"
     more += "filters: {quality: {}}\nresample: {}\n"
-    found = examined(folder, more)
-    wrong = {name for name, one in found.items() if one["needed"] and not one["ok"]}
+    findings = run_doctor(folder, more)
+    wrong = {name for name, finding in findings.items() if finding["needed"] and not finding["ok"]}
     assert wrong == {"store", "measure.ngrams.vocabulary", "measure.quality.bad_words"}
-    assert "reelmill vocab" in found["measure.ngrams.vocabulary"]["fix"]
+    assert "reelmill vocab" in findings["measure.ngrams.vocabulary"]["fix"]
     (folder / "images" / "a.png").unlink()
-    assert "empty" in examined(folder)["source images"]["detail"]
+    assert "empty" in run_doctor(folder)["source images"]["detail"]
     (folder / "images").rmdir()
-    gone = examined(folder)["source images"]
-    assert gone["needed"] and not gone["ok"]
+    missing = run_doctor(folder)["source images"]
+    assert missing["needed"] and not missing["ok"]
 
 
 def test_a_wrong_config_is_an_error_with_its_line(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_wrong_config_is_an_error_with_its_line(folder: Path) -> None:
         ("resample: {rule: cubic}\n", 7, "sqrt"),
     ):
         with pytest.raises(ConfigError) as caught:
-            examined(folder, more)
+            run_doctor(folder, more)
         assert caught.value.where.endswith(f"config.yaml:{line}")
         assert word in str(caught.value)
 
@@ -173,4 +173,4 @@ def test_people_see_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str])
     config.write_text(CONFIG.format(folder=folder) + "measure: {ngrams: {vocabulary: /nowhere.json}}\nresample: {}\n")
     doctor.show(doctor.run(str(config)))
     shown = capsys.readouterr().out
-    assert "MISSING" in shown and "reelmill vocab" in shown and "what is missing: 1" in shown
+    assert "MISSING" in shown and "reelmill vocab" in shown and "required and missing: 1" in shown

@@ -1,4 +1,4 @@
-"""schema: says what the code declares, all of it, and holds the documents to it."""
+"""schema prints all that the code declares, and the documents agree with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = schemas.settings_classes()
 ROW = re.compile(r"^\| `([^`|]+)` \|", re.M)
 
 
-def resolved(schema: dict, node: dict) -> dict:
+def dereference(schema: dict, node: dict) -> dict:
     """A node of a JSON schema, behind its references and its null."""
     while True:
         if "$ref" in node:
@@ -33,8 +33,8 @@ def resolved(schema: dict, node: dict) -> dict:
 
 def at(schema: dict, *path: str) -> dict:
     node = schema
-    for part in path:
-        node = resolved(schema, resolved(schema, node)["properties"][part])
+    for key in path:
+        node = dereference(schema, dereference(schema, node)["properties"][key])
     return node
 
 
@@ -88,7 +88,7 @@ def test_signals_name_every_annotator_with_version_and_columns() -> None:
     assert where["fingerprint.vectors"] == "store" and where["fingerprint.quality"] == "signals"
 
 
-def test_another_name_is_told_the_known_ones() -> None:
+def test_an_unknown_name_lists_the_schemas() -> None:
     with pytest.raises(ConfigError) as caught:
         schemas.run("sample")
     assert "samples" in caught.value.hint
@@ -108,26 +108,25 @@ def test_people_see_every_key_and_column(capsys: pytest.CaptureFixture[str], mon
 
 def sections(name: str) -> dict[str, str]:
     """Text of a document by heading (`## measure.motion` -> "measure.motion")."""
-    parts = re.split(r"^##+ `?([^`\n]+)`?.*$", (DOCS / name).read_text(encoding="utf-8"), flags=re.M)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    texts = re.split(r"^##+ `?([^`\n]+)`?.*$", (DOCS / name).read_text(encoding="utf-8"), flags=re.M)
+    return dict(zip(texts[1::2], texts[2::2], strict=True))
 
 
-@pytest.mark.parametrize("place", [place for place, kind in CLASSES.items() if kind.model_fields])
-def test_configuration_names_every_key_with_its_default(place: str) -> None:
-    found = {row.split("`")[1]: row for row in sections("configuration.md")[place or "Top level"].splitlines()
+@pytest.mark.parametrize("path", [path for path, kind in CLASSES.items() if kind.model_fields])
+def test_configuration_names_every_key_with_its_default(path: str) -> None:
+    rows = {row.split("`")[1]: row for row in sections("configuration.md")[path or "Top level"].splitlines()
              if ROW.match(row)}  # fmt: skip
-    fields = CLASSES[place].model_fields
-    wanted = set(fields)
-    assert set(found) == wanted
+    fields = CLASSES[path].model_fields
+    assert set(rows) == set(fields)
     for field, info in fields.items():
-        cells = [cell.strip() for cell in found[field].split(" | ")]
+        cells = [cell.strip() for cell in rows[field].split(" | ")]
         if schemas.models_in(info.annotation) or field in ("measure", "filters", "duplicates", "resample", "annotate"):
             continue
-        assert cells[1].strip("`") == schemas.default_of(info), found[field]
+        assert cells[1].strip("`") == schemas.default_of(info), rows[field]
 
 
 def test_configuration_names_nothing_that_is_not_there() -> None:
-    places = {place or "Top level" for place in CLASSES}
+    places = {path or "Top level" for path in CLASSES}
     for heading, text in sections("configuration.md").items():
         assert heading in places or not ROW.search(text), heading
 
@@ -138,9 +137,9 @@ def test_filters_are_documented_with_all_they_read_and_every_reason() -> None:
         text = documented[name]
         for annotator in {column.split(".")[0] for column in filter_class.columns()}:
             assert f"`{annotator}" in text, (name, annotator)
-        for place, kind in CLASSES.items():
-            if place == f"filters.{name}" or place.startswith(f"filters.{name}."):
-                check_thresholds(place.removeprefix(f"filters.{name}").lstrip("."), kind, text)
+        for path, kind in CLASSES.items():
+            if path == f"filters.{name}" or path.startswith(f"filters.{name}."):
+                check_thresholds(path.removeprefix(f"filters.{name}").lstrip("."), kind, text)
         source = Path(inspect.getfile(filter_class)).read_text()
         reasons = {threshold.reason for threshold in filter_class.thresholds if threshold.reason}
         reasons |= set(re.findall(r'Rule\("([a-z_]+)"', source))

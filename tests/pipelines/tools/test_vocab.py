@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from infra import vocabulary
 from infra.beam import Runner, sum_counters
 from infra.errors import ConfigError
-from pipelines.tools import vocab
-from pipelines.tools import vocabulary_builder as counting
+from pipelines.tools import vocab, vocabulary_builder
 from pipelines.tools.vocabulary_builder import VocabularySettings
 
 FEW = VocabularySettings(min_count=2, min_pmi=1.0, numbers=False)
@@ -46,16 +45,16 @@ def test_the_vocabulary_is_that_of_counting_all_at_once(text_file: Path, tmp_pat
     table = tmp_path / "table.parquet"
     pq.write_table(pa.table({"body": [*PARAGRAPHS, None]}), table)
     out = tmp_path / "vocabulary.json"
-    places = [str(text_file), str(rows), str(table)]
-    said = vocab.run(places, str(out), settings=FEW, text_column="body", quiet=True)
-    expected = counting.build(counting.count(PARAGRAPHS * 5, "lower"), FEW)
+    paths = [str(text_file), str(rows), str(table)]
+    summary = vocab.run(paths, str(out), settings=FEW, text_column="body", quiet=True)
+    expected = vocabulary_builder.build(vocabulary_builder.count(PARAGRAPHS * 5, "lower"), FEW)
     assert "new york" in expected
     assert list(vocabulary.load(out).entries) == expected
-    assert said["texts"] == 5 * len(PARAGRAPHS)
-    assert said["broken_rows"] == 3
+    assert summary["texts"] == 5 * len(PARAGRAPHS)
+    assert summary["broken_rows"] == 3
     beside = json.loads((tmp_path / "vocabulary.json.notes.json").read_text())
     assert beside["sha256"] == vocabulary.load(out).sha256
-    assert {**beside, "vocabulary": str(out)} == said
+    assert {**beside, "vocabulary": str(out)} == summary
     assert not (tmp_path / "vocabulary.json.work").exists()
 
 
@@ -63,31 +62,31 @@ def test_pieces_and_partitions_do_not_change_a_byte(
     plain_loop: None, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocab.run([str(text_file)], str(tmp_path / "one.json"), settings=FEW, quiet=True)
-    # Lines, not paragraphs, decide where a piece begins: this text has one line a paragraph.
+    # Lines, not paragraphs, decide where a span begins: this text has one line a paragraph.
     lines = tmp_path / "lines.jsonl"
     lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in PARAGRAPHS * 3))
-    monkeypatch.setattr(vocab, "PIECE_BYTES", 37)
+    monkeypatch.setattr(vocab, "SPAN_BYTES", 37)
     monkeypatch.setattr(vocab, "PARTITION_BYTES", 50)
-    said = vocab.run([str(lines)], str(tmp_path / "many.json"), settings=FEW, quiet=True)
-    assert said["texts"] == 3 * len(PARAGRAPHS)
+    summary = vocab.run([str(lines)], str(tmp_path / "many.json"), settings=FEW, quiet=True)
+    assert summary["texts"] == 3 * len(PARAGRAPHS)
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "many.json").read_bytes()
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.text(st.sampled_from("ab \né"), max_size=12), max_size=8), size=st.integers(1, 40))
-def test_every_line_is_in_one_piece(rows: list[str], size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_line_is_in_one_span(rows: list[str], size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"
-    data = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows).encode()
-    path.write_bytes(data)
-    pieces = [vocab.FileRange(str(path), at, min(at + size, len(data)), "") for at in range(0, len(data), size)]
-    assert [text for piece in pieces for text in vocab.read_texts(piece, "text")] == rows
+    content = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows).encode()
+    path.write_bytes(content)
+    spans = [vocab.FileSpan(str(path), at, min(at + size, len(content)), "") for at in range(0, len(content), size)]
+    assert [text for span in spans for text in vocab.read_texts(span, "text")] == rows
 
 
 def test_blank_lines_part_texts(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes(b"\n\na b\nc\n \n\nd\xff\n")
-    piece = vocab.FileRange(str(path), 0, path.stat().st_size, "")
-    assert list(vocab.read_texts(piece, "text")) == ["a b\nc\n", "d\ufffd\n"]
+    span = vocab.FileSpan(str(path), 0, path.stat().st_size, "")
+    assert list(vocab.read_texts(span, "text")) == ["a b\nc\n", "d\ufffd\n"]
 
 
 def test_an_interrupted_build_goes_on_from_its_counts(
@@ -99,8 +98,8 @@ def test_an_interrupted_build_goes_on_from_its_counts(
     assert not out.exists() and (tmp_path / "v.json.work").is_dir()
     counted: list[object] = []
     monkeypatch.setattr(vocab, "read_texts", lambda *given: counted.append(given) or iter(()))
-    said = vocab.run([str(text_file)], str(out), settings=FEW, quiet=True)
-    assert not counted and said["texts"] == 3 * len(PARAGRAPHS)
+    summary = vocab.run([str(text_file)], str(out), settings=FEW, quiet=True)
+    assert not counted and summary["texts"] == 3 * len(PARAGRAPHS)
     # Other text under the same name is counted anew.
     with pytest.raises(ConfigError, match="no word is left"):
         vocab.run([str(text_file)], str(out), settings=VocabularySettings(min_count=10**6, numbers=False), quiet=True)
@@ -121,8 +120,10 @@ def test_titles_are_entries_as_they_stand(plain_loop: None, text_file: Path, tmp
 def test_small_texts_are_told_about_settings_made_for_large_ones(
     plain_loop: None, text_file: Path, tmp_path: Path
 ) -> None:
-    said = vocab.run([str(text_file)], str(tmp_path / "v.json"), settings=VocabularySettings(min_count=2), quiet=True)
-    assert any("PMI" in note for note in said["notes"])
+    summary = vocab.run(
+        [str(text_file)], str(tmp_path / "v.json"), settings=VocabularySettings(min_count=2), quiet=True
+    )
+    assert any("PMI" in note for note in summary["notes"])
 
 
 def test_what_cannot_be_read_is_said_before_any_work(plain_loop: None, text_file: Path, tmp_path: Path) -> None:
@@ -131,9 +132,9 @@ def test_what_cannot_be_read_is_said_before_any_work(plain_loop: None, text_file
     picture.write_bytes(b"")
     table = tmp_path / "t.parquet"
     pq.write_table(pa.table({"words": ["a"]}), table)
-    for place, word in (("/nowhere/x.txt", "nothing at"), (str(picture), "no text"), (str(table), "no column 'text'")):
+    for path_, word in (("/nowhere/x.txt", "nothing at"), (str(picture), "no text"), (str(table), "no column 'text'")):
         with pytest.raises(ConfigError, match=word):
-            vocab.run([place], out, settings=FEW, quiet=True)
+            vocab.run([path_], out, settings=FEW, quiet=True)
     with pytest.raises(ConfigError, match="titles"):
         vocab.run([str(text_file)], out, titles="/nowhere", settings=FEW, quiet=True)
     with pytest.raises(ConfigError, match="local"):

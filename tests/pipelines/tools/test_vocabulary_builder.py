@@ -83,26 +83,26 @@ def test_pmi_by_hand():
 
 def test_thresholds_and_order():
     counts = count(["a b c . a b c", "a b d", "a"], "lower")
-    chosen = VocabularySettings(min_count=2, min_pmi=1.5, min_pair_count=1, numbers=False)
-    assert build(counts, chosen) == ["a", "b", "c", "b c", "b d"]  # equal PMI: the more frequent first
-    assert build(counts, chosen.model_copy(update={"min_pair_count": 2})) == ["a", "b", "c", "b c"]
-    assert build(counts, chosen.model_copy(update={"min_count": 4, "min_pmi": 1.3})) == ["a", "b c", "b d", "a b"]
+    settings = VocabularySettings(min_count=2, min_pmi=1.5, min_pair_count=1, numbers=False)
+    assert build(counts, settings) == ["a", "b", "c", "b c", "b d"]  # equal PMI: the more frequent first
+    assert build(counts, settings.model_copy(update={"min_pair_count": 2})) == ["a", "b", "c", "b c"]
+    assert build(counts, settings.model_copy(update={"min_count": 4, "min_pmi": 1.3})) == ["a", "b c", "b d", "a b"]
 
 
 def test_titles_come_last_once_each_and_keep_their_writing():
     counts = count(["new york"] * 2, "lower")
     titles = ["New York", "U.S. Route 66", " ", "!", "u . s. route 66", "  Ōsaka ", "66"]
-    chosen = VocabularySettings(min_count=2, min_pmi=0, min_pair_count=3)
-    found = build(counts, chosen, titles)
-    assert found == [*map(str, range(100)), "new", "york", "New York", "U.S. Route 66", "Ōsaka"]
+    settings = VocabularySettings(min_count=2, min_pmi=0, min_pair_count=3)
+    entries = build(counts, settings, titles)
+    assert entries == [*map(str, range(100)), "new", "york", "New York", "U.S. Route 66", "Ōsaka"]
 
 
 def test_ties_are_in_the_order_of_the_text_whatever_was_read_first():
     lines = ["zebra ant", "bee zebra", "ant bee"]
-    chosen = VocabularySettings(min_count=1, min_pmi=0, numbers=False)
+    settings = VocabularySettings(min_count=1, min_pmi=0, numbers=False)
     expected = ["ant", "bee", "zebra", "ant bee", "bee zebra", "zebra ant"]
-    assert build(count(lines, "lower"), chosen) == expected
-    assert build(merge(count([line], "lower") for line in reversed(lines)), chosen) == expected
+    assert build(count(lines, "lower"), settings) == expected
+    assert build(merge(count([line], "lower") for line in reversed(lines)), settings) == expected
 
 
 @settings(max_examples=50, deadline=None)
@@ -112,8 +112,8 @@ def test_all_that_is_built_can_be_found(texts, case):
     if not counts.total:
         return
     entries = build(counts, VocabularySettings(case=case, min_count=1, min_pmi=-99, numbers=False))
-    found = Matcher(entries, case).match(pa.array(texts, pa.string())).to_pylist()
-    assert {i for ids in found for i in ids} == set(range(len(entries)))
+    matches = Matcher(entries, case).match(pa.array(texts, pa.string())).to_pylist()
+    assert {i for ids in matches for i in ids} == set(range(len(entries)))
     assert len({vocabulary.pad_words(entry, case) for entry in entries}) == len(entries)
 
 

@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, and what is damaged is not taken."""
+"""Checkpoints are restored bit for bit; damaged ones are rejected."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipelines.train import checkpoint, stages
 from pipelines.train.model import VideoLanguageModel
 from pipelines.train.settings import Optimizer
 from tests.pipelines.train.test_model import sample
-from tests.pipelines.train.test_stages import a_step, built, copied
+from tests.pipelines.train.test_stages import built, copy_model, take_step
 
 __all__ = ["built"]
 
 PEAK = {"vision": 1e-3, "connector": 1e-3, "language": 1e-3}
 
 
-def saved(path: Path, model: VideoLanguageModel, optimizer: Any) -> None:
+def save(path: Path, model: VideoLanguageModel, optimizer: Any) -> None:
     tensors = {**checkpoint.weights(model), **checkpoint.optimizer_tensors(model, optimizer)}
     checkpoint.save(path, tensors, {"stage": 1, "loader": {"epoch": 0}})
 
@@ -31,44 +31,44 @@ def test_a_training_that_goes_on_makes_the_same_weights_to_the_last_bit(
     import torch
 
     batches = [[sample(1, 5, 9, n)] for n in range(4)]
-    straight = copied(built)
+    straight = copy_model(built)
     optimizer = stages.begin(straight, PEAK, Optimizer())
     for batch in batches[:2]:
-        a_step(straight, optimizer, PEAK, batch)
-    saved(tmp_path / "c", straight, optimizer)
+        take_step(straight, optimizer, PEAK, batch)
+    save(tmp_path / "c", straight, optimizer)
     for batch in batches[2:]:
-        a_step(straight, optimizer, PEAK, batch)
-    again = copied(built)
+        take_step(straight, optimizer, PEAK, batch)
+    again = copy_model(built)
     optimizer = stages.begin(again, PEAK, Optimizer())
     tensors, state = checkpoint.load(tmp_path / "c")
     checkpoint.restore(again, optimizer, tensors, "c")
     for batch in batches[2:]:
-        a_step(again, optimizer, PEAK, batch)
+        take_step(again, optimizer, PEAK, batch)
     assert state == {"stage": 1, "loader": {"epoch": 0}}
-    wanted, found = checkpoint.weights(straight), checkpoint.weights(again)
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    expected, resumed = checkpoint.weights(straight), checkpoint.weights(again)
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
 def test_shared_weights_are_saved_once(built: VideoLanguageModel) -> None:
     language = built.modules["language"]
     assert language.lm_head.weight is language.get_input_embeddings().weight
-    held = [tensor.data_ptr() for tensor in checkpoint.weights(built).values()]
-    assert len(held) == len(set(held))
+    pointers = [tensor.data_ptr() for tensor in checkpoint.weights(built).values()]
+    assert len(pointers) == len(set(pointers))
 
 
 def test_a_damaged_file_is_named(built: VideoLanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "c"
     checkpoint.save(path, checkpoint.weights(built, ("connector",)), {})
-    data = path.read_bytes()
+    content = path.read_bytes()
     rng = np.random.default_rng(1)
-    for cut in [0, 5, len(data) - 1, *rng.integers(0, len(data), 5)]:
-        path.write_bytes(data[:cut])
+    for cut in [0, 5, len(content) - 1, *rng.integers(0, len(content), 5)]:
+        path.write_bytes(content[:cut])
         with pytest.raises(StageError, match="this checkpoint is damaged"):
             checkpoint.load(path)
 
 
-def test_files_of_others_are_not_taken(built: VideoLanguageModel, tmp_path: Path) -> None:
+def test_files_of_other_programs_are_rejected(built: VideoLanguageModel, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(checkpoint.weights(built, ("connector",)), tmp_path / "c")
@@ -76,7 +76,7 @@ def test_files_of_others_are_not_taken(built: VideoLanguageModel, tmp_path: Path
         checkpoint.load(tmp_path / "c")
 
 
-def test_weights_of_another_model_are_not_taken(built: VideoLanguageModel) -> None:
+def test_weights_of_another_model_are_rejected(built: VideoLanguageModel) -> None:
     import torch
 
     for name, tensor in [("connector.project.weight", torch.zeros(3, 3)), ("connector.other", torch.zeros(3))]:

@@ -1,4 +1,4 @@
-"""The model against transformers' own losses and features, and against the sizes that the paper gives."""
+"""The model against transformers' own losses and features, and against the sizes in the paper."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SMALL = Connector(heads=2, head_size=8, key_heads=1)
 
 @pytest.fixture(scope="module")
 def model(tiny_models: dict[str, Any]) -> VideoLanguageModel:
-    made = build(**tiny_models, connector=SMALL, frames=tiny.FRAMES, tokens=TOKENS, seed=3)
-    made.modules.eval()
-    return made
+    tiny_model = build(**tiny_models, connector=SMALL, frames=tiny.FRAMES, tokens=TOKENS, seed=3)
+    tiny_model.modules.eval()
+    return tiny_model
 
 
 def media(clips: int, seed: int) -> list[Any]:
@@ -53,7 +53,7 @@ def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples in one batch, padded on the right."""
     import torch
 
-    length = max(one["input_ids"].shape[1] for one in samples)
+    length = max(batch["input_ids"].shape[1] for batch in samples)
 
     def rows(name: str, fill: Any) -> Any:
         return torch.cat(
@@ -68,49 +68,49 @@ def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def by_transformers(model: VideoLanguageModel, one: dict[str, Any]) -> float:
+def by_transformers(model: VideoLanguageModel, batch: dict[str, Any]) -> float:
     """The same loss by the language model's own hand, over all logits of an unpadded sample."""
     import torch
 
     language = model.modules["language"]
-    ids = one["input_ids"][0]
+    ids = batch["input_ids"][0]
     rows = list(language.get_input_embeddings()(ids.clamp(min=0)))
-    if len(one["vision_input"][0]):
-        visual = iter(model.resampled(one["vision_input"]))
+    if len(batch["vision_input"][0]):
+        visual = iter(model.resample_clips(batch["vision_input"]))
         rows = [next(visual) if i == -200 else row for i, row in zip(ids.tolist(), rows, strict=True)]
-    found = language(inputs_embeds=torch.stack(rows)[None], labels=one["labels"])
-    return float(found.loss.detach()) * int((one["labels"][:, 1:] != -100).sum())
+    output = language(inputs_embeds=torch.stack(rows)[None], labels=batch["labels"])
+    return float(output.loss.detach()) * int((batch["labels"][:, 1:] != -100).sum())
 
 
 def test_loss_of_a_padded_batch_is_that_of_its_samples_by_transformers(model: VideoLanguageModel) -> None:
     samples = [sample(2, 5, 9, 1), sample(0, 3, 20, 2), sample(1, 11, 4, 3), sample(0, 0, 6, 4)]
     total, count = model.loss(together(samples))
-    assert count == 9 + 20 + 4 + 5  # the first id of all has nothing before it to be told from
-    assert float(total.detach()) == pytest.approx(sum(by_transformers(model, one) for one in samples), rel=1e-5)
+    assert count == 9 + 20 + 4 + 5  # the first id of all has nothing before it to be predicted from
+    assert float(total.detach()) == pytest.approx(sum(by_transformers(model, batch) for batch in samples), rel=1e-5)
 
 
 def test_the_picture_changes_the_loss_and_text_alone_needs_none(model: VideoLanguageModel) -> None:
-    one = sample(1, 5, 9, 1)
-    seen = float(model.loss(one)[0])
-    assert float(model.loss({**one, "vision_input": [media(1, 99)]})[0]) != seen
+    batch = sample(1, 5, 9, 1)
+    seen = float(model.loss(batch)[0])
+    assert float(model.loss({**batch, "vision_input": [media(1, 99)]})[0]) != seen
     assert model.loss(sample(0, 0, 6, 4))[1] == 5
 
 
 @pytest.mark.parametrize("clips", [0, 2])
 def test_places_and_clips_that_do_not_agree_are_an_error(model: VideoLanguageModel, clips: int) -> None:
-    with pytest.raises(StageError, match=f"{TOKENS} places for visual tokens, and its media make {clips * TOKENS}"):
+    with pytest.raises(StageError, match=f"prompt has {TOKENS} visual tokens, its media give {clips * TOKENS}"):
         model.loss({**sample(1, 5, 9, 1), "vision_input": [media(clips, 1) if clips else []]})
 
 
 def test_clips_may_pass_the_encoders_in_pieces(model: VideoLanguageModel) -> None:
     import torch
 
-    given = [media(3, 1), [], media(2, 2)]
-    whole = model.resampled(given)
-    pieces = VideoLanguageModel(model.modules, model.encoders, model.frames, model.tokens, model.grid, encode_batch=2)
+    clips = [media(3, 1), [], media(2, 2)]
+    whole = model.resample_clips(clips)
+    split = VideoLanguageModel(model.modules, model.encoders, model.frames, model.tokens, model.grid, encode_batch=2)
     assert whole.shape == (5 * TOKENS, 32)
-    torch.testing.assert_close(pieces.resampled(given), whole)
-    torch.testing.assert_close(model.resampled([given[2]]), whole[3 * TOKENS :])
+    torch.testing.assert_close(split.resample_clips(clips), whole)
+    torch.testing.assert_close(model.resample_clips([clips[2]]), whole[3 * TOKENS :])
 
 
 @pytest.mark.parametrize(("make", "extra"), [(tiny.siglip, 0), (tiny.clip, 1)])
@@ -119,12 +119,12 @@ def test_features_of_frames_are_the_patches_in_rows(make: Any, extra: int, tmp_p
 
     encoder = load_encoder(make(tmp_path, side=24), 4)
     clips = torch.rand(2, 4, 3, 24, 24)
-    found = encoder.features(clips)
+    features = encoder.features(clips)
     assert (encoder.video, encoder.grid(4)) == (False, (4, 3, 3))
     for n, t, row, column in [(0, 0, 0, 0), (1, 2, 1, 2), (1, 3, 2, 0)]:
         alone = encoder.module(pixel_values=clips[n, t][None]).last_hidden_state[0]
         assert len(alone) == 9 + extra  # CLIP puts a class token before them
-        torch.testing.assert_close(found[n, t, row, column], alone[extra + 3 * row + column])
+        torch.testing.assert_close(features[n, t, row, column], alone[extra + 3 * row + column])
 
 
 def test_features_of_clips_have_one_time_for_two_frames(tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_other_encoders_of_clips(tmp_path: Path) -> None:
     vivit = t.VivitModel(
         t.VivitConfig(**tower, intermediate_size=16, image_size=32, tubelet_size=[2, 8, 8], num_frames=4)
     )
-    for name, made in (("jepa", jepa), ("vivit", vivit)):
-        made.save_pretrained(tmp_path / name)
+    for name, encoder_model in (("jepa", jepa), ("vivit", vivit)):
+        encoder_model.save_pretrained(tmp_path / name)
         encoder = load_encoder(str(tmp_path / name), 4)
         assert (encoder.video, encoder.grid(4)) == (True, (2, 4, 4))
         assert encoder.features(torch.rand(2, 4, 3, 32, 32)).shape == (2, 2, 4, 4, 16)
@@ -171,24 +171,26 @@ def test_both_encoders_meet_on_the_larger_grid_or_the_one_given(tmp_path: Path, 
     import torch
 
     pair = [tiny_models["vision_encoders"][1], tiny.clip(tmp_path, side=48)]
-    for grid, wanted in ((None, (4, 6, 6)), ((2, 3, 3), (2, 3, 3))):
+    for grid, expected in ((None, (4, 6, 6)), ((2, 3, 3), (2, 3, 3))):
         shape = SMALL.model_copy(update={"grid": grid})
-        made = build(tiny_models["language_model"], pair, shape, frames=4, tokens=TOKENS, seed=1)
-        assert made.grid == wanted
+        model = build(tiny_models["language_model"], pair, shape, frames=4, tokens=TOKENS, seed=1)
+        assert model.grid == expected
         clips, frames = torch.rand(2, 3, 4, 32, 32), torch.rand(2, 4, 3, 48, 48)
-        assert made.resampled([[clips, frames]]).shape == (2 * TOKENS, 32)
+        assert model.resample_clips([[clips, frames]]).shape == (2 * TOKENS, 32)
 
 
 def test_the_order_of_frames_matters_to_encoders_of_single_frames(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
     import torch
 
     pair = [tiny.siglip(tmp_path / "a"), tiny.clip(tmp_path / "b")]
-    made = build(tiny_models["language_model"], pair, SMALL, frames=4, tokens=TOKENS, seed=1)
+    model = build(tiny_models["language_model"], pair, SMALL, frames=4, tokens=TOKENS, seed=1)
     seen = torch.rand(1, 4, 3, 32, 32)
     forth, back = [[seen, seen]], [[seen.flip(1), seen.flip(1)]]
-    torch.testing.assert_close(made.resampled(forth), made.resampled(back))  # the embedding of time begins at zero
-    torch.nn.init.normal_(made.modules["connector"]["time"].weight)
-    assert not torch.allclose(made.resampled(forth), made.resampled(back))
+    torch.testing.assert_close(
+        model.resample_clips(forth), model.resample_clips(back)
+    )  # the embedding of time begins at zero
+    torch.nn.init.normal_(model.modules["connector"]["time"].weight)
+    assert not torch.allclose(model.resample_clips(forth), model.resample_clips(back))
 
 
 @pytest.mark.parametrize(("width", "tokens", "published"), [(1536, 64, 38.4e6), (2048, 64, 63.6e6), (3584, 64, 177e6)])
@@ -196,19 +198,19 @@ def test_connectors_are_as_large_as_the_papers(width: int, tokens: int, publishe
     import torch
 
     with torch.device("meta"):  # shapes without numbers
-        made = make_connector(Connector(), 1152 + 1408, width, 4, tokens, seed=0)
-    assert sum(parameter.numel() for parameter in made.parameters()) == pytest.approx(published, rel=0.005)
+        connector = make_connector(Connector(), 1152 + 1408, width, 4, tokens, seed=0)
+    assert sum(parameter.numel() for parameter in connector.parameters()) == pytest.approx(published, rel=0.005)
 
 
 def test_the_same_seed_makes_the_same_connector_and_leaves_chance_alone(tiny_models: dict[str, Any]) -> None:
     import torch
 
     before = torch.get_rng_state()
-    one, same, other = (make_connector(SMALL, 8, 16, 4, TOKENS, seed) for seed in (1, 1, 2))
+    first, same, another = (make_connector(SMALL, 8, 16, 4, TOKENS, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not torch.equal(one["project"].weight, other["project"].weight)
-    latents = one["resample"].latents
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(first["project"].weight, another["project"].weight)
+    latents = first["resample"].latents
     assert not torch.allclose(latents[0], latents[1])
 
 
@@ -217,7 +219,7 @@ def test_folders_without_a_model_that_fits_are_named(tmp_path: Path, tiny_models
         load_encoder(str(tmp_path), 4)
     with pytest.raises(ConfigError, match="takes clips of 8 frames, the mixture's have 4"):
         load_encoder(tiny.videomae(tmp_path / "eight", frames=8), 4)
-    with pytest.raises(ConfigError, match="is no vision encoder"):
+    with pytest.raises(ConfigError, match="is no supported vision encoder"):
         load_encoder(tiny_models["language_model"], 4)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot load this model"):
@@ -228,10 +230,10 @@ def test_colours_come_from_the_encoders_folder(
     tmp_path: Path, tiny_models: dict[str, Any], model: VideoLanguageModel
 ) -> None:
     language, pair = tiny_models["language_model"], tiny_models["vision_encoders"]
-    made = Collate.of(model, language, pair, Contract())
-    assert [encoder.video for encoder in made.encoders] == [False, True]
-    assert made([]) == {"keys": []}
-    assert made.longest == 16_384
+    collate = Collate.of(model, language, pair, Contract())
+    assert [encoder.video for encoder in collate.encoders] == [False, True]
+    assert collate([]) == {"keys": []}
+    assert collate.longest == 16_384
     assert Collate.of(model, language, pair, Contract(context=100)).longest == 100
     bare = tiny.siglip(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')

@@ -1,4 +1,4 @@
-"""What each stage moves, how fast, and that a step is the mean over all labelled tokens however they are dealt out."""
+"""Which weights each stage changes and how fast; a step is the mean over all labelled tokens, however distributed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from pipelines.train import stages
-from pipelines.train.model import PARTS, VideoLanguageModel, build
+from pipelines.train.model import COMPONENTS, VideoLanguageModel, build
 from pipelines.train.settings import Connector, LearningRates, Optimizer, TrainStage
 from tests.pipelines.train.test_model import TOKENS, sample, together
 
@@ -22,7 +22,7 @@ def built(tiny_models: dict[str, Any]) -> VideoLanguageModel:
     return build(**tiny_models, connector=Connector(heads=2, head_size=8, key_heads=1), frames=4, tokens=TOKENS, seed=3)
 
 
-def copied(built: VideoLanguageModel) -> VideoLanguageModel:
+def copy_model(built: VideoLanguageModel) -> VideoLanguageModel:
     modules = copy.deepcopy(built.modules)
     encoders = tuple(
         type(e)(modules["vision"][i], e.video, e.side, e.patch, e.tubelet, e.width)
@@ -31,7 +31,7 @@ def copied(built: VideoLanguageModel) -> VideoLanguageModel:
     return VideoLanguageModel(modules, encoders, built.frames, built.tokens, built.grid, built.encode_batch)
 
 
-def a_step(
+def take_step(
     model: VideoLanguageModel, optimizer: Any, peak: Any, batches: list[dict[str, Any]], clip_norm: float = 1.0
 ) -> Any:
     total, count = 0.0, 0
@@ -43,130 +43,135 @@ def a_step(
     return stages.step(optimizer, peak, 1.0, (total, count), clip_norm)
 
 
-def moved(before: VideoLanguageModel, after: VideoLanguageModel) -> dict[str, set[str]]:
+def changed_weights(before: VideoLanguageModel, after: VideoLanguageModel) -> dict[str, set[str]]:
     import torch
 
     return {
-        part: {
+        component: {
             name
-            for (name, old), (_, new) in zip(before.parameters(part), after.parameters(part), strict=True)
+            for (name, old), (_, new) in zip(before.parameters(component), after.parameters(component), strict=True)
             if not torch.equal(old, new)
         }
-        for part in PARTS
+        for component in COMPONENTS
     }
 
 
-def names(model: VideoLanguageModel, part: str) -> set[str]:
-    return {name for name, _ in model.parameters(part)}
+def names(model: VideoLanguageModel, component: str) -> set[str]:
+    return {name for name, _ in model.parameters(component)}
 
 
 @pytest.mark.parametrize("stage", ["align", "vision", "sft"])
-def test_a_stage_moves_what_it_trains_and_nothing_else(stage: str, built: VideoLanguageModel) -> None:
-    model = copied(built)
-    peak = stages.resolved(stage, TrainStage(), 3_000_000_000).peak
+def test_a_stage_changes_the_weights_that_it_trains_and_no_others(stage: str, built: VideoLanguageModel) -> None:
+    model = copy_model(built)
+    peak = stages.resolve_stage(stage, TrainStage(), 3_000_000_000).peak
     optimizer = stages.begin(model, peak, Optimizer())
-    a_step(model, optimizer, peak, [sample(1, 5, 9, 1)])
-    found = moved(built, model)
-    assert found["connector"] == names(model, "connector")
+    take_step(model, optimizer, peak, [sample(1, 5, 9, 1)])
+    changed = changed_weights(built, model)
+    assert changed["connector"] == names(model, "connector")
     # SigLIP's pooling head makes no patch features, so nothing teaches it.
     seeing = {name for name in names(model, "vision") if not name.startswith("vision.0.head.")}
-    assert found["vision"] == (seeing if stage == "vision" else set())
-    assert found["language"] == (names(model, "language") if stage == "sft" else set())
-    assert {part for part in PARTS if model.modules[part].training} == {part for part in PARTS if peak[part]}
+    assert changed["vision"] == (seeing if stage == "vision" else set())
+    assert changed["language"] == (names(model, "language") if stage == "sft" else set())
+    training = {name for name in COMPONENTS if model.modules[name].training}
+    assert training == {name for name in COMPONENTS if peak[name]}
 
 
 @pytest.mark.parametrize("stage", ["align", "vision"])
 def test_the_connector_learns_through_a_frozen_language_model(stage: str, built: VideoLanguageModel) -> None:
-    model = copied(built)
-    peak = {**stages.resolved(stage, TrainStage(), 10**9).peak, "connector": 3e-2}
+    model = copy_model(built)
+    peak = {**stages.resolve_stage(stage, TrainStage(), 10**9).peak, "connector": 3e-2}
     optimizer = stages.begin(model, peak, Optimizer())
-    seen = [a_step(model, optimizer, peak, [sample(2, 5, 6, 1)])["loss"] for _ in range(30)]
-    assert seen[-1] < seen[0] - 0.1  # of about log 259, all that random weights leave to be moved
+    seen = [take_step(model, optimizer, peak, [sample(2, 5, 6, 1)])["loss"] for _ in range(30)]
+    assert seen[-1] < seen[0] - 0.1  # of about log 259, all that random weights leave to be changed_weights
 
 
 def test_rates_are_the_tables_unless_the_config_has_others() -> None:
     for size, rate, clips in [(1.54e9, 5e-5, 200), (3.09e9, 2e-5, 200), (7.62e9, 1e-5, 150), (27_008, 5e-5, 200)]:
-        found = stages.resolved("sft", TrainStage(), int(size))
-        assert found.peak == {"vision": 0.0, "connector": 1e-4, "language": rate}
-        assert (found.batch, found.epochs, found.max_clips) == (256, 1, clips)
-    vision = stages.resolved(
+        stage = stages.resolve_stage("sft", TrainStage(), int(size))
+        assert stage.peak == {"vision": 0.0, "connector": 1e-4, "language": rate}
+        assert (stage.batch, stage.epochs, stage.max_clips) == (256, 1, clips)
+    vision = stages.resolve_stage(
         "vision", TrainStage(lr=LearningRates(connector=0.0), batch=8, epochs=2, max_clips=3), 10**9
     )
     assert vision.peak == {"vision": 5e-6, "connector": 0.0, "language": 0.0}
     assert (vision.batch, vision.epochs, vision.max_clips) == (8, 2, 3)
-    assert stages.resolved("align", TrainStage(), 10**9).peak == {"vision": 0.0, "connector": 1e-4, "language": 0.0}
-    assert stages.resolved("align", TrainStage(), 10**9).max_clips == 25
+    assert stages.resolve_stage("align", TrainStage(), 10**9).peak == {
+        "vision": 0.0,
+        "connector": 1e-4,
+        "language": 0.0,
+    }
+    assert stages.resolve_stage("align", TrainStage(), 10**9).max_clips == 25
     assert (Optimizer().warm_up, Optimizer().clip_norm) == (0.03, 1.0)
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
 def test_the_rate_rises_to_its_peak_and_falls_towards_nothing(steps: int, warm_up: float) -> None:
-    found = [stages.factor(step, steps, warm_up) for step in range(steps)]
+    rates = [stages.rate_factor(step, steps, warm_up) for step in range(steps)]
     warm = math.ceil(steps * warm_up)
-    assert all(0 < value <= 1 for value in found)
-    assert found[: warm + 1] == sorted(found[: warm + 1])
-    assert found[warm:] == sorted(found[warm:], reverse=True)
-    assert max(found) == 1.0
+    assert all(0 < rate <= 1 for rate in rates)
+    assert rates[: warm + 1] == sorted(rates[: warm + 1])
+    assert rates[warm:] == sorted(rates[warm:], reverse=True)
+    assert max(rates) == 1.0
     for step in range(warm, steps):
-        assert found[step] == pytest.approx(math.cos(math.pi / 2 * (step - warm) / (steps - warm)) ** 2, abs=1e-12)
+        assert rates[step] == pytest.approx(math.cos(math.pi / 2 * (step - warm) / (steps - warm)) ** 2, abs=1e-12)
 
 
-def test_a_step_is_the_same_however_its_samples_are_dealt_out(built: VideoLanguageModel) -> None:
+def test_a_step_is_the_same_however_its_samples_are_distributed(built: VideoLanguageModel) -> None:
     import torch
 
     samples = [sample(2, 5, 9, 1), sample(0, 3, 20, 2), sample(1, 11, 4, 3)]
     peak = {"vision": 0.0, "connector": 1e-3, "language": 1e-3}
     results = []
     for batches in ([together(samples)], samples, [together(samples[:2]), samples[2]]):
-        model = copied(built)
-        told = a_step(model, stages.begin(model, peak, Optimizer()), peak, batches)
-        results.append((told, model))
-    for told, model in results[1:]:
-        assert told["tokens"] == results[0][0]["tokens"] == 33
-        assert told["loss"] == pytest.approx(results[0][0]["loss"], rel=1e-5)
-        assert told["grad_norm"] == pytest.approx(results[0][0]["grad_norm"], rel=1e-4)
-        for part in PARTS:
-            for (_, a), (_, b) in zip(model.parameters(part), results[0][1].parameters(part), strict=True):
+        model = copy_model(built)
+        metrics = take_step(model, stages.begin(model, peak, Optimizer()), peak, batches)
+        results.append((metrics, model))
+    for metrics, model in results[1:]:
+        assert metrics["tokens"] == results[0][0]["tokens"] == 33
+        assert metrics["loss"] == pytest.approx(results[0][0]["loss"], rel=1e-5)
+        assert metrics["grad_norm"] == pytest.approx(results[0][0]["grad_norm"], rel=1e-4)
+        for component in COMPONENTS:
+            for (_, a), (_, b) in zip(model.parameters(component), results[0][1].parameters(component), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=3e-4)  # Adam's first step is ±1e-3 for any gradient
 
 
 def test_gradients_are_of_the_mean_over_labelled_tokens_and_clipped(built: VideoLanguageModel) -> None:
     import torch
 
-    model, peak = copied(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
-    one = sample(1, 5, 9, 1)
+    model, peak = copy_model(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
+    batch = sample(1, 5, 9, 1)
     optimizer = stages.begin(model, peak, Optimizer())
-    total, count = model.loss(one)
+    total, count = model.loss(batch)
     weight = model.modules["connector"]["project"].weight
     parameters = [parameter for _, parameter in model.parameters("connector")]
-    wanted = torch.autograd.grad(total / count, parameters)
-    norm = float(torch.stack([g.norm() for g in wanted]).norm())
+    expected = torch.autograd.grad(total / count, parameters)
+    norm = float(torch.stack([g.norm() for g in expected]).norm())
     seen = {}
     optimizer.register_step_pre_hook(lambda *_: seen.update(gradient=weight.grad.clone()))
-    told = a_step(model, optimizer, peak, [one], clip_norm=norm / 4)
-    assert told["grad_norm"] == pytest.approx(norm, rel=1e-5)
-    torch.testing.assert_close(seen["gradient"], wanted[0] / 4, rtol=1e-4, atol=1e-8)
+    metrics = take_step(model, optimizer, peak, [batch], clip_norm=norm / 4)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    torch.testing.assert_close(seen["gradient"], expected[0] / 4, rtol=1e-4, atol=1e-8)
 
 
 def test_text_alone_leaves_a_frozen_language_model_and_its_connector_alone(built: VideoLanguageModel) -> None:
-    model, peak = copied(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
-    told = a_step(model, stages.begin(model, peak, Optimizer(weight_decay=0.1)), peak, [sample(0, 3, 20, 2)])
-    assert told["loss"] > 0
-    assert not any(moved(built, model).values())
+    model, peak = copy_model(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
+    metrics = take_step(model, stages.begin(model, peak, Optimizer(weight_decay=0.1)), peak, [sample(0, 3, 20, 2)])
+    assert metrics["loss"] > 0
+    assert not any(changed_weights(built, model).values())
 
 
 def test_only_matrices_decay(built: VideoLanguageModel) -> None:
-    model, peak = copied(built), {"vision": 1e-3, "connector": 1e-3, "language": 0.0}
+    model, peak = copy_model(built), {"vision": 1e-3, "connector": 1e-3, "language": 0.0}
     groups = stages.begin(model, peak, Optimizer(weight_decay=0.1)).param_groups
     assert {(group["part"], group["weight_decay"]) for group in groups} == {
-        (part, decay) for part in ("vision", "connector") for decay in (0.0, 0.1)
+        (component, decay) for component in ("vision", "connector") for decay in (0.0, 0.1)
     }
     assert all((p.dim() > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step(built: VideoLanguageModel) -> None:
-    model, peak = copied(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
+    model, peak = copy_model(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
     optimizer = stages.begin(model, peak, Optimizer())
     with pytest.raises(StageError, match="no longer a number"):
         stages.step(optimizer, peak, 1.0, (math.nan, 3), 1.0)
-    assert not any(moved(built, model).values())
+    assert not any(changed_weights(built, model).values())

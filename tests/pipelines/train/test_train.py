@@ -28,7 +28,7 @@ __all__ = ["texts", "tiny_mixture", "tiny_models"]
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """What a training leaves that must not depend on how often it was killed."""
+    """The files of a training that must not depend on how often it was killed."""
     return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.name != "loss.png"}
 
 
@@ -51,8 +51,8 @@ def in_child(action: Callable[..., None], *arguments: Any) -> int:
 def test_the_loss_falls_below_what_can_be_known_without_looking(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
     mixture = worlds.mixture(tmp_path / "world", images=8, videos=0, pairs=0, texts=0)
     stages = worlds.only("sft", batch=8, epochs=50, lr={"connector": 2e-2, "language": 2e-2, "vision": 5e-3})
-    value = training.run(worlds.config(tmp_path / "run.yaml", tiny_models, mixture.uri, stages=stages, micro_batch=8))
-    (stage,) = value["stages"]
+    summary = training.run(worlds.config(tmp_path / "run.yaml", tiny_models, mixture.uri, stages=stages, micro_batch=8))
+    (stage,) = summary["stages"]
     assert (stage["steps"], stage["samples"]) == (50, 8 * 50)
     # Four colours, equally often: who does not look cannot do better than log 4 a caption and the mark at its end.
     blind = np.log(4) / np.mean([len(name) + 1 for name in worlds.COLOURS])
@@ -69,11 +69,11 @@ def dies(config: str, where: str, times: int) -> None:
         "save": (training.Trainer, "_save"),
         "publish": (checkpoint.storage, "publish"),
     }[where]
-    whole, left = getattr(owner, name), [times]
+    whole, remaining = getattr(owner, name), [times]
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if not left[0]:
+        remaining[0] -= 1
+        if not remaining[0]:
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(*arguments, **options)
 
@@ -117,8 +117,8 @@ def test_a_killed_training_ends_as_one_that_was_never_disturbed(
         assert in_child(dies, killed, where, times) == -signal.SIGKILL
     training.run(killed, quiet=True)
     for name in ("keys.jsonl", "log.jsonl"):
-        for ended, wanted in zip(lines(tmp_path / "killed" / name), lines(undisturbed / name), strict=True):
-            assert ended == wanted
+        for ended, expected in zip(lines(tmp_path / "killed" / name), lines(undisturbed / name), strict=True):
+            assert ended == expected
     assert files(tmp_path / "killed") == files(undisturbed)
 
 
@@ -140,9 +140,9 @@ def test_a_finished_training_is_told_again_and_nothing_is_done(
     tmp_path: Path, tiny_models: dict[str, Any], texts: Path
 ) -> None:
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), stages=worlds.only("sft", batch=6))
-    value = training.run(config, quiet=True)
+    summary = training.run(config, quiet=True)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.safetensors")}
-    assert training.run(config, quiet=True) == value
+    assert training.run(config, quiet=True) == summary
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.safetensors")} == before
 
 
@@ -152,8 +152,8 @@ def test_a_finished_training_is_told_again_and_nothing_is_done(
 def one_of_two(rank: int, config: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}  # fmt: skip
-    value = training.run(config, quiet=True)
-    assert bool(value) == (rank == 0)
+    summary = training.run(config, quiet=True)
+    assert bool(summary) == (rank == 0)
 
 
 def test_two_processes_go_on_with_the_same_steps_as_one(
@@ -164,13 +164,13 @@ def test_two_processes_go_on_with_the_same_steps_as_one(
     # 18 samples: of the last two of an epoch each process takes one, and in the last step of 4 one read is empty.
     sft = {"batch": 4, "mixture": str(texts)}
     same = {"checkpoint_every": 1, "stages": {"align": {"batch": 8, "epochs": 2}, "vision": None, "sft": sft}}
-    one = worlds.config(tmp_path / "one.yaml", tiny_models, str(tiny_mixture), **same)
+    single = worlds.config(tmp_path / "one.yaml", tiny_models, str(tiny_mixture), **same)
     two = worlds.config(tmp_path / "two.yaml", tiny_models, str(tiny_mixture), **same)
-    training.run(one, quiet=True)
+    training.run(single, quiet=True)
     assert in_child(dies, two, "write", 2) == -signal.SIGKILL  # the first step is one process's alone
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     torch.multiprocessing.start_processes(one_of_two, (two, port), nprocs=2, start_method="fork")
     for name in ("keys.jsonl", "log.jsonl"):
         pairs = zip(lines(tmp_path / "one" / name), lines(tmp_path / "two" / name), strict=True)
@@ -180,9 +180,9 @@ def test_two_processes_go_on_with_the_same_steps_as_one(
             for figure in ("loss", "grad_norm"):
                 assert both.pop(figure, 0) == pytest.approx(alone.pop(figure, 0), rel=1e-3)
             assert alone == both
-    wanted, found_ = (checkpoint.load(tmp_path / name / "sft.safetensors")[0] for name in ("one", "two"))
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found_[name], tensor, rtol=0, atol=2e-4)
+    expected, actual = (checkpoint.load(tmp_path / name / "sft.safetensors")[0] for name in ("one", "two"))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=0, atol=2e-4)
 
 
 # -- configs ----------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_two_processes_go_on_with_the_same_steps_as_one(
         ({"stages": {"aling": None}}, "aling:", r"stages\.aling: there is no such key\n  did you mean 'align'"),
         ({"stages": {"sft": {"lr": {"llm": 1}}}}, "llm:", r"stages\.sft\.lr\.llm: there is no such key"),
         ({"stages": {"sft": {"batch": 3}}, "micro_batch": 2}, "batch:", "batch is 3, which 1 processes .* evenly"),
-        ({"stages": dict.fromkeys(("align", "vision", "sft"))}, "stages:", "no stage is left to run"),
+        ({"stages": dict.fromkeys(("align", "vision", "sft"))}, "stages:", "every stage is null"),
         ({"stages": {"align": {"lr": {"connector": 0}}}}, "align:", r"stages\.align trains nothing"),
         ({"mixture": None, "stages": {"align": None}}, "vision", r"stages\.\w+ has no mixture"),
         ({"precision": "float16"}, "precision:", "precision: Input should be 'float32' or 'bfloat16'"),
@@ -209,11 +209,11 @@ def test_mistakes_are_named_with_their_line(
 ) -> None:
     mixture = changes.pop("mixture", str(tiny_mixture)) if "mixture" in changes else str(tiny_mixture)
     config = worlds.config(tmp_path / "run.yaml", tiny_models, mixture, **changes)
-    with pytest.raises(ConfigError, match=message) as found:
+    with pytest.raises(ConfigError, match=message) as caught:
         training.run(config, quiet=True)
-    assert found.value.exit_code == 2
-    number = re.fullmatch(r".*run\.yaml:(\d+)", found.value.where)
-    assert number is not None, found.value.where
+    assert caught.value.exit_code == 2
+    number = re.fullmatch(r".*run\.yaml:(\d+)", caught.value.where)
+    assert number is not None, caught.value.where
     if line != "vision":  # a key that is not there has no line of its own
         assert line in Path(config).read_text().splitlines()[int(number[1]) - 1]
     assert not (tmp_path / "run" / "log.jsonl").exists()
@@ -225,9 +225,9 @@ def test_a_folder_keeps_to_its_config_but_for_what_decides_nothing(
     same = {"stages": worlds.only("sft", batch=2), "checkpoint_every": 2}
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **same)
     assert in_child(dies, config, "write", 3) == -signal.SIGKILL
-    other = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), seed=1, **same)
+    changed = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), seed=1, **same)
     with pytest.raises(ConfigError, match="holds a training of another config"):
-        training.run(other, quiet=True)
+        training.run(changed, quiet=True)
     again = {**same, "checkpoint_every": 1, "micro_batch": 1, "encode_batch": 1}
     training.run(worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **again), quiet=True)
     assert [line["step"] for line in lines(tmp_path / "run" / "log.jsonl")] == [0, 1, 2]
@@ -239,7 +239,7 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
     import torch
 
     videos = worlds.mixture(tmp_path / "videos", images=0, videos=3, pairs=0, texts=0)
-    value = training.run(
+    summary = training.run(
         worlds.config(
             tmp_path / "a.yaml", tiny_models, str(tiny_mixture),
             stages={"align": {"batch": 18}, "vision": {"batch": 2, "mixture": videos.uri}, "sft": None},
@@ -247,7 +247,7 @@ def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
         quiet=True,
     )  # fmt: skip
     assert [len(line["keys"]) for line in lines(tmp_path / "a" / "keys.jsonl")] == [18, 2, 1]
-    assert value["warnings"] == ["align: text (22%) teaches nothing while the language model is frozen"]
+    assert summary["warnings"] == ["align: text (22%) teaches nothing while the language model is frozen"]
     first, second = (checkpoint.load(tmp_path / "a" / f"{name}.safetensors")[0] for name in ("align", "vision"))
     assert {name.split(".")[0] for name in first} == {"connector"}
     assert {name.split(".")[0] for name in second} == {"connector", "vision"}
@@ -291,18 +291,18 @@ def test_half_precision_and_activation_checkpoints_train_too(
 def test_a_medium_that_cannot_be_shown_stops_or_is_skipped(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
     from tests.mixtures import small
 
-    made = {"image": [small.sample(i, "image", [worlds.plain("red") if i else b"no picture"]) for i in range(4)]}
-    mixture = small.write(tmp_path / "world", {"image": 4}, samples=made, contract=worlds.CONTRACT, vshards=1)
+    samples = {"image": [small.sample(i, "image", [worlds.plain("red") if i else b"no picture"]) for i in range(4)]}
+    mixture = small.write(tmp_path / "world", {"image": 4}, samples=samples, contract=worlds.CONTRACT, vshards=1)
     stages = worlds.only("align", batch=2)
     with pytest.raises(StageError, match=f"a medium of sample {small.key_of(0)} cannot be shown"):
         training.run(worlds.config(tmp_path / "a.yaml", tiny_models, mixture.uri, stages=stages), quiet=True)
-    value = training.run(
+    summary = training.run(
         worlds.config(tmp_path / "b.yaml", tiny_models, mixture.uri, stages=stages, on_error="skip", micro_batch=1),
         quiet=True,
     )
-    assert value["stages"][0]["samples"] == 3
-    assert value["warnings"] == ["align: 1 samples were skipped, their media could not be shown"]
-    assert value["stages"][0]["steps"] == 2
+    assert summary["stages"][0]["samples"] == 3
+    assert summary["warnings"] == ["align: 1 samples were skipped because their media cannot be decoded"]
+    assert summary["stages"][0]["steps"] == 2
 
 
 # -- what people and scripts see --------------------------------------------------------------------------------
@@ -313,19 +313,19 @@ def test_the_command_prints_one_value_and_its_curve(tmp_path: Path, tiny_models:
 
     stages = {"align": None, "vision": {"batch": 6, "lr": {"language": 1e-3}}, "sft": {"batch": 2}}
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), stages=stages, tokens_per_frame=3)
-    told = CliRunner().invoke(app, ["train", config, "--out", str(tmp_path / "other"), "--json"])
-    assert told.exit_code == 0, told.output
-    value = json.loads(told.stdout)
-    assert [(s["stage"], s["steps"], s["samples"]) for s in value["stages"]] == [("vision", 1, 6), ("sft", 3, 6)]
-    assert value["warnings"] == [
+    printed = CliRunner().invoke(app, ["train", config, "--out", str(tmp_path / "other"), "--json"])
+    assert printed.exit_code == 0, printed.output
+    summary = json.loads(printed.stdout)
+    assert [(s["stage"], s["steps"], s["samples"]) for s in summary["stages"]] == [("vision", 1, 6), ("sft", 3, 6)]
+    assert summary["warnings"] == [
         "vision: 0% of the mixture is video; Apollo trains this on video alone",
-        f"3 tokens a frame here; the shares of {texts} were planned with 2",
+        f"3 tokens per frame here; the shares of {texts} were planned with 2",
     ]
-    assert told.stderr == ""
+    assert printed.stderr == ""
     assert Image.open(tmp_path / "other" / "loss.png").size == (990, 495)
     shown = CliRunner().invoke(app, ["train", config, "--out", str(tmp_path / "other")])
     assert shown.exit_code == 0, shown.output
-    for stage in value["stages"]:
+    for stage in summary["stages"]:
         assert f"{stage['first_loss']:.3f} → {stage['last_loss']:.3f}" in shown.stdout
     assert str(tmp_path / "other" / "loss.png") in shown.stdout.replace("\n", "")
     assert not (tmp_path / "run").exists()
@@ -336,5 +336,5 @@ def test_bars_and_running_means() -> None:
     assert curve.bars([1.0]) == "▁"
     assert len(curve.bars(list(range(1000)))) == 20
     values = np.random.default_rng(1).normal(size=50)
-    wanted = [values[max(0, i - 6) : i + 1].mean() for i in range(50)]
-    np.testing.assert_allclose(curve.smooth(values, 7), wanted)
+    expected = [values[max(0, i - 6) : i + 1].mean() for i in range(50)]
+    np.testing.assert_allclose(curve.smooth(values, 7), expected)

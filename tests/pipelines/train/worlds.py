@@ -36,11 +36,11 @@ def mixture(folder: Path, *, images: int = 16, videos: int = 2, pairs: int = 2, 
     names = list(COLOURS)
     number = iter(range(10_000))
 
-    def sample(modality: str, media: list[bytes], said: str = "") -> tuple[str, list[Member]]:
-        turns = [{"from": "human", "value": "<image>" * len(media) + "\nColour?"}, {"from": "gpt", "value": said}]
+    def sample(modality: str, media: list[bytes], answer: str = "") -> tuple[str, list[Member]]:
+        turns = [{"from": "human", "value": "<image>" * len(media) + "\nColour?"}, {"from": "gpt", "value": answer}]
         return small.sample(next(number), modality, media, **({"conversations": turns} if media else {}))
 
-    made = {
+    samples = {
         "image": [sample("image", [plain(names[i % 4], i)], names[i % 4]) for i in range(images)],
         "video": [sample("video", [_clip(folder)], "many") for _ in range(videos)],
         "multi_image": [
@@ -49,9 +49,9 @@ def mixture(folder: Path, *, images: int = 16, videos: int = 2, pairs: int = 2, 
         ],
         "text": [sample("text", []) for _ in range(texts)],
     }
-    made = {name: samples for name, samples in made.items() if samples}
-    counts = {name: len(samples) for name, samples in made.items()}
-    return small.write(folder, counts, samples=made, contract=CONTRACT, vshards=2)
+    samples = {name: per_modality for name, per_modality in samples.items() if per_modality}
+    counts = {name: len(per_modality) for name, per_modality in samples.items()}
+    return small.write(folder, counts, samples=samples, contract=CONTRACT, vshards=2)
 
 
 def models(folder: Path, *, dropout: float = 0.0) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def models(folder: Path, *, dropout: float = 0.0) -> dict[str, Any]:
 
 def config(path: Path, models: dict[str, Any], mixture: str | None, **changes: Any) -> str:
     """A config file beside its folder, `path` without its ending; a small connector, four samples a step."""
-    value = {
+    document = {
         **models,
         "mixture": mixture,
         "out": str(path.with_suffix("")),
@@ -73,7 +73,7 @@ def config(path: Path, models: dict[str, Any], mixture: str | None, **changes: A
         **changes,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({k: v for k, v in value.items() if v is not None}, sort_keys=False))
+    path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}, sort_keys=False))
     return str(path)
 
 
