@@ -1,8 +1,8 @@
 """vocab: build an n-gram vocabulary for resampling from high-quality text, in MetaCLIP's form.
 
 Each task counts one span of a file and writes its counts, with pairs of words partitioned by their first word. Words
-are few and summed in this process; pairs are many and summed by one task per partition, which writes only those that the
-settings accept. So memory is bounded by the words and one partition, and the vocabulary is that of a single count.
+are few and summed in this process; pairs are many and summed by one task per partition, which writes only those that
+the settings accept. So memory is bounded by the words and one partition, and the vocabulary is that of a single count.
 """
 
 from __future__ import annotations
