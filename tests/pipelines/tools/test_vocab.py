@@ -132,7 +132,8 @@ def test_what_cannot_be_read_is_said_before_any_work(plain_loop: None, text_file
     picture.write_bytes(b"")
     table = tmp_path / "t.parquet"
     pq.write_table(pa.table({"words": ["a"]}), table)
-    for path_, word in (("/nowhere/x.txt", "does not exist"), (str(picture), "no text"), (str(table), "no column 'text'")):
+    cases = (("/nowhere/x.txt", "does not exist"), (str(picture), "no text"), (str(table), "no column 'text'"))
+    for path_, word in cases:
         with pytest.raises(ConfigError, match=word):
             vocab.run([path_], out, settings=FEW, quiet=True)
     with pytest.raises(ConfigError, match="titles"):
