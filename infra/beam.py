@@ -1,4 +1,4 @@
-"""Where jobs run. The only module outside pipelines that knows Beam."""
+"""Run jobs on a Beam runner. The only module outside pipelines that imports Beam."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from infra.hashing import canonical_json
 
 @dataclass(frozen=True)
 class Runner:
-    """name: a Beam runner; workers: processes on this machine (FnApiRunner only; 1 runs in this process);
-    options: further Beam options, passed on as they are."""
+    """The Beam runner of a job.
+
+    name: of a Beam runner. workers: processes on this machine (FnApiRunner only; 1 runs in this process).
+    options: further Beam options, passed on unchanged.
+    """
 
     name: str = "FnApiRunner"
     workers: int = 1
@@ -33,7 +36,7 @@ class Runner:
 def build_engine(runner: Runner) -> tuple[Any, Any]:
     """(Beam runner, PipelineOptions). FnApiRunner is named, since "DirectRunner" may run something else.
 
-    With several workers each is a process of this Python, whose chatter goes to a log file in the temporary folder.
+    Each of several workers is a process of this Python whose output goes to a log file in the temporary folder.
     """
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
@@ -58,12 +61,12 @@ def build_engine(runner: Runner) -> tuple[Any, Any]:
 def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
     """Build a pipeline with `build(pipeline)` and run it to its end.
 
-    Raises StageError when a worker process dies, which Beam itself may wait on for ever; errors of tasks come
-    through, those of Reelmill as they are where Beam keeps them.
+    Raises StageError when a worker process dies, for which Beam itself may wait for ever. Reelmill's own errors in
+    tasks are raised unchanged where Beam preserves them, others as StageError.
     """
     import apache_beam as beam
 
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised; told once is enough
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised, so need no log
     name, options = build_engine(runner)
     failure: list[BaseException] = []
 
@@ -83,24 +86,24 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
         if runner.workers > 1 and thread.is_alive():
             now = _children() - before
             dead = {pid for pid in seen if pid not in now or _is_zombie(pid)}
-            if dead and not _settles(thread):
-                raise _died(job)
+            if dead and not _ends_soon(thread):
+                raise _worker_died(job)
             seen |= {pid for pid in now if _is_worker(pid)}
     if failure and runner.workers > 1 and "Channel closed prematurely" in str(failure[0]):
-        raise _died(job) from failure[0]  # Beam was the first to notice, and says it so
+        raise _worker_died(job) from failure[0]  # Beam was the first to notice
     if failure:
-        raise _explained(job, failure[0])
+        raise _explain(job, failure[0])
 
 
 def run_tasks(
-    job: str, function: Callable[[str], Mapping[str, int]], tasks: Sequence[str], result: str, runner: Runner
+    job: str, function: Callable[[str], Mapping[str, int]], tasks: Sequence[str], counters_uri: str, runner: Runner
 ) -> dict[str, int]:
-    """Run `function(task)` for every task id, anywhere, and return the summed counters, also written to `result`.
+    """Run `function(task)` for every task id and return the summed counters, also written to `counters_uri`.
 
-    A task reads files and writes its own file whole; what travels through Beam is the id and the counters.
+    A task reads files and writes its own file whole; only its id and its counters travel through Beam.
     """
     if not tasks:
-        storage.write_bytes(result, canonical_json({}))
+        storage.write_bytes(counters_uri, canonical_json({}))
         return {}
 
     def build(pipeline: Any) -> object:
@@ -112,39 +115,39 @@ def run_tasks(
             | f"{job}: spread" >> beam.Reshuffle()
             | f"{job}: do" >> beam.Map(function)
             | f"{job}: sum" >> beam.CombineGlobally(sum_counters).without_defaults()
-            | f"{job}: report" >> beam.Map(functools.partial(_write_json, result))
+            | f"{job}: report" >> beam.Map(functools.partial(_write_json, counters_uri))
         )
 
     run(job, build, runner)
-    return dict(read_json(result))
+    return dict(read_json(counters_uri))
 
 
 def sum_counters(counters: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """Add counters key by key."""
     total: dict[str, int] = {}
     for counter in counters:
-        for name, value in counter.items():
-            total[name] = total.get(name, 0) + value
+        for name, count in counter.items():
+            total[name] = total.get(name, 0) + count
     return total
 
 
-def _write_json(uri: str, value: Mapping[str, Any]) -> None:
-    storage.write_bytes(uri, canonical_json(dict(value)))
+def _write_json(uri: str, counters: Mapping[str, int]) -> None:
+    storage.write_bytes(uri, canonical_json(dict(counters)))
 
 
-def _explained(job: str, error: BaseException) -> BaseException:
+def _explain(job: str, error: BaseException) -> BaseException:
+    """The error to raise for a failed job: the task's own ReelmillError, otherwise a StageError."""
     if isinstance(error, KeyboardInterrupt):
         return error
-    # Beam raises a copy that has lost place and hint; the original stands behind it in the same process, and behind
-    # that what it was raised of.
-    known = error if isinstance(error, ReelmillError) else None
-    at = error
-    while (behind := at.__cause__ or at.__context__) is not None:
-        if isinstance(behind, ReelmillError):
-            known = behind
-        at = behind
-    if known is not None:
-        return known
+    # Beam raises a copy without place and hint; the original is further down the chain of causes.
+    original = None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ReelmillError):
+            original = cause
+        cause = cause.__cause__ or cause.__context__
+    if original is not None:
+        return original
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     last = next((line.strip() for line in reversed(lines) if "Error" in line or ": " in line), str(error))
     stage = StageError(f"{job} stopped: {last[:500]}")
@@ -152,14 +155,14 @@ def _explained(job: str, error: BaseException) -> BaseException:
     return stage
 
 
-def _died(job: str) -> StageError:
+def _worker_died(job: str) -> StageError:
     return StageError(
         f"a worker process of {job} died",
-        hint="what was committed stays; run the same command again (fewer --workers need less memory)",
+        hint="run the same command again: committed work is reused (fewer --workers need less memory)",
     )
 
 
-def _settles(thread: threading.Thread) -> bool:
+def _ends_soon(thread: threading.Thread) -> bool:
     # At the end of a job its workers exit before the pipeline returns.
     thread.join(20.0)
     return not thread.is_alive()
@@ -170,13 +173,13 @@ def _children() -> set[int]:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
         return set()
-    found = {int(pid) for pid in text.split()}
+    pids = {int(pid) for pid in text.split()}
     for task in Path("/proc/self/task").iterdir():
         try:
-            found |= {int(pid) for pid in (task / "children").read_text().split()}
+            pids |= {int(pid) for pid in (task / "children").read_text().split()}
         except OSError:
             continue
-    return found
+    return pids
 
 
 def _is_worker(pid: int) -> bool:

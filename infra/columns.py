@@ -33,9 +33,9 @@ def to_ints(column: pa.Array | pa.ChunkedArray, null: int = -1) -> NDArray[np.in
     return np.asarray(pc.fill_null(column, null), dtype=np.int64)
 
 
-def equals(column: pa.Array | pa.ChunkedArray, value: Any) -> Mask:
-    """bool (n,): rows equal to `value`, False where null."""
-    return to_mask(pc.equal(column, value))
+def equals(column: pa.Array | pa.ChunkedArray, scalar: Any) -> Mask:
+    """bool (n,): rows equal to `scalar`, False where null."""
+    return to_mask(pc.equal(column, scalar))
 
 
 def is_null(column: pa.Array | pa.ChunkedArray) -> Mask:

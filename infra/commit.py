@@ -1,4 +1,4 @@
-"""How work becomes final: manifests, written last, say which files of a stage exist; a lock keeps two jobs apart."""
+"""Commit of a stage: a manifest, written last, lists its files; a lock keeps two commands out of one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.hashing import canonical_json
 
 MANIFEST = "_manifest.json"
 
-#: Seconds between two signs of life of a lock's holder, and after how many without one it counts as dead.
+#: Seconds between two heartbeats of a lock's holder, and without any after which it counts as dead.
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 30.0
 
@@ -34,7 +34,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage left: `fingerprint` stands for everything that it was made from."""
+    """The files of a finished stage. `fingerprint`: of all its inputs."""
 
     stage: str
     fingerprint: str
@@ -57,12 +57,12 @@ def unit_index(name: str) -> int:
 
 def write_manifest(folder: str, stage: str, fingerprint: str, units: Sequence[Unit]) -> Manifest:
     """Write RUN/STAGE/_manifest.json; the stage is final from here on."""
-    value = {
+    content = {
         "stage": stage,
         "input": fingerprint,
         "units": [{"name": u.name, "rows": u.rows, "sha256": u.sha256} for u in units],
     }
-    storage.write_bytes(storage.join(folder, MANIFEST), canonical_json(value))
+    storage.write_bytes(storage.join(folder, MANIFEST), canonical_json(content))
     return Manifest(stage, fingerprint, tuple(units))
 
 
@@ -71,31 +71,25 @@ def read_manifest(folder: str) -> Manifest | None:
     uri = storage.join(folder, MANIFEST)
     if not storage.is_file(uri):
         return None
-    value = read_json(uri)
-    units = tuple(Unit(u["name"], u["rows"], u["sha256"]) for u in value["units"])
-    return Manifest(value["stage"], value["input"], units)
+    content = read_json(uri)
+    units = tuple(Unit(u["name"], u["rows"], u["sha256"]) for u in content["units"])
+    return Manifest(content["stage"], content["input"], units)
 
 
 def collect_units(folder: str, names: Sequence[str], job: str) -> list[Unit]:
-    """The tables that `job` was to leave in a stage's folder.
-
-    Raises StageError when one is not there.
-    """
+    """The tables that `job` has written to a stage's folder. Raises StageError when one is missing."""
     units = []
     for name in names:
         uri = storage.join(folder, f"{name}.parquet")
-        found = tables.read_footer(uri)
-        if found is None:
+        footer = tables.read_footer(uri)
+        if footer is None:
             raise StageError(f"{name} is missing after {job}", where=uri, hint="run the same command again")
-        units.append(Unit(name, found[1], storage.sha256(uri)))
+        units.append(Unit(name, footer[1], storage.sha256(uri)))
     return units
 
 
 def need_manifest(run: str, stage: str) -> Manifest:
-    """The manifest of a stage that must have run.
-
-    Raises StageError naming the verb to run first.
-    """
+    """The manifest of a finished stage. Raises StageError, with the command to run first, when there is none."""
     manifest = read_manifest(storage.join(run, stage))
     if manifest is None:
         verbs = {
@@ -105,65 +99,61 @@ def need_manifest(run: str, stage: str) -> Manifest:
             "dialogues": "annotate",
             "members": "export",
         }
-        raise StageError(
-            f"there are no finished {stage} here", where=run, hint=f"run `reelmill {verbs.get(stage, 'run')}` first"
-        )
+        hint = f"run `reelmill {verbs.get(stage, 'run')}` first"
+        raise StageError(f"there are no finished {stage} here", where=run, hint=hint)
     return manifest
 
 
 def read_json(uri: str) -> Any:
-    """A JSON file.
-
-    Raises StageError when it is damaged.
-    """
+    """The content of a JSON file. Raises StageError when it is damaged."""
     try:
         return json.loads(storage.read_bytes(uri))
     except ValueError as error:
-        raise StageError(
-            f"not valid JSON: {error}", where=uri, hint="the file is damaged; run the stage again"
-        ) from None
+        hint = "the file is damaged; run the stage again"
+        raise StageError(f"not valid JSON: {error}", where=uri, hint=hint) from None
 
 
 @contextmanager
 def lock(run: str) -> Iterator[None]:
-    """Hold RUN/.lock with a heartbeat for as long as the block runs.
+    """Hold RUN/.lock with a heartbeat while the block runs.
 
-    A lock whose holder shows no sign of life for 30 seconds, or is a dead process of this machine, is taken over.
-    Raises StageError when somebody else is at work here.
+    A lock without a heartbeat for 30 seconds, or of a dead process of this machine, is taken over.
+    Raises StageError when another process works in this run.
     """
     uri = storage.join(run, ".lock")
-    mine = {"host": socket.gethostname(), "pid": os.getpid()}
+    own = {"host": socket.gethostname(), "pid": os.getpid()}
     if storage.is_file(uri):
         try:
-            held = json.loads(storage.read_bytes(uri))
+            holder = json.loads(storage.read_bytes(uri))
         except ValueError:
-            held = {}
-        fresh = time.time() - float(held.get("time", 0)) < DEAD_AFTER_S
-        if fresh and _alive(held, mine):
+            holder = {}
+        fresh = time.time() - float(holder.get("time", 0)) < DEAD_AFTER_S
+        if fresh and _is_alive(holder, own):
             raise StageError(
-                f"process {held.get('pid')} on {held.get('host')} is at work in this run",
+                f"process {holder.get('pid')} on {holder.get('host')} is at work in this run",
                 where=run,
-                hint=f"wait for it, or remove {uri} if you are sure that it is gone",
+                hint=f"wait for it, or remove {uri} if you are sure that it has ended",
             )
     elif storage.is_local(uri):
-        # Of two commands started at the same instant one makes the file, and the other learns of it here.
+        # Of two commands started at the same instant only one can create the file.
         path = storage.local_path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.touch(exist_ok=False)
         except FileExistsError:
-            raise StageError("another process has just begun to work in this run", where=run) from None
+            hint = "wait for it to finish"
+            raise StageError("another process has just begun to work in this run", where=run, hint=hint) from None
     stop = threading.Event()
 
     def beat() -> None:
-        storage.write_bytes(uri, canonical_json({**mine, "time": int(time.time())}))
+        storage.write_bytes(uri, canonical_json({**own, "time": int(time.time())}))
 
-    def beats() -> None:
+    def keep_beating() -> None:
         while not stop.wait(HEARTBEAT_S):
             beat()
 
     beat()
-    thread = threading.Thread(target=beats, daemon=True)
+    thread = threading.Thread(target=keep_beating, daemon=True)
     thread.start()
     try:
         yield
@@ -173,15 +163,15 @@ def lock(run: str) -> Iterator[None]:
         storage.remove(uri)
 
 
-def _alive(held: dict[str, Any], mine: dict[str, Any]) -> bool:
-    if held.get("host") != mine["host"]:
+def _is_alive(holder: dict[str, Any], own: dict[str, Any]) -> bool:
+    if holder.get("host") != own["host"]:
         return True
-    if held.get("pid") == mine["pid"]:
+    if holder.get("pid") == own["pid"]:
         return False
     try:
-        os.kill(int(held.get("pid", 0)), 0)
+        os.kill(int(holder.get("pid", 0)), 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it exists, as another user's
         return True
     return True

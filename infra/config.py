@@ -1,4 +1,4 @@
-"""The configuration file: strict YAML with places, so that every mistake names its line."""
+"""The configuration file: strict YAML with line numbers, so that every message about a mistake names its line."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ KeyPath = tuple[str | int, ...]
 
 
 class Strict(BaseModel):
-    """Base of every settings class: unknown keys are errors, frozen. Values are not coerced across kinds, except that a
-    number may stand in quotes: what ${VARIABLES} hold is text."""
+    """Base of every settings class: frozen, and unknown keys are errors. Values are not coerced to another type, except
+    that a number may be quoted, since ${VARIABLES} are text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_bool(cls, setting: Any, info: ValidationInfo) -> Any:
         # YAML's yes, no, on and off are bools, and Python's bools are numbers: `seed: on` would be 1.
-        if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"{str(value).lower()} is no value for this key")
-        return value
+        if isinstance(setting, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"{str(setting).lower()} is no value for this key")
+        return setting
 
 
 def _takes_bool(annotation: Any) -> bool:
@@ -49,10 +49,10 @@ def _takes_bool(annotation: Any) -> bool:
 
 
 class Captions(Strict):
-    """Where a source's captions are.
+    """Location of a source's captions.
 
     file: a JSONL, CSV or Parquet table (relative to the source's path); None means a .txt or .json beside each medium.
-    optional: a medium without caption is no fault.
+    optional: a medium may lack a caption.
     """
 
     file: str | None = None
@@ -62,13 +62,13 @@ class Captions(Strict):
 
 
 class Source(Strict):
-    """One place that samples come from.
+    """A source of samples.
 
     path: a folder, a file, or any fsspec URI; ${VARIABLES} are filled in.
     format: folder (media files), webdataset (tars), table (JSONL, CSV or Parquet of text), llava (LLaVA JSON);
-        by default taken from the names found.
+        by default inferred from the file names.
     reader: name of a reader from an installed package, in place of format.
-    include: glob patterns relative to path; what matches none is counted as ignored.
+    include: glob patterns relative to path; files that match none are counted as ignored.
     mean_bytes: expected size of an item, from which units are cut; None takes the modality's default.
     """
 
@@ -103,27 +103,28 @@ class Source(Strict):
 
     @field_validator("captions", mode="before")
     @classmethod
-    def _captions(cls, value: Any) -> Any:
-        if isinstance(value, str):
+    def _expand_captions(cls, captions: Any) -> Any:
+        if isinstance(captions, str):
             words = {"sidecar": {}, "optional": {"optional": True}}
-            return words.get(value, {"file": value})
-        return value
+            return words.get(captions, {"file": captions})
+        return captions
 
     @field_validator("include", mode="before")
     @classmethod
-    def _include(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    def _expand_include(cls, patterns: Any) -> Any:
+        return (patterns,) if isinstance(patterns, str) else patterns
 
 
 class UnitSettings(Strict):
-    """How the inventory is cut into units, the pieces that are committed (ours: 1 GiB of media or 50,000 rows)."""
+    """Size of units, into which the inventory is cut and which are committed one by one (ours: 1 GiB of media or 50,000
+    rows)."""
 
     target_bytes: int = Field(default=2**30, gt=0)
     target_rows: int = Field(default=50_000, gt=0)
 
 
 class OcrText(Strict):
-    """How overlay text is joined to captions at export; Llama 3 concatenates them, the form is ours."""
+    """Joining of overlay text to captions at export. Llama 3 concatenates them; the template is ours."""
 
     join: bool = False
     min_words: int = Field(default=1, ge=1)
@@ -131,12 +132,12 @@ class OcrText(Strict):
 
     @field_validator("template")
     @classmethod
-    def _template(cls, value: str) -> str:
+    def _check_template(cls, template: str) -> str:
         try:
-            value.format(caption="", text="")
+            template.format(caption="", text="")
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"only {{caption}} and {{text}} may stand in braces ({error})") from error
-        return value
+            raise ValueError(f"only {{caption}} and {{text}} may appear in braces ({error})") from error
+        return template
 
 
 class Export(Strict):
@@ -153,8 +154,8 @@ class Export(Strict):
 
 
 class Config(Strict):
-    """The whole file. `measure`, `filters`, `duplicates`, `resample` and `annotate` are checked against the settings
-    of the modules that they name by `pipelines.core.resolve`."""
+    """The whole file. `pipelines.core.resolve` validates `measure`, `filters`, `duplicates`, `resample` and `annotate`
+    against the settings of the modules that they name."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     seed: int = Field(default=0, ge=0)
@@ -171,56 +172,55 @@ class Config(Strict):
 
     @field_validator("measure", "filters", "duplicates", mode="before")
     @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def _expand_empty(cls, section: Any) -> Any:
+        return {} if section is None else section
 
     @field_validator("sources")
     @classmethod
-    def _names(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
-        names = [source.name for source in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two sources are called {twice[0]!r}; names must differ")
-        return value
+    def _check_names(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        names = [source.name for source in sources]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two sources are called {repeated[0]!r}; names must differ")
+        return sources
 
 
 @dataclass(frozen=True)
 class ConfigDocument:
-    """A YAML file as data, with the line of every key."""
+    """A YAML file: its top-level mapping, and the line of every key."""
 
     path: str
     content: dict[str, Any]
     lines: Mapping[KeyPath, int]
 
-    def where(self, place: KeyPath) -> str:
-        """`file:line` of a place, or of the nearest place above it that has one."""
-        for end in range(len(place), -1, -1):
-            if place[:end] in self.lines:
-                return f"{self.path}:{self.lines[place[:end]]}"
+    def where(self, key_path: KeyPath) -> str:
+        """`file:line` of a key, or of the nearest key above it that has a line."""
+        for end in range(len(key_path), -1, -1):
+            if key_path[:end] in self.lines:
+                return f"{self.path}:{self.lines[key_path[:end]]}"
         return self.path
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
-#: Aliases of aliases multiply: a file of ten lines can stand for more values than fit in memory.
-MAX_PLACES = 100_000
+#: Limit on values, aliases included: a file of ten lines with aliases of aliases can expand beyond the memory.
+MAX_VALUES = 100_000
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def read_document(path: str | Path, text: str | None = None) -> ConfigDocument:
-    """Read a YAML file into a ConfigDocument.
+    """Read a YAML file, or `text` in its stead, into a ConfigDocument; ${VARIABLES} are filled in.
 
-    Raises ConfigError with file and line for broken YAML, repeated keys and unset ${VARIABLES}.
+    Raises ConfigError with file and line for broken YAML, repeated keys and unset variables.
     """
     name = str(path)
     if text is None:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise ConfigError(
-                "no such config file", where=name, hint="`reelmill init > config.yaml` writes one to start from"
-            ) from None
+            hint = "`reelmill init > config.yaml` writes one to start from"
+            raise ConfigError("no such config file", where=name, hint=hint) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the config: {error}", where=name) from None
     try:
@@ -234,38 +234,42 @@ def read_document(path: str | Path, text: str | None = None) -> ConfigDocument:
         raise ConfigError("nested too deeply", where=name) from None
     lines: dict[KeyPath, int] = {(): 1}
     try:
-        data = _plain(node, (), lines, name) if node is not None else {}
+        content = _construct(node, (), lines, name) if node is not None else {}
     except RecursionError:
-        raise ConfigError("an alias (*name) stands within what it names", where=name) from None
-    if not isinstance(data, dict):
-        raise ConfigError("the config must be a mapping of keys", where=f"{name}:1")
-    return ConfigDocument(name, data, lines)
+        raise ConfigError("an alias (*name) refers to a value that contains it", where=name) from None
+    if not isinstance(content, dict):
+        raise ConfigError("the config must be a mapping of keys", where=f"{name}:1", hint="write lines of `key: value`")
+    return ConfigDocument(name, content, lines)
 
 
-def _plain(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
-    line = node.start_mark.line + 1
-    lines.setdefault(place, line)
-    if len(lines) > MAX_PLACES:
-        raise ConfigError(f"the config has more than {MAX_PLACES:,} values, aliases included", where=f"{name}:{line}")
+def _construct(node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
+    """The node as dicts, lists and scalars; records the lines of its keys in `lines`."""
+    where = f"{name}:{node.start_mark.line + 1}"
+    lines.setdefault(key_path, node.start_mark.line + 1)
+    if len(lines) > MAX_VALUES:
+        raise ConfigError(f"the config has more than {MAX_VALUES:,} values, aliases included", where=where)
     if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = _scalar(key_node, name)
+        mapping: dict[str, Any] = {}
+        for key_node, child in node.value:
+            key = _construct_scalar(key_node, name)
             key_line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise ConfigError(f"keys must be words, got {key!r}", where=f"{name}:{key_line}")
-            if key in found:
-                raise ConfigError(f"the key {key!r} stands here twice", where=f"{name}:{key_line}")
-            lines[(*place, key)] = key_line
-            found[key] = _plain(value_node, (*place, key), lines, name)
-        return found
+                raise ConfigError(
+                    f"keys must be words, got {key!r}", where=f"{name}:{key_line}", hint="put it in quotes"
+                )
+            if key in mapping:
+                hint = "keep one of the two"
+                raise ConfigError(f"the key {key!r} appears twice", where=f"{name}:{key_line}", hint=hint)
+            lines[(*key_path, key)] = key_line
+            mapping[key] = _construct(child, (*key_path, key), lines, name)
+        return mapping
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*place, i), lines, name) for i, child in enumerate(node.value)]
-    value = _scalar(node, name)
-    return _fill(value, f"{name}:{line}") if isinstance(value, str) else value
+        return [_construct(child, (*key_path, i), lines, name) for i, child in enumerate(node.value)]
+    scalar = _construct_scalar(node, name)
+    return _fill_variables(scalar, where) if isinstance(scalar, str) else scalar
 
 
-def _scalar(node: yaml.Node, name: str) -> Any:
+def _construct_scalar(node: yaml.Node, name: str) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
@@ -279,76 +283,74 @@ def _scalar(node: yaml.Node, name: str) -> Any:
         loader.dispose()
 
 
-def _fill(value: str, where: str) -> str:
-    def variable(match: re.Match[str]) -> str:
+def _fill_variables(text: str, where: str) -> str:
+    def replacement(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise ConfigError(
-                f"the variable ${{{name}}} is not set", where=where, hint=f"export {name}=… before running"
-            )
+            hint = f"export {name}=… before running"
+            raise ConfigError(f"the variable ${{{name}}} is not set", where=where, hint=hint)
         return os.environ[name]
 
-    return _VARIABLE.sub(variable, value)
+    return _VARIABLE.sub(replacement, text)
 
 
-def validate(document: ConfigDocument, kind: type[Settings], data: Any, place: KeyPath = ()) -> Settings:
-    """`data` (found at `place` of the document) as `kind`.
+def validate(document: ConfigDocument, kind: type[Settings], content: Any, key_path: KeyPath = ()) -> Settings:
+    """`content`, at `key_path` of the document, as `kind`.
 
-    Raises ConfigError naming file, line, key, what is wrong and the nearest known key.
+    Raises ConfigError with file, line, key, the fault and the nearest valid key.
     """
     try:
-        return kind.model_validate({} if data is None else data)
+        return kind.model_validate({} if content is None else content)
     except ValidationError as error:
         first = error.errors()[0]
-        loc = _place_in(data, tuple(first["loc"]), first["type"] == "missing")
-        dotted = ".".join(str(part) for part in (*place, *loc)) or "config"
+        path = _strip_union_names(content, tuple(first["loc"]), first["type"] == "missing")
+        dotted = ".".join(str(key) for key in (*key_path, *path)) or "config"
         hint = ""
-        what = f"{dotted}: {first['msg'].removeprefix('Value error, ')}"
+        what = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            known = _fields(kind, loc[:-1])
-            near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-            what = f"{dotted}: there is no such key"
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            keys = _list_keys(kind, path[:-1])
+            near = difflib.get_close_matches(str(path[-1]), keys, n=1)
+            what = "there is no such key"
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(keys)}"
         elif first["type"] in ("model_type", "dict_type", "mapping_type"):
-            what = f"{dotted}: keys with values are wanted here"
+            what = "must be a mapping of keys to values"
         elif first["type"] == "missing":
-            what = f"{dotted}: this key is required"
+            what = "this key is required"
         if len(error.errors()) > 1:
             hint = f"{hint}\n  ".lstrip("\n ") + f"({len(error.errors()) - 1} more after this one)"
-        raise ConfigError(what, where=document.where((*place, *loc)), hint=hint) from None
+        where = document.where((*key_path, *path))
+        raise ConfigError(f"{dotted}: {what}", where=where, hint=hint) from None
 
 
-def _place_in(data: Any, loc: KeyPath, is_missing: bool) -> KeyPath:
-    """`loc` without the names of types that pydantic puts in for unions."""
-    found: list[str | int] = []
-    for i, part in enumerate(loc):
-        known = (isinstance(data, Mapping) and part in data) or (
-            isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+def _strip_union_names(content: Any, path: KeyPath, is_missing: bool) -> KeyPath:
+    """`path` without the names of types that pydantic inserts for unions."""
+    keys: list[str | int] = []
+    for i, key in enumerate(path):
+        exists = (isinstance(content, Mapping) and key in content) or (
+            isinstance(content, (list, tuple)) and isinstance(key, int) and key < len(content)
         )
-        if known:
-            data = data[part]
-        if known or (is_missing and i == len(loc) - 1):
-            found.append(part)
-    return tuple(found)
+        if exists:
+            content = content[key]
+        if exists or (is_missing and i == len(path) - 1):
+            keys.append(key)
+    return tuple(keys)
 
 
-def _fields(kind: type[BaseModel], loc: KeyPath) -> list[str]:
-    current: Any = kind
-    for part in loc:
-        if isinstance(part, int) or not isinstance(current, type) or not issubclass(current, BaseModel):
+def _list_keys(kind: type[BaseModel], path: KeyPath) -> list[str]:
+    """The keys that `kind` accepts at `path`; [] where there is no model."""
+    model = kind
+    for key in path:
+        if isinstance(key, int):
             continue
-        field = current.model_fields.get(part)
-        current = _model_in(field.annotation) if field else None
-        if current is None:
+        field = model.model_fields.get(key)
+        nested = _find_model(field.annotation) if field else None
+        if nested is None:
             return []
-    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        model = nested
+    return sorted(model.model_fields)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _find_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+    return next((model for argument in get_args(annotation) if (model := _find_model(argument)) is not None), None)

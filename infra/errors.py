@@ -1,6 +1,6 @@
-"""The errors a person meets.
+"""Errors reported to the user.
 
-ReelmillError           something stopped; what, where, what to do     exit 1
+ReelmillError           something stopped: what, where, what to do     exit 1
 ├── ConfigError         wrong usage or configuration, before any work  exit 2
 ├── StageError          a stage could not finish                       exit 1
 └── MissingExtra        an optional part is not installed              exit 2
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 
 class ReelmillError(Exception):
-    """A failure that is explained to the person: what happened, where, and what to do."""
+    """A failure explained to the user.
+
+    what: what happened. where: file, line or URI. hint: what to do. `exit_code`: of the command.
+    """
 
     exit_code = 1
 
@@ -22,16 +25,16 @@ class ReelmillError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
+        where = f"{self.where}: " if self.where else ""
         hint = f"\n  {self.hint}" if self.hint else ""
-        return f"{place}{self.what}{hint}"
+        return f"{where}{self.what}{hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
 class ConfigError(ReelmillError):
-    """The configuration or the command line is wrong; nothing has been started."""
+    """The configuration or the command line is wrong; no work has begun."""
 
     exit_code = 2
 
@@ -57,7 +60,7 @@ class MissingExtra(ReelmillError):
 
 
 class BadSample(Exception):
-    """One input cannot be used. `kind` is a short stable word, the message says what was seen."""
+    """One input cannot be used. `kind` is a short stable word, `detail` describes the fault."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)

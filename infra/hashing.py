@@ -1,4 +1,4 @@
-"""Names, fingerprints and chance, all from blake2b."""
+"""Sample keys, fingerprints and deterministic pseudo-random draws, all from blake2b."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 
-def canonical_json(value: Any) -> bytes:
-    """`value` as JSON with sorted keys, fixed separators and a newline at the end: the same value, the same bytes.
+def canonical_json(content: Any) -> bytes:
+    """`content` as JSON with sorted keys, fixed separators and a final newline: equal content gives equal bytes.
 
-    Raises ValueError for NaN and infinities, which JSON has no words for.
+    Raises ValueError for NaN and infinities, which JSON cannot express.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
 
 def digest(*parts: bytes, size: int = 16) -> bytes:
-    """blake2b of `parts`, each preceded by its length so that no two lists of parts run together."""
+    """blake2b of `parts`, each preceded by its length so that different lists of parts differ in their bytes."""
     state = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
+    for block in parts:
+        state.update(len(block).to_bytes(8, "little"))
+        state.update(block)
     return state.digest()
 
 
-def fingerprint(value: Any) -> str:
-    """32 hex digits that stand for a JSON value."""
-    return digest(canonical_json(value)).hex()
+def fingerprint(content: Any) -> str:
+    """32 hex digits that identify a JSON value."""
+    return digest(canonical_json(content)).hex()
 
 
 def sample_key(source: str, container: str, position: str, media_sha256: str, text: str) -> str:
-    """The name of a sample: 26 characters [a-z2-7], no dot.
+    """The key of a sample: 26 characters [a-z2-7], no dot.
 
-    A function of what the sample is and where it lies in its source, never of run order.
+    A function of its content and its position in the source, never of the order of a run.
     """
     text_hash = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     parts = (p.encode("utf-8", "surrogatepass") for p in (source, container, position, media_sha256, text_hash))
@@ -48,7 +48,7 @@ def sample_key(source: str, container: str, position: str, media_sha256: str, te
 
 
 def draw_integers(seed: int, keys: Iterable[str], purpose: str) -> NDArray[np.uint64]:
-    """uint64 (n,): one uniform draw a key, a function of (seed, key, purpose) and nothing else."""
+    """uint64 (n,): one uniform draw per key, a function of (seed, key, purpose) only."""
     head = hashlib.blake2b(f"{seed}\x00{purpose}\x00".encode(), digest_size=8)
     digests = []
     for key in keys:
@@ -81,7 +81,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def rows_fingerprint(ids: pa.Array | pa.ChunkedArray) -> str:
-    """32 hex digits that stand for an ordered column of ids (binary or string)."""
+    """32 hex digits that identify an ordered column of ids (binary or string)."""
     state = hashlib.blake2b(digest_size=16)
     if pa.types.is_fixed_size_binary(ids.type) and not ids.null_count:
         array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
@@ -93,8 +93,8 @@ def rows_fingerprint(ids: pa.Array | pa.ChunkedArray) -> str:
             rows[:, 8:] = flat[: len(array) * width].reshape(-1, width)
         state.update(rows.data)
         return state.hexdigest()
-    for value in ids.to_pylist():
-        part = value.encode() if isinstance(value, str) else value
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
+    for row_id in ids.to_pylist():
+        block = row_id.encode() if isinstance(row_id, str) else row_id
+        state.update(len(block).to_bytes(8, "little"))
+        state.update(block)
     return state.hexdigest()

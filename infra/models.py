@@ -1,8 +1,8 @@
-"""Loading models: one intra-op thread, pinned weights, one instance per process.
+"""Load models: one intra-op thread, pinned weights, one instance per process.
 
-Nothing is fetched unless the config asks for it by name: an open_clip tag, an `hf-hub:` model, or a TorchScript file
-by URL. A TorchScript file holds code, so it is loaded only when its sha256 is the pinned one, and from the very bytes
-that were hashed.
+Nothing is downloaded unless the config names it: an open_clip tag, an `hf-hub:` model, or a TorchScript file
+by URL. A TorchScript file contains code, so it is loaded only when its sha256 is the pinned one, and from the same
+bytes that were hashed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from infra.hashing import file_sha256
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-#: open_clip's names for weights that are wholly in one type.
+#: open_clip's names for weights that are all of one type.
 _PRECISION = {"float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"}
 #: Names under which open_clip looks for weights in a folder, best first.
 _WEIGHTS = (
@@ -48,7 +48,7 @@ _Loader = TypeVar("_Loader", bound=Callable[..., Any])
 
 
 def _once(load: _Loader) -> _Loader:
-    """Cache by arguments; threads that ask together wait for the one that loads."""
+    """Cache by arguments; concurrent threads wait for the one that loads."""
     cached = lru_cache(maxsize=8)(load)
 
     def locked(*arguments: Any) -> Any:
@@ -76,8 +76,8 @@ def import_torchvision(purpose: str = "this model") -> Any:
     """The torchvision module.
 
     Its wheel from the package index is built for CUDA and cannot be imported beside a CPU build of torch, because the
-    schemas of two operators are then unknown. Only in that case they are declared first; transforms and models work,
-    the operators themselves do not. Raises MissingExtra.
+    schemas of two operators are then unknown. Only in that case they are declared here; transforms and models then
+    work, the operators themselves do not. Raises MissingExtra.
     """
     library = import_torch(purpose).library
     if importlib.util.find_spec("torchvision") is None:
@@ -93,7 +93,7 @@ def import_torchvision(purpose: str = "this model") -> Any:
             schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             try:
                 library.define(f"torchvision::{operator}", schema)
-            except RuntimeError:  # the half-finished import had declared this one already
+            except RuntimeError:  # the interrupted import has already declared this one
                 continue
         import torchvision as module
     return module
@@ -110,11 +110,11 @@ def import_open_clip(purpose: str = "alignment") -> Any:
 
 
 def check_device(device: Device) -> Any:
-    """The torch device; on CUDA, arithmetic is set to be repeatable. Raises ConfigError when there is none."""
+    """The torch device; on CUDA, arithmetic is made repeatable. Raises ConfigError when it is not available."""
     module = import_torch()
     if device == "cuda":
         if not module.cuda.is_available():
-            raise ConfigError("device cuda is asked for, but torch sees no CUDA device", hint="set device: cpu")
+            raise ConfigError("the config says device cuda, but torch finds no CUDA device", hint="set device: cpu")
         module.backends.cudnn.benchmark = False
         module.backends.cudnn.deterministic = True
         module.backends.cuda.matmul.allow_tf32 = False
@@ -134,7 +134,7 @@ def check_sha256(sha256: str) -> str:
 
 
 def fetch(location: str, sha256: str, cache: str | None = None) -> bytes:
-    """The bytes of a pinned file.
+    """Read or download a pinned file.
 
     location: a local path, or an http(s) URL, which is downloaded once into the folder `cache` (by default
     ~/.cache/reelmill/models) under its sha256 and read from there afterwards.
@@ -202,13 +202,13 @@ def load_script(location: str, sha256: str, device: Device = "cpu", cache: str |
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Which CLIP.
+    """Configuration of a CLIP.
 
     model: "local-dir:PATH" (a folder with open_clip_config.json and open_clip_model.safetensors), "hf-hub:ORG/NAME",
         or an architecture that open_clip knows ("ViT-B-32").
     pretrained: for an architecture: a weights file or an open_clip tag ("laion2b_s34b_b79k").
-    sha256: the weights must have this hash; None takes them as they are.
-    cache: where tags and hub models are downloaded to; None is the libraries' own folder.
+    sha256: of the weights; None accepts any.
+    cache: download folder of tags and hub models; None is the libraries' own folder.
     """
 
     model: str
@@ -229,15 +229,15 @@ class ClipFiles:
 
 
 def clip_input_size(source: ClipSource) -> int:
-    """The side in pixels to which a picture's short side is brought. Reads JSON only, for local models and
-    architectures without importing torch."""
+    """Pixels of a picture's short side after resizing. Reads JSON only; imports no torch for local models and
+    architectures."""
     config = _clip_config(source)
     size = config["vision_cfg"].get("image_size", 224)
     return max(size) if isinstance(size, list) else int(size)
 
 
 def _clip_config(source: ClipSource) -> dict[str, Any]:
-    """embed_dim, vision_cfg, text_cfg; a folder's preprocess_cfg is added under that name."""
+    """embed_dim, vision_cfg, text_cfg, and the preprocess_cfg of a folder."""
     folder = _clip_folder(source)
     if folder is None:
         spec = importlib.util.find_spec("open_clip")
@@ -247,31 +247,28 @@ def _clip_config(source: ClipSource) -> dict[str, Any]:
         if not path.is_file():
             raise ConfigError(
                 f"open_clip has no architecture {source.model!r}",
-                hint='a model of your own is given as "local-dir:PATH"',
+                hint='give a local model as "local-dir:PATH"',
             )
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return config
     path = folder / _CONFIG
     try:
-        both = json.loads(path.read_text(encoding="utf-8"))
-        return {**both["model_cfg"], "vision_cfg": both["model_cfg"]["vision_cfg"], **_only(both, "preprocess_cfg")}
+        file = json.loads(path.read_text(encoding="utf-8"))
+        preprocess = {name: file[name] for name in ("preprocess_cfg",) if name in file}
+        return {**file["model_cfg"], "vision_cfg": file["model_cfg"]["vision_cfg"], **preprocess}
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not an open_clip config: {error!r}") from None
 
 
-def _only(mapping: dict[str, Any], name: str) -> dict[str, Any]:
-    return {name: mapping[name]} if name in mapping else {}
-
-
 def _clip_folder(source: ClipSource) -> Path | None:
-    """The folder of a local or hub model; the hub's is filled first. None for an architecture."""
+    """The folder of a local or (downloaded) hub model; None for an architecture."""
     kind, _, rest = source.model.partition(":")
     if kind == "local-dir":
         folder = Path(rest).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"model folder not found: {folder}")
+            raise ConfigError(f"model folder not found: {folder}", hint="check the path after local-dir:")
         return folder
     if kind == "hf-hub":
         return _hub_folder(rest, source.cache)
@@ -289,14 +286,14 @@ def _hub_folder(name: str, cache: str | None) -> Path:
         config = hub.download_pretrained_from_hf(name, filename=_CONFIG, cache_dir=cache)
         hub.download_pretrained_from_hf(name, cache_dir=cache)
     except OSError as error:
-        raise _offline(f"hf-hub:{name}", error) from None
+        raise _download_error(f"hf-hub:{name}", error) from None
     return Path(config).parent
 
 
-def _offline(what: str, error: BaseException) -> StageError:
+def _download_error(what: str, error: BaseException) -> StageError:
     return StageError(
         f"cannot download {what}: {_first_line(error)}",
-        hint='download it where there is a network and give it as model: "local-dir:PATH"',
+        hint='download it on a machine with network access and set model: "local-dir:PATH"',
     )
 
 
@@ -312,7 +309,10 @@ def clip_files(source: ClipSource) -> ClipFiles:
         model, weights = source.model, _architecture_weights(source)
     else:
         if source.pretrained is not None:
-            raise ConfigError("pretrained goes with an architecture's name; a folder or hub model has its own weights")
+            raise ConfigError(
+                "pretrained goes with an architecture's name; a folder or hub model has its own weights",
+                hint="remove pretrained",
+            )
         model, weights = f"local-dir:{folder}", _folder_weights(folder)
     sha256 = file_sha256(weights)
     if source.sha256 is not None and sha256 != check_sha256(source.sha256):
@@ -324,7 +324,7 @@ def _folder_weights(folder: Path) -> Path:
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise ConfigError(f"{folder} holds no weights", hint=f"open_clip expects {_WEIGHTS[0]} in it")
+    raise ConfigError(f"{folder} contains no weights", hint=f"open_clip expects {_WEIGHTS[0]} in it")
 
 
 def _architecture_weights(source: ClipSource) -> Path:
@@ -335,22 +335,22 @@ def _architecture_weights(source: ClipSource) -> Path:
     hub = import_open_clip().pretrained
     tag = hub.get_pretrained_cfg(source.model, source.pretrained)
     if not tag:
-        known = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
+        tags = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
         raise ConfigError(
-            f"{source.pretrained!r} is neither a file nor a tag of {source.model}", hint=f"its tags: {known}"
+            f"{source.pretrained!r} is neither a file nor a tag of {source.model}", hint=f"its tags: {tags}"
         )
     try:
         return Path(hub.download_pretrained(tag, cache_dir=source.cache))
     except (OSError, RuntimeError) as error:
-        raise _offline(f"{source.model} {source.pretrained}", error) from None
+        raise _download_error(f"{source.model} {source.pretrained}", error) from None
 
 
 class ClipModel:
-    """A loaded CLIP: pictures and texts to unit vectors.
+    """A loaded CLIP: encodes pictures and texts as unit vectors.
 
-    batch: how many rows pass through the model at once. The shape of a batch changes the last bits of its results
-        (measured with open_clip on one CPU thread: about 2e-6), so a batch is always full: the last one is padded.
-        With 1, the default, a row cannot depend on its neighbours by construction.
+    batch: rows per forward pass. The shape of a batch changes the last bits of the vectors (measured with open_clip on
+        one CPU thread: about 2e-6), so the last batch is padded to full size. With 1, the default, no row depends on
+        its neighbours.
     """
 
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any, device: Any, dtype: Any, batch: int) -> None:
@@ -362,31 +362,31 @@ class ClipModel:
         Returns float64 (n, d), rows of length 1, or NaN where the model gave no finite, non-zero vector."""
         from PIL import Image
 
-        def prepared(part: list[NDArray[np.uint8]]) -> Any:
-            rows = [self._preprocess(Image.fromarray(np.ascontiguousarray(picture))) for picture in part]
+        def preprocess(group: list[NDArray[np.uint8]]) -> Any:
+            rows = [self._preprocess(Image.fromarray(np.ascontiguousarray(picture))) for picture in group]
             return import_torch().stack(rows).to(self._dtype)
 
-        return self._encode(pictures, prepared, self._model.encode_image)
+        return self._encode(pictures, preprocess, self._model.encode_image)
 
     def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float64]:
-        """Like `encode_images`, for texts; what exceeds the model's context is cut off, as open_clip does."""
+        """Like `encode_images`, for texts, which open_clip cuts off at the model's context."""
         return self._encode(texts, self._tokenizer, self._model.encode_text)
 
     def _encode(
         self, rows: Iterable[Any], prepare: Callable[[list[Any]], Any], run: Callable[[Any], Any]
     ) -> NDArray[np.float64]:
-        parts = []
+        batches = []
         with import_torch().inference_mode():
-            for part in _groups(rows, self._batch):
-                inputs = prepare(part).to(self._device)
-                padding = inputs[-1:].repeat(self._batch - len(part), *[1] * (inputs.ndim - 1))
+            for group in _groups(rows, self._batch):
+                inputs = prepare(group).to(self._device)
+                padding = inputs[-1:].repeat(self._batch - len(group), *[1] * (inputs.ndim - 1))
                 vectors = run(import_torch().cat([inputs, padding]))
-                parts.append(vectors.float().cpu().numpy()[: len(part)])
-        return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, 0))
+                batches.append(vectors.float().cpu().numpy()[: len(group)])
+        return unit_rows(np.concatenate(batches)) if batches else np.zeros((0, 0))
 
 
 def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """float64 (n, d): each row divided by its length, or all NaN where that cannot be done."""
+    """float64 (n, d): each row divided by its length; NaN where the length is 0 or not finite."""
     rows = np.ascontiguousarray(vectors, np.float64)
     lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     usable = np.isfinite(lengths) & (lengths > 0)
@@ -412,8 +412,8 @@ def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float3
     from safetensors import SafetensorError
 
     files = clip_files(source)
-    place = check_device(device)
-    # open_clip reports every step and every unknown size to the root logger; what matters comes as an error.
+    torch_device = check_device(device)
+    # open_clip logs every step and every unknown size to the root logger; problems that matter are exceptions.
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
@@ -421,7 +421,7 @@ def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float3
             files.model,
             pretrained=_weights_file(source) or source.pretrained,
             precision=_PRECISION[dtype],
-            device=place,
+            device=torch_device,
             cache_dir=source.cache,
         )
         tokenizer = clip.get_tokenizer(files.model, cache_dir=source.cache)
@@ -429,7 +429,7 @@ def load_clip(source: ClipSource, device: Device = "cpu", dtype: Dtype = "float3
         raise ConfigError(f"open_clip cannot load {source.model}: {_first_line(error)}") from None
     finally:
         logging.getLogger().setLevel(level)
-    return ClipModel(model.eval(), preprocess, tokenizer, place, getattr(library, dtype), batch)
+    return ClipModel(model.eval(), preprocess, tokenizer, torch_device, getattr(library, dtype), batch)
 
 
 def _weights_file(source: ClipSource) -> str | None:
@@ -439,15 +439,15 @@ def _weights_file(source: ClipSource) -> str | None:
 
 
 def clip_fingerprint_inputs(source: ClipSource, device: Device, dtype: Dtype, batch: int) -> dict[str, object]:
-    """What the vectors of this model depend on, without any path: the config, the weights' sha256, and, where they
-    differ from the CPU's reference, device, type and batch shape."""
+    """Everything that determines this model's vectors, without any path: the config, the weights' sha256, device, type
+    and batch shape."""
     files = clip_files(source)
-    maker: dict[str, object] = {"weights_sha256": files.sha256, "config": files.config}
+    inputs: dict[str, object] = {"weights_sha256": files.sha256, "config": files.config}
     if files.model == source.model and not source.model.startswith("local-dir:"):
         # A tag also sets normalisation and resizing.
         tag = None if _weights_file(source) else source.pretrained
-        maker |= {"model": source.model, "weights": tag}
-    return maker | {"device": device, "dtype": dtype, "batch": batch}
+        inputs |= {"model": source.model, "weights": tag}
+    return inputs | {"device": device, "dtype": dtype, "batch": batch}
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Progress on stderr: counts, rate and time left, read from what has been committed."""
+"""Progress on stderr: counts, rate and remaining time, from the committed work."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LINE_EVERY_S = 15.0
 
 
 @dataclass
-class _Watched:
-    """A job that is looked at now and then. first: what was done before it began."""
+class _WatchedJob:
+    """A job whose progress is polled. first: count before it began."""
 
     job: str
     total: int
@@ -29,12 +29,12 @@ class _Watched:
     def rate(self, done: int) -> float:
         return (done - self.first) / max(time.monotonic() - self.begun, 1e-6)
 
-    def noted(self) -> str:
-        said = "" if self.note is None else self.note()
-        return f"; {said}" if said else ""
+    def format_note(self) -> str:
+        note = "" if self.note is None else self.note()
+        return f"; {note}" if note else ""
 
-    def bar(self) -> None:
-        """Until it is stopped, on a terminal."""
+    def show_bar(self) -> None:
+        """Update a bar on a terminal until stopped."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -49,21 +49,21 @@ class _Watched:
             task = bar.add_task(self.job, total=self.total, completed=self.first, rate="")
             while not self.stop.wait(0.5):
                 done = self.count()
-                bar.update(task, completed=done, rate=f"{self.rate(done):,.1f} {self.what}/s{self.noted()}")
+                bar.update(task, completed=done, rate=f"{self.rate(done):,.1f} {self.what}/s{self.format_note()}")
 
-    def lines(self) -> None:
-        """Until it is stopped, into a file or a pipe."""
+    def print_lines(self) -> None:
+        """Print lines to a file or a pipe until stopped."""
         while not self.stop.wait(LINE_EVERY_S):
             done = self.count()
             rate = self.rate(done)
-            left = f", {(self.total - done) / rate:,.0f} s left" if rate > 0 else ""
-            _say(f"{self.job}: {done:,} of {self.total:,} {self.what}, {rate:,.1f}/s{left}{self.noted()}")
+            remaining = f", {(self.total - done) / rate:,.0f} s left" if rate > 0 else ""
+            _print(f"{self.job}: {done:,} of {self.total:,} {self.what}, {rate:,.1f}/s{remaining}{self.format_note()}")
 
-    def summary(self) -> None:
+    def print_summary(self) -> None:
         seconds = time.monotonic() - self.begun
         new = self.total - self.first
         rate = f", {new / seconds:,.1f} {self.what}/s" if seconds > 0.5 and new else ""
-        _say(f"{self.job}: {self.total:,} {self.what} in {seconds:,.1f} s{rate}")
+        _print(f"{self.job}: {self.total:,} {self.what} in {seconds:,.1f} s{rate}")
 
 
 @contextmanager
@@ -76,22 +76,22 @@ def watch(
     quiet: bool = False,
     note: Callable[[], str] | None = None,
 ) -> Iterator[None]:
-    """Show how many of `total` `what` are done while the block runs; `count` looks at what is committed, `note` says
-    what else there is to say of it."""
+    """Show how many of `total` `what` are done while the block runs. `count` counts the committed ones, `note` adds a
+    remark."""
     if quiet or total <= 0:
         yield
         return
-    watched = _Watched(job, total, what, count, note)
+    watched = _WatchedJob(job, total, what, count, note)
     watched.first = count()
-    thread = threading.Thread(target=watched.bar if sys.stderr.isatty() else watched.lines, daemon=True)
+    thread = threading.Thread(target=watched.show_bar if sys.stderr.isatty() else watched.print_lines, daemon=True)
     thread.start()
     try:
         yield
     finally:
         watched.stop.set()
         thread.join()
-    watched.summary()
+    watched.print_summary()
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201

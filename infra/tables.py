@@ -1,4 +1,4 @@
-"""The tables: their schemas with versions, and the one way they are written, so that equal rows are equal bytes."""
+"""Tables: their schemas and version, and one way to write them, so that equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from infra import storage
 
-#: Raised whenever a column's meaning or type changes. 2: members tell tokens of text from those of media.
+#: Raised whenever a column's meaning or type changes. 2: members distinguish tokens of text from those of media.
 VERSION = 2
 
 MEDIUM = pa.struct(
@@ -32,11 +32,11 @@ SAMPLES = pa.schema(
         ("container", pa.string()),
         ("position", pa.string()),
         ("media", pa.list_(MEDIUM)),
-        ("text", pa.string()),  # raw; null: there is none
+        ("text", pa.string()),  # raw; null: none
         ("licence", pa.string()),
         ("origin", pa.string()),
         ("extra", pa.string()),  # the rest of the row, as canonical JSON
-        ("error", pa.string()),  # set: failed at ingest, with why
+        ("error", pa.string()),  # reason of a failure at ingest, otherwise null
     ]
 )
 
@@ -85,7 +85,7 @@ MEMBERS = pa.schema(
         ("modality", pa.string()),
         ("source", pa.string()),
         ("licence", pa.string()),
-        ("kind", pa.string()),  # what the text is: caption, document, conversation kinds
+        ("kind", pa.string()),  # kind of text: caption, document, conversation kinds
         ("language", pa.string()),
         ("tokens", pa.int64()),  # of text and media, by the released loader's contract
         ("text_tokens", pa.int64()),  # of the text alone
@@ -95,7 +95,7 @@ MEMBERS = pa.schema(
     ]
 )
 
-#: What a mixture holds, in the order in which it is laid out: by (vshard, position).
+#: The samples of a mixture, ordered by (vshard, position).
 MIXTURE = pa.schema(
     [
         ("key", pa.string()),
@@ -103,7 +103,7 @@ MIXTURE = pa.schema(
         ("position", pa.int32()),  # within the virtual shard
         ("group", pa.int32()),  # of mixture.json's groups
         ("shard", pa.int32()),  # of mixture.json's shards
-        ("repeat", pa.int32()),  # 0: the first time that the sample stands in the mixture
+        ("repeat", pa.int32()),  # 0: the first time that the sample appears in the mixture
         ("offset", pa.int64()),  # of the sample in its shard's tar, as in members
         ("size", pa.int64()),
         ("tokens", pa.int64()),  # by the recipe's contract
@@ -112,7 +112,7 @@ MIXTURE = pa.schema(
     ]
 )
 
-#: What a turn says, what it rests on, and whether it passed; blind_rate: right answers without the video, 0..1.
+#: A turn, its evidence and its outcome; blind_rate: share of right answers without the video, 0..1.
 TURN = pa.struct(
     [
         ("question", pa.string()),
@@ -122,7 +122,7 @@ TURN = pa.struct(
         ("end_s", pa.float64()),
         ("outcome", pa.string()),  # accepted, rejected
         ("reason", pa.string()),
-        ("blind_rate", pa.float64()),  # null: not asked
+        ("blind_rate", pa.float64()),  # null: not measured
     ]
 )
 
@@ -143,14 +143,14 @@ DIALOGUES = pa.schema(
         ("outcome", pa.string()),  # accepted, rejected
         ("reason", pa.string()),
         ("turns", pa.list_(TURN)),
-        ("evidence", pa.list_(ITEM)),  # the sheet that the generator was given
+        ("evidence", pa.list_(ITEM)),  # the generator's evidence sheet
         ("generator", pa.string()),  # llm, rules
         ("model", pa.string()),
         ("revision", pa.string()),
         ("prompt", pa.string()),  # hash of the prompt file
         ("schema", pa.string()),  # hash of the answer's JSON schema
         ("candidates", pa.int32()),
-        ("tokens_in", pa.int64()),  # of all requests for this row, those served from the cache too
+        ("tokens_in", pa.int64()),  # of all requests for this row, cached ones included
         ("tokens_out", pa.int64()),
     ]
 )
@@ -172,12 +172,12 @@ def to_bytes(
     table: pa.Table, *, fingerprint: str = "", retry: bool = False, groups: Sequence[int] = (), level: int = 3,
     dictionaries: Sequence[str] | None = None,
 ) -> bytes:  # fmt: skip
-    """`table` as Parquet, the same bytes for the same rows however it was chunked.
+    """`table` as Parquet, the same bytes for the same rows however they are chunked.
 
-    fingerprint: of the inputs, kept in the footer; `retry` marks a result that the next run must redo.
+    fingerprint: of the inputs, written to the footer. retry: marks a table that the next run must recompute.
     groups: row counts of the row groups, in order; by default one group.
-    level: of zstd; where most of a table is keys, which are random, 1 takes half the time for the same size.
-    dictionaries: columns whose values recur; None: Parquet finds out, which costs time where most do not.
+    level: of zstd; for tables that are mostly keys, which are random, 1 takes half the time for the same size.
+    dictionaries: columns whose values recur; None: Parquet decides, which costs time where most do not.
     """
     metadata = dict(table.schema.metadata or {})
     metadata[b"reelmill.version"] = str(VERSION).encode()
@@ -195,7 +195,7 @@ def to_bytes(
         version="2.6",
         data_page_version="1.0",
         use_dictionary=True if dictionaries is None else list(dictionaries),
-        write_statistics=False,  # of one row group they help no reader
+        write_statistics=False,  # no reader uses them for a single row group
         write_page_index=False,
         store_schema=True,
     )
@@ -225,22 +225,22 @@ def read_group(uri: str, group: int) -> pa.Table:
 
 
 def read_footer(uri: str) -> tuple[str, int, bool] | None:
-    """(input fingerprint, rows, to be redone) of a committed table; None when there is none or it is damaged."""
+    """(input fingerprint, rows, must be recomputed) of a committed table; None when it is missing or damaged."""
     if not storage.is_file(uri):
         return None
     with storage.open_read(uri) as file:
         try:
             metadata = pq.ParquetFile(file).metadata
-        except (pa.ArrowInvalid, OSError):  # OSError: a footer that is no Thrift
+        except (pa.ArrowInvalid, OSError):  # OSError: a footer that is not Thrift
             return None
     pairs: Mapping[bytes, bytes] = metadata.metadata or {}
     return pairs.get(_INPUT, b"").decode(), metadata.num_rows, _RETRY in pairs
 
 
 def is_done(uri: str, fingerprint: str) -> bool:
-    """Whether a task's result is there, made from these very inputs, and need not be redone."""
-    found = read_footer(uri)
-    return found is not None and found[0] == fingerprint and not found[2]
+    """Whether a task's table exists, was computed from these inputs, and need not be recomputed."""
+    footer = read_footer(uri)
+    return footer is not None and footer[0] == fingerprint and not footer[2]
 
 
 def empty(schema: pa.Schema) -> pa.Table:

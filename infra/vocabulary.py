@@ -1,13 +1,13 @@
-"""N-gram vocabularies: the file, and the one rule by which both entries and captions become words.
+"""N-gram vocabularies: the file, and the one rule that splits entries and captions into words.
 
 The file is MetaCLIP's: a JSON list of strings. An entry's id is its position in the list.
 
 The rule. A space is put on both sides of each of , . ; : ? ! ` and the text is split at white space; with case "lower"
-the words are then lower-cased. An entry is found in a caption when its words stand there in a row. That is the same as
+the words are then lower-cased. An entry occurs in a caption when its words appear there in a row. That is the same as
 `entry in caption` after both have been written as their words with single spaces, and one space at each end. Splitting
 at these signs, the spaces at the ends and document counts are MetaCLIP's (arXiv 2309.16671, its substring matching).
 Ours: runs of any Unicode white space count as one space, so that a double space cannot hide "new  york"; entries go
-through the same rule as captions, so that "U.S." can be found at all; and case "lower" is the default, because a
+through the same rule as captions, so that "U.S." can match at all; and case "lower" is the default, because a
 shouted or a sentence-initial word is the same word. case "keep" is MetaCLIP's rule. Scripts written without spaces are
 not segmented.
 """
@@ -29,7 +29,7 @@ Case = Literal["lower", "keep"]
 #: Signs that are words of their own.
 SEPARATE = ",.;:?!`"
 
-#: Ends each text in `split_texts`. A lone surrogate: no valid UTF-8 text can hold it.
+#: Ends each text in `split_texts`. A lone surrogate: no valid UTF-8 text contains it.
 BREAK = "\ud800"
 
 _SHAPE = 'a vocabulary is a JSON list of strings, for example ["dog", "new york"]; `reelmill vocab` makes one'
@@ -37,7 +37,7 @@ _SHAPE = 'a vocabulary is a JSON list of strings, for example ["dog", "new york"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """entries: as they stand in the file; sha256: of the file's bytes, as hex."""
+    """entries: as in the file; sha256: of the file's bytes, as hex."""
 
     entries: tuple[str, ...]
     sha256: str
@@ -72,20 +72,20 @@ def pad_words(text: str, case: Case) -> str:
 
 
 def load(path: str | Path) -> Vocabulary:
-    """Read and check a vocabulary: a JSON list, or a .txt file with an entry a line.
+    """Read and check a vocabulary: a JSON list, or a .txt file with one entry per line.
 
     Raises ConfigError, naming the file and the entry, when it cannot be read, is not a JSON list of strings, is empty,
-    or holds an entry that is blank or cannot be written as UTF-8.
+    or contains an entry that is blank or cannot be written as UTF-8.
     """
     where = str(path)
     try:
-        data = Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise ConfigError("no such vocabulary file", where=where, hint=_SHAPE) from None
     except OSError as error:
         raise ConfigError(f"cannot read the vocabulary: {error.strerror}", where=where) from None
     try:
-        text = data.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
         lines = [line.strip() for line in text.splitlines()]
         entries = [line for line in lines if line] if where.endswith(".txt") else json.loads(text)
     except UnicodeDecodeError as error:
@@ -96,11 +96,11 @@ def load(path: str | Path) -> Vocabulary:
         ) from None
     except RecursionError:
         raise ConfigError("the vocabulary is nested too deeply", where=where, hint=_SHAPE) from None
-    return Vocabulary(check(entries, where), hashlib.sha256(data).hexdigest())
+    return Vocabulary(check(entries, where), hashlib.sha256(content).hexdigest())
 
 
 def save(path: str | Path, entries: Sequence[str]) -> Vocabulary:
-    """Write a vocabulary, one entry a line so that versions can be compared; equal entries give equal bytes.
+    """Write a vocabulary, one entry per line so that versions can be compared; equal entries give equal bytes.
 
     Raises ConfigError as `load` does, before anything is written. The file appears whole or not at all.
     """
@@ -113,7 +113,7 @@ def save(path: str | Path, entries: Sequence[str]) -> Vocabulary:
 
 def check(entries: object, where: str) -> tuple[str, ...]:
     """`entries` as a tuple, if they are a usable vocabulary; ConfigError otherwise. Repeated entries are allowed:
-    published lists hold some; the first of those that come to the same words is the one that matches."""
+    published lists contain some; of those with the same words the first matches."""
     if not isinstance(entries, list):
         raise ConfigError(
             f"the vocabulary must be a list, but is a JSON {_json_kind(entries)}", where=where, hint=_SHAPE
@@ -126,14 +126,10 @@ def check(entries: object, where: str) -> tuple[str, ...]:
         if not entry or entry.isspace():
             raise ConfigError(f"entry {position} is blank", where=where, hint="remove it: it would be in every caption")
         if not entry.isascii() and any("\ud800" <= letter <= "\udfff" for letter in entry):
-            raise ConfigError(f"entry {position} holds half a surrogate pair: {entry!a}", where=where)
+            raise ConfigError(f"entry {position} contains half a surrogate pair: {entry!a}", where=where)
     return tuple(entries)
 
 
-def _json_kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    kinds: dict[type, str] = {dict: "object", list: "list", str: "string"}
-    return kinds.get(type(value), "number")
+def _json_kind(content: object) -> str:
+    kinds = {type(None): "null", bool: "boolean", dict: "object", list: "list", str: "string"}
+    return kinds.get(type(content), "number")

@@ -20,7 +20,7 @@ from types import TracebackType
 import numpy as np
 
 from infra.errors import StageError
-from infra.media.decoder_child import ArenaFrames, Reply, Request
+from infra.media.decoder_child import ArenaFrames, DecodeReply, DecodeRequest
 from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
 from infra.media.pixels import Limits as Limits
 
@@ -70,7 +70,7 @@ class Decoder:
         """Read the header only. Of a video the packets are read, to count frames and seconds, and the first frame is
         decoded, the only source of the orientation; of an image nothing is decoded."""
         self.probes += 1
-        return self._ask(Request(ref, True, {}, {}, self.limits))
+        return self._ask(DecodeRequest(ref, True, {}, {}, self.limits))
 
     def decode(
         self, ref: MediaRef, plans: Mapping[str, FramePlan], observers: Mapping[str, StreamObserver]
@@ -81,9 +81,9 @@ class Decoder:
         than the plan gives fewer. Observers must be importable by name in the child; what they print is lost.
         """
         self.decodes += 1
-        return self._ask(Request(ref, False, dict(plans), dict(observers), self.limits))
+        return self._ask(DecodeRequest(ref, False, dict(plans), dict(observers), self.limits))
 
-    def _ask(self, request: Request) -> DecodedMedia:
+    def _ask(self, request: DecodeRequest) -> DecodedMedia:
         payload = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
         if self._child is None:
             self._child = _Child(self.limits)
@@ -129,7 +129,7 @@ class _Child:
             self.stop()
             raise StageError(f"the decoder's child process did not start ({ready})", hint="run `reelmill doctor`")
 
-    def ask(self, payload: bytes, timeout_s: float) -> Reply | str:
+    def ask(self, payload: bytes, timeout_s: float) -> DecodeReply | str:
         """The reply, or an error, after which the child must be replaced."""
         deadline = time.monotonic() + timeout_s
         assert self._process.stdin is not None
@@ -140,7 +140,7 @@ class _Child:
         answer = self._receive(deadline)
         return answer if answer != "" else f"watchdog: no answer within {timeout_s:g} s"
 
-    def frames(self, reply: Reply) -> dict[str, Frames]:
+    def frames(self, reply: DecodeReply) -> dict[str, Frames]:
         """Copies of the arena's pixels, so that the next request may overwrite it."""
         if reply.used > 0 and (self._map is None or len(self._map) < reply.used):
             self._map = mmap.mmap(self._arena, os.fstat(self._arena).st_size)
@@ -166,7 +166,7 @@ class _Child:
             os.close(self._arena)
             self._arena = -1
 
-    def _receive(self, deadline: float) -> Reply | str:
+    def _receive(self, deadline: float) -> DecodeReply | str:
         """A reply; or "" when the deadline passed, or how the child died."""
         buffer = bytearray()
         expected = 8  # the length first, then so many bytes
@@ -184,7 +184,7 @@ class _Child:
             buffer += block
             if expected == 8 and len(buffer) >= 8:
                 expected = 8 + int.from_bytes(buffer[:8], "little")
-        reply: Reply = pickle.loads(memoryview(buffer)[8:])  # noqa: S301  (from our own child)
+        reply: DecodeReply = pickle.loads(memoryview(buffer)[8:])  # noqa: S301  (from our own child)
         return reply
 
     def _describe_death(self) -> str:

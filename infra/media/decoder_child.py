@@ -28,7 +28,7 @@ _ALARM_AFTER_S = 30.0  # beyond the parent's own watchdog
 
 
 @dataclass(frozen=True)
-class Request:
+class DecodeRequest:
     """A request of the parent. A probe reads no more than the header needs."""
 
     ref: MediaRef
@@ -49,7 +49,7 @@ class ArenaFrames:
 
 
 @dataclass(frozen=True)
-class Reply:
+class DecodeReply:
     """The answer to a request.
 
     bug: a traceback, of a mistake in our own code, which must stop the job. used: bytes of the arena.
@@ -101,33 +101,33 @@ class Arena:
 
 def serve(requests: IO[bytes], replies: IO[bytes], arena: Arena) -> None:
     """Answer until `requests` ends."""
-    _send(replies, Reply())  # ready
+    _send(replies, DecodeReply())  # ready
     while (request := _receive(requests)) is not None:
         _send(replies, answer(request, arena))
 
 
-def answer(payload: bytes, arena: Arena) -> Reply:
+def answer(payload: bytes, arena: Arena) -> DecodeReply:
     """Handle one request. Everything that a bad sample can cause is a reply with `error`; the rest is a bug."""
     arena.clear()
     started = time.perf_counter()
     try:
-        request: Request = pickle.loads(payload)  # noqa: S301  (from our own parent)
+        request: DecodeRequest = pickle.loads(payload)  # noqa: S301  (from our own parent)
         signal.setitimer(signal.ITIMER_REAL, request.limits.watchdog_s + _ALARM_AFTER_S)
         try:
             reply = _image(request, arena) if request.ref.kind == "image" else _video(request, arena)
         except BadSample as error:
-            reply = Reply(error=str(error))
+            reply = DecodeReply(error=str(error))
         except MemoryError:
-            reply = Reply(error="memory: the decoder ran out of memory")
+            reply = DecodeReply(error="memory: the decoder ran out of memory")
     except Exception:  # noqa: BLE001  (the boundary: a mistake in our code or in an observer is reported to the parent)
-        reply = Reply(bug=traceback.format_exc())
+        reply = DecodeReply(bug=traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = time.perf_counter() - started
-    return Reply(reply.header, reply.frames, reply.streams, reply.error, reply.bug, arena.used, seconds)
+    return DecodeReply(reply.header, reply.frames, reply.streams, reply.error, reply.bug, arena.used, seconds)
 
 
-def _video(request: Request, arena: Arena) -> Reply:
+def _video(request: DecodeRequest, arena: Arena) -> DecodeReply:
     from infra.media.video import VideoReader, decode_frames
 
     medium = open_medium(request.ref, request.limits)
@@ -136,7 +136,7 @@ def _video(request: Request, arena: Arena) -> Reply:
         try:
             if request.probe:
                 frame, _ = next(reader.frames())
-                return Reply(header=reader.header(frame))
+                return DecodeReply(header=reader.header(frame))
             offsets: dict[tuple[int, int, int], int] = {}
 
             def keep(number: int, pixels: Pixels) -> None:
@@ -148,21 +148,21 @@ def _video(request: Request, arena: Arena) -> Reply:
                 width, height = selector.width, selector.height
                 taken = tuple(offsets[number, width, height] for number in selector.numbers)
                 frames[name] = ArenaFrames(height, width, taken, tuple(selector.times))
-            return Reply(header=header, frames=frames, streams=streams)
+            return DecodeReply(header=header, frames=frames, streams=streams)
         finally:
             reader.close()
     finally:
         _close(medium)
 
 
-def _image(request: Request, arena: Arena) -> Reply:
+def _image(request: DecodeRequest, arena: Arena) -> DecodeReply:
     from infra.media.image import decode_picture, read_header, resize_for_plans
 
     medium = open_medium(request.ref, request.limits)
     try:
         image, header, orientation = read_header(medium, request.limits)
         if request.probe:
-            return Reply(header=header)
+            return DecodeReply(header=header)
         pixels = decode_picture(image, orientation)
         offsets: dict[int, int] = {}
         frames = {}
@@ -171,7 +171,7 @@ def _image(request: Request, arena: Arena) -> Reply:
                 offsets[id(image_pixels)] = arena.put(image_pixels)
             height, width, _ = image_pixels.shape
             frames[name] = ArenaFrames(height, width, (offsets[id(image_pixels)],), (0.0,))
-        return Reply(header=header, frames=frames)
+        return DecodeReply(header=header, frames=frames)
     finally:
         _close(medium)
 
@@ -190,7 +190,7 @@ def _receive(file: IO[bytes]) -> bytes | None:
     return file.read(int.from_bytes(head, "little"))
 
 
-def _send(file: IO[bytes], reply: Reply) -> None:
+def _send(file: IO[bytes], reply: DecodeReply) -> None:
     payload = pickle.dumps(reply, protocol=pickle.HIGHEST_PROTOCOL)
     file.write(len(payload).to_bytes(8, "little") + payload)
     file.flush()

@@ -69,7 +69,7 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class ByteRange(io.RawIOBase):
+class ByteRangeFile(io.RawIOBase):
     """`length` bytes of `file` from `offset`, as a read-only file without a name, by which a demuxer could find its
     neighbours."""
 
@@ -137,7 +137,7 @@ def open_medium(ref: MediaRef, limits: Limits) -> Medium:
     except BadSample:
         file.close()
         raise
-    return Medium(io.BufferedReader(ByteRange(file, ref.offset, size), 1 << 16), size)
+    return Medium(io.BufferedReader(ByteRangeFile(file, ref.offset, size), 1 << 16), size)
 
 
 def _open_local(path: str) -> tuple[IO[bytes], int]:

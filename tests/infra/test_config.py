@@ -100,7 +100,7 @@ def test_reading_is_pyyaml_s_safe_load(value: dict[str, Any], flow: bool) -> Non
         ("a: 1\n---\nb: 2\n", "c.yaml:2", "not valid YAML"),
         ("- a\n- b\n", "c.yaml:1", "must be a mapping"),
         ("just words\n", "c.yaml:1", "must be a mapping"),
-        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", "c.yaml:5", "'c' stands here twice"),
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", "c.yaml:5", "'c' appears twice"),
         ("a: 1\n2: b\n", "c.yaml:2", "keys must be words"),
         ("a: &x [*x]\n", "c.yaml", "alias"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "c.yaml:3", "<<"),
@@ -185,7 +185,7 @@ def test_a_number_may_come_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> N
         ("seed: -1\n", 8, "seed: Input should be greater than or equal to 0", ""),
         ("seed: on\n", 8, "seed: true is no value", ""),
         ("units:\n  target_rows: .nan\n", 9, "units.target_rows: Input should be a finite", ""),
-        ("filters: [motion]\n", 8, "filters: keys with values", ""),
+        ("filters: [motion]\n", 8, "filters: must be a mapping", ""),
         ("export:\n  ocr: {template: '{x}'}\n", 9, "export.ocr.template: only {caption} and {text}", ""),
         ("  - {name: films, path: q, modality: image}\n", 4, "sources: two sources are called 'films'", ""),
         ("    include: [a, {b: 1}]\n", 8, "sources.0.include.1: Input should be a valid string", ""),
@@ -209,7 +209,7 @@ def test_the_same_with_the_message_that_people_see() -> None:
         ("x:\n  many:\n  - size: 1\n  - szie: 2\n", 4, "x.many.1.szie: there is no such key", "did you mean 'size'?"),
         ("x:\n  many:\n  - names:\n    - a\n    - [b]\n", 5, "x.many.0.names.1: Input should be a valid string", ""),
         ("x:\n  share: yes\n", 2, "x.share: true is no value for this key", ""),
-        ("x:\n  either: word\n", 2, "x.either: keys with values", "more after"),
+        ("x:\n  either: word\n", 2, "x.either: must be a mapping", "more after"),
     ],
 )
 def test_places_within_tuples_optionals_and_unions(text: str, where: int, what: str, hint: str) -> None:

@@ -226,7 +226,7 @@ def test_wrong_weights_are_explained(tiny_clip: Path, tmp_path: Path) -> None:
     config = (tiny_clip / "open_clip_config.json").read_text()
     (tmp_path / "open_clip_config.json").write_text(config)
     source = models.ClipSource(f"local-dir:{tmp_path}")
-    with pytest.raises(ConfigError, match="holds no weights"):
+    with pytest.raises(ConfigError, match="contains no weights"):
         models.load_clip(source)
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(ConfigError, match="cannot load"):

@@ -54,7 +54,7 @@ def test_stage_by_stage_is_the_whole(
     ("text", "said"),
     [
         ("name: [", ":1: not valid YAML"),
-        ("name: a\nname: b\n", ":2: the key 'name' stands here twice"),
+        ("name: a\nname: b\n", ":2: the key 'name' appears twice"),
         ("- a\n", ":1: the config must be a mapping"),
         ("name: !!python/object/apply:os.system ['true']\n", ":1: name"),
         ("name: x\nstore: ${REELMILL_NO_SUCH_VARIABLE}\n", ":2: the variable"),

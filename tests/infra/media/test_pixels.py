@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef
 from infra.media.pixels import (
-    ByteRange,
+    ByteRangeFile,
     CodecGuard,
     Limits,
     blend_on_white,
@@ -30,7 +30,7 @@ from infra.media.pixels import (
 )
 def test_a_byte_range_is_the_slice(data: bytes, offset: int, steps: list[tuple[str, int]]) -> None:
     length = max(0, len(data) - offset) // 2
-    ours = io.BufferedReader(ByteRange(io.BytesIO(data), offset, length), 16)
+    ours = io.BufferedReader(ByteRangeFile(io.BytesIO(data), offset, length), 16)
     theirs = io.BytesIO(data[offset : offset + length])
     for step, value in steps:
         if step == "read":

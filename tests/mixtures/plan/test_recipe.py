@@ -70,7 +70,7 @@ def test_what_the_command_line_says_replaces_the_files_keys(tmp_path: Path) -> N
         ("seed: 1\nshares:\n  seconds: {'0..3': 0.5, '2..': 0.2}\n", "ranges '0..3' and '2..' overlap", 2),
         ("shares:\n  seconds: {short: 0.5}\n", "'short' is not a range", 1),
         ("shares:\n  seconds: {'3..3': 0.5}\n", "is empty", 1),
-        ("shares:\n  modality: {text: 0.1, text: 0.2}\n", "stands here twice", 2),
+        ("shares:\n  modality: {text: 0.1, text: 0.2}\n", "appears twice", 2),
         ("shares:\n  modality:\n    text: 1.5\n", "less than or equal to 1", 3),
         ("size: 0\n", "size 0 is empty", 1),
         ("unit: hours\n", "samples", 1),
