@@ -397,11 +397,11 @@ def _parse_object(extra: Any) -> Mapping[str, Any]:
     return extra if isinstance(extra, Mapping) else {}
 
 
-def _to_number(value: Any, zero: bool = False) -> float | None:
+def _to_number(signal: Any, zero: bool = False) -> float | None:
     """A finite number above 0 (or from 0 on); None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(signal, bool) or not isinstance(signal, int | float) or not math.isfinite(signal):
         return None
-    return float(value) if value > 0 or (zero and value == 0) else None
+    return float(signal) if signal > 0 or (zero and signal == 0) else None
 
 
 def _parse_time(time: Any) -> float | None:

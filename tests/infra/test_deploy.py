@@ -532,7 +532,7 @@ def test_sequences_that_fit(replica: str, gpus: int, mib: int) -> None:
 
 def test_how_many_replicas() -> None:
     published = {cells[0]: [float(cell.replace(",", "")) for cell in cells[1:]] for cells in rows("Speed")}
-    steps = rows("How many replicas")
+    steps = rows("Number of replicas")
     written, *_, total = [[int(cell.replace(",", "")) for cell in cells[1:]] for cells in steps]
     assert total == [sum(int(cells[i].replace(",", "")) for cells in steps[:-1]) for i in (1, 2, 3)]
     for machine, name, gpus in ((0, "one H200", 1), (1, "two H100", 2)):

@@ -33,7 +33,7 @@ def example(name: str) -> tuple[EvidenceSheet, str]:
         first = None if start is None else float(start)
         last = first if end is None else float(end)
         items.append(EvidenceItem(letter + number, letters[letter], first, last, text))
-        assert called == evidence._CALLED[letters[letter]]
+        assert called == evidence._PROMPT_NAMES[letters[letter]]
     facts = next((item.text for item in items if item.kind == "facts"), "")
     length = re.search(r"([\d.]+) seconds", facts)
     return EvidenceSheet(tuple(items), float(length[1]) if length else None), answer.strip()

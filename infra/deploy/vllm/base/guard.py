@@ -1,8 +1,8 @@
-"""Lets a few paths of vLLM through, and all but two of them only with a key.
+"""Middleware of vLLM that serves a few paths only, and all but two of them only with the API key.
 
-vLLM's `--api-key` guards /v1 and its like; /invocations (the same inference), /pause, /tokenize and others stay open
-(https://docs.vllm.ai/en/stable/usage/security/#api-key-authentication-limitations). This is given to vLLM as
-`--middleware guard.Guard`, which puts it before everything else. Standard library only: it runs in vLLM's image.
+vLLM's `--api-key` protects /v1 and similar paths; /invocations (the same inference), /pause and others stay open
+(https://docs.vllm.ai/en/stable/usage/security/#api-key-authentication-limitations). The option
+`--middleware guard.Guard` puts this class before everything else. Standard library only: it runs in vLLM's image.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-#: Asked by probes and Prometheus, which have no key; answered to GET only.
+#: Paths for probes and Prometheus, which have no key; GET only.
 OPEN = frozenset({"/health", "/metrics"})
-#: What Reelmill and a person with `curl` need.
+#: Paths that need the key: those that Reelmill and a person with `curl` use.
 KEYED = frozenset({"/v1/models", "/v1/chat/completions", "/tokenize", "/version"})
-#: Characters of a key, at least; ours. `openssl rand -hex 32` makes 64.
-LEAST = 16
+#: Minimum characters of a key; ours. `openssl rand -hex 32` makes 64.
+MIN_KEY_CHARS = 16
 
 
 class Guard:
-    """ASGI middleware. 401 without the key, 404 for any other path, with it or without.
+    """ASGI middleware: 401 without the key, 404 for any other path, with or without the key.
 
-    The key is that of vLLM itself, from VLLM_API_KEY; without a good one no request is ever let through, health
-    included, so that a server which lacks it never becomes ready.
+    The key is vLLM's own, VLLM_API_KEY. If it is missing or too short, the server does not start.
     """
 
     def __init__(self, app: App) -> None:
         key = os.environ.get("VLLM_API_KEY", "")
-        if len(key) < LEAST:
-            raise RuntimeError(f"VLLM_API_KEY must hold a key of at least {LEAST} characters (openssl rand -hex 32)")
+        if len(key) < MIN_KEY_CHARS:
+            raise RuntimeError(
+                f"VLLM_API_KEY must be a key of at least {MIN_KEY_CHARS} characters (make one: openssl rand -hex 32)"
+            )
         self.app = app
         self.expected = f"Bearer {key}".encode()
 
@@ -54,13 +55,13 @@ class Guard:
             await self.app(scope, receive, send)
 
     def has_key(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        """Whether there is exactly one Authorization header and it is ours; takes as long for any wrong key."""
-        given = [value for name, value in headers if name.lower() == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self.expected)
+        """Return whether the only Authorization header is the key; takes equally long for any wrong key."""
+        tokens = [header for name, header in headers if name.lower() == b"authorization"]
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0], self.expected)
 
 
 async def _refuse(send: Send, status: int) -> None:
-    words = {401: b'{"error": "Unauthorized"}', 404: b'{"error": "Not Found"}'}
+    bodies = {401: b'{"error": "Unauthorized"}', 404: b'{"error": "Not Found"}'}
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": words[status]})
+    await send({"type": "http.response.body", "body": bodies[status]})
