@@ -60,7 +60,7 @@ from tests import fake_server
 SERVICE_S = 0.5
 TOKENS = 1024
 #: Answers that pass the checks: read off the evidence, 1 kB.
-SAYS = ("--answer", "tests.answers:written")
+SAYS = ("--answer", "tests.answers:answer_from_evidence")
 
 
 def body(number: int, model: str) -> dict[str, Any]:

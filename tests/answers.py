@@ -1,4 +1,4 @@
-"""What the fake server of dialogues says: read off the evidence in the request, as an obedient model would."""
+"""Answers of the fake server: read from the evidence in a request, as an obedient model would write them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ _QUESTIONS = (
 )
 
 
-def written(body: dict[str, Any]) -> str:
-    """A dialogue of one turn an item, as many as its schema takes; blind, that it does not know; as a judge, no."""
-    asked = json.dumps(body.get("response_format") or {})
-    said = body["messages"][-1]["content"]
-    if isinstance(said, list):
-        return f"A red ball rolls over a wooden table while a dog looks on, in {len(said) - 1} frames."
-    if '"verdict"' in asked:
+def answer_from_evidence(body: dict[str, Any]) -> str:
+    """Return a dialogue with one turn per item, as many as its schema allows; no knowledge of a blind question; "no" as
+    a judge."""
+    response_format = json.dumps(body.get("response_format") or {})
+    prompt = body["messages"][-1]["content"]
+    if isinstance(prompt, list):
+        return f"A red ball rolls over a wooden table while a dog looks on, in {len(prompt) - 1} frames."
+    if '"verdict"' in response_format:
         return json.dumps({"verdict": "no"})
-    if "dialogue_" not in asked:
+    if "dialogue_" not in response_format:
         return "I have no way to know."
     bounds = body["response_format"]["json_schema"]["schema"]["properties"]["turns"]
     turns: list[dict[str, Any]] = []
-    for (name, _, when, text), question in zip(_ITEM.findall(said), _QUESTIONS, strict=False):
+    for (name, _, when, text), question in zip(_ITEM.findall(prompt), _QUESTIONS, strict=False):
         turn: dict[str, Any] = {"question": question, "answer": text, "evidence": [name]}
         times = _TIMES.match(when)
-        if '"start_s"' in asked:
+        if '"start_s"' in response_format:
             start = float(times[1]) if times else 0.0
             turn |= {"start_s": start, "end_s": float(times[2] or start) if times else 0.0}
         turns.append(turn)
     return json.dumps({"turns": turns[: bounds["maxItems"]]})
 
 
-def knowing(body: dict[str, Any]) -> str:
-    """The same, but that every blind answer is judged right."""
+def judge_all_right(body: dict[str, Any]) -> str:
+    """Return the same, but judge every blind answer right."""
     if '"verdict"' in json.dumps(body.get("response_format") or {}):
         return json.dumps({"verdict": "yes"})
-    return written(body)
+    return answer_from_evidence(body)

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server over real HTTP, for faults and speed. What it answers is a function of the request.
+"""A small OpenAI-compatible server over real HTTP, with injected faults. Its answers are a function of the request.
 
     python -m tests.fake_server --port 0 [--faults 0.05] [--fault hang=0.1] [--delay 0.5] [--answer module:function] …
 
@@ -166,9 +166,9 @@ class FakeServer:
             return _error(404, f"The model `{body.get('model')}` does not exist.", "NotFoundError")
         if not body.get("messages"):
             return _error(400, "messages: at least one is wanted", "BadRequestError")
-        wanted = _tokens(body["messages"]) + int(body.get("max_tokens") or 0)
-        if wanted > self.max_context:
-            text = f"the maximum context length is {self.max_context} tokens; this request comes to {wanted}"
+        needed = _tokens(body["messages"]) + int(body.get("max_tokens") or 0)
+        if needed > self.max_context:
+            text = f"the maximum context length is {self.max_context} tokens; this request comes to {needed}"
             return _error(400, text, "BadRequestError")
         response = web.json_response(self._completion(body))
         await response.prepare(request)
@@ -243,8 +243,8 @@ def _error(status: int, message: str, kind: str) -> web.Response:
     return web.json_response({"error": {"message": message, "type": kind, "code": status}}, status=status)
 
 
-def _tokens(value: Any) -> int:
-    return (len(value) if isinstance(value, str) else len(json.dumps(value))) // 4 + 1
+def _tokens(content: Any) -> int:
+    return (len(content) if isinstance(content, str) else len(json.dumps(content))) // 4 + 1
 
 
 # -- in a process of its own ------------------------------------------------------------------------------------------
@@ -297,8 +297,8 @@ async def _until_eof() -> None:
     await ended.wait()
 
 
-def _pairs(values: list[str]) -> dict[str, str]:
-    return dict(value.rsplit("=", 1) for value in values)
+def _parse_pairs(pairs: list[str]) -> dict[str, str]:
+    return dict(pair.rsplit("=", 1) for pair in pairs)
 
 
 def main() -> None:
@@ -316,30 +316,30 @@ def main() -> None:
     parser.add_argument("--max-context", type=int, default=1_000_000, metavar="TOKENS")
     parser.add_argument("--api-key")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin does")
-    given = parser.parse_args()
-    faults = dict.fromkeys(FAULTS, given.faults) if given.faults else {}
-    faults |= {name: float(share) for name, share in _pairs(given.fault).items()}
-    if given.answer:
-        module, name = given.answer.split(":")
+    options = parser.parse_args()
+    faults = dict.fromkeys(FAULTS, options.faults) if options.faults else {}
+    faults |= {name: float(share) for name, share in _parse_pairs(options.fault).items()}
+    if options.answer:
+        module, name = options.answer.split(":")
         answer = getattr(importlib.import_module(module), name)
     else:
 
         def answer(body: Body) -> str:
-            return words(body, given.chars)
+            return words(body, options.chars)
 
     server = FakeServer(
         answer=answer,
-        model=given.model,
+        model=options.model,
         faults=faults,
-        seed=given.seed,
-        in_a_row=given.in_a_row,
-        poison=_pairs(given.poison),
-        delay_s=given.delay,
-        max_context=given.max_context,
-        api_key=given.api_key,
-        port=given.port,
+        seed=options.seed,
+        in_a_row=options.in_a_row,
+        poison=_parse_pairs(options.poison),
+        delay_s=options.delay,
+        max_context=options.max_context,
+        api_key=options.api_key,
+        port=options.port,
     )
-    asyncio.run(serve(server, _until_eof if given.until_eof else _forever))
+    asyncio.run(serve(server, _until_eof if options.until_eof else _forever))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes a tiny model of Llama 3.1's architecture, tokenizer and chat format, on the spot. Its text is noise.
+"""Make a tiny model with Llama 3.1's architecture, tokenizer and chat format. Its text is noise.
 
     python -m tests.tiny_llama OUT        in an environment that has transformers, such as vLLM's
 
@@ -28,7 +28,7 @@ TEMPLATE = (
 )
 
 
-def make(out: str) -> None:
+def make_model(out: str) -> None:
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -66,4 +66,4 @@ def make(out: str) -> None:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    make_model(sys.argv[1])

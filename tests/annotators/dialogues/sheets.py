@@ -9,9 +9,9 @@ from annotators.dialogues.evidence import KINDS, EvidenceItem, EvidenceSheet
 
 def sheet(*items: tuple[Any, ...], seconds: float | None = 20.0) -> EvidenceSheet:
     """(kind, text) or (kind, text, start, end): items, numbered in their order."""
-    made: list[EvidenceItem] = []
+    items_: list[EvidenceItem] = []
     for name, text, *span in items:
-        number = 1 + sum(item.kind == name for item in made)
+        number = 1 + sum(item.kind == name for item in items_)
         start, end = span if span else (None, None)
-        made.append(EvidenceItem(f"{KINDS[name]}{number}", name, start, end, text))
-    return EvidenceSheet(tuple(made), seconds)
+        items_.append(EvidenceItem(f"{KINDS[name]}{number}", name, start, end, text))
+    return EvidenceSheet(tuple(items_), seconds)

@@ -28,7 +28,7 @@ def least_deviation(counts: Classes, shares: Mapping[str, float]) -> float:
     """By brute force over all sets of kinds: what a set's kinds want at most, and what videos outside can take instead
     (max-flow is min-cut, so twice what does not flow is the least deviation)."""
     names = [name for name, share in shares.items() if share > 0]
-    wanted = {name: shares[name] / sum(shares.values()) for name in names}
+    target = {name: shares[name] / sum(shares.values()) for name in names}
     usable = {c & set(names): 0 for c in counts if c & set(names)}
     for c, n in counts.items():
         if c & set(names):
@@ -38,7 +38,7 @@ def least_deviation(counts: Classes, shares: Mapping[str, float]) -> float:
     for size in range(len(names) + 1):
         for cut in itertools.combinations(names, size):
             outside = sum(n for c, n in usable.items() if not c <= set(cut)) / total
-            flows.append(sum(wanted[name] for name in cut) + outside)
+            flows.append(sum(target[name] for name in cut) + outside)
     return 2 * (1 - min(flows))
 
 
@@ -137,8 +137,8 @@ def test_a_data_set_meets_its_shares() -> None:
     table = solve_probabilities(counts, SHARES)
     drawn = [assign_kind(key, supported, table, 0) for key, supported in videos.items()]
     for name, share in SHARES.items():
-        wanted = share / sum(SHARES.values())
-        assert drawn.count(name) / len(drawn) == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / 10_000) ** 0.5)
+        target = share / sum(SHARES.values())
+        assert drawn.count(name) / len(drawn) == pytest.approx(target, abs=4 * (target * (1 - target) / 10_000) ** 0.5)
 
 
 def test_the_last_crumb_of_rounding_goes_to_the_last_kind() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import returned
 from hypothesis import strategies as st
 
 from annotators.dialogues import checks
@@ -395,8 +395,8 @@ def test_numbers_and_times_must_be_covered(answer: str, cited: str, passes: bool
 
 def test_decimals_may_be_left_out() -> None:
     long = sheet(("facts", "The video is 12.4 seconds long."), seconds=12.4)
-    for said in ("12.4", "12"):
-        assert one("How long is it?", f"It lasts {said} seconds.", "f1", on=long) is None
+    for number in ("12.4", "12"):
+        assert one("How long is it?", f"It lasts {number} seconds.", "f1", on=long) is None
     assert name(one("How long is it?", "It lasts 11 seconds.", "f1", on=long)) == "uncovered_number"
 
 
@@ -416,8 +416,8 @@ def test_other_scripts_on_both_sides_can_be_compared() -> None:
 # The whole
 
 
-def whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", told: str = "en") -> str | None:
-    return check_dialogue(dialogue, SKI, of, CheckSettings(language=language), lambda text: told).whole
+def whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", label: str = "en") -> str | None:
+    return check_dialogue(dialogue, SKI, of, CheckSettings(language=language), lambda text: label).whole
 
 
 def test_reasons_against_the_whole() -> None:
@@ -425,9 +425,9 @@ def test_reasons_against_the_whole() -> None:
     assert whole(Dialogue("conversation", ())) == "empty"
     assert whole(Dialogue("reasoning", (turn,))) == "wrong_kind: reasoning"
     assert whole(Dialogue("conversation", (turn,) * 7)) == "too_many_turns: 7"
-    assert whole(Dialogue("conversation", (turn,)), told="de") == "language: de"
-    assert whole(Dialogue("conversation", (turn,)), told="") == "language: none"
-    assert whole(Dialogue("conversation", (turn,)), told="de", language=None) is None
+    assert whole(Dialogue("conversation", (turn,)), label="de") == "language: de"
+    assert whole(Dialogue("conversation", (turn,)), label="") == "language: none"
+    assert whole(Dialogue("conversation", (turn,)), label="de", language=None) is None
     assert whole(Dialogue("conversation", (turn,) * 6)) is None
 
 
@@ -449,8 +449,8 @@ def test_languages_are_told_apart() -> None:
 
 def test_every_reason_is_documented_and_given_somewhere() -> None:
     text = Path(str(checks.__file__)).read_text("utf-8").split("class DialogueFindings")[1]
-    given = set(re.findall(r'(?:return|else) f?"([a-z_]+)(?:: [^"]*)?"', text))
-    assert given == set(REASONS)
+    returned = set(re.findall(r'(?:return|else) f?"([a-z_]+)(?:: [^"]*)?"', text))
+    assert returned == set(REASONS)
 
 
 def test_limits_are_checked() -> None:
@@ -465,20 +465,24 @@ WORDS = st.lists(
 )
 
 
-@given(st.lists(st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["c1", "d1", "o1", "x9"]), max_size=3)), max_size=6))
+@returned(
+    st.lists(st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["c1", "d1", "o1", "x9"]), max_size=3)), max_size=6)
+)
 def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[str], list[str], list[str]]]) -> None:
-    made = tuple(Turn(" ".join(q), " ".join(a), tuple(dict.fromkeys(e))) for q, a, e in turns)
-    found = check_dialogue(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
-    assert len(found.turns) == len(made)
-    assert found == check_dialogue(Dialogue("conversation", made), SKI, TALK, CheckSettings(), lambda text: "en")
-    for turn, reason in zip(made, found.turns, strict=True):
+    drawn_turns = tuple(Turn(" ".join(q), " ".join(a), tuple(dict.fromkeys(e))) for q, a, e in turns)
+    findings = check_dialogue(Dialogue("conversation", drawn_turns), SKI, TALK, CheckSettings(), lambda text: "en")
+    assert len(findings.turns) == len(drawn_turns)
+    assert findings == check_dialogue(
+        Dialogue("conversation", drawn_turns), SKI, TALK, CheckSettings(), lambda text: "en"
+    )
+    for turn, reason in zip(drawn_turns, findings.turns, strict=True):
         if reason is None:
             assert turn.evidence
             assert "<b>" not in turn.answer
             assert "[c1]" not in turn.question + turn.answer
 
 
-@given(st.text(max_size=200), st.text(max_size=200))
+@returned(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_is_judged(question: str, answer: str) -> None:
     check_dialogue(
         Dialogue("conversation", (Turn(question, answer, ("c1",)),)), SKI, TALK, CheckSettings(), lambda text: "en"

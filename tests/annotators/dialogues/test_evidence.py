@@ -42,7 +42,7 @@ def make(
     text: str | None = None, extra: Any = None, further: Any = (), limits: Any = None, **signals: Any
 ) -> EvidenceSheet:
     sample = {"modality": "video", "text": text, "extra": json.dumps(extra) if extra is not None else ""}
-    named = {name.replace("_", ".", 1): value for name, value in signals.items()}
+    named = {name.replace("_", ".", 1): signal for name, signal in signals.items()}
     return evidence.build_sheet(sample, named, EvidenceSettings(**(limits or {})), further)
 
 
@@ -84,7 +84,7 @@ def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "wanted"),
+    ("extra", "expected"),
     [
         ({"captions": ["A dog.", "A cat."]}, [("c1", None, None, "A dog."), ("c2", None, None, "A cat.")]),
         (
@@ -113,8 +113,8 @@ def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
         ({"asr": ["Hi", "you"]}, [("t1", None, None, "Hi"), ("t2", None, None, "you")]),
     ],
 )
-def test_forms_of_sources(extra: Any, wanted: list[tuple[Any, ...]]) -> None:
-    assert told(make(None, extra)) == wanted
+def test_forms_of_sources(extra: Any, expected: list[tuple[Any, ...]]) -> None:
+    assert told(make(None, extra)) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_times_are_kept_within_the_video() -> None:
     spans = [(-1, 3), (2, 99), (5, 4), (math.inf, 3), ("x", 1), (3.19, 3.21)]
     extra = {"captions": [{"start": a, "end": b, "text": f"text {i}"} for i, (a, b) in enumerate(spans)]}
     sheet = evidence.build_sheet({"extra": extra}, {"facts.duration": 10.0}, EvidenceSettings())
-    found = {item.text: (item.start_s, item.end_s) for item in sheet.of_kinds("dense", "caption")}
-    assert found["text 1"] == (2.0, 10.0)
-    assert found["text 2"] == (5.0, 5.0)  # an end before the start is not known
-    assert found["text 5"] == (3.1, 3.2)
-    assert found["text 0"] == found["text 3"] == found["text 4"] == (None, None)
+    span_by_text = {item.text: (item.start_s, item.end_s) for item in sheet.of_kinds("dense", "caption")}
+    assert span_by_text["text 1"] == (2.0, 10.0)
+    assert span_by_text["text 2"] == (5.0, 5.0)  # an end before the start is not known
+    assert span_by_text["text 5"] == (3.1, 3.2)
+    assert span_by_text["text 0"] == span_by_text["text 3"] == span_by_text["text 4"] == (None, None)
 
 
 def test_a_picture_has_no_times() -> None:
@@ -326,17 +326,17 @@ ANYTHING = st.recursive(
 @given(st.dictionaries(st.sampled_from(["captions", "segments", "transcript", "QA"]), ANYTHING))
 def test_any_extra_gives_a_sheet_and_the_same_one_again(extra: Any) -> None:
     sample = {"modality": "video", "text": "A dog.", "extra": extra}
-    one = evidence.build_sheet(sample, {"facts.duration": 5.0}, EvidenceSettings())
-    assert one == evidence.build_sheet(sample, {"facts.duration": 5.0}, EvidenceSettings())
-    for item in one.items:
+    first = evidence.build_sheet(sample, {"facts.duration": 5.0}, EvidenceSettings())
+    assert first == evidence.build_sheet(sample, {"facts.duration": 5.0}, EvidenceSettings())
+    for item in first.items:
         assert item.text
         assert item.start_s is None or 0 <= item.start_s <= (item.end_s or 0) <= 5.0
-    assert len(one.by_id) == len(one.items)
+    assert len(first.by_id) == len(first.items)
 
 
 def test_a_captioners_request() -> None:
     body = evidence.build_caption_body("qwen", ["AAAA", "BBBB"], 99)
     parts = body["messages"][0]["content"]
-    assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
+    assert [block["type"] for block in parts] == ["image_url", "image_url", "text"]
     assert parts[1]["image_url"]["url"] == "data:image/jpeg;base64,BBBB"
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("qwen", 99, 0.0)

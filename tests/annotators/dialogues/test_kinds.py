@@ -23,10 +23,10 @@ KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "
 
 def example(name: str) -> tuple[EvidenceSheet, str]:
     """The example of a prompt, read back."""
-    given, answer = load_kind(name).prompt.split("Example of items:\n")[1].split("Example of an answer:\n")
+    item_lines, answer = load_kind(name).prompt.split("Example of items:\n")[1].split("Example of an answer:\n")
     items = []
     letters = {letter: item_kind for item_kind, letter in KINDS.items()}
-    for line in given.strip().splitlines():
+    for line in item_lines.strip().splitlines():
         match = _LINE.fullmatch(line)
         assert match is not None, line
         letter, number, called, start, end, text = match.groups()
@@ -51,43 +51,43 @@ def test_shares_are_apollos() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_prompt_begins_with_what_all_share(name: str) -> None:
-    one, other = load_kind(name).prompt, load_kind("conversation").prompt
+    of_kind, conversation = load_kind(name).prompt, load_kind("conversation").prompt
     if name != IMAGE_TEXT:
         shared = (
-            len(one)
-            - len(one.lstrip())
-            + next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+            len(of_kind)
+            - len(of_kind.lstrip())
+            + next((i for i, (a, b) in enumerate(zip(of_kind, conversation, strict=False)) if a != b), len(of_kind))
         )
         assert shared > 1_500
-    assert "{medium}" not in one
-    assert evidence.OPEN in one
-    assert evidence.CLOSE in one
+    assert "{medium}" not in of_kind
+    assert evidence.OPEN in of_kind
+    assert evidence.CLOSE in of_kind
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_schema_bounds_everything_and_uses_no_keyword_that_engines_leave_out(name: str) -> None:
-    found = load_kind(name)
-    Draft202012Validator.check_schema(found.schema)
-    turns = found.schema["properties"]["turns"]
-    assert (turns["minItems"], turns["maxItems"]) == (found.least, found.most)
-    assert 1 <= found.least <= found.most
+    loaded = load_kind(name)
+    Draft202012Validator.check_schema(loaded.schema)
+    turns = loaded.schema["properties"]["turns"]
+    assert (turns["minItems"], turns["maxItems"]) == (loaded.least, loaded.most)
+    assert 1 <= loaded.least <= loaded.most
     assert list(turns["items"]["properties"])[:3] == ["evidence", "question", "answer"]  # the order of writing
     used: set[str] = set()
 
-    def walk(part: dict[str, Any]) -> None:
-        used.update(part)
-        if part["type"] == "object":
-            assert part["additionalProperties"] is False
-            assert set(part["required"]) == set(part["properties"])
-            for inner in part["properties"].values():
+    def walk(schema_node: dict[str, Any]) -> None:
+        used.update(schema_node)
+        if schema_node["type"] == "object":
+            assert schema_node["additionalProperties"] is False
+            assert set(schema_node["required"]) == set(schema_node["properties"])
+            for inner in schema_node["properties"].values():
                 walk(inner)
-        elif part["type"] == "array":
-            assert {"minItems", "maxItems"} <= part.keys()
-            walk(part["items"])
-        elif part["type"] == "string":
-            assert "pattern" in part or {"minLength", "maxLength"} <= part.keys()
+        elif schema_node["type"] == "array":
+            assert {"minItems", "maxItems"} <= schema_node.keys()
+            walk(schema_node["items"])
+        elif schema_node["type"] == "string":
+            assert "pattern" in schema_node or {"minLength", "maxLength"} <= schema_node.keys()
 
-    walk(dict(found.schema))
+    walk(dict(loaded.schema))
     assert used <= KEYWORDS
 
 
@@ -97,15 +97,15 @@ def test_the_example_in_a_prompt_passes_every_check(name: str) -> None:
     assert supports(name, shown)
     read = dialogue.parse_dialogue(answer, "stop", load_kind(name))
     assert not isinstance(read, str), read
-    found = checks.check_dialogue(read, shown, load_kind(name), checks.CheckSettings())
-    assert found.passed, found
+    loaded = checks.check_dialogue(read, shown, load_kind(name), checks.CheckSettings())
+    assert loaded.passed, loaded
 
 
 def test_hashes_are_those_of_what_is_sent() -> None:
     for name in ALL:
-        found = load_kind(name)
-        assert found.prompt_hash != found.schema_hash
-        assert len(found.prompt_hash) == 32
+        loaded = load_kind(name)
+        assert loaded.prompt_hash != loaded.schema_hash
+        assert len(loaded.prompt_hash) == 32
     assert len({load_kind(name).prompt_hash for name in ALL}) == len(ALL)
     turned = json.loads(json.dumps(load_kind("conversation").schema, sort_keys=True))
     assert kinds.fingerprint(json.dumps(turned)) != load_kind("conversation").schema_hash
@@ -131,7 +131,7 @@ def test_nothing_supports_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "wanted"),
+    ("items", "expected"),
     [
         ([("caption", LONG)], {"conversation", "captioning", "reasoning"}),
         ([("caption", "A brown dog sleeps there quietly.")], {"conversation", "captioning"}),
@@ -148,12 +148,12 @@ def test_nothing_supports_nothing() -> None:
         ([("dense", "A dog.", 0.0, 2.0), ("dense", "A cat.", 0.0, 4.0)], set()),
     ],
 )
-def test_what_is_supported(items: Any, wanted: set[str]) -> None:
-    assert {name for name in ALL if supports(name, sheet(*items))} == wanted
+def test_what_is_supported(items: Any, expected: set[str]) -> None:
+    assert {name for name in ALL if supports(name, sheet(*items))} == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("A first-person view of somebody cutting carrots on a board.", True),
         ("A first person view of somebody cutting carrots on a board.", True),
@@ -168,8 +168,8 @@ def test_what_is_supported(items: Any, wanted: set[str]) -> None:
         ("A man explains his point of view on carrots.", False),
     ],
 )
-def test_egocentric_needs_a_view_that_the_captions_name(text: str, wanted: bool) -> None:
-    assert supports("egocentric", sheet(("caption", text))) == wanted
+def test_egocentric_needs_a_view_that_the_captions_name(text: str, expected: bool) -> None:
+    assert supports("egocentric", sheet(("caption", text))) == expected
 
 
 def test_egocentric_by_the_sources_word() -> None:

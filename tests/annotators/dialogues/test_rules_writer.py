@@ -19,7 +19,7 @@ ANY_LANGUAGE = checks.CheckSettings(language=None)
 
 def make(text: str | None = None, extra: Any = None, **signals: Any) -> EvidenceSheet:
     sample = {"modality": "video", "text": text, "extra": json.dumps(extra) if extra is not None else ""}
-    named = {name.replace("_", ".", 1): value for name, value in signals.items()}
+    named = {name.replace("_", ".", 1): signal for name, signal in signals.items()}
     return evidence.build_sheet(sample, named, evidence.EvidenceSettings())
 
 
@@ -42,9 +42,9 @@ FULL = make(
 
 def sound(name: str, sheet: EvidenceSheet, dialogue: Dialogue, options: checks.CheckSettings = ANY_LANGUAGE) -> None:
     """Every turn passes and the whole does, and a server's schema would have allowed it, save that it may be short."""
-    found = checks.check_dialogue(dialogue, sheet, load_kind(name), options)
-    assert found.turns == (None,) * len(dialogue.turns)
-    assert found.whole == (None if dialogue.turns else "empty")
+    findings = checks.check_dialogue(dialogue, sheet, load_kind(name), options)
+    assert findings.turns == (None,) * len(dialogue.turns)
+    assert findings.whole == (None if dialogue.turns else "empty")
     turns = [
         {"evidence": list(turn.evidence), "question": turn.question, "answer": turn.answer}
         | ({} if turn.start_s is None else {"start_s": turn.start_s, "end_s": turn.end_s})
@@ -56,13 +56,13 @@ def sound(name: str, sheet: EvidenceSheet, dialogue: Dialogue, options: checks.C
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_full_sheet_gives_every_kind_in_english_and_in_many_words(name: str) -> None:
-    made = [rules_writer.write(load_kind(name), FULL, 0, f"key{i}") for i in range(60)]
-    for dialogue in made:
+    written = [rules_writer.write(load_kind(name), FULL, 0, f"key{i}") for i in range(60)]
+    for dialogue in written:
         assert load_kind(name).least <= len(dialogue.turns) <= load_kind(name).most
         assert dialogue.kind == name
         sound(name, FULL, dialogue)
-    assert len({turn.question for dialogue in made for turn in dialogue.turns}) >= 5
-    assert len(set(made)) >= 8
+    assert len({turn.question for dialogue in written for turn in dialogue.turns}) >= 5
+    assert len(set(written)) >= 8
 
 
 def test_dialogues_on_english_captions_are_english() -> None:

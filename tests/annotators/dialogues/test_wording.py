@@ -59,13 +59,13 @@ def test_shingles_and_likeness() -> None:
             wording.make_shingles(extract_features(a).words), wording.make_shingles(extract_features(b).words)
         )
 
-    one = "the dog runs over the grass"
-    assert len(wording.make_shingles(extract_features(one).words)) == 4
-    assert alike(one, "The dog runs over the grass!") == 1.0
-    assert alike(one, "a cat sleeps on the sofa") == 0.0
+    sentence = "the dog runs over the grass"
+    assert len(wording.make_shingles(extract_features(sentence).words)) == 4
+    assert alike(sentence, "The dog runs over the grass!") == 1.0
+    assert alike(sentence, "a cat sleeps on the sofa") == 0.0
     assert alike("Yes.", "yes") == 1.0
     assert alike("", "") == 0.0
-    assert 0 < alike(one, "the dog runs over the road") < 1
+    assert 0 < alike(sentence, "the dog runs over the road") < 1
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_shingles_and_likeness() -> None:
     ],
 )
 def test_times(text: str, seconds: list[float]) -> None:
-    assert [value for value, _ in extract_features(text).times] == seconds
+    assert [number for number, _ in extract_features(text).times] == seconds
     for _, words in extract_features(text).times:
         assert words in text.lower()
 
@@ -116,23 +116,23 @@ def test_numbers(text: str, values: set[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "other"),
+    ("text", "non_latin"),
     [("", False), ("12 !", False), ("A dog", False), ("naïve café", False), ("犬が走る", True), ("Собака", True)],
 )
-def test_scripts(text: str, other: bool) -> None:
-    assert wording.is_non_latin(text) is other
+def test_scripts(text: str, non_latin: bool) -> None:
+    assert wording.is_non_latin(text) is non_latin
 
 
 @given(st.text(max_size=60))
 def test_anything_can_be_taken_apart(text: str) -> None:
-    found = extract_features(text)
-    assert len(wording.make_shingles(found.words)) <= max(len(found.words) - 2, 1)
-    assert all(value >= 0 for value, _ in found.times)
-    assert extract_features(text + " ").words == found.words
+    features = extract_features(text)
+    assert len(wording.make_shingles(features.words)) <= max(len(features.words) - 2, 1)
+    assert all(number >= 0 for number, _ in features.times)
+    assert extract_features(text + " ").words == features.words
 
 
 @given(st.lists(st.sampled_from(["3", "dogs", "0:45", "seconds", "to", "two", "and", "12.5", "s", "in"]), max_size=12))
 def test_every_digit_is_in_one_number_or_time(tokens: list[str]) -> None:
-    found = extract_features(" ".join(tokens))
+    features = extract_features(" ".join(tokens))
     written = sum(bool(re.search(r"\d", token)) or token == "two" for token in tokens)
-    assert len(found.times) + len(found.numbers) <= written
+    assert len(features.times) + len(features.numbers) <= written

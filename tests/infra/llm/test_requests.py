@@ -57,9 +57,9 @@ def answer(text: str = "text") -> Completion:
 
 
 def test_a_key_stands_for_all_that_is_sent_and_nothing_else() -> None:
-    one = Request({"model": "m", "messages": [], "temperature": 0.0})
-    assert one.key == Request({"model": "m", "messages": [], "temperature": 0.0}).key == digest(one.payload)
-    assert len(one.key) == 16 and one.payload == b'{"model":"m","messages":[],"temperature":0.0}'
+    sent = Request({"model": "m", "messages": [], "temperature": 0.0})
+    assert sent.key == Request({"model": "m", "messages": [], "temperature": 0.0}).key == digest(sent.payload)
+    assert len(sent.key) == 16 and sent.payload == b'{"model":"m","messages":[],"temperature":0.0}'
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
     others: list[dict[str, Any]] = [
         {"model": "n"},
@@ -68,7 +68,7 @@ def test_a_key_stands_for_all_that_is_sent_and_nothing_else() -> None:
         {"seed": 1},
         {"response_format": schema},
     ]
-    assert len({one.key, *(Request({**one.body, **other}).key for other in others)}) == 6
+    assert len({sent.key, *(Request({**sent.body, **change}).key for change in others)}) == 6
 
 
 def test_properties_of_a_schema_are_sent_in_their_order() -> None:
@@ -90,24 +90,29 @@ def test_half_a_surrogate_pair_is_the_samples_fault() -> None:
 def test_answers_survive_the_cache(given: Completion) -> None:
     assert Completion.from_json(given.to_json()) == given
     with fresh() as cache:
-        one = make_request(1)
-        assert cache.get(one.key) is None and len(cache) == 0
-        assert cache.put(one.key, one.model, given) == given
-        assert cache.get(one.key) == given and len(cache) == 1
+        sent = make_request(1)
+        assert cache.get(sent.key) is None and len(cache) == 0
+        assert cache.put(sent.key, sent.model, given) == given
+        assert cache.get(sent.key) == given and len(cache) == 1
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
-    one = make_request(1)
-    with RequestCache(tmp_path / "below" / "cache") as cache, RequestCache(tmp_path / "below" / "cache") as other:
-        assert cache.put(one.key, one.model, answer("first")) == answer("first")
-        assert other.put(one.key, one.model, answer("second")) == answer("first")
-        assert other.put(one.key, "fake", answer("third")) == answer("first")
-        assert other.get(one.key) == cache.get(one.key) == answer("first")
+    sent = make_request(1)
+    with (
+        RequestCache(tmp_path / "below" / "cache") as cache,
+        RequestCache(tmp_path / "below" / "cache") as second_cache,
+    ):
+        assert cache.put(sent.key, sent.model, answer("first")) == answer("first")
+        assert second_cache.put(sent.key, sent.model, answer("second")) == answer("first")
+        assert second_cache.put(sent.key, "fake", answer("third")) == answer("first")
+        assert second_cache.get(sent.key) == cache.get(sent.key) == answer("first")
         assert (
-            cache.put(make_request(2).key, "fake", answer("read")) == answer("read") == other.get(make_request(2).key)
+            cache.put(make_request(2).key, "fake", answer("read"))
+            == answer("read")
+            == second_cache.get(make_request(2).key)
         )
     with RequestCache(tmp_path / "below" / "cache") as cache:
-        assert cache.get(one.key) == answer("first")
+        assert cache.get(sent.key) == answer("first")
 
 
 def test_what_was_given_up_is_never_kept() -> None:
@@ -141,7 +146,7 @@ def test_a_file_that_is_something_else_is_left_alone(spoil: Callable[[Path], Non
         RequestCache(path)
     assert caught.value.where == str(path) and caught.value.hint
     assert not path.is_file() or path.read_bytes() == before
-    assert [found.name for found in tmp_path.iterdir()] == ["cache"]
+    assert [results_.name for results_ in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_remote_place_is_no_place_for_it() -> None:
@@ -173,13 +178,13 @@ def test_processes_that_make_and_fill_one_cache_at_once_agree(tmp_path: Path) ->
     workers = [SPAWN.Process(target=put_own, args=(path, f"worker {i}", count, results)) for i in range(3)]
     for worker in workers:
         worker.start()
-    found = [results.get() for _ in workers]
+    results_ = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    assert found[0] == found[1] == found[2]
+    assert results_[0] == results_[1] == results_[2]
     with RequestCache(path) as cache:
         assert len(cache) == count
-        for number, name in found[0].items():
+        for number, name in results_[0].items():
             assert cache.get(make_request(number).key) == answer(name)
 
 
@@ -211,7 +216,9 @@ def test_what_is_in_flight_or_in_the_cache_is_not_sent_again() -> None:
             client = CachedClient(cache, engine)
             got = await asyncio.gather(*(client.complete(make_request(i % 4)) for i in range(12)))
             got += await asyncio.gather(*(client.complete(make_request(i % 4)) for i in range(4)))
-            assert [one.texts for one in got] == [(words(dict(make_request(i % 4).body)),) for i in range(16)]
+            assert [completion.texts for completion in got] == [
+                (words(dict(make_request(i % 4).body)),) for i in range(16)
+            ]
             assert set(engine.asked.values()) == {1} and len(cache) == 4
             assert (client.sent, client.hits, client.retries, client.gave_up) == (4, 12, 3, 0)
             assert (client.tokens_in, client.tokens_out, client.tokens_cached) == (40, 20, 8)
@@ -227,7 +234,7 @@ def test_an_engines_failure_reaches_everyone_who_waits() -> None:
         with fresh() as cache:
             client = CachedClient(cache, engine)
             got = await asyncio.gather(*(client.complete(make_request(1)) for _ in range(3)), return_exceptions=True)
-            assert [str(one) for one in got] == ["no server"] * 3
+            assert [str(error) for error in got] == ["no server"] * 3
             assert engine.asked.total() == 1 and len(cache) == 0
             engine.error = None
             assert await client.complete(make_request(1)) == await client.complete(make_request(1))
@@ -247,11 +254,11 @@ def test_cancelling_one_never_costs_another(cancelled: list[tuple[int, int]]) ->
                     await asyncio.sleep(0)
                 tasks[number].cancel()
             got = await asyncio.gather(*tasks, return_exceptions=True)
-            gone = {number for number, _ in cancelled}
-            for number, one in enumerate(got):
-                assert number in gone or one == cache.get(make_request(number % 3).key)
+            cancelled_numbers = {number for number, _ in cancelled}
+            for number, outcome in enumerate(got):
+                assert number in cancelled_numbers or outcome == cache.get(make_request(number % 3).key)
             assert not client._in_flight
-            assert client.sent == engine.asked.total() <= 3 + len(gone)
+            assert client.sent == engine.asked.total() <= 3 + len(cancelled_numbers)
 
     asyncio.run(job())
 
@@ -262,10 +269,10 @@ async def work(
     async with Servers([Endpoint(url=url, in_flight=in_flight)], print) as engine:
         client = CachedClient(cache, engine)
 
-        left = iter(numbers)
+        remaining = iter(numbers)
 
         async def worker() -> None:
-            for number in left:
+            for number in remaining:
                 done(make_request(number), await client.complete(make_request(number)))
 
         await asyncio.gather(*(worker() for _ in range(2 * in_flight)))
@@ -274,7 +281,7 @@ async def work(
 def process(url: str, path: str, numbers: list[int], in_flight: int, report: str) -> None:
     """What a worker does: requests, and writes the key of each answer that it was given."""
     with RequestCache(path) as cache, open(report, "ab", buffering=0) as file:
-        asyncio.run(work(url, cache, numbers, in_flight, lambda one, got: file.write(one.key + b"\n")))
+        asyncio.run(work(url, cache, numbers, in_flight, lambda request, got: file.write(request.key + b"\n")))
 
 
 def start(url: str, path: Path, numbers: list[int], in_flight: int, report: Path) -> SpawnProcess:
@@ -307,15 +314,15 @@ def test_killed_anywhere_only_what_was_in_flight_is_paid_again(tmp_path: Path) -
             received = server.counts()["received"]
             assert server.counts()["most_in_flight"] <= in_flight
             with RequestCache(path) as cache:
-                held = {make_request(i).key for i in numbers if cache.get(make_request(i).key) is not None}
-                assert set(reported(report)) <= held and len(cache) == len(held)
-            for key in held - set(committed):
+                cached_keys = {make_request(i).key for i in numbers if cache.get(make_request(i).key) is not None}
+                assert set(reported(report)) <= cached_keys and len(cache) == len(cached_keys)
+            for key in cached_keys - set(committed):
                 committed[key] = received[key.hex()]
         last = start(server.url, path, numbers, in_flight, tmp_path / "report")
         last.join()
         assert last.exitcode == 0 and len(reported(tmp_path / "report")) == len(numbers)
         received = server.counts()["received"]
-        # No ask whose answer was committed went out again …
+        # No request whose completion was committed went out again …
         assert {key: received[key.hex()] for key in committed} == committed
         # … and at most those in flight went out twice, for each kill.
         again = sum(count - 1 for count in received.values())
@@ -339,13 +346,13 @@ def test_two_processes_on_one_cache_end_with_the_same(tmp_path: Path) -> None:
             assert worker.exitcode == 0
         received = server.counts()["received"]
         assert len(received) == len(numbers) and max(received.values()) <= 2
-        # What one had committed the other did not ask for: they meet in the middle.
+        # What one process had committed the other did not request: they meet in the middle.
         assert sum(received.values()) < 2 * len(numbers)
         with RequestCache(tmp_path / "cache") as cache:
             assert len(cache) == len(numbers)
             for i in numbers:
-                found = cache.get(make_request(i).key)
-                assert found is not None and found.texts == (words(dict(make_request(i).body)),)
+                results_ = cache.get(make_request(i).key)
+                assert results_ is not None and results_.texts == (words(dict(make_request(i).body)),)
 
 
 def test_an_answer_is_committed_before_its_slot_is_used_again(tmp_path: Path) -> None:
@@ -362,7 +369,7 @@ def test_an_answer_is_committed_before_its_slot_is_used_again(tmp_path: Path) ->
                 return words(body)
 
             async with FakeServer(answer=look) as fake:
-                await work(fake.url, cache, list(range(60)), 3, lambda one, got: None)
+                await work(fake.url, cache, list(range(60)), 3, lambda request, got: None)
             assert lost == [] and fake.received.total() == len(cache) == 60
 
     asyncio.run(job())

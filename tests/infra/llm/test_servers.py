@@ -17,10 +17,10 @@ from infra.llm.responses import TransientFault, parse_completion, parse_error, p
 from infra.llm.servers import MAX_GIVEN_UP, MAX_WRONG_MODEL, PROBE_AFTER, Endpoint, Servers, ServersUnavailable
 from tests.fake_server import FAULTS, FakeServer, words
 
-Result = TypeVar("Result")
+JobResult = TypeVar("JobResult")
 
 
-def run(job: Coroutine[Any, Any, Result]) -> Result:
+def run(job: Coroutine[Any, Any, JobResult]) -> JobResult:
     return asyncio.run(job)
 
 
@@ -29,15 +29,15 @@ def make_request(number: int, **changes: Any) -> Request:
     return Request({"model": "fake", "messages": messages, "temperature": 0.0, **changes})
 
 
-def servers(*fakes: FakeServer, told: list[str] | None = None, in_flight: int = 8, **changes: Any) -> Servers:
+def servers(*fakes: FakeServer, notes: list[str] | None = None, in_flight: int = 8, **changes: Any) -> Servers:
     endpoints = [Endpoint(url=fake.url, in_flight=in_flight) for fake in fakes]
-    tell = (told if told is not None else []).append
+    tell = (notes if notes is not None else []).append
     quick = {"timeout_s": 30.0, "patience_s": 30.0, "pause_s": 0.01, "max_pause_s": 0.05, "max_bytes": 2**20}
     return Servers(endpoints, tell, **{**quick, **changes})
 
 
 def answered(fake: FakeServer, requests: list[Request]) -> list[int]:
-    return [fake.answered[one.key.hex()] for one in requests]
+    return [fake.answered[request.key.hex()] for request in requests]
 
 
 # -- answers --------------------------------------------------------------------------------------------------------
@@ -115,19 +115,19 @@ json_values = st.recursive(
 )
 
 
-@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+@given(st.binary() | json_values.map(lambda document: json.dumps(document).encode()))
 def test_whatever_comes_back_is_an_answer_or_a_fault_and_can_be_shown(raw: bytes) -> None:
     try:
         answer = parse_completion(raw, 1)
         assert len(answer.texts) == len(answer.finish) == 1 and isinstance(answer.texts[0].encode(), bytes)
     except TransientFault as fault:
         assert fault.text.isprintable() and len(fault.text) < 400
-    said, _ = parse_error(raw)
-    assert (said.isprintable() or not said) and len(said) <= 300
+    message, _ = parse_error(raw)
+    assert (message.isprintable() or not message) and len(message) <= 300
 
 
 @pytest.mark.parametrize(
-    ("raw", "said", "clear"),
+    ("raw", "message", "clear"),
     [
         (b'{"error": {"message": "bad\\u001b[31m schema"}}', "bad [31m schema", True),
         (b'{"object": "error", "message": "old"}', "old", True),
@@ -136,12 +136,12 @@ def test_whatever_comes_back_is_an_answer_or_a_fault_and_can_be_shown(raw: bytes
         (b"", "", False),
     ],
 )
-def test_errors_are_read(raw: bytes, said: str, clear: bool) -> None:
-    assert parse_error(raw) == (said, clear)
+def test_errors_are_read(raw: bytes, message: str, clear: bool) -> None:
+    assert parse_error(raw) == (message, clear)
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "error"),
+    ("status", "message", "error"),
     [
         (400, "This model's maximum context length is 4096 tokens.", "too_long"),
         (400, "The decoder prompt (length 9000) is longer than the maximum model length of 8192.", "too_long"),
@@ -155,10 +155,10 @@ def test_errors_are_read(raw: bytes, said: str, clear: bool) -> None:
         (200, "", None),
     ],
 )
-def test_what_is_the_items_own_fault(status: int, said: str, error: str | None) -> None:
-    raw = json.dumps({"error": {"message": said}}).encode()
-    found = permanent_error(status, raw)
-    assert found is None if error is None else str(found).startswith(f"{error}: ")
+def test_what_is_the_items_own_fault(status: int, message: str, error: str | None) -> None:
+    raw = json.dumps({"error": {"message": message}}).encode()
+    error_text = permanent_error(status, raw)
+    assert error_text is None if error is None else str(error_text).startswith(f"{error}: ")
     assert permanent_error(400, b"<html>a proxy's page</html>") is None
 
 
@@ -174,8 +174,8 @@ def test_every_class_of_faults_is_tried_again(name: str) -> None:
         timeout_s = 1.0 if name == "hang" else 30.0
         async with FakeServer(faults={name: share}) as fake, servers(fake, timeout_s=timeout_s) as engine:
             answers = await asyncio.gather(*map(engine.complete, requests))
-            assert [answer.texts for answer in answers] == [(words(dict(one.body)),) for one in requests]
-            faulty = sum(fake.fault_of(one.payload, one.key.hex(), 1) is not None for one in requests)
+            assert [answer.texts for answer in answers] == [(words(dict(request.body)),) for request in requests]
+            faulty = sum(fake.fault_of(request.payload, request.key.hex(), 1) is not None for request in requests)
             assert fake.failed[name] >= engine.retries >= faulty > 0
             assert answered(fake, requests) == [1] * count
 
@@ -183,7 +183,7 @@ def test_every_class_of_faults_is_tried_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*FAULTS, "418"])
-def test_a_poison_ask_is_given_up_and_costs_the_others_nothing(name: str, tmp_path: Path) -> None:
+def test_a_poison_request_is_given_up_and_costs_the_others_nothing(name: str, tmp_path: Path) -> None:
     async def job() -> None:
         timeout_s = 1.0 if name == "hang" else 30.0
         fake = FakeServer(poison={"question 3": name})
@@ -194,29 +194,29 @@ def test_a_poison_ask_is_given_up_and_costs_the_others_nothing(name: str, tmp_pa
                 await client.complete(requests[0])  # a server that has answered before is not doubted for a 418
                 done: list[int] = []
 
-                async def one(number: int) -> Completion:
+                async def complete_one(number: int) -> Completion:
                     answer = await client.complete(requests[number])
                     done.append(number)
                     return answer
 
-                answers = await asyncio.gather(*map(one, range(len(requests))))
+                answers = await asyncio.gather(*map(complete_one, range(len(requests))))
             assert [i for i, answer in enumerate(answers) if answer.error] == [3]
             assert str(answers[3].error).startswith("gave_up: ") and answers[3].texts == ()
             assert client.gave_up == 1 and len(cache) == len(requests) - 1 and cache.get(requests[3].key) is None
             assert fake.received[requests[3].key.hex()] >= 4 and done[-1] == 3
-            assert all(fake.received[one.key.hex()] == 1 for i, one in enumerate(requests) if i != 3)
+            assert all(fake.received[request.key.hex()] == 1 for i, request in enumerate(requests) if i != 3)
 
     if name != "wrong_model":  # a server that answers so again and again is not the item's fault: see below
         run(job())
 
 
-def test_a_poison_ask_that_is_alone_is_told_from_a_dead_server_by_a_control() -> None:
+def test_a_poison_request_that_is_alone_is_told_from_a_dead_server_by_a_probe() -> None:
     async def job() -> None:
-        told: list[str] = []
-        async with FakeServer(poison={"question 1": "500"}) as fake, servers(fake, told=told, tries=4) as engine:
+        notes: list[str] = []
+        async with FakeServer(poison={"question 1": "500"}) as fake, servers(fake, notes=notes, tries=4) as engine:
             answer = await engine.complete(make_request(1))
             assert answer.error == "gave_up: 500: not now"
-            assert told == [] and sum(fake.answered.values()) >= 1  # the controls
+            assert notes == [] and sum(fake.answered.values()) >= 1  # the probes
             assert fake.received[make_request(1).key.hex()] == 5
 
     run(job())
@@ -229,9 +229,11 @@ def test_when_all_are_given_up_it_is_not_their_fault(tmp_path: Path) -> None:
                 client = CachedClient(cache, engine)
                 requests = [asyncio.create_task(client.complete(make_request(i))) for i in range(3 * MAX_GIVEN_UP)]
                 results = await asyncio.gather(*requests, return_exceptions=True)
-                assert sum(isinstance(result, Completion) for result in results) == client.gave_up == MAX_GIVEN_UP - 1
-                gone = [result for result in results if isinstance(result, ServersUnavailable)]
-                assert len(gone) == 2 * MAX_GIVEN_UP + 1 and "although probes succeed: 500" in str(gone[0])
+                assert sum(isinstance(outcome, Completion) for outcome in results) == client.gave_up == MAX_GIVEN_UP - 1
+                unavailable = [outcome for outcome in results if isinstance(outcome, ServersUnavailable)]
+                assert len(unavailable) == 2 * MAX_GIVEN_UP + 1 and "although probes succeed: 500" in str(
+                    unavailable[0]
+                )
             assert len(cache) == 0
 
     run(job())
@@ -241,14 +243,16 @@ def test_all_classes_at_once_nothing_is_lost_and_nothing_comes_twice() -> None:
     async def job() -> None:
         requests = [make_request(i) for i in range(300)]
         async with (
-            FakeServer(faults=dict.fromkeys(FAULTS, 0.05)) as one,
-            FakeServer(faults=dict.fromkeys(FAULTS, 0.05), seed=1) as other,
-            servers(one, other, timeout_s=2.0) as engine,
+            FakeServer(faults=dict.fromkeys(FAULTS, 0.05)) as first_server,
+            FakeServer(faults=dict.fromkeys(FAULTS, 0.05), seed=1) as second_server,
+            servers(first_server, second_server, timeout_s=2.0) as engine,
         ):
             answers = await asyncio.gather(*map(engine.complete, requests))
             assert all(answer.error is None for answer in answers)
-            assert [a + b for a, b in zip(answered(one, requests), answered(other, requests), strict=True)] == [1] * 300
-            assert len({*one.failed, *other.failed}) == len(FAULTS)
+            assert [
+                a + b for a, b in zip(answered(first_server, requests), answered(second_server, requests), strict=True)
+            ] == [1] * 300
+            assert len({*first_server.failed, *second_server.failed}) == len(FAULTS)
 
     run(job())
 
@@ -375,25 +379,25 @@ def test_addresses_are_taken_with_and_without_v1() -> None:
 @pytest.mark.parametrize("how", ["500", "503", "reset", "html", "404", "closed"])
 def test_a_dead_endpoint_is_left_out_and_tried_again(how: str) -> None:
     async def job() -> None:
-        told: list[str] = []
+        notes: list[str] = []
         alive, sick = FakeServer(delay_s=0.002), FakeServer(delay_s=0.002)
         async with alive, sick:
-            async with servers(alive, sick, told=told) as engine:
+            async with servers(alive, sick, notes=notes) as engine:
                 await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100)))
-                assert alive.answered.total() > 20 and sick.answered.total() > 20 and told == []
+                assert alive.answered.total() > 20 and sick.answered.total() > 20 and notes == []
                 if how == "closed":
                     await sick.__aexit__(None, None, None)
                 else:
                     sick.down = how
                 answers = await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100, 400)))
                 assert all(answer.error is None for answer in answers)
-                assert sum(sick.url in line and "out of rotation" in line for line in told) == 1
-                # Those in flight when it died, and a few more before it was noticed; then controls only.
+                assert sum(sick.url in line and "out of rotation" in line for line in notes) == 1
+                # Those in flight when it died, and a few more before it was noticed; then probes only.
                 assert sum(sick.received[make_request(i).key.hex()] for i in range(100, 400)) <= 24
                 if how == "closed":
                     sick = await FakeServer(port=sick.port).__aenter__()
                 sick.down = None
-                while not any("answers again" in line for line in told):
+                while not any("answers again" in line for line in notes):
                     await asyncio.sleep(0.01)
                 fresh = sick.answered.total()
                 await asyncio.gather(*(engine.complete(make_request(i)) for i in range(400, 500)))
@@ -407,29 +411,29 @@ def test_a_dead_endpoint_is_left_out_and_tried_again(how: str) -> None:
 @pytest.mark.parametrize("how", ["closed", "503", "hang"])
 def test_when_none_answers_it_says_so_and_stops(how: str, tmp_path: Path) -> None:
     async def job() -> None:
-        told: list[str] = []
-        one, other = FakeServer(), FakeServer()
+        notes: list[str] = []
+        first_server, second_server = FakeServer(), FakeServer()
         with RequestCache(tmp_path / "cache") as cache:
-            async with one, other:
+            async with first_server, second_server:
                 settings = {"timeout_s": 0.5 if how == "hang" else 30.0, "patience_s": 0.5}
-                async with servers(one, other, told=told, in_flight=2, **settings) as engine:
+                async with servers(first_server, second_server, notes=notes, in_flight=2, **settings) as engine:
                     client = CachedClient(cache, engine)
                     assert (await client.complete(make_request(0))).error is None
                     if how == "closed":
-                        await one.__aexit__(None, None, None)
-                        await other.__aexit__(None, None, None)
+                        await first_server.__aexit__(None, None, None)
+                        await second_server.__aexit__(None, None, None)
                     else:
-                        one.down = other.down = how
+                        first_server.down = second_server.down = how
                     requests = [asyncio.create_task(client.complete(make_request(i))) for i in range(50)]
                     results = await asyncio.gather(*requests, return_exceptions=True)
                     assert isinstance(results[0], Completion)  # from the cache
-                    for result in results[1:]:
-                        assert isinstance(result, ServersUnavailable)
-                        assert one.url in str(result) and other.url in str(result)
-                        assert {"closed": "Connect", "503": "503", "hang": "no answer"}[how] in str(result)
+                    for outcome in results[1:]:
+                        assert isinstance(outcome, ServersUnavailable)
+                        assert first_server.url in str(outcome) and second_server.url in str(outcome)
+                        assert {"closed": "Connect", "503": "503", "hang": "no answer"}[how] in str(outcome)
                     with pytest.raises(ServersUnavailable):
                         await client.complete(make_request(99))
-                    assert sum("no server answers" in line for line in told) == 1
+                    assert sum("no server answers" in line for line in notes) == 1
             assert len(cache) == 1
 
     run(job())
@@ -437,19 +441,19 @@ def test_when_none_answers_it_says_so_and_stops(how: str, tmp_path: Path) -> Non
 
 def test_servers_that_come_back_in_time_are_waited_for() -> None:
     async def job() -> None:
-        told: list[str] = []
+        notes: list[str] = []
         fake = FakeServer()
         async with fake:
             pass  # a port that nobody listens at
-        async with servers(fake, told=told, in_flight=2, tries=0) as engine:  # no ask is blamed for the silence
+        async with servers(fake, notes=notes, in_flight=2, tries=0) as engine:  # no request is blamed for the silence
             requests = [asyncio.create_task(engine.complete(make_request(i))) for i in range(20)]
-            while not told:
+            while not notes:
                 await asyncio.sleep(0.01)
             async with fake:
                 answers = await asyncio.gather(*requests)
                 assert all(answer.error is None for answer in answers)
                 assert answered(fake, [make_request(i) for i in range(20)]) == [1] * 20
-        assert "no server answers" in told[0] and "answers again" in told[-1]
+        assert "no server answers" in notes[0] and "answers again" in notes[-1]
 
     run(job())
 
@@ -492,8 +496,8 @@ def test_cancelling_leaves_every_slot_free(cancelled: list[tuple[int, int]]) -> 
                     await asyncio.sleep(0)
                 tasks[number].cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            gone = {number for number, _ in cancelled}
-            assert all(isinstance(result, Completion) for i, result in enumerate(results) if i not in gone)
+            unavailable = {number for number, _ in cancelled}
+            assert all(isinstance(outcome, Completion) for i, outcome in enumerate(results) if i not in unavailable)
             assert [state.busy for state in engine._states] == [0] and not engine._balancer.waiters
             assert fake.most_in_flight <= 3
             await asyncio.gather(*(engine.complete(make_request(i)) for i in range(100, 106)))
@@ -519,7 +523,7 @@ def test_a_slot_given_to_one_who_was_just_cancelled_goes_on() -> None:
     run(job())
 
 
-def test_a_cancelled_ask_is_cancelled_at_the_server_too() -> None:
+def test_a_cancelled_request_is_cancelled_at_the_server_too() -> None:
     async def job() -> None:
         async with FakeServer(delay_s=3600.0) as fake, servers(fake) as engine:
             tasks = [asyncio.create_task(engine.complete(make_request(i))) for i in range(4)]
@@ -534,7 +538,7 @@ def test_a_cancelled_ask_is_cancelled_at_the_server_too() -> None:
     run(job())
 
 
-def test_one_fault_alone_brings_no_control() -> None:
+def test_one_fault_alone_sends_no_probe() -> None:
     async def job() -> None:
         async with FakeServer(faults={"500": 1.0}, in_a_row=1) as fake, servers(fake, in_flight=1) as engine:
             for number in range(PROBE_AFTER - 1):

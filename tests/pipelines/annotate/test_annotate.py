@@ -23,12 +23,12 @@ from pipelines.core.run import Run
 from pipelines.demo import film
 from pipelines.tools import show
 from tests import corpus
-from tests.answers import written
+from tests.answers import answer_from_evidence
 from tests.fake_server import Running, running
 from tests.tiny import rows, told
 
 VIDEOS = 24
-SERVER = ("--answer", "tests.answers:written")
+SERVER = ("--answer", "tests.answers:answer_from_evidence")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if i:
             shutil.copyfile(first, path)
         caption = f"{corpus.caption(i)} Beside it a painter mixes green colours for a wooden fence number {i}."
-        value: dict[str, Any] = {"text": caption}
+        setting: dict[str, Any] = {"text": caption}
         if i % 3 == 0:
-            value["dense_captions"] = [
+            setting["dense_captions"] = [
                 {"start": 0.2, "end": 0.5, "text": "A tall man opens the heavy door slowly."},
                 {"start": 0.6, "end": 1.2, "text": "Two children run through the garden."},
             ]
-        path.with_suffix(".json").write_text(json.dumps(value))
+        path.with_suffix(".json").write_text(json.dumps(setting))
     return folder
 
 
@@ -65,8 +65,8 @@ def make(videos: Path, tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def server() -> Iterator[Running]:
-    with running(*SERVER) as found:
-        yield found
+    with running(*SERVER) as records:
+        yield records
 
 
 def served(url: str, **more: Any) -> dict[str, Any]:
@@ -85,27 +85,27 @@ def covered(run: Run) -> dict[str, bytes]:
 
 
 def members(run: Run) -> list[dict[str, Any]]:
-    found = []
+    records = []
     for path in sorted(Path(run.at("shards")).glob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
                 if member.name.endswith(".json"):
                     file = tar.extractfile(member)
                     assert file is not None
-                    found.append(json.load(file))
-    return found
+                    records.append(json.load(file))
+    return records
 
 
 def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[..., Run]) -> None:
     run = make("rules", {})
     stages.run_all(run)
-    found = rows(run, "dialogues")
-    assert len(found) == VIDEOS and {row["outcome"] for row in found} == {"accepted"}
-    assert {row["generator"] for row in found} == {"rules"} and {row["model"] for row in found} == {""}
+    records = rows(run, "dialogues")
+    assert len(records) == VIDEOS and {row["outcome"] for row in records} == {"accepted"}
+    assert {row["generator"] for row in records} == {"rules"} and {row["model"] for row in records} == {""}
     for path in Path(run.at("shards")).glob("*.card.json"):
         card = json.loads(path.read_text())
         assert "by rule" in card["made_by"]["dialogues"] and card["dialogues"]["generators"].keys() == {"rules"}
-    by_key = {row["key"]: row for row in found}
+    by_key = {row["key"]: row for row in records}
     for record in members(run):
         turns = [turn for turn in by_key[record["id"]]["turns"] if turn["outcome"] == "accepted"]
         assert record["kind"] == by_key[record["id"]]["kind"] and len(record["conversations"]) == 2 * len(turns)
@@ -118,13 +118,13 @@ def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[
 def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Run], server: Running) -> None:
     run = make("served", served(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}))
     stages.run_all(run)
-    found = rows(run, "dialogues")
-    assert len(found) == VIDEOS
-    assert Counter(row["outcome"] for row in found) == {"accepted": VIDEOS}, Counter(row["reason"] for row in found)
-    assert {row["kind"] for row in found} == {"conversation", "captioning"}
-    turn = found[0]["turns"][0]
-    assert turn["evidence"] == ["c1"] and turn["answer"] == found[0]["evidence"][0]["text"]
-    assert all(row["tokens_in"] > 0 and row["tokens_out"] > 0 and row["prompt"] for row in found)
+    records = rows(run, "dialogues")
+    assert len(records) == VIDEOS
+    assert Counter(row["outcome"] for row in records) == {"accepted": VIDEOS}, Counter(row["reason"] for row in records)
+    assert {row["kind"] for row in records} == {"conversation", "captioning"}
+    turn = records[0]["turns"][0]
+    assert turn["evidence"] == ["c1"] and turn["answer"] == records[0]["evidence"][0]["text"]
+    assert all(row["tokens_in"] > 0 and row["tokens_out"] > 0 and row["prompt"] for row in records)
     card = json.loads(next(Path(run.at("shards")).glob("*.card.json")).read_text())
     writer = card["made_by"]["dialogues"]
     assert (writer["model"], writer["revision"]) == ("fake", "r1") and set(writer["prompts"]) == {
@@ -132,7 +132,7 @@ def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Ru
     }  # fmt: skip
     assert card["dialogues"]["models"] == {"fake": card["dialogues"]["dialogues"]}
     assert card["dialogues"]["blind"]["answerable"] == 0
-    asked = [turn for row in found for turn in row["turns"] if turn["blind_rate"] is not None]
+    asked = [turn for row in records for turn in row["turns"] if turn["blind_rate"] is not None]
     assert asked and all(turn["blind_rate"] == 0.0 for turn in asked)
     again = make("again", served(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}),
                  store="store-served", workers=2)  # fmt: skip
@@ -143,7 +143,7 @@ def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Ru
 
 
 def test_turns_that_are_answered_without_the_video_are_rejected(make: Callable[..., Run]) -> None:
-    with running("--answer", "tests.answers:knowing") as knowing:
+    with running("--answer", "tests.answers:judge_all_right") as knowing:
         run = annotated(make("blind", served(knowing.url, kinds={"conversation": 1})))
     turns = [turn for row in rows(run, "dialogues") for turn in row["turns"]]
     asked = [turn for turn in turns if turn["blind_rate"] is not None]
@@ -155,8 +155,8 @@ def test_turns_that_are_answered_without_the_video_are_rejected(make: Callable[.
 
 
 def test_shares_are_met_where_the_evidence_allows_them(make: Callable[..., Run], server: Running) -> None:
-    wanted = {"conversation": 3, "temporal_perception": 1, "egocentric": 2, "text_recognition": 2}
-    run = annotated(make("shares", served(server.url, kinds=wanted, blind=None)))
+    shares = {"conversation": 3, "temporal_perception": 1, "egocentric": 2, "text_recognition": 2}
+    run = annotated(make("shares", served(server.url, kinds=shares, blind=None)))
     kinds = Counter(row["kind"] for row in rows(run, "dialogues"))
     assert set(kinds) == {"conversation", "temporal_perception"}  # nothing supports the other two
     assert 2 <= kinds["temporal_perception"] <= 8  # a third of the videos have two timed items
@@ -197,7 +197,7 @@ def test_batch_files_go_out_and_come_back_until_nothing_waits(
 ) -> None:
     live = annotated(make("live", served(server.url, model="fake")))
     folder = tmp_path / "batch"
-    annotate = {name: value for name, value in served(server.url).items() if name != "endpoints"}
+    annotate = {name: setting for name, setting in served(server.url).items() if name != "endpoints"}
     run = make("batched", annotate, batch=str(folder))
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
@@ -230,7 +230,7 @@ def test_batch_files_go_out_and_come_back_until_nothing_waits(
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     """As vLLM's run-batch writes it."""
     choices = [
-        {"index": i, "message": {"role": "assistant", "content": written(body)}, "finish_reason": "stop"}
+        {"index": i, "message": {"role": "assistant", "content": answer_from_evidence(body)}, "finish_reason": "stop"}
         for i in range(body.get("n", 1))
     ]
     return {"model": body["model"], "choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
@@ -239,9 +239,9 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
 def test_what_a_model_writes_wrong_is_a_row_with_its_reason(make: Callable[..., Run]) -> None:
     with running("--chars", "300") as babbling:  # made-up words, no JSON
         run = annotated(make("babble", served(babbling.url)))
-    found = rows(run, "dialogues")
-    assert len(found) == VIDEOS and {row["outcome"] for row in found} == {"rejected"}
-    assert {row["reason"].partition(":")[0] for row in found} == {"not_json"}
+    records = rows(run, "dialogues")
+    assert len(records) == VIDEOS and {row["outcome"] for row in records} == {"rejected"}
+    assert {row["reason"].partition(":")[0] for row in records} == {"not_json"}
     stages.run_stage(run, "export")
     assert {record["kind"] for record in members(run)} == {"caption"}  # the caption is still there to train on
     card = json.loads(next(Path(run.at("shards")).glob("*.card.json")).read_text())
@@ -251,9 +251,9 @@ def test_what_a_model_writes_wrong_is_a_row_with_its_reason(make: Callable[..., 
 def test_one_bad_sample_costs_no_other_and_is_asked_again_by_the_next_run(make: Callable[..., Run]) -> None:
     with running(*SERVER, "--poison", "fence number 7.=500") as sick:
         run = annotated(make("sick", served(sick.url, tries=2, blind=None)))
-    found = rows(run, "dialogues")
-    bad = [row for row in found if row["outcome"] == "rejected"]
-    assert len(found) == VIDEOS and len(bad) == 1 and bad[0]["reason"].startswith("gave_up")
+    records = rows(run, "dialogues")
+    bad = [row for row in records if row["outcome"] == "rejected"]
+    assert len(records) == VIDEOS and len(bad) == 1 and bad[0]["reason"].startswith("gave_up")
     with running(*SERVER) as well:
         again = make("sick", served(well.url, tries=2, blind=None))
         stages.run_stage(again, "annotate")
@@ -288,8 +288,8 @@ def test_a_captioner_is_shown_frames_and_its_words_are_evidence(make: Callable[.
 
 def test_rationales_and_several_candidates(make: Callable[..., Run], server: Running) -> None:
     run = annotated(make("more", served(server.url, kinds={"reasoning": 1}, candidates=3, rationales=True, blind=None)))
-    found = [row for row in rows(run, "dialogues") if row["outcome"] == "accepted"]
-    assert found and {row["candidates"] for row in found} == {3}
+    records = [row for row in rows(run, "dialogues") if row["outcome"] == "accepted"]
+    assert records and {row["candidates"] for row in records} == {3}
 
 
 def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run], tmp_path: Path) -> None:
@@ -302,10 +302,10 @@ def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run
     sources = [{"name": "signs", "path": str(folder), "modality": "image"}]
     run = make("signs", {"ocr_questions": True}, sources=sources, measure={"late": ["overlay"]})
     stages.run_all(run)
-    found = rows(run, "dialogues")
-    assert len(found) == 2 and {row["kind"] for row in found} == {"image_text"}
-    said = " ".join(turn["answer"] for row in found for turn in row["turns"]).upper()
-    assert "OPEN DAILY" in said and "STEP" in said
+    records = rows(run, "dialogues")
+    assert len(records) == 2 and {row["kind"] for row in records} == {"image_text"}
+    answer_text = " ".join(turn["answer"] for row in records for turn in row["turns"]).upper()
+    assert "OPEN DAILY" in answer_text and "STEP" in answer_text
     assert Counter(record["kind"] for record in members(run)) == {"image_text": 2, "caption": 1}
 
 
@@ -359,24 +359,28 @@ def test_doctor_proves_structured_output(
 
         asked = resolve(run).annotate.endpoints
         assert check_servers(asked, "fake")[0]["ok"] and "honoured" in check_servers(asked, "fake")[0]["detail"]
-        other = check_servers(asked, "other")[0]
-        assert not other["ok"] and "serves fake" in other["detail"]
+        another = check_servers(asked, "other")[0]
+        assert not another["ok"] and "serves fake" in another["detail"]
     with running(*SERVER) as ignoring:  # answers 200, and as if no schema had been given
         asked = resolve(make("doctor2", served(ignoring.url))).annotate.endpoints
         assert not check_servers(asked, "fake")[0]["ok"] and "not honoured" in check_servers(asked, "fake")[0]["detail"]
-    gone = check_servers(asked, "fake")[0]
-    assert not gone["ok"] and "does not answer" in gone["detail"]
+    unreachable = check_servers(asked, "fake")[0]
+    assert not unreachable["ok"] and "does not answer" in unreachable["detail"]
     monkeypatch.setattr(sys, "argv", ["reelmill", "doctor", str(tmp_path / "doctor2.yaml"), "--json"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 1
-    told_ = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"] if one["name"] == "annotate"}
-    assert not told_["annotate"]["ok"]
+    findings = {
+        finding["name"]: finding
+        for finding in json.loads(capsys.readouterr().out)["findings"]
+        if finding["name"] == "annotate"
+    }
+    assert not findings["annotate"]["ok"]
 
 
 def obeying(body: dict[str, Any]) -> str:
     schema = body["response_format"]["json_schema"]["schema"]
-    return json.dumps({name: value["enum"][0] for name, value in schema["properties"].items()})
+    return json.dumps({name: setting["enum"][0] for name, setting in schema["properties"].items()})
 
 
 def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:

@@ -122,30 +122,30 @@ def test_killed_five_times_every_video_is_accounted_for_and_nothing_is_paid_twic
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
     cache = tmp_path / "store" / "requests.sqlite"
-    held: set[bytes] = set()
+    cached_keys: set[bytes] = set()
     before = requests_served(server)
     for kill in range(5):
         command = [sys.executable, "-m", "pipelines.cli", "annotate", str(tmp_path / "run.yaml"), "--json"]
         process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-        while process.poll() is None and answers(cache) < len(held) + 3 + kill:
+        while process.poll() is None and answers(cache) < len(cached_keys) + 3 + kill:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         now = keys(cache)
-        assert held <= now
-        held = now
+        assert cached_keys <= now
+        cached_keys = now
     stages.run_stage(run, "annotate")
-    found = rows(run, "dialogues")
-    assert len(found) == VIDEOS
+    records = rows(run, "dialogues")
+    assert len(records) == VIDEOS
     # Whatever was answered is asked for once; the server counts what it finished, aborted requests are not among it.
     assert requests_served(server) - before <= len(keys(cache)) + 5 * 16
-    reasons = Counter((row["reason"] or "accepted").partition(":")[0] for row in found)
+    reasons = Counter((row["reason"] or "accepted").partition(":")[0] for row in records)
     assert "gave_up" not in reasons and "refused" not in reasons
-    for row in found:  # noise, but of the right form wherever it was not cut off
+    for row in records:  # noise, but of the right form wherever it was not cut off
         if row["turns"]:
             schema = dict(load_kinds()[row["kind"]].schema)
-            known = schema["properties"]["turns"]["items"]["properties"]
-            turns = [{k: v for k, v in turn.items() if k in known and v is not None} for turn in row["turns"]]
+            properties = schema["properties"]["turns"]["items"]["properties"]
+            turns = [{k: v for k, v in turn.items() if k in properties and v is not None} for turn in row["turns"]]
             jsonschema.validate({"turns": turns}, schema)
     again = make(tmp_path, videos, "again", served(server))
     stages.run_all(again)
@@ -158,8 +158,8 @@ def test_doctor_finds_that_the_schema_is_honoured(server: str) -> None:
     from infra.llm.servers import Endpoint
     from pipelines.tools.doctor_servers import check_servers
 
-    found = check_servers([Endpoint(url=server)], NAME)[0]
-    assert found["ok"] and "honoured" in found["detail"]
+    records = check_servers([Endpoint(url=server)], NAME)[0]
+    assert records["ok"] and "honoured" in records["detail"]
     assert not check_servers([Endpoint(url=server)], "another")[0]["ok"]
 
 
@@ -200,11 +200,11 @@ def requests_served(url: str) -> int:
 
 def test_a_model_inside_the_process_answers_as_a_server_would(model: Path, tmp_path: Path) -> None:
     environment = {**ENV, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    command = [PYTHON, "-m", "tests.offline_asks", str(model), str(tmp_path / "cache.sqlite")]
+    command = [PYTHON, "-m", "tests.offline_requests", str(model), str(tmp_path / "cache.sqlite")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert [json.loads(text) for (text,) in found["texts"]] == [{"word": "quillon"}] * 20
-    assert all(finish == ["stop"] for finish in found["finish"]) and min(found["tokens"]) > 0
-    assert found["three"] == 3 and found["refused"].startswith("too_long")
-    assert (found["counters"]["sent"], found["counters"]["hits"], found["kept"]) == (22, 20, 22)
+    records = json.loads(done.stdout.splitlines()[-1])
+    assert [json.loads(text) for (text,) in records["texts"]] == [{"word": "quillon"}] * 20
+    assert all(finish == ["stop"] for finish in records["finish"]) and min(records["tokens"]) > 0
+    assert records["three"] == 3 and records["refused"].startswith("too_long")
+    assert (records["counters"]["sent"], records["counters"]["hits"], records["kept"]) == (22, 20, 22)

@@ -22,7 +22,7 @@ def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
         corpus.write_clip(videos / f"v{i}.mp4", 60 + i)
         text = f"{corpus.caption(i)} Beside it a painter mixes green colours for a wooden fence number {i}."
         (videos / f"v{i}.txt").write_text(text)
-    with running("--answer", "tests.answers:written") as server:
+    with running("--answer", "tests.answers:answer_from_evidence") as server:
         annotate = {"model": "fake", "endpoints": [{"url": server.url, "in_flight": 2}], "blind": None}
         run = corpus.open_videos(tmp_path, "run", videos, annotate)
         stages.run_all(run)

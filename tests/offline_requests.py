@@ -1,6 +1,6 @@
-"""Asks a model inside this process, through client and cache, and prints what came. Run by vLLM's own environment.
+"""Complete requests by a model in this process, through the cached client, and print them. Runs in vLLM's environment.
 
-python -m tests.offline_asks MODEL CACHE
+python -m tests.offline_requests MODEL CACHE
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SETTINGS = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 4096, "
 
 def body(model: str, number: int, **more: Any) -> Request:
     form = {"type": "json_schema", "json_schema": {"name": "word", "schema": WORD, "strict": True}}
-    value = {
+    fields = {
         "model": model, "messages": [{"role": "user", "content": f"Say something, {number}."}],
         "temperature": 1.0, "top_p": 1.0, "max_tokens": 60, "response_format": form, **more,
     }  # fmt: skip
-    return Request({name: one for name, one in value.items() if one is not None})
+    return Request({name: field for name, field in fields.items() if field is not None})
 
 
 async def main(model: str, cache: str) -> None:
@@ -40,12 +40,12 @@ async def main(model: str, cache: str) -> None:
             client = CachedClient(kept, engine)
             *same, three, refused = await asyncio.gather(*map(client.complete, [*requests, several, long]))
             await asyncio.gather(*map(client.complete, requests))
-        value = {
+        report = {
             "texts": [answer.texts for answer in same], "finish": [answer.finish for answer in same],
             "tokens": [answer.tokens_out for answer in same], "three": len(three.texts), "refused": refused.error,
             "counters": client.counters(), "kept": len(kept),
         }  # fmt: skip
-    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":
