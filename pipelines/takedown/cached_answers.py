@@ -15,7 +15,7 @@ from annotators.dialogues.kinds import IMAGE_TEXT, load_kind, load_kinds
 from infra import storage, tables
 from infra.commit import read_manifest
 from infra.llm.requests import Request, RequestCache
-from pipelines.annotate.llm_client import cache_path
+from pipelines.annotate.llm_client import cache_path, cache_uri
 from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
@@ -96,7 +96,7 @@ def _remove_escapes(text: str) -> str:
 
 
 def _has_cache(run: Run, settings: AnnotateSettings) -> bool:
-    uri = settings.cache or storage.join(run.store, "requests.sqlite")
+    uri = cache_uri(run, settings)
     return storage.is_local(uri) and storage.is_file(uri)
 
 

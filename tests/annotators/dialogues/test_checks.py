@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import returned
+from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.dialogues import checks
@@ -465,9 +465,7 @@ WORDS = st.lists(
 )
 
 
-@returned(
-    st.lists(st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["c1", "d1", "o1", "x9"]), max_size=3)), max_size=6)
-)
+@given(st.lists(st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["c1", "d1", "o1", "x9"]), max_size=3)), max_size=6))
 def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[str], list[str], list[str]]]) -> None:
     drawn_turns = tuple(Turn(" ".join(q), " ".join(a), tuple(dict.fromkeys(e))) for q, a, e in turns)
     findings = check_dialogue(Dialogue("conversation", drawn_turns), SKI, TALK, CheckSettings(), lambda text: "en")
@@ -482,7 +480,7 @@ def test_any_dialogue_is_judged_and_the_same_way_again(turns: list[tuple[list[st
             assert "[c1]" not in turn.question + turn.answer
 
 
-@returned(st.text(max_size=200), st.text(max_size=200))
+@given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_is_judged(question: str, answer: str) -> None:
     check_dialogue(
         Dialogue("conversation", (Turn(question, answer, ("c1",)),)), SKI, TALK, CheckSettings(), lambda text: "en"
