@@ -28,7 +28,7 @@ def run(folder: str, *, count: int, kind: str | None, rejected: bool) -> list[di
         if kind is not None:
             mask = pc.and_(mask, pc.equal(table["kind"], kind))
         table = table.filter(mask)
-        rows += table.take(pa.array(_lowest_draws(table["key"].to_pylist(), count))).to_pylist()
+        rows += table.take(pa.array(_lowest_draws(table["key"].to_pylist(), count), pa.int64())).to_pylist()
     return [rows[i] for i in _lowest_draws([row["key"] for row in rows], count)]
 
 
