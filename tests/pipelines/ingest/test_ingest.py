@@ -36,9 +36,9 @@ def test_keys_are_unique_and_do_not_depend_on_where_the_source_lies(
     ingest.run(moved)
     assert [row["key"] for row in rows(moved, "samples")] == keys
     sources[0]["name"] = "other"
-    other = make_run(sources, "other-run")
-    ingest.run(other)
-    assert not {row["key"] for row in rows(other, "samples")} & set(keys)
+    renamed = make_run(sources, "other-run")
+    ingest.run(renamed)
+    assert not {row["key"] for row in rows(renamed, "samples")} & set(keys)
 
 
 def test_only_units_whose_files_changed_are_made_again(tmp_path: Path, make_run: Callable[..., Run]) -> None:
@@ -48,7 +48,7 @@ def test_only_units_whose_files_changed_are_made_again(tmp_path: Path, make_run:
     assert told(run, "work/ingest.counters.json")["units_made"] == count
     ingest.run(run)
     assert told(run, "work/ingest.counters.json") == {"units_kept": count}
-    # The same bytes at another time are looked at and stay what they were; other bytes are another sample.
+    # The same bytes with another time stamp are read again and give the same samples; other bytes give another one.
     os.utime(tmp_path / "in" / "05.jpg", (1, 1))
     manifest = ingest.run(run)
     assert told(run, "work/ingest.counters.json")["units_made"] == 1
@@ -117,6 +117,6 @@ def test_licence_and_origin_come_from_the_row_before_the_config(tmp_path: Path, 
     run = make_run([{"name": "a", "path": str(tmp_path / "in"), "modality": "image", "licence": "unclear",
                      "licence_column": "rights", "origin": "https://example.org"}])  # fmt: skip
     ingest.run(run)
-    found = rows(run, "samples")
-    assert [row["licence"] for row in found] == ["CC0", "unclear"]
-    assert {row["origin"] for row in found} == {"https://example.org"} and {row["source"] for row in found} == {"a"}
+    samples = rows(run, "samples")
+    assert [row["licence"] for row in samples] == ["CC0", "unclear"]
+    assert {row["origin"] for row in samples} == {"https://example.org"} and {row["source"] for row in samples} == {"a"}

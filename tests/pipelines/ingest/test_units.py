@@ -44,10 +44,10 @@ def test_what_comes_later_moves_no_boundary(items: list[tuple[str, int]], more: 
 
 @given(ITEMS, st.integers(0, 60))
 def test_parts_may_be_cut_anywhere(items: list[tuple[str, int]], cut: int) -> None:
-    one, two = cutter(), cutter()
+    whole, split = cutter(), cutter()
     cut = min(cut, len(items))
-    first, second = two.find_ends(table(items[:cut])), two.find_ends(table(items[cut:]))
-    assert one.find_ends(table(items)) == [*first, *(cut + end for end in second)]
+    first, second = split.find_ends(table(items[:cut])), split.find_ends(table(items[cut:]))
+    assert whole.find_ends(table(items)) == [*first, *(cut + end for end in second)]
 
 
 @given(ITEMS, st.integers(0, 60), st.integers(0, 100))

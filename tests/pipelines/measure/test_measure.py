@@ -73,7 +73,7 @@ def test_a_victim_of_the_clock_is_failed_not_stored_and_redone(
     counters = measured(run)
     assert counters["decodes"] == counters["fingerprint_cells"] == 1 and counters.get("facts_cells", 0) == 0
     assert [row["fingerprint.error"] for row in rows(run, "signals")] == [None, None, None]
-    # A failure that is the medium's own is an answer like any other.
+    # A medium's own failure is stored like any measurement.
     (tmp_path / "in" / "03.jpg").write_bytes(b"no image")
     assert measured(run)["probes"] == 1
     again = make_run(run.config.model_dump(mode="json")["sources"], "again", filters={"facts": {"min_side": 32}},
@@ -86,16 +86,16 @@ def test_results_do_not_depend_on_chunks_or_windows(
 ) -> None:
     sources = images(tmp_path / "in", list(range(7)))
     how: Mapping[str, Any] = {"filters": {"caption": None, "facts": {"min_side": 32}}, "duplicates": {"image": {}}}
-    one = make_run(sources, "one", **how)
-    measured(one)
+    first = make_run(sources, "one", **how)
+    measured(first)
     monkeypatch.setattr(unit_measurer, "CHUNK_ROWS", 2)
     monkeypatch.setattr(unit_measurer, "PART_BYTES", 1)
-    two = make_run(sources, "two", **{**how, "store": str(tmp_path / "other"), "measure": {"window_bytes": 1}})
-    counters = measured(two)
+    second = make_run(sources, "two", **{**how, "store": str(tmp_path / "other"), "measure": {"window_bytes": 1}})
+    counters = measured(second)
     assert counters["decodes"] == 7
-    for path in sorted(Path(one.at("signals")).glob("*.parquet")):
-        assert path.read_bytes() == (Path(two.at("signals")) / path.name).read_bytes()
-    # And what went to the store in many parts is found again.
+    for path in sorted(Path(first.at("signals")).glob("*.parquet")):
+        assert path.read_bytes() == (Path(second.at("signals")) / path.name).read_bytes()
+    # Cells that were stored in many parts are found again.
     third = make_run(sources, "third", **{**how, "store": str(tmp_path / "other")})
     assert {name for name, count in measured(third).items() if name.endswith("_cells") and count} == set()
 

@@ -23,18 +23,18 @@ def test_cells_are_found_wherever_they_were_measured(tmp_path: Path, make_run: C
         sources = [{"name": name, "path": str(tmp_path / name), "modality": "text"}]
         return make_run(sources, f"run-{name}", filters={"quality": {"document": {"min_words": 10}}})
 
-    one, two = text("one"), text("two")
-    ingest.run(one)
-    steps = resolve(one).steps
-    assert copy_stored_cells(one, steps, []) == 0
-    assert copy_stored_cells(one, steps, ["u000000"]) == 0  # an empty store has nothing to lend
-    STAGES["measure"](one)
-    assert copy_stored_cells(one, steps, ["u000000"]) == 0  # what is there under its own name needs no loan
-    ingest.run(two)
-    assert copy_stored_cells(two, steps, ["u000000"]) == 2
+    first, second = text("one"), text("two")
+    ingest.run(first)
+    steps = resolve(first).steps
+    assert copy_stored_cells(first, steps, []) == 0
+    assert copy_stored_cells(first, steps, ["u000000"]) == 0  # the store is empty
+    STAGES["measure"](first)
+    assert copy_stored_cells(first, steps, ["u000000"]) == 0  # the unit has a folder of its own
+    ingest.run(second)
+    assert copy_stored_cells(second, steps, ["u000000"]) == 2
     for name in ("clean", "quality"):
-        cells = Cells(two.store, name, resolve(two).makers[name])
+        cells = Cells(second.store, name, resolve(second).makers[name])
         assert len(cells.parts()) == 2 and {len(cells.read(u) or ()) for u, _ in cells.parts()} == {6, 3}
-    STAGES["measure"](two)
-    counters = told(two, "work/signals.counters.json")
+    STAGES["measure"](second)
+    counters = told(second, "work/signals.counters.json")
     assert counters["clean_cells"] == counters["quality_cells"] == 3

@@ -50,8 +50,8 @@ def test_a_captions_file_names_media_by_path_name_or_stem(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(b"x")
     rows = [{"file": "d/a.jpg", "text": "A"}, {"file": "b.jpg", "text": "B"}, {"file": "c", "text": 3}]
     (tmp_path / "c.csv").write_text("file,text\n" + "".join(f"{r['file']},{r['text']}\n" for r in rows))
-    found = {item.container: item.text for item in read_items(make_source(tmp_path, captions="c.csv"))}
-    assert found == {"d/a.jpg": "A", "d/b.jpg": "B", "c.jpg": "3", "e.jpg": None}
+    texts = {item.container: item.text for item in read_items(make_source(tmp_path, captions="c.csv"))}
+    assert texts == {"d/a.jpg": "A", "d/b.jpg": "B", "c.jpg": "3", "e.jpg": None}
 
 
 def test_links_to_folders_are_not_entered(tmp_path: Path) -> None:

@@ -22,14 +22,14 @@ def test_llava_rows_name_their_media_and_nothing_outside_the_source(tmp_path: Pa
              "gone.jpg"])),
     ]  # fmt: skip
     (tmp_path / "in" / "rows.json").write_text(json.dumps(rows))
-    found = {item.position: item for item in read_items(make_source(tmp_path / "in", format="llava"))}
-    assert {name: (item.modality, len(item.media)) for name, item in found.items() if item.error is None} == {
+    items = {item.position: item for item in read_items(make_source(tmp_path / "in", format="llava"))}
+    assert {name: (item.modality, len(item.media)) for name, item in items.items() if item.error is None} == {
         "one": ("image", 1),
         "two": ("multi_image", 2),
         "video": ("video", 1),
         "none": ("text", 0),
     }
-    assert [(found[f"bad{i}"].error or "").split(":")[0] for i in range(7)] == ["hostile path"] * 5 + [
+    assert [(items[f"bad{i}"].error or "").split(":")[0] for i in range(7)] == ["hostile path"] * 5 + [
         "missing medium"
     ] * 2
-    assert all(not found[f"bad{i}"].media for i in range(7))
+    assert all(not items[f"bad{i}"].media for i in range(7))

@@ -22,8 +22,8 @@ def test_rows_of_every_kind_of_table(tmp_path: Path) -> None:
     (tmp_path / "2.csv").write_text("id,text\na,one\nb,two\n")
     (tmp_path / "3.tsv").write_text("id\ttext\na\tone\nb\ttwo\n")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "4.parquet")
-    found = read_items(make_source(tmp_path, "text", id_column="id"))
-    assert [(item.container[0], item.position, item.text) for item in found] == [
+    items = read_items(make_source(tmp_path, "text", id_column="id"))
+    assert [(item.container[0], item.position, item.text) for item in items] == [
         (str(file), row["id"], row["text"]) for file in (1, 2, 3, 4) for row in rows
     ]
     by_row = read_items(make_source(tmp_path, "text"))
@@ -40,13 +40,13 @@ def test_bad_rows_are_failed_rows_and_their_neighbours_are_read(tmp_path: Path) 
         b'{"text": "x"}', b'{"id": "lone \\ud800", "text": "\\udfff", "n": NaN, "big": 1e999}', b'\xff{"id": 1}', deep,
         deeper, b'{"id": "last", "text": "x"}',
     ])  # fmt: skip
-    found = read_items(make_source(tmp_path, "text", id_column="id"))
-    assert fates(found) == {
+    items = read_items(make_source(tmp_path, "text", id_column="id"))
+    assert fates(items) == {
         "good": None, "row=1": "broken row", "row=2": "broken row", "none": "broken row", "number": "broken row",
         "good@row=5": "duplicate member", "good@row=6": "duplicate member", "row=9": None, "row=9@row=9": None,
         "lone \ufffd": None, "row=11": "broken row", "deep": None, "row=13": "broken row", "last": None,
     }  # fmt: skip
-    extra = {item.position: item.to_row()["extra"] for item in found}
+    extra = {item.position: item.to_row()["extra"] for item in items}
     assert json.loads(extra["lone \ufffd"]) == {"id": "lone \ufffd", "n": "nan", "big": "inf"}
     assert "nested too deeply" in extra["deep"]
 
@@ -54,8 +54,8 @@ def test_bad_rows_are_failed_rows_and_their_neighbours_are_read(tmp_path: Path) 
 def test_a_row_without_end_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_TEXT_BYTES", 1000)
     jsonl(tmp_path / "a.jsonl", [b'{"text": "' + b"x" * 5000 + b'"}', b'{"text": "next"}'])
-    found = read_items(make_source(tmp_path, "text"))
-    assert [(item.text, item.error and item.error[:9]) for item in found] == [(None, "too_large"), ("next", None)]
+    items = read_items(make_source(tmp_path, "text"))
+    assert [(item.text, item.error and item.error[:9]) for item in items] == [(None, "too_large"), ("next", None)]
 
 
 def test_a_long_document_in_a_csv_is_read(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_a_long_document_in_a_csv_is_read(tmp_path: Path) -> None:
 def test_a_damaged_parquet_is_one_failed_row(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"text": ["a", "b"]}), sink)
-    data = sink.getvalue()
-    (tmp_path / "torn.parquet").write_bytes(data[: len(data) // 2])
+    whole = sink.getvalue()
+    (tmp_path / "torn.parquet").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.parquet").write_bytes(b"")
     (tmp_path / "other.parquet").write_bytes(b"PAR1" + b"\xff" * 60 + b"PAR1")
-    found = read_items(make_source(tmp_path, "text"))
-    assert len(found) == 3 and all((item.error or "").startswith("unreadable table") for item in found)
+    items = read_items(make_source(tmp_path, "text"))
+    assert len(items) == 3 and all((item.error or "").startswith("unreadable table") for item in items)
 
 
 def test_conversations_give_their_text_without_placeholders(tmp_path: Path) -> None:

@@ -15,20 +15,20 @@ from tests.pipelines.ingest.sources.items import fates, make_source, read_items
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            add_member(archive, name, data)
+        for name, content in members:
+            add_member(archive, name, content)
     return path
 
 
 def test_members_are_byte_ranges_and_captions_their_text(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("x/1.jpg", b"one"), ("x/1.txt", b"caption"), ("2.jpeg", b"twotwo"),
                                     ("2.json", b'{"caption": "two", "id": 7}')])  # fmt: skip
-    found = {item.position: item for item in read_items(make_source(tmp_path))}
-    assert {name: item.text for name, item in found.items()} == {"x/1.jpg": "caption", "2.jpeg": "two"}
-    for name, data in (("x/1.jpg", b"one"), ("2.jpeg", b"twotwo")):
-        (medium,) = found[name].media
-        assert storage.read_bytes(str(path), medium["offset"], medium["length"]) == data
-    assert found["2.jpeg"].extra == {"caption": "two", "id": 7}
+    items = {item.position: item for item in read_items(make_source(tmp_path))}
+    assert {name: item.text for name, item in items.items()} == {"x/1.jpg": "caption", "2.jpeg": "two"}
+    for name, content in (("x/1.jpg", b"one"), ("2.jpeg", b"twotwo")):
+        (medium,) = items[name].media
+        assert storage.read_bytes(str(path), medium["offset"], medium["length"]) == content
+    assert items["2.jpeg"].extra == {"caption": "two", "id": 7}
 
 
 def test_hostile_members_are_failed_rows_each(tmp_path: Path) -> None:
@@ -39,13 +39,13 @@ def test_hostile_members_are_failed_rows_each(tmp_path: Path) -> None:
         add_member(archive, "fine.jpg", b"x")
         add_member(archive, "fine.JPG", b"y")
         add_member(archive, "fine.jpg", b"z")
-    found = read_items(make_source(tmp_path))
-    assert len(found) == 10
-    assert [item.position for item in found if item.error is None] == ["fine.jpg"]
-    assert sorted((item.error or "").split(":")[0] for item in found if item.error) == (
+    items = read_items(make_source(tmp_path))
+    assert len(items) == 10
+    assert [item.position for item in items if item.error is None] == ["fine.jpg"]
+    assert sorted((item.error or "").split(":")[0] for item in items if item.error) == (
         ["duplicate member"] * 2 + ["hostile member"] * 7
     )
-    assert all(not item.media for item in found if item.error)
+    assert all(not item.media for item in items if item.error)
 
 
 def test_a_file_with_holes_in_a_tar_is_not_read_as_a_range(tmp_path: Path) -> None:
@@ -61,16 +61,16 @@ def test_a_file_with_holes_in_a_tar_is_not_read_as_a_range(tmp_path: Path) -> No
     assert fates(read_items(make_source(tmp_path))) == {"sparse.jpg": "hostile member"}
 
 
-@pytest.mark.parametrize("left", [0, 100, 511, 600, 1024, 1100, 1700])
-def test_a_torn_tar_is_one_failure_beside_the_members_that_could_be_read(tmp_path: Path, left: int) -> None:
+@pytest.mark.parametrize("size", [0, 100, 511, 600, 1024, 1100, 1700])
+def test_a_torn_tar_is_one_failure_beside_the_members_that_could_be_read(tmp_path: Path, size: int) -> None:
     whole = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 500), ("2.jpg", b"y" * 500)]).read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[:left])
-    found = fates(read_items(make_source(tmp_path)))
-    assert found.pop("") == "unreadable archive"
-    assert set(found) == {name for name, end in (("1.jpg", 1024), ("2.jpg", 2048)) if left >= end}
+    (tmp_path / "a.tar").write_bytes(whole[:size])
+    errors = fates(read_items(make_source(tmp_path)))
+    assert errors.pop("") == "unreadable archive"
+    assert set(errors) == {name for name, end in (("1.jpg", 1024), ("2.jpg", 2048)) if size >= end}
 
 
-def test_damage_between_two_members_is_told(tmp_path: Path) -> None:
+def test_damage_between_two_members_is_reported(tmp_path: Path) -> None:
     whole = bytearray(write_tar(tmp_path / "a.tar", [("1.jpg", b"x"), ("2.jpg", b"y")]).read_bytes())
     whole[1024:1100] = b"?" * 76
     (tmp_path / "a.tar").write_bytes(whole)
