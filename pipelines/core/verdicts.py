@@ -1,4 +1,4 @@
-"""Signals -> per-sample judgements: every filter asked over columns, in the cascade's order. Pure."""
+"""Signals -> verdicts per sample: every filter judges whole columns, in the order of the cascade. Pure."""
 
 from __future__ import annotations
 
@@ -10,38 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.rules import MISSING
+from filters.rules import MISSING, Judgement
+from infra import tables
+from infra.columns import equals, is_null, is_valid, to_strings
 from pipelines.core import tombstones
 from pipelines.core.resolve import Resolved, Step
 
-#: What a row is after its own filters and before its neighbours are looked at.
+#: The outcome of a row that passes all filters, before duplicates and resampling are decided.
 ALIVE = "alive"
 
+#: Verdicts before duplicates and resampling; outcome is alive, dropped or failed.
 JUDGED = pa.schema(
-    [
-        ("key", pa.string()),
-        ("modality", pa.string()),
-        ("source", pa.string()),
-        ("outcome", pa.string()),  # alive, dropped, failed
-        ("filter", pa.string()),
-        ("reason", pa.string()),
-        ("value", pa.float64()),
-        ("threshold", pa.float64()),
-        (
-            "others",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("filter", pa.string()),
-                        ("reason", pa.string()),
-                        ("value", pa.float64()),
-                        ("threshold", pa.float64()),
-                    ]
-                )
-            ),
-        ),
-    ]
-)
+    [tables.VERDICTS.field(name) for name in ("key", "modality", "source", "outcome", "filter", "reason", "value",
+                                              "threshold", "others")]
+)  # fmt: skip
 
 Mask = NDArray[np.bool_]
 
@@ -49,114 +31,97 @@ Mask = NDArray[np.bool_]
 def lacks_text(samples: pa.Table, captions_optional: frozenset[str]) -> Mask:
     """bool (n,): rows that need no caption and have none, so that questions about text do not arise."""
     text = pc.utf8_trim_whitespace(pc.fill_null(samples["text"], ""))
-    blank = np.asarray(pc.equal(text, ""), dtype=bool)
-    sources = np.array(samples["source"].to_pylist(), dtype=object)
-    return blank & np.isin(sources, sorted(captions_optional))
+    return equals(text, "") & np.isin(to_strings(samples["source"]), sorted(captions_optional))
 
 
 def step_applies(resolved: Resolved, step: Step, modality: NDArray[Any], silent: Mask) -> Mask:
-    """bool (n,): rows that a step asks about, by modality, and where it asks about text only those that have some."""
-    wanted = np.ones(len(modality), dtype=bool)
-    kinds = {resolved.annotators[name].keyed_by for name in step.annotators}
-    if step.filter is not None:
-        wanted = np.isin(modality, sorted(step.filter.modalities))
-        if kinds & {"text", "pair"}:
-            wanted &= ~silent
-    elif "pair" in kinds:
-        wanted &= ~silent
-    return wanted
+    """bool (n,): rows that a step is for, by modality. A step about text is only for rows that have or need some."""
+    keyed_by = {resolved.annotators[name].keyed_by for name in step.annotators}
+    if step.filter is None:
+        return ~silent if "pair" in keyed_by else np.ones(len(modality), dtype=bool)
+    applies: Mask = np.isin(modality, sorted(step.filter.modalities))
+    return applies & ~silent if keyed_by & {"text", "pair"} else applies
+
+
+class _RowVerdicts:
+    """The verdicts of n rows while the cascade goes on. lacks_cells: rows that need a cell that was never measured."""
+
+    def __init__(self, n: int) -> None:
+        self.outcome = np.full(n, ALIVE, dtype=object)
+        self.filter, self.reason = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
+        self.value, self.threshold = np.full(n, np.nan), np.full(n, np.nan)
+        self.others: list[list[dict[str, object]]] = [[] for _ in range(n)]
+        self.lacks_cells = np.zeros(n, dtype=bool)
+
+    def settle(self, rows: Mask | NDArray[np.int64], outcome: str, by: str, reasons: Any) -> None:
+        self.outcome[rows], self.filter[rows], self.reason[rows] = outcome, by, reasons
+
+    def is_open(self) -> Mask:
+        """bool (n,): rows that the next filter may still settle."""
+        alive: Mask = self.outcome == ALIVE
+        return alive & ~self.lacks_cells
+
+    def add(self, name: str, judged: Judgement, rows: NDArray[np.int64]) -> None:
+        """Add a filter's judgement of `rows`. A missing value is a failure to measure and not a low score."""
+        is_missing, is_open = judged.reason == MISSING, self.is_open()[rows]
+        self.settle(rows[is_missing & is_open], "failed", "measure", f"{name}: missing value")
+        drops = ~judged.passed & ~is_missing
+        first = drops & is_open
+        self.settle(rows[first], "dropped", name, judged.reason[first])
+        self.value[rows[first]], self.threshold[rows[first]] = judged.value[first], judged.threshold[first]
+        for i in np.flatnonzero(drops & ~is_open):
+            value, threshold = float(judged.value[i]), float(judged.threshold[i])
+            further = {"filter": name, "reason": str(judged.reason[i]), "value": value, "threshold": threshold}
+            self.others[rows[i]].append(further)
+
+    def to_table(self, samples: pa.Table) -> pa.Table:
+        columns = {name: samples[name] for name in ("key", "modality", "source")}
+        columns |= {name: pa.array(getattr(self, name), pa.string()) for name in ("outcome", "filter", "reason")}
+        columns |= {"value": _to_nullable(self.value), "threshold": _to_nullable(self.threshold)}
+        columns["others"] = pa.array(self.others, JUDGED.field("others").type)
+        return pa.table(columns, schema=JUDGED)
 
 
 def judge_rows(
     resolved: Resolved, samples: pa.Table, signals: pa.Table, captions_optional: frozenset[str]
 ) -> tuple[pa.Table, Mask]:
-    """Judge one unit's rows.
+    """Judge the rows of one unit.
 
     samples: columns key, modality, source, text, error; signals: the same rows. Returns (JUDGED table, bool (n,): rows
     that stay undecided because a cell that they need was never measured: none where signals were measured with these
-    very settings; what-if looks at them).
+    very settings; what-if reports them).
 
-    A failure to measure is `failed`, never `dropped`; a row that an earlier filter stopped is not asked further for its
-    verdict, but every filter whose columns are there anyway adds its reason to `others`.
+    A failure to measure is `failed`, never `dropped`. The first filter that a row fails decides; every further one
+    whose columns were measured anyway adds its reason to `others`.
     """
-    n = samples.num_rows
-    modality = np.array(samples["modality"].to_pylist(), dtype=object)
-    silent = lacks_text(samples, captions_optional)
-    outcome = np.full(n, ALIVE, dtype=object)
-    name, reason = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
-    value, threshold = np.full(n, np.nan), np.full(n, np.nan)
-    others: list[list[dict[str, object]]] = [[] for _ in range(n)]
-    unknown = np.zeros(n, dtype=bool)
-
-    broken = np.asarray(pc.is_valid(samples["error"]), dtype=bool)
-    outcome[broken], name[broken] = "failed", "ingest"
-    reason[broken] = np.array(samples["error"].to_pylist(), dtype=object)[broken]
-    gone = tombstones.is_marked(samples["error"])
-    outcome[gone], name[gone], reason[gone] = "dropped", tombstones.FILTER, tombstones.extract_reasons(reason[gone])
-
+    modality, silent = to_strings(samples["modality"]), lacks_text(samples, captions_optional)
+    verdicts = _RowVerdicts(samples.num_rows)
+    errors = to_strings(samples["error"])
+    broken, removed = is_valid(samples["error"]), tombstones.is_marked(samples["error"])
+    verdicts.settle(broken, "failed", "ingest", errors[broken])
+    verdicts.settle(removed, "dropped", tombstones.FILTER, tombstones.extract_reasons(errors[removed]))
     for step in resolved.steps:
-        wanted = step_applies(resolved, step, modality, silent)
-        measured = wanted.copy()
-        for annotator in step.annotators:
-            group = resolved.annotators[annotator]
-            applies = wanted & np.isin(modality, sorted(group.modalities))
-            errors = np.array(signals[f"{annotator}.error"].to_pylist(), dtype=object)
-            wrong = applies & np.array([e is not None for e in errors], dtype=bool)
-            now = wrong & (outcome == ALIVE) & ~unknown
-            outcome[now], name[now] = "failed", "measure"
-            reason[now] = [f"{annotator}: {error}" for error in errors[now]]
-            measured &= ~wrong
+        measured = step_applies(resolved, step, modality, silent)
+        for name in step.annotators:
+            is_measured = measured & np.isin(modality, sorted(resolved.annotators[name].modalities))
+            failed = is_measured & is_valid(signals[f"{name}.error"])
+            settled = failed & verdicts.is_open()
+            reasons = [f"{name}: {error}" for error in to_strings(signals[f"{name}.error"])[settled]]
+            verdicts.settle(settled, "failed", "measure", reasons)
+            measured &= ~failed
         if step.filter is None:
             continue
-        columns = [column for annotator in step.annotators for column, _ in resolved.columns(annotator)]
-        nothing = np.ones(n, dtype=bool)
-        for column in columns:
-            nothing &= np.asarray(pc.is_null(signals[column]), dtype=bool)
-        unknown |= measured & nothing & (outcome == ALIVE)
-        rows = np.flatnonzero(measured & ~nothing)
-        if not len(rows):
-            continue
-        judged = step.filter.judge(
-            signals.select(columns).append_column("modality", samples["modality"]).take(pa.array(rows))
-        )
-        bad = rows[~judged.passed]
-        for position, row in zip(np.flatnonzero(~judged.passed), bad, strict=True):
-            why = str(judged.reason[position])
-            if why == MISSING:
-                # A filter fails closed on null and NaN; that is a failure to measure, not a low score.
-                if outcome[row] == ALIVE and not unknown[row]:
-                    outcome[row], name[row] = "failed", "measure"
-                    reason[row] = f"{step.filter.name}: missing value"
-            elif outcome[row] == ALIVE and not unknown[row]:
-                outcome[row], name[row], reason[row] = "dropped", step.filter.name, why
-                value[row], threshold[row] = judged.value[position], judged.threshold[position]
-            else:
-                others[row].append(
-                    {
-                        "filter": step.filter.name,
-                        "reason": why,
-                        "value": float(judged.value[position]),
-                        "threshold": float(judged.threshold[position]),
-                    }
-                )
-    table = pa.table(
-        {
-            "key": samples["key"],
-            "modality": samples["modality"],
-            "source": samples["source"],
-            "outcome": pa.array(outcome, pa.string()),
-            "filter": pa.array(name, pa.string()),
-            "reason": pa.array(reason, pa.string()),
-            "value": _nullable(value),
-            "threshold": _nullable(threshold),
-            "others": pa.array(others, JUDGED.field("others").type),
-        },
-        schema=JUDGED,
-    )
-    return table, unknown & (outcome == ALIVE)
+        columns = [column for name in step.annotators for column, _ in resolved.columns(name)]
+        lacks_cells = measured & np.logical_and.reduce([is_null(signals[column]) for column in columns])
+        verdicts.lacks_cells |= lacks_cells & (verdicts.outcome == ALIVE)
+        rows = np.flatnonzero(measured & ~lacks_cells)
+        if len(rows):
+            asked = signals.select(columns).append_column("modality", samples["modality"]).take(pa.array(rows))
+            verdicts.add(step.filter.name, step.filter.judge(asked), rows)
+    return verdicts.to_table(samples), verdicts.lacks_cells & (verdicts.outcome == ALIVE)
 
 
-def _nullable(values: NDArray[np.float64]) -> pa.Array:
+def _to_nullable(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(np.round(values, 6), mask=np.isnan(values))
 
 
