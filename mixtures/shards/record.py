@@ -1,4 +1,4 @@
-"""KEY.json: what stands beside a sample's media in a shard, read fast and strictly."""
+"""KEY.json: the record beside a sample's media in a shard, parsed fast and strictly."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 import msgspec
 
 
-class RecordTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, rename={"who": "from"}):
-    """One turn of a conversation: who speaks (human, gpt), and what is said."""
+class RecordTurn(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, rename={"speaker": "from", "text": "value"}
+):
+    """One turn of a conversation: the speaker (human, gpt) and the text."""
 
-    who: str
-    value: str
+    speaker: str
+    text: str
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The fields of KEY.json, all of them always there. width, height: pixels; duration: seconds; sha256: of each
-    medium, [""] where there is none; tokens: text and media. Zero and "" stand for what a modality does not have."""
+    """The fields of KEY.json, all of them required. width, height: pixels; duration: seconds; sha256: of each
+    medium, [""] where there is none; tokens: text and media. Fields that a modality lacks are 0 or ""."""
 
     id: str
     data_source: str
@@ -44,40 +46,37 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 _DECODE = msgspec.json.Decoder(Record).decode
 
-#: All fields but the conversations, in order.
+#: All fields except the conversations, in order.
 FIELDS = tuple(name for name in Record.__struct_fields__ if name != "conversations")
 
 
-def parse_record(data: bytes | memoryview) -> Record:
-    """A record from its bytes.
-
-    Raises ValueError saying which field is missing, unknown, or of another type.
-    """
+def parse_record(content: bytes | memoryview) -> Record:
+    """Parse a record. Raises ValueError that names a missing or unknown field, or one of another type."""
     try:
-        return _DECODE(data)
+        return _DECODE(content)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
 def parse_records(view: memoryview, spans: Iterable[tuple[int, int]]) -> list[Record] | None:
-    """Records that lie at [start, end) of a file's bytes, in order; None where one of them is not sound."""
-    # Nothing that is made here is garbage, and looking for some takes a fifth of the time.
-    collects = gc.isenabled()
+    """Parse the records at [start, end) of a file's bytes, in order; None where one of them is invalid."""
+    # Nothing allocated here is garbage, and the collector would take a fifth of the time.
+    is_collecting = gc.isenabled()
     gc.disable()
     try:
         return [_DECODE(view[start:end]) for start, end in spans]
     except (msgspec.DecodeError, RecursionError):
         return None
     finally:
-        if collects:
+        if is_collecting:
             gc.enable()
 
 
 def build_columns(records: Sequence[Record]) -> dict[str, Sequence[Any]]:
-    """Field -> its values in all records, and "characters": how long all turns of each are together."""
-    found: dict[str, Sequence[Any]] = {name: list(map(operator.attrgetter(name), records)) for name in FIELDS}
-    found["characters"] = [
-        len(turns[0].value) if len(turns) == 1 else sum([len(turn.value) for turn in turns])
+    """Build {field: its values in all records}, and "characters": the total length of each record's turns."""
+    table: dict[str, Sequence[Any]] = {name: list(map(operator.attrgetter(name), records)) for name in FIELDS}
+    table["characters"] = [
+        len(turns[0].text) if len(turns) == 1 else sum([len(turn.text) for turn in turns])
         for turns in map(operator.attrgetter("conversations"), records)
     ]
-    return found
+    return table

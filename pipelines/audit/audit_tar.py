@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.columns import Mask, to_ints
+from mixtures.shards.ustar import count_end
 from pipelines.audit.findings import MAX_LISTED, AuditFindings
 
 BLOCK = tarfile.BLOCKSIZE
@@ -225,7 +226,7 @@ def _check_end(blocks: Bytes, index: TarIndex, file: str, findings: AuditFinding
     """The tar must end with two blocks of zeros, and zeros up to a whole record."""
     ends = index.ends
     end = int(ends[-1]) if len(ends) else 0
-    length = -(-(end + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    length = end + count_end(end)
     findings.compare(file, "bytes", length, len(blocks))
     if 0 <= end < len(blocks) and blocks[end:].any():
         findings.add(file, "end", "zeros", f"other bytes after byte {end + int(np.flatnonzero(blocks[end:])[0])}")

@@ -82,7 +82,7 @@ def count_shard(tokenizer: str, contract: ContractSettings, task: str) -> Mappin
                 raise StageError(
                     f"the record of {found.id} lies where that of {key} should be", where=tar, hint=EXPORT_AGAIN
                 )
-            turns = [{"from": turn.who, "value": turn.value} for turn in found.conversations]
+            turns = [{"from": turn.speaker, "value": turn.text} for turn in found.conversations]
             value = {"data_type": found.data_type, "conversations": turns, "duration": found.duration,
                      "n_frames": found.n_frames, "fps": found.fps}  # fmt: skip
             counts.append(prompt_tokens.count_text_tokens(value, contract.contract(), reader))

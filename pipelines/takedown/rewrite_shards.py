@@ -18,6 +18,7 @@ from infra.errors import StageError
 from infra.hashing import canonical_json
 from mixtures.cards import cards
 from mixtures.shards.shards import assign_shards
+from mixtures.shards.ustar import count_end
 from pipelines.core import tombstones
 from pipelines.core.run import Run
 from pipelines.core.signals import read_signals
@@ -78,7 +79,7 @@ def stage(scan: TakedownScan, verdicts: dict[str, pa.Table], staging: Staging) -
             staging.put(path, rewrite_rows.encode_table(scan.run.at(path), members))
             size = sum(length for _, length in spans)
             rewritten.append({"name": name, "before": card["tar"]["bytes"], "samples": len(scan.shards[name])})
-            card["tar"] = {"sha256": sha256, "bytes": size + 1024 + -(size + 1024) % 10240}
+            card["tar"] = {"sha256": sha256, "bytes": size + count_end(size)}
         staging.put(f"shards/{name}.card.json", canonical_json(_build_card(scan.run, plan, card, members, verdicts)))
     return rewritten
 

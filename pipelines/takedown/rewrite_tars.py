@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from infra import storage
 from infra.columns import to_ints
 from infra.errors import StageError
+from mixtures.shards.ustar import count_end
 
 #: Bytes read at once.
 BLOCK = 2**22
@@ -39,8 +39,7 @@ def copy_spans(source: str, spans: Sequence[tuple[int, int]], target: Path) -> s
                 out.write(block)
                 remaining -= len(block)
             written += size
-        end = b"\0" * (2 * tarfile.BLOCKSIZE)
-        end += b"\0" * (-(written + len(end)) % tarfile.RECORDSIZE)
+        end = bytes(count_end(written))
         state.update(end)
         out.write(end)
     return state.hexdigest()

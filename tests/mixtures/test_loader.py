@@ -310,7 +310,7 @@ def test_a_swapped_shard(fresh: Mixture) -> None:
     bytes_ = one.read_bytes(), other.read_bytes()
     one.write_bytes(bytes_[1])
     other.write_bytes(bytes_[0])
-    with pytest.raises(StageError, match=r"\.tar, byte \d+: sample [a-z2-7]{26} does not lie here"):
+    with pytest.raises(StageError, match=r"\.tar, byte \d+: sample [a-z2-7]{26} is not here"):
         list(Loader(fresh))
 
 
@@ -321,7 +321,7 @@ def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh: Mixture) -> None:
     data[at] ^= 1
     path.write_bytes(data)
     assert len(list(Loader(fresh))) == 51
-    with pytest.raises(StageError, match=r"the media of sample .* are not what its JSON says \(mp4\)"):
+    with pytest.raises(StageError, match=r"the media of sample .* differ from the sha256 in its JSON \(mp4\)"):
         list(Loader(fresh, verify=True))
 
 

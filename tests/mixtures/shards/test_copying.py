@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from mixtures.shards import copying, shards
-from mixtures.shards.copying import SampleSpan, SourceTars, copy_samples, name_copy, parse_header, rename_header
+from mixtures.shards.copying import SampleSpan, SourceTars, copy_samples, name_copy
 from mixtures.shards.unpack import unpack_members, verify_copies
+from mixtures.shards.ustar import parse_header, rename_header
 from tests.mixtures.runs import Row, sample
 
 
@@ -88,7 +89,7 @@ def test_a_span_that_is_no_such_sample_is_named(tmp_path: Path) -> None:
     first, second = list(found.values())[:2]
     tar = str(tmp_path / "a.tar")
     cases = {
-        "lies there": SampleSpan(second.key, 0, tar, first.offset, first.size),
+        "found": SampleSpan(second.key, 0, tar, first.offset, first.size),
         "no tar header": SampleSpan(first.key, 0, tar, first.offset + 512, first.size),
         "ends elsewhere": SampleSpan(first.key, 0, tar, first.offset, first.size - 512),
         "ends before byte": SampleSpan(first.key, 0, tar, first.offset, 10**6),
@@ -127,7 +128,7 @@ def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) ->
     copied(tmp_path / "mix.tar", spans)
     starts = np.cumsum([0, *(span.size for span in spans)]).tolist()
     verify_copies(str(tmp_path / "mix.tar"), zip(spans, starts, strict=False))
-    with pytest.raises(StageError, match="does not lie here"):
+    with pytest.raises(StageError, match="is not here"):
         verify_copies(str(tmp_path / "mix.tar"), [(spans[0], starts[1])])
 
 

@@ -18,7 +18,7 @@ NUMBER = st.integers(0, 2**40)
 FLOAT = st.floats(0, 1e9)
 RECORDS = st.builds(
     Record,
-    conversations=st.lists(st.builds(RecordTurn, who=TEXT, value=TEXT), max_size=3),
+    conversations=st.lists(st.builds(RecordTurn, speaker=TEXT, text=TEXT), max_size=3),
     **dict.fromkeys(("width", "height", "n_frames", "tokens"), NUMBER),
     **dict.fromkeys(("duration", "fps"), FLOAT),
 )
@@ -34,7 +34,7 @@ def test_what_is_written_is_what_is_read(records: list[Record]) -> None:
     assert parse_records(memoryview(joined), spans) == records
     told = build_columns(records)
     assert told["caption"] == [record.caption for record in records]
-    assert told["characters"] == [len("".join(turn.value for turn in record.conversations)) for record in records]
+    assert told["characters"] == [len("".join(turn.text for turn in record.conversations)) for record in records]
 
 
 def test_fields_are_those_that_export_writes(cold: Run) -> None:

@@ -173,7 +173,7 @@ def test_of_a_tar_of_which_little_is_taken_each_medium_is_checked(own: Path) -> 
         medium = next(info for info in tar if info.offset >= offset and info.name.endswith(".mp4"))
     data[medium.offset_data + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(StageError, match="are not what its JSON says") as caught:
+    with pytest.raises(StageError, match="differ from the sha256 in its JSON") as caught:
         mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
     assert Path(caught.value.where.split(", byte")[0]).name == path.name
 
