@@ -169,7 +169,7 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
     storage.write_bytes(str(folder / "checksums.json"), canonical_json(sums))
 
 
-def sample(row: dict[str, Any], data: bytes, text: str, modality: str) -> tuple[str, list[Member], dict[str, Any]]:
+def sample(row: dict[str, Any], picture: bytes, text: str, modality: str) -> tuple[str, list[Member], dict[str, Any]]:
     """(key, parts, columns of members) as export makes them."""
     images = int(modality == "image")
     turns, kind = build_conversation(modality, text, images)
@@ -182,15 +182,15 @@ def sample(row: dict[str, Any], data: bytes, text: str, modality: str) -> tuple[
         "position": row["position"], "sha256": [m["sha256"] for m in row["media"]] or [""], "width": 0, "height": 0,
         "duration": 0.0, "fps": 0.0, "n_frames": 0, "language": "", "ocr_text": "", "tokens": tokens,
     }  # fmt: skip
-    parts = [Member("jpg", data=data)] if images else []
-    parts += [Member("json", data=canonical_json(record)), Member("txt", data=text.encode())]
-    size = sum(len(part.data or b"") for part in parts)
+    members_ = [Member("jpg", data=picture)] if images else []
+    members_ += [Member("json", data=canonical_json(record)), Member("txt", data=text.encode())]
+    size = sum(len(member.data or b"") for member in members_)
     columns = {"modality": modality, "source": "made", "licence": row["licence"], "kind": kind, "language": "",
                "tokens": tokens, "text_tokens": words, "images": images, "seconds": 0.0, "bytes": size}  # fmt: skip
-    return row["key"], parts, columns
+    return row["key"], members_, columns
 
 
-def plain(folder: Path) -> int:
+def hash_files(folder: Path) -> int:
     """One pass of hashlib over every file; the bytes that were hashed."""
     total = 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -203,23 +203,25 @@ def plain(folder: Path) -> int:
     return total
 
 
-def audited(folder: Path) -> None:
-    (found,) = audit.run(str(folder), quiet=True)
-    assert found.ok, found.findings[:5]
+def run_audit(folder: Path) -> None:
+    (report,) = audit.run(str(folder), quiet=True)
+    assert report.ok, report.findings[:5]
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
+def measure_times(work: Callable[[], object]) -> tuple[float, float]:
     """(wall, CPU) seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compared(folder: Path, rounds: int) -> Iterator[tuple[float, float]]:
+def compare(folder: Path, rounds: int) -> Iterator[tuple[float, float]]:
     """Least (audit, plain) of wall time, then of CPU time."""
-    audited(folder)
-    plain(folder)
-    times = [(timed(lambda: audited(folder)), timed(lambda: plain(folder))) for _ in range(rounds)]
+    run_audit(folder)
+    hash_files(folder)
+    times = [
+        (measure_times(lambda: run_audit(folder)), measure_times(lambda: hash_files(folder))) for _ in range(rounds)
+    ]
     for which in (0, 1):
         yield min(ours[which] for ours, _ in times), min(theirs[which] for _, theirs in times)
 
@@ -232,28 +234,28 @@ def main() -> None:
     parser.add_argument("--keep", help="make the runs here and keep them")
     arguments = parser.parse_args()
     root = Path(arguments.keep or tempfile.mkdtemp(prefix="reelmill-audit-"))
-    result: dict[str, Any] = {"images": arguments.images, "texts": arguments.texts}
+    figures: dict[str, Any] = {"images": arguments.images, "texts": arguments.texts}
     try:
         for modality, count, shard in (("image", arguments.images, 1000), ("text", arguments.texts, 10_000)):
             folder = root / modality
             if not folder.exists():
                 print(f"making {count:,} samples of {modality}", file=sys.stderr)
                 make(folder, modality, count, shard)
-            size = plain(folder)
-            (wall, wall_plain), (cpu, cpu_plain) = compared(folder, arguments.rounds)
+            size = hash_files(folder)
+            (wall, wall_plain), (cpu, cpu_plain) = compare(folder, arguments.rounds)
             if modality == "image":
-                result["vs_hashlib"] = round(wall / wall_plain, 3)
-                result["vs_hashlib_cpu"] = round(cpu / cpu_plain, 3)
+                figures["vs_hashlib"] = round(wall / wall_plain, 3)
+                figures["vs_hashlib_cpu"] = round(cpu / cpu_plain, 3)
             else:
-                result["text_us_per_sample"] = round((wall - wall_plain) / count * 1e6, 2)
-                result["text_us_per_sample_cpu"] = round((cpu - cpu_plain) / count * 1e6, 2)
-            result[f"{modality}_MB"] = round(size / 1e6, 1)
-            result[f"{modality}_audit_MB_s"] = round(size / wall / 1e6, 1)
-            result[f"{modality}_hashlib_MB_s"] = round(size / wall_plain / 1e6, 1)
+                figures["text_us_per_sample"] = round((wall - wall_plain) / count * 1e6, 2)
+                figures["text_us_per_sample_cpu"] = round((cpu - cpu_plain) / count * 1e6, 2)
+            figures[f"{modality}_MB"] = round(size / 1e6, 1)
+            figures[f"{modality}_audit_MB_s"] = round(size / wall / 1e6, 1)
+            figures[f"{modality}_hashlib_MB_s"] = round(size / wall_plain / 1e6, 1)
     finally:
         if not arguments.keep:
             shutil.rmtree(root)
-    print(json.dumps(result))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

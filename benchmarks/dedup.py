@@ -44,7 +44,7 @@ THRESHOLD = 0.75
 QUERIES = 10_000
 
 
-class Data(NamedTuple):
+class PlantedVectors(NamedTuple):
     """vectors: float16 (n, 512). pairs: int64 (m, 2), rows that were planted as near-duplicates."""
 
     vectors: NDArray[np.float16]
@@ -56,7 +56,7 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def generate(kind: str, n: int, seed: int) -> Data:
+def generate(kind: str, n: int, seed: int) -> PlantedVectors:
     """The data set `kind` of n rows; row order is shuffled, so that a pair's rows lie anywhere."""
     rng = np.random.default_rng(seed)
     twins = n // 10
@@ -71,10 +71,10 @@ def generate(kind: str, n: int, seed: int) -> Data:
     away = rng.standard_normal((twins, DIMENSIONS), dtype=np.float32)
     away = unit(away - np.einsum("ij,ij->i", away, first)[:, None] * first)
     vectors = np.concatenate([rows, cosine * first + np.sqrt(1 - cosine**2) * away]).astype(np.float16)
-    place = rng.permutation(n)
+    positions = rng.permutation(n)
     shuffled = np.empty_like(vectors)
-    shuffled[place] = vectors
-    return Data(shuffled, np.stack([place[:twins], place[n - twins :]], axis=1))
+    shuffled[positions] = vectors
+    return PlantedVectors(shuffled, np.stack([positions[:twins], positions[n - twins :]], axis=1))
 
 
 def brute_force(vectors: NDArray[np.float32], queries: NDArray[np.int64]) -> tuple[float, float, NDArray[np.int64]]:
@@ -85,37 +85,37 @@ def brute_force(vectors: NDArray[np.float32], queries: NDArray[np.int64]) -> tup
     cpu, wall = time.process_time(), time.perf_counter()
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    limits, _, found = index.range_search(vectors[queries], THRESHOLD)
+    limits, _, edges = index.range_search(vectors[queries], THRESHOLD)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     counts = limits[1:].astype(np.int64) - limits[:-1].astype(np.int64)
-    pairs = np.stack([np.repeat(queries, counts), found.astype(np.int64)], axis=1)
+    pairs = np.stack([np.repeat(queries, counts), edges.astype(np.int64)], axis=1)
     return cpu, wall, pairs[pairs[:, 0] != pairs[:, 1]]
 
 
-def true_edges(data: Data, found: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+def true_edges(vectors_: PlantedVectors, edges: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """(int64 (m, 2), each pair over the threshold by exact arithmetic once; how many of them were not planted)."""
-    pairs = np.unique(np.sort(np.concatenate([data.pairs, found]), axis=1), axis=0)
-    left, right = (data.vectors[side].astype(np.float64) for side in pairs.T)
-    pairs = pairs[np.round(np.einsum("ij,ij->i", left, right), 6) >= THRESHOLD]
-    planted = set(map(tuple, np.sort(data.pairs, axis=1).tolist()))
+    pairs = np.unique(np.sort(np.concatenate([vectors_.pairs, edges]), axis=1), axis=0)
+    remaining, right = (vectors_.vectors[side].astype(np.float64) for side in pairs.T)
+    pairs = pairs[np.round(np.einsum("ij,ij->i", remaining, right), 6) >= THRESHOLD]
+    planted = set(map(tuple, np.sort(vectors_.pairs, axis=1).tolist()))
     return pairs, sum(tuple(pair) not in planted for pair in pairs.tolist())
 
 
 def measure(kind: str, n: int, seed: int) -> dict[str, Any]:
     """One data set, searched both ways."""
-    data = generate(kind, n, seed)
-    wide = data.vectors.astype(np.float32)
+    vectors_ = generate(kind, n, seed)
+    wide = vectors_.vectors.astype(np.float32)
     ids = np.arange(n, dtype=np.uint64)
     queries = np.random.default_rng(seed + 1).permutation(n)[: min(QUERIES, n)]
     half = len(queries) // 2
     before = brute_force(wide, queries[:half])
     cpu, wall = time.process_time(), time.perf_counter()
-    a, b = duplicates.find_edges(data.vectors, ids, THRESHOLD, seed=seed)
+    a, b = duplicates.find_edges(vectors_.vectors, ids, THRESHOLD, seed=seed)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     after = brute_force(wide, queries[half:])
     brute_cpu, brute_wall = ((x + y) * n / len(queries) for x, y in zip(before[:2], after[:2], strict=True))
 
-    edges, unplanted = true_edges(data, np.concatenate([before[2], after[2]]))
+    edges, unplanted = true_edges(vectors_, np.concatenate([before[2], after[2]]))
     together = components.are_connected(ids[edges[:, 0]], ids[edges[:, 1]], (a, b))
     return {
         "recall": round(float(together.mean()), 6),
@@ -138,13 +138,13 @@ def main() -> None:
     options = parser.parse_args()
     summary = {}
     for kind in ("clustered", "isotropic"):
-        result = measure(kind, options.n, options.seed)
+        figures = measure(kind, options.n, options.seed)
         print(
-            f"{kind} {options.n} x {DIMENSIONS}, threshold {THRESHOLD}: {json.dumps(result, sort_keys=True)}",
+            f"{kind} {options.n} x {DIMENSIONS}, threshold {THRESHOLD}: {json.dumps(figures, sort_keys=True)}",
             flush=True,
         )
-        summary[f"{kind}_recall"] = result["recall"]
-        summary[f"{kind}_time_ratio"] = result["time_ratio"]
+        summary[f"{kind}_recall"] = figures["recall"]
+        summary[f"{kind}_time_ratio"] = figures["time_ratio"]
     print(json.dumps(summary, sort_keys=True))
 
 

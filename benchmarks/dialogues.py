@@ -116,7 +116,7 @@ class GenerationJob:
     """A: what a worker of `reelmill annotate` does, from samples and signals to committed units."""
 
     def __init__(self, folder: str, url: str, model: str, in_flight: int, tokens: int = TOKENS) -> None:
-        self.run = opened(folder, url, model, in_flight, tokens)
+        self.run = open_benchmark_run(folder, url, model, in_flight, tokens)
         self.names: list[str] = []
         self.count = 0
 
@@ -143,14 +143,14 @@ class GenerationJob:
     def write(self) -> int:
         """The second: requests, answers, checks, rows, committed units; tokens answered."""
         odds = {"conversation": {"conversation": 1.0}}
-        told = write_span(self.run, dict.fromkeys(self.names, ""), odds, 1, " ".join(self.names))
-        assert told["videos"] == told["sent"] == self.count and told["hits"] == 0, told
+        counts = write_span(self.run, dict.fromkeys(self.names, ""), odds, 1, " ".join(self.names))
+        assert counts["videos"] == counts["sent"] == self.count and counts["hits"] == 0, counts
         units = [tables.read_footer(self.run.at("dialogues", f"{name}.parquet")) for name in self.names]
         assert sum(unit[1] for unit in units if unit is not None) == self.count
-        return told["tokens_out"]
+        return counts["tokens_out"]
 
 
-def opened(folder: str, url: str, model: str, in_flight: int, tokens: int) -> Run:
+def open_benchmark_run(folder: str, url: str, model: str, in_flight: int, tokens: int) -> Run:
     annotate = {
         "model": model,
         "endpoints": [{"url": url, "in_flight": in_flight}],
@@ -158,24 +158,24 @@ def opened(folder: str, url: str, model: str, in_flight: int, tokens: int) -> Ru
         "blind": None,
         "sampling": {"max_tokens": tokens},
     }
-    value = {
+    document = {
         "name": "bench", "store": f"{folder}/store", "out": f"{folder}/out",
         "sources": [{"name": "v", "path": folder, "modality": "video"}], "annotate": annotate,
     }  # fmt: skip
     path = Path(folder) / "config.yaml"
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(document))
     return open_run(str(path), quiet=True)
 
 
 def requests(model: str, count: int, tokens: int = TOKENS) -> list[Request]:
     """The very requests that `pipeline` sends."""
     sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": tokens}
-    found = []
+    bodies = []
     for number in range(count):
         row, signals = sample(number)
         sheet = evidence.build_sheet(row, signals, evidence.EvidenceSettings())
-        found.append(Request(dialogue.build_generation_body(load_kinds()["conversation"], sheet, model, sampling, 1)))
-    return found
+        bodies.append(Request(dialogue.build_generation_body(load_kinds()["conversation"], sheet, model, sampling, 1)))
+    return bodies
 
 
 async def bare(url: str, pending: list[Request], in_flight: int) -> int:
@@ -290,21 +290,23 @@ def main() -> None:
     parser.add_argument("--model", default="fake")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="where a real server's answers are cut")
-    given = parser.parse_args()
-    many = 1_000 if given.quick else 10_000
-    result: dict[str, Any] = {"requests": many, **faults(many)}
-    say(f"faults: {result}")
+    arguments = parser.parse_args()
+    many = 1_000 if arguments.quick else 10_000
+    figures: dict[str, Any] = {"requests": many, **faults(many)}
+    say(f"faults: {figures}")
     with ExitStack() as stack:
         quick = stack.enter_context(fake_server.running("--delay", "0.05", *SAYS))
-        result |= cpu(quick.url, many, given.in_flight)
-        say(f"CPU: {result['cpu_ms_per_request']} ms a request, of a bare loop {result['cpu_ms_bare']}")
-        url = given.server
+        figures |= cpu(quick.url, many, arguments.in_flight)
+        say(f"CPU: {figures['cpu_ms_per_request']} ms a request, of a bare loop {figures['cpu_ms_bare']}")
+        url = arguments.server
         if url is None:
             url = stack.enter_context(fake_server.running("--delay", str(SERVICE_S), *SAYS)).url
-        turns = given.in_flight * (5 if given.quick else 20)
+        turns = arguments.in_flight * (5 if arguments.quick else 20)
         url = Endpoint(url=url).url
-        result |= efficiency(url, given.model, turns, given.in_flight, "ABBA" * (1 if given.quick else 2), given.tokens)
-    print(json.dumps(result))
+        figures |= efficiency(
+            url, arguments.model, turns, arguments.in_flight, "ABBA" * (1 if arguments.quick else 2), arguments.tokens
+        )
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -61,14 +61,14 @@ def picture(number: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.asarray(field.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def noisy(pixels: NDArray[np.uint8], rng: np.random.Generator, deviation: float) -> NDArray[np.uint8]:
+def add_noise(pixels: NDArray[np.uint8], rng: np.random.Generator, deviation: float) -> NDArray[np.uint8]:
     noise = rng.normal(0, deviation, pixels.shape).astype(np.float32)
     return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
 def jpeg(number: int) -> bytes:
     width, height = PICTURE_SIZES[number % len(PICTURE_SIZES)]
-    pixels = noisy(picture(number, width, height), np.random.default_rng([4, number]), 6.0)
+    pixels = add_noise(picture(number, width, height), np.random.default_rng([4, number]), 6.0)
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, "JPEG", quality=90)
     return sink.getvalue()
@@ -88,9 +88,9 @@ def clip(number: int, size: tuple[int, int], *, seconds: float = 3.0, fps: int =
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(round(seconds * fps)):
-            left, top = (np.abs((speed * index / fps + span) % (2 * span) - span) for span in (96, 64))
-            x, y = int(left[0]), int(top[1])
-            pixels = noisy(wide[y : y + height, x : x + width], rng, 3.0)
+            offsets_x, offsets_y = (np.abs((speed * index / fps + span) % (2 * span) - span) for span in (96, 64))
+            x, y = int(offsets_x[0]), int(offsets_y[1])
+            pixels = add_noise(wide[y : y + height, x : x + width], rng, 3.0)
             if text is not None:
                 pixels = np.where(text[..., None] > 0, 255, pixels).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -108,14 +108,14 @@ def _words(number: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.asarray(layer)
 
 
-def jpeg_copy(data: bytes, number: int) -> bytes:
+def jpeg_copy(content: bytes, number: int) -> bytes:
     """The same picture, other bytes."""
-    return data[:2] + b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big") + data[2:]
+    return content[:2] + b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big") + content[2:]
 
 
-def clip_copy(data: bytes, number: int) -> bytes:
+def clip_copy(content: bytes, number: int) -> bytes:
     """The same clip, other bytes."""
-    return data + struct.pack(">I4sQ", 16, b"free", number)
+    return content + struct.pack(">I4sQ", 16, b"free", number)
 
 
 def write_media(folder: Path, suffix: str, media: list[bytes], count: int) -> None:

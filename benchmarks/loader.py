@@ -73,20 +73,20 @@ Sample = tuple[str, list[shards.Member]]
 
 def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) -> Sample:
     key = sample_key("benchmark", "", str(number), "", "")
-    said = inputs.caption(number) if media else inputs.document(number)
-    turns = [{"from": "human", "value": "<image>" * len(media) + "\nDescribe it."}, {"from": "gpt", "value": said}]
+    answer = inputs.caption(number) if media else inputs.document(number)
+    turns = [{"from": "human", "value": "<image>" * len(media) + "\nDescribe it."}, {"from": "gpt", "value": answer}]
     record = {
         "id": key,
         "data_source": "benchmark",
         "data_type": modality,
         "kind": "caption" if media else "document",
         "conversations": turns if media else turns[1:],
-        "caption": said,
+        "caption": answer,
         "licence": "CC0-1.0",
         "origin": "",
         "container": f"{number}",
         "position": "",
-        "sha256": [hashlib.sha256(data).hexdigest() for data in media.values()] or [""],
+        "sha256": [hashlib.sha256(content).hexdigest() for content in media.values()] or [""],
         "width": 640,
         "height": 480,
         "duration": 0.0,
@@ -97,61 +97,61 @@ def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) ->
         "tokens": 100,
         **facts,
     }
-    parts = [shards.Member(name, data=data) for name, data in media.items()]
-    return key, sorted([*parts, shards.Member("json", data=canonical_json(record))], key=lambda part: part.suffix)
+    members = [shards.Member(name, data=content) for name, content in media.items()]
+    return key, sorted([*members, shards.Member("json", data=canonical_json(record))], key=lambda member: member.suffix)
 
 
 def mixture(folder: Path, samples: dict[str, list[Sample]]) -> tuple[manifest.Mixture, manifest.Mixture]:
     """The same samples as a virtual and as a materialized mixture; modalities interleaved in each virtual shard."""
     (folder / "run" / "shards").mkdir(parents=True)
-    held: list[dict[str, Any]] = []
+    shards_held: list[dict[str, Any]] = []
     rows: list[tuple[int, float, dict[str, Any], Sample]] = []
-    for group, (modality, mine) in enumerate(samples.items()):
+    for group, (modality, own_samples) in enumerate(samples.items()):
         path = folder / "run" / "shards" / f"{modality}-000000.tar"
-        digest, written = shards.write_tar(path, mine)
+        digest, written = shards.write_tar(path, own_samples)
         size = path.stat().st_size
-        held.append({"parent": 0, "name": path.stem, "modality": modality, "bytes": size, "sha256": digest})
-        for i, (place, one) in enumerate(zip(written, mine, strict=True)):
-            v = i * VSHARDS // len(mine)
-            row = {"key": place.key, "vshard": v, "group": group, "shard": group, "repeat": 0, "tokens": 1,
-                   "offset": place.offset, "size": place.size, "seconds": 0.0, "bytes": place.size}  # fmt: skip
-            rows.append((v, i / len(mine), row, one))
-    rows.sort(key=lambda one: one[:2])
+        shards_held.append({"parent": 0, "name": path.stem, "modality": modality, "bytes": size, "sha256": digest})
+        for i, (offset, entry) in enumerate(zip(written, own_samples, strict=True)):
+            v = i * VSHARDS // len(own_samples)
+            row = {"key": offset.key, "vshard": v, "group": group, "shard": group, "repeat": 0, "tokens": 1,
+                   "offset": offset.offset, "size": offset.size, "seconds": 0.0, "bytes": offset.size}  # fmt: skip
+            rows.append((v, i / len(own_samples), row, entry))
+    rows.sort(key=lambda entry: entry[:2])
     own = []
     for v in range(VSHARDS):
         path = folder / "own" / "shards" / f"mix-{v:06d}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
-        mine_ = [one for one in rows if one[0] == v]
-        for position, one in enumerate(mine_):
-            one[2]["position"] = position
-        digest, _ = shards.write_tar(path, [one[3] for one in mine_])
-        own.append({"name": path.stem, "samples": len(mine_), "bytes": path.stat().st_size, "sha256": digest})
-    table = pa.Table.from_pylist([one[2] for one in rows], schema=tables.MIXTURE)
-    value = {
+        own_rows = [entry for entry in rows if entry[0] == v]
+        for position, entry in enumerate(own_rows):
+            entry[2]["position"] = position
+        digest, _ = shards.write_tar(path, [entry[3] for entry in own_rows])
+        own.append({"name": path.stem, "samples": len(own_rows), "bytes": path.stat().st_size, "sha256": digest})
+    table = pa.Table.from_pylist([entry[2] for entry in rows], schema=tables.MIXTURE)
+    mixture_json = {
         "seed": SEED,
         "unit": "samples",
         "contract": asdict(RELEASED),
         "parents": [{"run": "../run", "name": "run", "members": ""}],
-        "shards": held,
-        "groups": [{"name": one["modality"], "modality": one["modality"]} for one in held],
+        "shards": shards_held,
+        "groups": [{"name": entry["modality"], "modality": entry["modality"]} for entry in shards_held],
         "achieved": {"samples": {}},
         "vshards": VSHARDS,
         "materialized": None,
     }
-    virtual = manifest.write_mixture(str(folder / "virtual"), value, table)
-    return virtual, manifest.write_mixture(str(folder / "own"), {**value, "materialized": own}, table)
+    virtual = manifest.write_mixture(str(folder / "virtual"), mixture_json, table)
+    return virtual, manifest.write_mixture(str(folder / "own"), {**mixture_json, "materialized": own}, table)
 
 
 def undecoded(count: int) -> dict[str, list[Sample]]:
     rng = np.random.default_rng(SEED)
-    made: dict[str, list[Sample]] = {}
+    loader: dict[str, list[Sample]] = {}
     number = 0
     for modality, suffixes, share, size in KINDS:
-        made[modality] = []
+        loader[modality] = []
         for _ in range(round(count * share)):
-            made[modality].append(sample(number, modality, {suffix: rng.bytes(size) for suffix in suffixes}))
+            loader[modality].append(sample(number, modality, {suffix: rng.bytes(size) for suffix in suffixes}))
             number += 1
-    return made
+    return loader
 
 
 def decodable(count: int) -> dict[str, list[Sample]]:
@@ -173,8 +173,8 @@ def from_webdataset(mixed: manifest.Mixture, door: SampleDecoder | None) -> Iter
     import webdataset
 
     urls = [mixed.own_tar(v) for v in range(VSHARDS)]
-    for found in webdataset.WebDataset(urls, shardshuffle=False):
-        yield found if door is None else door.decode({**found, "json": json.loads(found["json"])})
+    for samples in webdataset.WebDataset(urls, shardshuffle=False):
+        yield samples if door is None else door.decode({**samples, "json": json.loads(samples["json"])})
 
 
 def count_all(mixed: manifest.Mixture) -> int:
@@ -195,7 +195,7 @@ def ratio(a: Callable[[], int], b: Callable[[], int], turns: str) -> tuple[float
         (a if side == "A" else b)()
         spent[side].append((cpu() - before, time.perf_counter() - begun))
     for side, what in (("A", "Loader"), ("B", "webdataset")):
-        print(f"{what}: CPU {[round(one[0], 2) for one in spent[side]]}", file=sys.stderr)
+        print(f"{what}: CPU {[round(pair[0], 2) for pair in spent[side]]}", file=sys.stderr)
     (cpu_a, wall_a), (cpu_b, wall_b) = (
         [statistics.median(column) for column in zip(*spent[side], strict=True)] for side in "AB"
     )
@@ -205,21 +205,21 @@ def ratio(a: Callable[[], int], b: Callable[[], int], turns: str) -> tuple[float
 def by_turns(loader: Loader, own: manifest.Mixture, door: SampleDecoder, rounds: int) -> tuple[float, float]:
     """CPU of webdataset over that of the loader, with the same decoding: a sample from one, a sample from the other, so
     that whatever else the machine does falls on both alike. First all CPU, then without the decoders' children."""
-    mine, theirs = [0.0, 0.0], [0.0, 0.0]
+    times, theirs = [0.0, 0.0], [0.0, 0.0]
     for turn in range(rounds + 1):
         loader.set_epoch(0)
         sides = (iter(loader), from_webdataset(own, door))
         if turn == 1:  # the first round has started both children and brought all imports
-            mine, theirs = [0.0, 0.0], [0.0, 0.0]
+            times, theirs = [0.0, 0.0], [0.0, 0.0]
         children = [child.pid for child in psutil.Process().children(recursive=True)]
         for number in range(loader.order.total):
             for side in (0, 1) if (number + turn) % 2 else (1, 0):
                 before = time.process_time(), on_cpu(children)
                 next(sides[side])
-                mine[side] += time.process_time() - before[0]
+                times[side] += time.process_time() - before[0]
                 theirs[side] += on_cpu(children) - before[1]
-    print(f"decoded: CPU {mine}, of the children {theirs}", file=sys.stderr)
-    return (mine[1] + theirs[1]) / (mine[0] + theirs[0]), mine[1] / mine[0]
+    print(f"decoded: CPU {times}, of the children {theirs}", file=sys.stderr)
+    return (times[1] + theirs[1]) / (times[0] + theirs[0]), times[1] / times[0]
 
 
 def on_cpu(children: list[int]) -> float:
@@ -241,19 +241,19 @@ def many(folder: Path, at: int, of: int) -> None:
     key = keys[row].as_py()
     record = {"id": key, "data_type": "text", "conversations": [{"from": "gpt", "value": "A text."}], "sha256": [""]}
     (folder / "run" / "shards").mkdir(parents=True)
-    one = folder / "one.tar"
-    _, (place,) = shards.write_tar(one, [(key, [shards.Member("json", data=canonical_json(record))])])
+    entry = folder / "one.tar"
+    _, (offset,) = shards.write_tar(entry, [(key, [shards.Member("json", data=canonical_json(record))])])
     with open(folder / "run" / "shards" / "text-000000.tar", "wb") as file:
         file.truncate(of * 2048)
         file.seek(row * 2048)
-        file.write(one.read_bytes()[: place.size])
+        file.write(entry.read_bytes()[: offset.size])
     zeros = np.zeros(of)
     table = pa.table(
         {"key": keys, "vshard": numbers // 256, "position": numbers % 256, "group": zeros, "shard": zeros,
-         "repeat": zeros, "offset": numbers * 2048, "size": np.full(of, place.size), "tokens": np.full(of, 100),
-         "seconds": zeros, "bytes": np.full(of, place.size)}
+         "repeat": zeros, "offset": numbers * 2048, "size": np.full(of, offset.size), "tokens": np.full(of, 100),
+         "seconds": zeros, "bytes": np.full(of, offset.size)}
     ).cast(tables.MIXTURE)  # fmt: skip
-    value = {
+    mixture_json = {
         "seed": SEED,
         "unit": "samples",
         "contract": asdict(RELEASED),
@@ -264,7 +264,7 @@ def many(folder: Path, at: int, of: int) -> None:
         "vshards": vshards,
         "materialized": None,
     }
-    manifest.write_mixture(str(folder / "mix"), value, table)
+    manifest.write_mixture(str(folder / "mix"), mixture_json, table)
 
 
 def go_on(folder: Path, at: int) -> None:
@@ -273,9 +273,9 @@ def go_on(folder: Path, at: int) -> None:
     begun, spent = time.perf_counter(), time.process_time()
     loader = Loader(str(folder / "mix"))
     loader.load_state_dict({**state, "consumed": at})
-    found = next(iter(loader))
+    resumed = next(iter(loader))
     took = time.perf_counter() - begun, time.process_time() - spent
-    assert found["json"]["id"] == found["__key__"] and loader.consumed == at + 1
+    assert resumed["json"]["id"] == resumed["__key__"] and loader.consumed == at + 1
     print(json.dumps(took))
 
 
@@ -292,20 +292,20 @@ def main() -> None:
     warnings.simplefilter("ignore")
     count, few = (200, 6) if options.quick else (options.samples, options.decoded)
     at, of = (10_000, 12_000) if options.quick else (RESUME_AT, RESUME_OF)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="reelmill-loader-") as name:
         folder = Path(name)
         virtual, own = mixture(folder / "raw", undecoded(count))
-        for label, one in (("vs_webdataset", own), ("vs_webdataset_virtual", virtual)):
-            loader = Loader(one)
+        for label, figure in (("vs_webdataset", own), ("vs_webdataset_virtual", virtual)):
+            loader = Loader(figure)
             theirs = functools.partial(count_all, own)
             cpu_ratio, wall = ratio(functools.partial(with_loader, loader), theirs, "ABBAABBA")
-            found |= {label: round(cpu_ratio, 3), f"{label}_wall": round(wall, 3)}
+            figures |= {label: round(cpu_ratio, 3), f"{label}_wall": round(wall, 3)}
             loader.close()
         _, own = mixture(folder / "decoded", decodable(few))
         loader, door = Loader(own, decode=True), SampleDecoder(RELEASED)
         both, alone = by_turns(loader, own, door, 2 if options.quick else 10)
-        found |= {"vs_webdataset_decoded": round(both, 3), "vs_webdataset_decoded_reader": round(alone, 3)}
+        figures |= {"vs_webdataset_decoded": round(both, 3), "vs_webdataset_decoded_reader": round(alone, 3)}
         loader.close()
         door.close()
         many(folder / "many", at, of)
@@ -316,11 +316,11 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
             took.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"seconds to go on: {took}", file=sys.stderr)
-        found |= {
-            "resume_s": round(statistics.median(one[0] for one in took), 3),
-            "resume_cpu_s": round(statistics.median(one[1] for one in took), 3),
+        figures |= {
+            "resume_s": round(statistics.median(figure[0] for figure in took), 3),
+            "resume_cpu_s": round(statistics.median(figure[1] for figure in took), 3),
         }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -76,10 +76,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="reelmill-measure-") as folder:
         stage(Path(folder), "warm", clips[:2], 2)
         seconds, counters = stage(Path(folder), "all", clips, count)
-    spent = {name[:-3]: value for name, value in counters.items() if name.endswith("_ms")}
+    spent = {name[:-3]: figure for name, figure in counters.items() if name.endswith("_ms")}
     total = spent.pop("total")
-    print(f"milliseconds a clip: { {name: round(value / count, 1) for name, value in spent.items()} }", file=sys.stderr)
-    found = {
+    print(
+        f"milliseconds a clip: { {name: round(figure / count, 1) for name, figure in spent.items()} }", file=sys.stderr
+    )
+    figures = {
         "wall_s_per_clip": round(seconds / count, 4),
         "outside_share": round(1 - sum(spent.values()) / total, 4),
         "outside_share_without_ocr": round(
@@ -90,7 +92,7 @@ def main() -> None:
         "clips": count,
         "decodes": counters["decodes"],
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

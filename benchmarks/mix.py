@@ -84,8 +84,8 @@ def make_index(run: Path, samples: int, seed: int) -> None:
             digest = hashlib.sha256(name.encode()).hexdigest()
             checksums[f"shards/{name}.tar"] = digest
             write_card(run, name, modality, suffixes, table.num_rows, size, digest)
-            data = (run / "members" / f"{name}.parquet").read_bytes()
-            units.append(Unit(name, table.num_rows, hashlib.sha256(data).hexdigest()))
+            buffer = (run / "members" / f"{name}.parquet").read_bytes()
+            units.append(Unit(name, table.num_rows, hashlib.sha256(buffer).hexdigest()))
     finish_run(run, units, checksums)
 
 
@@ -164,21 +164,21 @@ def plan_child(run: str, out: str, ratios: list[str]) -> None:
     from mixtures.shards.manifest import write_mixture
     from pipelines.mix import mix, plan_mixture
 
-    found = []
+    planned_mixture = []
     for number, ratio in enumerate(ratios):
         begun, cpu = time.perf_counter(), time.process_time()
         planned = plan_mixture.plan_mixture([run], read_ratio(ratio), f"{out}/plan-{number}", quiet=True)
         write_mixture(f"{out}/plan-{number}", planned.manifest, planned.members)
-        one = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+        entry = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
         del planned
         begun, cpu = time.perf_counter(), time.process_time()
         mixture = mix.run([run], read_ratio(ratio), f"{out}/{number}", quiet=True)
-        one |= {"mix_s": time.perf_counter() - begun, "mix_cpu": time.process_time() - cpu}
+        entry |= {"mix_s": time.perf_counter() - begun, "mix_cpu": time.process_time() - cpu}
         written = sum(path.stat().st_size for path in Path(f"{out}/{number}").rglob("*") if path.is_file())
         totals = mixture.manifest["totals"]
-        found.append({**one, "written": written, "bytes": totals["bytes"], "samples": totals["samples"]})
+        planned_mixture.append({**entry, "written": written, "bytes": totals["bytes"], "samples": totals["samples"]})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"rounds": found, "peak": peak}))
+    print(json.dumps({"rounds": planned_mixture, "peak": peak}))
 
 
 def child(*arguments: str) -> dict[str, Any]:
@@ -198,9 +198,9 @@ def make_media(run: Path, megabytes: int, seed: int) -> None:
     (run / "shards").mkdir(parents=True)
     units, checksums = [], {}
     limit, number = 128 * 10**6, 0
-    left = megabytes * 10**6
+    remaining = megabytes * 10**6
     order = ("video", "image", "image", "video", "multi_image")
-    while left > 0:
+    while remaining > 0:
         modality = order[number % len(order)]
         _, mean, sigma, images, suffixes = LAWS[modality]
         media = [suffix for suffix in suffixes if suffix not in ("json", "txt")]
@@ -238,9 +238,9 @@ def make_media(run: Path, megabytes: int, seed: int) -> None:
         size = (run / "shards" / f"{name}.tar").stat().st_size
         checksums[f"shards/{name}.tar"] = digest
         write_card(run, name, modality, suffixes, len(samples), size, digest)
-        data = (run / "members" / f"{name}.parquet").read_bytes()
-        units.append(Unit(name, len(samples), hashlib.sha256(data).hexdigest()))
-        left -= used
+        payload = (run / "members" / f"{name}.parquet").read_bytes()
+        units.append(Unit(name, len(samples), hashlib.sha256(payload).hexdigest()))
+        remaining -= used
         number += 1
     finish_run(run, units, checksums)
 
@@ -261,7 +261,7 @@ def materialize_child(run: str, out: str) -> None:
     mixture = materialize(mixture, quiet=True)
     write_cards(mixture)
     seconds = time.perf_counter() - begun
-    size = sum(one["bytes"] for one in mixture.manifest["materialized"])
+    size = sum(entry["bytes"] for entry in mixture.manifest["materialized"])
     print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "bytes": size}))
 
 
@@ -286,7 +286,7 @@ def plain_copy(run: str, out: str) -> None:
     print(json.dumps({"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "bytes": size}))
 
 
-def materializing(folder: Path, megabytes: int, seed: int, rounds: int) -> dict[str, Any]:
+def measure_materialize(folder: Path, megabytes: int, seed: int, rounds: int) -> dict[str, Any]:
     run = folder / "media"
     if not run.exists():
         make_media(run, megabytes, seed)
@@ -295,10 +295,10 @@ def materializing(folder: Path, megabytes: int, seed: int, rounds: int) -> dict[
     ours, plain = [], []
     for number in range(rounds):
         sides = [("materialize", ours), ("plain", plain)]
-        for side, found in sides if number % 2 == 0 else sides[::-1]:
+        for side, times in sides if number % 2 == 0 else sides[::-1]:
             out = folder / f"out-{side}"
             shutil.rmtree(out, ignore_errors=True)
-            found.append(child(f"--{side}", str(run), str(out)))
+            times.append(child(f"--{side}", str(run), str(out)))
             shutil.rmtree(out, ignore_errors=True)
     begun = time.perf_counter()
     shutil.copytree(run / "shards", folder / "cp")
@@ -337,7 +337,7 @@ def main() -> None:
         plain_copy(*arguments.plain)
         return
     folder = Path(arguments.folder or tempfile.mkdtemp(prefix="mix-"))
-    result: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     try:
         for name, count in (("", arguments.samples), ("large_", arguments.large)):
             if not count:
@@ -347,25 +347,25 @@ def main() -> None:
                 make_index(run, count, arguments.seed)
             out = folder / "mixes"
             shutil.rmtree(out, ignore_errors=True)
-            found = child("--plan", str(run), str(out), *(RATIOS if not name else RATIOS[:1]))
+            timings = child("--plan", str(run), str(out), *(RATIOS if not name else RATIOS[:1]))
             shutil.rmtree(out, ignore_errors=True)
-            rounds = found["rounds"]
-            result[f"{name}plan_s"] = round(statistics.median(r["seconds"] for r in rounds), 2)
-            result[f"{name}plan_rounds_s"] = [round(r["seconds"], 2) for r in rounds]
-            result[f"{name}plan_cpu_s"] = round(statistics.median(r["cpu"] for r in rounds), 2)
-            result[f"{name}mix_s"] = round(statistics.median(r["mix_s"] for r in rounds), 2)
-            result[f"{name}mix_cpu_s"] = round(statistics.median(r["mix_cpu"] for r in rounds), 2)
-            result[f"{name}bytes_fraction"] = round(max(r["written"] / r["bytes"] for r in rounds), 7)
-            result[f"{name}index_samples"] = count
-            result[f"{name}taken"] = [r["samples"] for r in rounds]
-            result[f"{name}peak_gb"] = round(found["peak"] / 1e9, 2)
+            rounds = timings["rounds"]
+            figures[f"{name}plan_s"] = round(statistics.median(r["seconds"] for r in rounds), 2)
+            figures[f"{name}plan_rounds_s"] = [round(r["seconds"], 2) for r in rounds]
+            figures[f"{name}plan_cpu_s"] = round(statistics.median(r["cpu"] for r in rounds), 2)
+            figures[f"{name}mix_s"] = round(statistics.median(r["mix_s"] for r in rounds), 2)
+            figures[f"{name}mix_cpu_s"] = round(statistics.median(r["mix_cpu"] for r in rounds), 2)
+            figures[f"{name}bytes_fraction"] = round(max(r["written"] / r["bytes"] for r in rounds), 7)
+            figures[f"{name}index_samples"] = count
+            figures[f"{name}taken"] = [r["samples"] for r in rounds]
+            figures[f"{name}peak_gb"] = round(timings["peak"] / 1e9, 2)
         if arguments.media_mb:
-            result |= materializing(folder, arguments.media_mb, arguments.seed, arguments.rounds)
+            figures |= measure_materialize(folder, arguments.media_mb, arguments.seed, arguments.rounds)
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder)
-    result["load"] = round(os.getloadavg()[0], 1)
-    print(json.dumps(result))
+    figures["load"] = round(os.getloadavg()[0], 1)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -92,10 +92,11 @@ def clip(kind: str, speed: float, seed: int, width: int, height: int, rate: int,
         if kind in ("subject", "plain"):
             side = round(math.sqrt((0.05, 0.1, 0.2)[seed % 3] * width * height))
             patch = front[:side, :side] if kind == "subject" else np.full((side, side, 3), (60, 60, 150), np.uint8)
-            left = (0.1 * width + way) % (width + side) - side
-            moved = warp(patch, [[1, 0, -left], [0, 1, -(height - side) / 2]], width, height)
+            x_patch = (0.1 * width + way) % (width + side) - side
+            moved = warp(patch, [[1, 0, -x_patch], [0, 1, -(height - side) / 2]], width, height)
             inside = np.zeros((height, width), bool)
-            inside[(height - side) // 2 : (height + side) // 2, max(0, round(left)) : max(0, round(left) + side)] = True
+            x0, x1 = max(0, round(x_patch)), max(0, round(x_patch) + side)
+            inside[(height - side) // 2 : (height + side) // 2, x0:x1] = True
             frame = np.where(inside[..., None], moved, frame)
         if kind in ("noise", "noisy_pan"):
             frame = np.clip(frame + chance.normal(0, 3, frame.shape), 0, 255).astype(np.uint8)
@@ -109,35 +110,35 @@ def clip(kind: str, speed: float, seed: int, width: int, height: int, rate: int,
 
 
 def write(path: Path, frames: Iterator[Picture], width: int, height: int, rate: int) -> None:
-    part = path.with_suffix(".part")
-    with av.open(str(part), "w", format="mp4") as container:
+    temporary = path.with_suffix(".part")
+    with av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "23", "bf": "3"})
         stream.width, stream.height, stream.pix_fmt, stream.thread_count = width, height, "yuv420p", 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")))
         container.mux(stream.encode())
-    part.rename(path)
+    temporary.rename(path)
 
 
 def generate(folder: Path, quick: bool) -> list[tuple[Path, float | None]]:
     """(file, known speed in diagonals a second or None)."""
     speeds = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2)
-    wanted = [(kind, speed) for kind in ("pan", "subject") for speed in speeds]
-    wanted += [(kind, speed) for kind in ("tilt", "diagonal", "zoom", "turn") for speed in speeds[1:9:2] + speeds[2:3]]
-    wanted += [(kind, 0.0) for kind in ("still", "noise", "flicker", "fade") for _ in range(3)]
-    wanted += [("shake", 0.05), ("shake", 0.3), ("twice", 0.02), ("twice", 0.3), ("noisy_pan", 0.02)]
-    wanted += [("noisy_pan", 0.1), ("plain", 0.02), ("plain", 0.2)]
+    specs = [(kind, speed) for kind in ("pan", "subject") for speed in speeds]
+    specs += [(kind, speed) for kind in ("tilt", "diagonal", "zoom", "turn") for speed in speeds[1:9:2] + speeds[2:3]]
+    specs += [(kind, 0.0) for kind in ("still", "noise", "flicker", "fade") for _ in range(3)]
+    specs += [("shake", 0.05), ("shake", 0.3), ("twice", 0.02), ("twice", 0.3), ("noisy_pan", 0.02)]
+    specs += [("noisy_pan", 0.1), ("plain", 0.02), ("plain", 0.2)]
     clips = []
-    for seed, (kind, speed) in list(enumerate(wanted))[:: 4 if quick else 1]:
+    for seed, (kind, speed) in list(enumerate(specs))[:: 4 if quick else 1]:
         width, height = SIZES[(seed * 2) % 5]
         rate = RATES[(seed * 3 + seed // 5) % 5]
-        known = None
+        known_speed = None
         if kind in ("pan", "tilt", "diagonal", "twice", "noisy_pan"):
-            known = speed * width / math.hypot(width, height)
+            known_speed = speed * width / math.hypot(width, height)
         path = folder / f"{seed:03d}-{kind}-{speed}.mp4"
         if not path.exists():
             write(path, clip(kind, speed, seed, width, height, rate, SECONDS), width, height, rate)
-        clips.append((path, known))
+        clips.append((path, known_speed))
     return clips
 
 
@@ -157,7 +158,7 @@ def decode(path: Path, vectors: bool = False) -> Iterator[tuple[Any, Any]]:
             yield stream, frame
 
 
-def bare(path: Path) -> tuple[float, int]:
+def decode_only(path: Path) -> tuple[float, int]:
     start, frames = time.process_time(), 0
     for _ in decode(path):
         frames += 1
@@ -175,14 +176,14 @@ def facts(path: Path) -> dict[str, Any]:
     return {"codec": codec, "frames": len(times), "fps": rate if times else 0.0}
 
 
-def observed(path: Path, header: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+def observe_motion(path: Path, header: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     start = time.process_time()
     observer = MotionObserver()
     observer.start(header)
     for _, frame in decode(path, vectors=True):
         observer.frame(frame)
-    result = dict(observer.finish())
-    return time.process_time() - start, result
+    signals = dict(observer.finish())
+    return time.process_time() - start, signals
 
 
 FARNEBACK = ((0.5, 3, 15, 3, 5, 1.2, 0), (0.5, 4, 21, 3, 7, 1.5, 0))
@@ -190,10 +191,10 @@ FARNEBACK = ((0.5, 3, 15, 3, 5, 1.2, 0), (0.5, 4, 21, 3, 7, 1.5, 0))
 
 def farneback(path: Path, header: dict[str, Any], long_side: int) -> float:
     """CPU seconds of flow between frames at 2 a second, with its own decode."""
-    start, gray, before, wanted = time.process_time(), Gray8(), None, 0.0
+    start, gray, before, next_frame = time.process_time(), Gray8(), None, 0.0
     for index, (_, frame) in enumerate(decode(path)):
-        if index >= wanted:
-            wanted += header["fps"] / 2
+        if index >= next_frame:
+            next_frame += header["fps"] / 2
             picture = gray.within(frame, long_side)
             if before is not None:
                 np.hypot(*np.moveaxis(cv2.calcOpticalFlowFarneback(before, picture, None, *FARNEBACK[0]), 2, 0)).mean()
@@ -203,7 +204,7 @@ def farneback(path: Path, header: dict[str, Any], long_side: int) -> float:
 
 def reference(path: Path, header: dict[str, Any]) -> tuple[float, float, float]:
     """Diagonals a second by two settings of Farneback and by DIS."""
-    gray, before, pair, found = Gray8(), None, 0, []
+    gray, before, pair, speeds = Gray8(), None, 0, []
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     for index, (_, frame) in enumerate(decode(path)):
         picture = None
@@ -213,11 +214,11 @@ def reference(path: Path, header: dict[str, Any]) -> tuple[float, float, float]:
                 flows = [cv2.calcOpticalFlowFarneback(before, picture, None, *settings) for settings in FARNEBACK]
                 flows.append(dis.calc(before, picture, None))
                 diagonal = math.hypot(*picture.shape)
-                found.append([float(np.hypot(flow[..., 0], flow[..., 1]).mean()) / diagonal for flow in flows])
+                speeds.append([float(np.hypot(flow[..., 0], flow[..., 1]).mean()) / diagonal for flow in flows])
             before = None
         if index >= int((pair + (pair * GOLDEN + 0.5) % 1) * header["fps"] / 2):
             before, pair = gray.within(frame, 320) if picture is None else picture, pair + 1
-    first, second, third = np.mean(found, axis=0) * header["fps"] if found else (math.nan,) * 3
+    first, second, third = np.mean(speeds, axis=0) * header["fps"] if speeds else (math.nan,) * 3
     return float(first), float(second), float(third)
 
 
@@ -255,11 +256,11 @@ def main() -> None:
                 if header["codec"] != "h264" or not header["frames"]:
                     continue
                 # A B B A: what else the machine does falls on both sides alike. Very long clips once.
-                floor = [bare(path)[0]]
-                timed = [observed(path, header)]
+                floor = [decode_only(path)[0]]
+                timed = [observe_motion(path, header)]
                 if header["frames"] < 2000:
-                    timed.append(observed(path, header))
-                    floor.append(bare(path)[0])
+                    timed.append(observe_motion(path, header))
+                    floor.append(decode_only(path)[0])
                 result = timed[0][1]
                 cost, least = min(second for second, _ in timed), min(floor)
                 base, ours = base + least, ours + cost

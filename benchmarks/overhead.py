@@ -123,8 +123,8 @@ def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decod
         for source, media in zip(rows["source"].to_pylist(), rows["media"].to_pylist(), strict=True)
         for m in media or []
     ]
-    mine = {name: a for name, a in resolved.annotators.items() if modality in a.modalities}
-    plans = {name: a.plan for name, a in mine.items() if a.input == "frames"}  # type: ignore[attr-defined]
+    own = {name: a for name, a in resolved.annotators.items() if modality in a.modalities}
+    plans = {name: a.plan for name, a in own.items() if a.input == "frames"}  # type: ignore[attr-defined]
     media: list[DecodedMedia] = []
     signals = rows.select(["key", "modality", "text"])
     done: set[str] = set()
@@ -132,29 +132,29 @@ def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decod
         if step.filter is not None and modality not in step.filter.modalities:
             continue
         for name in step.annotators:
-            if name in done or name not in mine or not signals.num_rows:
+            if name in done or name not in own or not signals.num_rows:
                 continue
-            annotator = mine[name]
-            found: list[Any] = [None] * signals.num_rows
+            annotator = own[name]
+            counts: list[Any] = [None] * signals.num_rows
             if annotator.input == "header":
-                found = [door.probe(ref) for ref in refs]
+                counts = [door.probe(ref) for ref in refs]
             elif annotator.input != "text":
                 if not media:
-                    streams = [(n, a) for n, a in mine.items() if a.input == "stream"]
+                    streams = [(n, a) for n, a in own.items() if a.input == "stream"]
                     for ref in refs:
                         observers = {n: a.observer() for n, a in streams}  # type: ignore[attr-defined]
                         media.append(door.decode(ref, plans, observers))
-                found = media
-            result = annotator.measure(signals, found)
+                counts = media
+            outputs = annotator.measure(signals, counts)
             for column in (*annotator.columns, "error"):
-                signals = signals.append_column(f"{name}.{column}", result[column])
+                signals = signals.append_column(f"{name}.{column}", outputs[column])
             done.add(name)
         if step.filter is not None:
             passed = step.filter.judge(signals).passed
             if not passed.all():
                 signals = signals.filter(pa.array(passed))
                 refs = [ref for ref, on in zip(refs, passed, strict=True) if on] if refs else refs
-                media = [one for one, on in zip(media, passed, strict=True) if on] if media else media
+                media = [entry for entry, on in zip(media, passed, strict=True) if on] if media else media
     return int(signals.num_rows)
 
 
@@ -254,16 +254,16 @@ def main() -> None:
         return make_only(options.folder, options.count)
     if options.do == "measure":
         return measure_only(options.folder)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="reelmill-overhead-") as folder:
         if not options.only_memory:
-            found |= overhead(Path(folder) / "time", 4.0 if options.quick else options.seconds, options.quick)
+            figures |= overhead(Path(folder) / "time", 4.0 if options.quick else options.seconds, options.quick)
         if not options.no_memory:
             small, large = (200, 2_000) if options.quick else (2_000, 20_000)
-            found["peak_mb_small"] = round(peak_mb(Path(folder) / "small", small), 1)
-            found["peak_mb_large"] = round(peak_mb(Path(folder) / "large", large), 1)
-            found["peak_ratio"] = round(found["peak_mb_large"] / found["peak_mb_small"], 3)
-    print(json.dumps(found))
+            figures["peak_mb_small"] = round(peak_mb(Path(folder) / "small", small), 1)
+            figures["peak_mb_large"] = round(peak_mb(Path(folder) / "large", large), 1)
+            figures["peak_ratio"] = round(figures["peak_mb_large"] / figures["peak_mb_small"], 3)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -65,25 +65,25 @@ def world(folder: Path, seed: int, samples: int) -> Path:
         bank = german if kind > 0.94 else english
         reach = np.where(rng.random(size) < 0.5, 20, len(bank))
         words = [bank[i] for i in (rng.random(size) * reach).astype(int).tolist()]
-        for place in rng.integers(0, size, int(rng.integers(0, 3))):
-            words[place] = str(rng.choice(topics, p=chance))
-        made = " ".join(words).capitalize() + "."
-        return made.upper() if 0.08 <= kind < 0.14 else made
+        for position in rng.integers(0, size, int(rng.integers(0, 3))):
+            words[position] = str(rng.choice(topics, p=chance))
+        words_made = " ".join(words).capitalize() + "."
+        return words_made.upper() if 0.08 <= kind < 0.14 else words_made
 
     def copy(of: str) -> str:
         if rng.random() < 0.5:
             return of.lower().rstrip(".") + "!"
         words = of.split()
-        for place in np.flatnonzero(rng.random(len(words)) < 0.02):
-            words[place] = str(rng.choice(english))
+        for position in np.flatnonzero(rng.random(len(words)) < 0.02):
+            words[position] = str(rng.choice(english))
         return " ".join(words)
 
     common = text()
     while len(texts) < samples - samples // 100:
-        made = text()
-        texts.append(made)
+        words_made = text()
+        texts.append(words_made)
         if rng.random() < 1 / 12:
-            texts += [copy(made) for _ in range(int(rng.integers(1, 5)))]
+            texts += [copy(words_made) for _ in range(int(rng.integers(1, 5)))]
     texts = texts[: samples - samples // 100] + [common] * (samples // 100)
     raw = folder / "raw"
     raw.mkdir(parents=True)
@@ -121,20 +121,20 @@ def whole(path: Path) -> dict[str, Any]:
     return {"kept": ledger["kept"], "duplicates": ledger["duplicates"], "resample": resampled, "tokens": tokens}
 
 
-def one(seed: int, samples: int, share: float) -> dict[str, Any]:
+def plan_and_run(seed: int, samples: int, share: float) -> dict[str, Any]:
     """Forecast and truth of one world."""
     with tempfile.TemporaryDirectory(prefix="reelmill-bench-plan-") as name:
         path = world(Path(name), seed, samples)
         begun = time.process_time()
-        found = plan.run(str(path), share=share, quiet=True)["modalities"]["all"]
+        forecast = plan.run(str(path), share=share, quiet=True)["modalities"]["all"]
         planned = time.process_time()
         truth = whole(path)
         ran = time.process_time()
-    found["resample"] = found["dropped"]["resample"]
+    forecast["resample"] = forecast["dropped"]["resample"]
     return {
         "seed": seed,
         "truth": truth,
-        "forecast": {key: [found[key][end] for end in ("low", "value", "high")] for key in truth},
+        "forecast": {key: [forecast[key][end] for end in ("low", "value", "high")] for key in truth},
         "cpu_plan": planned - begun,
         "cpu_run": ran - planned,
     }
@@ -149,7 +149,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     results = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
-        results.append(one(seed, arguments.samples, arguments.share))
+        results.append(plan_and_run(seed, arguments.samples, arguments.share))
         print(json.dumps(results[-1]), flush=True)
     inside = {
         key: sum(r["forecast"][key][0] <= r["truth"][key] <= r["forecast"][key][2] for r in results)
@@ -163,7 +163,7 @@ if __name__ == "__main__":
                 "seeds": arguments.seeds,
                 "samples": arguments.samples,
                 "share": arguments.share,
-                **{f"covered_{key}": value for key, value in inside.items() if key != "kept"},
+                **{f"covered_{key}": figure for key, figure in inside.items() if key != "kept"},
                 "width": round(float(np.mean(widths)), 3),
                 "cpu_plan": round(float(np.mean([r["cpu_plan"] for r in results])), 1),
                 "cpu_run": round(float(np.mean([r["cpu_run"] for r in results])), 1),

@@ -70,10 +70,10 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="reelmill-bench-report-"))
     try:
-        result = measure(folder, arguments)
+        figures = measure(folder, arguments)
     finally:
         shutil.rmtree(folder)
-    print(json.dumps(result))
+    print(json.dumps(figures))
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,17 +91,17 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     report.draw_thumbnails = timed
     started = time.perf_counter()
-    told = report.run(run.out, str(out), quiet=True, thumbs=arguments.pictures, clips=arguments.pictures // 10)
+    marks = report.run(run.out, str(out), quiet=True, thumbs=arguments.pictures, clips=arguments.pictures // 10)
     write_s = time.perf_counter() - started
-    found = [opened(out) for _ in range(arguments.rounds)]
+    times = [open_report(out) for _ in range(arguments.rounds)]
     return {
-        "rows": told["samples"],
-        **{name: round(statistics.median(one[name] for one in found), 3) for name in found[0]},
+        "rows": marks["samples"],
+        **{name: round(statistics.median(timing[name] for timing in times), 3) for name in times[0]},
         "write_s": round(write_s, 1),
         "pictures_s": round(sum(spent), 1),
-        "pictures": told["thumbs"],
-        "clips": told["clips"],
-        "bytes": told["bytes"],
+        "pictures": marks["thumbs"],
+        "clips": marks["clips"],
+        "bytes": marks["bytes"],
         "bytes_before_use": sum(
             path.stat().st_size
             for pattern in ("index.html", "static/**/*", "data/meta.js", "data/rows.js", "data/texts-00000.js")
@@ -111,25 +111,25 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def opened(out: Path) -> dict[str, float]:
+def open_report(out: Path) -> dict[str, float]:
     from playwright.sync_api import sync_playwright
 
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser_path is None:
         sys.exit("no Chromium here: apt-get install chromium")
-    found = {}
+    listed = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"file://{out}/index.html#/samples", wait_until="domcontentloaded")
-        found["first_rows_s"], found["open_s"] = (ms / 1000 for ms in page.evaluate(USE))
+        listed["first_rows_s"], listed["open_s"] = (ms / 1000 for ms in page.evaluate(USE))
         assert page.evaluate("document.querySelectorAll('.row').length") > 5
         page.close()
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"file://{out}/index.html#/", wait_until="domcontentloaded")
-        found["overview_s"] = clock(page, "document.querySelector('.step.good') && document.querySelector('.uplot')")
+        listed["overview_s"] = clock(page, "document.querySelector('.step.good') && document.querySelector('.uplot')")
         browser.close()
-    return found
+    return listed
 
 
 def clock(page: Any, condition: str) -> float:
@@ -152,13 +152,13 @@ def make_run(folder: Path, rows: int, seed: int) -> Run:
     kinds = rng.choice(["image", "video", "text"], SOURCES, p=[0.5, 0.2, 0.3])
     kinds[:3] = ["image", "video", "text"]
     sources = [{"name": f"source-{i:02}", "path": str(raw), "modality": str(kind)} for i, kind in enumerate(kinds)]
-    value = {
+    document = {
         "name": "large", "store": str(folder / "store"), "out": str(folder / "run"), "sources": sources,
         "filters": {"caption": None, "language": None, "quality": {"document": {"min_words": 20}},
                     "facts": {"min_side": 200}, "motion": {"min_score": 0.002}},
         "duplicates": {"image": {}, "video": {}, "text": {}},
     }  # fmt: skip
-    run = open_run(str(corpus.write_config(folder / "config.yaml", value)), quiet=True)
+    run = open_run(str(corpus.write_config(folder / "config.yaml", document)), quiet=True)
     resolved = resolve(run)
     digests = {"image": storage.sha256(str(raw / "one.jpg")), "video": storage.sha256(str(raw / "one.mp4"))}
     words = np.array(["".join(rng.choice(list("bdklmnprst")) + rng.choice(list("aeiou")) for _ in range(k)) for k in
@@ -173,11 +173,11 @@ def make_run(folder: Path, rows: int, seed: int) -> Run:
         signals = make_signals(rng, resolved, samples)
         judged, signals = settle(run, resolved, samples, signals)
         outcome = np.array(judged["outcome"].to_pylist(), dtype=object)
-        table, found = finish(rng, judged, outcome, index)
+        table, counts = finish(rng, judged, outcome, index)
         verdicts.append(table)
-        copies.append(found)
-        for stage, part in (("samples", samples), ("signals", signals), ("verdicts", table)):
-            tables.write(run.at(stage, f"{name}.parquet"), part)
+        copies.append(counts)
+        for stage, unit_table in (("samples", samples), ("signals", signals), ("verdicts", table)):
+            tables.write(run.at(stage, f"{name}.parquet"), unit_table)
     tables.write(run.at("duplicates", "image-p00000.parquet"), pa.concat_tables(copies))
     everything = pa.concat_tables(verdicts)
     write_members(rng, run, everything)
@@ -192,8 +192,8 @@ def make_run(folder: Path, rows: int, seed: int) -> Run:
 
 
 def make_samples(rng: Any, sources: Any, digests: Any, words: Any, start: int, count: int) -> pa.Table:
-    chosen = rng.integers(0, len(sources), count)
-    kinds = [sources[i]["modality"] for i in chosen]
+    picked = rng.integers(0, len(sources), count)
+    kinds = [sources[i]["modality"] for i in picked]
     sizes = np.where(np.array(kinds) == "text", rng.integers(60, 200, count), rng.integers(8, 20, count))
     ranks = np.minimum(rng.zipf(1.3, int(sizes.sum())) - 1, len(words) - 1)
     parts = np.split(words[ranks], np.cumsum(sizes)[:-1])
@@ -207,10 +207,10 @@ def make_samples(rng: Any, sources: Any, digests: Any, words: Any, start: int, c
     ]  # fmt: skip
     return pa.table(
         {
-            "key": keys, "modality": kinds, "source": [sources[i]["name"] for i in chosen],
+            "key": keys, "modality": kinds, "source": [sources[i]["name"] for i in picked],
             "container": [f"part-{(start + i) // 500:05}.tar" for i in range(count)],
             "position": [f"{start + i:08}.bin" for i in range(count)], "media": media,
-            "text": [" ".join(part) for part in parts], "licence": rng.choice(["CC0-1.0", "CC-BY-4.0", ""], count),
+            "text": [" ".join(batch) for batch in parts], "licence": rng.choice(["CC0-1.0", "CC-BY-4.0", ""], count),
             "origin": ["made up"] * count, "extra": ["{}"] * count, "error": pa.nulls(count, pa.string()),
         },
         schema=tables.SAMPLES,
@@ -221,7 +221,7 @@ def make_signals(rng: Any, resolved: Resolved, samples: pa.Table) -> pa.Table:
     """Signals as if everything had been measured."""
     n = samples.num_rows
     odd = rng.random(n) < 0.04
-    known: dict[str, Any] = {
+    columns_known: dict[str, Any] = {
         "clean.text": [" " if x else t for x, t in zip(rng.random(n) < 0.01, samples["text"].to_pylist(), strict=True)],
         "language.label": np.where(odd, rng.choice(["de", "fr", "pl"], n), "en"),
         "language.english": np.round(np.where(odd, 0.01, rng.beta(30, 2, n)), 6),
@@ -248,8 +248,8 @@ def make_signals(rng: Any, resolved: Resolved, samples: pa.Table) -> pa.Table:
             continue
         if field.name.endswith(".error"):
             columns[field.name] = pa.nulls(n, field.type)
-        elif field.name in known:
-            columns[field.name] = pa.array(known[field.name]).cast(field.type)
+        elif field.name in columns_known:
+            columns[field.name] = pa.array(columns_known[field.name]).cast(field.type)
         elif field.name.startswith("quality."):
             columns[field.name] = pa.array(np.round(rng.beta(1, 200, n), 6)).cast(field.type, safe=False)
         elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):

@@ -57,7 +57,7 @@ def main() -> None:
     lengths = ids.value_lengths().to_numpy()
 
     plain_ids, plain_s = plain(entries, captions[: arguments.plain])
-    result = {
+    figures = {
         "captions_per_s_core": round(len(captions) / seconds),
         "vs_plain_loop": round(plain_s / len(plain_ids) / (seconds / len(captions)), 1),
         "equal_to_plain": plain_ids == ids[: arguments.plain].to_pylist(),
@@ -74,9 +74,9 @@ def main() -> None:
         "stages_us_per_caption": {k: round(v / len(captions) * 1e6, 2) for k, v in rounds[0][3].items()},
         "build_s": round(build_s, 2),
     }
-    if not result["equal_to_plain"]:
+    if not figures["equal_to_plain"]:
         raise SystemExit("the matches differ from those of the plain loop")
-    print(json.dumps(result))
+    print(json.dumps(figures))
 
 
 _NO_SIGNS = str.maketrans("", "", SEPARATE)
@@ -106,23 +106,23 @@ def plain(entries: list[str], captions: list[str]) -> tuple[list[list[int]], flo
     needles = [pad_words(entry, "lower") for entry in entries]
     texts = [pad_words(caption, "lower") for caption in captions]
     started = time.process_time()
-    found = [[i for i, needle in enumerate(needles) if needle in text] for text in texts]
-    return found, time.process_time() - started
+    matches = [[i for i, needle in enumerate(needles) if needle in text] for text in texts]
+    return matches, time.process_time() - started
 
 
 def make_entries(rng: np.random.Generator, words: list[str], count: int) -> list[str]:
     single = min(count // 2, len(words) * 9 // 10)
     entries = dict.fromkeys(words[:single])
     shares = {2: 0.6, 3: 0.2, 4: 0.12, 5: 0.08}
-    left = count - single
+    remaining = count - single
     for length, share in shares.items():
-        wanted = len(entries) + (round(left * share) if length < 5 else count - len(entries))
-        while len(entries) < wanted:
-            drawn = zipf(rng, len(words), 2.7, (wanted - len(entries), length))
+        count_wanted = len(entries) + (round(remaining * share) if length < 5 else count - len(entries))
+        while len(entries) < count_wanted:
+            drawn = zipf(rng, len(words), 2.7, (count_wanted - len(entries), length))
             entries.update(dict.fromkeys(" ".join(words[i] for i in row) for row in drawn.tolist()))
-    found = list(entries)
-    rng.shuffle(found)
-    return found
+    entries_made = list(entries)
+    rng.shuffle(entries_made)
+    return entries_made
 
 
 def make_words(rng: np.random.Generator, count: int) -> list[str]:
