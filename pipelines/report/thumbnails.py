@@ -80,9 +80,9 @@ def draw_thumbnails(
     """Write thumbs/AB/KEY-I.jpg and clips/AB/KEY.mp4 for at most so many rows of each filter and outcome."""
     seed = judged.run.config.seed
     has_media, is_video = rows.modality != "text", rows.modality == "video"
-    chosen = choose_rows(rows, has_media, seed, "report thumb", thumbs)
-    with_clip = choose_rows(rows, chosen & is_video, seed, "report clip", clips)
-    numbers = np.flatnonzero(chosen)
+    selected = choose_rows(rows, has_media, seed, "report thumb", thumbs)
+    with_clip = choose_rows(rows, selected & is_video, seed, "report clip", clips)
+    numbers = np.flatnonzero(selected)
     thumbnails = Thumbnails(
         np.zeros(len(rows), dtype=np.uint8),
         asked=int(has_media.sum()),
@@ -102,15 +102,15 @@ def draw_thumbnails(
 
 def choose_rows(rows: ReportRows, candidates: Mask, seed: int, purpose: str, most: int) -> Mask:
     """bool (n,): the `most` candidates with the smallest pseudo-random draws of each outcome and filter."""
-    chosen = np.zeros(len(rows), dtype=bool)
+    selected = np.zeros(len(rows), dtype=bool)
     numbers = np.flatnonzero(candidates)
     draw = draw_integers(seed, [rows.keys[row] for row in numbers.tolist()], purpose)
     outcomes = zip(rows.outcome[numbers], rows.stopped_by[numbers], strict=True)
     group = np.array([f"{outcome}/{filter_}" for outcome, filter_ in outcomes], dtype=object)
     for name in sorted(set(group.tolist())):
         members = np.flatnonzero(group == name)
-        chosen[numbers[members[np.argsort(draw[members], kind="stable")[:most]]]] = True
-    return chosen
+        selected[numbers[members[np.argsort(draw[members], kind="stable")[:most]]]] = True
+    return selected
 
 
 class MediaLocations:

@@ -77,8 +77,8 @@ def reissue(folder: Path) -> None:
     for card in folder.glob("shards/*.card.json"):
         data = tars.get(card.name.split(".")[0])
         if data is not None:
-            told = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            edit_json(card, lambda value, told=told: value.update(tar=told))
+            entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            edit_json(card, lambda value, entry=entry: value.update(tar=entry))
 
     def redistribute(value: Any) -> None:
         for one in value["distribution"]:
@@ -247,10 +247,10 @@ def test_fields_of_a_card_that_the_bytes_do_not_bear_out(copy: Path) -> None:
 
     edit_json(copy / f"{TEXT}.card.json", forge)
     reissue(copy)
-    wanted = ("samples", "tokens", "seconds", "media_bytes", "licences.forged", "kinds.forged", "sources.forged",
+    expected = ("samples", "tokens", "seconds", "media_bytes", "licences.forged", "kinds.forged", "sources.forged",
               "languages.forged", "scores.quality.words.p50", "shard", "made_by.manifests.verdicts",
               "made_by.lineage.0.kept", "ledger.inputs", "reasons")  # fmt: skip
-    assert {(f"{TEXT}.card.json", field) for field in wanted} <= named(copy)
+    assert {(f"{TEXT}.card.json", field) for field in expected} <= named(copy)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pipelines.audit.findings import AuditFindings
 NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=("Cs",)), max_size=40)
 
 
-def made(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
+def write_samples(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
     """A tar of samples with two members of these sizes, and its index."""
     random_ = random.Random(0)
     samples = [(f"key{i:023d}", [Member("jpg", data=random_.randbytes(a)), Member("json", data=random_.randbytes(b))])
@@ -34,7 +34,7 @@ def made(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
     return path.read_bytes(), pa.Table.from_pylist(rows, schema=tables.MEMBERS)
 
 
-def found(data: bytes, members: pa.Table) -> set[str]:
+def find_fields(data: bytes, members: pa.Table) -> set[str]:
     """Fields of what is found."""
     findings = AuditFindings()
     index = TarIndex.from_members(members)
@@ -57,11 +57,11 @@ def test_headers_are_those_that_tarfile_makes(members: list[tuple[str, int]]) ->
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 1600), st.integers(1, 600)), max_size=8))
 def test_what_export_writes_is_sound(tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]]) -> None:
-    assert found(*made(tmp_path_factory.mktemp("tar"), sizes)) == set()
+    assert find_fields(*write_samples(tmp_path_factory.mktemp("tar"), sizes)) == set()
 
 
 def test_any_byte_outside_of_contents_is_found(tmp_path: Path) -> None:
-    data, members = made(tmp_path, [(700, 20), (0, 512), (513, 1)])
+    data, members = write_samples(tmp_path, [(700, 20), (0, 512), (513, 1)])
     inside = np.zeros(len(data), dtype=bool)
     for row in members.to_pylist():
         for member in row["members"]:
@@ -71,25 +71,25 @@ def test_any_byte_outside_of_contents_is_found(tmp_path: Path) -> None:
     for place in random_.choice(outside, 400, replace=False):
         changed = bytearray(data)
         changed[place] ^= 1 << int(random_.integers(8))
-        assert found(bytes(changed), members), f"byte {place}"
+        assert find_fields(bytes(changed), members), f"byte {place}"
 
 
 def test_contents_are_not_its_business_but_lengths_are(tmp_path: Path) -> None:
-    data, members = made(tmp_path, [(700, 20), (5, 5)])
+    data, members = write_samples(tmp_path, [(700, 20), (5, 5)])
     place = members["members"][0][0]["offset"].as_py()
-    assert found(data[:place] + b"x" + data[place + 1 :], members) == set()
-    assert "bytes" in found(data[:-512], members)
-    assert "bytes" in found(data + bytes(512), members)
-    assert {"bytes", "members.offset"} <= found(data[:1024], members)
-    assert found(b"", members)
+    assert find_fields(data[:place] + b"x" + data[place + 1 :], members) == set()
+    assert "bytes" in find_fields(data[:-512], members)
+    assert "bytes" in find_fields(data + bytes(512), members)
+    assert {"bytes", "members.offset"} <= find_fields(data[:1024], members)
+    assert find_fields(b"", members)
 
 
 @pytest.mark.parametrize("column", ["offset", "size"])
 def test_a_wrong_number_in_the_index_is_named(tmp_path: Path, column: str) -> None:
-    data, members = made(tmp_path, [(700, 20), (5, 5), (9, 9)])
+    data, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
     rows = members.to_pylist()
     rows[1][column] += 512
-    assert found(data, pa.Table.from_pylist(rows, schema=tables.MEMBERS)) == {column}
+    assert find_fields(data, pa.Table.from_pylist(rows, schema=tables.MEMBERS)) == {column}
 
 
 def _rename(rows: list[dict[str, Any]]) -> None:
@@ -126,18 +126,18 @@ def _overflow(rows: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("change", [_rename, _shift, _grow, _swap, _lose, _far, _negative, _overflow])
 def test_an_index_that_is_not_the_tars_is_found(tmp_path: Path, change: Any) -> None:
-    data, members = made(tmp_path, [(700, 20), (5, 5), (9, 9)])
+    data, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
     rows = members.to_pylist()
     change(rows)
-    assert found(data, pa.Table.from_pylist(rows, schema=tables.MEMBERS))
+    assert find_fields(data, pa.Table.from_pylist(rows, schema=tables.MEMBERS))
 
 
 def test_a_foreign_tar_with_the_same_names_is_named_field_by_field(tmp_path: Path) -> None:
-    data, members = made(tmp_path, [(7, 7)])
+    data, members = write_samples(tmp_path, [(7, 7)])
     sink = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(data)) as own, tarfile.open(fileobj=sink, mode="w", format=0) as foreign:
         for info in own:
             content = own.extractfile(info)
             info.mtime, info.mode, info.uname = 1, 0o600, "somebody"
             foreign.addfile(info, content)
-    assert {"header.mtime", "header.mode", "header.uname"} <= found(sink.getvalue(), members)
+    assert {"header.mtime", "header.mode", "header.uname"} <= find_fields(sink.getvalue(), members)

@@ -49,9 +49,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     def run(name: str, least: int = 5) -> None:
         source = {"name": "texts", "path": str(root / "raw"), "modality": "text", "id_column": "id"}
         filters = {"caption": None, "quality": {"document": {"min_words": least}}}
-        value = {"name": "d", "store": str(root / "store"), "out": str(root / name), "sources": [source],
+        changes = {"name": "d", "store": str(root / "store"), "out": str(root / name), "sources": [source],
                  "filters": filters, "units": {"target_rows": 4}, "export": {"shard_samples": 5}}  # fmt: skip
-        path = corpus.write_config(root / f"{name}.yaml", value)
+        path = corpus.write_config(root / f"{name}.yaml", changes)
         from infra.beam import Runner
 
         stages.run_all(stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True))
@@ -75,60 +75,60 @@ def table(run: Path, stage: str) -> dict[str, dict[str, Any]]:
 
 def test_a_run_and_its_copy_are_the_same(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(runs["a"], tmp_path / "copy")
-    value = diff.run(str(runs["a"]), str(tmp_path / "copy"))
-    assert value["same"] and not value["outcomes"] and value["samples"]["both"] == 16
+    changes = diff.run(str(runs["a"]), str(tmp_path / "copy"))
+    assert changes["same"] and not changes["outcomes"] and changes["samples"]["both"] == 16
     assert CliRunner().invoke(app, ["diff", str(runs["a"]), str(tmp_path / "copy")]).exit_code == 0
 
 
 def test_another_threshold_is_told_with_whom_it_stopped(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["strict"]
-    value = diff.run(str(a), str(b))
-    assert not value["same"]
+    changes = diff.run(str(a), str(b))
+    assert not changes["same"]
     before, after = table(a, "verdicts"), table(b, "verdicts")
     fates = Counter(
         (before[key]["outcome"], after[key]["outcome"], after[key]["filter"])
         for key in before
         if before[key]["outcome"] != after[key]["outcome"]
     )
-    told = {(e["from"]["outcome"], e["to"]["outcome"], e["to"]["filter"]): e["count"] for e in value["outcomes"]}
-    assert told == fates and fates
-    for entry in value["outcomes"]:
+    counts = {(e["from"]["outcome"], e["to"]["outcome"], e["to"]["filter"]): e["count"] for e in changes["outcomes"]}
+    assert counts == fates and fates
+    for entry in changes["outcomes"]:
         assert all(after[key]["filter"] == entry["to"]["filter"] for key in entry["examples"])
-    assert [entry for entry in value["config"] if "min_words" in entry["key"]] == [
+    assert [entry for entry in changes["config"] if "min_words" in entry["key"]] == [
         {"key": "filters.quality.document.min_words", "a": 5, "b": 12}
     ]
-    moved = {entry["key"]: (entry["a"], entry["b"]) for entry in value["ledger"] if entry["a"] != entry["b"]}
+    moved = {entry["key"]: (entry["a"], entry["b"]) for entry in changes["ledger"] if entry["a"] != entry["b"]}
     kept = [sum(row["outcome"] == "kept" for row in rows.values()) for rows in (before, after)]
     assert moved["all.kept"] == tuple(kept)
-    diff.show(value)
+    diff.show(changes)
 
 
 def test_who_stands_in_one_run_only(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["grown"]
-    value = diff.run(str(a), str(b))
+    changes = diff.run(str(a), str(b))
     left, right = set(table(a, "samples")), set(table(b, "samples"))
-    told = value["samples"]
-    assert (told["both"], told["only_a"]["count"], told["only_b"]["count"]) == (
+    counts = changes["samples"]
+    assert (counts["both"], counts["only_a"]["count"], counts["only_b"]["count"]) == (
         len(left & right), len(left - right), len(right - left))  # fmt: skip
-    assert told["only_b"]["examples"] == sorted(right - left)[:5] and told["only_a"]["sources"] == {"texts": 3}
-    assert value["outcomes"] == []
-    words = next(entry for entry in value["scores"] if entry["column"] == "quality.words")
+    assert counts["only_b"]["examples"] == sorted(right - left)[:5] and counts["only_a"]["sources"] == {"texts": 3}
+    assert changes["outcomes"] == []
+    words = next(entry for entry in changes["scores"] if entry["column"] == "quality.words")
     counts = [row["quality.words"] for row in table(a, "signals").values() if row["quality.words"] is not None]
     assert words["a"]["count"] == len(counts) and words["a"]["mean"] == pytest.approx(np.mean(counts), rel=1e-5)
 
 
 def test_two_mixtures_of_one_run(runs: dict[str, Path]) -> None:
     a, b = runs["mix1"], runs["mix2"]
-    value = diff.run(str(a), str(b))
+    changes = diff.run(str(a), str(b))
     left, right = (set(tables.read(str(mixture / "members.parquet"), ["key"])["key"].to_pylist()) for mixture in (a, b))
-    keys = value["keys"]
+    keys = changes["keys"]
     assert (keys["both"], keys["left"]["count"], keys["entered"]["count"]) == (
         len(left & right), len(left - right), len(right - left))  # fmt: skip
     assert keys["entered"]["examples"] == sorted(right - left)[:5]
-    assert {"key": "seed", "a": 1, "b": 2} in value["recipe"]
-    assert {entry["by"] for entry in value["shares"]} <= set(diff_mixtures.BY)
+    assert {"key": "seed", "a": 1, "b": 2} in changes["recipe"]
+    assert {entry["by"] for entry in changes["shares"]} <= set(diff_mixtures.BY)
     assert diff.run(str(a), str(a))["same"]
-    diff.show(value)
+    diff.show(changes)
     assert CliRunner().invoke(app, ["diff", str(a), str(b), "--json"]).exit_code == 1
 
 
@@ -160,17 +160,17 @@ def test_pairs_by_key_against_dictionaries(a: list[tuple[int, str, Any]], b: lis
                          "filter": pa.array([None] * n, pa.string()),
                          "x": pa.array([x for _, _, x in rows], pa.float64())})  # fmt: skip
 
-    found = diff_rows.RowChanges(["x"])
-    left, right = found.add_pairs_by_key(side(a), side(b))
+    changes = diff_rows.RowChanges(["x"])
+    left, right = changes.add_pairs_by_key(side(a), side(b))
     one, other = ({f"{k:02d}": (o, x) for k, o, x in rows} for rows in (a, b))
     assert set(left["key"].to_pylist()) == one.keys() - other.keys()
     assert set(right["key"].to_pylist()) == other.keys() - one.keys()
     changed = Counter((one[k][0], other[k][0]) for k in one.keys() & other.keys() if one[k][0] != other[k][0])
-    assert {(e["from"]["outcome"], e["to"]["outcome"]): e["count"] for e in found.list_outcomes()} == changed
+    assert {(e["from"]["outcome"], e["to"]["outcome"]): e["count"] for e in changes.list_outcomes()} == changed
     moved = [k for k in one.keys() & other.keys() if one[k][1] != other[k][1]]
-    assert found.moved.get("x", 0) == len(moved)
+    assert changes.moved.get("x", 0) == len(moved)
     far = sorted((-abs(one[k][1] - other[k][1]), k) for k in moved if None not in (one[k][1], other[k][1]))
-    assert [(d, k) for d, k, _, _ in found.movers.get("x", [])] == far[: diff_rows.MOVERS]
+    assert [(d, k) for d, k, _, _ in changes.movers.get("x", [])] == far[: diff_rows.MOVERS]
 
 
 def test_values_and_files() -> None:
@@ -178,6 +178,6 @@ def test_values_and_files() -> None:
         {"key": "a.b", "a": 1, "b": 2},
         {"key": "d", "a": {}, "b": None},
     ]
-    found = compare_files({"x": "1", "y": "2", "z": "3"}, {"x": "1", "y": "9", "w": "3"})
-    assert (found["equal"], found["different"]["count"], found["only_a"]["first"], found["only_b"]["first"]) == (
+    files = compare_files({"x": "1", "y": "2", "z": "3"}, {"x": "1", "y": "9", "w": "3"})
+    assert (files["equal"], files["different"]["count"], files["only_a"]["first"], files["only_b"]["first"]) == (
         1, 1, ["z"], ["w"])  # fmt: skip

@@ -275,17 +275,17 @@ def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, told: ReportR
     for more in page.locator("details.more > summary").all():
         more.click()
     asked: dict[str, list[float]] = {}
-    wanted: dict[str, list[list[int]]] = {}
+    expected: dict[str, list[list[int]]] = {}
     for threshold in thresholds(finished.resolved, told, finished.run.captions_optional):
         name = ".".join((threshold.filter, *threshold.path))
         asked[name] = [float(np.median(threshold.value[np.isfinite(threshold.value)])), 2.0]
-        wanted[name] = []
+        expected[name] = []
         for at in asked[name]:
             certain, possible = recounted(finished, told, threshold, at)
             kept = int((certain & (told.outcome == "kept")).sum())
-            wanted[name].append([int(certain.sum()), int(possible.sum()), kept])
+            expected[name].append([int(certain.sum()), int(possible.sum()), kept])
     assert page.locator("article.threshold").count() == len(asked)
-    assert page.evaluate(TYPED, asked) == wanted
+    assert page.evaluate(TYPED, asked) == expected
 
 
 def test_a_slider_moves_by_keyboard_and_back(visit: Visit) -> None:

@@ -21,7 +21,7 @@ from tests.pipelines.report import world
 from tests.pipelines.report.test_data_scripts import held
 
 
-def told(folder: Path, name: str) -> object:
+def read_data(folder: Path, name: str) -> object:
     return held((folder / "data" / f"{name}.js").read_bytes().replace(f'["{name}"]'.encode(), b'["x"]', 1))
 
 
@@ -64,7 +64,7 @@ def test_no_path_of_this_machine_stands_in_it(run: Run, report_folder: Path) -> 
 
 def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path) -> None:
     rows = read_rows(open_judged_run(run.out))
-    meta = told(report_folder, "meta")
+    meta = read_data(report_folder, "meta")
     assert isinstance(meta, dict)
     media = meta["media"]
     assert media["asked"] == int((rows.modality != "text").sum()) and media["clips"] == len(
@@ -121,7 +121,7 @@ def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) 
 def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
     mixture = world.mix(run, tmp_path / "mix")
     report.run(mixture.uri, str(tmp_path / "out"), quiet=True)
-    meta = told(tmp_path / "out", "meta")
+    meta = read_data(tmp_path / "out", "meta")
     assert isinstance(meta, dict)
     members, groups = mixture.members(), {group["name"]: group["samples"] for group in mixture.manifest["groups"]}
     n, repeated = members.num_rows, sum(repeat > 0 for repeat in members["repeat"].to_pylist())

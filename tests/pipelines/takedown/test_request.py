@@ -64,7 +64,7 @@ TABLE = pa.Table.from_pylist(ROWS, schema=pa.schema([tables.SAMPLES.field(name) 
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("asked", "matches"),
     [
         ({"keys": ["a", "zz"]}, ["key", None, None, None]),
         ({"sources": ["s"], "keys": ["a"]}, ["key", "source=s", None, None]),
@@ -72,12 +72,12 @@ TABLE = pa.Table.from_pylist(ROWS, schema=pa.schema([tables.SAMPLES.field(name) 
         ({"licences": ["unknown"]}, [None] * 4),
     ],
 )
-def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | None]) -> None:
-    assert build_request(**asked).match(TABLE, {}).tolist() == found
+def test_the_first_reason_counts(asked: dict[str, list[str]], matches: list[str | None]) -> None:
+    assert build_request(**asked).match(TABLE, {}).tolist() == matches
 
 
 @pytest.mark.parametrize(
-    ("url", "found"),
+    ("url", "matches"),
     [
         ("http://e.org/1", [1]),
         ("https://e.org/2", [2]),
@@ -89,10 +89,10 @@ def test_the_first_reason_counts(asked: dict[str, list[str]], found: list[str | 
         ("", []),
     ],
 )
-def test_a_url_is_looked_for_in_origin_container_and_media(url: str, found: list[int]) -> None:
+def test_a_url_is_looked_for_in_origin_container_and_media(url: str, matches: list[int]) -> None:
     asked = TakedownRequest(urls=frozenset([normalise_url(url)]))
     why = asked.match(TABLE, {"s": "/raw/s", "t": "/raw/t"})
-    assert [i for i, reason in enumerate(why) if reason == "url"] == found
+    assert [i for i, reason in enumerate(why) if reason == "url"] == matches
 
 
 def test_a_list_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -34,55 +34,55 @@ def make(world: World, name: str = "mix", *, materialize: bool = True, **changes
 
 
 def rows(mixture: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = open_mixture(str(mixture)).members().to_pylist()
-    return found
+    matches: list[dict[str, Any]] = open_mixture(str(mixture)).members().to_pylist()
+    return matches
 
 
 def check(mixture: Path, world: World) -> None:
     """It points at what lies there, holds what the same numbers would draw of each group, and each repeat once."""
-    held = open_mixture(str(mixture))
+    mixture_ = open_mixture(str(mixture))
     for one in audit.run(str(mixture), quiet=True):
         assert one.ok, one.to_json()
     index = read_index([str(world.run)], ["modality"])
-    hashes = draw.draw_keys(held.manifest["seed"], "mix", index.key)
+    hashes = draw.draw_keys(mixture_.manifest["seed"], "mix", index.key)
     keys = index.keys(np.arange(len(index))).to_pylist()
     codes, names = index.columns["modality"]
-    for number, group in enumerate(held.manifest["groups"]):
-        mine = [row for row in rows(mixture) if row["group"] == number]
+    for number, group in enumerate(mixture_.manifest["groups"]):
+        own = [row for row in rows(mixture) if row["group"] == number]
         order = sorted((i for i in range(len(keys)) if names[codes[i]] == group["modality"]), key=lambda i: hashes[i])
-        drawn = [keys[order[i % len(order)]] for i in range(len(mine))] if order else []
-        assert Counter(row["key"] for row in mine) == Counter(drawn)
+        drawn = [keys[order[i % len(order)]] for i in range(len(own))] if order else []
+        assert Counter(row["key"] for row in own) == Counter(drawn)
         repeats: dict[str, list[int]] = {}
-        for row in mine:
+        for row in own:
             repeats.setdefault(row["key"], []).append(row["repeat"])
-        assert all(sorted(found) == list(range(len(found))) for found in repeats.values())
-        assert group["samples"] == len(mine)
+        assert all(sorted(matches) == list(range(len(matches))) for matches in repeats.values())
+        assert group["samples"] == len(own)
 
 
 def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
     mixture = make(world)
     before, tars = rows(mixture), tree(mixture / "shards")
-    gone = next(row["key"] for row in before if row["group"] == 1 and row["repeat"] == 0)  # a picture, one is to spare
+    removed = next(row["key"] for row in before if row["group"] == 1 and row["repeat"] == 0)  # one more is available
     assert open_mixture(str(mixture)).manifest["groups"][1]["modality"] == "image"
-    told = takedown.run([str(world.root)], build_request(keys=[gone]), quiet=True)
-    (one,) = told["mixtures"]
+    summary = takedown.run([str(world.root)], build_request(keys=[removed]), quiet=True)
+    (one,) = summary["mixtures"]
     assert (one["samples"], one["filled"], one["short"], one["out_of_band"]) == (1, 1, {}, [])
     check(mixture, world)
     after = rows(mixture)
     places = [(row["vshard"], row["position"], row["key"]) for row in before]
     assert [(row["vshard"], row["position"]) for row in after] == [place[:2] for place in places]
     moved = [old for old, new in zip(places, after, strict=True) if old[2] != new["key"]]
-    assert [place[2] for place in moved] == [gone]
+    assert [place[2] for place in moved] == [removed]
     changed = {name for name, sha in tree(mixture / "shards").items() if tars[name] != sha and name.endswith(".tar")}
     assert changed == {f"mix-{moved[0][0]:06d}.tar"}
-    assert gone.encode() not in b"".join(path.read_bytes() for path in mixture.rglob("*.tar"))
+    assert removed.encode() not in b"".join(path.read_bytes() for path in mixture.rglob("*.tar"))
 
 
 def test_what_cannot_be_filled_is_said(world: World) -> None:
     mixture = make(world, repeats=1, size=12, shares={"modality": {"text": [0.5, 0.5], "video": [0.25, 0.25]}})
     clip = world.key("clip-1.mp4")  # all three stand in it
-    told = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
-    (one,) = told["mixtures"]
+    summary = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
+    (one,) = summary["mixtures"]
     assert one["short"] == {"video": 1} and one["filled"] == 0 and one["out_of_band"]
     warning = open_mixture(str(mixture)).manifest["warnings"][-1]
     assert warning.startswith("taken down: video lacks 1")
@@ -95,8 +95,8 @@ def test_a_sample_that_stood_twice_is_replaced_twice(world: World) -> None:
     mixture = make(world)
     clip = world.key("clip-1.mp4")
     assert sum(row["key"] == clip for row in rows(mixture)) == 2
-    told = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
-    assert told["mixtures"][0]["filled"] == 2
+    summary = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
+    assert summary["mixtures"][0]["filled"] == 2
     assert {row["repeat"] for row in rows(mixture) if row["group"] == 0} == {0, 1, 2}
     check(mixture, world)
 
@@ -106,8 +106,8 @@ def test_a_mixture_that_lost_nothing_follows_the_new_offsets(world: World) -> No
     there = {row["key"] for row in rows(mixture)}
     spare = next(key for key, row in world.rows("members").items() if key not in there and row["modality"] == "image")
     before = rows(mixture)
-    told = takedown.run([str(world.root)], build_request(keys=[spare]), quiet=True)
-    assert told["mixtures"][0]["samples"] == 0
+    summary = takedown.run([str(world.root)], build_request(keys=[spare]), quiet=True)
+    assert summary["mixtures"][0]["samples"] == 0
     keep = ("key", "vshard", "position", "repeat", "group")
     assert [{k: row[k] for k in keep} for row in rows(mixture)] == [{k: row[k] for k in keep} for row in before]
     members = world.rows("members")
@@ -131,8 +131,8 @@ def test_a_mixture_whose_run_is_gone_is_named_and_left(world: World) -> None:
     mixture = make(world, materialize=False)
     before = tree(mixture)
     world.run.rename(world.root / "elsewhere")
-    (told,) = takedown.run([str(mixture)], build_request(keys=["x"]), quiet=True)["mixtures"]
-    assert "does not exist" in told["why_not"]
+    (summary,) = takedown.run([str(mixture)], build_request(keys=["x"]), quiet=True)["mixtures"]
+    assert "does not exist" in summary["why_not"]
     assert tree(mixture) == before
 
 

@@ -40,14 +40,14 @@ def test_without_some_samples_it_is_the_tar_of_the_rest(
 ) -> None:
     folder = tmp_path_factory.mktemp("tar")
     named = [(f"k{i:025d}", sample) for i, sample in enumerate(samples)]
-    gone = data.draw(st.sets(st.sampled_from([key for key, _ in named])))
+    removed = data.draw(st.sets(st.sampled_from([key for key, _ in named])))
     path, index, _ = write(folder, "old.tar", named)
-    rest, wanted, sha256 = write(folder, "wanted.tar", [(k, s) for k, s in named if k not in gone])
+    rest, expected, sha256 = write(folder, "wanted.tar", [(k, s) for k, s in named if k not in removed])
     rewrite_tars.check_offsets(str(path), index)
-    new, spans = rewrite_tars.remove_members(index, sorted(gone))
+    new, spans = rewrite_tars.remove_members(index, sorted(removed))
     assert rewrite_tars.copy_spans(str(path), spans, folder / "new.tar") == sha256 == storage.sha256(str(rest))
     assert (folder / "new.tar").read_bytes() == rest.read_bytes()
-    assert new.to_pylist() == wanted.to_pylist()
+    assert new.to_pylist() == expected.to_pylist()
     with tarfile.open(fileobj=io.BytesIO(rest.read_bytes())) as tar:
         assert len(tar.getnames()) == 2 * new.num_rows
 

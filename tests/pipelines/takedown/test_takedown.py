@@ -33,7 +33,7 @@ def sound(world: World) -> None:
     """The run's own proof holds, and its sums reconcile."""
     for one in audit.run(str(world.run), quiet=True):
         assert one.ok, one.to_json()
-    ledger = world.told("ledger.json")
+    ledger = world.read_json("ledger.json")
     assert not (world.run / ".takedown").exists()
     for entry in ledger.values():
         assert entry["inputs"] == entry["kept"] + entry["duplicates"] + sum(entry["dropped"].values()) + sum(
@@ -53,9 +53,9 @@ def remove(world: World, *keys: str, **how: bool) -> dict[str, object]:
 
 def test_a_dry_run_says_what_would_go_and_touches_nothing(world: World) -> None:
     before = tree(world.root, work=True)
-    told = takedown.run([str(world.root)], build_request(sources=["clips"]), dry_run=True, quiet=True)
+    summary = takedown.run([str(world.root)], build_request(sources=["clips"]), dry_run=True, quiet=True)
     assert tree(world.root, work=True) == before
-    (run,) = told["runs"]
+    (run,) = summary["runs"]
     assert (run["samples"], run["outcomes"], run["dialogues"]) == (3, {"kept": 3}, 3)
     assert [shard["name"] for shard in run["shards"]] == ["video-000000"]
     assert run["still_in_sources"] and run["stores"][0]["cells"] > 0
@@ -85,7 +85,7 @@ def test_one_sample_goes_and_nothing_else_moves(world: World) -> None:
     assert before[f"shards/{shard}.tar"] != after[f"shards/{shard}.tar"]
     verdict = world.rows("verdicts")[key]
     assert (verdict["outcome"], verdict["filter"], verdict["reason"]) == ("dropped", "takedown", "key")
-    assert world.told(f"shards/{shard}.card.json")["made_by"]["takedown"] == {"samples": 1, "reasons": {"key": 1}}
+    assert world.read_json(f"shards/{shard}.card.json")["made_by"]["takedown"] == {"samples": 1, "reasons": {"key": 1}}
 
 
 def test_the_tar_is_what_would_have_been_written_of_the_rest(world: World) -> None:
@@ -127,16 +127,16 @@ def store_bytes(world: World, keys: list[str]) -> list[str]:
     from infra.store import content_ids
     from infra.tables import read
 
-    held = world.root.parent / "ids"
-    if not held.exists():
+    mixture_ = world.root.parent / "ids"
+    if not mixture_.exists():
         ids: set[str] = set()
         for path in (world.run / "samples").glob("u*.parquet"):
             table = read(str(path))
             for values in content_ids(table).values():
                 ids |= {v.hex() for k, v in zip(table["key"].to_pylist(), values.to_pylist(), strict=True) if k in keys}
-        held.write_text(json.dumps(sorted(ids)))
-    wanted = [bytes.fromhex(value) for value in json.loads(held.read_text())]
-    return holders(world.root / "store", wanted)
+        mixture_.write_text(json.dumps(sorted(ids)))
+    expected = [bytes.fromhex(value) for value in json.loads(mixture_.read_text())]
+    return holders(world.root / "store", expected)
 
 
 def test_the_same_run_again_changes_nothing_and_a_lost_shard_comes_back_without_it(world: World) -> None:
@@ -151,18 +151,18 @@ def test_the_same_run_again_changes_nothing_and_a_lost_shard_comes_back_without_
 
 
 def test_what_was_taken_down_stays_away_from_a_run_made_anew(world: World) -> None:
-    gone, copy = world.key("picture-copy.jpg"), world.key("picture-2.jpg")
-    assert world.rows("verdicts")[copy]["duplicate_of"] == gone
-    told = remove(world, gone)
-    (run,) = told["runs"]  # type: ignore[misc]
+    removed, copy = world.key("picture-copy.jpg"), world.key("picture-2.jpg")
+    assert world.rows("verdicts")[copy]["duplicate_of"] == removed
+    summary = remove(world, removed)
+    (run,) = summary["runs"]  # type: ignore[misc]
     assert run["held"] == 1
     assert world.rows("verdicts")[copy]["filter"] == "takedown"  # it does not rise in its place
     assert world.rows("samples")[copy]["text"]
     stages.run_all(world.open(replace=True, filters={"caption": None, "quality": {"document": {"min_words": 4}}}))
     verdicts = world.rows("verdicts")
-    assert {verdicts[key]["filter"] for key in (gone, copy)} == {"takedown"}
-    assert world.rows("samples")[gone]["text"] is None
-    assert {gone, copy}.isdisjoint(world.rows("members"))
+    assert {verdicts[key]["filter"] for key in (removed, copy)} == {"takedown"}
+    assert world.rows("samples")[removed]["text"] is None
+    assert {removed, copy}.isdisjoint(world.rows("members"))
     sound(world)
 
 
@@ -178,10 +178,10 @@ def test_the_list_alone_keeps_a_sample_out_of_a_new_folder(world: World) -> None
 
 
 def test_with_duplicates_the_whole_group_goes(world: World) -> None:
-    gone, copy = world.key("t3"), world.key("again")
-    told = remove(world, gone, with_duplicates=True)
-    assert told["runs"][0]["samples"] == 2  # type: ignore[index]
-    for key in (gone, copy):
+    removed, copy = world.key("t3"), world.key("again")
+    summary = remove(world, removed, with_duplicates=True)
+    assert summary["runs"][0]["samples"] == 2  # type: ignore[index]
+    for key in (removed, copy):
         assert world.rows("samples")[key]["text"] is None
     assert world.rows("verdicts")[copy]["reason"] == tombstones.COPY_REASON
     sound(world)
@@ -190,17 +190,17 @@ def test_with_duplicates_the_whole_group_goes(world: World) -> None:
 def test_a_kept_copy_is_listed(world: World) -> None:
     copy, kept = world.key("t3"), world.key("again")
     assert world.rows("verdicts")[copy]["duplicate_of"] == kept
-    told = remove(world, copy, dry_run=True)
-    assert told["runs"][0]["perceptually_the_same_kept"]["first"] == [kept]  # type: ignore[index]
-    assert told["runs"][0]["same_bytes_elsewhere"]["first"] == [kept]  # type: ignore[index]
+    summary = remove(world, copy, dry_run=True)
+    assert summary["runs"][0]["perceptually_the_same_kept"]["first"] == [kept]  # type: ignore[index]
+    assert summary["runs"][0]["same_bytes_elsewhere"]["first"] == [kept]  # type: ignore[index]
 
 
 def test_content_that_another_sample_has_stays_in_the_store(world: World) -> None:
     before = world.root / "store"
     cells = {path for path in before.rglob("*.parquet") if "clean" in path.parts}
     assert cells
-    told = remove(world, world.key("again"))  # its text is that of t3, which stays
-    assert told["runs"][0]["stores"][0]["cells"] == 0  # type: ignore[index]
+    summary = remove(world, world.key("again"))  # its text is that of t3, which stays
+    assert summary["runs"][0]["stores"][0]["cells"] == 0  # type: ignore[index]
 
 
 def test_content_that_another_run_has_under_another_key_stays_in_the_store(world: World) -> None:
@@ -225,8 +225,8 @@ def test_a_source_a_licence_and_a_list_of_urls(world: World, tmp_path: Path) -> 
     (tmp_path / "more.txt").write_text(f"{world.root}/raw/photos/picture-6.jpg\n")
     asked = build_request(sources=["clips"], licences=["zero"], url_lists=[str(urls), str(tmp_path / "more.txt")])
     odd = world.key("t5")  # asked for by its URL too, and by its licence first
-    told = takedown.run([str(world.run)], asked, quiet=True)
-    (run,) = told["runs"]
+    summary = takedown.run([str(world.run)], asked, quiet=True)
+    (run,) = summary["runs"]
     assert run["reasons"] == {"source=clips": 3, "licence=zero": 8, "url": 1}
     assert world.rows("verdicts")[odd]["reason"] == "licence=zero"
     assert "clips" not in {row["source"] for row in world.rows("members").values()}

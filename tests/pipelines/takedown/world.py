@@ -88,20 +88,20 @@ class World:
     def copy(self, target: Path) -> World:
         """The same elsewhere, with its paths changed in run.json."""
         shutil.copytree(self.root, target)
-        told = target / "run/run.json"
-        told.write_text(told.read_text().replace(str(self.root), str(target)))
+        summary = target / "run/run.json"
+        summary.write_text(summary.read_text().replace(str(self.root), str(target)))
         for path in (target / "run/work").rglob("*.json"):
             path.write_text(path.read_text().replace(str(self.root), str(target)))
         return World(target)
 
     def rows(self, stage: str) -> dict[str, dict[str, Any]]:
         """Rows of a table by key."""
-        found: dict[str, dict[str, Any]] = {}
+        matches: dict[str, dict[str, Any]] = {}
         for path in sorted((self.run / stage).glob("*.parquet")):
-            found |= {row["key"]: row for row in tables.read(str(path)).to_pylist()}
-        return found
+            matches |= {row["key"]: row for row in tables.read(str(path)).to_pylist()}
+        return matches
 
-    def told(self, name: str) -> Any:
+    def read_json(self, name: str) -> Any:
         return json.loads((self.run / name).read_bytes())
 
     def key(self, container: str) -> str:
@@ -119,28 +119,28 @@ def make(root: Path) -> World:
 
 def tree(folder: Path, *, work: bool = False) -> dict[str, str]:
     """sha256 of every file by path; RUN/work and what knows this machine only if asked for."""
-    found = {}
+    matches = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name[0] == ".":  # what a killed writer left beside its file
             continue
         if path.is_file() and (work or ("work" not in path.parts and path.name not in NOT_COVERED)):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            matches[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return matches
 
 
 def holders(folder: Path, needles: list[bytes]) -> list[str]:
     """Files that hold one of these byte strings: as they are, or in any column of a table."""
-    found = []
+    matches = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
-        held = path.read_bytes()
+        mixture_ = path.read_bytes()
         if path.suffix == ".parquet":
             table = tables.read(str(path))
-            held += b"".join(_everything(column) for column in table.columns)
-        found += [f"{path.relative_to(folder)}: {needle[:40]!r}" for needle in needles if needle in held]
-    return found
+            mixture_ += b"".join(_everything(column) for column in table.columns)
+        matches += [f"{path.relative_to(folder)}: {needle[:40]!r}" for needle in needles if needle in mixture_]
+    return matches
 
 
 def _everything(column: pa.ChunkedArray) -> bytes:
