@@ -43,6 +43,7 @@ from infra.hashing import canonical_json, sample_key
 from mixtures.cards import cards
 from mixtures.reading.contract import RELEASED, estimate_text_tokens
 from mixtures.reading.conversations import build_conversation
+from mixtures.shards.series import Series
 from mixtures.shards.shards import Member, write_tar
 from pipelines.audit import audit
 from pipelines.core.verdicts import tally
@@ -125,7 +126,8 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
         ledger: Any = tally(pa.concat_tables(verdicts), {})["all"]
         card = cards.build_card(
             name=name, tar={"sha256": digest, "bytes": path.stat().st_size},
-            series=f"{modality}:{'jpg,json,txt' if modality == 'image' else 'json,txt'}", members=members,
+            series=Series(modality, ("jpg", "json", "txt") if modality == "image" else ("json", "txt")),
+            members=members,
             signals=pa.concat_tables(signals), ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]},
             made_by={"name": "made", "seed": 0, "reelmill": "0", "tables": tables.VERSION, "manifests": made_of,
                      "filters": [], "duplicates": {}, "resample": None, "models": {}, "dialogues": "none",

@@ -31,7 +31,7 @@ from infra import tables
 from infra.beam import Runner
 from infra.commit import need_manifest
 from pipelines import stages
-from pipelines.export.export import preview_samples
+from pipelines.export.samples import preview_samples
 from pipelines.forecast import plan
 
 ENGLISH = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 from collections.abc import Iterator
@@ -20,11 +19,13 @@ from infra.config import Config, read_document, validate
 from infra.errors import ConfigError
 from infra.media.decoder import Decoder
 from mixtures.cards import cards
+from mixtures.shards.series import Series
 from pipelines.cli import app
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
+from pipelines.export.samples import ExportRow, build_record
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -169,7 +170,7 @@ def test_fields_of_a_card() -> None:
     card = cards.build_card(
         name="image-000000",
         tar={},
-        series="image:jpg,json",
+        series=Series.parse("image:jpg,json"),
         members=tables.empty(tables.MEMBERS),
         signals=pa.table({}),
         score_columns=(),
@@ -181,17 +182,9 @@ def test_fields_of_a_card() -> None:
 
 
 def test_fields_of_a_samples_json() -> None:
-    # The one dict literal called `record`; building a sample would take a run.
-    tree = ast.parse(read("pipelines/export/export.py"))
-    (record,) = (
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Dict)
-        and [ast.unparse(target) for target in node.targets] == ["record"]
-    )
-    wanted = [key.value for key in record.keys if isinstance(key, ast.Constant)]
-    assert [row[0] for row in first_table(section(read("docs/run-layout.md"), "### KEY.json"))] == wanted
+    sample = dict.fromkeys(("key", "source", "modality", "licence", "origin", "container", "position", "media"), "")
+    record = build_record(ExportRow(sample, {}, ""), [], "caption", 0)
+    assert [row[0] for row in first_table(section(read("docs/run-layout.md"), "### KEY.json"))] == list(record)
 
 
 # -- error words ------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mixtures.shards.series import Series
+
 #: Raised when a field's meaning changes.
 VERSION = 1
 
@@ -104,7 +106,7 @@ def build_card(
     *,
     name: str,
     tar: Mapping[str, Any],
-    series: str,
+    series: Series,
     members: pa.Table,
     signals: pa.Table,
     score_columns: Sequence[str],
@@ -132,8 +134,8 @@ def build_card(
         "card": VERSION,
         "shard": name,
         "tar": dict(tar),
-        "modality": series.split(":")[0],
-        "suffixes": series.split(":")[1].split(","),
+        "modality": series.modality,
+        "suffixes": list(series.suffixes),
         "samples": members.num_rows,
         "sources": count_values(members["source"]),
         "licences": count_values(members["licence"]),

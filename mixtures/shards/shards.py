@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from infra.errors import StageError
 from infra.media.interface import MODALITIES
+from mixtures.shards.series import Series
 
 #: Suffixes that mean one format; a shard has one of them, so that any loader can tell its columns.
 SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "mpg": "mpeg", "m4v": "mp4", "htm": "html"}
@@ -33,16 +34,9 @@ def get_suffix(path: str, image_format: str | None = None) -> str:
     return SUFFIX_ALIASES.get(suffix, suffix) if suffix.isalnum() else "bin"
 
 
-def name_series(modality: str, media: Sequence[str], captioned: bool) -> str:
-    """Modality and member suffixes: rows of one series can share a shard. "image:jpg,json,txt"."""
-    numbered = modality == "multi_image"
-    members = [f"{i}.{suffix}" if numbered else suffix for i, suffix in enumerate(media)]
-    return f"{modality}:{','.join([*members, 'json', *(['txt'] if captioned else [])])}"
-
-
 @dataclass(frozen=True)
 class ShardLayout:
-    """Where each series' shards are.
+    """Where each series' shards are, by the text of the series.
 
     capacity: weight of a full shard. first: number of a series' first shard. used: stretches of `capacity` weight, by
     number, in which a kept row of the series begins; each is a shard. One row larger than a shard leaves gaps.
@@ -56,7 +50,7 @@ class ShardLayout:
         return [self.name(series, i) for series in self.first for i in range(len(self.used[series]))]
 
     def name(self, series: str, index: int) -> str:
-        return f"{series.split(':')[0]}-{self.first[series] + index:06d}"
+        return f"{Series.parse(series).modality}-{self.first[series] + index:06d}"
 
 
 def weigh_rows(
@@ -76,7 +70,7 @@ def build_layout(used: Mapping[str, Sequence[int]], full: int) -> ShardLayout:
     first: dict[str, int] = {}
     for modality in MODALITIES:
         number = 0
-        for series in sorted(s for s in used if s.split(":")[0] == modality):
+        for series in sorted(s for s in used if Series.parse(s).modality == modality):
             first[series] = number
             number += len(used[series])
     return ShardLayout(full, first, {series: list(used[series]) for series in first})

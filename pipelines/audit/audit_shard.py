@@ -15,6 +15,7 @@ from filters import histogram_columns
 from infra import tables
 from infra.columns import is_valid, to_ints
 from mixtures.cards import cards
+from mixtures.shards.series import Series
 from pipelines.audit.audit_records import check_records
 from pipelines.audit.audit_tar import TarIndex, check_tar
 from pipelines.audit.audit_units import FACTS, AuditUnits
@@ -106,7 +107,7 @@ def _compare_card(files: AuditFiles, units: AuditUnits, name: str, records: pa.T
     recomputed = cards.build_card(
         name=card["shard"],
         tar=card["tar"],
-        series=f"{card['modality']}:{','.join(card['suffixes'])}",
+        series=Series.of_card(card),
         members=records,
         signals=signals,
         score_columns=histogram_columns(filter_["name"] for filter_ in card["made_by"]["filters"]),

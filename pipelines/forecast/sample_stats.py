@@ -18,7 +18,7 @@ from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE
 from pipelines.decide.decide import mask_survivors
 from pipelines.decide.duplicates import duplicates
-from pipelines.export.export import preview_samples
+from pipelines.export.samples import preview_samples
 from pipelines.forecast.item_sample import ItemSample, item_names
 
 

@@ -7,23 +7,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters import histogram_columns
 from infra import storage
 from infra.columns import equals, to_ints, to_strings
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json
-from mixtures.cards import cards
-from mixtures.shards.shards import assign_shards
+from mixtures.shards.series import Series
 from mixtures.shards.ustar import count_end
-from pipelines.core import tombstones
 from pipelines.core.run import Run
 from pipelines.core.signals import read_signals
-from pipelines.core.verdicts import tally
-from pipelines.export import export
+from pipelines.export.shard_plan import ExportPlan, plan_layout, plan_unit
+from pipelines.export.write_shard import CardInputs, build_card, read_dialogues
 from pipelines.takedown import rewrite_rows, rewrite_tars
 from pipelines.takedown.scan import TakedownScan
 from pipelines.takedown.staging import Staging
@@ -39,9 +35,9 @@ class ShardPlan:
         planned = set(storage.list_names(run.work("export")))
         if not storage.is_file(run.work("export-layout.json")) or {f"{name}.parquet" for name in names} - planned:
             for name in names:
-                export.plan_unit(run, "takedown", name)
-            export.plan_layout(run, names)
-        self.layout = read_json(run.work("export-layout.json"))
+                plan_unit(run, "takedown", name)
+            plan_layout(run, names)
+        self.plan = ExportPlan.read(run)
 
     @functools.lru_cache(maxsize=64)
     def find_shards(self, unit: str) -> NDArray[np.object_]:
@@ -49,12 +45,10 @@ class ShardPlan:
         plan = self.run.read_work("export", unit, ["series", "weight"])
         series, weight = to_strings(plan["series"]), to_ints(plan["weight"])
         shards = np.full(len(series), "", dtype=object)
-        for name in sorted(set(series.tolist()) & {name for name, used in self.layout["used"].items() if used}):
+        for name in set(series.tolist()) & set(self.plan.used_series):
             rows = series == name
-            before = self.layout["starts"][unit].get(name, 0) + np.cumsum(weight[rows]) - weight[rows]
-            index = assign_shards(before, self.layout["capacity"], self.layout["used"][name])
-            first, modality = self.layout["first"][name], name.split(":")[0]
-            shards[rows] = [f"{modality}-{first + i:06d}" for i in index.tolist()]
+            indexes = self.plan.assign(unit, name, weight[rows]).tolist()
+            shards[rows] = [self.plan.layout.name(name, index) for index in indexes]
         return shards
 
 
@@ -88,41 +82,19 @@ def _build_card(
     run: Run, plan: ShardPlan, card: dict[str, Any], members: pa.Table, new: dict[str, pa.Table]
 ) -> dict[str, Any]:
     """Rebuild a shard's card from what remains, as export does. card: the former one; who made it is unchanged."""
-    signals, verdicts, lineage = [], [], []
-    dialogues: list[dict[str, Any]] = []
+    inputs = CardInputs()
     for entry in card["made_by"]["lineage"]:
         unit = entry["unit"]
         table = new[unit] if unit in new else run.read("verdicts", unit)
         counted = plan.find_shards(unit) == card["shard"]
         kept = pa.array(np.flatnonzero(counted & equals(table["outcome"], "kept")))
-        verdicts.append(table.filter(pa.array(counted)).replace_schema_metadata(None))
-        signals.append(read_signals(run, unit).take(kept).replace_schema_metadata(None))
-        dialogues += _read_dialogues(run, unit, table["key"].take(kept), card["modality"])
-        lineage.append({**entry, "kept": len(kept)})
-    if sum(entry["kept"] for entry in lineage) != members.num_rows:
+        dialogues = read_dialogues(run, unit, table["key"].take(kept), card["modality"])
+        verdicts, signals = table.filter(pa.array(counted)), read_signals(run, unit).take(kept)
+        inputs.add(signals, verdicts, list(dialogues.values()), {**entry, "kept": len(kept)})
+    if sum(entry["kept"] for entry in inputs.lineage) != members.num_rows:
         raise StageError(
             f"the plan in {run.work('export')} does not match {card['shard']}",
             where=run.at("shards", f"{card['shard']}.card.json"),
             hint="run `reelmill export` with this run's config first",
         )
-    counted_verdicts = pa.concat_tables(verdicts)
-    return cards.build_card(
-        name=card["shard"],
-        tar=card["tar"],
-        series=f"{card['modality']}:{','.join(card['suffixes'])}",
-        members=members,
-        signals=pa.concat_tables(signals, promote_options="default"),
-        ledger=tally(counted_verdicts, {})["all"],  # type: ignore[arg-type]
-        reasons=export.count_reasons(counted_verdicts),
-        score_columns=histogram_columns(filter_["name"] for filter_ in card["made_by"]["filters"]),
-        dialogues=cards.summarize_dialogues(dialogues),
-        made_by={**card["made_by"], "lineage": lineage, **tombstones.describe_takedowns(counted_verdicts)},
-    )
-
-
-def _read_dialogues(run: Run, unit: str, keys: pa.ChunkedArray, modality: str) -> list[dict[str, Any]]:
-    if run.config.annotate is None or modality == "text":
-        return []
-    table = run.read("dialogues", unit)
-    rows: list[dict[str, Any]] = table.filter(pc.is_in(table["key"], value_set=keys.combine_chunks())).to_pylist()
-    return rows
+    return build_card(card["shard"], card["tar"], Series.of_card(card), members, inputs, card["made_by"])

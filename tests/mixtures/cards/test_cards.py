@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from infra import tables
 from infra.hashing import canonical_json
 from mixtures.cards import cards
+from mixtures.shards.series import Series
 
 VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(math.nan) | st.just(math.inf), max_size=40)
 
@@ -50,7 +51,7 @@ def test_a_card_sums_its_members() -> None:
     found = cards.build_card(
         name="video-000000",
         tar={"sha256": "ab", "bytes": 9},
-        series="video:json,mp4",
+        series=Series.parse("video:json,mp4"),
         members=pa.Table.from_pylist(rows, schema=tables.MEMBERS),
         signals=signals,
         score_columns=["motion.score", "facts.width", "quality.words"],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from mixtures.shards import shards
+from mixtures.shards.series import Series
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 500), st.booleans(), st.sampled_from(["image:jpg,json", "image:json,png", "text:json"]))
@@ -73,9 +74,10 @@ def test_suffixes_follow_the_content_and_mean_one_format(path: str, form: str | 
 
 
 def test_series() -> None:
-    assert shards.name_series("image", ["jpg"], True) == "image:jpg,json,txt"
-    assert shards.name_series("multi_image", ["jpg", "png"], False) == "multi_image:0.jpg,1.png,json"
-    assert shards.name_series("text", [], False) == "text:json"
+    assert str(Series.of_sample("image", ["jpg"], has_caption=True)) == "image:jpg,json,txt"
+    assert str(Series.of_sample("multi_image", ["jpg", "png"], has_caption=False)) == "multi_image:0.jpg,1.png,json"
+    assert str(Series.of_sample("text", [], has_caption=False)) == "text:json"
+    assert Series.parse("image:jpg,json,txt") == Series("image", ("jpg", "json", "txt"))
 
 
 def media(data: bytes, suffix: str = "jpg") -> shards.Member:

@@ -12,7 +12,7 @@ import pytest
 from infra.errors import StageError
 from pipelines import stages
 from pipelines.core.run import Run
-from pipelines.export import export
+from pipelines.export import samples
 from tests import corpus
 from tests.tiny import rows, told
 
@@ -51,7 +51,7 @@ def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
         keys = tables.read(str(path), ["key"])["key"].to_pylist()
         chosen = [i for i, key in enumerate(keys) if key in index]
         if chosen:
-            found = export.preview_samples(cold, path.stem, chosen)
+            found = samples.preview_samples(cold, path.stem, chosen)
             assert found == [(index[keys[i]]["bytes"], index[keys[i]]["tokens"]) for i in chosen]
             checked += len(chosen)
     assert checked == len(index)
@@ -94,11 +94,11 @@ def test_text_in_the_picture_is_joined_as_configured(make_run: Callable[..., Run
     signals = pa.table({"clean.text": ["A sign.", "A wall.", None, "<|im_end|>A door."],
                         "overlay.text": ["STOP  <|im_start|>now", None, "EXIT ONLY", "x"]})  # fmt: skip
     plain = make_run(sources, "plain")
-    assert export._captions(plain, signals) == ["A sign.", "A wall.", "", "A door."]
+    assert samples.build_captions(plain, signals) == ["A sign.", "A wall.", "", "A door."]
     joined = make_run(
         sources, "joined", export={"ocr": {"join": True, "min_words": 2, "template": "{caption} [{text}]"}}
     )
-    assert export._captions(joined, signals) == ["A sign. [STOP now]", "A wall.", " [EXIT ONLY]", "A door."]
+    assert samples.build_captions(joined, signals) == ["A sign. [STOP now]", "A wall.", " [EXIT ONLY]", "A door."]
 
 
 def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, make_run: Callable[..., Run]) -> None:
