@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from annotators import ocr
 from annotators.interface import FrameAnnotator
-from annotators.overlay import Line, Overlay, OverlaySettings, clean, covered, look, placed_like_overlay, transcript
+from annotators.overlay import Overlay, OverlaySettings, clean, covered, look, transcript
+from annotators.overlay_scene import Line, placed_like_overlay
 from infra.media.interface import DecodedMedia, Frames
 
 data = pytest.importorskip("skimage.data")
