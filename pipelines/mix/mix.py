@@ -1,4 +1,4 @@
-"""mix: a recipe and finished runs -> a mixture, as a manifest. No medium is opened."""
+"""mix: plan a mixture of finished runs by a recipe and write it as a manifest. No media are opened."""
 
 from __future__ import annotations
 
@@ -29,31 +29,30 @@ def run(
     runner: Runner = LOCAL,
     quiet: bool = False,
 ) -> Mixture:
-    """Plan a mixture of finished runs and write it to `out`; `formats`: what else to write beside it (emit.FORMATS).
+    """Plan a mixture of finished runs and write it to `out`; formats: further formats to write beside it (emit.FORMATS).
 
-    The folder's mixture of the same recipe over the same runs is written again, to the same bytes; a folder that holds
-    anything else is left alone.
-    Raises ConfigError where `out` holds another mixture (unless `replace`) or something that is none.
+    A mixture of the same recipe and runs is written again, to the same bytes; other contents are never overwritten.
+    Raises ConfigError where `out` contains another mixture (unless `replace`) or anything that is not a mixture.
     """
     _check_folder(out, replace)
     planned = plan_mixture.plan_mixture(runs, recipe, out, runner=runner, quiet=quiet)
-    held = _held(out)
-    if held is not None and not replace and _identity(held) != _identity(planned.manifest):
+    existing = _read_existing(out)
+    if existing is not None and not replace and _identify(existing) != _identify(planned.manifest):
         raise ConfigError(
-            f"{out} holds another mixture: {_difference(held, planned.manifest)}",
+            f"{out} holds another mixture: {_describe_difference(existing, planned.manifest)}",
             where="--out",
             hint="give a new folder (a mixture copies no media), or --replace",
         )
     with lock(out):
-        mixture = _write(out, planned, held)
+        mixture = _write(out, planned, existing)
         if materialize:
             from pipelines.mix import materialize as tars
 
             mixture = tars.materialize(mixture, runner=runner, quiet=quiet)
         storage.write_bytes(storage.join(out, "README.md"), mixture_summary.build_readme(mixture).encode())
         write_cards(mixture)
-        for form in formats:
-            {"energon": emit.write_energon, "llava": emit.write_llava}[form](mixture)
+        for name in formats:
+            {"energon": emit.write_energon, "llava": emit.write_llava}[name](mixture)
     return mixture
 
 
@@ -62,36 +61,36 @@ def _check_folder(out: str, replace: bool) -> None:
         return
     if storage.is_file(out):
         raise ConfigError("this is a file, not a folder", where=out)
-    found = [
+    foreign = [
         name
         for name in (*storage.list_names(out), *storage.list_folders(out))
         if name not in ("work", "members.parquet")
     ]
-    if found:
+    if foreign:
         raise ConfigError(
-            f"this folder holds something that is no mixture ({found[0]}, …)", where=out, hint="give a new --out"
+            f"this folder holds something that is no mixture ({foreign[0]}, …)", where=out, hint="give a new --out"
         )
 
 
-def _held(out: str) -> dict[str, Any] | None:
+def _read_existing(out: str) -> dict[str, Any] | None:
     return dict(read_json(storage.join(out, MANIFEST))) if is_mixture(out) else None
 
 
-def _identity(value: Mapping[str, Any]) -> bytes:
-    """What makes a mixture the one that it is: its recipe and the runs that it is of."""
-    return canonical_json([value["recipe"], [parent["members"] for parent in value["parents"]]])
+def _identify(manifest: Mapping[str, Any]) -> bytes:
+    """Identity of a mixture: its recipe and its runs."""
+    return canonical_json([manifest["recipe"], [parent["members"] for parent in manifest["parents"]]])
 
 
-def _difference(held: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
-    if held.get("recipe") == planned["recipe"]:
+def _describe_difference(existing: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    if existing.get("recipe") == planned["recipe"]:
         return "of the same recipe, over other runs or runs that have changed"
-    keys = [key for key in planned["recipe"] if (held.get("recipe") or {}).get(key) != planned["recipe"][key]]
+    keys = [key for key in planned["recipe"] if (existing.get("recipe") or {}).get(key) != planned["recipe"][key]]
     return f"its recipe differs in {', '.join(keys)}"
 
 
-def _write(out: str, planned: plan_mixture.PlannedMixture, held: Mapping[str, Any] | None) -> Mixture:
-    if held is not None and _identity(held) != _identity(planned.manifest):
-        # Asked for by --replace: what was there ends first, so that no tar of it is taken for one of the new mixture.
+def _write(out: str, planned: plan_mixture.PlannedMixture, existing: Mapping[str, Any] | None) -> Mixture:
+    if existing is not None and _identify(existing) != _identify(planned.manifest):
+        # Requested by --replace: the old mixture is removed first, so that none of its tars is mistaken for a new one.
         storage.remove(storage.join(out, MANIFEST))
         for name in ("shards", "cards", "work", "llava", ".nv-meta"):
             storage.remove(storage.join(out, name))
