@@ -29,7 +29,7 @@ def run(
     runner: Runner = LOCAL,
     quiet: bool = False,
 ) -> Mixture:
-    """Plan a mixture of finished runs and write it to `out`; formats: further formats to write beside it (emit.FORMATS).
+    """Plan a mixture of finished runs and write it to `out`; formats: to write beside it (emit.FORMATS).
 
     A mixture of the same recipe and runs is written again, to the same bytes; other contents are never overwritten.
     Raises ConfigError where `out` contains another mixture (unless `replace`) or anything that is not a mixture.
