@@ -1,4 +1,4 @@
-"""decide: signals -> verdicts. Own faults first, then duplicates among survivors, then resampling of what is left."""
+"""Decide about every row: its filters first, then duplicates among the rows that pass, then resampling."""
 
 from __future__ import annotations
 
@@ -46,16 +46,21 @@ def run(run: Run) -> Manifest:
 
 
 def _done(run: Run, names: Sequence[str], stamp: str) -> Manifest | None:
-    """The manifest of verdicts that were made of just this, with all that they rest on; else None."""
-    held, groups = read_manifest(run.at("verdicts")), read_manifest(run.at("duplicates"))
-    if held is None or groups is None or held.fingerprint != stamp or [unit.name for unit in held.units] != names:
+    """The manifest of verdicts that are up to date with everything that they depend on; None if there are none."""
+    manifest, groups = read_manifest(run.at("verdicts")), read_manifest(run.at("duplicates"))
+    if (
+        manifest is None
+        or groups is None
+        or manifest.fingerprint != stamp
+        or [unit.name for unit in manifest.units] != names
+    ):
         return None
-    rests = [run.at("duplicates", f"{unit.name}.parquet") for unit in groups.units]
+    dependencies = [run.at("duplicates", f"{unit.name}.parquet") for unit in groups.units]
     resample = resolve(run).resample
     for modality in () if resample is None else resample.modalities:
-        rests += [run.at("resample", f"{modality}.parquet"), run.at("resample", f"{modality}.json")]
-    there = all(tables.is_done(run.at("verdicts", f"{name}.parquet"), stamp) for name in names)
-    return held if there and all(storage.is_file(uri) for uri in rests) else None
+        dependencies += [run.at("resample", f"{modality}.parquet"), run.at("resample", f"{modality}.json")]
+    complete = all(tables.is_done(run.at("verdicts", f"{name}.parquet"), stamp) for name in names)
+    return manifest if complete and all(storage.is_file(uri) for uri in dependencies) else None
 
 
 def judge_units(run: Run) -> tuple[list[str], str]:
@@ -97,8 +102,8 @@ def _count_files(folder: str) -> int:
 def _cutoffs(run: Run, resolved: Resolved, names: Sequence[str], signals: str) -> dict[str, float]:
     """The same, found once for the same signals: what is taken down later moves no threshold."""
     uri, inputs = run.work("cutoffs.json"), fingerprint([signals, cascade_fingerprint(resolved, resolved.steps)])
-    if storage.is_file(uri) and (held := read_json(uri))["inputs"] == inputs:
-        return dict(held["cutoffs"])
+    if storage.is_file(uri) and (cached := read_json(uri))["inputs"] == inputs:
+        return dict(cached["cutoffs"])
     found = compute_cutoffs(run, resolved, names)
     storage.write_bytes(uri, canonical_json({"inputs": inputs, "cutoffs": found}))
     return found

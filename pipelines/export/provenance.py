@@ -1,4 +1,4 @@
-"""What proves a run: who made it and with what, and the sha256 of every file that it covers."""
+"""Provenance of a run: run.json (config, versions, fingerprints) and the sha256 of every file that it covers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def describe_run(run: Run) -> dict[str, Any]:
 def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
     """RUN/run.json: the resolved config, versions, fingerprints, stage states. Not covered: it knows this machine."""
     resolved = resolve(run)
-    held = read_json(run.at("run.json")).get("states", {}) if storage.is_file(run.at("run.json")) else {}
+    states_before = read_json(run.at("run.json")).get("states", {}) if storage.is_file(run.at("run.json")) else {}
     stages = {}
     for stage in COVERED:
         manifest = read_manifest(run.at(stage))
@@ -81,7 +81,7 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
         "explain": describe_filters(run),
         "makers": dict(resolved.makers),
         "stages": stages,
-        "states": dict(held if states is None else states),
+        "states": dict(states_before if states is None else states),
         "versions": {
             "reelmill": importlib.metadata.version("reelmill"),
             "python": platform.python_version(),
@@ -89,8 +89,8 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
         },
         "machine": {"system": platform.platform(), "processor": platform.machine()},
     }
-    if gone := tombstones.load(run.out):
-        value["takedown"] = gone.summarize()
+    if tombstones_ := tombstones.load(run.out):
+        value["takedown"] = tombstones_.summarize()
     storage.write_bytes(run.at("run.json"), canonical_json(value))
 
 
@@ -112,22 +112,22 @@ def describe_filters(run: Run) -> list[dict[str, Any]]:
 
 def write_checksums(run: Run, names: Sequence[str]) -> None:
     """RUN/checksums.json: sha256 of every covered file, by path."""
-    found = {}
+    checksums = {}
     for stage in COVERED:
         folder = run.at(stage)
         manifest = read_manifest(folder)
         if manifest is not None:
             for unit in manifest.units:
-                found[f"{stage}/{unit.name}.parquet"] = unit.sha256
-            found[f"{stage}/_manifest.json"] = storage.sha256(storage.join(folder, "_manifest.json"))
+                checksums[f"{stage}/{unit.name}.parquet"] = unit.sha256
+            checksums[f"{stage}/_manifest.json"] = storage.sha256(storage.join(folder, "_manifest.json"))
     if storage.is_file(run.at("samples", "_ignored.json")):
-        found["samples/_ignored.json"] = storage.sha256(run.at("samples", "_ignored.json"))
+        checksums["samples/_ignored.json"] = storage.sha256(run.at("samples", "_ignored.json"))
     for name in storage.list_names(run.at("resample")):
-        found[f"resample/{name}"] = storage.sha256(run.at("resample", name))
+        checksums[f"resample/{name}"] = storage.sha256(run.at("resample", name))
     for name in names:
         for suffix in ("tar", "card.json"):
-            found[f"shards/{name}.{suffix}"] = storage.sha256(run.at("shards", f"{name}.{suffix}"))
+            checksums[f"shards/{name}.{suffix}"] = storage.sha256(run.at("shards", f"{name}.{suffix}"))
     for name in ("ledger.json", *list_files(names), tombstones.FILE):
         if name != tombstones.FILE or storage.is_file(run.at(name)):
-            found[name] = storage.sha256(run.at(name))
-    storage.write_bytes(run.at("checksums.json"), canonical_json(found))
+            checksums[name] = storage.sha256(run.at(name))
+    storage.write_bytes(run.at("checksums.json"), canonical_json(checksums))
