@@ -37,6 +37,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from filters import histogram_columns
 from infra import storage, tables
 from infra.commit import Unit, write_manifest
 from infra.hashing import canonical_json, sample_key
@@ -127,8 +128,8 @@ def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
         card = cards.build_card(
             name=name, tar={"sha256": digest, "bytes": path.stat().st_size},
             series=Series(modality, ("jpg", "json", "txt") if modality == "image" else ("json", "txt")),
-            members=members,
-            signals=pa.concat_tables(signals), ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]},
+            members=members, signals=pa.concat_tables(signals), score_columns=histogram_columns([]),
+            ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]},
             made_by={"name": "made", "seed": 0, "reelmill": "0", "tables": tables.VERSION, "manifests": made_of,
                      "filters": [], "duplicates": {}, "resample": None, "models": {}, "dialogues": "none",
                      "lineage": spans},
