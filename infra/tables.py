@@ -13,6 +13,16 @@ from infra import storage
 #: Raised whenever a column's meaning or type changes. 2: members distinguish tokens of text from those of media.
 VERSION = 2
 
+#: Table -> column -> meaning, as `reelmill schema` shows it.
+MEANINGS: dict[str, dict[str, str]] = {}
+
+
+def _declare(name: str, columns: Sequence[tuple[str, pa.DataType, str]]) -> pa.Schema:
+    """The schema of a table from its columns: (name, type, meaning) each."""
+    MEANINGS[name] = {column: meaning for column, _, meaning in columns}
+    return pa.schema([(column, type_) for column, type_, _ in columns])
+
+
 MEDIUM = pa.struct(
     [
         ("uri", pa.string()),  # relative to the source's root
@@ -24,92 +34,109 @@ MEDIUM = pa.struct(
     ]
 )
 
-SAMPLES = pa.schema(
+SAMPLES = _declare(
+    "samples",
     [
-        ("key", pa.string()),
-        ("modality", pa.string()),
-        ("source", pa.string()),
-        ("container", pa.string()),
-        ("position", pa.string()),
-        ("media", pa.list_(MEDIUM)),
-        ("text", pa.string()),  # raw; null: none
-        ("licence", pa.string()),
-        ("origin", pa.string()),
-        ("extra", pa.string()),  # the rest of the row, as canonical JSON
-        ("error", pa.string()),  # reason of a failure at ingest, otherwise null
-    ]
+        ("key", pa.string(), "26 characters [a-z2-7], a hash of source, location and content; the same in every table"),
+        ("modality", pa.string(), "video, image, multi_image or text"),
+        ("source", pa.string(), "name of the source in the config"),
+        ("container", pa.string(), "file of the sample, relative to the source"),
+        ("position", pa.string(), "position in that file: member name, row=N or id; empty for a file of its own"),
+        (
+            "media",
+            pa.list_(MEDIUM),
+            "the sample's media: file, byte range, span in seconds (end < 0: to the end), sha256 of the bytes",
+        ),
+        ("text", pa.string(), "raw caption or document; null: none"),
+        ("licence", pa.string(), "from the row, else from the source"),
+        ("origin", pa.string(), "origin of the source, as the config says"),
+        ("extra", pa.string(), "the rest of the row, as JSON"),
+        ("error", pa.string(), "reason of a failure at ingest; null: none"),
+    ],
 )
 
 OTHER_REASON = pa.struct(
     [("filter", pa.string()), ("reason", pa.string()), ("value", pa.float64()), ("threshold", pa.float64())]
 )
 
-VERDICTS = pa.schema(
+VERDICTS = _declare(
+    "verdicts",
     [
-        ("key", pa.string()),
-        ("modality", pa.string()),
-        ("source", pa.string()),
-        ("outcome", pa.string()),  # kept, dropped, duplicate, failed
-        ("filter", pa.string()),  # the filter that dropped it, "duplicates", "resample", or the stage that failed
-        ("reason", pa.string()),
-        ("value", pa.float64()),
-        ("threshold", pa.float64()),
-        ("duplicate_of", pa.string()),
-        ("keep_probability", pa.float64()),
-        ("others", pa.list_(OTHER_REASON)),  # every other failing filter among those measured
-    ]
+        ("key", pa.string(), "as in samples"),
+        ("modality", pa.string(), "as in samples"),
+        ("source", pa.string(), "as in samples"),
+        ("outcome", pa.string(), "kept, dropped, duplicate or failed"),
+        ("filter", pa.string(), "the deciding filter, duplicates, resample, or the stage that failed"),
+        ("reason", pa.string(), "name of the filter's rule that was violated"),
+        ("value", pa.float64(), "the deciding number"),
+        ("threshold", pa.float64(), "the limit it was compared with"),
+        ("duplicate_of", pa.string(), "key of the survivor, of duplicates"),
+        ("keep_probability", pa.float64(), "P(keep) of resampling, where it applies"),
+        ("others", pa.list_(OTHER_REASON), "every other filter that the sample fails, among those measured"),
+    ],
 )
 
-DUPLICATES = pa.schema(
+DUPLICATES = _declare(
+    "duplicates",
     [
-        ("key", pa.string()),
-        ("row", pa.uint64()),
-        ("survivor", pa.string()),  # key; the row's own where it survives
-        ("component", pa.uint64()),  # smallest row id of the group
-        ("similarity", pa.float64()),  # of the strongest edge: cosine, matched share, or estimated Jaccard
-        ("match", pa.string()),  # key at the other end of that edge
-        ("start_s", pa.float64()),  # matched span in this sample, videos only
-        ("end_s", pa.float64()),
-        ("match_start_s", pa.float64()),  # and in the other
-        ("match_end_s", pa.float64()),
-    ]
+        ("key", pa.string(), "as in samples; only members of a group are here"),
+        ("row", pa.uint64(), "unit << 32 | row in the unit"),
+        ("survivor", pa.string(), "key of the member that is kept, which may be this one"),
+        ("component", pa.uint64(), "smallest row of the group"),
+        (
+            "similarity",
+            pa.float64(),
+            "of the strongest link: cosine, matched share of frames, or estimated Jaccard similarity",
+        ),
+        ("match", pa.string(), "key at the other end of that link"),
+        ("start_s", pa.float64(), "matched span in this sample, seconds; videos only"),
+        ("end_s", pa.float64(), "its end"),
+        ("match_start_s", pa.float64(), "matched span in the other sample, seconds"),
+        ("match_end_s", pa.float64(), "its end"),
+    ],
 )
 
-MEMBERS = pa.schema(
+MEMBERS = _declare(
+    "members",
     [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),  # of the first member's header block
-        ("size", pa.int64()),  # to the end of the last member's padding
-        ("members", pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))),
-        ("modality", pa.string()),
-        ("source", pa.string()),
-        ("licence", pa.string()),
-        ("kind", pa.string()),  # kind of text: caption, document, conversation kinds
-        ("language", pa.string()),
-        ("tokens", pa.int64()),  # of text and media, by the released loader's contract
-        ("text_tokens", pa.int64()),  # of the text alone
-        ("images", pa.int32()),  # 0 for videos and texts
-        ("seconds", pa.float64()),
-        ("bytes", pa.int64()),
-    ]
+        ("key", pa.string(), "as in samples"),
+        ("shard", pa.string(), "name of the tar, without suffix"),
+        ("offset", pa.int64(), "byte at which the sample's first member begins in the tar, header included"),
+        ("size", pa.int64(), "bytes to the end of its last member, padding included"),
+        (
+            "members",
+            pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])),
+            "name, offset and size of each member's content",
+        ),
+        ("modality", pa.string(), "as in samples"),
+        ("source", pa.string(), "as in samples"),
+        ("licence", pa.string(), "as in samples"),
+        ("kind", pa.string(), "kind of text: caption, document, or a kind of conversation"),
+        ("language", pa.string(), "label of the annotator language; empty where it was not measured"),
+        ("tokens", pa.int64(), "estimated tokens of the text, and tokens of the media in training"),
+        ("text_tokens", pa.int64(), "tokens of the text alone"),
+        ("images", pa.int32(), "number of images, 0 for videos and texts"),
+        ("seconds", pa.float64(), "duration of a video, else 0"),
+        ("bytes", pa.int64(), "bytes of all members"),
+    ],
 )
 
 #: The samples of a mixture, ordered by (vshard, position).
-MIXTURE = pa.schema(
+MIXTURE = _declare(
+    "mixture",
     [
-        ("key", pa.string()),
-        ("vshard", pa.int32()),
-        ("position", pa.int32()),  # within the virtual shard
-        ("group", pa.int32()),  # of mixture.json's groups
-        ("shard", pa.int32()),  # of mixture.json's shards
-        ("repeat", pa.int32()),  # 0: the first time that the sample appears in the mixture
-        ("offset", pa.int64()),  # of the sample in its shard's tar, as in members
-        ("size", pa.int64()),
-        ("tokens", pa.int64()),  # by the recipe's contract
-        ("seconds", pa.float64()),
-        ("bytes", pa.int64()),
-    ]
+        ("key", pa.string(), "as in samples"),
+        ("vshard", pa.int32(), "virtual shard, from 0; the table is sorted by it and by position"),
+        ("position", pa.int32(), "position within the virtual shard, from 0"),
+        ("group", pa.int32(), "index into mixture.json's groups: the group of the recipe that it was drawn for"),
+        ("shard", pa.int32(), "index into mixture.json's shards: the tar that contains it"),
+        ("repeat", pa.int32(), "0 for the first occurrence of the sample in the mixture, 1 for the second, and so on"),
+        ("offset", pa.int64(), "byte at which the sample begins in that tar, as in members"),
+        ("size", pa.int64(), "bytes there: one range contains the whole sample"),
+        ("tokens", pa.int64(), "tokens of text and media, by the recipe's contract with the loader"),
+        ("seconds", pa.float64(), "duration of a video, else 0"),
+        ("bytes", pa.int64(), "bytes of all members"),
+    ],
 )
 
 #: A turn, its evidence and its outcome; blind_rate: share of right answers without the video, 0..1.
@@ -136,23 +163,28 @@ ITEM = pa.struct(
     ]
 )
 
-DIALOGUES = pa.schema(
+DIALOGUES = _declare(
+    "dialogues",
     [
-        ("key", pa.string()),
-        ("kind", pa.string()),
-        ("outcome", pa.string()),  # accepted, rejected
-        ("reason", pa.string()),
-        ("turns", pa.list_(TURN)),
-        ("evidence", pa.list_(ITEM)),  # the generator's evidence sheet
-        ("generator", pa.string()),  # llm, rules
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("prompt", pa.string()),  # hash of the prompt file
-        ("schema", pa.string()),  # hash of the answer's JSON schema
-        ("candidates", pa.int32()),
-        ("tokens_in", pa.int64()),  # of all requests for this row, cached ones included
-        ("tokens_out", pa.int64()),
-    ]
+        ("key", pa.string(), "as in samples; kept videos, and images with text where configured"),
+        ("kind", pa.string(), "kind of dialogue"),
+        ("outcome", pa.string(), "accepted or rejected"),
+        ("reason", pa.string(), "reason why the whole dialogue was rejected"),
+        (
+            "turns",
+            pa.list_(TURN),
+            "question, answer, cited evidence, span in seconds, outcome, reason, share of right blind answers",
+        ),
+        ("evidence", pa.list_(ITEM), "the writer's evidence sheet: id, kind, span, text"),
+        ("generator", pa.string(), "llm or rules"),
+        ("model", pa.string(), "the model; empty for rules"),
+        ("revision", pa.string(), "revision of the model, as in the config"),
+        ("prompt", pa.string(), "hash of the prompt"),
+        ("schema", pa.string(), "hash of the answer's JSON schema"),
+        ("candidates", pa.int32(), "number of dialogues drawn, of which this is the best"),
+        ("tokens_in", pa.int64(), "prompt tokens of all requests for this row, cached ones too"),
+        ("tokens_out", pa.int64(), "completion tokens of these requests"),
+    ],
 )
 
 SCHEMAS = {

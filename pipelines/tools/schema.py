@@ -20,94 +20,6 @@ from pipelines.core.console import print_table
 from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
 
-#: Meaning of the columns; a test compares them with the tables.
-MEANING: Mapping[str, Mapping[str, str]] = {
-    "samples": {
-        "key": "26 characters [a-z2-7], a hash of source, location and content; the same in every table",
-        "modality": "video, image, multi_image or text",
-        "source": "name of the source in the config",
-        "container": "file of the sample, relative to the source",
-        "position": "position in that file: member name, row=N or id; empty for a file of its own",
-        "media": "the sample's media: file, byte range, span in seconds (end < 0: to the end), sha256 of the bytes",
-        "text": "raw caption or document; null: none",
-        "licence": "from the row, else from the source",
-        "origin": "origin of the source, as the config says",
-        "extra": "the rest of the row, as JSON",
-        "error": "reason of a failure at ingest; null: none",
-    },
-    "verdicts": {
-        "key": "as in samples",
-        "modality": "as in samples",
-        "source": "as in samples",
-        "outcome": "kept, dropped, duplicate or failed",
-        "filter": "the deciding filter, duplicates, resample, or the stage that failed",
-        "reason": "name of the filter's rule that was violated",
-        "value": "the deciding number",
-        "threshold": "the limit it was compared with",
-        "duplicate_of": "key of the survivor, of duplicates",
-        "keep_probability": "P(keep) of resampling, where it applies",
-        "others": "every other filter that the sample fails, among those measured",
-    },
-    "duplicates": {
-        "key": "as in samples; only members of a group are here",
-        "row": "unit << 32 | row in the unit",
-        "survivor": "key of the member that is kept, which may be this one",
-        "component": "smallest row of the group",
-        "similarity": "of the strongest link: cosine, matched share of frames, or estimated Jaccard similarity",
-        "match": "key at the other end of that link",
-        "start_s": "matched span in this sample, seconds; videos only",
-        "end_s": "its end",
-        "match_start_s": "matched span in the other sample, seconds",
-        "match_end_s": "its end",
-    },
-    "dialogues": {
-        "key": "as in samples; kept videos, and images with text where configured",
-        "kind": "kind of dialogue",
-        "outcome": "accepted or rejected",
-        "reason": "reason why the whole dialogue was rejected",
-        "turns": "question, answer, cited evidence, span in seconds, outcome, reason, share of right blind answers",
-        "evidence": "the writer's evidence sheet: id, kind, span, text",
-        "generator": "llm or rules",
-        "model": "the model; empty for rules",
-        "revision": "revision of the model, as in the config",
-        "prompt": "hash of the prompt",
-        "schema": "hash of the answer's JSON schema",
-        "candidates": "number of dialogues drawn, of which this is the best",
-        "tokens_in": "prompt tokens of all requests for this row, cached ones too",
-        "tokens_out": "completion tokens of these requests",
-    },
-    "members": {
-        "key": "as in samples",
-        "shard": "name of the tar, without suffix",
-        "offset": "byte at which the sample's first member begins in the tar, header included",
-        "size": "bytes to the end of its last member, padding included",
-        "members": "name, offset and size of each member's content",
-        "modality": "as in samples",
-        "source": "as in samples",
-        "licence": "as in samples",
-        "kind": "kind of text: caption, document, or a kind of conversation",
-        "language": "label of the annotator language; empty where it was not measured",
-        "tokens": "estimated tokens of the text, and tokens of the media in training",
-        "text_tokens": "tokens of the text alone",
-        "images": "number of images, 0 for videos and texts",
-        "seconds": "duration of a video, else 0",
-        "bytes": "bytes of all members",
-    },
-    "mixture": {
-        "key": "as in samples",
-        "vshard": "virtual shard, from 0; the table is sorted by it and by position",
-        "position": "position within the virtual shard, from 0",
-        "group": "index into mixture.json's groups: the group of the recipe that it was drawn for",
-        "shard": "index into mixture.json's shards: the tar that contains it",
-        "repeat": "0 for the first occurrence of the sample in the mixture, 1 for the second, and so on",
-        "offset": "byte at which the sample begins in that tar, as in members",
-        "size": "bytes there: one range contains the whole sample",
-        "tokens": "tokens of text and media, by the recipe's contract with the loader",
-        "seconds": "duration of a video, else 0",
-        "bytes": "bytes of all members",
-    },
-}
-
 NAMES = ("config", "signals", *tables.SCHEMAS)
 
 
@@ -129,7 +41,7 @@ def _schema(name: str) -> dict[str, Any]:
     if name == "signals":
         return {annotator: _annotator(annotator) for annotator in ANNOTATORS}
     columns = [
-        {"name": field.name, "type": str(field.type), "meaning": MEANING[name].get(field.name, "")}
+        {"name": field.name, "type": str(field.type), "meaning": tables.MEANINGS[name][field.name]}
         for field in tables.SCHEMAS[name]
     ]
     return {"version": tables.VERSION, "columns": columns}

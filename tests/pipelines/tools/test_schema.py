@@ -74,7 +74,7 @@ def test_every_column_has_its_type_and_a_meaning(name: str) -> None:
     assert [c["name"] for c in entry["columns"]] == tables.SCHEMAS[name].names
     assert [c["type"] for c in entry["columns"]] == [str(f.type) for f in tables.SCHEMAS[name]]
     assert all(c["meaning"] for c in entry["columns"])
-    assert set(schemas.MEANING[name]) == set(tables.SCHEMAS[name].names)
+    assert set(tables.MEANINGS[name]) == set(tables.SCHEMAS[name].names)
 
 
 def test_signals_name_every_annotator_with_version_and_columns() -> None:
