@@ -23,7 +23,7 @@ from pipelines.decide.decide import judge_units
 from pipelines.decide.duplicates import duplicates
 from pipelines.forecast import estimates
 from pipelines.forecast.estimates import Estimate
-from pipelines.forecast.forecast import Forecaster
+from pipelines.forecast.forecaster import Forecaster
 from pipelines.forecast.full_texts import read_full_texts
 from pipelines.forecast.item_sample import ItemSample
 from pipelines.forecast.sample_stats import collect_stats

@@ -17,7 +17,7 @@ from infra.hashing import canonical_json
 from pipelines import stages
 from pipelines.decide.duplicates.settings import Duplicates, ImageDuplicates
 from pipelines.forecast import estimates, plan
-from pipelines.forecast.forecast import Forecaster
+from pipelines.forecast.forecaster import Forecaster
 from pipelines.forecast.sample_stats import SampleStats
 from tests.pipelines.forecast.test_what_if import config
 
