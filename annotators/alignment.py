@@ -69,8 +69,8 @@ class AlignmentSettings(Strict):
 
     @field_validator("sha256")
     @classmethod
-    def _sha256(cls, value: str | None) -> str | None:
-        return None if value is None else models.check_sha256(value)
+    def _sha256(cls, sha256: str | None) -> str | None:
+        return None if sha256 is None else models.check_sha256(sha256)
 
     @model_validator(mode="after")
     def _whole(self) -> AlignmentSettings:
@@ -158,9 +158,9 @@ class _Script:
                 raise ConfigError(f"{self._settings.weights} has no method {method}")
         return model
 
-    def _embed(self, method: str, value: Any) -> NDArray[np.float64]:
+    def _embed(self, method: str, tensor: Any) -> NDArray[np.float64]:
         with models.import_torch().inference_mode():
-            vector = getattr(self._model(), method)(value.to(self._device))
+            vector = getattr(self._model(), method)(tensor.to(self._device))
         return models.unit_rows(vector.float().cpu().numpy())
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
@@ -183,8 +183,8 @@ def _middle(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         shape = (max(size, round(wide * scale)), max(size, round(high * scale)))
         picture = np.asarray(Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC))
         high, wide = picture.shape[:2]
-    top, left = (high - size) // 2, (wide - size) // 2
-    return picture[top : top + size, left : left + size]
+    top, margin = (high - size) // 2, (wide - size) // 2
+    return picture[top : top + size, margin : margin + size]
 
 
 class _PairScore(FrameAnnotator):
@@ -246,11 +246,11 @@ class VideoAlignment(_PairScore):
 
     def __init__(self, settings: AlignmentSettings | None = None) -> None:
         super().__init__(settings)
-        chosen = self.settings
-        if chosen.video_text is None:
-            self.pairing = _Pooled(chosen)
+        own = self.settings
+        if own.video_text is None:
+            self.pairing = _Pooled(own)
         else:
-            self.pairing = _Script(chosen.video_text, chosen.device, chosen.cache)
+            self.pairing = _Script(own.video_text, own.device, own.cache)
 
     @property
     def plan(self) -> FramePlan:

@@ -42,8 +42,8 @@ _BLANKS = re.compile(r"(?<=\S)[^\S\n]+")
 _SENTENCE = re.compile(r"(^|[.!?][\"'”’)]*\s+)(\W*)(\w)")
 _WORD = re.compile(r"[^\W_]+")
 _PLAIN = re.compile(r"[\n -%'-;=?-~]*")  # ASCII without controls, "&", "<" and ">": nothing to repair but its spaces
-_KNOWN = "NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA"
-_ACRONYMS = frozenset(_KNOWN.split())
+_ACRONYM_LIST = "NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA"
+_ACRONYMS = frozenset(_ACRONYM_LIST.split())
 
 
 class CleanSettings(Strict):
@@ -142,8 +142,8 @@ def _without_hidden(text: str) -> str:
         end = "-->" if opening[0] == "<!--" else f"</{opening[0][1:6].lower()}"
         if opening.start() < position or end in unclosed:
             continue
-        found = re.compile(end, re.I).search(text, opening.end())
-        close = text.find(">", found.start()) if found else -1
+        closing = re.compile(end, re.I).search(text, opening.end())
+        close = text.find(">", closing.start()) if closing else -1
         if close < 0:
             unclosed.add(end)
             continue

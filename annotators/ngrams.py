@@ -44,23 +44,23 @@ class _Places:
         self.size = 1 << bits
         self._shift = np.uint64(64 - bits)
         self._table = np.full(self.size, -1, dtype=np.int64)
-        place = self._first(numbers)
+        slots = self._first(numbers)
         while len(numbers):
-            free = self._table[place] < 0
-            self._table[place[free]] = numbers[free]
-            waits = self._table[place] != numbers
-            numbers, place = numbers[waits], (place[waits] + 1) & (self.size - 1)
+            free = self._table[slots] < 0
+            self._table[slots[free]] = numbers[free]
+            waits = self._table[slots] != numbers
+            numbers, slots = numbers[waits], (slots[waits] + 1) & (self.size - 1)
 
-    def find(self, wanted: Ints) -> Ints:
+    def find(self, numbers: Ints) -> Ints:
         """int64 (n,): the place of each number, -1 for those that are not in the set."""
-        place = self._first(wanted)
-        seen = self._table[place]
-        again = np.flatnonzero((seen != wanted) & (seen >= 0))
+        slots = self._first(numbers)
+        seen = self._table[slots]
+        again = np.flatnonzero((seen != numbers) & (seen >= 0))
         while len(again):
-            place[again] = (place[again] + 1) & (self.size - 1)
-            seen[again] = self._table[place[again]]
-            again = again[(seen[again] != wanted[again]) & (seen[again] >= 0)]
-        return np.where(seen == wanted, place, -1)
+            slots[again] = (slots[again] + 1) & (self.size - 1)
+            seen[again] = self._table[slots[again]]
+            again = again[(seen[again] != numbers[again]) & (seen[again] >= 0)]
+        return np.where(seen == numbers, slots, -1)
 
     def _first(self, numbers: Ints) -> Ints:
         # Fibonacci hashing: the high bits of a product with 2^64 / golden ratio.
@@ -90,8 +90,8 @@ class Matcher:
             depth = len(self._deeper) + 2
             pairs = nodes * self._words + tokens[starts[rows] + depth - 1]
             places = _Places(np.unique(pairs))
-            rows, nodes, found = _leaves(rows, places.find(pairs), lengths[rows] == depth, places.size)
-            self._deeper.append((places, found))
+            rows, nodes, leaves = _leaves(rows, places.find(pairs), lengths[rows] == depth, places.size)
+            self._deeper.append((places, leaves))
 
     def match(self, texts: pa.Array | pa.ChunkedArray) -> pa.ListArray:
         """list<int32> (n,): the distinct ids found in each text, ascending. A null text has none."""
@@ -104,7 +104,7 @@ class Matcher:
         at = np.flatnonzero(tokens > 0)
         nodes = tokens[at]
         entries = self._single[nodes]
-        found = [(at, entries)]
+        hits = [(at, entries)]
         for places, ends in self._deeper:
             at = at + 1
             word = tokens[at]
@@ -115,10 +115,10 @@ class Matcher:
             at, nodes = at[goes], nodes[goes]
             if not len(at):
                 break
-            found.append((at, ends[nodes]))
+            hits.append((at, ends[nodes]))
 
-        last = np.concatenate([at for at, _ in found])
-        entries = np.concatenate([entries for _, entries in found])
+        last = np.concatenate([at for at, _ in hits])
+        entries = np.concatenate([entries for _, entries in hits])
         hit = entries >= 0
         pairs = np.sort(text_of[last[hit]] * self.size + entries[hit])
         repeated = pairs[1:] == pairs[:-1]

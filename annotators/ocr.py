@@ -61,11 +61,11 @@ def weights(settings: OcrSettings) -> Mapping[str, Path]:
     if settings.engine == "paddle" and not all(named.values()):
         raise ConfigError("engine paddle needs det_model and rec_model: folders of inference models")
     bundled = Path(spec.origin).parent / "models"
-    found = {role: Path(path) if path else bundled / _BUNDLED[role] for role, path in named.items()}
-    for role, path in found.items():
+    paths = {role: Path(path) if path else bundled / _BUNDLED[role] for role, path in named.items()}
+    for role, path in paths.items():
         if not path.exists():
             raise ConfigError(f"{role}_model does not exist: {path}")
-    return found
+    return paths
 
 
 def weights_sha256(settings: OcrSettings) -> Mapping[str, str]:

@@ -81,14 +81,14 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySetti
     for asked in rounds:
         if seen and not any(_open(line, height * width, settings, scene) for line in lines):
             break
-        known = len(lines)
+        first_new = len(lines)
         for i in asked:
             seen[i] = next((k for k in seen.values() if scene is not None and scene.same(i, k)), i)
             if seen[i] == i:
                 lines += _find(pixels[i], i, engine, settings)
         if scene is not None:
             scene.write(lines)
-        _recognise(lines, known, pixels, scene, engine)
+        _recognise(lines, first_new, pixels, scene, engine)
         judge_lines(lines, scene, (height, width))
     if scene is not None and scene.moves():
         lines += _find_lasting(scene, lines, min(seen.values()), engine, settings)
@@ -184,13 +184,13 @@ def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: 
 
 
 def _recognise(
-    lines: Sequence[Line], known: int, pixels: NDArray[np.uint8], scene: Scene | None, engine: ocr.Engine
+    lines: Sequence[Line], first: int, pixels: NDArray[np.uint8], scene: Scene | None, engine: ocr.Engine
 ) -> None:
     """Follow all lines, read those from `known` on, but not again what stands where it was already read well."""
     for at, line in enumerate(lines):
         if scene is not None:
             line.motion = scene.follow(line)
-        if at < known:
+        if at < first:
             continue
         if scene is not None and line.motion is not None:
             for before in lines[:at]:
@@ -209,9 +209,9 @@ def _say(engine: ocr.Engine, picture: NDArray[np.uint8], line: Line) -> tuple[st
 def _is_text(line: Line, pixels: int, settings: OverlaySettings) -> bool:
     """What can be read is text; what cannot is when it stands in a moving scene and is shaped like a line. Boxes
     around much of the picture are mostly texture that reads as a few strokes, and must read well."""
-    said = {c for c in line.text.casefold() if c.isalnum()}
+    letters = {c for c in line.text.casefold() if c.isalnum()}
     if line.width * line.height > LARGE * pixels:
-        return line.score >= 0.9 and len(said) >= (4 if line.width * line.height > _FILLING * pixels else 2)
+        return line.score >= 0.9 and len(letters) >= (4 if line.width * line.height > _FILLING * pixels else 2)
     if line.score >= settings.min_read and sum(c.isalnum() for c in line.text) >= 2:
         return True
     return line.certain and line.width >= 1.5 * line.height
@@ -237,7 +237,7 @@ def clean(text: str) -> str:
 
 def transcript(lines: Sequence[Line]) -> str:
     """The texts frame by frame, from top to bottom and left to right, each once."""
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for frame in sorted({line.frame for line in lines}):
         here = sorted((line for line in lines if line.frame == frame), key=lambda line: (line.rect[1], line.rect[0]))
         rows: list[list[Line]] = []
@@ -248,8 +248,8 @@ def transcript(lines: Sequence[Line]) -> str:
             else:
                 rows.append([line])
         for line in (line for row in rows for line in sorted(row, key=lambda line: line.rect[0])):
-            said.setdefault("".join(c for c in line.text.casefold() if c.isalnum()), line.text)
-    return "\n".join(text for key, text in said.items() if key)
+            texts.setdefault("".join(c for c in line.text.casefold() if c.isalnum()), line.text)
+    return "\n".join(text for key, text in texts.items() if key)
 
 
 def covered(quads: Sequence[NDArray[np.float32]], height: int, width: int) -> float:

@@ -390,6 +390,6 @@ def _flashes(line: Line, lines: Sequence[Line], scene: Scene) -> bool:
     if not any(line.motion.calm[k] for k in near):
         return False
     return not any(
-        other.frame != line.frame and other.text and other.text == line.text and overlap(other.rect, line.rect) < 0.5
-        for other in lines
+        seen.frame != line.frame and seen.text and seen.text == line.text and overlap(seen.rect, line.rect) < 0.5
+        for seen in lines
     )

@@ -113,7 +113,7 @@ class Quality(Annotator):
 
         dup_lines, dup_line_chars = duplicate_shares(lines)
         dup_paragraphs, dup_paragraph_chars = duplicate_shares(pc.split_pattern(texts, "\n\n"))
-        known = words.LETTER | words.MARK | words.DIGIT | words.SPACE
+        ordinary = words.LETTER | words.MARK | words.DIGIT | words.SPACE
         values: dict[str, object] = {
             "words": word_count,
             "chars": np.diff(characters.ends),
@@ -122,7 +122,7 @@ class Quality(Annotator):
                 raw_characters.count(words.UPPER), raw_characters.count(words.UPPER | words.LOWER)
             ),
             "shouted_share": words.shouting(raw),
-            "symbol_ratio": words.ratio(np.diff(characters.ends) - characters.count(known), visible),
+            "symbol_ratio": words.ratio(np.diff(characters.ends) - characters.count(ordinary), visible),
             "digit_ratio": words.ratio(characters.count(words.DIGIT), visible),
             "mean_word_length": words.ratio(token_chars, token_count),
             "hash_ratio": words.ratio(words.count(texts, "#"), word_count),
@@ -160,8 +160,8 @@ def _tokens(texts: pa.Array, characters: words.Characters) -> pa.ListArray:
 
 def _stop_words(token: pa.Array, rows: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """int64 (n,): how many different stop words stand in each text."""
-    found = pc.index_in(pc.utf8_trim(token, ".,;:!?\"'()[]"), pa.array(STOP_WORDS))
-    index = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    stop_word = pc.index_in(pc.utf8_trim(token, ".,;:!?\"'()[]"), pa.array(STOP_WORDS))
+    index = pc.fill_null(stop_word, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     different = np.unique(rows[index >= 0] * len(STOP_WORDS) + index[index >= 0])
     return np.bincount(different // len(STOP_WORDS), minlength=size)
 

@@ -130,8 +130,8 @@ class ShotsObserver:
     def _compare(self, held: Sequence[tuple[float, Any]], before: Small, now: Small) -> bool:
         """Looks for a cut among the frames since the last look; whether there is one."""
         pictures = [before, *(self._small(frame) for _, frame in held[:-1]), now]
-        found = [difference(a, b) for a, b in itertools.pairwise(pictures)]
-        steps = [step for step, _ in found]
+        differences = [difference(a, b) for a, b in itertools.pairwise(pictures)]
+        steps = [step for step, _ in differences]
         at = int(np.argmax(steps))
         # A flash or a blended frame makes two, so those are left out of what the picture usually does.
         usual = float(np.median(sorted(steps)[:-2])) if len(steps) > 2 else 0.0
@@ -139,7 +139,7 @@ class ShotsObserver:
         moving = max(self._moving, default=0.0)
         lasting, _ = difference(pictures[at], now)
         least = max(self.CUT, self.PEAK * usual, self.AHEAD * moving)
-        if steps[at] < least or found[at][1] < self.LEVELS or lasting < self.CUT:
+        if steps[at] < least or differences[at][1] < self.LEVELS or lasting < self.CUT:
             return False
         time = held[at][0]
         if self._cuts and time - self._cuts[-1][0] <= self.FLASH_S and difference(self._cuts[-1][1], now)[0] < self.CUT:

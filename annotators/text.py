@@ -31,17 +31,17 @@ def strings(column: pa.ChunkedArray | pa.Array) -> list[str]:
     Arrow checks no UTF-8 when a column is built from buffers or files, so a hostile file may hold any bytes.
     """
     try:
-        return [value or "" for value in column.to_pylist()]
+        return [text or "" for text in column.to_pylist()]
     except UnicodeDecodeError:
         raw = pc.cast(column, pa.large_binary()).to_pylist()
-        return [(value or b"").decode("utf-8", "replace") for value in raw]
+        return [(text or b"").decode("utf-8", "replace") for text in raw]
 
 
-def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+def ratio(numerator: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """part / whole as float64 (n,), 0 where whole is 0."""
-    result = np.zeros(len(whole), dtype=np.float64)
-    np.divide(part, whole, out=result, where=np.asarray(whole) != 0)
-    return result
+    shares = np.zeros(len(whole), dtype=np.float64)
+    np.divide(numerator, whole, out=shares, where=np.asarray(whole) != 0)
+    return shares
 
 
 def count(texts: pa.Array, pattern: str) -> NDArray[np.int64]:

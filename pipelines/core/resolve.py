@@ -262,9 +262,9 @@ def _need_copy_thresholds(document: ConfigDocument, checked: CheckedConfig) -> N
             raise _no_threshold(document, ("duplicates", modality), "threshold")
 
 
-def _no_threshold(document: ConfigDocument, place: tuple[str, ...], key: str) -> ConfigError:
+def _no_threshold(document: ConfigDocument, keys: tuple[str, ...], key: str) -> ConfigError:
     return ConfigError(
-        f"{'.'.join(place)}: {key} is required: a threshold belongs to the model that it was calibrated for",
-        where=document.where(place),
+        f"{'.'.join(keys)}: {key} is required: a threshold belongs to the model that it was calibrated for",
+        where=document.where(keys),
         hint="give the number for the weights named under `measure:` (docs/models.md lists the published ones)",
     )
