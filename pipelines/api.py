@@ -1,4 +1,4 @@
-"""The Python interface: measure files, judge the measurements, run a config, open what runs and mixtures left.
+"""The Python interface: measure files, judge the measurements, run a config, open runs and mixtures.
 
 docs/python.md has an example of each function. Mistakes raise ConfigError, work that cannot be finished raises
 StageError (infra.errors); a file that cannot be measured is a row with an error.
@@ -37,13 +37,13 @@ from pipelines.ingest.sources.table import TableReader
 __all__ = ["Mixture", "Run", "judge", "measure", "open_mixture", "open_run", "run"]
 
 #: Settings by name, or names alone for the defaults.
-Parts = Mapping[str, Mapping[str, Any] | None] | Iterable[str]
+SettingsByName = Mapping[str, Mapping[str, Any] | None] | Iterable[str]
 
-#: Columns of `measure` that are no measurements.
+#: Columns of the table of `measure` that are not measurements.
 SAMPLE_COLUMNS = ("key", "modality", "source", "container", "position", "text", "error")
 
 
-def measure(paths: str | Iterable[str], annotators: Parts) -> pa.Table:
+def measure(paths: str | Iterable[str], annotators: SettingsByName) -> pa.Table:
     """Measure media files, with captions beside them, and tables of text.
 
     paths: files or folders, local or any fsspec URI; folders are searched to any depth. Captions are `.txt` or `.json`
@@ -69,10 +69,10 @@ def measure(paths: str | Iterable[str], annotators: Parts) -> pa.Table:
         return pa.concat_tables([_read_unit(work, unit.name) for unit in need_manifest(work.out, "samples").units])
 
 
-def judge(table: pa.Table, filters: Parts) -> pa.Table:
+def judge(table: pa.Table, filters: SettingsByName) -> pa.Table:
     """Judge measurements.
 
-    table: as `measure` returns it; columns that the filters read must be there.
+    table: as `measure` returns it; it must contain the columns that the filters read.
     filters: names, or names with settings, as under `filters:` in a config, in the order in which they are applied.
 
     Returns as many rows: key, modality, outcome ("kept", "dropped", "failed"), filter, reason, value, threshold (null
@@ -84,7 +84,7 @@ def judge(table: pa.Table, filters: Parts) -> pa.Table:
     modalities = sorted(set(table["modality"].to_pylist())) or ["text"]
     sources = [{"name": name, "path": ".", "modality": name, "captions": "optional"} for name in modalities]
     config = {"name": "judge", "store": "none", "out": "none", "sources": sources, "filters": own}
-    # An empty fingerprint for each annotator: nothing is measured, so no weights have to be there.
+    # An empty fingerprint for each annotator: nothing is measured, so no weights are needed.
     resolved = resolve(dataclasses.replace(_open(config), makers=dict.fromkeys(names, "")))
     for filter_ in resolved.filters:
         for column in filter_.columns():
@@ -117,7 +117,7 @@ def run(config: Mapping[str, Any], *, workers: int = 1, replace: bool = False, q
 def open_run(folder: str) -> Run:
     """Open a finished run: `read(stage, unit)` and `at(path)` find its tables and files.
 
-    Raises StageError where there is none.
+    Raises StageError if there is none.
     """
     return open_finished_run(folder)
 

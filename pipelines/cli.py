@@ -40,10 +40,10 @@ def _runner(name: str, workers: int, options: list[str] | None = None) -> Any:
     return Runner(name, workers, tuple(options or ()))
 
 
-def _print(value: Any) -> None:
+def _print_json(content: Any) -> None:
     from infra.hashing import canonical_json
 
-    sys.stdout.write(canonical_json(value).decode())
+    sys.stdout.write(canonical_json(content).decode())
     sys.stdout.flush()
 
 
@@ -74,10 +74,10 @@ def run_(
     run = stages.open_for_work(str(config), out=out, replace=replace, runner=_runner(runner, workers, beam), quiet=json)
     if explain:
         explanation = stages.explain_config(run)
-        _print(explanation) if json else summary.print_explained(explanation)
+        _print_json(explanation) if json else summary.print_explained(explanation)
         return
     stages.run_all(run)
-    _print(stages.summarize_run(run)) if json else summary.print_run(run)
+    _print_json(stages.summarize_run(run)) if json else summary.print_run(run)
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
@@ -86,8 +86,8 @@ def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
     from pipelines.core import summary
 
     run = stages.open_for_work(str(config), quiet=json, **options)
-    value = stages.summarize_stage(name, stages.run_stage(run, name))
-    _print(value) if json else summary.print_stage(value)
+    stage_summary = stages.summarize_stage(name, stages.run_stage(run, name))
+    _print_json(stage_summary) if json else summary.print_stage(stage_summary)
     return run
 
 
@@ -187,15 +187,15 @@ def mix(
     """Plan a mixture of finished runs at any ratio; writes a manifest and copies no media."""
     from pipelines.mix import mix, mix_options, mixture_summary
 
-    asked = mix_options.resolve_recipe(
+    mixture_recipe = mix_options.resolve_recipe(
         recipe, ratio, unit=unit, size=size, repeats=repeats, seed=seed, tokenizer=tokenizer
     )
     mixture = mix.run(
-        [*from_, *(more or ())], asked, out, replace=replace, materialize=materialize,
+        [*from_, *(more or ())], mixture_recipe, out, replace=replace, materialize=materialize,
         formats=mix_options.parse_formats(emit),
         runner=_runner(runner, workers, beam), quiet=json,
     )  # fmt: skip
-    _print(mixture_summary.build_summary(mixture)) if json else mixture_summary.print_mixture(mixture)
+    _print_json(mixture_summary.build_summary(mixture)) if json else mixture_summary.print_mixture(mixture)
 
 
 @app.command(rich_help_panel=MIXTURES)
@@ -205,7 +205,7 @@ def train(config: ConfigPath, out: Out = None, json: Json = False) -> None:
 
     summary = train.run(str(config), out=out, quiet=json)
     if summary:  # empty on every process but the first
-        _print(summary) if json else train.show(summary)
+        _print_json(summary) if json else train.show(summary)
 
 
 # -- inspect ----------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def plan(
     from pipelines.forecast import plan
 
     forecast = plan.run(str(config), share=share, workers=workers, quiet=json)
-    _print(forecast) if json else plan.show(forecast)
+    _print_json(forecast) if json else plan.show(forecast)
 
 
 @app.command("what-if", rich_help_panel=INSPECT)
@@ -237,7 +237,7 @@ def what_if(
     from pipelines.forecast import what_if
 
     answer = what_if.run(run, set_)
-    _print(answer) if json else what_if.show(answer)
+    _print_json(answer) if json else what_if.show(answer)
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -256,7 +256,7 @@ def audit(
     if html is not None:
         report.check_output(html)
     audits = audit.run(folder, deep=deep, quiet=json)
-    _print([entry.to_json() for entry in audits]) if json else audit.show(audits)
+    _print_json([entry.to_json() for entry in audits]) if json else audit.show(audits)
     if not all(entry.ok for entry in audits):
         if html is not None:
             sys.stderr.write("reelmill: no report was written, because the audit found problems\n")
@@ -275,7 +275,7 @@ def diff(
     from pipelines.diff import diff
 
     changes = diff.run(a, b)
-    _print(changes) if json else diff.show(changes)
+    _print_json(changes) if json else diff.show(changes)
     if not changes["same"]:
         raise typer.Exit(1)
 
@@ -295,7 +295,7 @@ def show(
     if what != "dialogues":
         raise typer.BadParameter(f"there is nothing called {what!r} to show; try dialogues")
     rows = show.run(run, count=count, kind=kind, rejected=rejected)
-    _print(rows) if json else show.show(rows, run)
+    _print_json(rows) if json else show.show(rows, run)
 
 
 # -- tools ------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def doctor(
     from pipelines.tools import doctor
 
     findings = doctor.run(None if config is None else str(config))
-    _print(findings) if json else doctor.show(findings)
+    _print_json(findings) if json else doctor.show(findings)
     if any(not finding["ok"] and finding["needed"] for finding in findings["findings"]):
         raise typer.Exit(1)
 
@@ -332,7 +332,7 @@ def schema(
     from pipelines.tools import schema
 
     schemas = schema.run(table)
-    _print(schemas) if json else schema.show(schemas)
+    _print_json(schemas) if json else schema.show(schemas)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -365,7 +365,7 @@ def vocab(
         texts, out, titles=titles, settings=settings, text_column=text_column,
         runner=_runner(runner, workers, beam), quiet=json,
     )  # fmt: skip
-    _print(summary) if json else vocab.show(summary)
+    _print_json(summary) if json else vocab.show(summary)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -391,7 +391,7 @@ def takedown(
 
     request = build_request(keys or (), sources or (), licences or (), url_lists or ())
     removed = takedown.run(folders, request, with_duplicates=with_duplicates, dry_run=dry_run, quiet=json)
-    _print(removed) if json else takedown.show(removed)
+    _print_json(removed) if json else takedown.show(removed)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -405,7 +405,7 @@ def demo(
     from pipelines.demo import demo
 
     report = demo.run(out, seed=seed, workers=workers, quiet=json)
-    _print(report) if json else demo.show(report, out)
+    _print_json(report) if json else demo.show(report, out)
 
 
 def main() -> None:

@@ -56,13 +56,13 @@ def open_for_work(
     run = dataclasses.replace(run, batch=batch)
     resolve(run)
     check_readers(run.config.sources, run.document)
-    held = run.at("run.json")
-    finished = storage.is_file(held) and read_manifest(run.at("members")) is not None
-    if finished and not replace and read_json(held).get("config_fingerprint") != fingerprint_config(run):
+    run_json = run.at("run.json")
+    finished = storage.is_file(run_json) and read_manifest(run.at("members")) is not None
+    if finished and not replace and read_json(run_json).get("config_fingerprint") != fingerprint_config(run):
         raise ConfigError(
             f"{run.out} contains a finished run of another config",
             where=run.document.where(("out",)),
-            hint="give --out NEW (nothing is measured again, the store serves it), or --replace "
+            hint="give --out NEW (nothing is measured again, the store has the measurements), or --replace "
             "(mixtures made from this run will no longer verify)",
         )
     return run

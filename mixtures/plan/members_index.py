@@ -138,7 +138,7 @@ def _check_version(file: pq.ParquetFile, uri: str) -> None:
             f"these members were written with tables of version {version}, not {tables.VERSION}",
             where=uri,
             hint="run `reelmill run` on its config with this version of Reelmill and a new --out: "
-            "nothing is measured again, the store serves it",
+            "nothing is measured again, the store has the measurements",
         )
 
 

@@ -105,6 +105,6 @@ def show(reports: list[AuditReport]) -> None:
             (f"{finding.file}\n{finding.key}".strip(), finding.field, str(finding.expected), str(finding.actual))
             for finding in report.findings[:MAX_PRINTED]
         ]
-        print_table(f"{report.total:,} mismatches", columns, rows, left=columns)
+        print_table(f"{report.total:,} mismatches", columns, rows, left_aligned=columns)
         if report.total > len(rows):
             print_text(f"and {report.total - len(rows):,} more; --json counts them by file and field")

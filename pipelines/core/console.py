@@ -1,4 +1,4 @@
-"""Text and tables on stdout for a person, printed as they are given: Rich's markup would eat square brackets."""
+"""Text and tables on stdout for a person, printed literally: Rich's markup would remove square brackets."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
-    left: Collection[str] | None = None,
+    left_aligned: Collection[str] | None = None,
 ) -> None:
     """Print a table: counts with thousands separators, None as an empty cell, everything else as text.
 
-    left: columns that are aligned to the left; by default the first one. The others are aligned to the right.
+    left_aligned: columns that are aligned to the left; by default the first. The others are aligned to the right.
     """
     table = Table(title=title, title_justify="left")
-    left = columns[:1] if left is None else left
+    left_aligned = columns[:1] if left_aligned is None else left_aligned
     for name in columns:
-        table.add_column(name, overflow="fold", justify="left" if name in left else "right")
+        table.add_column(name, overflow="fold", justify="left" if name in left_aligned else "right")
     for row in rows:
         table.add_row(*map(_format_cell, row))
     open_console().print(table)

@@ -90,20 +90,20 @@ def ordered(steps: Iterable[Step]) -> list[str]:
     return list(dict.fromkeys(name for step in steps for name in step.annotators))
 
 
-class _ById:
-    """Runs hold dicts and cannot be hashed; equal config text is equal resolution."""
+class _CacheKey:
+    """Key of the cache of `resolve`. Runs contain dicts and cannot be hashed; equal configs resolve to equal things."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         # Filters in their order, which canonical JSON would sort away and which is the cascade.
         measured_by = None if run.makers is None else dict(run.makers)
-        self.name = fingerprint([run.config.model_dump(mode="json"), list(run.config.filters), measured_by])
+        self.fingerprint = fingerprint([run.config.model_dump(mode="json"), list(run.config.filters), measured_by])
 
     def __hash__(self) -> int:
-        return hash(self.name)
+        return hash(self.fingerprint)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.name == self.name
+        return isinstance(other, _CacheKey) and other.fingerprint == self.fingerprint
 
 
 def resolve(run: Run) -> Resolved:
@@ -112,11 +112,11 @@ def resolve(run: Run) -> Resolved:
     Raises ConfigError with file and line. Loads no model and opens no medium; hashes weights and vocabularies, unless
     `run.makers` already says who measured ("" stands for an annotator that did not).
     """
-    return _resolve(_ById(run))
+    return _resolve(_CacheKey(run))
 
 
 @functools.lru_cache(maxsize=8)
-def _resolve(key: _ById) -> Resolved:
+def _resolve(key: _CacheKey) -> Resolved:
     run = key.run
     checked = check(run.document, run.config)
     annotators: dict[str, Annotator] = {}

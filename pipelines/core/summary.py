@@ -99,7 +99,7 @@ def print_explained(explained: Mapping[str, Any]) -> None:
         rows.append(("resample", resample["modalities"], resample))
     columns = ("filter", "asks", "settings")
     cells = [(name, ", ".join(asks), _format_settings(settings)) for name, asks, settings in rows]
-    print_table("The cascade", columns, cells, left=columns)
+    print_table("The cascade", columns, cells, left_aligned=columns)
 
 
 def _format_settings(settings: Any, prefix: str = "") -> str:

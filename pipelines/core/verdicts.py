@@ -127,15 +127,15 @@ def _to_nullable(values: NDArray[np.float64]) -> pa.Array:
 
 def tally(verdicts: pa.Table, ignored: Mapping[str, int]) -> dict[str, object]:
     """The ledger of some verdicts: per modality and in all; the sums reconcile or ValueError is raised."""
-    found: dict[str, dict[str, object]] = {}
+    ledger: dict[str, dict[str, object]] = {}
     modality = verdicts["modality"].to_pylist()
     names = [m for m in ("video", "image", "multi_image", "text") if m in set(modality) | set(ignored)]
     columns = [verdicts[c].to_pylist() for c in ("outcome", "filter")]
     rows = list(zip(modality, *columns, strict=True))
     for name in names:
-        found[name] = _count([row[1:] for row in rows if row[0] == name], ignored.get(name, 0))
-    found["all"] = _count([row[1:] for row in rows], sum(ignored.values()))
-    return dict(found)
+        ledger[name] = _count([row[1:] for row in rows if row[0] == name], ignored.get(name, 0))
+    ledger["all"] = _count([row[1:] for row in rows], sum(ignored.values()))
+    return dict(ledger)
 
 
 def _count(rows: Sequence[tuple[str, str]], ignored: int) -> dict[str, object]:
@@ -159,7 +159,7 @@ def _count(rows: Sequence[tuple[str, str]], ignored: int) -> dict[str, object]:
 
 
 def check_ledger(ledger: dict[str, object]) -> dict[str, object]:
-    """Raises ValueError when what went in is not what came out."""
+    """Return a ledger whose outcomes sum to its inputs; raises ValueError for any other."""
     dropped, failed = ledger["dropped"], ledger["failed"]
     assert isinstance(dropped, dict) and isinstance(failed, dict)
     out = int(str(ledger["kept"])) + int(str(ledger["duplicates"])) + sum(dropped.values()) + sum(failed.values())
@@ -168,22 +168,22 @@ def check_ledger(ledger: dict[str, object]) -> dict[str, object]:
     return ledger
 
 
-def add_ledgers(parts: Sequence[Mapping[str, dict[str, object]]]) -> dict[str, dict[str, object]]:
+def add_ledgers(ledgers: Sequence[Mapping[str, dict[str, object]]]) -> dict[str, dict[str, object]]:
     """The sum of ledgers, entry by entry."""
     total: dict[str, dict[str, object]] = {}
-    for part in parts:
-        for name, entry in part.items():
-            total[name] = _plus(total[name], entry) if name in total else dict(entry)
+    for ledger in ledgers:
+        for name, entry in ledger.items():
+            total[name] = _add_entries(total[name], entry) if name in total else dict(entry)
     return total
 
 
-def _plus(left: Mapping[str, object], right: Mapping[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key in {*left, *right}:
-        a, b = left.get(key, 0), right.get(key, 0)
+def _add_entries(first: Mapping[str, object], second: Mapping[str, object]) -> dict[str, object]:
+    total: dict[str, object] = {}
+    for key in {*first, *second}:
+        a, b = first.get(key, 0), second.get(key, 0)
         if isinstance(a, dict) or isinstance(b, dict):
             a, b = (x if isinstance(x, dict) else {} for x in (a, b))
-            found[key] = {k: a.get(k, 0) + b.get(k, 0) for k in sorted({*a, *b})}
+            total[key] = {k: a.get(k, 0) + b.get(k, 0) for k in sorted({*a, *b})}
         else:
-            found[key] = int(str(a)) + int(str(b))
-    return found
+            total[key] = int(str(a)) + int(str(b))
+    return total

@@ -50,7 +50,7 @@ def show_rows(
     """Print a table, unless it has no rows. aligned_left: columns aligned to the left besides the first."""
     rows = list(rows)
     if rows:
-        print_table(title, columns, rows, left=[columns[0], *aligned_left])
+        print_table(title, columns, rows, left_aligned=[columns[0], *aligned_left])
 
 
 def show_settings(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -88,7 +88,7 @@ def show(report: Mapping[str, Any]) -> None:
     findings = report["findings"]
     states = ("ok" if f["ok"] else "MISSING" if f["needed"] else "note" for f in findings)
     rows = [(state, f["name"], f["detail"]) for state, f in zip(states, findings, strict=True)]
-    print_table("Findings", ["", "checked", "found"], rows, left=["", "checked", "found"])
+    print_table("Findings", ["", "checked", "found"], rows, left_aligned=["", "checked", "found"])
     print_text(*(f"{f['name']}: {f['fix']}" for f in findings if not f["ok"] and f["fix"]))
     missing = sum(not f["ok"] and f["needed"] for f in findings)
     print_text(f"required and missing: {missing}" if missing else "nothing that is required is missing")

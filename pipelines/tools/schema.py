@@ -178,7 +178,7 @@ def show(schemas: Mapping[str, Any]) -> None:
         else:
             columns, title = ["column", "type", "meaning"], f"{name}, version {schema['version']}"
             rows = [(row["name"], _shorten(row["type"]), row["meaning"]) for row in schema["columns"]]
-        print_table(title, columns, rows, left=columns)
+        print_table(title, columns, rows, left_aligned=columns)
 
 
 def _shorten(type_: str) -> str:

@@ -104,7 +104,7 @@ def show(summary: Mapping[str, Any], log: Path, picture: Path) -> None:
             )
             for stage in summary["stages"]
         ),
-        left=["stage", "trains at", "loss", "curve"],
+        left_aligned=["stage", "trains at", "loss", "curve"],
     )
     names = ", ".join(f"{stage['stage']}.safetensors" for stage in summary["stages"])
     print_text(
