@@ -88,7 +88,7 @@ def test_errors_exit_with_their_own_code(
         (["run", str(tmp_path / "none.yaml")], 2, "no such config file"),
         (["init", "apolo"], 2, "did you mean 'apollo'?"),
         (["schema", "sample"], 2, "samples"),
-        (["vocab", str(tmp_path / "none.txt"), "--out", str(tmp_path / "v.json")], 2, "there is nothing at"),
+        (["vocab", str(tmp_path / "none.txt"), "--out", str(tmp_path / "v.json")], 2, "none.txt does not exist"),
         (["vocab", str(tmp_path), "--out", str(tmp_path / "v.json"), "--case", "upper"], 2, "lower or keep"),
     ):
         monkeypatch.setattr(sys, "argv", ["reelmill", *arguments])
