@@ -47,6 +47,6 @@ def rows(run: Run, stage: str) -> list[dict[str, Any]]:
     return list(pa.concat_tables(parts).to_pylist())
 
 
-def told(run: Run, name: str) -> Any:
+def read_json_of(run: Run, name: str) -> Any:
     """A JSON file of a run."""
     return json.loads(Path(run.at(name)).read_bytes())

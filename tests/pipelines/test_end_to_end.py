@@ -25,7 +25,7 @@ from pipelines import cli, stages
 from pipelines.core.run import Run
 from pipelines.stages import STAGES
 from tests import corpus
-from tests.tiny import Tiny, rows, told
+from tests.tiny import Tiny, read_json_of, rows
 
 #: What is not covered by checksums: what knows this machine, and what may be removed.
 NOT_COVERED = {"run.json", "checksums.json"}
@@ -51,7 +51,7 @@ def measured(counters: dict[str, int]) -> dict[str, int]:
 
 
 def test_checksums_name_every_file_and_are_right(cold: Run) -> None:
-    assert {name: hashlib.sha256(data).hexdigest() for name, data in files(cold).items()} == told(
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files(cold).items()} == read_json_of(
         cold, "checksums.json"
     )
 
@@ -59,7 +59,7 @@ def test_checksums_name_every_file_and_are_right(cold: Run) -> None:
 def test_each_medium_is_decoded_once_and_those_that_failed_on_text_or_header_never(cold: Run) -> None:
     outcomes = [(v["filter"], v["outcome"]) for v in rows(cold, "verdicts") if v["modality"] != "text"]
     before_pixels = Counter(o for o in outcomes if o[0] in ("ingest", "caption", "language", "quality", "measure"))
-    counters = told(cold, "work/signals.counters.json")
+    counters = read_json_of(cold, "work/signals.counters.json")
     assert before_pixels[("quality", "dropped")] == 2  # a clip and an image
     assert before_pixels[("measure", "failed")] == 3  # their headers do not open
     assert counters["decodes"] == len(outcomes) - sum(before_pixels.values()) == 21
@@ -70,7 +70,7 @@ def test_each_medium_is_decoded_once_and_those_that_failed_on_text_or_header_nev
 
 
 def test_every_input_is_accounted_for(cold: Run) -> None:
-    ledger = told(cold, "ledger.json")
+    ledger = read_json_of(cold, "ledger.json")
     for entry in ledger.values():
         out = entry["kept"] + entry["duplicates"] + sum(entry["dropped"].values()) + sum(entry["failed"].values())
         assert entry["inputs"] == out
@@ -134,7 +134,7 @@ def test_every_fault_has_its_fate_and_all_else_is_kept_but_for_the_lottery(cold:
         assert found.pop(place)[2].startswith(reason), place
     others = Counter(fate[:2] for fate in found.values())
     assert set(others) <= {("kept", None), ("dropped", "resample")}
-    assert others[("kept", None)] == told(cold, "ledger.json")["all"]["kept"] - 1  # one of the two copied texts
+    assert others[("kept", None)] == read_json_of(cold, "ledger.json")["all"]["kept"] - 1  # one of the two copied texts
 
 
 def test_odd_names_and_captions_are_kept_as_they_are_and_shown_clean(cold: Run) -> None:
@@ -255,7 +255,7 @@ def test_hugging_face_reads_the_shards(cold: Run, tmp_path: Path, monkeypatch: p
 
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(cold: Run, tiny: Tiny) -> None:
     again = tiny.run("again")
-    counters = told(again, "work/signals.counters.json")
+    counters = read_json_of(again, "work/signals.counters.json")
     assert counters["samples"] == 79
     assert measured(counters) == {} and counters["decodes"] == 0 and counters["probes"] == 0
     same_bytes(cold, again)
@@ -268,7 +268,7 @@ def test_a_loosened_threshold_measures_only_the_newly_admitted(cold: Run, tiny: 
     run = tiny.open("loose", filters=filters)
     STAGES["ingest"](run)
     STAGES["measure"](run)
-    counters = told(run, "work/signals.counters.json")
+    counters = read_json_of(run, "work/signals.counters.json")
     # A shouted image and a clip called "hm" come further; nothing else is looked at.
     assert counters["decodes"] == counters["probes"] == 2
     assert measured(counters) == {"facts_cells": 2, "fingerprint_cells": 2, "motion_cells": 1, "ngrams_cells": 2}
@@ -321,7 +321,7 @@ def test_two_workers_write_the_same_bytes_and_no_medium_passes_through_beam(
             assert len(data) == 0 or data[len(data) // 2 :][:24] not in held
         assert sample["text"] is None or sample["text"].encode() not in held
     two = tiny.run("two", store=tiny.folder / "store-two", workers=2, **changes)
-    assert told(two, "work/signals.counters.json")["decodes"] > 5
+    assert read_json_of(two, "work/signals.counters.json")["decodes"] > 5
     same_bytes(one, two)
 
 
@@ -363,7 +363,7 @@ def test_a_new_file_disturbs_one_unit_whose_cells_are_borrowed(tiny: Tiny, cold:
     changed = [name for name in mine if rows_of(cold, name) != rows_of(run, name)]
     assert len(mine) > 1 and len(changed) == 1
     STAGES["measure"](run)
-    counters = told(run, "work/signals.counters.json")
+    counters = read_json_of(run, "work/signals.counters.json")
     assert counters["decodes"] == counters["probes"] == 1
     names = ("clean", "language", "quality", "facts", "fingerprint", "ngrams")
     assert measured(counters) == {f"{name}_cells": 1 for name in names}

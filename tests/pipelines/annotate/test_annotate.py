@@ -25,7 +25,7 @@ from pipelines.tools import show
 from tests import corpus
 from tests.answers import answer_from_evidence
 from tests.fake_server import Running, running
-from tests.tiny import rows, told
+from tests.tiny import read_json_of, rows
 
 VIDEOS = 24
 SERVER = ("--answer", "tests.answers:answer_from_evidence")
@@ -112,7 +112,7 @@ def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[
         assert [turn["from"] for turn in record["conversations"]] == ["human", "gpt"] * len(turns)
         assert record["conversations"][0]["value"] == f"<image>\n{turns[0]['question']}"
         assert sum(turn["value"].count("<image>") for turn in record["conversations"]) == 1
-    assert "dialogues/_manifest.json" in told(run, "checksums.json")
+    assert "dialogues/_manifest.json" in read_json_of(run, "checksums.json")
 
 
 def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Run], server: Running) -> None:
@@ -139,7 +139,7 @@ def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Ru
     before = server.counts()["received"]
     stages.run_all(again)  # another place, two processes, everything from the cache
     assert server.counts()["received"] == before and covered(again) == covered(run)
-    assert told(again, "checksums.json") == told(run, "checksums.json")
+    assert read_json_of(again, "checksums.json") == read_json_of(run, "checksums.json")
 
 
 def test_turns_that_are_answered_without_the_video_are_rejected(make: Callable[..., Run]) -> None:

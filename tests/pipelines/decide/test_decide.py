@@ -13,7 +13,7 @@ from infra.hashing import draw_fractions
 from pipelines.core.run import Run
 from pipelines.stages import STAGES
 from tests import corpus
-from tests.tiny import rows, told
+from tests.tiny import read_json_of, rows
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_resampling_is_the_keyed_lottery_that_it_says(cold: Run) -> None:
         assert (verdict["outcome"] == "kept") == (draw < verdict["keep_probability"])
     others = [v for v in verdicts if v["modality"] != "image"]
     assert all(v["keep_probability"] is None for v in others)
-    facts = told(cold, "resample/image.json")
+    facts = read_json_of(cold, "resample/image.json")
     assert facts["t"] == 1 and facts["texts"] == len(pool)
 
 
@@ -60,7 +60,7 @@ def test_decide_again_changes_nothing_and_a_setting_changes_only_what_it_must(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     strict = {"quality": {"document": {"min_words": 10_000}}}
     decided(make_run(texts, filters=strict, units={"target_rows": 4}))
-    assert told(run, "ledger.json")["text"]["dropped"] == {"quality": 30}
+    assert read_json_of(run, "ledger.json")["text"]["dropped"] == {"quality": 30}
 
 
 def test_a_row_that_was_never_measured_stops_decide_with_a_hint(

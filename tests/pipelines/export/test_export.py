@@ -14,7 +14,7 @@ from pipelines import stages
 from pipelines.core.run import Run
 from pipelines.export import samples
 from tests import corpus
-from tests.tiny import rows, told
+from tests.tiny import read_json_of, rows
 
 
 def images(folder: Path, count: int = 4) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def test_a_medium_that_changed_after_ingest_stops_export_and_ingest_mends_it(
     assert caught.value.where.endswith("2.jpg") and "reelmill ingest" in caught.value.hint
     assert not list(Path(run.at("shards")).glob("*")) and not Path(run.at("members", "_manifest.json")).exists()
     stages.run_all(run)
-    assert told(run, "ledger.json")["all"]["kept"] == 4
+    assert read_json_of(run, "ledger.json")["all"]["kept"] == 4
 
 
 def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
@@ -66,7 +66,7 @@ def test_a_shard_that_is_lost_is_written_again_to_the_byte(tmp_path: Path, make_
     Path(run.at("shards", "image-000002.card.json")).unlink()
     stages.run_all(run)
     assert {path.name: path.read_bytes() for path in Path(run.at("shards")).iterdir()} == before
-    assert told(run, "work/export.counters.json")["shards_kept"] == 1
+    assert read_json_of(run, "work/export.counters.json")["shards_kept"] == 1
 
 
 def test_a_run_that_shrank_leaves_no_shard_of_its_past_in_the_checksums(
@@ -78,7 +78,7 @@ def test_a_run_that_shrank_leaves_no_shard_of_its_past_in_the_checksums(
         (tmp_path / "in" / f"{number}.jpg").unlink()
         (tmp_path / "in" / f"{number}.txt").unlink()
     stages.run_all(run)
-    covered = told(run, "checksums.json")
+    covered = read_json_of(run, "checksums.json")
     left_out = ("run.json", "checksums.json")
     files = [path for path in Path(run.out).rglob("*") if path.is_file() and path.name not in left_out]
     on_disk = {str(path.relative_to(run.out)) for path in files if "work" not in path.parts}
@@ -131,6 +131,6 @@ def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, 
 def test_a_run_that_keeps_nothing_is_a_result(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(images(tmp_path / "in", 2), filters={"facts": {"min_side": 5000}})
     stages.run_all(run)
-    ledger = told(run, "ledger.json")["all"]
+    ledger = read_json_of(run, "ledger.json")["all"]
     assert ledger["dropped"] == {"facts": 2} == ledger["unsharded"]["dropped"]
     assert not list(Path(run.at("shards")).glob("*.tar")) and stages.summarize_run(run)["shards"] == []

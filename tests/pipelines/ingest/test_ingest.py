@@ -11,7 +11,7 @@ from infra.errors import ConfigError
 from pipelines.core.run import Run
 from pipelines.ingest import ingest
 from tests import corpus
-from tests.tiny import rows, told
+from tests.tiny import read_json_of, rows
 
 
 def folder(root: Path, count: int = 12) -> list[dict[str, str]]:
@@ -45,13 +45,13 @@ def test_only_units_whose_files_changed_are_made_again(tmp_path: Path, make_run:
     run = make_run(folder(tmp_path), units={"target_rows": 2})
     count = len(ingest.run(run).units)
     before = rows(run, "samples")
-    assert told(run, "work/ingest.counters.json")["units_made"] == count
+    assert read_json_of(run, "work/ingest.counters.json")["units_made"] == count
     ingest.run(run)
-    assert told(run, "work/ingest.counters.json") == {"units_kept": count}
+    assert read_json_of(run, "work/ingest.counters.json") == {"units_kept": count}
     # The same bytes with another time stamp are read again and give the same samples; other bytes give another one.
     os.utime(tmp_path / "in" / "05.jpg", (1, 1))
     manifest = ingest.run(run)
-    assert told(run, "work/ingest.counters.json")["units_made"] == 1
+    assert read_json_of(run, "work/ingest.counters.json")["units_made"] == 1
     assert rows(run, "samples") == before
     (tmp_path / "in" / "05.jpg").write_bytes(b"another")
     assert ingest.run(run).fingerprint != manifest.fingerprint

@@ -15,7 +15,7 @@ from pipelines.decide.decide import judge_units
 from pipelines.measure import unit_measurer
 from pipelines.stages import STAGES
 from tests import corpus
-from tests.tiny import rows, told
+from tests.tiny import read_json_of, rows
 
 
 def images(folder: Path, numbers: list[int]) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def images(folder: Path, numbers: list[int]) -> list[dict[str, Any]]:
 def measured(run: Run) -> dict[str, int]:
     STAGES["ingest"](run)
     STAGES["measure"](run)
-    return dict(told(run, "work/signals.counters.json"))
+    return dict(read_json_of(run, "work/signals.counters.json"))
 
 
 def test_nan_from_a_model_is_a_failure_and_no_low_score(tmp_path: Path, make_run: Callable[..., Run]) -> None:

@@ -10,7 +10,7 @@ from pipelines.ingest import ingest
 from pipelines.measure.reuse_cells import copy_stored_cells
 from pipelines.stages import STAGES
 from tests import corpus
-from tests.tiny import told
+from tests.tiny import read_json_of
 
 
 def test_cells_are_found_wherever_they_were_measured(tmp_path: Path, make_run: Callable[..., Run]) -> None:
@@ -36,5 +36,5 @@ def test_cells_are_found_wherever_they_were_measured(tmp_path: Path, make_run: C
         cells = Cells(second.store, name, resolve(second).makers[name])
         assert len(cells.parts()) == 2 and {len(cells.read(u) or ()) for u, _ in cells.parts()} == {6, 3}
     STAGES["measure"](second)
-    counters = told(second, "work/signals.counters.json")
+    counters = read_json_of(second, "work/signals.counters.json")
     assert counters["clean_cells"] == counters["quality_cells"] == 3
