@@ -1,22 +1,21 @@
-"""What an audit costs beside one pass of hashlib.sha256 over the same files. Prints one JSON object as its last line.
+"""Time an audit against one pass of hashlib.sha256 over the same files. Prints one JSON object as its last line.
 
     python benchmarks/audit.py [--images 4000] [--texts 60000] [--rounds 5]
 
-Inputs, made by this script from seed 0 in a temporary folder, whole runs as `reelmill export` lays them out:
+The script makes two whole runs from seed 0 in a temporary folder, laid out as `reelmill export` does:
 - images: members of 100 to 140 kB of random bytes named .jpg (nothing is decoded), captions of ten words, JSON and txt;
   shards of 1,000 samples.
 - texts: documents of 40 to 400 words, log-uniform, JSON and txt; shards of 10,000 samples.
-In both a fifth of the inputs is dropped, units hold 20,000 rows, and samples, signals (two columns of scores),
-verdicts, members, cards, manifests, ledger and checksums are there.
+In both a fifth of the inputs is dropped and units have 20,000 rows. The runs contain samples, signals (two columns of
+scores), verdicts, members, cards, manifests, ledger and checksums.
 
-A: `audit.run` on the run, in this process. B: hashlib.sha256 over every file of the run, read in
-blocks of
-8 MiB, one after another. Both after a first pass that has brought the files into the page cache and imported all
-modules. A B in turn, --rounds times; the least of each counts, as the machine may be shared.
+A: `audit.run` on the run, in this process. B: hashlib.sha256 over every file of the run, sequentially in blocks of
+8 MiB. Both follow a first pass that brings the files into the page cache and imports all modules. A and B alternate,
+--rounds times; the minimum of each counts, because the machine may be shared.
 
 vs_hashlib: wall time of A over B, images; vs_hashlib_cpu: CPU time, all threads. text_us_per_sample: wall time of A
-less B, for each text sample, in microseconds (it may be negative: hashing runs in a thread of its own);
-text_us_per_sample_cpu: CPU time likewise. MB/s of both sides are there to see what they are ratios of.
+minus B per text sample, in microseconds (may be negative: hashing runs in a thread of its own);
+text_us_per_sample_cpu: the same in CPU time. MB/s of both sides are printed so that the ratios can be judged.
 """
 
 from __future__ import annotations
@@ -30,10 +29,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from string import ascii_lowercase
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -53,128 +54,145 @@ UNIT = 20_000
 DROPPED = 0.2
 
 
-def make(folder: Path, modality: str, count: int, shard_samples: int) -> None:
-    """A run of `count` kept samples; see the top of this file."""
-    rng = np.random.default_rng(0)
-    words = np.array(["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(5000)])
-    inputs = int(count / (1 - DROPPED))
-    kept = np.sort(rng.permutation(inputs)[:count])
-    is_kept = np.zeros(inputs, dtype=bool)
-    is_kept[kept] = True
-    samples: list[dict[str, Any]] = []
-    manifests: dict[str, list[Unit]] = {"samples": [], "signals": [], "verdicts": [], "members": []}
-    made_of = dict.fromkeys(("samples", "signals", "verdicts"), "0" * 32)
-    names: list[str] = []
-    low, unit_start = 0, 0
-    parts: list[tuple[str, list[Member], dict[str, Any]]] = []
-    covered: list[str] = []
+class Draft(NamedTuple):
+    """A kept sample on its way into a shard. columns: its row of the members table, without where it lies."""
 
-    def commit(stage: str, name: str, table: pa.Table) -> None:
-        path = folder / stage / f"{name}.parquet"
+    key: str
+    members: list[Member]
+    columns: dict[str, Any]
+
+
+class RunWriter:
+    """Writes a run of `count` kept samples; the docstring of the module says how it is made."""
+
+    def __init__(self, folder: Path, modality: str, count: int) -> None:
+        self.folder, self.modality = folder, modality
+        self.rng = np.random.default_rng(0)
+        self.words = np.array(["".join(self.rng.choice(list(ascii_lowercase), 6)) for _ in range(5000)])
+        self.inputs = int(count / (1 - DROPPED))
+        self.is_kept = np.zeros(self.inputs, dtype=bool)
+        self.is_kept[self.rng.permutation(self.inputs)[:count]] = True
+        self.manifests: dict[str, list[Unit]] = {"samples": [], "signals": [], "verdicts": [], "members": []}
+
+    def write(self, shard_samples: int) -> None:
+        for start, end, drafts in self._write_units(shard_samples):
+            self._write_shard(start, end, drafts)
+        self._write_ledger()
+        storage.write_bytes(str(self.folder / "samples" / "_ignored.json"), canonical_json({}))
+        for stage, units in self.manifests.items():
+            write_manifest(str(self.folder / stage), stage, "0" * 32, units)
+        paths = [entry.path for entry in storage.list_files(str(self.folder))]
+        checksums = {path: storage.sha256(str(self.folder / path)) for path in paths}
+        storage.write_bytes(str(self.folder / "checksums.json"), canonical_json(checksums))
+
+    def _write_units(self, shard_samples: int) -> list[tuple[int, int, list[Draft]]]:
+        """Draw all inputs and commit their units; returns (first input, end, drafts) of each shard."""
+        shards: list[tuple[int, int, list[Draft]]] = []
+        rows: list[dict[str, Any]] = []
+        drafts: list[Draft] = []
+        start = 0
+        for number in range(self.inputs):
+            row, picture = self._draw_sample(number)
+            rows.append(row)
+            if self.is_kept[number]:
+                drafts.append(build_draft(row, picture, self.modality))
+            is_last = number == self.inputs - 1
+            if len(rows) == UNIT or is_last:
+                self._commit_unit(rows, self.is_kept[number + 1 - len(rows) : number + 1])
+                rows = []
+            if len(drafts) == shard_samples or is_last:
+                shards.append((start, number + 1, drafts))
+                start, drafts = number + 1, []
+        return shards
+
+    def _draw_sample(self, number: int) -> tuple[dict[str, Any], bytes]:
+        """Input `number` as a row of samples, and the bytes of its image (empty for a text or a dropped image)."""
+        is_image = self.modality == "image"
+        length = 10 if is_image else int(np.exp(self.rng.uniform(np.log(40), np.log(400))))
+        text = " ".join(self.words[self.rng.integers(0, len(self.words), length)].tolist())
+        picture = b""
+        if is_image and self.is_kept[number]:
+            picture = self.rng.bytes(int(self.rng.integers(100_000, 140_000)))
+        sha256 = hashlib.sha256(picture).hexdigest() if is_image else ""
+        medium = {"uri": "a", "offset": 0, "length": len(picture), "start_s": 0.0, "end_s": -1.0, "sha256": sha256}
+        return {
+            "key": sample_key("made", "a.parquet", f"row={number}", sha256, text), "modality": self.modality,
+            "source": "made", "container": "a.parquet", "position": f"row={number}", "text": text,
+            "media": [medium] if is_image else [],
+            "licence": "CC0-1.0", "origin": "made", "extra": "{}", "error": None,
+        }, picture  # fmt: skip
+
+    def _commit_unit(self, rows: list[dict[str, Any]], is_kept: NDArray[np.bool_]) -> None:
+        name = f"u{len(self.manifests['samples']):06d}"
+        self._commit("samples", name, pa.Table.from_pylist(rows, schema=tables.SAMPLES))
+        keys = [row["key"] for row in rows]
+        scores = np.round(self.rng.random(len(rows)), 6)
+        self._commit(
+            "signals", name, pa.table({"key": keys, "quality.words": scores * 100, "language.english": scores})
+        )
+        verdicts = [{"key": key, "modality": self.modality, "source": "made", "outcome": "kept" if kept else "dropped",
+                     "filter": None if kept else "quality", "reason": None if kept else "short"}
+                    for key, kept in zip(keys, is_kept, strict=True)]  # fmt: skip
+        self._commit("verdicts", name, pa.Table.from_pylist(verdicts, schema=tables.VERDICTS))
+
+    def _commit(self, stage: str, name: str, table: pa.Table) -> None:
+        path = self.folder / stage / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         tables.write(str(path), table)
-        manifests[stage].append(Unit(name, table.num_rows, storage.sha256(str(path))))
+        self.manifests[stage].append(Unit(name, table.num_rows, storage.sha256(str(path))))
 
-    def end_unit() -> None:
-        nonlocal samples, unit_start
-        name = f"u{len(manifests['samples']):06d}"
-        commit("samples", name, pa.Table.from_pylist(samples, schema=tables.SAMPLES))
-        mine = is_kept[unit_start : unit_start + len(samples)]
-        keys = [row["key"] for row in samples]
-        scores = np.round(rng.random(len(samples)), 6)
-        commit("signals", name, pa.table({"key": keys, "quality.words": scores * 100, "language.english": scores}))
-        rows = [{"key": k, "modality": modality, "source": "made", "outcome": "kept" if good else "dropped",
-                 "filter": None if good else "quality", "reason": None if good else "short"}
-                for k, good in zip(keys, mine, strict=True)]  # fmt: skip
-        commit("verdicts", name, pa.Table.from_pylist(rows, schema=tables.VERDICTS))
-        unit_start += len(samples)
-        samples = []
-
-    pending: list[tuple[int, list[Any]]] = []
-
-    def end_shard(high: int) -> None:
-        nonlocal parts, low
-        pending.append((low, [high, parts]))
-        low, parts = high, []
-        if unit_start >= high:
-            flush()
-
-    def flush() -> None:
-        while pending:
-            start, (end, made) = pending.pop(0)
-            write_shard(start, end, made)
-
-    def write_shard(start: int, end: int, made: list[tuple[str, list[Member], dict[str, Any]]]) -> None:
-        name = f"{modality}-{len(names):06d}"
-        made.sort(key=lambda one: one[0])
-        path = folder / "shards" / f"{name}.tar"
+    def _write_shard(self, start: int, end: int, drafts: list[Draft]) -> None:
+        """Write tar, members and card of the kept samples among the inputs from `start` up to `end`."""
+        name = f"{self.modality}-{len(self.manifests['members']):06d}"
+        drafts.sort(key=lambda draft: draft.key)
+        path = self.folder / "shards" / f"{name}.tar"
         path.parent.mkdir(exist_ok=True)
-        digest, written = write_tar(path, ((key, parts_) for key, parts_, _ in made))
-        rows = [{**columns, "key": w.key, "shard": name, "offset": w.offset, "size": w.size,
-                 "members": [{"name": n, "offset": o, "size": s} for n, o, s in w.members]}
-                for w, (_, _, columns) in zip(written, made, strict=True)]  # fmt: skip
+        digest, written = write_tar(path, ((draft.key, draft.members) for draft in drafts))
+        rows = [{**draft.columns, "key": sample.key, "shard": name, "offset": sample.offset, "size": sample.size,
+                 "members": [{"name": n, "offset": o, "size": s} for n, o, s in sample.members]}
+                for sample, draft in zip(written, drafts, strict=True)]  # fmt: skip
         members = pa.Table.from_pylist(rows, schema=tables.MEMBERS)
-        commit("members", name, members)
-        spans, signals, verdicts = [], [], []
-        for number in range(start // UNIT, (end - 1) // UNIT + 1):
-            first, last = max(start - number * UNIT, 0), min(end - number * UNIT, UNIT) - 1
-            mine = is_kept[number * UNIT + first : number * UNIT + last + 1]
-            spans.append({"unit": f"u{number:06d}", "rows": [first, last], "kept": int(mine.sum())})
-            table = tables.read(str(folder / "signals" / f"u{number:06d}.parquet")).slice(first, last - first + 1)
-            signals.append(table.filter(pa.array(mine)).replace_schema_metadata(None))
-            table = tables.read(str(folder / "verdicts" / f"u{number:06d}.parquet")).slice(first, last - first + 1)
-            verdicts.append(table.replace_schema_metadata(None))
-        ledger: Any = tally(pa.concat_tables(verdicts), {})["all"]
+        self._commit("members", name, members)
+        spans, signals, verdicts = self._read_inputs(start, end)
+        ledger: Any = tally(verdicts, {})["all"]
         card = cards.build_card(
             name=name, tar={"sha256": digest, "bytes": path.stat().st_size},
-            series=Series(modality, ("jpg", "json", "txt") if modality == "image" else ("json", "txt")),
-            members=members, signals=pa.concat_tables(signals), score_columns=histogram_columns([]),
+            series=Series(self.modality, ("jpg", "json", "txt") if self.modality == "image" else ("json", "txt")),
+            members=members, signals=signals, score_columns=histogram_columns([]),
             ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]},
-            made_by={"name": "made", "seed": 0, "reelmill": "0", "tables": tables.VERSION, "manifests": made_of,
+            made_by={"name": "made", "seed": 0, "reelmill": "0", "tables": tables.VERSION,
+                     "manifests": dict.fromkeys(("samples", "signals", "verdicts"), "0" * 32),
                      "filters": [], "duplicates": {}, "resample": None, "models": {}, "dialogues": "none",
                      "lineage": spans},
         )  # fmt: skip
-        storage.write_bytes(str(folder / "shards" / f"{name}.card.json"), canonical_json(card))
-        names.append(name)
+        storage.write_bytes(str(self.folder / "shards" / f"{name}.card.json"), canonical_json(card))
 
-    for number in range(inputs):
-        length = int(np.exp(rng.uniform(np.log(40), np.log(400)))) if modality == "text" else 10
-        text = " ".join(words[rng.integers(0, len(words), length)].tolist())
-        data = rng.bytes(int(rng.integers(100_000, 140_000))) if modality == "image" and is_kept[number] else b""
-        sha256 = hashlib.sha256(data).hexdigest() if modality == "image" else ""
-        row: dict[str, Any] = {
-            "key": sample_key("made", "a.parquet", f"row={number}", sha256, text), "modality": modality,
-            "source": "made", "container": "a.parquet", "position": f"row={number}", "text": text,
-            "media": [{"uri": "a", "offset": 0, "length": len(data), "start_s": 0.0, "end_s": -1.0, "sha256": sha256}]
-            if modality == "image" else [],
-            "licence": "CC0-1.0", "origin": "made", "extra": "{}", "error": None,
-        }  # fmt: skip
-        samples.append(row)
-        if is_kept[number]:
-            parts.append(sample(row, data, text, modality))
-        if len(samples) == UNIT or number == inputs - 1:
-            end_unit()
-            if pending and unit_start >= pending[-1][1][0]:
-                flush()
-        if len(parts) == shard_samples and number != inputs - 1:
-            end_shard(number + 1)
-    end_shard(inputs)
-    flush()
-    verdicts_ = [tables.read(str(p)).replace_schema_metadata(None) for p in sorted((folder / "verdicts").glob("*"))]
-    whole: Any = tally(pa.concat_tables(verdicts_), {})
-    whole["all"]["unsharded"] = {"inputs": 0, "kept": 0, "duplicates": 0, "dropped": {}, "failed": {}}
-    storage.write_bytes(str(folder / "ledger.json"), canonical_json(whole))
-    storage.write_bytes(str(folder / "samples" / "_ignored.json"), canonical_json({}))
-    for stage, units in manifests.items():
-        write_manifest(str(folder / stage), stage, "0" * 32, units)
-    covered = [entry.path for entry in storage.list_files(str(folder))]
-    sums = {path: storage.sha256(str(folder / path)) for path in covered}
-    storage.write_bytes(str(folder / "checksums.json"), canonical_json(sums))
+    def _read_inputs(self, start: int, end: int) -> tuple[list[dict[str, Any]], pa.Table, pa.Table]:
+        """(spans of units, signals of the kept rows, verdicts of all rows) of the inputs from `start` up to `end`."""
+        spans, signals, verdicts = [], [], []
+        for number in range(start // UNIT, (end - 1) // UNIT + 1):
+            first, last = max(start - number * UNIT, 0), min(end - number * UNIT, UNIT) - 1
+            is_kept = self.is_kept[number * UNIT + first : number * UNIT + last + 1]
+            spans.append({"unit": f"u{number:06d}", "rows": [first, last], "kept": int(is_kept.sum())})
+            table = tables.read(str(self.folder / "signals" / f"u{number:06d}.parquet"))
+            rows = table.slice(first, last - first + 1).filter(pa.array(is_kept))
+            signals.append(rows.replace_schema_metadata(None))
+            table = tables.read(str(self.folder / "verdicts" / f"u{number:06d}.parquet"))
+            verdicts.append(table.slice(first, last - first + 1).replace_schema_metadata(None))
+        return spans, pa.concat_tables(signals), pa.concat_tables(verdicts)
+
+    def _write_ledger(self) -> None:
+        paths = sorted((self.folder / "verdicts").glob("*"))
+        verdicts = [tables.read(str(path)).replace_schema_metadata(None) for path in paths]
+        ledger: Any = tally(pa.concat_tables(verdicts), {})
+        ledger["all"]["unsharded"] = {"inputs": 0, "kept": 0, "duplicates": 0, "dropped": {}, "failed": {}}
+        storage.write_bytes(str(self.folder / "ledger.json"), canonical_json(ledger))
 
 
-def sample(row: dict[str, Any], picture: bytes, text: str, modality: str) -> tuple[str, list[Member], dict[str, Any]]:
-    """(key, parts, columns of members) as export makes them."""
+def build_draft(row: dict[str, Any], picture: bytes, modality: str) -> Draft:
+    """A kept row of samples with the members that export gives it. picture: bytes of an image."""
     images = int(modality == "image")
+    text = row["text"]
     turns, kind = build_conversation(modality, text, images)
     words = estimate_text_tokens("".join(turn["value"] for turn in turns))
     media = RELEASED.media_tokens(np.array([modality], object), np.array([0.0]), np.array([images]))
@@ -185,16 +203,16 @@ def sample(row: dict[str, Any], picture: bytes, text: str, modality: str) -> tup
         "position": row["position"], "sha256": [m["sha256"] for m in row["media"]] or [""], "width": 0, "height": 0,
         "duration": 0.0, "fps": 0.0, "n_frames": 0, "language": "", "ocr_text": "", "tokens": tokens,
     }  # fmt: skip
-    members_ = [Member("jpg", data=picture)] if images else []
-    members_ += [Member("json", data=canonical_json(record)), Member("txt", data=text.encode())]
-    size = sum(len(member.data or b"") for member in members_)
+    members = [Member("jpg", data=picture)] if images else []
+    members += [Member("json", data=canonical_json(record)), Member("txt", data=text.encode())]
+    size = sum(len(member.data or b"") for member in members)
     columns = {"modality": modality, "source": "made", "licence": row["licence"], "kind": kind, "language": "",
                "tokens": tokens, "text_tokens": words, "images": images, "seconds": 0.0, "bytes": size}  # fmt: skip
-    return row["key"], members_, columns
+    return Draft(row["key"], members, columns)
 
 
 def hash_files(folder: Path) -> int:
-    """One pass of hashlib over every file; the bytes that were hashed."""
+    """Hash every file once with hashlib; returns the number of bytes."""
     total = 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         state = hashlib.sha256()
@@ -212,21 +230,21 @@ def run_audit(folder: Path) -> None:
 
 
 def measure_times(work: Callable[[], object]) -> tuple[float, float]:
-    """(wall, CPU) seconds."""
+    """Run `work` and return its (wall, CPU) seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def compare(folder: Path, rounds: int) -> Iterator[tuple[float, float]]:
-    """Least (audit, plain) of wall time, then of CPU time."""
+    """Yield the minimum (audit, hashlib) of wall time, then of CPU time, in seconds."""
     run_audit(folder)
     hash_files(folder)
     times = [
         (measure_times(lambda: run_audit(folder)), measure_times(lambda: hash_files(folder))) for _ in range(rounds)
     ]
-    for which in (0, 1):
-        yield min(ours[which] for ours, _ in times), min(theirs[which] for _, theirs in times)
+    for clock in (0, 1):
+        yield min(audited[clock] for audited, _ in times), min(hashed[clock] for _, hashed in times)
 
 
 def main() -> None:
@@ -234,7 +252,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--texts", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep", help="make the runs here and keep them")
+    parser.add_argument("--keep", help="folder that keeps the runs for the next call")
     arguments = parser.parse_args()
     root = Path(arguments.keep or tempfile.mkdtemp(prefix="reelmill-audit-"))
     figures: dict[str, Any] = {"images": arguments.images, "texts": arguments.texts}
@@ -243,7 +261,7 @@ def main() -> None:
             folder = root / modality
             if not folder.exists():
                 print(f"making {count:,} samples of {modality}", file=sys.stderr)
-                make(folder, modality, count, shard)
+                RunWriter(folder, modality, count).write(shard)
             size = hash_files(folder)
             (wall, wall_plain), (cpu, cpu_plain) = compare(folder, arguments.rounds)
             if modality == "image":

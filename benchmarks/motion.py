@@ -1,22 +1,22 @@
-"""How cheap and how faithful the motion score is on H.264. Prints one JSON object as its last line.
+"""Measure the cost and the accuracy of the motion score on H.264. Prints one JSON object as its last line.
 
     python benchmarks/motion.py [--quick] [--clips DIR]        REELMILL_CORPUS=DIR adds the real clips
 
-Generated clips: 3 s of a photograph out of scikit-image's wheel (512 to 741 pixels wide, enlarged to the frame and
-mirrored beyond its edges), moved by sub-pixel warps and coded by x264 (medium, CRF 23, 3 B-frames with pyramid, its
-defaults), 320x240 to 1280x720, 24 to 60 fps. Known speeds, from 0.2 % to 120 % of the width a second: pans along
+Generated clips: 3 s of a photograph from scikit-image's wheel (512 to 741 pixels wide, enlarged to the frame and
+mirrored beyond its edges), moved by sub-pixel warps and encoded by x264 (medium, CRF 23, 3 B-frames with pyramid, its
+defaults), 320x240 to 1280x720, 24 to 60 fps. Known speeds, from 0.2 % to 120 % of the width per second: pans along
 either axis and the diagonal, zooms, turns, a patch of another photograph (5 to 20 % of the area) crossing a still
 background. Hard ones: perfectly still, still under sensor noise, under flicker, hand-held shake, every frame shown
 twice, a slow pan under noise, a fade out of black, a subject in flat colour before a plain wall.
 
-over_decode: CPU time with the observer over that of decoding alone, less 1; one decoder thread, all clips summed.
-speedup: CPU time of Farneback at full size on frames at 2 a second, with its own decode, over ours (generated clips);
-    speedup_320 the same with the frames shrunk to a long side of 320 pixels first.
-spearman: rank correlation with Farneback between adjacent frames, long side 320, in two places a second that move by
-    the golden ratio (regular places alias with repeated frames), over all generated clips; spearman_real: over all
-    H.264 clips of the corpus of a second or more. spearman_ceiling: two settings of Farneback against one another on
+over_decode: CPU time with the observer over that of decoding alone, minus 1; one decoder thread, sum over all clips.
+speedup: CPU time of Farneback at full size on 2 frames per second, including its own decode, over Reelmill's
+    (generated clips); speedup_320: the same with the frames first shrunk to a long side of 320 pixels.
+spearman: rank correlation with Farneback between adjacent frames, long side 320, at two positions per second that move
+    by the golden ratio (regular positions alias with repeated frames), over all generated clips; spearman_real: over
+    all H.264 clips of the corpus of a second or more. spearman_ceiling: two settings of Farneback against each other on
     the latter (on the generated ones without a corpus); *_dis: the same against DIS. spearman_known: against the
-    speed that was asked for, generated clips of known speed.
+    requested speed, for generated clips of known speed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def warp(picture: Picture, matrix: Any, width: int, height: int) -> Picture:
 
 
 def clip(kind: str, speed: float, seed: int, width: int, height: int, rate: int, seconds: float) -> Iterator[Picture]:
-    """BGR frames. speed: share of the width a second (a pan's, a subject's), or of the size a second (a zoom's)."""
+    """Yield BGR frames. speed: share of the width per second (pan, subject) or of the size per second (zoom)."""
     chance = np.random.default_rng(seed)
     back, front = photo(PHOTOS[seed % 5], height), photo(PHOTOS[(seed + 2) % 5], height)
     for index in range(round(seconds * rate)):
@@ -121,7 +122,7 @@ def write(path: Path, frames: Iterator[Picture], width: int, height: int, rate: 
 
 
 def generate(folder: Path, quick: bool) -> list[tuple[Path, float | None]]:
-    """(file, known speed in diagonals a second or None)."""
+    """Write the clips that are missing; returns (file, known speed in diagonals per second or None) of all."""
     speeds = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2)
     specs = [(kind, speed) for kind in ("pan", "subject") for speed in speeds]
     specs += [(kind, speed) for kind in ("tilt", "diagonal", "zoom", "turn") for speed in speeds[1:9:2] + speeds[2:3]]
@@ -143,7 +144,7 @@ def generate(folder: Path, quick: bool) -> list[tuple[Path, float | None]]:
 
 
 def decode(path: Path, vectors: bool = False) -> Iterator[tuple[Any, Any]]:
-    """(stream, frame); damage in mid-stream ends it, as what was decoded until then can be scored."""
+    """Yield (stream, frame). Damage in mid-stream ends the frames: those decoded so far can be scored."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
@@ -190,7 +191,7 @@ FARNEBACK = ((0.5, 3, 15, 3, 5, 1.2, 0), (0.5, 4, 21, 3, 7, 1.5, 0))
 
 
 def farneback(path: Path, header: dict[str, Any], long_side: int) -> float:
-    """CPU seconds of flow between frames at 2 a second, with its own decode."""
+    """CPU seconds of flow between frames at 2 per second, including the decode."""
     start, gray, before, next_frame = time.process_time(), Gray8(), None, 0.0
     for index, (_, frame) in enumerate(decode(path)):
         if index >= next_frame:
@@ -203,7 +204,7 @@ def farneback(path: Path, header: dict[str, Any], long_side: int) -> float:
 
 
 def reference(path: Path, header: dict[str, Any]) -> tuple[float, float, float]:
-    """Diagonals a second by two settings of Farneback and by DIS."""
+    """Motion in diagonals per second by two settings of Farneback and by DIS."""
     gray, before, pair, speeds = Gray8(), None, 0, []
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     for index, (_, frame) in enumerate(decode(path)):
@@ -226,83 +227,110 @@ def rank(a: list[float], b: list[float]) -> float:
     return round(float(spearmanr(a, b).statistic), 4)
 
 
+@dataclass
+class Costs:
+    """CPU seconds summed over clips; the last three over generated clips only. ratios: observer over decode, less 1."""
+
+    decode: float = 0.0
+    observed: float = 0.0
+    observed_generated: float = 0.0
+    flow: float = 0.0
+    flow_small: float = 0.0
+    ratios: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Score:
+    """score: Reelmill's, -1 where it has none. flows: diagonals per second as `reference` measures them."""
+
+    path: Path
+    score: float
+    flows: tuple[float, float, float]
+
+
+def measure_clip(path: Path, costs: Costs, is_generated: bool) -> Score | None:
+    """Add the clip to `costs`; returns its score, or None if it is too short to have one or cannot be measured."""
+    try:
+        header = facts(path)
+    except av.FFmpegError as error:
+        print(f"{path.name}: not opened: {error}")
+        return None
+    if header["codec"] != "h264" or not header["frames"]:
+        return None
+    # A B B A: other load on the machine falls on both sides alike. Very long clips run once.
+    decode_times = [decode_only(path)[0]]
+    observed = [observe_motion(path, header)]
+    if header["frames"] < 2000:
+        observed.append(observe_motion(path, header))
+        decode_times.append(decode_only(path)[0])
+    cost, decode_time = min(seconds for seconds, _ in observed), min(decode_times)
+    costs.decode, costs.observed = costs.decode + decode_time, costs.observed + cost
+    costs.ratios.append(cost / decode_time - 1)
+    if is_generated:
+        costs.observed_generated += cost
+        costs.flow += farneback(path, header, 10**6)
+        costs.flow_small += farneback(path, header, 320)
+    if header["frames"] < header["fps"] or header["frames"] <= 1:
+        return None
+    score, flows = observed[0][1].get("score", -1.0), reference(path, header)
+    print(f"{score:.6f} flow {flows[0]:.6f} {flows[1]:.6f} {flows[2]:.6f} {costs.ratios[-1]:6.3f} {path.name}")
+    return Score(path, score, flows)
+
+
+def correlate(generated: list[Score], corpus: list[Score], speeds: dict[Path, float | None]) -> dict[str, Any]:
+    """Rank correlations; `speeds` are the known speeds of the generated clips."""
+    scores = [row.score for row in generated]
+    first, second, dis = map(list, zip(*(row.flows for row in generated), strict=True))
+    panned = [(row.score, speed) for row in generated if (speed := speeds[row.path]) is not None]
+    ranks = {
+        "spearman": rank(scores, first),
+        "spearman_dis": rank(scores, dis),
+        "spearman_known": rank(*map(list, zip(*panned, strict=True))),
+        "spearman_ceiling": rank(first, second),
+    }
+    if not corpus:
+        return ranks | {"spearman_real": None}
+    scores = [row.score for row in corpus]
+    first, second, dis = map(list, zip(*(row.flows for row in corpus), strict=True))
+    return ranks | {
+        "real_clips": len(corpus),
+        "spearman_real": rank(scores, first),
+        "spearman_real_dis": rank(scores, dis),
+        "spearman_ceiling": rank(first, second),
+        "spearman_ceiling_dis": rank(first, dis),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a quarter of the clips; corpus: 1 in 6")
     parser.add_argument("--clips", type=Path, help="folder that keeps the generated clips for the next run")
-    asked = parser.parse_args()
-    quick = asked.quick
+    arguments = parser.parse_args()
+    quick = arguments.quick
     cv2.setNumThreads(1)
-    out: dict[str, Any] = {"quick": quick}
+    costs = Costs()
     with tempfile.TemporaryDirectory() as folder:
-        clips = asked.clips or Path(folder)
+        clips = arguments.clips or Path(folder)
         clips.mkdir(parents=True, exist_ok=True)
-        made = generate(clips, quick)
-        groups = {"generated": [path for path, _ in made], "corpus": []}
-        root = os.environ.get("REELMILL_CORPUS")
-        if root:
-            groups["corpus"] = sorted(path for path in (Path(root) / "videos").iterdir())[:: 6 if quick else 1]
+        speeds = dict(generate(clips, quick))
+        corpus_paths: list[Path] = []
+        if root := os.environ.get("REELMILL_CORPUS"):
+            corpus_paths = sorted((Path(root) / "videos").iterdir())[:: 6 if quick else 1]
         else:
             print("corpus: skipped, REELMILL_CORPUS is not set")
-        base = ours = flow = flow_small = ours_made = 0.0
-        ratios, rows = [], {"generated": [], "corpus": []}
-        for group, paths in groups.items():
-            for path in paths:
-                try:
-                    header = facts(path)
-                except av.FFmpegError as error:
-                    print(f"{path.name}: not opened: {error}")
-                    continue
-                if header["codec"] != "h264" or not header["frames"]:
-                    continue
-                # A B B A: what else the machine does falls on both sides alike. Very long clips once.
-                floor = [decode_only(path)[0]]
-                timed = [observe_motion(path, header)]
-                if header["frames"] < 2000:
-                    timed.append(observe_motion(path, header))
-                    floor.append(decode_only(path)[0])
-                result = timed[0][1]
-                cost, least = min(second for second, _ in timed), min(floor)
-                base, ours = base + least, ours + cost
-                ratios.append(cost / least - 1)
-                if group == "generated":
-                    ours_made += cost
-                    flow += farneback(path, header, 10**6)
-                    flow_small += farneback(path, header, 320)
-                if header["frames"] >= header["fps"] and header["frames"] > 1:
-                    row = (path, result, reference(path, header))
-                    rows[group].append(row)
-                    score, truth = result.get("score", -1.0), row[2]
-                    print(
-                        f"{score:.6f} flow {truth[0]:.6f} {truth[1]:.6f} {truth[2]:.6f} {ratios[-1]:6.3f} {path.name}"
-                    )
-    scores = {group: [row[1].get("score", -1.0) for row in found] for group, found in rows.items()}
-    truths = {group: list(zip(*(row[2] for row in found), strict=True)) for group, found in rows.items()}
-    names = {path: known for path, known in made if known is not None}
-    known = [(row[1].get("score", -1.0), names[row[0]]) for row in rows["generated"] if row[0] in names]
-    out |= {
-        "clips": len(ratios),
-        "decode_s": round(base, 2),
-        "over_decode": round(ours / base - 1, 4),
-        "over_decode_10_50_90": [round(float(q), 3) for q in np.quantile(ratios, (0.1, 0.5, 0.9))],
-        "speedup": round(flow / ours_made, 2),
-        "speedup_320": round(flow_small / ours_made, 2),
-        "spearman": rank(scores["generated"], truths["generated"][0]),
-        "spearman_dis": rank(scores["generated"], truths["generated"][2]),
-        "spearman_known": rank(*map(list, zip(*known, strict=True))),
-        "spearman_ceiling": rank(truths["generated"][0], truths["generated"][1]),
+        generated = [score for path in speeds if (score := measure_clip(path, costs, is_generated=True))]
+        corpus = [score for path in corpus_paths if (score := measure_clip(path, costs, is_generated=False))]
+    figures = {
+        "quick": quick,
+        "clips": len(costs.ratios),
+        "decode_s": round(costs.decode, 2),
+        "over_decode": round(costs.observed / costs.decode - 1, 4),
+        "over_decode_10_50_90": [round(float(q), 3) for q in np.quantile(costs.ratios, (0.1, 0.5, 0.9))],
+        "speedup": round(costs.flow / costs.observed_generated, 2),
+        "speedup_320": round(costs.flow_small / costs.observed_generated, 2),
+        **correlate(generated, corpus, speeds),
     }
-    if rows["corpus"]:
-        out |= {
-            "real_clips": len(rows["corpus"]),
-            "spearman_real": rank(scores["corpus"], truths["corpus"][0]),
-            "spearman_real_dis": rank(scores["corpus"], truths["corpus"][2]),
-            "spearman_ceiling": rank(truths["corpus"][0], truths["corpus"][1]),
-            "spearman_ceiling_dis": rank(truths["corpus"][0], truths["corpus"][2]),
-        }
-    else:
-        out["spearman_real"] = None
-    print(json.dumps(out))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
