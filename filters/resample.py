@@ -1,13 +1,12 @@
-"""Resampling by n-gram frequency: texts whose n-grams are all common are thinned, all others stay.
+"""Resampling by n-gram frequency: texts whose n-grams are all common are thinned out, all others are kept.
 
-An n-gram that stands in f of the surviving texts is drawn with p = min(1, √(T/f)); a sample is kept when any of its
+An n-gram that occurs in f of the surviving texts is drawn with p = min(1, √(T/f)); a sample is kept when any of its
 n-grams is drawn, so P(keep) = 1 - Π(1 - p). That is Llama 3's rule (arXiv 2407.21783, section 7.1) in closed form; its
-"keep whatever holds an n-gram with f < T" is the case p = 1. The linear rule, p = min(1, T/f), is MetaCLIP's (arXiv
+"keep every sample with an n-gram of f < T" is the case p = 1. The linear rule, p = min(1, T/f), is MetaCLIP's (arXiv
 2309.16671). Llama 3 publishes neither T nor what f counts: here f counts texts, not occurrences, a repeated n-gram is
-drawn once, and both are as in MetaCLIP.
+drawn once, both as in MetaCLIP.
 
-Two passes: `count_frequencies` over everything that is about to be sampled, then `compute_keep_probability` and
-`draw_kept`.
+Two passes: `count_frequencies` over all texts that are to be sampled, then `compute_keep_probability` and `draw_kept`.
 """
 
 from __future__ import annotations
@@ -56,13 +55,17 @@ class ResampleSettings(Strict):
             raise ValueError("unmatched must be keep, drop, or a probability from 0 to 1")
         return self
 
+    def compute_threshold(self, counts: NDArray[np.int64]) -> float:
+        """T: `t` where it is set, else the one that `tail_share` of these document counts (int64 (m,)) leads to."""
+        return self.t if self.t is not None else find_tail_threshold(counts, self.tail_share)
+
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """In how many texts each n-gram stands.
+    """Document frequencies: the number of texts in which each n-gram occurs.
 
     ids: int32 (m,), ascending, only those that occur; counts: int64 (m,), each at least 1.
-    texts: how many were counted; unmatched: how many of them hold no vocabulary n-gram.
+    texts: number of texts counted; unmatched: number of these without any vocabulary n-gram.
     """
 
     ids: NDArray[np.int32]
@@ -88,36 +91,38 @@ class NgramCounts:
 
 
 def count_frequencies(ids: pa.Array | pa.ChunkedArray, size: int) -> NgramCounts:
-    """Document frequencies of a list<int32> column; `size` is the number of vocabulary entries.
+    """Count the document frequencies of a list<int32> column; `size` is the number of vocabulary entries.
 
-    Null lists are not counted; an id that is twice in one list counts once. Raises ValueError for an id outside
+    Null lists are not counted; an id that is repeated in a list counts once. Raises ValueError for an id outside
     [0, size).
     """
-    rows, values, known = _distinct(ids)
-    if len(values) and not 0 <= values.min() <= values.max() < size:
+    rows, ngrams, is_valid = _find_distinct(ids)
+    if len(ngrams) and not 0 <= ngrams.min() <= ngrams.max() < size:
         raise ValueError(f"n-gram id outside the vocabulary of {size} entries")
-    dense = np.bincount(values, minlength=1)
-    found = np.flatnonzero(dense)
+    dense = np.bincount(ngrams, minlength=1)
+    present = np.flatnonzero(dense)
     matched = np.count_nonzero(np.bincount(rows, minlength=1))
-    texts = int(np.count_nonzero(known))
-    return NgramCounts(found.astype(np.int32), dense[found].astype(np.int64), texts, texts - int(matched))
+    texts = int(np.count_nonzero(is_valid))
+    return NgramCounts(present.astype(np.int32), dense[present].astype(np.int64), texts, texts - int(matched))
 
 
-def merge_frequencies(parts: Iterable[NgramCounts]) -> NgramCounts:
-    """The frequencies of all parts together; order does not matter. Of no parts: none."""
-    tables = list(parts)
-    ids = np.concatenate([np.zeros(0, np.int32), *(part.ids for part in tables)])
-    counts = np.concatenate([np.zeros(0, np.int64), *(part.counts for part in tables)])
-    merged, place = np.unique(ids, return_inverse=True)
+def merge_frequencies(frequencies: Iterable[NgramCounts]) -> NgramCounts:
+    """Sum frequencies, in any order; of none, the frequencies of no texts."""
+    tables = list(frequencies)
+    ids = np.concatenate([np.zeros(0, np.int32), *(table.ids for table in tables)])
+    counts = np.concatenate([np.zeros(0, np.int64), *(table.counts for table in tables)])
+    merged, position = np.unique(ids, return_inverse=True)
     total = np.zeros(len(merged), dtype=np.int64)
-    np.add.at(total, place, counts)
-    return NgramCounts(merged, total, sum(part.texts for part in tables), sum(part.unmatched for part in tables))
+    np.add.at(total, position, counts)
+    return NgramCounts(merged, total, sum(table.texts for table in tables), sum(table.unmatched for table in tables))
 
 
 def find_tail_threshold(counts: NDArray[np.int64], share: float) -> float:
-    """The T whose tail makes up about `share` (0 to 1) of all matches: with counts ascending, the count at which the
-    running share comes nearest to it, the first of equals (MetaCLIP 2's p_to_t). Never 0, since only n-grams that occur
-    are looked at. 1.0 where nothing occurs."""
+    """Find the T whose tail makes up about `share` (0 to 1) of all matches (MetaCLIP 2's p_to_t).
+
+    With counts ascending, it is the count at which the running share is nearest to `share`, the first of equals. Only
+    n-grams that occur are counted, so T is never 0; it is 1.0 where none occurs.
+    """
     ascending = np.sort(counts[counts > 0])
     if not len(ascending):
         return 1.0
@@ -126,15 +131,14 @@ def find_tail_threshold(counts: NDArray[np.int64], share: float) -> float:
 
 
 def measure_tail_share(counts: NDArray[np.int64], t: float) -> float:
-    """The share (0 to 1) of all matches that belongs to n-grams with count < t (MetaCLIP 2's t_to_p). 0 where nothing
-    occurs."""
+    """Share (0 to 1) of all matches that belongs to n-grams with count < t (MetaCLIP 2's t_to_p); 0 without matches."""
     total = int(counts.sum())
     return float(counts[counts < t].sum()) / total if total else 0.0
 
 
 def compute_keep_probability(
     ids: pa.Array | pa.ChunkedArray,
-    table: NgramCounts,
+    frequencies: NgramCounts,
     t: float,
     rule: Rule = "sqrt",
     unmatched: Unmatched = "keep",
@@ -142,46 +146,47 @@ def compute_keep_probability(
     """float64 (n,) in [0, 1]: P(keep) of each list of n-gram ids; NaN where the list is null, which is a failed
     measurement and not a caption without n-grams.
 
-    An n-gram that `table` does not hold has count 0 and so p = 1. P never falls when `t` grows, and is exactly 1 as
-    soon as one n-gram has count <= t. Rounded to 12 decimals, which keeps order and keeps the last bits of a machine's
-    logarithm out of stored values.
+    An n-gram that is not in `frequencies` has count 0 and so p = 1. P never falls when `t` grows, and is exactly 1
+    where any n-gram has count <= t. P is rounded to 12 decimals: order is preserved, and stored numbers do not depend
+    on the last bits of a machine's logarithm.
     """
     if not t > 0:
         raise ValueError(f"t must be positive, got {t}")
-    rows, values, known = _distinct(ids)
-    ratio = np.minimum(1.0, t / table.counts)
+    rows, ngrams, is_valid = _find_distinct(ids)
+    ratio = np.minimum(1.0, t / frequencies.counts)
     p = np.sqrt(ratio) if rule == "sqrt" else ratio
-    last = max(int(table.ids.max(initial=-1)), int(values.max(initial=-1)))
+    last = max(int(frequencies.ids.max(initial=-1)), int(ngrams.max(initial=-1)))
     log_miss = np.full(last + 1, -np.inf)
     with np.errstate(divide="ignore"):
-        log_miss[table.ids] = np.log1p(-p)
+        log_miss[frequencies.ids] = np.log1p(-p)
     # bincount adds in order of the ids: a row's sum does not depend on the rows beside it.
-    total = np.bincount(rows, weights=log_miss[values], minlength=len(known))
-    matched = np.bincount(rows, minlength=len(known)) > 0
-    alone = {"keep": 1.0, "drop": 0.0}[unmatched] if isinstance(unmatched, str) else float(unmatched)
-    probability = np.where(matched, np.round(-np.expm1(total), 12), alone)
-    return np.where(known, probability, np.nan)
+    total = np.bincount(rows, weights=log_miss[ngrams], minlength=len(is_valid))
+    matched = np.bincount(rows, minlength=len(is_valid)) > 0
+    without_ngrams = {"keep": 1.0, "drop": 0.0}[unmatched] if isinstance(unmatched, str) else float(unmatched)
+    probability = np.where(matched, np.round(-np.expm1(total), 12), without_ngrams)
+    return np.where(is_valid, probability, np.nan)
 
 
 def draw_kept(
     keys: Sequence[str], probability: NDArray[np.float64], seed: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """(keep, draw), bool and float64 (n,): one draw in [0, 1) a sample, from (seed, key) and nothing else; kept where
-    draw < probability. So order and shards do not matter, and a larger probability keeps all that a smaller one kept.
-    A NaN probability never keeps; it is for the caller to book as failed."""
+    """(keep, draw), bool and float64 (n,): one draw in [0, 1) per sample; it is kept where draw < probability.
+
+    A draw depends on (seed, key) only: order and shards do not matter, and a larger probability keeps every sample that
+    a smaller one keeps. A sample whose probability is NaN is not kept; callers record it as failed.
+    """
     draw = draw_fractions(seed, keys, "resample")
     return draw < probability, draw
 
 
-def _distinct(ids: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+def _find_distinct(ids: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """(row, id) int64 pairs without repeats, ascending, and bool (n,): rows that are not null."""
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
-    known = ids.is_valid().to_numpy(zero_copy_only=False)
+    is_valid = ids.is_valid().to_numpy(zero_copy_only=False)
     lengths = ids.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     rows = np.repeat(np.arange(len(ids), dtype=np.int64), lengths)
-    values = ids.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    if len(values) and not np.all((np.diff(rows) > 0) | (np.diff(values) > 0)):
-        pairs = np.unique(np.stack([rows, values]), axis=1)
-        rows, values = pairs[0], pairs[1]
-    return rows, values, known
+    ngrams = ids.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    if len(ngrams) and not np.all((np.diff(rows) > 0) | (np.diff(ngrams) > 0)):
+        rows, ngrams = np.unique(np.stack([rows, ngrams]), axis=1)
+    return rows, ngrams, is_valid

@@ -1,10 +1,10 @@
 """Cells of vectors: k-means over a sample, and the cells in which each vector is searched.
 
-All pairs of n vectors cost n². So the space is cut into k ≈ √n cells by k-means over a sample. A vector belongs to its
-home cell, and is also searched in every cell whose centroid is nearly as close as its home's. The allowed difference
-(the `margin`) is measured: near-duplicates exactly at the threshold are made from rows of the sample, and the margin is
-the one that lets the required share of them meet. Clustered data then take hardly more than one cell for each vector,
-data spread evenly over the sphere as many as they need.
+Comparing all pairs of n vectors costs n². So k-means over a sample cuts the space into k ≈ √n cells. A vector belongs
+to its home cell, and is also searched in every cell whose centroid is nearly as close as its home's. The allowed
+difference (the `margin`) is measured: near-duplicates exactly at the threshold are generated from rows of the sample,
+and the margin is the smallest at which the required share of them meet in a cell. Clustered vectors then need hardly
+more than one cell each; vectors spread evenly over the sphere need more.
 
 Vectors are unit rows (float16 or float32, (n, d)); a norm off by more than 1 % raises ValueError. Row ids are uint64.
 The recipe (k-means pre-clustering, threshold on cosine, connected components) follows Llama 3 (arXiv:2407.21783) and
@@ -23,9 +23,9 @@ from infra.hashing import digest, mix64
 Ids = NDArray[np.uint64]
 Vectors = NDArray[Any]
 
-#: Up to here one cell has all vectors: the search is then exact and takes less time than training would.
+#: Up to this number of vectors there is one cell: the search is exact and takes less time than training would.
 ONE_CELL = 4096
-#: Rows in a block of `nearest_cells`; fixed, so that a row's result does not depend on the number of rows beside it.
+#: Rows per block of `nearest_cells`; fixed, so that a row's cells do not depend on the number of rows beside it.
 BLOCK = 1024
 
 
@@ -40,7 +40,7 @@ def sample_size(k: int) -> int:
 
 
 def draw_rows(ids: Ids, seed: int, purpose: str) -> Ids:
-    """uint64 (n,): one uniform draw for each row, a function of (seed, id, purpose)."""
+    """uint64 (n,): one uniform draw per row, a function of (seed, id, purpose)."""
     start = np.uint64(int.from_bytes(digest(str(seed).encode(), purpose.encode(), size=8), "little"))
     return mix64(mix64(ids ^ start) + start)
 
@@ -65,9 +65,9 @@ def train_cells(
 
 
 def split_sample(sample: Vectors) -> tuple[Vectors, Vectors]:
-    """(training rows, calibration rows): every sixteenth row is kept away from training.
+    """(training rows, calibration rows): every sixteenth row is excluded from training.
 
-    A centroid is drawn towards the very rows it was trained on, and pairs made from those would meet too easily.
+    Centroids are biased towards the rows they were trained on, so pairs generated from those would meet too easily.
     """
     calibrates = np.zeros(len(sample), dtype=bool)
     calibrates[::16] = True
@@ -114,9 +114,9 @@ def probe_margin(
 ) -> float:
     """The difference in cosine to the home cell up to which a vector must be searched in a further cell.
 
-    Makes `pairs` near-duplicates whose cosine is the threshold, each by turning one calibration row towards another (so
-    that their difference lies where the data vary), and takes the smallest margin at which the share `recall` of them
-    would meet in a cell. Pairs above the threshold meet more often. 0 for one cell or under two rows.
+    Generates `pairs` near-duplicates whose cosine is the threshold, each by rotating a calibration row towards another
+    (so that they differ in directions in which the sample varies), and returns the smallest margin at which the share
+    `recall` of them would meet in a cell. Pairs above the threshold meet more often. 0 for one cell or under two rows.
     """
     rows = to_unit_rows(calibration)
     if len(centroids) == 1 or len(rows) < 2:
@@ -146,7 +146,7 @@ def probe_margin(
 def nearest_cells(
     vectors: Vectors, centroids: NDArray[np.float32], probes: int = 4, *, margin: float = 0.0, most: int = 64
 ) -> NDArray[np.int32]:
-    """The cells in which each vector is searched, nearest first: its home, then its probes.
+    """Find the cells in which each vector is searched, nearest first: its home, then its probes.
 
     Always the nearest `probes`, further ones while their cosine is at most `margin` below the home's, `most` in all.
     Returns int32 (n, p), -1 where a row has fewer than p cells; p = min(most, k), or `probes` where margin is 0.

@@ -1,8 +1,8 @@
 """Connected components of duplicate edges: reduce edges to spanning forests, merge these, list their components.
 
 A group of a million copies has half a trillion edges and a forest of a million. So every block of edges is reduced to
-canonical stars (the smallest id of a component joined to each of its other members) before it is kept. The stars are a
-function of the components alone, not of the order of edges, blocks or merges.
+canonical stars (the smallest id of a component joined to each of its other members) before it is stored. The stars are
+a function of the components alone, not of the order of edges, blocks or merges.
 
 Pairs are two uint64 arrays (a, b), or bytes where a shuffle carries them (little-endian, 16 bytes for each pair).
 """
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Ids = NDArray[np.uint64]
 
-#: A forest takes in this many pairs before it is reduced again (16 MB): reductions cost a sort, so they are batched.
+#: Number of pairs that a forest collects before it is reduced again (16 MB): each reduction costs a sort.
 PENDING_PAIRS = 1 << 20
 
 
@@ -62,9 +62,9 @@ def unpack(block: bytes) -> tuple[Ids, Ids]:
 
 @dataclass
 class Forest:
-    """Stars of the pairs added so far, and blocks of pairs that wait to be reduced with them.
+    """Stars of the pairs added so far, and pending blocks of pairs.
 
-    Takes at most 16 bytes for every id that has a duplicate, plus PENDING_PAIRS pairs or as many again.
+    Uses at most 16 bytes per id that has a duplicate, plus PENDING_PAIRS pairs or as many again.
     """
 
     a: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
@@ -83,7 +83,7 @@ class Forest:
         return self
 
     def reduce(self) -> tuple[Ids, Ids]:
-        """The canonical stars of all pairs, as `build_forest` returns them."""
+        """Reduce all pairs to canonical stars, as `build_forest` returns them."""
         if self.pending:
             a = np.concatenate([self.a, *(block[0] for block in self.pending)])
             b = np.concatenate([self.b, *(block[1] for block in self.pending)])
@@ -93,7 +93,7 @@ class Forest:
 
 
 def merge_forests(forests: Iterable[Forest]) -> Forest:
-    """One forest of all pairs of `forests`, which do not change."""
+    """Merge forests into a new one; `forests` are not modified."""
     merged = Forest()
     for forest in forests:
         merged.add(forest.a, forest.b)
@@ -103,7 +103,7 @@ def merge_forests(forests: Iterable[Forest]) -> Forest:
 
 
 def list_members(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    """The members of every component of the edges (a, b), and their components.
+    """List the members of every component of the edges (a, b) with their components.
 
     Returns uint64 (m,) twice: ids, ascending, each once, and the smallest id of its component. Ids without an edge to
     another id are not listed.
@@ -130,7 +130,7 @@ def _root(ids: Ids, forest: tuple[Ids, Ids]) -> Ids:
 
 
 def count_sizes(roots: Ids) -> dict[int, int]:
-    """The number of components of each size, by size: {2: 310, 3: 12}. `roots` as `list_members` returns it."""
+    """Count the components of each size, by size: {2: 310, 3: 12}. `roots` as `list_members` returns it."""
     _, members = np.unique(roots, return_counts=True)
     sizes, counts = np.unique(members, return_counts=True)
     return {int(size): int(count) for size, count in zip(sizes, counts, strict=True)}

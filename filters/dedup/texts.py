@@ -1,9 +1,9 @@
 """Near-duplicate texts: MinHash signatures cut into bands, buckets of equal bands, pairs checked by whole signatures.
 
-Two texts whose shingle sets have the Jaccard similarity J agree in each place of their signatures with probability J,
-so they share at least one of b bands of r places with probability 1 - (1 - J^r)^b (Leskovec, Rajaraman, Ullman, Mining
-of Massive Datasets, 3.4). Texts that share a band are candidates; an edge is a pair whose signatures agree in at least
-the threshold's share of places. Groups are the components of these edges.
+Two texts whose shingle sets have the Jaccard similarity J agree at each position of their signatures with probability
+J, so they share at least one of b bands of r positions with probability 1 - (1 - J^r)^b (Leskovec, Rajaraman, Ullman,
+Mining of Massive Datasets, 3.4). Texts that share a band are candidates; an edge is a pair whose signatures agree at no
+less than the threshold's share of positions. Groups are the components of these edges.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from infra.hashing import digest, mix64
 
 Ids = NDArray[np.uint64]
 
-#: Pairs compared at once: 16 MB of signatures of 128 places.
+#: Pairs compared at once: 16 MB of signatures of 128 positions.
 BLOCK = 1 << 14
 
 
-def longest_band(threshold: float, places: int, recall: float = 0.99) -> int:
+def longest_band(threshold: float, length: int, recall: float = 0.99) -> int:
     """The longest band with which a pair exactly at the threshold becomes a candidate with probability `recall`.
 
-    Longer bands make fewer candidates. places: length of a signature. 1 where no band reaches `recall`.
+    Longer bands make fewer candidates. length: of a signature. Returns 1 where no band reaches `recall`.
     """
-    rows = [r for r in range(1, places + 1) if 1 - (1 - threshold**r) ** (places // r) >= recall]
+    rows = [r for r in range(1, length + 1) if 1 - (1 - threshold**r) ** (length // r) >= recall]
     return max(rows, default=1)
 
 
 def hash_bands(signatures: NDArray[Any], rows: int) -> Ids:
-    """uint64 (n, places // rows): a hash of each band and its number.
+    """uint64 (n, length // rows): a hash of each band and its number.
 
-    signatures: unsigned integers (n, places); rows: places in a band. Equal bands have equal hashes; unequal ones
-    collide once in 2^64 pairs, which costs one comparison. Places that fill no band are ignored.
+    signatures: unsigned integers (n, length); rows: positions per band. Equal bands have equal hashes; unequal ones
+    collide once in 2^64 pairs, which costs one comparison. Positions that fill no band are ignored.
     """
-    n, places = signatures.shape
-    count = places // rows
+    n, length = signatures.shape
+    count = length // rows
     bands = signatures[:, : count * rows].astype(np.uint64).reshape(n, count, rows)
     start = int.from_bytes(digest(b"text.bands", size=8), "little")
     numbers = np.uint64(start) + np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -49,11 +49,11 @@ def hash_bands(signatures: NDArray[Any], rows: int) -> Ids:
 
 
 def link_buckets(buckets: Ids, ids: Ids, signatures: NDArray[Any], threshold: float) -> tuple[Ids, Ids]:
-    """The components of all pairs that share a bucket and agree in enough places, as a forest.
+    """Link all pairs that share a bucket and agree at enough positions, as a forest.
 
     buckets: uint64 (m,), one bucket of a row; a row occurs once for each of its bands in this partition. ids: uint64
-    (m,). signatures: (m, places). threshold: share of agreeing places, in (0, 1].
-    The result equals that of comparing every pair in every bucket; a bucket of copies takes one pass.
+    (m,). signatures: (m, length). threshold: share of agreeing positions, in (0, 1].
+    Equal to comparing every pair in every bucket, but a bucket of copies takes one pass.
     """
     need = int(np.ceil(round(threshold * signatures.shape[1], 6)))
     order = np.lexsort((ids, buckets))
@@ -73,7 +73,7 @@ def link_buckets(buckets: Ids, ids: Ids, signatures: NDArray[Any], threshold: fl
 
 
 def _link_bucket(ids: Ids, signatures: NDArray[Any], need: int) -> tuple[Ids, Ids]:
-    """A forest of one bucket: each group grows from its first member, by members that have no group yet.
+    """Link one bucket: each group grows from its first member, by members that have no group yet.
 
     Every member of a group is compared with all rows without a group, so no pair that could join two groups is missed.
     """

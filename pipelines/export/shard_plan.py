@@ -1,4 +1,4 @@
-"""Plan shards: the series and weight of every row, and the shards that follow from the weights of all units.
+"""Plan shards: assign a series and a weight to every row, and cut shards from the weights of all units.
 
 RUN/work/export/UNIT.parquet has a unit's rows, RUN/work/export-layout.json the shards.
 """
@@ -24,7 +24,7 @@ from pipelines.core.sample_media import source_root
 from pipelines.core.signals import read_signals
 from pipelines.export.samples import build_captions, list_suffixes
 
-#: weight: what a row takes of a shard's capacity, 0 where it is not kept; caption: the text that it trains on.
+#: weight: share of a shard's capacity that a row uses, 0 where it is not kept; caption: the text to train on.
 PLAN = pa.schema(
     [
         ("series", pa.string()),
@@ -37,7 +37,7 @@ PLAN = pa.schema(
 
 
 def plan_unit(run: Run, stamp: str, unit: str) -> Mapping[str, int]:
-    """Task: for each row its series and how much of a shard it takes."""
+    """Task: assign each row of a unit its series and weight."""
     uri = run.work("export", f"{unit}.parquet")
     if tables.is_done(uri, stamp):
         return {}
@@ -61,12 +61,12 @@ def plan_unit(run: Run, stamp: str, unit: str) -> Mapping[str, int]:
 
 
 def _read_optional(signals: pa.Table, column: str) -> list[Any]:
-    """A column's values, null everywhere where it was not measured."""
+    """Values of a column; all None where it was not measured."""
     return list(signals[column].to_pylist()) if column in signals.schema.names else [None] * signals.num_rows
 
 
 def _media_bytes(run: Run, sample: Mapping[str, Any], measured: int | None) -> int:
-    """Bytes of a sample's media. measured: facts.bytes; whole files without it are looked up, where they are local."""
+    """Bytes of a sample's media. measured: facts.bytes; without it the sizes of whole local files are looked up."""
     media = sample["media"] or ()
     lengths = [medium["length"] for medium in media]
     if all(length >= 0 for length in lengths):
@@ -80,7 +80,7 @@ def _media_bytes(run: Run, sample: Mapping[str, Any], measured: int | None) -> i
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """All shards, and the weight before each unit's rows: series -> all weight; unit -> series -> weight before it."""
+    """Layout of all shards. totals: series -> total weight; starts: unit -> series -> weight of all units before it."""
 
     layout: shards.ShardLayout
     totals: Mapping[str, int]
@@ -95,11 +95,11 @@ class ExportPlan:
 
     @property
     def used_series(self) -> list[str]:
-        """Series that have shards."""
+        """Series with at least one shard."""
         return [series for series, stretches in self.layout.used.items() if stretches]
 
     def locate(self, shard: str) -> tuple[str, int]:
-        """(series, index within it) of a shard's name."""
+        """(series, index within the series) of a shard. Raises KeyError for an unknown name."""
         modality, _, number = shard.rpartition("-")
         for series, first in self.layout.first.items():
             index = int(number) - first
@@ -108,7 +108,7 @@ class ExportPlan:
         raise KeyError(shard)
 
     def list_units(self, series: str, index: int) -> list[str]:
-        """Units whose rows can be in a shard, by the weights before and after them."""
+        """Units that may have rows in a shard, by the weights before and after them."""
         capacity, used = self.layout.capacity, self.layout.used[series]
         low = used[index] * capacity if index else 0
         high = used[index + 1] * capacity if index + 1 < len(used) else None
@@ -122,15 +122,15 @@ class ExportPlan:
         ]
 
     def assign(self, unit: str, series: str, weight: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64 (n,): the index of the shard of each of a unit's n rows of a series, kept or not. weight: of these."""
+        """int64 (n,): shard index of each of a unit's n rows of a series, kept or not. weight: their weights."""
         before = self.starts[unit].get(series, 0) + np.cumsum(weight) - weight
         return shards.assign_shards(before, self.layout.capacity, self.layout.used[series])
 
 
 def plan_layout(run: Run, units: Sequence[str]) -> shards.ShardLayout:
-    """Sum the units' weights in order, and write and return the shards: stretches of weight in which a kept row begins.
+    """Sum the units' weights in order, and write and return the layout: a shard per span of weight with kept rows.
 
-    What is taken down after the plan was made keeps its weight there, so that no shard moves.
+    Samples that are taken down later keep their weight in the plan, so that no shard moves.
     """
     capacity = shards.compute_capacity(run.config.export.shard_bytes, run.config.export.shard_samples)
     totals: dict[str, int] = {}

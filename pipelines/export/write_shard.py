@@ -1,4 +1,4 @@
-"""Write one shard: its tar, its part of the members index, and its card."""
+"""Write one shard: its tar, its table of the members index, and its card."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from pipelines.export.shard_plan import ExportPlan
 
 @dataclass
 class CardInputs:
-    """What a shard's card is computed from beside its members: the rows of each unit in the shard's range.
+    """Rows of each unit in the shard's range, from which its card is computed (with the shard's members).
 
-    signals, dialogues: of kept rows; verdicts: of all rows; lineage: unit, its first and last row, kept rows.
+    signals, dialogues: of kept rows; verdicts: of all rows; lineage: unit, its first and last row, number kept.
     """
 
     signals: list[pa.Table] = field(default_factory=list)
@@ -50,7 +50,7 @@ class CardInputs:
 
 
 def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
-    """Task: one shard, its card last."""
+    """Task: write one shard, its card last."""
     members_uri, card_uri = run.at("members", f"{name}.parquet"), run.at("shards", f"{name}.card.json")
     tar_uri = run.at("shards", f"{name}.tar")
     plan = ExportPlan.read(run)
@@ -72,7 +72,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
 
 
 def _read_rows(run: Run, plan: ExportPlan, series: str, index: int) -> tuple[list[ExportRow], CardInputs]:
-    """The rows that a shard exports, and what its card is computed from."""
+    """Read the rows that a shard exports, and the inputs of its card."""
     rows: list[ExportRow] = []
     inputs = CardInputs()
     for unit in plan.list_units(series, index):
@@ -89,9 +89,9 @@ def _read_rows(run: Run, plan: ExportPlan, series: str, index: int) -> tuple[lis
         columns = (samples.to_pylist(), signals.to_pylist(), planned["caption"].take(positions).to_pylist())
         for sample, facts, caption in zip(*columns, strict=True):
             rows.append(ExportRow(sample, facts, caption, dialogues.get(sample["key"])))
-        said = [dialogues[key] for key in samples["key"].to_pylist() if key in dialogues]
+        unit_dialogues = [dialogues[key] for key in samples["key"].to_pylist() if key in dialogues]
         verdicts = run.read("verdicts", unit).take(pa.array(in_shard))
-        inputs.add(signals, verdicts, said, {"unit": unit, "rows": _span(in_shard), "kept": len(kept)})
+        inputs.add(signals, verdicts, unit_dialogues, {"unit": unit, "rows": _span(in_shard), "kept": len(kept)})
     return rows, inputs
 
 
@@ -100,7 +100,7 @@ def _span(rows: NDArray[np.int64]) -> list[int]:
 
 
 def read_dialogues(run: Run, unit: str, keys: pa.ChunkedArray, modality: str) -> dict[str, dict[str, Any]]:
-    """A unit's dialogues of these samples, by key, in the table's order; none where none were asked for."""
+    """Read a unit's dialogues of these samples, by key, in the table's order; empty where the config requests none."""
     if run.config.annotate is None or modality == "text":
         return {}
     table = run.read("dialogues", unit)
@@ -137,7 +137,7 @@ def _build_members(shard: str, samples: Sequence[ShardSample], written: Sequence
 def build_card(
     name: str, tar: Mapping[str, Any], series: Series, members: pa.Table, inputs: CardInputs, made_by: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A shard's card. tar: {sha256, bytes}; made_by: run, code and models; lineage and take-downs are added to it."""
+    """Build a shard's card. tar: {sha256, bytes}; made_by: run, code and models; lineage and take-downs are added."""
     verdicts = pa.concat_tables(inputs.verdicts)
     return cards.build_card(
         name=name,
@@ -154,7 +154,7 @@ def build_card(
 
 
 def count_reasons(verdicts: pa.Table) -> dict[str, int]:
-    """Count the rows that were not kept by "filter: reason"; of failures at ingest only the kind is named."""
+    """Count the rows that were not kept by "filter: reason"; for failures at ingest, only by the kind of failure."""
     rows = verdicts.filter(pc.not_equal(verdicts["outcome"], "kept"))
     reasons = []
     for name, reason in zip(rows["filter"].to_pylist(), rows["reason"].to_pylist(), strict=True):

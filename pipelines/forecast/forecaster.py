@@ -113,9 +113,7 @@ class Forecaster:
 
         def probabilities(frequencies: resampling.NgramCounts, t: float | None = None) -> NDArray[np.float64]:
             if t is None:
-                t = settings.t
-            if t is None:
-                t = resampling.find_tail_threshold(frequencies.counts, settings.tail_share)
+                t = settings.compute_threshold(frequencies.counts)
             return resampling.compute_keep_probability(ids, frequencies, float(t), settings.rule, settings.unmatched)
 
         if stats.n == stats.total:
@@ -131,11 +129,8 @@ class Forecaster:
         scale = stats.total / stats.n
         many = replace(survivors, counts=np.rint(survivors.counts * scale).astype(np.int64))
         few = replace(survivors, counts=np.rint(1 + (survivors.counts - 1) * scale).astype(np.int64))
-        t = settings.t
-        if t is not None:
-            return probabilities(many, t), probabilities(few, t)
-        t = resampling.find_tail_threshold(survivors.counts, settings.tail_share)
-        return probabilities(many, t), probabilities(few, t * scale)
+        t = settings.compute_threshold(survivors.counts)
+        return probabilities(many, t), probabilities(few, t * scale if settings.t is None else t)
 
     # -- time
 

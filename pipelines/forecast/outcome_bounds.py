@@ -117,7 +117,7 @@ def _bound_frequencies(what_if: WhatIf, survivors: tuple[UnitMask, UnitMask]) ->
                 parts.append(resampling.count_frequencies(ids.filter(pa.array(survives(name) & rows)), _NO_LIMIT))
             undecided += int((equals(judged["outcome"], UNDECIDED) & rows).sum())
         few, many = resampling.merge_frequencies(least), resampling.merge_frequencies(most)
-        t = settings.t if settings.t is not None else resampling.find_tail_threshold(many.counts, settings.tail_share)
+        t = settings.compute_threshold(many.counts)
         if undecided:
             # Each undecided text might contain any n-gram; the rows that pass could then be thinned further.
             many = replace(many, counts=many.counts + undecided, texts=many.texts + undecided)

@@ -28,7 +28,7 @@ from infra.hashing import canonical_json, fingerprint
 from pipelines.core import shuffle_files
 from pipelines.core.console import print_text
 from pipelines.tools import vocabulary_builder
-from pipelines.tools.vocabulary_builder import NgramCounts, VocabularySettings
+from pipelines.tools.vocabulary_builder import VocabularyCounts, VocabularySettings
 
 LINES = (".txt", ".md")
 ROWS = (".jsonl", ".ndjson")
@@ -102,7 +102,7 @@ def run(
     counters = _map(plan, runner, quiet)
     words, number = _words(plan)
     pairs = _reduce(plan, words, runner)
-    counts = NgramCounts(words, pairs, number)
+    counts = VocabularyCounts(words, pairs, number)
     entries_saved = vocabulary_builder.build(counts, settings, listed)
     saved = vocabulary.save(storage.local_path(out), entries_saved)
     notes = {
@@ -256,7 +256,7 @@ def count_span(plan: VocabularyJob, name: str) -> Mapping[str, int]:
     stamp = plan.stamp(name)
     if tables.is_done(words_uri, stamp):
         return {"broken": int(tables.read(words_uri).schema.metadata[b"broken"])}
-    parts: list[NgramCounts] = []
+    parts: list[VocabularyCounts] = []
     broken = 0
     for batch in _batches(read_texts(plan.spans[int(name[1:])], plan.column)):
         present = [text for text in batch if text is not None]
@@ -302,7 +302,9 @@ def _words(plan: VocabularyJob) -> tuple[pa.Table, int]:
     for name in plan.names:
         table = tables.read(storage.join(plan.work, "words", f"{name}.parquet"))
         texts = int(table.schema.metadata[b"texts"])
-        total = vocabulary_builder.merge([total, NgramCounts(table.replace_schema_metadata(None), total.pairs, texts)])
+        total = vocabulary_builder.merge(
+            [total, VocabularyCounts(table.replace_schema_metadata(None), total.pairs, texts)]
+        )
     return total.words, total.texts
 
 
@@ -322,9 +324,9 @@ def sum_pairs(plan: VocabularyJob, name: str) -> Mapping[str, int]:
     nothing = vocabulary_builder.merge([])
     folder = storage.join(plan.work, "pairs")
     pairs = shuffle_files.read(folder, plan.names, int(name), nothing.pairs.schema)
-    merged = vocabulary_builder.merge([NgramCounts(nothing.words, pairs, 0)]).pairs
+    merged = vocabulary_builder.merge([VocabularyCounts(nothing.words, pairs, 0)]).pairs
     if merged.num_rows:
-        bits = pa.array(vocabulary_builder.pmi(NgramCounts(words, merged, 0)))
+        bits = pa.array(vocabulary_builder.pmi(VocabularyCounts(words, merged, 0)))
         enough = pc.greater_equal(merged["count"], plan.settings.min_pair_count)
         merged = merged.filter(pc.and_(pc.greater_equal(bits, plan.settings.min_pmi), enough))
     tables.write(storage.join(plan.work, "sums", f"{name}.parquet"), merged)

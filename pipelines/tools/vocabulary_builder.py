@@ -51,7 +51,7 @@ SMALL = VocabularySettings(min_count=5, min_pmi=5.0, min_pair_count=5)
 
 
 @dataclass(frozen=True)
-class NgramCounts:
+class VocabularyCounts:
     """Counts of a text as Arrow tables, which are compact to send and fast to add.
 
     words: (word, count) by word; pairs: (first, second, count) by both, for words that follow each other directly.
@@ -69,7 +69,7 @@ class NgramCounts:
         return int(pc.sum(self.words["count"], min_count=0).as_py())
 
 
-def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) -> NgramCounts:
+def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) -> VocabularyCounts:
     """Count the words and pairs of some texts. No pair crosses from one text to the next."""
     rows = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
     tokens = split_texts(rows, case)
@@ -91,10 +91,10 @@ def count(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], case: Case) 
     numbers, pair_counts = np.unique(ids[together] * len(ids_by_token) + ids[together + 1], return_counts=True)
     first, second = (names.take(pa.array(side)) for side in np.divmod(numbers, len(ids_by_token)))
     pairs = pa.table([first, second, pa.array(pair_counts.astype(np.int64))], schema=_PAIRS)
-    return NgramCounts(words.sort_by("word"), _sorted(pairs), len(rows))
+    return VocabularyCounts(words.sort_by("word"), _sorted(pairs), len(rows))
 
 
-def merge(parts: Iterable[NgramCounts]) -> NgramCounts:
+def merge(parts: Iterable[VocabularyCounts]) -> VocabularyCounts:
     """The sum of counts, in any order; empty counts for none."""
     counts = list(parts)
     words = pa.concat_tables([_WORDS.empty_table(), *(counted.words for counted in counts)])
@@ -102,10 +102,10 @@ def merge(parts: Iterable[NgramCounts]) -> NgramCounts:
     words = words.group_by("word", use_threads=False).aggregate([("count", "sum")]).rename_columns(_WORDS.names)
     pairs = pairs.group_by(["first", "second"], use_threads=False).aggregate([("count", "sum")])
     pairs = pairs.rename_columns(_PAIRS.names)
-    return NgramCounts(words.sort_by("word"), _sorted(pairs), sum(counted.texts for counted in counts))
+    return VocabularyCounts(words.sort_by("word"), _sorted(pairs), sum(counted.texts for counted in counts))
 
 
-def pmi(counts: NgramCounts) -> NDArray[np.float64]:
+def pmi(counts: VocabularyCounts) -> NDArray[np.float64]:
     """float64, one per row of `counts.pairs`: pointwise mutual information in bits, rounded to 6 decimals."""
     of_word = counts.words["count"].to_numpy()
     first, second = (
@@ -117,7 +117,7 @@ def pmi(counts: NgramCounts) -> NDArray[np.float64]:
     return np.round(bits, 6)
 
 
-def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[str] = ()) -> list[str]:
+def build(counts: VocabularyCounts, settings: VocabularySettings, titles: Iterable[str] = ()) -> list[str]:
     """The vocabulary, in this order: numbers; words by falling count; pairs by falling PMI, then count; titles in their
     order. Ties are in the order of the text. Entries with the same words as an earlier entry are left out, and so are
     titles without letter or digit.
@@ -148,7 +148,7 @@ def build(counts: NgramCounts, settings: VocabularySettings, titles: Iterable[st
     return list(entries.values())
 
 
-def notes(counts: NgramCounts, settings: VocabularySettings) -> list[str]:
+def notes(counts: VocabularyCounts, settings: VocabularySettings) -> list[str]:
     """Warnings about these settings on this text."""
     warnings = []
     if _most(counts) < settings.min_count:
@@ -162,7 +162,7 @@ def notes(counts: NgramCounts, settings: VocabularySettings) -> list[str]:
     return warnings
 
 
-def _most(counts: NgramCounts) -> int:
+def _most(counts: VocabularyCounts) -> int:
     return int(pc.max(counts.words["count"]).as_py() or 0)
 
 

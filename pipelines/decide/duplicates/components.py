@@ -1,6 +1,6 @@
 """Group linked rows: merge the partitions' edges into one spanning forest by Beam, and list its components.
 
-Between workers travel packed pairs of row ids, at most one pair for each row that has a duplicate.
+Workers exchange packed pairs of row ids, at most one pair per row that has a duplicate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_components(search: DuplicateSearch) -> None:
 
 
 def pack_edges(uri: str) -> bytes:
-    """One partition's edges, reduced to a forest and packed."""
+    """Reduce one partition's edges to a forest and pack it."""
     table = tables.read(uri, ["a", "b"])
     return dedup.pack(*dedup.build_forest(table["a"].to_numpy(), table["b"].to_numpy()))
 

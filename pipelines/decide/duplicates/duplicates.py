@@ -1,8 +1,8 @@
 """Find duplicates among rows that passed their filters: link similar rows, group linked rows, choose survivors.
 
-RUN/duplicates has the groups, a table for each modality and partition. RUN/work/duplicates/MODALITY has the files in
-between: sample/, times/, centroids.npy, cells/ (vectors by cell), hits/ (frames by pair of videos), bands/ (texts by
-band), edges/, components.parquet, ranks/ (members by group) and by-unit/ (the groups' rows by unit).
+RUN/duplicates contains the groups, one table per modality and partition. RUN/work/duplicates/MODALITY contains the
+intermediate files: sample/, times/, centroids.npy, cells/ (vectors by cell), hits/ (frames by pair of videos), bands/
+(texts by band), edges/, components.parquet, ranks/ (members by group) and by-unit/ (the groups' rows by unit).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _search(search: DuplicateSearch) -> DuplicateSearch:
 
 
 def read_unit(run: Run, name: str) -> dict[str, dict[str, Any]]:
-    """Rows of RUN/duplicates that belong to a unit, by key."""
+    """Read the rows of RUN/duplicates that belong to a unit, by key."""
     rows: dict[str, dict[str, Any]] = {}
     for groups in need_manifest(run.out, "duplicates").units:
         modality, _, partition = groups.name.partition("-")

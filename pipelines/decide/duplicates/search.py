@@ -1,6 +1,6 @@
-"""One modality's search for duplicates: its files, partitions and rows, as all tasks of the search share them.
+"""One modality's search for duplicates: its files, partitions and rows, shared by all of its tasks.
 
-Files lie under RUN/work/duplicates/MODALITY. A sample is named by its row id: number of its unit << 32 | row.
+Files are under RUN/work/duplicates/MODALITY. A sample's row id is the number of its unit << 32 | its row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE
 from pipelines.decide.duplicates.settings import Duplicates
 
-#: Vectors or texts that one search task takes in, from which the number of partitions follows (ours).
+#: Vectors or texts per partition, which sets the number of partitions (ours).
 PARTITION_ROWS = 500_000
 
 Ids = NDArray[np.uint64]
@@ -33,7 +33,7 @@ Ids = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class DuplicateSearch:
-    """The search among one modality. Travels to workers by pickle.
+    """The search among one modality. Workers receive it by pickle.
 
     units: all units of the run. inputs: fingerprint of everything that the search depends on.
     """
@@ -62,7 +62,7 @@ class DuplicateSearch:
         return self.run.work("duplicates", self.modality, *parts)
 
     def with_partitions(self, rows: float, trained: object) -> DuplicateSearch:
-        """This search cut into as many partitions as so many rows need. trained: what else it now depends on."""
+        """This search with enough partitions for `rows`. trained: further inputs that its fingerprint must cover."""
         count = self.settings.buckets or max(1, math.ceil(rows / PARTITION_ROWS))
         return replace(self, partitions=count, inputs=fingerprint([self.inputs, trained]))
 
@@ -79,18 +79,18 @@ class DuplicateSearch:
         return beam.run_tasks(f"duplicates {self.modality} {step}", function, names, counters, self.runner)
 
     def write_shuffled(self, uri: str, table: pa.Table, hashes: Ids) -> None:
-        """Write rows, each to the partition that its hash (uint64 (n,)) falls into."""
+        """Write the rows of a table by partition. hashes: uint64 (n,), each modulo the number of partitions."""
         partition = (hashes % np.uint64(self.partitions)).astype(np.int64)
         shuffle_files.write(uri, table, partition, self.partitions, self.inputs)
 
     def read_row_ids(self, unit: str) -> Ids:
-        """uint64 (n,), ascending: a unit's rows of this modality that passed their filters."""
+        """uint64 (n,), ascending: row ids of a unit's rows of this modality that passed the filters."""
         judged = self.run.read_work("judged", unit, ["outcome", "modality"])
         rows = np.flatnonzero(equals(judged["outcome"], ALIVE) & equals(judged["modality"], self.modality))
         return first_row_id(unit) | rows.astype(np.uint64)
 
     def read_cells(self, unit: str, annotator: str, row_ids: Ids) -> pa.Table:
-        """An annotator's cells of some rows of a unit, in their order, from the store."""
+        """Read an annotator's cells from the store, for these rows of a unit and in their order."""
         resolved = resolve(self.run)
         samples = self.run.read("samples", unit, ["modality", "text", "media"])
         ids = content_ids(samples)[resolved.annotators[annotator].keyed_by]

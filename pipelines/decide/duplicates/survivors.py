@@ -19,7 +19,7 @@ from pipelines.core import shuffle_files
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, first_row_id, unit_indexes, unit_rows
 
-#: Members of groups. vectors, frames: fingerprints and their number; of texts the signature and the number of words.
+#: Members of groups. vectors, frames: fingerprints and their number; for texts, signature and number of words.
 RANKS = pa.schema(
     [
         ("row", pa.uint64()),
@@ -33,7 +33,7 @@ RANKS = pa.schema(
 
 
 def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
-    """Task: a unit's rows that have a duplicate, with what ranks them, to the partition of their group."""
+    """Task: write a unit's rows that have a duplicate, with their ranks, to the partitions of their groups."""
     uri = search.at("ranks", f"{unit}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -82,7 +82,7 @@ def _rank(signals: pa.Table, column: str) -> NDArray[np.float64]:
 
 
 def write_survivors(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task: the survivor of each group of one partition, and how similar each member is to its closest one."""
+    """Task: write the survivor of each group of a partition, and each member's similarity to its closest match."""
     uri = search.run.at("duplicates", f"{search.modality}-{name}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -113,7 +113,7 @@ def write_survivors(search: DuplicateSearch, name: str) -> Mapping[str, int]:
         ],
         schema=tables.DUPLICATES,
     )
-    # The same rows grouped by unit: the verdicts of a unit need its own rows only.
+    # The same rows grouped by unit: the verdicts of a unit need only its own.
     unit = np.searchsorted([unit_index(name) for name in search.units], unit_indexes(rows))
     shuffle_files.write(search.at("by-unit", f"{name}.parquet"), table, unit, len(search.units), search.inputs)
     tables.write(uri, table, fingerprint=search.inputs)
@@ -121,10 +121,10 @@ def write_survivors(search: DuplicateSearch, name: str) -> Mapping[str, int]:
 
 
 def _compare_with_survivors(modality: str, members: pa.Table, survivors: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """For each member its survivor's position and how similar both are; null for survivors.
+    """For each member, its survivor's position and the similarity of both; None for survivors.
 
-    similarity: cosine of the closest vectors, of texts the share of equal places in their signatures. In a chain of
-    copies it can be below the threshold: the members between them hold the group together.
+    similarity: cosine of the closest vectors; for texts, the share of equal positions of their signatures. In a chain
+    of copies it can be below the threshold: the members between them connect the group.
     """
     blobs, frames = members["vectors"].to_pylist(), members["frames"].to_pylist()
     matches: list[dict[str, Any]] = []
@@ -144,7 +144,7 @@ def _compare_with_survivors(modality: str, members: pa.Table, survivors: NDArray
 
 
 def _strongest_edges(search: DuplicateSearch, rows: Ids) -> list[dict[str, Any]]:
-    """For each row its edge with the largest matched share; of equal ones that to the first partner."""
+    """For each row, its edge with the largest matched share; of equal ones, the one to the first row."""
     edges = [tables.read(search.at("edges", f"{name}.parquet")) for name in search.partition_names]
     position = {row: i for i, row in enumerate(rows.tolist())}
     strongest: dict[int, dict[str, Any]] = {}

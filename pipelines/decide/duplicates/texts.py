@@ -1,5 +1,4 @@
-"""Compare texts: each goes to the partition of its exact hash and of every band of its signature; buckets are linked
-there."""
+"""Compare texts: send each to the partitions of its exact hash and of its signature's bands, and link the buckets."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ def partition(search: DuplicateSearch) -> DuplicateSearch:
 
 
 def count_rows(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
-    """Task: how many rows of a unit take part."""
+    """Task: count the rows of a unit that are searched."""
     return {"rows": len(search.read_row_ids(unit))}
 
 
 def write_bands(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
-    """Task: each row to the partition of its exact hash, and of each of its bands where near copies are searched."""
+    """Task: write each row to the partition of its exact hash and, for near copies, of each of its bands."""
     uri = search.at("bands", f"{unit}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -57,7 +56,7 @@ def write_bands(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 
 
 def link_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task: the forest of one partition's buckets; texts with equal exact hashes have equal signatures."""
+    """Task: link the buckets of one partition. Texts with equal exact hashes have equal signatures."""
     uri = search.at("edges", f"{name}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -71,5 +70,5 @@ def link_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
 
 
 def _stack(signatures: pa.ChunkedArray) -> NDArray[Any]:
-    """uint32 (n, places): MinHash signatures from their bytes."""
+    """uint32 (n, length): MinHash signatures from their bytes."""
     return np.stack([np.frombuffer(blob, dtype="<u4") for blob in signatures.to_pylist()])

@@ -1,6 +1,6 @@
-"""Compare fingerprints of images and of video frames: train cells, send vectors to the cells where they are searched.
+"""Compare fingerprints of images and video frames: train cells, and send each vector to the cells that search it.
 
-A vector's id is its sample's number in the partition << FRAME_BITS | frame, plus MIRRORED where it is mirrored.
+A vector's id is its sample's number in the partition << FRAME_BITS | frame, plus MIRRORED for mirrored images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.decide.duplicates.search import DuplicateSearch, Ids
 FRAME_BITS = 10
 MIRRORED = 1 << (FRAME_BITS - 1)
 
-#: Candidates that one unit gives to the training sample: enough for 256 cells, and more cells come from more units.
+#: Training candidates per unit: enough for 256 cells; data sets with more cells have more units.
 UNIT_SAMPLE = dedup_cells.sample_size(256)
 
 VECTORS = pa.schema(
@@ -42,8 +42,11 @@ TIMES = pa.schema([("row", pa.uint64()), ("times", pa.list_(pa.float32()))])
 
 
 class Fingerprints(NamedTuple):
-    """n fingerprints of a unit: row ids uint64 (n,), frames int32 (n,), vectors float16 (n, d); times: row ids of all
-    samples and the seconds of their frames."""
+    """n fingerprints of a unit.
+
+    rows: row ids uint64 (n,); frames: int32 (n,); vectors: float16 (n, d); times: row ids of all samples and the
+    seconds of their frames.
+    """
 
     rows: Ids
     frames: NDArray[np.int32]
@@ -52,7 +55,7 @@ class Fingerprints(NamedTuple):
 
 
 class PartitionVectors(NamedTuple):
-    """Vectors whose home is in a partition, vectors searched there, and the row id of each sample number."""
+    """base: vectors whose home is in a partition; queries: vectors searched there; rows: row ids by sample number."""
 
     base: dedup.VectorTable
     queries: dedup.VectorTable
@@ -64,16 +67,16 @@ class PartitionVectors(NamedTuple):
 
 
 def partition(search: DuplicateSearch) -> DuplicateSearch:
-    """Train cells, and cut the search into partitions by the copies of vectors that the cells receive."""
+    """Train cells, and set the number of partitions from the number of vectors that all cells receive."""
     total = search.run_tasks("sample", write_sample, search.units).get("vectors", 0)
     training = _train(search, total)
     return search.with_partitions(total * training["probed"], training)
 
 
 def read_fingerprints(search: DuplicateSearch, unit: str) -> Fingerprints:
-    """The fingerprints of a unit's rows that take part, plain ones and mirrored ones.
+    """Read the fingerprints, plain and mirrored, of a unit's rows that passed the filters.
 
-    Raises StageError for a sample with more than MIRRORED of them.
+    Raises StageError for a sample with more than MIRRORED fingerprints.
     """
     rows = search.read_row_ids(unit)
     if not len(rows):
@@ -94,7 +97,7 @@ def read_fingerprints(search: DuplicateSearch, unit: str) -> Fingerprints:
 
 
 def write_sample(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
-    """Task: a unit's candidates for the training sample, its frames' times, and how many vectors it has."""
+    """Task: write a unit's training candidates and the times of its frames, and count its vectors."""
     prints = read_fingerprints(search, unit)
     tables.write(search.at("times", f"{unit}.parquet"), prints.times)
     ids = mix64(prints.rows) + prints.frames.astype(np.uint64)
@@ -109,8 +112,8 @@ def write_sample(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 def _train(search: DuplicateSearch, total: int) -> dict[str, Any]:
     """Train centroids in this process, on one sample of bounded size.
 
-    Returns the number of cells, the margin within which a further cell is searched, and `probed`: in how many cells a
-    vector is searched on average.
+    Returns the number of cells, the margin within which a further cell is searched, and `probed`: the mean number of
+    cells in which a vector is searched.
     """
     uri = search.at("centroids.json")
     if storage.is_file(uri) and read_json(uri)["inputs"] == search.inputs:
@@ -146,7 +149,7 @@ def _stack(blobs: pa.ChunkedArray) -> NDArray[np.float16]:
 
 
 def write_cells(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
-    """Task: a unit's vectors, each to every partition in which it is searched."""
+    """Task: write each vector of a unit to every partition in which it is searched."""
     uri = search.at("cells", f"{unit}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -158,7 +161,7 @@ def write_cells(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     centroids = np.load(io.BytesIO(storage.read_bytes(search.at("centroids.npy"))))
     cells = dedup_cells.nearest_cells(prints.vectors, centroids, _probes(search), margin=margin)
     rows, slots = np.nonzero(cells >= 0)
-    # A vector goes once to each partition, however many of its cells are there.
+    # One copy per partition, even where several of a vector's cells belong to it.
     copies = np.unique((cells[rows, slots].astype(np.int64) % search.partitions) * len(cells) + rows)
     partition, position = np.divmod(copies, len(cells))
     table = pa.table(
@@ -175,7 +178,7 @@ def write_cells(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 
 
 def read_partition(search: DuplicateSearch, name: str) -> PartitionVectors:
-    """The vectors of one partition; samples are numbered in the order of their row ids."""
+    """Read the vectors of one partition; samples are numbered in the order of their row ids."""
     number = int(name[1:])
     table = shuffle_files.read(search.at("cells"), search.units, number, VECTORS)
     if not table.num_rows:
@@ -186,14 +189,14 @@ def read_partition(search: DuplicateSearch, name: str) -> PartitionVectors:
     ids = (sample.astype(np.uint64) << np.uint64(FRAME_BITS)) | frames.astype(np.uint64)
     cells = np.array(table["cells"].to_pylist(), dtype=np.int32)
     own_cells = np.where((cells >= 0) & (cells % search.partitions == number), cells, -1)
-    # Mirrored vectors are queries only: two mirrored copies meet through their plain vectors.
+    # Mirrored vectors are queries only: two mirrored copies match through their plain vectors.
     home = np.flatnonzero((own_cells[:, 0] >= 0) & (frames < MIRRORED))
     base = dedup.VectorTable(vectors[home], ids[home], cells[home])
     return PartitionVectors(base, dedup.VectorTable(vectors, ids, own_cells), rows)
 
 
 def link_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task (images): the forest of one partition's cells."""
+    """Task (images): link the vectors of one partition's cells."""
     uri = search.at("edges", f"{name}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}

@@ -1,4 +1,4 @@
-"""Compare videos, and samples of several images: frames that look alike, then pairs with enough of them in order."""
+"""Compare videos and samples of several images: find similar frames, then pairs with enough of them in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.core import shuffle_files
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, unit_indexes
 from pipelines.decide.duplicates.vectors import FRAME_BITS, MIRRORED, read_partition
 
-#: Frame i of the video with the row id a looks like frame j of b.
+#: Frame i of the video with row id a is similar to frame j of video b.
 HITS = pa.schema([("a", pa.uint64()), ("b", pa.uint64()), ("i", pa.int32()), ("j", pa.int32())])
 EDGES = pa.schema(
     [
@@ -34,7 +34,7 @@ EDGES = pa.schema(
 
 
 def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task: frames of one partition that look alike, to the partition of their pair of videos."""
+    """Task: find similar frames in one partition, and write them to the partition of their pair of videos."""
     uri = search.at("hits", f"{name}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -52,7 +52,7 @@ def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
 
 
 def match_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task: the pairs of one partition that share enough frames in order."""
+    """Task: find the pairs of one partition that share enough frames in order."""
     uri = search.at("edges", f"{name}.parquet")
     if tables.is_done(uri, search.inputs):
         return {}
@@ -68,8 +68,8 @@ def _match_pairs(search: DuplicateSearch, hits: pa.Table) -> Iterator[dict[str, 
     ids = (number.astype(np.uint64) << np.uint64(FRAME_BITS)) | frames
     times = _read_times(search, rows)
     a, b = ids[: hits.num_rows], ids[hits.num_rows :]
-    least = search.settings.min_share(search.modality)
-    for i, j, match in match_videos(a, b, dict(enumerate(times)), shift=FRAME_BITS, least=least):
+    min_share = search.settings.min_share(search.modality)
+    for i, j, match in match_videos(a, b, dict(enumerate(times)), shift=FRAME_BITS, min_share=min_share):
         first, last = match.spans[0], match.spans[-1]
         yield {
             "a": int(rows[i]),
@@ -83,7 +83,7 @@ def _match_pairs(search: DuplicateSearch, hits: pa.Table) -> Iterator[dict[str, 
 
 
 def _read_times(search: DuplicateSearch, rows: Ids) -> list[NDArray[np.float64]]:
-    """For each row the seconds of its frames."""
+    """For each row, the times of its frames in seconds."""
     times: dict[int, NDArray[np.float64]] = {}
     row_set = pa.array(rows, pa.uint64())
     for index in np.unique(unit_indexes(rows)).tolist():

@@ -131,8 +131,8 @@ def test_least_that_cannot_be_reached_is_none_and_one_that_can_changes_nothing()
     i, j = hits(scene(a), scene(b + 30))
     match = ordered_match(i, j, a, b)
     assert 0.5 <= match.share < 0.55
-    assert ordered_match(i, j, a, b, least=match.share) == match
-    assert ordered_match(i, j, a, b, least=0.6) == NO_MATCH
+    assert ordered_match(i, j, a, b, min_share=match.share) == match
+    assert ordered_match(i, j, a, b, min_share=0.6) == NO_MATCH
 
 
 def test_hits_are_sorted_out_by_pair_of_videos():
@@ -148,7 +148,7 @@ def test_hits_are_sorted_out_by_pair_of_videos():
     found = list(match_videos(a[order], b[order], times))
     assert [(one, other, match.frames) for one, other, match in found] == [(3, 5, 1), (3, 9, 6), (5, 9, 2)]
     assert found[1][2] == ordered_match(clip + 4, clip, times[3], times[9])
-    assert [pair[:2] for pair in match_videos(a, b, times, least=0.9)] == [(3, 9)]
+    assert [pair[:2] for pair in match_videos(a, b, times, min_share=0.9)] == [(3, 9)]
     assert list(match_videos(a[:0], b[:0], times)) == []
 
 
