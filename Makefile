@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo
 SEED ?= 1
 
-.PHONY: install demo test vllm browser lint types check clean
+.PHONY: install demo test docs vllm browser lint types check clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,10 @@ demo: install
 # As many test processes as there are cores; the tests of one file stay together and share what is expensive to make.
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The generated tables of docs/*.md: columns and their meanings, thresholds and their defaults.
+docs: install
+	$(BIN)/python -m pipelines.tools.document_tables
 
 # Real vLLM on the CPU, in an environment of its own, for tests/pipelines/annotate/test_vllm.py: 3.5 GB.
 vllm: .venv-vllm/.installed

@@ -13,7 +13,7 @@ from infra import storage
 #: Raised whenever a column's meaning or type changes. 2: members distinguish tokens of text from those of media.
 VERSION = 2
 
-#: Table -> column -> meaning, as `reelmill schema` shows it.
+#: Table, or "table.column" of structs -> column -> meaning, as `reelmill schema` and the documents show it.
 MEANINGS: dict[str, dict[str, str]] = {}
 
 
@@ -23,21 +23,31 @@ def _declare(name: str, columns: Sequence[tuple[str, pa.DataType, str]]) -> pa.S
     return pa.schema([(column, type_) for column, type_, _ in columns])
 
 
-MEDIUM = pa.struct(
+def _declare_struct(name: str, columns: Sequence[tuple[str, pa.DataType, str]]) -> pa.StructType:
+    """The type of a struct in a table, from its fields; name: "table.column"."""
+    return pa.struct(list(_declare(name, columns)))
+
+
+MEDIUM = _declare_struct(
+    "samples.media",
     [
-        ("uri", pa.string()),  # relative to the source's root
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),  # < 0: to the end
-        ("sha256", pa.string()),  # of the bytes; "" where they could not be read
-    ]
+        ("uri", pa.string(), "file, relative to the source's root"),
+        ("offset", pa.int64(), "first byte"),
+        ("length", pa.int64(), "bytes; below 0: to the end of the file"),
+        ("start_s", pa.float64(), "start of the sample's span of a video, seconds"),
+        ("end_s", pa.float64(), "its end; below 0: to the end"),
+        ("sha256", pa.string(), "of the bytes; empty if they could not be read"),
+    ],
 )
 
 SAMPLES = _declare(
     "samples",
     [
-        ("key", pa.string(), "26 characters [a-z2-7], a hash of source, location and content; the same in every table"),
+        (
+            "key",
+            pa.string(),
+            "26 characters [a-z2-7], a hash of source, location and content; the same in every table and in the shards",
+        ),
         ("modality", pa.string(), "video, image, multi_image or text"),
         ("source", pa.string(), "name of the source in the config"),
         ("container", pa.string(), "file of the sample, relative to the source"),
@@ -45,18 +55,24 @@ SAMPLES = _declare(
         (
             "media",
             pa.list_(MEDIUM),
-            "the sample's media: file, byte range, span in seconds (end < 0: to the end), sha256 of the bytes",
+            "file, byte range, span in seconds and sha256 of each medium; empty for text",
         ),
         ("text", pa.string(), "raw caption or document; null: none"),
         ("licence", pa.string(), "from the row, else from the source"),
-        ("origin", pa.string(), "origin of the source, as the config says"),
+        ("origin", pa.string(), "provenance: from the row, else from the source"),
         ("extra", pa.string(), "the rest of the row, as JSON"),
         ("error", pa.string(), "reason of a failure at ingest; null: none"),
     ],
 )
 
-OTHER_REASON = pa.struct(
-    [("filter", pa.string()), ("reason", pa.string()), ("value", pa.float64()), ("threshold", pa.float64())]
+OTHER_REASON = _declare_struct(
+    "verdicts.others",
+    [
+        ("filter", pa.string(), "as in verdicts"),
+        ("reason", pa.string(), "as in verdicts"),
+        ("value", pa.float64(), "as in verdicts"),
+        ("threshold", pa.float64(), "as in verdicts"),
+    ],
 )
 
 VERDICTS = _declare(
@@ -66,10 +82,14 @@ VERDICTS = _declare(
         ("modality", pa.string(), "as in samples"),
         ("source", pa.string(), "as in samples"),
         ("outcome", pa.string(), "kept, dropped, duplicate or failed"),
-        ("filter", pa.string(), "the deciding filter, duplicates, resample, or the stage that failed"),
-        ("reason", pa.string(), "name of the filter's rule that was violated"),
-        ("value", pa.float64(), "the deciding number"),
-        ("threshold", pa.float64(), "the limit it was compared with"),
+        (
+            "filter",
+            pa.string(),
+            "the deciding filter, duplicates, resample, or the stage that failed (ingest, measure)",
+        ),
+        ("reason", pa.string(), "name of the filter's rule that was violated, or the error"),
+        ("value", pa.float64(), "the deciding number; for resample P(keep)"),
+        ("threshold", pa.float64(), "the limit it was compared with; for resample the draw"),
         ("duplicate_of", pa.string(), "key of the survivor, of duplicates"),
         ("keep_probability", pa.float64(), "P(keep) of resampling, where it applies"),
         ("others", pa.list_(OTHER_REASON), "every other filter that the sample fails, among those measured"),
@@ -86,13 +106,23 @@ DUPLICATES = _declare(
         (
             "similarity",
             pa.float64(),
-            "of the strongest link: cosine, matched share of frames, or estimated Jaccard similarity",
+            "of the strongest link: cosine (images), matched share of frames (videos, several pictures) or "
+            "estimated Jaccard similarity (texts)",
         ),
-        ("match", pa.string(), "key at the other end of that link"),
+        ("match", pa.string(), "key at the other end of that link; of images and texts the survivor"),
         ("start_s", pa.float64(), "matched span in this sample, seconds; videos only"),
         ("end_s", pa.float64(), "its end"),
         ("match_start_s", pa.float64(), "matched span in the other sample, seconds"),
         ("match_end_s", pa.float64(), "its end"),
+    ],
+)
+
+MEMBER = _declare_struct(
+    "members.members",
+    [
+        ("name", pa.string(), "as in the tar: KEY.SUFFIX"),
+        ("offset", pa.int64(), "of its content"),
+        ("size", pa.int64(), "of its content"),
     ],
 )
 
@@ -102,22 +132,30 @@ MEMBERS = _declare(
         ("key", pa.string(), "as in samples"),
         ("shard", pa.string(), "name of the tar, without suffix"),
         ("offset", pa.int64(), "byte at which the sample's first member begins in the tar, header included"),
-        ("size", pa.int64(), "bytes to the end of its last member, padding included"),
+        (
+            "size",
+            pa.int64(),
+            "bytes to the end of its last member, padding included: one range contains the whole sample",
+        ),
         (
             "members",
-            pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])),
+            pa.list_(MEMBER),
             "name, offset and size of each member's content",
         ),
         ("modality", pa.string(), "as in samples"),
         ("source", pa.string(), "as in samples"),
         ("licence", pa.string(), "as in samples"),
-        ("kind", pa.string(), "kind of text: caption, document, or a kind of conversation"),
+        ("kind", pa.string(), "kind of its text: caption, document, conversation or none"),
         ("language", pa.string(), "label of the annotator language; empty where it was not measured"),
-        ("tokens", pa.int64(), "estimated tokens of the text, and tokens of the media in training"),
+        (
+            "tokens",
+            pa.int64(),
+            "tokens of the text (estimated, 4 characters each) and those of its media by Apollo's released loader",
+        ),
         ("text_tokens", pa.int64(), "tokens of the text alone"),
         ("images", pa.int32(), "number of images, 0 for videos and texts"),
         ("seconds", pa.float64(), "duration of a video, else 0"),
-        ("bytes", pa.int64(), "bytes of all members"),
+        ("bytes", pa.int64(), "bytes of all members, without headers"),
     ],
 )
 
@@ -135,7 +173,7 @@ MIXTURE = _declare(
         ("size", pa.int64(), "bytes there: one range contains the whole sample"),
         ("tokens", pa.int64(), "tokens of text and media, by the recipe's contract with the loader"),
         ("seconds", pa.float64(), "duration of a video, else 0"),
-        ("bytes", pa.int64(), "bytes of all members"),
+        ("bytes", pa.int64(), "bytes of all members, without headers"),
     ],
 )
 
@@ -167,17 +205,17 @@ DIALOGUES = _declare(
     "dialogues",
     [
         ("key", pa.string(), "as in samples; kept videos, and images with text where configured"),
-        ("kind", pa.string(), "kind of dialogue"),
+        ("kind", pa.string(), "kind of dialogue, such as conversation or reasoning"),
         ("outcome", pa.string(), "accepted or rejected"),
-        ("reason", pa.string(), "reason why the whole dialogue was rejected"),
+        ("reason", pa.string(), 'reason why the whole dialogue was rejected, as "name: detail"'),
         (
             "turns",
             pa.list_(TURN),
-            "question, answer, cited evidence, span in seconds, outcome, reason, share of right blind answers",
+            "question, answer, evidence (cited ids), start_s, end_s, outcome, reason, blind_rate",
         ),
-        ("evidence", pa.list_(ITEM), "the writer's evidence sheet: id, kind, span, text"),
+        ("evidence", pa.list_(ITEM), "the writer's evidence sheet: id, kind, start_s, end_s, text"),
         ("generator", pa.string(), "llm or rules"),
-        ("model", pa.string(), "the model; empty for rules"),
+        ("model", pa.string(), "the requested model; empty for rules"),
         ("revision", pa.string(), "revision of the model, as in the config"),
         ("prompt", pa.string(), "hash of the prompt"),
         ("schema", pa.string(), "hash of the answer's JSON schema"),

@@ -87,23 +87,24 @@ def settings_classes() -> dict[str, type[BaseModel]]:
     for field, info in Config.model_fields.items():
         if field == "filters":
             for name, filter_class in FILTERS.items():
-                classes |= _with_nested(f"filters.{name}", filter_class.settings_class())
+                classes |= nested_settings(f"filters.{name}", filter_class.settings_class())
         elif field in _SECTIONS:
-            classes |= _with_nested(field, _SECTIONS[field])
+            classes |= nested_settings(field, _SECTIONS[field])
         else:
             for kind in models_in(info.annotation)[:1]:
-                classes |= _with_nested(f"{field}[]" if field == "sources" else field, kind)
+                classes |= nested_settings(f"{field}[]" if field == "sources" else field, kind)
         if field == "measure":
             for name, annotator_class in ANNOTATORS.items():
-                classes |= _with_nested(f"measure.{name}", annotator_class.settings_class())
+                classes |= nested_settings(f"measure.{name}", annotator_class.settings_class())
     return classes
 
 
-def _with_nested(path: str, kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
+def nested_settings(path: str, kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """A settings class and those of its fields, by path, each before the classes of its fields."""
     classes = {path: kind}
     for field, info in kind.model_fields.items():
         for nested in models_in(info.annotation)[:1]:
-            classes |= _with_nested(f"{path}.{field}", nested)
+            classes |= nested_settings(f"{path}.{field}", nested)
     return classes
 
 
