@@ -58,8 +58,8 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     from tests import corpus
 
     def make(sources: list[dict[str, Any]], name: str = "run", **changes: Any) -> Run:
-        value = {"name": "own", "store": str(tmp_path / "store"), "out": str(tmp_path / name), "sources": sources}
-        path = corpus.write_config(tmp_path / f"{name}.yaml", {**value, **changes})
+        content = {"name": "own", "store": str(tmp_path / "store"), "out": str(tmp_path / name), "sources": sources}
+        path = corpus.write_config(tmp_path / f"{name}.yaml", {**content, **changes})
         return stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
 
     return make

@@ -44,11 +44,9 @@ def document(number: int) -> str:
     sentences = []
     for _ in range(7):
         a, b, c, d, e = (NOUNS[i] for i in rng.permutation(len(NOUNS))[:5])
-        one, two = (VERBS[i] for i in rng.permutation(len(VERBS))[:2])
+        v, w = (VERBS[i] for i in rng.permutation(len(VERBS))[:2])
         link = LINKS[int(rng.integers(len(LINKS)))]
-        sentences.append(
-            f"Every {a} {one} that {b} with my {c} {link} our {d} {two} an old {e} of {rng.integers(1000)}."
-        )
+        sentences.append(f"Every {a} {v} that {b} with my {c} {link} our {d} {w} an old {e} of {rng.integers(1000)}.")
     return " ".join(sentences)
 
 
@@ -75,8 +73,8 @@ def write_clip(path: Path, number: int, *, frames: int = 16, speed: int = 3) -> 
         stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
         stream.codec_context.thread_count = 1
         for i in range(frames):
-            left = i * speed
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(wide[20:140, left : left + 160]), format="rgb24")
+            x = i * speed
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(wide[20:140, x : x + 160]), format="rgb24")
             frame = frame.reformat(format="yuv420p")
             frame.pts, frame.time_base = i, Fraction(1, 8)
             for packet in stream.encode(frame):
@@ -86,13 +84,13 @@ def write_clip(path: Path, number: int, *, frames: int = 16, speed: int = 3) -> 
     return path
 
 
-def add_member(tar: tarfile.TarFile, name: str, data: bytes = b"", *, link: str | None = None) -> None:
+def add_member(tar: tarfile.TarFile, name: str, content: bytes = b"", *, link: str | None = None) -> None:
     """Add a member under any name, hostile ones too."""
     info = tarfile.TarInfo(name)
-    info.size = len(data)
+    info.size = len(content)
     if link is not None:
         info.type, info.linkname, info.size = tarfile.SYMTYPE, link, 0
-    tar.addfile(info, io.BytesIO(data))
+    tar.addfile(info, io.BytesIO(content))
 
 
 def write_corpus(root: Path) -> Path:
@@ -158,11 +156,11 @@ def _archive(folder: Path) -> None:
         for number in (36, 37):
             add_member(tar, f"{number}.jpg", image_bytes(picture(number)))
             add_member(tar, f"{number}.json", json.dumps({"caption": caption(number)}).encode())
-    data = (folder / "whole.tar").read_bytes()
+    archive = (folder / "whole.tar").read_bytes()
     (folder / "whole.tar").unlink()
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         last = tar.getmembers()[-1]
-    (folder / "torn.tar").write_bytes(data[: last.offset + 700])
+    (folder / "torn.tar").write_bytes(archive[: last.offset + 700])
 
 
 def _llava(folder: Path) -> None:
@@ -209,7 +207,7 @@ def _texts(folder: Path) -> None:
 
 def config(root: Path, store: Path, out: Path, **changes: Any) -> dict[str, Any]:
     """A configuration over the corpus, with every stage at work and no model that has to be downloaded."""
-    value: dict[str, Any] = {
+    content: dict[str, Any] = {
         "name": "tiny",
         "seed": 3,
         "store": str(store),
@@ -236,11 +234,11 @@ def config(root: Path, store: Path, out: Path, **changes: Any) -> dict[str, Any]
         "resample": {"t": 1, "modalities": ["image"]},
         "export": {"shard_samples": 6},
     }  # fmt: skip
-    return {**value, **changes}
+    return {**content, **changes}
 
 
-def write_config(path: Path, value: Mapping[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+def write_config(path: Path, content: Mapping[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
     return path
 
 
@@ -250,9 +248,9 @@ def open_videos(
 ) -> Run:  # fmt: skip
     """A run over a folder of videos with `annotate`, in `folder`/`name`; `changes` are further keys of its config,
     "store" the name of one in `folder`."""
-    value = {
+    content = {
         "name": "own", "store": str(folder / changes.pop("store", f"store-{name}")), "out": str(folder / name),
         "sources": [{"name": "v", "path": str(videos), "modality": "video"}], "annotate": annotate, **changes,
     }  # fmt: skip
-    path = write_config(folder / f"{name}.yaml", value)
+    path = write_config(folder / f"{name}.yaml", content)
     return stages.open_for_work(str(path), out=None, replace=False, runner=runner or Runner(), quiet=True, batch=batch)

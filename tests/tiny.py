@@ -1,4 +1,4 @@
-"""Runs over the tiny corpus, and what they left."""
+"""Runs over the tiny corpus, and their tables and JSON files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Tiny:
 
     def open(self, name: str, *, store: Path | None = None, workers: int = 1, **changes: Any) -> Run:
         """The run called `name`, its config written and checked. `changes` replace top-level keys."""
-        value = corpus.config(self.root, store or self.store, self.folder / name, **changes)
-        path = corpus.write_config(self.folder / f"{name}.yaml", value)
+        content = corpus.config(self.root, store or self.store, self.folder / name, **changes)
+        path = corpus.write_config(self.folder / f"{name}.yaml", content)
         return stages.open_for_work(str(path), out=None, replace=False, runner=Runner(workers=workers), quiet=True)
 
     def run(self, name: str, **how: Any) -> Run:
@@ -42,9 +42,9 @@ class Tiny:
 
 def rows(run: Run, stage: str) -> list[dict[str, Any]]:
     """All rows of a stage, in order."""
-    parts = [tables.read(str(path)) for path in sorted(Path(run.at(stage)).glob("*.parquet"))]
-    parts = [part.replace_schema_metadata(None) for part in parts]
-    return list(pa.concat_tables(parts).to_pylist())
+    paths = sorted(Path(run.at(stage)).glob("*.parquet"))
+    units = [tables.read(str(path)).replace_schema_metadata(None) for path in paths]
+    return list(pa.concat_tables(units).to_pylist())
 
 
 def read_json_of(run: Run, name: str) -> Any:

@@ -94,9 +94,9 @@ def test_errors_exit_with_their_own_code(
         monkeypatch.setattr(sys, "argv", ["reelmill", *arguments])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-        said = capsys.readouterr()
+        output = capsys.readouterr()
         assert stopped.value.code == code
-        assert said.out == "" and said.err.startswith("reelmill: ") and word in said.err
+        assert output.out == "" and output.err.startswith("reelmill: ") and word in output.err
 
 
 def test_without_arguments_it_lists_its_verbs(runner: CliRunner) -> None:
@@ -155,6 +155,6 @@ def test_vocab_writes_what_it_says(tmp_path: Path) -> None:
     out = tmp_path / "v.json"
     done = reelmill("vocab", str(text), "--out", str(out), "--small", "--json")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["settings"]["min_count"] == 5 and said["texts"] == 6
-    assert "york" in json.loads(out.read_text()) and said["entries"] == len(json.loads(out.read_text()))
+    summary = json.loads(done.stdout)
+    assert summary["settings"]["min_count"] == 5 and summary["texts"] == 6
+    assert "york" in json.loads(out.read_text()) and summary["entries"] == len(json.loads(out.read_text()))

@@ -40,8 +40,8 @@ def files(run: Run) -> dict[str, bytes]:
             if name not in NOT_COVERED and not name.startswith("work/")}  # fmt: skip
 
 
-def same_bytes(one: Run, other: Run) -> None:
-    a, b = files(one), files(other)
+def same_bytes(first: Run, second: Run) -> None:
+    a, b = files(first), files(second)
     assert sorted(a) == sorted(b)
     assert [name for name in a if a[name] != b[name]] == []
 
@@ -51,7 +51,7 @@ def measured(counters: dict[str, int]) -> dict[str, int]:
 
 
 def test_checksums_name_every_file_and_are_right(cold: Run) -> None:
-    assert {name: hashlib.sha256(data).hexdigest() for name, data in files(cold).items()} == read_json_of(
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in files(cold).items()} == read_json_of(
         cold, "checksums.json"
     )
 
@@ -85,13 +85,13 @@ def test_every_input_is_accounted_for(cold: Run) -> None:
 
 
 def _flat(ledger: dict[str, Any]) -> dict[str, int]:
-    found = {}
-    for name, value in ledger.items():
-        if isinstance(value, dict):
-            found.update({f"{name}.{key}": count for key, count in value.items()})
+    counts = {}
+    for name, entry in ledger.items():
+        if isinstance(entry, dict):
+            counts.update({f"{name}.{key}": count for key, count in entry.items()})
         elif name != "ignored":
-            found[name] = value
-    return found
+            counts[name] = entry
+    return counts
 
 
 FATES = {
@@ -119,22 +119,22 @@ FATES = {
 }
 
 
-def test_every_fault_has_its_fate_and_all_else_is_kept_but_for_the_lottery(cold: Run) -> None:
-    found = {}
+def test_every_fault_has_its_fate_and_all_else_is_kept_but_for_resampling(cold: Run) -> None:
+    fates = {}
     for sample, verdict in zip(rows(cold, "samples"), rows(cold, "verdicts"), strict=True):
         assert sample["key"] == verdict["key"]
-        place = (sample["source"], sample["container"], sample["position"])
-        found[place] = (verdict["outcome"], verdict["filter"], verdict["reason"])
-    again = found.pop(("archive", "good.tar", next(p for _, _, p in found if p.startswith("00030.jpg@"))))
+        location = (sample["source"], sample["container"], sample["position"])
+        fates[location] = (verdict["outcome"], verdict["filter"], verdict["reason"])
+    again = fates.pop(("archive", "good.tar", next(p for _, _, p in fates if p.startswith("00030.jpg@"))))
     assert again[1:] == ("ingest", "duplicate member: the name stands in this archive twice")
-    copies = {found.pop(("texts", "texts.jsonl", name))[0] for name in ("t/5", "again")}
+    copies = {fates.pop(("texts", "texts.jsonl", name))[0] for name in ("t/5", "again")}
     assert copies == {"kept", "duplicate"}
-    for place, (outcome, name, reason) in FATES.items():
-        assert found[place][:2] == (outcome, name), place
-        assert found.pop(place)[2].startswith(reason), place
-    others = Counter(fate[:2] for fate in found.values())
-    assert set(others) <= {("kept", None), ("dropped", "resample")}
-    assert others[("kept", None)] == read_json_of(cold, "ledger.json")["all"]["kept"] - 1  # one of the two copied texts
+    for location, (outcome, name, reason) in FATES.items():
+        assert fates[location][:2] == (outcome, name), location
+        assert fates.pop(location)[2].startswith(reason), location
+    rest = Counter(fate[:2] for fate in fates.values())
+    assert set(rest) <= {("kept", None), ("dropped", "resample")}
+    assert rest[("kept", None)] == read_json_of(cold, "ledger.json")["all"]["kept"] - 1  # one of the two copied texts
 
 
 def test_odd_names_and_captions_are_kept_as_they_are_and_shown_clean(cold: Run) -> None:
@@ -146,21 +146,21 @@ def test_odd_names_and_captions_are_kept_as_they_are_and_shown_clean(cold: Run) 
     signal_of = dict(zip((s["key"] for s in rows(cold, "samples")), rows(cold, "signals"), strict=True))
     clean = signal_of[samples["control.jpg"]["key"]]["clean.text"]
     assert clean.isprintable()
-    for name, data in shards(cold).items():
+    for name, content in shards(cold).items():
         if name.endswith(".txt") or name.endswith(".json"):
-            assert b"<|im_start|>" not in data and b"\x00" not in data and b"\x1b" not in data
+            assert b"<|im_start|>" not in content and b"\x00" not in content and b"\x1b" not in content
 
 
 def shards(run: Run) -> dict[str, bytes]:
     """Every member of every shard."""
-    found = {}
+    contents = {}
     for path in sorted(Path(run.at("shards")).glob("*.tar")):
         with tarfile.open(path) as tar:
             for info in tar:
                 assert info.isreg() and info.mtime == 0 and info.uid == 0 and info.uname == ""
-                assert info.name not in found
-                found[info.name] = tar.extractfile(info).read()  # type: ignore[union-attr]
-    return found
+                assert info.name not in contents
+                contents[info.name] = tar.extractfile(info).read()  # type: ignore[union-attr]
+    return contents
 
 
 def test_shards_hold_exactly_what_was_kept_with_the_very_bytes_of_the_source(cold: Run, tiny: Tiny) -> None:
@@ -174,24 +174,24 @@ def test_shards_hold_exactly_what_was_kept_with_the_very_bytes_of_the_source(col
         assert record["id"] == key and record["conversations"] and record["licence"]
         for medium in sample["media"]:
             root = tiny.root / sample["source"]
-            data = (root / medium["uri"]).read_bytes()[medium["offset"] :]
-            data = data if medium["length"] < 0 else data[: medium["length"]]
-            suffix = "mp4" if sample["modality"] == "video" else "png" if data[:4] == b"\x89PNG" else "jpg"
-            assert members[f"{key}.{suffix}"] == data
+            content = (root / medium["uri"]).read_bytes()[medium["offset"] :]
+            content = content if medium["length"] < 0 else content[: medium["length"]]
+            suffix = "mp4" if sample["modality"] == "video" else "png" if content[:4] == b"\x89PNG" else "jpg"
+            assert members[f"{key}.{suffix}"] == content
     licences = {json.loads(members[f"{k}.json"])["licence"] for k, s in kept.items() if s["source"] == "captioned"}
     assert licences <= {"CC-BY-4.0"}
 
 
 def test_members_index_finds_every_member_by_byte_range(cold: Run) -> None:
-    held = shards(cold)
+    contents = shards(cold)
     index = rows(cold, "members")
-    assert sum(len(row["members"]) for row in index) == len(held)
+    assert sum(len(row["members"]) for row in index) == len(contents)
     for row in index:
-        data = Path(cold.at("shards", f"{row['shard']}.tar")).read_bytes()
+        tar = Path(cold.at("shards", f"{row['shard']}.tar")).read_bytes()
         for member in row["members"]:
-            assert data[member["offset"] : member["offset"] + member["size"]] == held[member["name"]]
-        with tarfile.open(fileobj=io.BytesIO(data[row["offset"] : row["offset"] + row["size"]])) as part:
-            assert part.getnames() == [member["name"] for member in row["members"]]
+            assert tar[member["offset"] : member["offset"] + member["size"]] == contents[member["name"]]
+        with tarfile.open(fileobj=io.BytesIO(tar[row["offset"] : row["offset"] + row["size"]])) as sample_tar:
+            assert sample_tar.getnames() == [member["name"] for member in row["members"]]
         assert row["bytes"] == sum(member["size"] for member in row["members"])
 
 
@@ -199,12 +199,12 @@ def test_cards_say_what_the_tars_are(cold: Run) -> None:
     index = rows(cold, "members")
     for path in Path(cold.at("shards")).glob("*.tar"):
         card = json.loads(path.with_suffix(".card.json").read_bytes())
-        mine = [row for row in index if row["shard"] == path.stem]
+        members = [row for row in index if row["shard"] == path.stem]
         assert card["tar"] == {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
-        assert card["samples"] == len(mine) == card["ledger"]["kept"] <= 6
-        assert card["tokens"] == sum(row["tokens"] for row in mine)
-        assert card["sources"] == Counter(row["source"] for row in mine)
-        assert [row["key"] for row in mine] == sorted(row["key"] for row in mine)
+        assert card["samples"] == len(members) == card["ledger"]["kept"] <= 6
+        assert card["tokens"] == sum(row["tokens"] for row in members)
+        assert card["sources"] == Counter(row["source"] for row in members)
+        assert [row["key"] for row in members] == sorted(row["key"] for row in members)
 
 
 def test_plain_webdataset_reads_the_shards(cold: Run) -> None:
@@ -213,11 +213,11 @@ def test_plain_webdataset_reads_the_shards(cold: Run) -> None:
     for modality, suffix in (("image", "jpg"), ("video", "mp4"), ("text", "json")):
         paths = sorted(str(path) for path in Path(cold.at("shards")).glob(f"{modality}-*.tar"))
         assert paths, modality
-        found = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
-        wanted = [row["key"] for row in rows(cold, "members") if row["modality"] == modality]
-        assert [sample["__key__"] for sample in found] == wanted
-        assert any(suffix in sample for sample in found)
-        for sample in found:
+        samples = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
+        expected_keys = [row["key"] for row in rows(cold, "members") if row["modality"] == modality]
+        assert [sample["__key__"] for sample in samples] == expected_keys
+        assert any(suffix in sample for sample in samples)
+        for sample in samples:
             assert json.loads(sample["json"])["id"] == sample["__key__"]
             assert sample["txt"]
 
@@ -237,14 +237,14 @@ def test_hugging_face_reads_the_shards(cold: Run, tmp_path: Path, monkeypatch: p
         for suffixes, paths in series.items():
             if "png" in suffixes:  # the same again
                 continue
-            found = datasets.load_dataset("webdataset", data_files=paths, split="train", cache_dir=str(tmp_path))
+            dataset = datasets.load_dataset("webdataset", data_files=paths, split="train", cache_dir=str(tmp_path))
             if modality == "video":
-                found = found.cast_column("mp4", datasets.Video(decode=False))
-            samples = list(found)
-            wanted = [
+                dataset = dataset.cast_column("mp4", datasets.Video(decode=False))
+            samples = list(dataset)
+            expected_keys = [
                 row["key"] for row in rows(cold, "members") if f"{Path(cold.at('shards', row['shard']))}.tar" in paths
             ]
-            assert [sample["__key__"] for sample in samples] == wanted
+            assert [sample["__key__"] for sample in samples] == expected_keys
             assert all(sample["json"]["id"] == sample["__key__"] for sample in samples)
             if modality == "image":
                 assert samples[0]["jpg"].size == (160, 120)
@@ -312,17 +312,17 @@ def test_two_workers_write_the_same_bytes_and_no_medium_passes_through_beam(
     with monkeypatch.context() as patch:  # all that goes from one of Beam's stages to the next, in this process
         for buffer in (ListBuffer, GroupingBuffer):
             patch.setattr(buffer, "append", seen(buffer.append))
-        one = tiny.run("one", store=tiny.folder / "store-one", **changes)
-    held = b"".join(passed)
-    assert b"u000000" in held and max(map(len, passed)) < 4096
-    for sample in rows(one, "samples"):
+        single = tiny.run("one", store=tiny.folder / "store-one", **changes)
+    passed_bytes = b"".join(passed)
+    assert b"u000000" in passed_bytes and max(map(len, passed)) < 4096
+    for sample in rows(single, "samples"):
         for medium in sample["media"]:
-            data = (tiny.root / sample["source"] / medium["uri"]).read_bytes()
-            assert len(data) == 0 or data[len(data) // 2 :][:24] not in held
-        assert sample["text"] is None or sample["text"].encode() not in held
-    two = tiny.run("two", store=tiny.folder / "store-two", workers=2, **changes)
-    assert read_json_of(two, "work/signals.counters.json")["decodes"] > 5
-    same_bytes(one, two)
+            content = (tiny.root / sample["source"] / medium["uri"]).read_bytes()
+            assert len(content) == 0 or content[len(content) // 2 :][:24] not in passed_bytes
+        assert sample["text"] is None or sample["text"].encode() not in passed_bytes
+    parallel = tiny.run("two", store=tiny.folder / "store-two", workers=2, **changes)
+    assert read_json_of(parallel, "work/signals.counters.json")["decodes"] > 5
+    same_bytes(single, parallel)
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(cold: Run, tiny: Tiny) -> None:
@@ -359,9 +359,9 @@ def test_a_new_file_disturbs_one_unit_whose_cells_are_borrowed(tiny: Tiny, cold:
     run = tiny.open("added", sources=sources)
     STAGES["ingest"](run)
     units = [unit.stem for unit in sorted(Path(cold.at("samples")).glob("*.parquet"))]
-    mine = [name for name in units if rows_of(cold, name)[0]["source"] == "photos"]
-    changed = [name for name in mine if rows_of(cold, name) != rows_of(run, name)]
-    assert len(mine) > 1 and len(changed) == 1
+    photo_units = [name for name in units if rows_of(cold, name)[0]["source"] == "photos"]
+    changed = [name for name in photo_units if rows_of(cold, name) != rows_of(run, name)]
+    assert len(photo_units) > 1 and len(changed) == 1
     STAGES["measure"](run)
     counters = read_json_of(run, "work/signals.counters.json")
     assert counters["decodes"] == counters["probes"] == 1

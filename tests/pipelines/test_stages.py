@@ -40,8 +40,8 @@ def test_stage_by_stage_is_the_whole(
     make_run(texts, "parts")
     for stage in ("ingest", "measure", "decide", "export"):
         assert call(monkeypatch, stage, str(tmp_path / "parts.yaml"), "--json") == 0
-        value = json.loads(capsys.readouterr().out)
-        assert value["stage"] == stage and value["rows"] == 3
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["stage"] == stage and summary["rows"] == 3
     a, b = (json.loads((tmp_path / name / "checksums.json").read_bytes()) for name in ("whole", "parts"))
     assert a == b
     states = json.loads((tmp_path / "parts" / "run.json").read_bytes())["states"]
@@ -51,7 +51,7 @@ def test_stage_by_stage_is_the_whole(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("name: [", ":1: not valid YAML"),
         ("name: a\nname: b\n", ":2: the key 'name' appears twice"),
@@ -63,14 +63,14 @@ def test_stage_by_stage_is_the_whole(
     ],
 )
 def test_a_wrong_config_is_exit_2_and_never_starts_work(
-    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(text)
     for words in (["run"], ["ingest"], ["run", "--explain"]):
         assert call(monkeypatch, words[0], "c.yaml", *words[1:]) == 2
         out = capsys.readouterr()
-        assert out.out == "" and out.err.startswith("reelmill: c.yaml") and said in out.err
+        assert out.out == "" and out.err.startswith("reelmill: c.yaml") and message in out.err
     assert list(tmp_path.iterdir()) == [tmp_path / "c.yaml"]
     assert call(monkeypatch, "run", "nowhere.yaml") == 2
     assert "reelmill init" in capsys.readouterr().err
@@ -88,8 +88,8 @@ def test_a_stage_out_of_turn_is_exit_1_and_says_what_to_run(
 def test_two_jobs_do_not_work_in_one_run(texts: list[dict[str, str]], make_run: Callable[..., Run]) -> None:
     run = make_run(texts)
     Path(run.out).mkdir()
-    held = {"host": socket.gethostname(), "pid": os.getppid(), "time": time.time()}
-    Path(run.at(".lock")).write_text(json.dumps(held))
+    lock = {"host": socket.gethostname(), "pid": os.getppid(), "time": time.time()}
+    Path(run.at(".lock")).write_text(json.dumps(lock))
     with pytest.raises(StageError, match="is at work"):
         stages.run_all(run)
     assert [path.name for path in Path(run.out).iterdir()] == [".lock"]
@@ -101,9 +101,10 @@ def test_explain_shows_every_threshold_and_does_nothing(
 ) -> None:  # fmt: skip
     make_run(texts, filters={"quality": {"max_words": 77}, "language": None}, duplicates={"text": {}})
     assert call(monkeypatch, "run", str(tmp_path / "run.yaml"), "--explain", "--json") == 0
-    value = json.loads(capsys.readouterr().out)
-    assert [entry["filter"] for entry in value["filters"]] == ["quality", "language"]
-    assert value["filters"][0]["settings"]["max_words"] == 77 and value["duplicates"]["text"]["threshold"] == 0.8
+    explanation = json.loads(capsys.readouterr().out)
+    assert [entry["filter"] for entry in explanation["filters"]] == ["quality", "language"]
+    assert explanation["filters"][0]["settings"]["max_words"] == 77
+    assert explanation["duplicates"]["text"]["threshold"] == 0.8
     assert call(monkeypatch, "run", str(tmp_path / "run.yaml"), "--explain") == 0
     assert "max_words = 77" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()

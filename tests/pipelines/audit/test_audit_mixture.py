@@ -27,7 +27,7 @@ RATIO = "text=0.2,image=0.3,multi_image=0.1,video=0.4"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs and a mixture of them, some samples twice, with tars."""
     folder = tmp_path_factory.mktemp("made")
     counts = {"video": 12, "image": 20, "multi_image": 6, "text": 14}
@@ -41,21 +41,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
+def copy(original: Path, tmp_path: Path) -> Path:
     """The same, to damage."""
-    shutil.copytree(made, tmp_path / "all", ignore=shutil.ignore_patterns("work", ".lock"))
+    shutil.copytree(original, tmp_path / "all", ignore=shutil.ignore_patterns("work", ".lock"))
     return tmp_path / "all"
 
 
 def named(folder: Path) -> set[tuple[str, str]]:
-    (found,) = audit.run(str(folder / "mix"), quiet=True)
-    return {(finding.file, finding.field) for finding in found.findings}
+    (report,) = audit.run(str(folder / "mix"), quiet=True)
+    return {(finding.file, finding.field) for finding in report.findings}
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
-    value = json.loads(path.read_bytes())
-    change(value)
-    path.write_bytes(canonical_json(value))
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_bytes(canonical_json(content))
 
 
 def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
@@ -65,51 +65,51 @@ def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> Non
     change(rows)
     path.write_bytes(tables.to_bytes(pa.Table.from_pylist(rows, schema=tables.MIXTURE)))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit(folder / "mix" / "mixture.json", lambda value: value["members"].update(sha256=digest))
+    edit(folder / "mix" / "mixture.json", lambda manifest: manifest["members"].update(sha256=digest))
 
 
-def test_a_mixture_as_it_is_made_has_nothing_to_find(made: Path) -> None:
-    (found,) = audit.run(str(made / "mix"), quiet=True)
-    assert found.ok, found.findings
-    value = json.loads((made / "mix" / "mixture.json").read_bytes())
-    assert found.looked["samples"] == value["totals"]["samples"] == 70
-    assert found.looked["tars"] == value["vshards"]
+def test_a_mixture_as_it_is_made_has_nothing_to_find(original: Path) -> None:
+    (report,) = audit.run(str(original / "mix"), quiet=True)
+    assert report.ok, report.findings
+    manifest = json.loads((original / "mix" / "mixture.json").read_bytes())
+    assert report.looked["samples"] == manifest["totals"]["samples"] == 70
+    assert report.looked["tars"] == manifest["vshards"]
 
 
-def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(made: Path) -> None:
-    folder = made / "mix"
+def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(original: Path) -> None:
+    folder = original / "mix"
     published = [("mixture.json", "mixture"), ("card.json", "mixture-card"), ("croissant.json", "croissant")]
     published += [(f"shards/{path.name}", "tar-card") for path in (folder / "shards").glob("*.card.json")]
     for path, name in published:
         assert schemas.find_errors(name, json.loads((folder / path).read_bytes())) == []
 
 
-def test_its_card_counts_what_its_rows_are(made: Path) -> None:
+def test_its_card_counts_what_its_rows_are(original: Path) -> None:
     """Against a plain loop over the members of the runs."""
-    card = json.loads((made / "mix" / "card.json").read_bytes())
-    value = json.loads((made / "mix" / "mixture.json").read_bytes())
+    card = json.loads((original / "mix" / "card.json").read_bytes())
+    manifest = json.loads((original / "mix" / "mixture.json").read_bytes())
     index = {}
     for run in ("a", "b"):
-        for path in (made / run / "members").glob("*.parquet"):
+        for path in (original / run / "members").glob("*.parquet"):
             index |= {row["key"]: row for row in pq.read_table(path).to_pylist()}
-    rows = pq.read_table(made / "mix" / "members.parquet").to_pylist()
+    rows = pq.read_table(original / "mix" / "members.parquet").to_pylist()
     for field, column in (("sources", "source"), ("licences", "licence"), ("kinds", "kind"), ("languages", "language")):
         counted: dict[str, dict[str, float]] = {}
         for row in rows:
-            one = counted.setdefault(index[row["key"]][column], dict.fromkeys(UNITS, 0))
-            one["samples"] += 1
+            sums = counted.setdefault(index[row["key"]][column], dict.fromkeys(UNITS, 0))
+            sums["samples"] += 1
             for unit in ("tokens", "seconds", "bytes"):
-                one[unit] += row[unit]
+                sums[unit] += row[unit]
         assert card[field].keys() == counted.keys()
         for name, amounts in counted.items():
             assert card[field][name] == pytest.approx(amounts)
     copies = np.bincount([row["repeat"] for row in rows]).tolist()
     assert card["repeats"] == {str(n): count for n, count in enumerate(copies)}
-    assert card["manifest"] == hashlib.sha256((made / "mix" / "mixture.json").read_bytes()).hexdigest()
-    assert [p["members"] for p in card["parents"]] == [p["members"] for p in value["parents"]]
-    tars = [json.loads(p.read_bytes()) for p in sorted((made / "mix" / "shards").glob("*.card.json"))]
+    assert card["manifest"] == hashlib.sha256((original / "mix" / "mixture.json").read_bytes()).hexdigest()
+    assert [p["members"] for p in card["parents"]] == [p["members"] for p in manifest["parents"]]
+    tars = [json.loads(p.read_bytes()) for p in sorted((original / "mix" / "shards").glob("*.card.json"))]
     assert sum(tar["samples"] for tar in tars) == 70
-    assert sum(tar["totals"]["bytes"] for tar in tars) == value["totals"]["bytes"]
+    assert sum(tar["totals"]["bytes"] for tar in tars) == manifest["totals"]["bytes"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_field_of_the_manifest_that_its_rows_do_not_bear_out(copy: Path, field
 
 
 def test_a_seed_that_is_forged_is_not_the_cards(copy: Path) -> None:
-    edit(copy / "mix" / "mixture.json", lambda value: value.update(seed=4))
+    edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(seed=4))
     assert {("card.json", "manifest"), ("card.json", "seed")} <= named(copy)
 
 
@@ -167,13 +167,13 @@ def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
     files = [folder / "mixture.json", folder / "members.parquet", folder / "card.json", folder / "croissant.json",
              *sorted(folder.glob("shards/*"))]  # fmt: skip
     for path in [files[int(n)] for n in random.integers(0, len(files), 12)] + files[:4]:
-        place = int(random.integers(path.stat().st_size))
-        data = bytearray(path.read_bytes())
-        data[place] ^= 1 << int(random.integers(8))
+        offset = int(random.integers(path.stat().st_size))
+        content = bytearray(path.read_bytes())
+        content[offset] ^= 1 << int(random.integers(8))
         good = path.read_bytes()
-        path.write_bytes(bytes(data))
+        path.write_bytes(bytes(content))
         try:
-            assert path.name in {Path(file).name for file, _ in named(copy)}, f"byte {place} of {path.name}"
+            assert path.name in {Path(file).name for file, _ in named(copy)}, f"byte {offset} of {path.name}"
         except StageError as error:  # the byte of its version
             assert path.name == "mixture.json" and "version" in error.what
         path.write_bytes(good)
@@ -182,21 +182,21 @@ def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
 def test_content_that_is_not_the_runs(copy: Path) -> None:
     """A tar of the mixture with another medium, and every hash of it made right."""
     path = sorted((copy / "mix" / "shards").glob("*.tar"))[0]
-    data = bytearray(path.read_bytes())
-    place = data.index(b"JFIF")
-    data[place] ^= 1
-    path.write_bytes(bytes(data))
-    digest = hashlib.sha256(bytes(data)).hexdigest()
-    edit(copy / "mix" / "mixture.json", lambda value: value["materialized"][0].update(sha256=digest))
+    tar = bytearray(path.read_bytes())
+    offset = tar.index(b"JFIF")
+    tar[offset] ^= 1
+    path.write_bytes(bytes(tar))
+    digest = hashlib.sha256(bytes(tar)).hexdigest()
+    edit(copy / "mix" / "mixture.json", lambda manifest: manifest["materialized"][0].update(sha256=digest))
     assert (f"shards/{path.name}", "content") in named(copy)
 
 
 def test_a_run_that_changed_after_the_mixture_was_made(copy: Path) -> None:
-    edit(copy / "a" / "members" / "_manifest.json", lambda value: value.update(input="1" * 32))
-    edit(copy / "a" / "checksums.json", lambda value: value.update(dict.fromkeys(value, "0" * 64)))
-    found = named(copy)
-    assert ("mixture.json", "parents.0.members") in found
-    assert any(field.startswith("shards.") and field.endswith(".sha256") for _, field in found)
+    edit(copy / "a" / "members" / "_manifest.json", lambda content: content.update(input="1" * 32))
+    edit(copy / "a" / "checksums.json", lambda content: content.update(dict.fromkeys(content, "0" * 64)))
+    findings = named(copy)
+    assert ("mixture.json", "parents.0.members") in findings
+    assert any(field.startswith("shards.") and field.endswith(".sha256") for _, field in findings)
 
 
 def test_what_is_missing_is_named(copy: Path) -> None:
@@ -208,17 +208,17 @@ def test_what_is_missing_is_named(copy: Path) -> None:
 
 
 def test_another_version_is_refused(copy: Path) -> None:
-    edit(copy / "mix" / "mixture.json", lambda value: value.update(mixture=99))
+    edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(mixture=99))
     with pytest.raises(StageError, match="version 99"):
         named(copy)
 
 
-def test_deep_decodes_what_the_tars_of_a_mixture_hold(made: Path) -> None:
-    (found,) = audit.run(str(made / "mix"), deep=True, quiet=True)
-    rows = pq.read_table(made / "mix" / "members.parquet", columns=["group"])["group"].to_pylist()
-    groups = [group["modality"] for group in json.loads((made / "mix" / "mixture.json").read_bytes())["groups"]]
+def test_deep_decodes_what_the_tars_of_a_mixture_hold(original: Path) -> None:
+    (report,) = audit.run(str(original / "mix"), deep=True, quiet=True)
+    rows = pq.read_table(original / "mix" / "members.parquet", columns=["group"])["group"].to_pylist()
+    groups = [group["modality"] for group in json.loads((original / "mix" / "mixture.json").read_bytes())["groups"]]
     modalities = [groups[group] for group in rows]
-    assert found.looked["media"] >= sum(modality != "text" for modality in modalities)
+    assert report.looked["media"] >= sum(modality != "text" for modality in modalities)
     # The pictures of these runs are pictures; their videos are random bytes, whose hashes are right.
-    assert {finding.field for finding in found.findings} == {"media"}
-    assert found.total == modalities.count("video") > 0
+    assert {finding.field for finding in report.findings} == {"media"}
+    assert report.total == modalities.count("video") > 0

@@ -33,9 +33,9 @@ def copy(cold: Run, tmp_path: Path) -> Path:
 
 
 def audited(folder: Path) -> AuditReport:
-    (found,) = audit.run(str(folder), quiet=True)
-    assert found.ok == (not found.findings) == (found.total == 0)
-    return found
+    (report,) = audit.run(str(folder), quiet=True)
+    assert report.ok == (not report.findings) == (report.total == 0)
+    return report
 
 
 def named(folder: Path) -> set[tuple[str, str]]:
@@ -49,9 +49,9 @@ def covered(folder: Path) -> list[Path]:
 
 
 def edit_json(path: Path, change: Callable[[Any], None]) -> None:
-    value = json.loads(path.read_bytes())
-    change(value)
-    path.write_bytes(canonical_json(value))
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_bytes(canonical_json(content))
 
 
 def edit_rows(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
@@ -68,23 +68,23 @@ def reissue(folder: Path) -> None:
     for manifest in folder.glob("*/_manifest.json"):
         stage = manifest.parent.name
 
-        def rehash(value: Any, stage: str = stage) -> None:
-            for unit in value["units"]:
+        def rehash(content: Any, stage: str = stage) -> None:
+            for unit in content["units"]:
                 unit["sha256"] = sha256.get(f"{stage}/{unit['name']}.parquet", unit["sha256"])
 
         edit_json(manifest, rehash)
     tars = {p.stem: p.read_bytes() for p in folder.glob("shards/*.tar")}
     for card in folder.glob("shards/*.card.json"):
-        data = tars.get(card.name.split(".")[0])
-        if data is not None:
-            entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            edit_json(card, lambda value, entry=entry: value.update(tar=entry))
+        tar = tars.get(card.name.split(".")[0])
+        if tar is not None:
+            entry = {"sha256": hashlib.sha256(tar).hexdigest(), "bytes": len(tar)}
+            edit_json(card, lambda content, entry=entry: content.update(tar=entry))
 
-    def redistribute(value: Any) -> None:
-        for one in value["distribution"]:
-            data = tars.get(Path(one.get("contentUrl", "")).stem)
-            if data is not None:
-                one.update(sha256=hashlib.sha256(data).hexdigest(), contentSize=f"{len(data)} B")
+    def redistribute(content: Any) -> None:
+        for file in content["distribution"]:
+            tar = tars.get(Path(file.get("contentUrl", "")).stem)
+            if tar is not None:
+                file.update(sha256=hashlib.sha256(tar).hexdigest(), contentSize=f"{len(tar)} B")
 
     edit_json(folder / "croissant.json", redistribute)
     sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -96,11 +96,11 @@ def reissue(folder: Path) -> None:
 
 
 def test_a_run_as_it_is_written_has_nothing_to_find(copy: Path) -> None:
-    found = audited(copy)
+    report = audited(copy)
     ledger = json.loads((copy / "ledger.json").read_bytes())["all"]
-    assert found.ok, found.findings
-    assert found.looked["samples"] == ledger["kept"] and found.looked["inputs"] == ledger["inputs"]
-    assert found.looked["bytes"] == sum(p.stat().st_size for p in [*covered(copy), copy / "run.json"])
+    assert report.ok, report.findings
+    assert report.looked["samples"] == ledger["kept"] and report.looked["inputs"] == ledger["inputs"]
+    assert report.looked["bytes"] == sum(p.stat().st_size for p in [*covered(copy), copy / "run.json"])
 
 
 def test_forging_nothing_leaves_nothing_to_find(copy: Path) -> None:
@@ -111,11 +111,11 @@ def test_forging_nothing_leaves_nothing_to_find(copy: Path) -> None:
 # -- one byte ---------------------------------------------------------------------------------------------------
 
 
-def flip(path: Path, place: int, bit: int) -> None:
+def flip(path: Path, offset: int, bit: int) -> None:
     with open(path, "r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ (1 << bit)]))
 
 
@@ -124,18 +124,18 @@ def test_any_one_byte_of_any_covered_file_is_found(copy: Path) -> None:
     files = covered(copy)
     sizes = np.array([path.stat().st_size for path in files])
     # Half of them as a disk would: by bytes; the others by file, so that small ones get their share.
-    places = np.searchsorted(np.cumsum(sizes), random.integers(0, sizes.sum(), 15), side="right").tolist()
-    places += random.choice(len(files), 10, replace=False).tolist()
-    places += [files.index(copy / name) for name in ("checksums.json", "ledger.json", "README.md", "croissant.json")]
-    for number in places:
-        place, bit = int(random.integers(sizes[number])), int(random.integers(8))
-        flip(files[number], place, bit)
-        found = audited(copy)
+    numbers = np.searchsorted(np.cumsum(sizes), random.integers(0, sizes.sum(), 15), side="right").tolist()
+    numbers += random.choice(len(files), 10, replace=False).tolist()
+    numbers += [files.index(copy / name) for name in ("checksums.json", "ledger.json", "README.md", "croissant.json")]
+    for number in numbers:
+        offset, bit = int(random.integers(sizes[number])), int(random.integers(8))
+        flip(files[number], offset, bit)
+        report = audited(copy)
         name = str(files[number].relative_to(copy))
-        assert not found.ok, f"bit {bit} of byte {place} of {name}"
+        assert not report.ok, f"bit {bit} of byte {offset} of {name}"
         if name != "checksums.json":
-            assert name in {finding.file for finding in found.findings}
-        flip(files[number], place, bit)
+            assert name in {finding.file for finding in report.findings}
+        flip(files[number], offset, bit)
 
 
 def test_a_byte_in_every_file_at_once_names_every_file(copy: Path) -> None:
@@ -156,17 +156,17 @@ def in_tar(folder: Path, shard: str, old: bytes, new: bytes) -> None:
     """Replace the first occurrence of some bytes in a tar."""
     assert len(old) == len(new)
     path = folder / f"{shard}.tar"
-    data = path.read_bytes()
-    assert old in data
-    path.write_bytes(data.replace(old, new, 1))
+    tar = path.read_bytes()
+    assert old in tar
+    path.write_bytes(tar.replace(old, new, 1))
 
 
 def first(folder: Path, shard: str) -> dict[str, Any]:
     """The JSON of a shard's first sample."""
     row = pq.read_table(folder / "members" / f"{Path(shard).name}.parquet").slice(0, 1).to_pylist()[0]
     member = next(m for m in row["members"] if m["name"].endswith(".json"))
-    data = (folder / f"{shard}.tar").read_bytes()
-    return dict(json.loads(data[member["offset"] : member["offset"] + member["size"]]))
+    tar = (folder / f"{shard}.tar").read_bytes()
+    return dict(json.loads(tar[member["offset"] : member["offset"] + member["size"]]))
 
 
 def test_columns_of_the_index_that_the_tar_does_not_bear_out(copy: Path) -> None:
@@ -214,9 +214,9 @@ def test_a_medium_that_is_said_to_be_another(copy: Path) -> None:
     (old,) = first(copy, IMAGE)["sha256"]
     in_tar(copy, IMAGE, old.encode(), b"0" * 64)
     reissue(copy)
-    found = audited(copy).findings
-    assert {(f.file, f.field) for f in found} == {(f"{IMAGE}.tar", "json.sha256")}
-    assert (found[0].expected, found[0].actual, found[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
+    findings = audited(copy).findings
+    assert {(f.file, f.field) for f in findings} == {(f"{IMAGE}.tar", "json.sha256")}
+    assert (findings[0].expected, findings[0].actual, findings[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
 
 
 def test_a_caption_that_says_two_things(copy: Path) -> None:
@@ -270,21 +270,21 @@ def test_a_card_that_is_no_card(copy: Path, field: str, change: Any) -> None:
 
 
 def test_two_cards_swapped(copy: Path) -> None:
-    one, two = copy / f"{TEXT}.card.json", copy / "shards/text-000001.card.json"
-    a, b = one.read_bytes(), two.read_bytes()
-    one.write_bytes(b)
-    two.write_bytes(a)
-    found = named(copy)
-    assert {(f"{TEXT}.card.json", "shard"), (f"{TEXT}.card.json", "tar.sha256")} <= found
+    first_card, second_card = copy / f"{TEXT}.card.json", copy / "shards/text-000001.card.json"
+    a, b = first_card.read_bytes(), second_card.read_bytes()
+    first_card.write_bytes(b)
+    second_card.write_bytes(a)
+    findings = named(copy)
+    assert {(f"{TEXT}.card.json", "shard"), (f"{TEXT}.card.json", "tar.sha256")} <= findings
     reissue(copy)
     assert (f"{TEXT}.card.json", "shard") in named(copy)
 
 
 def test_two_tars_swapped(copy: Path) -> None:
-    one, two = copy / f"{TEXT}.tar", copy / "shards/text-000001.tar"
-    a, b = one.read_bytes(), two.read_bytes()
-    one.write_bytes(b)
-    two.write_bytes(a)
+    first_tar, second_tar = copy / f"{TEXT}.tar", copy / "shards/text-000001.tar"
+    a, b = first_tar.read_bytes(), second_tar.read_bytes()
+    first_tar.write_bytes(b)
+    second_tar.write_bytes(a)
     reissue(copy)
     assert {file for file, _ in named(copy)} >= {f"{TEXT}.tar", "shards/text-000001.tar"}
 
@@ -298,8 +298,8 @@ def test_a_verdict_that_is_turned(copy: Path) -> None:
             )
             name = f"verdicts/{path.name}"
     reissue(copy)
-    found = named(copy)
-    assert (name, "outcome") in found and ("ledger.json", "all.kept") in found
+    findings = named(copy)
+    assert (name, "outcome") in findings and ("ledger.json", "all.kept") in findings
 
 
 def test_a_sample_that_was_dropped_and_is_said_to_be_kept(copy: Path) -> None:
@@ -320,16 +320,16 @@ def test_a_ledger_that_books_from_one_filter_to_another(copy: Path) -> None:
 
     edit_json(copy / "ledger.json", move)
     reissue(copy)
-    found = named(copy)
-    assert ("ledger.json", "all.dropped.forged") in found
-    assert any(field.startswith("sum of cards and unsharded") for _, field in found)
+    findings = named(copy)
+    assert ("ledger.json", "all.dropped.forged") in findings
+    assert any(field.startswith("sum of cards and unsharded") for _, field in findings)
 
 
 def test_a_tar_that_croissant_does_not_know(copy: Path) -> None:
-    def forge(value: Any) -> None:
-        for one in value["distribution"]:
-            if one.get("contentUrl") == f"{TEXT}.tar":
-                one["sha256"] = "0" * 64
+    def forge(croissant: Any) -> None:
+        for file in croissant["distribution"]:
+            if file.get("contentUrl") == f"{TEXT}.tar":
+                file["sha256"] = "0" * 64
 
     edit_json(copy / "croissant.json", forge)
     assert ("croissant.json", f"distribution.{TEXT}.tar.sha256") in named(copy)
@@ -346,8 +346,8 @@ def test_a_tar_that_croissant_does_not_know(copy: Path) -> None:
 )  # fmt: skip
 def test_a_file_that_is_missing_torn_or_empty_is_found(copy: Path, name: str) -> None:
     path = copy / name
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     assert name in {file for file, _ in named(copy)}
     path.unlink()
     assert (name, "file") in named(copy)
@@ -357,15 +357,15 @@ def test_files_that_are_empty_or_zeros_are_found_all_of_them(copy: Path) -> None
     files = covered(copy)
     for number, path in enumerate(files):
         path.write_bytes(b"\0" * 100 * (number % 2))
-    found = {file for file, _ in named(copy)}
+    named_files = {file for file, _ in named(copy)}
     # Without any manifest that could be read nobody knows of the tables; that is found instead.
-    assert {"checksums.json", "ledger.json", "members/_manifest.json", "samples/_manifest.json"} <= found
+    assert {"checksums.json", "ledger.json", "members/_manifest.json", "samples/_manifest.json"} <= named_files
 
 
 @pytest.mark.parametrize("name", ["members/text-000000.parquet", "samples/u000000.parquet", "verdicts/u000000.parquet"])
 def test_a_table_that_is_no_table_though_its_hash_is_right(copy: Path, name: str) -> None:
-    data = (copy / name).read_bytes()
-    (copy / name).write_bytes(data[:-40] + data[-20:])
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-40] + content[-20:])
     reissue(copy)
     assert (name, "parquet") in named(copy)
     (copy / name).write_bytes(tables.to_bytes(pa.table({"key": ["a"]})))
@@ -390,8 +390,8 @@ def test_scratch_and_hidden_files_are_nobodys_business(copy: Path) -> None:
 def test_tables_of_another_version_are_refused(copy: Path) -> None:
     for path in (copy / "members").glob("*.parquet"):
         table = pq.read_table(path)
-        held = {**table.schema.metadata, b"reelmill.version": b"1"}
-        pq.write_table(table.replace_schema_metadata(held), path)
+        metadata = {**table.schema.metadata, b"reelmill.version": b"1"}
+        pq.write_table(table.replace_schema_metadata(metadata), path)
     reissue(copy)
     with pytest.raises(StageError, match="version 1") as caught:
         audit.run(str(copy), quiet=True)
@@ -407,17 +407,17 @@ def test_the_command_says_what_and_where(copy: Path) -> None:
     assert good.exit_code == 0 and json.loads(good.stdout)[0]["ok"] is True
     flip(copy / f"{TEXT}.tar", 600, 0)
     bad = runner.invoke(app, ["audit", str(copy), "--json"])
-    (value,) = json.loads(bad.stdout)
+    (report,) = json.loads(bad.stdout)
     assert bad.exit_code == 1
-    assert (f"{TEXT}.tar", "sha256") in {(finding["file"], finding["field"]) for finding in value["findings"]}
+    assert (f"{TEXT}.tar", "sha256") in {(finding["file"], finding["field"]) for finding in report["findings"]}
     shown = runner.invoke(app, ["audit", str(copy)])
     assert shown.exit_code == 1 and f"{TEXT}.tar" in shown.stdout
 
 
 def test_a_folder_of_runs_is_audited_run_by_run(copy: Path) -> None:
     shutil.copytree(copy, copy.parent / "deeper" / "other")
-    found = audit.run(str(copy.parent), quiet=True)
-    assert [one.uri for one in found] == [f"{copy.parent}/deeper/other", str(copy)]
+    reports = audit.run(str(copy.parent), quiet=True)
+    assert [report.uri for report in reports] == [f"{copy.parent}/deeper/other", str(copy)]
     with pytest.raises(ConfigError, match="neither a run nor a mixture"):
         audit.run(str(copy / "shards"), quiet=True)
 

@@ -34,11 +34,11 @@ def write_samples(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa
     return path.read_bytes(), pa.Table.from_pylist(rows, schema=tables.MEMBERS)
 
 
-def find_fields(data: bytes, members: pa.Table) -> set[str]:
+def find_fields(tar: bytes, members: pa.Table) -> set[str]:
     """Fields of what is found."""
     findings = AuditFindings()
     index = TarIndex.from_members(members)
-    assert len(check_tar(memoryview(data), index, ["jpg", "json"], "a.tar", findings)) == len(index.names)
+    assert len(check_tar(memoryview(tar), index, ["jpg", "json"], "a.tar", findings)) == len(index.names)
     return {finding.field for finding in findings.sorted()}
 
 
@@ -61,35 +61,35 @@ def test_what_export_writes_is_sound(tmp_path_factory: pytest.TempPathFactory, s
 
 
 def test_any_byte_outside_of_contents_is_found(tmp_path: Path) -> None:
-    data, members = write_samples(tmp_path, [(700, 20), (0, 512), (513, 1)])
-    inside = np.zeros(len(data), dtype=bool)
+    tar, members = write_samples(tmp_path, [(700, 20), (0, 512), (513, 1)])
+    inside = np.zeros(len(tar), dtype=bool)
     for row in members.to_pylist():
         for member in row["members"]:
             inside[member["offset"] : member["offset"] + member["size"]] = True
     outside = np.flatnonzero(~inside)
     random_ = np.random.default_rng(0)
-    for place in random_.choice(outside, 400, replace=False):
-        changed = bytearray(data)
-        changed[place] ^= 1 << int(random_.integers(8))
-        assert find_fields(bytes(changed), members), f"byte {place}"
+    for offset in random_.choice(outside, 400, replace=False):
+        changed = bytearray(tar)
+        changed[offset] ^= 1 << int(random_.integers(8))
+        assert find_fields(bytes(changed), members), f"byte {offset}"
 
 
 def test_contents_are_not_its_business_but_lengths_are(tmp_path: Path) -> None:
-    data, members = write_samples(tmp_path, [(700, 20), (5, 5)])
-    place = members["members"][0][0]["offset"].as_py()
-    assert find_fields(data[:place] + b"x" + data[place + 1 :], members) == set()
-    assert "bytes" in find_fields(data[:-512], members)
-    assert "bytes" in find_fields(data + bytes(512), members)
-    assert {"bytes", "members.offset"} <= find_fields(data[:1024], members)
+    tar, members = write_samples(tmp_path, [(700, 20), (5, 5)])
+    offset = members["members"][0][0]["offset"].as_py()
+    assert find_fields(tar[:offset] + b"x" + tar[offset + 1 :], members) == set()
+    assert "bytes" in find_fields(tar[:-512], members)
+    assert "bytes" in find_fields(tar + bytes(512), members)
+    assert {"bytes", "members.offset"} <= find_fields(tar[:1024], members)
     assert find_fields(b"", members)
 
 
 @pytest.mark.parametrize("column", ["offset", "size"])
 def test_a_wrong_number_in_the_index_is_named(tmp_path: Path, column: str) -> None:
-    data, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
+    tar, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
     rows = members.to_pylist()
     rows[1][column] += 512
-    assert find_fields(data, pa.Table.from_pylist(rows, schema=tables.MEMBERS)) == {column}
+    assert find_fields(tar, pa.Table.from_pylist(rows, schema=tables.MEMBERS)) == {column}
 
 
 def _rename(rows: list[dict[str, Any]]) -> None:
@@ -126,16 +126,16 @@ def _overflow(rows: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("change", [_rename, _shift, _grow, _swap, _lose, _far, _negative, _overflow])
 def test_an_index_that_is_not_the_tars_is_found(tmp_path: Path, change: Any) -> None:
-    data, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
+    tar, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
     rows = members.to_pylist()
     change(rows)
-    assert find_fields(data, pa.Table.from_pylist(rows, schema=tables.MEMBERS))
+    assert find_fields(tar, pa.Table.from_pylist(rows, schema=tables.MEMBERS))
 
 
 def test_a_foreign_tar_with_the_same_names_is_named_field_by_field(tmp_path: Path) -> None:
-    data, members = write_samples(tmp_path, [(7, 7)])
+    tar, members = write_samples(tmp_path, [(7, 7)])
     sink = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(data)) as own, tarfile.open(fileobj=sink, mode="w", format=0) as foreign:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as own, tarfile.open(fileobj=sink, mode="w", format=0) as foreign:
         for info in own:
             content = own.extractfile(info)
             info.mtime, info.mode, info.uname = 1, 0o600, "somebody"

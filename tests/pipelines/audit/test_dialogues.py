@@ -18,7 +18,7 @@ from tests.pipelines.audit.test_audit_run import edit_json, edit_rows, named, re
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over four clips, its dialogues written by rule."""
     folder = tmp_path_factory.mktemp("dialogues")
     videos = folder / "videos"
@@ -27,27 +27,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         if number:
             shutil.copyfile(first, videos / f"v{number}.mp4")
-        value: dict[str, Any] = {"text": f"{corpus.caption(number)} Beside it a painter mixes green colours."}
-        value["dense_captions"] = [
+        sidecar: dict[str, Any] = {"text": f"{corpus.caption(number)} Beside it a painter mixes green colours."}
+        sidecar["dense_captions"] = [
             {"start": 0.2, "end": 0.5, "text": "A tall man opens the heavy door slowly."},
             {"start": 0.6, "end": 1.2, "text": "Two children run through the garden."},
         ]
-        (videos / f"v{number}.json").write_text(json.dumps(value))
+        (videos / f"v{number}.json").write_text(json.dumps(sidecar))
     run = corpus.open_videos(folder, "run", videos, {})
     stages.run_all(run)
     return folder / "run"
 
 
-def test_cards_say_of_dialogues_what_their_table_says(made: Path, tmp_path: Path) -> None:
+def test_cards_say_of_dialogues_what_their_table_says(original: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
-    shutil.copytree(made, copy, ignore=shutil.ignore_patterns("work", ".lock"))
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("work", ".lock"))
     assert named(copy) == set()
     card = json.loads((copy / "shards" / "video-000000.card.json").read_bytes())
     assert card["dialogues"]["accepted"] > 0
     edit_rows(copy / "dialogues" / "u000000.parquet", lambda rows: rows[0].update(tokens_in=rows[0]["tokens_in"] + 1))
     reissue(copy)
     assert named(copy) == {("shards/video-000000.card.json", "dialogues.tokens_in")}
-    edit_json(copy / "shards" / "video-000000.card.json", lambda value: value.update(dialogues=None))
+    edit_json(copy / "shards" / "video-000000.card.json", lambda card: card.update(dialogues=None))
     reissue(copy)
     assert ("shards/video-000000.card.json", "dialogues") in named(copy)
 
@@ -61,12 +61,12 @@ def test_a_run_behind_a_uri_is_audited_all_the_same(cold: Run) -> None:
         for entry in storage.list_files(cold.out):
             if not entry.path.startswith("work/"):
                 storage.write_bytes(storage.join(uri, entry.path), Path(cold.out, entry.path).read_bytes())
-        (found,) = audit.run(uri, quiet=True)
-        assert found.ok, found.findings
-        data = bytearray(Path(cold.at("shards", "text-000000.tar")).read_bytes())
-        data[600] ^= 1
-        storage.write_bytes(storage.join(uri, "shards/text-000000.tar"), bytes(data))
-        (found,) = audit.run(uri, quiet=True)
-        assert ("shards/text-000000.tar", "sha256") in {(f.file, f.field) for f in found.findings}
+        (report,) = audit.run(uri, quiet=True)
+        assert report.ok, report.findings
+        tar = bytearray(Path(cold.at("shards", "text-000000.tar")).read_bytes())
+        tar[600] ^= 1
+        storage.write_bytes(storage.join(uri, "shards/text-000000.tar"), bytes(tar))
+        (report,) = audit.run(uri, quiet=True)
+        assert ("shards/text-000000.tar", "sha256") in {(f.file, f.field) for f in report.findings}
     finally:
         files.rm("/audited", recursive=True)

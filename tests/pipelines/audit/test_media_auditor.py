@@ -17,8 +17,8 @@ IMAGE, VIDEO = "shards/image-000000", "shards/video-000000"
 
 
 def named(folder: Path, deep: bool = True) -> set[tuple[str, str]]:
-    (found,) = audit.run(str(folder), deep=deep, quiet=True)
-    return {(finding.file, finding.field) for finding in found.findings}
+    (report,) = audit.run(str(folder), deep=deep, quiet=True)
+    return {(finding.file, finding.field) for finding in report.findings}
 
 
 def medium(folder: Path, shard: str) -> dict[str, Any]:
@@ -34,38 +34,39 @@ def every_sample(folder: Path, key: str, stage: str, change: Any) -> None:
 
 
 def test_a_sound_run_stays_sound_and_every_medium_is_looked_at(copy: Path) -> None:
-    (found,) = audit.run(str(copy), deep=True, quiet=True)
-    assert found.ok, found.findings
+    (report,) = audit.run(str(copy), deep=True, quiet=True)
+    assert report.ok, report.findings
     kept = [row for path in (copy / "members").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     media = [m for row in kept for m in row["members"] if not m["name"].endswith((".json", ".txt"))]
-    assert found.looked["media"] == len(media) > 10
+    assert report.looked["media"] == len(media) > 10
 
 
 def test_a_medium_replaced_together_with_all_hashes_of_files(copy: Path) -> None:
-    place = medium(copy, IMAGE)
+    member = medium(copy, IMAGE)
     path = copy / f"{IMAGE}.tar"
-    data = bytearray(path.read_bytes())
-    data[place["offset"] + place["size"] - 40] ^= 1
-    path.write_bytes(bytes(data))
+    tar = bytearray(path.read_bytes())
+    tar[member["offset"] + member["size"] - 40] ^= 1
+    path.write_bytes(bytes(tar))
     reissue(copy)
     assert named(copy, deep=False) == set()
     assert (f"{IMAGE}.tar", "media.sha256") in named(copy)
 
 
 def test_a_medium_that_is_no_medium_with_every_hash_forged(copy: Path) -> None:
-    place, record = medium(copy, VIDEO), first(copy, VIDEO)
+    member, record = medium(copy, VIDEO), first(copy, VIDEO)
     path = copy / f"{VIDEO}.tar"
-    data = bytearray(path.read_bytes())
-    data[place["offset"] : place["offset"] + place["size"]] = bytes(place["size"])
-    path.write_bytes(bytes(data))
-    (old,), new = record["sha256"], hashlib.sha256(bytes(place["size"])).hexdigest()
+    tar = bytearray(path.read_bytes())
+    tar[member["offset"] : member["offset"] + member["size"]] = bytes(member["size"])
+    path.write_bytes(bytes(tar))
+    (old,), new = record["sha256"], hashlib.sha256(bytes(member["size"])).hexdigest()
     in_tar(copy, VIDEO, old.encode(), new.encode())
     every_sample(copy, record["id"], "samples", lambda row: row["media"][0].update(sha256=new))
     reissue(copy)
     assert named(copy, deep=False) == set()
-    found = named(copy)
-    assert (f"{VIDEO}.tar", "media") in found
-    assert any(field == "key" and file.startswith("samples/") for file, field in found)  # it is a hash of its media's
+    findings = named(copy)
+    assert (f"{VIDEO}.tar", "media") in findings
+    # A key is a hash of its media's hashes.
+    assert any(field == "key" and file.startswith("samples/") for file, field in findings)
 
 
 def test_facts_that_the_medium_does_not_bear_out(copy: Path) -> None:

@@ -81,8 +81,8 @@ def test_a_threshold_belongs_to_its_model(make_run: Callable[..., Run], tmp_path
     sscd = {"fingerprint": {"engine": "sscd", "weights": str(tmp_path / "w.pt"), "sha256": "0" * 64}}
     with pytest.raises(ConfigError, match="threshold is required"):
         make_run(SOURCES, measure=sscd, duplicates={"image": {}})
-    chosen = resolve(make_run(SOURCES, measure=sscd, duplicates={"image": {"threshold": 0.7}})).duplicates.image
-    assert chosen and chosen.threshold == 0.7
+    resolved = resolve(make_run(SOURCES, measure=sscd, duplicates={"image": {"threshold": 0.7}}))
+    assert resolved.duplicates.image and resolved.duplicates.image.threshold == 0.7
 
 
 def test_tiny_resolves(tiny: Tiny) -> None:

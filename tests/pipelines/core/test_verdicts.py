@@ -34,15 +34,15 @@ def judged(resolved: Resolved, rows: Sequence[dict[str, Any]]) -> tuple[list[dic
                         "facts.duration": 1.0, "facts.fps": 8.0, "motion.score": 0.5,
                         **{k: v for k, v in row.items() if "." in k}})  # fmt: skip
     table = pa.Table.from_pylist(signals, schema=resolved.schema(resolved.steps))
-    found, unknown = judge_rows(
+    verdicts, unknown = judge_rows(
         resolved, pa.Table.from_pylist(samples, schema=tables.SAMPLES), table, frozenset(["free"])
     )
-    return found.to_pylist(), unknown.tolist()
+    return verdicts.to_pylist(), unknown.tolist()
 
 
 def fate(resolved: Resolved, **row: Any) -> tuple[Any, Any, Any, bool]:
-    (found,), (unknown,) = judged(resolved, [row])
-    return found["outcome"], found["filter"], found["reason"], unknown
+    (verdict,), (unknown,) = judged(resolved, [row])
+    return verdict["outcome"], verdict["filter"], verdict["reason"], unknown
 
 
 NOTHING = {"facts.width": None, "facts.height": None, "facts.duration": None, "facts.fps": None}
@@ -67,9 +67,9 @@ def test_fates(resolved: Resolved) -> None:
 
 
 def test_the_first_filter_is_named_and_the_others_are_listed(resolved: Resolved) -> None:
-    (found,), _ = judged(resolved, [{"clean.text": "", "facts.width": 50, "motion.score": 0.01}])
-    assert (found["filter"], found["value"], found["threshold"]) == ("caption", 0.0, 1.0)
-    assert [(o["filter"], o["value"], o["threshold"]) for o in found["others"]] == [
+    (verdict,), _ = judged(resolved, [{"clean.text": "", "facts.width": 50, "motion.score": 0.01}])
+    assert (verdict["filter"], verdict["value"], verdict["threshold"]) == ("caption", 0.0, 1.0)
+    assert [(o["filter"], o["value"], o["threshold"]) for o in verdict["others"]] == [
         ("facts", 50.0, 100.0),
         ("motion", 0.01, 0.1),
     ]
@@ -81,7 +81,7 @@ def test_the_order_of_filters_decides_whom_they_name_and_not_who_is_left(
 ) -> None:
     settings: dict[str, Any] = {"caption": None, "facts": {"min_side": 100}, "motion": {"min_score": 0.1}}
     sources = [{"name": "b", "path": ".", "modality": "video"}]
-    made = resolve(make_run(sources, filters={name: settings[name] for name in names}))
+    resolved = resolve(make_run(sources, filters={name: settings[name] for name in names}))
     values = {
         "caption": ("clean.text", "", "x"),
         "facts": ("facts.width", 50, 200),
@@ -91,14 +91,14 @@ def test_the_order_of_filters_decides_whom_they_name_and_not_who_is_left(
     rows = [
         {values[name][0]: values[name][1 if bad else 2] for name, bad in zip(names, row, strict=True)} for row in faults
     ]
-    found, _ = judged(made, rows)
-    for row, bad in zip(found, faults, strict=True):
+    verdicts, _ = judged(resolved, rows)
+    for row, bad in zip(verdicts, faults, strict=True):
         broken = [name for name, wrong in zip(names, bad, strict=True) if wrong]
         assert row["outcome"] == ("dropped" if broken else "alive")
-        assert [row["filter"], *(other["filter"] for other in row["others"])] == (broken or [None])
+        assert [row["filter"], *(further["filter"] for further in row["others"])] == (broken or [None])
 
 
-def test_wordless() -> None:
+def test_rows_that_lack_text() -> None:
     samples = pa.table({"text": ["a", "", None, " \n"], "source": ["free", "free", "strict", "free"]})
     assert lacks_text(samples, frozenset(["free"])).tolist() == [False, True, False, True]
 
@@ -123,9 +123,9 @@ VERDICT = st.tuples(
     st.dictionaries(st.sampled_from(["video", "image"]), st.integers(1, 5)),
 )
 def test_ledgers_reconcile_and_add_up(rows: list[Any], cut: int, ignored: dict[str, int]) -> None:
-    def table(part: list[Any]) -> pa.Table:
-        return pa.table({"modality": [m for m, _ in part], "outcome": [o for _, (o, _) in part],
-                         "filter": pa.array([f for _, (_, f) in part], pa.string())})  # fmt: skip
+    def table(subset: list[Any]) -> pa.Table:
+        return pa.table({"modality": [m for m, _ in subset], "outcome": [o for _, (o, _) in subset],
+                         "filter": pa.array([f for _, (_, f) in subset], pa.string())})  # fmt: skip
 
     whole = tally(table(rows), ignored)
     assert whole["all"]["inputs"] == len(rows)  # type: ignore[index]

@@ -106,11 +106,11 @@ def test_another_threshold_is_told_with_whom_it_stopped(runs: dict[str, Path]) -
 def test_who_stands_in_one_run_only(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["grown"]
     changes = diff.run(str(a), str(b))
-    left, right = set(table(a, "samples")), set(table(b, "samples"))
+    keys_a, keys_b = set(table(a, "samples")), set(table(b, "samples"))
     counts = changes["samples"]
     assert (counts["both"], counts["only_a"]["count"], counts["only_b"]["count"]) == (
-        len(left & right), len(left - right), len(right - left))  # fmt: skip
-    assert counts["only_b"]["examples"] == sorted(right - left)[:5] and counts["only_a"]["sources"] == {"texts": 3}
+        len(keys_a & keys_b), len(keys_a - keys_b), len(keys_b - keys_a))  # fmt: skip
+    assert counts["only_b"]["examples"] == sorted(keys_b - keys_a)[:5] and counts["only_a"]["sources"] == {"texts": 3}
     assert changes["outcomes"] == []
     words = next(entry for entry in changes["scores"] if entry["column"] == "quality.words")
     counts = [row["quality.words"] for row in table(a, "signals").values() if row["quality.words"] is not None]
@@ -120,11 +120,13 @@ def test_who_stands_in_one_run_only(runs: dict[str, Path]) -> None:
 def test_two_mixtures_of_one_run(runs: dict[str, Path]) -> None:
     a, b = runs["mix1"], runs["mix2"]
     changes = diff.run(str(a), str(b))
-    left, right = (set(tables.read(str(mixture / "members.parquet"), ["key"])["key"].to_pylist()) for mixture in (a, b))
+    keys_a, keys_b = (
+        set(tables.read(str(mixture / "members.parquet"), ["key"])["key"].to_pylist()) for mixture in (a, b)
+    )
     keys = changes["keys"]
     assert (keys["both"], keys["left"]["count"], keys["entered"]["count"]) == (
-        len(left & right), len(left - right), len(right - left))  # fmt: skip
-    assert keys["entered"]["examples"] == sorted(right - left)[:5]
+        len(keys_a & keys_b), len(keys_a - keys_b), len(keys_b - keys_a))  # fmt: skip
+    assert keys["entered"]["examples"] == sorted(keys_b - keys_a)[:5]
     assert {"key": "seed", "a": 1, "b": 2} in changes["recipe"]
     assert {entry["by"] for entry in changes["shares"]} <= set(diff_mixtures.BY)
     assert diff.run(str(a), str(a))["same"]
@@ -161,15 +163,17 @@ def test_pairs_by_key_against_dictionaries(a: list[tuple[int, str, Any]], b: lis
                          "x": pa.array([x for _, _, x in rows], pa.float64())})  # fmt: skip
 
     changes = diff_rows.RowChanges(["x"])
-    left, right = changes.add_pairs_by_key(side(a), side(b))
-    one, other = ({f"{k:02d}": (o, x) for k, o, x in rows} for rows in (a, b))
-    assert set(left["key"].to_pylist()) == one.keys() - other.keys()
-    assert set(right["key"].to_pylist()) == other.keys() - one.keys()
-    changed = Counter((one[k][0], other[k][0]) for k in one.keys() & other.keys() if one[k][0] != other[k][0])
+    only_a, only_b = changes.add_pairs_by_key(side(a), side(b))
+    rows_a, rows_b = ({f"{k:02d}": (o, x) for k, o, x in rows} for rows in (a, b))
+    assert set(only_a["key"].to_pylist()) == rows_a.keys() - rows_b.keys()
+    assert set(only_b["key"].to_pylist()) == rows_b.keys() - rows_a.keys()
+    changed = Counter(
+        (rows_a[k][0], rows_b[k][0]) for k in rows_a.keys() & rows_b.keys() if rows_a[k][0] != rows_b[k][0]
+    )
     assert {(e["from"]["outcome"], e["to"]["outcome"]): e["count"] for e in changes.list_outcomes()} == changed
-    moved = [k for k in one.keys() & other.keys() if one[k][1] != other[k][1]]
+    moved = [k for k in rows_a.keys() & rows_b.keys() if rows_a[k][1] != rows_b[k][1]]
     assert changes.moved.get("x", 0) == len(moved)
-    far = sorted((-abs(one[k][1] - other[k][1]), k) for k in moved if None not in (one[k][1], other[k][1]))
+    far = sorted((-abs(rows_a[k][1] - rows_b[k][1]), k) for k in moved if None not in (rows_a[k][1], rows_b[k][1]))
     assert [(d, k) for d, k, _, _ in changes.movers.get("x", [])] == far[: diff_rows.MOVERS]
 
 

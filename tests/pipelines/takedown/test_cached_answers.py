@@ -31,29 +31,29 @@ def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
         with RequestCache(path) as cache:
             before = dict(cache.items())
         assert len(before) == 3
-        gone = rows(run, "dialogues")[0]
-        question = gone["turns"][0]["question"].encode()
+        erased = rows(run, "dialogues")[0]
+        question = erased["turns"][0]["question"].encode()
         assert any(question in answer for answer in before.values())
-        takedown.run([str(tmp_path / "run")], build_request(keys=[gone["key"]]), quiet=True)
+        takedown.run([str(tmp_path / "run")], build_request(keys=[erased["key"]]), quiet=True)
         with RequestCache(path) as cache:
             after = dict(cache.items())
         assert len(after) == 2 and after.items() <= before.items()
         (lost,) = before.keys() - after.keys()
         assert before[lost][60:120] not in path.read_bytes()
-        row = next(row for row in rows(run, "dialogues") if row["key"] == gone["key"])
+        row = next(row for row in rows(run, "dialogues") if row["key"] == erased["key"])
         assert (row["outcome"], row["turns"], row["evidence"]) == ("rejected", [], [])
         stages.run_all(run)  # finds everything done: nobody is asked again
         assert server.counts()["received"] == received
 
 
 def test_texts_are_found_through_two_layers_of_json(tmp_path: Path) -> None:
-    said = 'The "tall" man – in a café –\nopens the heavy door slowly.'
-    inner = json.dumps({"turns": [{"question": "What?", "answer": said}]}, ensure_ascii=False)
+    answer = 'The "tall" man – in a café –\nopens the heavy door slowly.'
+    inner = json.dumps({"turns": [{"question": "What?", "answer": answer}]}, ensure_ascii=False)
     requests = [Request({"model": "m", "n": n}) for n in range(3)]
     with RequestCache(tmp_path / "a.sqlite") as cache:
-        for request, text in zip(requests, (inner, "A short answer.", said + " And more."), strict=True):
+        for request, text in zip(requests, (inner, "A short answer.", answer + " And more."), strict=True):
             cache.put(request.key, request.model, Completion((text,), ("stop",), "m"))
-        row = {"turns": [{"question": "What?", "answer": said}], "evidence": []}
+        row = {"turns": [{"question": "What?", "answer": answer}], "evidence": []}
         needles = build_needles(extract_texts([row]))
         assert match_answers(cache, set(), needles) == sorted([requests[0].key, requests[2].key])
         assert match_answers(cache, {requests[1].key}, []) == [requests[1].key]

@@ -13,7 +13,7 @@ from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, 
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("url", "variant"),
     [
         ("https://Example.org/a", "http://example.org:80/a/"),
         (" http://example.org/a#part ", "https://example.org:443/a"),
@@ -21,12 +21,12 @@ from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, 
         ("/data/raw/", "/data/raw"),
     ],
 )
-def test_the_same_address_written_otherwise(one: str, other: str) -> None:
-    assert normalise_url(one) == normalise_url(other)
+def test_the_same_address_written_otherwise(url: str, variant: str) -> None:
+    assert normalise_url(url) == normalise_url(variant)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("url", "different"),
     [
         ("http://example.org/a", "http://example.org/A"),
         ("http://example.org/a", "http://example.org/a?page=2"),
@@ -36,8 +36,8 @@ def test_the_same_address_written_otherwise(one: str, other: str) -> None:
         ("clips/a.mp4", "a.mp4"),
     ],
 )
-def test_another_address(one: str, other: str) -> None:
-    assert normalise_url(one) != normalise_url(other)
+def test_another_address(url: str, different: str) -> None:
+    assert normalise_url(url) != normalise_url(different)
 
 
 @given(st.text(max_size=40))

@@ -41,8 +41,8 @@ def rows(mixture: Path) -> list[dict[str, Any]]:
 def check(mixture: Path, world: World) -> None:
     """It points at what lies there, holds what the same numbers would draw of each group, and each repeat once."""
     mixture_ = open_mixture(str(mixture))
-    for one in audit.run(str(mixture), quiet=True):
-        assert one.ok, one.to_json()
+    for report in audit.run(str(mixture), quiet=True):
+        assert report.ok, report.to_json()
     index = read_index([str(world.run)], ["modality"])
     hashes = draw.draw_keys(mixture_.manifest["seed"], "mix", index.key)
     keys = index.keys(np.arange(len(index))).to_pylist()
@@ -65,14 +65,14 @@ def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
     removed = next(row["key"] for row in before if row["group"] == 1 and row["repeat"] == 0)  # one more is available
     assert open_mixture(str(mixture)).manifest["groups"][1]["modality"] == "image"
     summary = takedown.run([str(world.root)], build_request(keys=[removed]), quiet=True)
-    (one,) = summary["mixtures"]
-    assert (one["samples"], one["filled"], one["short"], one["out_of_band"]) == (1, 1, {}, [])
+    (entry,) = summary["mixtures"]
+    assert (entry["samples"], entry["filled"], entry["short"], entry["out_of_band"]) == (1, 1, {}, [])
     check(mixture, world)
     after = rows(mixture)
-    places = [(row["vshard"], row["position"], row["key"]) for row in before]
-    assert [(row["vshard"], row["position"]) for row in after] == [place[:2] for place in places]
-    moved = [old for old, new in zip(places, after, strict=True) if old[2] != new["key"]]
-    assert [place[2] for place in moved] == [removed]
+    positions = [(row["vshard"], row["position"], row["key"]) for row in before]
+    assert [(row["vshard"], row["position"]) for row in after] == [position[:2] for position in positions]
+    moved = [old for old, new in zip(positions, after, strict=True) if old[2] != new["key"]]
+    assert [position[2] for position in moved] == [removed]
     changed = {name for name, sha in tree(mixture / "shards").items() if tars[name] != sha and name.endswith(".tar")}
     assert changed == {f"mix-{moved[0][0]:06d}.tar"}
     assert removed.encode() not in b"".join(path.read_bytes() for path in mixture.rglob("*.tar"))
@@ -82,13 +82,13 @@ def test_what_cannot_be_filled_is_said(world: World) -> None:
     mixture = make(world, repeats=1, size=12, shares={"modality": {"text": [0.5, 0.5], "video": [0.25, 0.25]}})
     clip = world.key("clip-1.mp4")  # all three stand in it
     summary = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
-    (one,) = summary["mixtures"]
-    assert one["short"] == {"video": 1} and one["filled"] == 0 and one["out_of_band"]
+    (entry,) = summary["mixtures"]
+    assert entry["short"] == {"video": 1} and entry["filled"] == 0 and entry["out_of_band"]
     warning = open_mixture(str(mixture)).manifest["warnings"][-1]
     assert warning.startswith("taken down: video lacks 1")
     check(mixture, world)
-    places = [(row["vshard"], row["position"]) for row in rows(mixture)]
-    assert all(position == sum(v == vshard for v, _ in places[:i]) for i, (vshard, position) in enumerate(places))
+    positions = [(row["vshard"], row["position"]) for row in rows(mixture)]
+    assert all(position == sum(v == vshard for v, _ in positions[:i]) for i, (vshard, position) in enumerate(positions))
 
 
 def test_a_sample_that_stood_twice_is_replaced_twice(world: World) -> None:

@@ -29,18 +29,20 @@ def members(written: list[shards.WrittenSample]) -> pa.Table:
 
 def write(folder: Path, name: str, samples: list[tuple[str, tuple[bytes, bytes]]]) -> tuple[Path, pa.Table, str]:
     path = folder / name
-    parts = [(key, [shards.Member("jpg", data=one), shards.Member("json", data=two)]) for key, (one, two) in samples]
-    sha256, written = shards.write_tar(path, parts)
+    contents = [
+        (key, [shards.Member("jpg", data=jpg), shards.Member("json", data=json)]) for key, (jpg, json) in samples
+    ]
+    sha256, written = shards.write_tar(path, contents)
     return path, members(written), sha256
 
 
 @given(SAMPLES, st.data())
 def test_without_some_samples_it_is_the_tar_of_the_rest(
-    tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[bytes, bytes]], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[bytes, bytes]], draws: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("tar")
     named = [(f"k{i:025d}", sample) for i, sample in enumerate(samples)]
-    removed = data.draw(st.sets(st.sampled_from([key for key, _ in named])))
+    removed = draws.draw(st.sets(st.sampled_from([key for key, _ in named])))
     path, index, _ = write(folder, "old.tar", named)
     rest, expected, sha256 = write(folder, "wanted.tar", [(k, s) for k, s in named if k not in removed])
     rewrite_tars.check_offsets(str(path), index)
@@ -54,10 +56,10 @@ def test_without_some_samples_it_is_the_tar_of_the_rest(
 
 def test_an_index_that_does_not_fit_stops_it(tmp_path: Path) -> None:
     path, index, _ = write(tmp_path, "a.tar", [("a" * 26, (b"1", b"2")), ("b" * 26, (b"3", b"4"))])
-    _, other, _ = write(tmp_path, "b.tar", [("a" * 26, (b"1" * 600, b"2")), ("b" * 26, (b"3", b"4"))])
+    _, other_index, _ = write(tmp_path, "b.tar", [("a" * 26, (b"1" * 600, b"2")), ("b" * 26, (b"3", b"4"))])
     rewrite_tars.check_offsets(str(path), index)
     with pytest.raises(StageError, match="is not where"):
-        rewrite_tars.check_offsets(str(path), other)
+        rewrite_tars.check_offsets(str(path), other_index)
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(StageError, match="shorter"):
         rewrite_tars.copy_spans(str(path), [(0, 4096)], tmp_path / "c.tar")

@@ -31,8 +31,8 @@ from tests.pipelines.takedown.world import World, holders, tree
 
 def sound(world: World) -> None:
     """The run's own proof holds, and its sums reconcile."""
-    for one in audit.run(str(world.run), quiet=True):
-        assert one.ok, one.to_json()
+    for report in audit.run(str(world.run), quiet=True):
+        assert report.ok, report.to_json()
     ledger = world.read_json("ledger.json")
     assert not (world.run / ".takedown").exists()
     for entry in ledger.values():
@@ -135,7 +135,7 @@ def store_bytes(world: World, keys: list[str]) -> list[str]:
             for values in content_ids(table).values():
                 ids |= {v.hex() for k, v in zip(table["key"].to_pylist(), values.to_pylist(), strict=True) if k in keys}
         mixture_.write_text(json.dumps(sorted(ids)))
-    expected = [bytes.fromhex(value) for value in json.loads(mixture_.read_text())]
+    expected = [bytes.fromhex(digest) for digest in json.loads(mixture_.read_text())]
     return holders(world.root / "store", expected)
 
 
@@ -205,16 +205,16 @@ def test_content_that_another_sample_has_stays_in_the_store(world: World) -> Non
 
 def test_content_that_another_run_has_under_another_key_stays_in_the_store(world: World) -> None:
     key = world.key("clip-1.mp4")
-    other = world.root / "other"
-    shutil.copytree(world.run, other)
-    for path in (other / "samples").glob("u*.parquet"):
+    other_run = world.root / "other"
+    shutil.copytree(world.run, other_run)
+    for path in (other_run / "samples").glob("u*.parquet"):
         table = tables.read(str(path))
         if key in table["key"].to_pylist():
             row = table["key"].to_pylist().index(key)
             tables.write(str(path), put(table, "key", np.array([row]), "z" * 26))
     asked = build_request(keys=[key])
     alone = scan(str(world.run), asked, with_duplicates=False)
-    beside = scan(str(world.run), asked, with_duplicates=False, beside=[str(other)])
+    beside = scan(str(world.run), asked, with_duplicates=False, beside=[str(other_run)])
     assert len(alone.ids) == 3 and beside.ids == set()
     assert scan(str(world.run), asked, with_duplicates=False, beside=[str(world.run)]).ids == alone.ids
 
@@ -236,15 +236,15 @@ def test_a_source_a_licence_and_a_list_of_urls(world: World, tmp_path: Path) -> 
 
 
 def test_twice_is_once_and_one_after_another_is_both_at_once(another: Callable[[str], World]) -> None:
-    one, other = another("one"), another("other")
-    keys = [one.key("t7"), one.key("picture-4.jpg")]
-    remove(one, *keys)
-    before = tree(one.run)
-    remove(one, *keys)
-    assert tree(one.run) == before
+    at_once, in_turn = another("one"), another("other")
+    keys = [at_once.key("t7"), at_once.key("picture-4.jpg")]
+    remove(at_once, *keys)
+    before = tree(at_once.run)
+    remove(at_once, *keys)
+    assert tree(at_once.run) == before
     for key in reversed(keys):
-        remove(other, key)
-    assert tree(other.run) == before
+        remove(in_turn, key)
+    assert tree(in_turn.run) == before
 
 
 def test_what_is_not_there_is_said(world: World, tmp_path: Path) -> None:

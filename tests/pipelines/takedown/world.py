@@ -60,7 +60,7 @@ class World:
         return self.root / "run"
 
     def config(self, **changes: Any) -> Path:
-        value = {
+        content = {
             "name": "world",
             "seed": 3,
             "store": str(self.root / "store"),
@@ -78,7 +78,7 @@ class World:
             "export": {"shard_samples": 3},
             **changes,
         }  # fmt: skip
-        return corpus.write_config(self.root / "config.yaml", value)
+        return corpus.write_config(self.root / "config.yaml", content)
 
     def open(self, *, replace: bool = False, out: Path | None = None, **changes: Any) -> Run:
         path = self.config(**changes)

@@ -91,16 +91,16 @@ def test_several_images_of_one_sample_are_numbered(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_bytes_for_a_tar_give_rows_and_no_crash(data: st.DataObject) -> None:
+def test_any_bytes_for_a_tar_give_rows_and_no_crash(draws: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
-        _damaged(data, Path(name))
+        _damaged(draws, Path(name))
 
 
-def _damaged(data: st.DataObject, folder: Path) -> None:
+def _damaged(draws: st.DataObject, folder: Path) -> None:
     whole = bytearray(
         write_tar(folder / "a.tar", [("1.jpg", b"x" * 90), ("1.txt", b"c"), ("b/2.jpg", b"y" * 600)]).read_bytes()
     )
-    for _ in range(data.draw(st.integers(0, 6))):
-        whole[data.draw(st.integers(0, 3000))] = data.draw(st.integers(0, 255))
-    (folder / "a.tar").write_bytes(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    for _ in range(draws.draw(st.integers(0, 6))):
+        whole[draws.draw(st.integers(0, 3000))] = draws.draw(st.integers(0, 255))
+    (folder / "a.tar").write_bytes(bytes(whole[: draws.draw(st.integers(0, len(whole)))]))
     read_items(make_source(folder))
