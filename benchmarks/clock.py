@@ -1,4 +1,4 @@
-"""What a benchmark costs: CPU rather than seconds, for machines that are shared."""
+"""CPU time of a benchmark: on a shared machine it is steadier than wall time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def cpu() -> float:
-    """CPU seconds of this process and its children, living and dead."""
+    """CPU seconds of this process and its children, running and ended."""
     me = psutil.Process()
     own = me.cpu_times()
     living = [child.cpu_times() for child in me.children(recursive=True)]

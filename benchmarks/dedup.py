@@ -1,18 +1,18 @@
-"""Duplicate search against brute force: how many of the true pairs end in one component, and in what share of the time.
+"""Compare the duplicate search with brute force: share of true pairs that end in one component, and share of the time.
 
     python benchmarks/dedup.py --n 200000
 
 Two data sets of n unit rows in 512 dimensions, stored as float16, both made from a fixed seed:
     clustered   rows around 500 random topics, cosine about 0.45 (below 0.6) within a topic
-    isotropic   rows spread evenly over the sphere: nothing for cells to hold on to, their worst case
+    isotropic   rows spread evenly over the sphere: the worst case for cells
 A tenth of the rows (20,000 pairs at n = 200,000) are planted near-duplicates: another row turned in a random direction
 to a cosine drawn uniformly from [threshold, 0.99]. Float16 moves a few just below the threshold; those are no pairs.
 
 Ours is `filters.dedup.vectors.find_edges` as the pipeline composes it: sample, training, calibration, assignment,
-search,
-forest; all of it is timed. Brute force is FAISS IndexFlatIP.range_search of 10,000 rows drawn from all against all rows
-(half of them before ours, half after), its time scaled to n. Both run on one thread and are compared in CPU seconds of
-the process; wall seconds are printed too.
+search
+and forest; all of it is timed. Brute force is FAISS IndexFlatIP.range_search of 10,000 rows drawn from all against all
+rows (half of them before ours, half after), its time scaled to n. Both run on one thread and are compared in CPU
+seconds of the process; wall seconds are printed too.
 
 Recall counts the edges of brute force: all planted pairs that are over the threshold by exact arithmetic, and whatever
 the 10,000 exact searches found besides (nothing, where the generator is as claimed; printed).
@@ -57,7 +57,7 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def generate(kind: str, n: int, seed: int) -> PlantedVectors:
-    """The data set `kind` of n rows; row order is shuffled, so that a pair's rows lie anywhere."""
+    """The data set `kind` of n rows; row order is shuffled, so a pair's rows may be anywhere."""
     rng = np.random.default_rng(seed)
     twins = n // 10
     rows = unit(rng.standard_normal((n - twins, DIMENSIONS), dtype=np.float32))
@@ -102,7 +102,7 @@ def true_edges(vectors_: PlantedVectors, edges: NDArray[np.int64]) -> tuple[NDAr
 
 
 def measure(kind: str, n: int, seed: int) -> dict[str, Any]:
-    """One data set, searched both ways."""
+    """Search one data set both ways; returns the figures."""
     vectors_ = generate(kind, n, seed)
     wide = vectors_.vectors.astype(np.float32)
     ids = np.arange(n, dtype=np.uint64)

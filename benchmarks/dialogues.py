@@ -1,18 +1,18 @@
-"""Asking many times: is anything lost or paid twice, how much slower than a bare loop, how much CPU. Prints one JSON
-object as its last line.
+"""Test dialogue requests at scale: losses and duplicates, speed against a bare loop, CPU time. Prints one JSON object
+as its last line.
 
     python benchmarks/dialogues.py [--quick] [--server URL --model NAME] [--in-flight 64] [--tokens 1024]
 
 faults: prompts of 2 kB (half of it the same in all, as instructions are) and answers of 1 kB, through client, cache and
 servers. 10,000 requests, a share of 5 % failing with each of the ten classes of faults (one or two times in a row, by a
 keyed hash), 128 in flight. lost: pending that did not end in the right answer, given once and cached; duplicated: right
-answers that the server delivered for an ask beyond the first. rss_mb: resident memory after a fifth, and in the end.
+answers that the server delivered for a request beyond the first. rss_mb: resident memory after a fifth, and at the end.
 
 The rest is what a worker of `reelmill annotate` does, all of it: evidence sheets from samples and signals, requests,
 answers, checks with language, rows, committed units of 500. Prompts are the kind conversation's (request_bytes says how
 large), captions 900 letters, answers 1 kB read off the evidence so that they pass. The blind check is off: it would be
 more requests of the same sort.
-efficiency: tokens a second of A, that without the sheets, over those of B, a loop of aiohttp posts of the same
+efficiency: tokens per second of A without the sheets over those of B, a loop of aiohttp posts of the same
 requests with as many in flight; neither makes its sheets while timed, which in a run are a job of their own; medians,
 in the order A B B A, twice, after one turn of B that is not counted. The cache is new in each turn. A fake server
 takes 0.5 s for each; a real one is told to forget its prefixes before each turn, which vLLM does in its development
@@ -168,7 +168,7 @@ def open_benchmark_run(folder: str, url: str, model: str, in_flight: int, tokens
 
 
 def requests(model: str, count: int, tokens: int = TOKENS) -> list[Request]:
-    """The very requests that `pipeline` sends."""
+    """The same requests that `pipeline` sends."""
     sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": tokens}
     bodies = []
     for number in range(count):

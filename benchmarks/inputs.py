@@ -1,11 +1,11 @@
-"""What the benchmarks of the measure pass are run on: pictures, clips and texts that numbers make, no file needed.
+"""Generate the inputs of the measure benchmarks: pictures, clips and texts computed from random numbers alone.
 
 Pictures: smooth random colour fields (a grid of 9 x 7 colours enlarged by bicubic interpolation) under sensor-like
 noise, JPEG quality 90. Clips: a window that wanders over such a picture, new noise in every frame, x264 (veryfast, CRF
 23, its B-frames, one thread). Texts: English sentences put together from a few hundred words.
 
-Few are made and many are needed, so copies differ in bytes that are not looked at: a comment segment in a JPEG, a free
-box at the end of an MP4. Nothing can serve one from another's result, all are decoded and measured.
+Few are generated and many are needed, so copies differ in bytes that are ignored: a comment segment in a JPEG, a free
+box at the end of an MP4. No cache can serve one for another: all are decoded and measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STOP = "the be to of and that have with a in is it for was on as at by from this
 
 
 def sentence(rng: np.random.Generator) -> str:
-    """8 to 24 words, two of five of them the short ones that English cannot do without."""
+    """8 to 24 words, two fifths of them common English function words."""
     words, stop = WORDS.split(), STOP.split()
     drawn = [stop if short else words for short in rng.random(int(rng.integers(8, 25))) < 0.4]
     return " ".join(kind[int(rng.integers(len(kind)))] for kind in drawn).capitalize() + "."

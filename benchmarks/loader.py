@@ -1,4 +1,4 @@
-"""The loader against plain webdataset over the same tars, and how long it takes to go on in the middle of an epoch.
+"""Compare the loader with plain webdataset over the same tars, and time a resume in the middle of an epoch.
 Prints one JSON object as its last line.
 
     python -m benchmarks.loader [--samples 1500] [--decoded 30] [--quick]
@@ -7,7 +7,7 @@ All comparisons are within one process, A B B A over and over after each side ha
 Ratios are of the medians of CPU time, decoder's child included, because the machine may be shared; ratios of wall time
 are printed beside them.
 
-vs_webdataset: samples a second of `Loader` over those of `webdataset.WebDataset(urls, shardshuffle=False)`, one
+vs_webdataset: samples per second of `Loader` over those of `webdataset.WebDataset(urls, shardshuffle=False)`, one
 process each, no media decoded, over a materialized mixture of --samples samples in 8 tars: 40 % videos of 180 kB, 33 %
 images of 80 kB, 16 % pairs of images of 50 kB each, 11 % texts; media are random bytes, 114 kB a sample, with JSON like
 that of `reelmill export`. The loader shuffles, checks every tar header and parses the JSON; webdataset does none of it.
@@ -20,7 +20,7 @@ from the other. vs_webdataset_decoded_reader: without the decoders' children, wh
 resume_s: wall seconds from `Loader(mixture)` over `load_state_dict` to the next sample in hand, after 1,000,000 of the
 1,200,000 samples of an epoch, the median of five processes that have opened the mixture once before, so that imports
 are not counted; resume_cpu_s: of its CPU time. Keys are random, as real ones are; of the tar, 2.5 GB and sparse, only
-what is read holds bytes.
+the parts that are read contain data.
 """
 
 from __future__ import annotations

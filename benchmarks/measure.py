@@ -1,11 +1,11 @@
-"""The measure stage on video: wall time a clip, and how much of it is neither decoding nor a model's. Prints one JSON
-object as its last line.
+"""Time the measure stage on video: wall time per clip, and the share outside the decoder and the models. Prints one
+JSON object as its last line.
 
     python benchmarks/measure.py [--clips 60] [--quick]
 
 Clips: x264, 3 s at 25 fps, 320x240, 480x270 and 640x360 in turn, every other with two lines of burned-in text; see
-inputs.py. All have captions. The config asks clean-up, language, text quality, facts, overlay (PaddleOCR's models in
-rapidocr), motion and PDQ fingerprints; no filter's threshold stops a clip. One worker, an empty store. The OCR models
+inputs.py. All have captions. The config asks for clean-up, language, text quality, facts, overlay (PaddleOCR's models
+in rapidocr), motion and PDQ fingerprints; no filter drops a clip. One worker, an empty store. The OCR models
 and the decoder's child are started before, as a job of hours starts them once.
 
 wall_s_per_clip: of the stage, by the clock. outside_share: the share of the units' time (`total_ms`) that was neither

@@ -1,24 +1,23 @@
-"""How fast a ratio becomes a mixture, how small it is on disk, and how fast real tars are made of it.
+"""Time planning a mixture from a ratio and materializing it as tars, and measure its size on disk.
 
     python -m benchmarks.mix [--samples 1000000] [--large 0] [--media-mb 2048] [--seed 0] [--folder DIR]
 
-Planning. A run is made up: members tables, manifest, cards and checksums as export writes them, and tars that are holes
-of the right size, since planning never reads one. 45 % images, 30 % videos, 20 % texts, 5 % of three images; sizes are
+Planning. The run is synthetic: members tables, manifest, cards and checksums as export writes them, and sparse tars of
+the right size, since planning never reads one. 45 % images, 30 % videos, 20 % texts, 5 % of three images; sizes are
 lognormal (sigma 1.0; videos 0.8) around means of 60 kB, 220 kB, 2 kB and 120 kB, about 100 kB a sample in all; keys are
 random, ten sources of Zipf-like sizes, two licences, text tokens from sizes or lognormal. Shards hold at most 10,000
 samples or 1 GB. `plan_s` is the wall time of plan and manifest in a fresh process on a run whose files are in the page
 cache: reading and hashing the index, draws, plan, layout, members.parquet and mixture.json, libraries loaded
 beforehand; the median of three ratios, each into a new folder. `mix_s` is pipelines.mix.mix.run, which writes README
-and
-cards too. `bytes_fraction` is what such a mixture takes on disk, cards included, over the bytes of its samples.
-With --large a further index of so many samples is planned in a child process, whose peak memory is told.
+and cards too. `bytes_fraction` is what such a mixture takes on disk, cards included, over the bytes of its samples.
+With --large a further index of so many samples is planned in a child process, whose peak memory is printed.
 
 Materializing. --media-mb of random bytes in samples of 100 kB on average (same laws, no texts of size) are packed into
 tars by mixtures.shards.shards, then a mixture of all of them is materialized by pipelines.mix.materialize in a fresh
-process with
-Beam loaded and its runner started once before, one worker (two threads, as by default); cards and README included. The
-plain loop reads the same source tars in 1 MiB blocks, hashes each with sha256, writes it to a new file and syncs it.
-`materialize_vs_copy_hash` is its wall time over ours, the median of A B, B A rounds; both read from the page cache.
+process with Beam loaded and its runner started once before, one worker (two threads, as by default); cards and README
+included. The plain loop reads the same source tars in 1 MiB blocks, hashes each with sha256, writes it to a new file
+and syncs it. `materialize_vs_copy_hash` is its wall time over ours, the median of A B, B A rounds; both read from the
+page cache.
 """
 
 from __future__ import annotations

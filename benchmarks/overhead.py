@@ -1,20 +1,19 @@
-"""What the measure stage costs beside the functions that it calls, and whether its memory grows with the corpus.
+"""Overhead of the measure stage over the functions that it calls, and whether its memory grows with the corpus.
 Prints one JSON object as its last line.
 
     python benchmarks/overhead.py [--seconds 60] [--quick] [--no-memory]
 
 Inputs: see inputs.py; of 100 samples 92 are documents, 7 images, 1 is a clip of 3 s; images and clips have captions.
-The config asks clean-up, language, text quality, facts, motion (vectors) and duplicates in all modalities, so that
+The config asks for clean-up, language, text quality, facts, motion (vectors) and duplicates in all modalities, so that
 MinHash and PDQ fingerprints are measured; units as by default. Almost all samples pass all filters.
 
-A: `pipelines.measure.measure.run` as the CLI runs it: a Beam job in this process, an empty store, tables and
-their fsync.
+A: `pipelines.measure.measure.run` as the CLI runs it: a Beam job in this process, an empty store, tables with fsync.
 B: the annotators' `measure` and the filters' `judge` in the cascade's order, on 256 rows at a time, media decoded once
-   with the plans of all; what it returns is thrown away. No Beam, no store, no files.
-Order A B B A in one process, which has run both once on a few samples before, so that neither pays for imports, models
-or the decoder's child. overhead: CPU seconds of A over those of B, less 1, both with the decoder's child; the machine
-may be shared, which wall time would show (overhead_wall, printed too: it also holds what A waits for disks).
-There are as many samples as make --seconds of CPU time in the two runs of B, by a first timing of B.
+   with the plans of all; the return values are discarded. No Beam, no store, no files.
+Order A B B A in one process, after both have run once on a few samples, so that neither pays for imports, models or the
+decoder's child. overhead: CPU seconds of A over those of B, minus 1, both with the decoder's child. Wall time is
+printed too (overhead_wall), but other load on the machine affects it, and it includes A's waits for disks. A first
+timing of B determines how many samples make --seconds of CPU time in its two runs.
 
 peak_mb_small, peak_mb_large: peak resident memory of a process that measures 2,000 and one that measures 20,000
 samples (50 % documents, 42 % images of 320x240, 8 % clips of half a second), with its decoder's child added; units of

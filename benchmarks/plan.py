@@ -1,8 +1,8 @@
-"""Does the forecast hold? Worlds of texts, each planned from a keyed share and then run whole.
+"""Check forecasts against whole runs: worlds of texts, each planned from a pseudo-random share and then run whole.
 
     python -m benchmarks.plan [--seeds 10] [--first 10] [--samples 20000] [--share 0.01]
 
-How a world is made (another for every seed, which also seeds the draws). Texts of 12 to 60 words, drawn from 170
+Each seed makes another world and also seeds the draws. Texts of 12 to 60 words, drawn from 170
 common English words (half of the time from the 20 first) and, by 1 / (rank + 5), from 400 made-up topic words, which
 are the vocabulary for resampling. Planted: 8 % too short, 6 % shouted, 6 % German, and copies: every twelfth text is
 followed by 1 to 4 copies of itself (other capitals and stops, or 2 % of the words exchanged), and one text comes
@@ -107,7 +107,7 @@ def world(folder: Path, seed: int, samples: int) -> Path:
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """What a run of everything keeps; decided, not exported, since that is enough to know."""
+    """Run everything up to its verdicts, without export; returns the true figures."""
     run = stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)

@@ -1,4 +1,4 @@
-"""How soon the report of a large run can be used, and what it takes to write it.
+"""Time until the report of a large run is usable in a browser, and the time to write it.
 
     python -m benchmarks.report [--rows 100000] [--pictures 100] [--rounds 3] [--seed 0]
 
@@ -6,8 +6,8 @@ How the run is made. No medium is measured: the tables of a finished run are wri
 rows are images, 20 % videos, 30 % texts, from 12 sources, in units of 10,000 rows; captions have 8 to 20 words drawn by
 Zipf's law, texts 60 to 200. Signals are drawn so that some 4 % of the rows fall to each of five filters (caption,
 language, quality, facts, motion); what the cascade would not have measured is null, and verdicts are those of the run's
-own judge. 3 % of the survivors stand in groups of duplicates. All media are one small picture and one small clip that
-lie there, so that pictures can be drawn, --pictures of them for each filter and outcome and a tenth as many clips.
+own judge. 3 % of the survivors are in groups of duplicates. All rows refer to one small picture or one small
+clip on disk, so that pictures can be drawn, --pictures of them for each filter and outcome and a tenth as many clips.
 
 What is timed. open_s: headless Chromium, from the start of navigation to the list of samples until its first rows are
 shown, all rows have come, one filter has been chosen, and the count of what it leaves is right; the median of --rounds
@@ -260,7 +260,7 @@ def make_signals(rng: Any, resolved: Resolved, samples: pa.Table) -> pa.Table:
 
 
 def settle(run: Run, resolved: Resolved, samples: pa.Table, signals: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The judge's word, and signals without what the cascade would not have measured."""
+    """Judge the rows; returns verdicts, and signals with null for all that the cascade would not have measured."""
     judged, unknown = judge_rows(resolved, samples, signals, run.captions_optional)
     assert not unknown.any()
     order = [filter_.name for filter_ in resolved.filters]

@@ -1,4 +1,4 @@
-"""How fast captions are resampled: from an Arrow string column to the keep column, on one core.
+"""Time the resampling of captions: from an Arrow string column to the keep column, on one core.
 
     python -m benchmarks.resample [--captions 100000] [--entries 500000] [--plain 2000] [--seed 0]
 

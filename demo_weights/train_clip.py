@@ -303,14 +303,14 @@ def alter(scene: DemoScene, rng: np.random.Generator) -> DemoScene:
     """The scene with one attribute changed that its captions name: tint, or a subject's colour, shape or both. It
     belongs to the train split too."""
     while True:
-        what = rng.choice(["tint", "colour", "shape", "both"], p=[0.25, 0.35, 0.25, 0.15])
-        if what == "tint":
+        attribute = rng.choice(["tint", "colour", "shape", "both"], p=[0.25, 0.35, 0.25, 0.15])
+        if attribute == "tint":
             changed = replace(scene, tint=str(rng.choice(scenes.TINTS)))
         else:
             index = int(rng.integers(len(scene.subjects)))
             subject = scene.subjects[index]
-            colour = str(rng.choice(list(scenes.COLOURS))) if what != "shape" else subject.colour
-            shape = str(rng.choice(scenes.SHAPES)) if what != "colour" else subject.shape
+            colour = str(rng.choice(list(scenes.COLOURS))) if attribute != "shape" else subject.colour
+            shape = str(rng.choice(scenes.SHAPES)) if attribute != "colour" else subject.shape
             others = [s for i, s in enumerate(scene.subjects) if i != index]
             if any(s.colour == colour or s.shape == shape for s in others):
                 continue
@@ -339,14 +339,14 @@ def targets(scene: DemoScene) -> NDArray[np.float32]:
 
 def _views(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """A random crop of each picture, up to a ninth per side, sometimes with a stripe that resembles lettering."""
-    out = np.empty((len(pixels), SIDE, SIDE, 3), np.uint8)
+    crops = np.empty((len(pixels), SIDE, SIDE, 3), np.uint8)
     for i, picture in enumerate(pixels):
         y, x = rng.integers(ROOM + 1, size=2)
-        out[i] = picture[y : y + SIDE, x : x + SIDE]
+        crops[i] = picture[y : y + SIDE, x : x + SIDE]
         if rng.random() < 0.1:
             top, high = int(rng.integers(0, SIDE - 8)), int(rng.integers(4, 8))
-            out[i, top : top + high, 4:-4] = rng.choice(np.array([0, 255]), size=(high, SIDE - 8, 1), p=[0.6, 0.4])
-    return out
+            crops[i, top : top + high, 4:-4] = rng.choice(np.array([0, 255]), size=(high, SIDE - 8, 1), p=[0.6, 0.4])
+    return crops
 
 
 def _normalise(pixels: NDArray[np.uint8]) -> Any:
@@ -393,7 +393,6 @@ def train(
     state all others are the zero vector. So unknown words have no effect, and the file compresses well.
     """
     torch, clip = models.import_torch("training"), models.import_open_clip("training")
-    functional = torch.nn.functional
     torch.manual_seed(seed)
     tokenizer = clip.get_tokenizer("ViT-B-32", context_length=CONTEXT)
     token_ids = vocabulary(vocabulary_scenes, tokenizer)
@@ -401,35 +400,21 @@ def train(
     compact[token_ids] = torch.arange(len(token_ids))  # ascending, so that the end token stays the highest
     model = clip.CLIP(**{**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": len(token_ids)}})
     model.visual.to(memory_format=torch.channels_last)
-    labels = np.stack([targets(s) for s in vocabulary_scenes])
-    frequency = labels.mean(axis=0)
-    heads = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
-    heads_weight = torch.from_numpy(np.clip((1 - frequency) / np.maximum(frequency, 1e-3), 1, 12))
-    optimiser, schedule = _optimiser(model, heads, steps)
+    heads = _AttributeHeads(np.stack([targets(s) for s in vocabulary_scenes]))
+    optimiser, schedule = _optimiser(model, heads.layers, steps)
     rng = scenes.generator(seed, "clip", "words")
-    sign = 2 * torch.eye(batch, batch + batch // 2) - 1
-    diagonal = torch.arange(batch)
     began, running = time.monotonic(), 0.0
     for step, examples in enumerate(_batches(seed, plates, steps, batch)):
         still, batch_scenes = examples.still, examples.scenes
         altered = [alter(scene, rng) for scene in batch_scenes[: batch // 2]]
         texts = _draw_captions([*batch_scenes, *altered], [*still, *still[: batch // 2]], rng)
         tokens = compact[tokenizer(texts)]
-        picture = functional.normalize(model.encode_image(_normalise(_views(examples.pixels, rng))), dim=-1)
-        text = functional.normalize(model.encode_text(tokens), dim=-1)
-        logits = model.logit_scale.exp() * picture @ text.T
-        sigmoid = -functional.logsigmoid(sign * (logits + model.logit_bias)).sum(dim=1).mean()
-        # Two scenes of a batch may have the same attributes; such pairs are not wrong.
-        softmax = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(logits[:, :batch].T, diagonal)
-        attributes = torch.from_numpy(np.stack([targets(s) for s in (*batch_scenes, *altered)]))
-        of_pictures, of_texts = (
-            functional.binary_cross_entropy_with_logits(head(embedding * 8), labels, pos_weight=heads_weight)
-            for head, embedding, labels in zip(
-                heads, (picture, text), (attributes[: len(batch_scenes)], attributes), strict=True
-            )
-        )
+        picture = torch.nn.functional.normalize(model.encode_image(_normalise(_views(examples.pixels, rng))), dim=-1)
+        text = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+        sigmoid, softmax = _contrastive_losses(model, picture, text)
+        attributes = heads.loss(picture, text, [*batch_scenes, *altered])
         share = max(0.1, 1 - 1.5 * step / steps)
-        loss = sigmoid + 0.5 * softmax + 4 * share * (of_pictures + of_texts)
+        loss = sigmoid + 0.5 * softmax + 4 * share * attributes
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -445,6 +430,44 @@ def train(
     table = torch.zeros(CONFIG["text_cfg"]["vocab_size"], state["token_embedding.weight"].shape[1])
     table[token_ids] = state["token_embedding.weight"]
     return {**state, "token_embedding.weight": table}
+
+
+def _contrastive_losses(model: Any, picture: Any, text: Any) -> tuple[Any, Any]:
+    """(sigmoid, softmax) loss. picture: unit rows (n, d); text: unit rows (n + k, d), true captions first."""
+    torch = models.import_torch("training")
+    functional, n = torch.nn.functional, len(picture)
+    logits = model.logit_scale.exp() * picture @ text.T
+    sign = 2 * torch.eye(n, len(text)) - 1
+    sigmoid = -functional.logsigmoid(sign * (logits + model.logit_bias)).sum(dim=1).mean()
+    # Two scenes of a batch may have the same attributes; such pairs are not wrong.
+    diagonal = torch.arange(n)
+    softmax = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(logits[:, :n].T, diagonal)
+    return sigmoid, softmax
+
+
+class _AttributeHeads:
+    """Two linear heads that predict the attributes from a picture's and from a text's embedding; see the module.
+
+    labels: float32 (m, k), `targets` of typical scenes; rare attributes weigh more.
+    """
+
+    def __init__(self, labels: NDArray[np.float32]) -> None:
+        torch = models.import_torch("training")
+        frequency = labels.mean(axis=0)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(CONFIG["embed_dim"], labels.shape[1]) for _ in range(2))
+        self._weight = torch.from_numpy(np.clip((1 - frequency) / np.maximum(frequency, 1e-3), 1, 12))
+
+    def loss(self, picture: Any, text: Any, text_scenes: Sequence[DemoScene]) -> Any:
+        """Sum of both heads' losses. text_scenes: one per row of `text`; the first are the pictures'."""
+        torch = models.import_torch("training")
+        labels = torch.from_numpy(np.stack([targets(scene) for scene in text_scenes]))
+        of_pictures, of_texts = (
+            torch.nn.functional.binary_cross_entropy_with_logits(
+                head(embedding * 8), labels[: len(embedding)], pos_weight=self._weight
+            )
+            for head, embedding in zip(self.layers, (picture, text), strict=True)
+        )
+        return of_pictures + of_texts
 
 
 def _optimiser(model: Any, heads: Any, steps: int) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Read a mixture as a trainer does, and see what a batch is made of.
+"""Read a mixture as a trainer does, and print the content of its batches.
 
     python examples/loader.py MIX [--steps 8] [--batch 4] [--workers 2] [--tokenizer tokenizer.json]
 
@@ -53,10 +53,8 @@ def main() -> None:
             break
     # Save this beside the model: Loader(...).load_state_dict(state) goes on with the next sample.
     print("state:", json.dumps(loader.state_dict()))
-    for modality, found in loader.composition()["modalities"].items():
-        print(
-            f"{modality:12} {found['samples']:6,} samples, share {found['share']:.3f}, planned {found['planned']:.3f}"
-        )
+    for modality, row in loader.composition()["modalities"].items():
+        print(f"{modality:12} {row['samples']:6,} samples, share {row['share']:.3f}, planned {row['planned']:.3f}")
 
 
 def samples(batch: list[Any]) -> list[str]:

@@ -144,7 +144,7 @@ class DemoScene:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """What every caption of this scene names, which decides the split."""
+        """The attributes that every caption of this scene names; they decide the split."""
         return (self.tint, *sorted(f"{s.colour} {s.shape}" for s in self.subjects))
 
     def describe(self, variant: int = 0, still: bool = False) -> str:

@@ -75,7 +75,7 @@ class ItemSample:
 
 
 def item_names(items: pa.Table, source: str | None = None) -> list[str]:
-    """What identifies each item: source (a column, unless given), container and position."""
+    """The columns that identify each item: source (a column, unless given), container and position."""
     sources = [source] * items.num_rows if source is not None else items["source"].to_pylist()
     columns = (sources, items["container"].to_pylist(), items["position"].to_pylist())
     return ["\x00".join(names) for names in zip(*columns, strict=True)]

@@ -31,7 +31,7 @@ ROOTS = ("filters", "duplicates", "resample")
 
 
 def run(folder: str, settings: Sequence[str]) -> dict[str, Any]:
-    """What the run in `folder` would keep with `settings` ("filters.motion.min_score=0.002", …; values are YAML).
+    """Compute what a run (`folder`) keeps with `settings` ("filters.motion.min_score=0.002", …; values are YAML).
 
     Raises ConfigError for an unknown key, StageError where there is no finished run, or where a search for duplicates
     needs fingerprints that the store does not have.

@@ -241,7 +241,7 @@ class Trainer:
 
 
 def _identify_model(path: str) -> list[list[Any]]:
-    """What distinguishes a model's folder from another's: its config by content, its weights by name and size."""
+    """Identity of a model's folder: its config by content, its weights by name and size."""
     weights = [entry for entry in storage.list_files(path) if entry.path.endswith((".safetensors", ".bin"))]
     return [["config.json", file_sha256(Path(path) / "config.json")], *([entry.path, entry.size] for entry in weights)]
 
