@@ -28,8 +28,8 @@ def column(lists):
 
 def table(counts):
     """Frequencies of ids 0, 1, …; zeros are left out."""
-    found = np.flatnonzero(counts)
-    return NgramCounts(found.astype(np.int32), np.array(counts)[found].astype(np.int64), sum(counts), 0)
+    present = np.flatnonzero(counts)
+    return NgramCounts(present.astype(np.int32), np.array(counts)[present].astype(np.int64), sum(counts), 0)
 
 
 def keys(n, start=0):
@@ -98,10 +98,10 @@ def test_no_ngram():
 @given(LISTS)
 def test_frequencies_count_texts(lists):
     counts = count_frequencies(column(lists), SIZE)
-    known = [row for row in lists if row is not None]
-    expected = {i: sum(i in row for row in known) for i in range(SIZE) if any(i in row for row in known)}
+    texts = [row for row in lists if row is not None]
+    expected = {i: sum(i in row for row in texts) for i in range(SIZE) if any(i in row for row in texts)}
     assert dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True)) == expected
-    assert (counts.texts, counts.unmatched) == (len(known), sum(not row for row in known))
+    assert (counts.texts, counts.unmatched) == (len(texts), sum(not row for row in texts))
     assert counts.ids.dtype == np.int32 and counts.counts.dtype == np.int64
 
 
@@ -164,8 +164,8 @@ def test_the_formula(counts, rows, t, rule):
 @given(COUNTS, ROWS, st.floats(0.1, 80), st.floats(1.0, 3.0), st.sampled_from(["sqrt", "linear"]), st.integers(0, 9))
 def test_monotone_in_t(counts, rows, t, factor, rule, seed):
     less, more = (compute_keep_probability(column(rows), table(counts), x, rule) for x in (t, t * factor))
-    known = np.array([row is not None for row in rows], dtype=bool)
-    assert (less[known] <= more[known]).all()
+    is_valid = np.array([row is not None for row in rows], dtype=bool)
+    assert (less[is_valid] <= more[is_valid]).all()
     kept_less, draw = draw_kept(keys(len(rows)), less, seed)
     kept_more, same_draw = draw_kept(keys(len(rows)), more, seed)
     assert (kept_less <= kept_more).all()
@@ -180,11 +180,11 @@ def test_order_and_shards_do_not_matter(counts, rows, seed, random, cut):
     expected = dict(zip(names, zip(keep.tolist(), draw.tolist(), strict=True), strict=True))
     order = list(range(len(rows)))
     random.shuffle(order)
-    for part in (order[:cut], order[cut:]):
-        part_keys = [names[i] for i in part]
-        p = compute_keep_probability(column([rows[i] for i in part]), table(counts), 5)
-        keep, draw = draw_kept(part_keys, p, seed)
-        assert [expected[k] for k in part_keys] == list(zip(keep.tolist(), draw.tolist(), strict=True))
+    for shard in (order[:cut], order[cut:]):
+        shard_keys = [names[i] for i in shard]
+        p = compute_keep_probability(column([rows[i] for i in shard]), table(counts), 5)
+        keep, draw = draw_kept(shard_keys, p, seed)
+        assert [expected[k] for k in shard_keys] == list(zip(keep.tolist(), draw.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("sqrt", 0.875), ("linear", 1 - 0.75**3)])

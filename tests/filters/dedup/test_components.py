@@ -44,8 +44,8 @@ def test_components_are_those_of_plain_union_find(edges):
 def test_forest_does_not_depend_on_order_or_direction(edges, chance):
     turned = [edge if chance.random() < 0.5 else edge[::-1] for edge in edges]
     chance.shuffle(turned)
-    one, other = components.build_forest(*pairs(edges)), components.build_forest(*pairs(turned))
-    assert np.array_equal(one, other)
+    forest, turned_forest = components.build_forest(*pairs(edges)), components.build_forest(*pairs(turned))
+    assert np.array_equal(forest, turned_forest)
 
 
 @given(EDGES)
@@ -73,7 +73,7 @@ def test_merge_leaves_its_inputs_alone():
     merged = components.merge_forests([forest])
     merged.add(*pairs([(2, 3)]))
     merged.reduce()
-    assert [part.tolist() for part in forest.reduce()] == [[1], [2]]
+    assert [side.tolist() for side in forest.reduce()] == [[1], [2]]
 
 
 def test_accumulator_of_a_clique_stays_a_forest(monkeypatch):
@@ -98,8 +98,8 @@ def test_a_chain_is_one_component_whatever_the_order():
 @given(EDGES, EDGES)
 def test_joined_pairs_are_those_of_one_component(edges, asked):
     root = plain(edges)
-    found = components.are_connected(*pairs(asked), components.build_forest(*pairs(edges)))
-    assert found.tolist() == [root.get(a, a) == root.get(b, b) for a, b in asked]
+    connected = components.are_connected(*pairs(asked), components.build_forest(*pairs(edges)))
+    assert connected.tolist() == [root.get(a, a) == root.get(b, b) for a, b in asked]
 
 
 def test_packing_is_16_little_endian_bytes_a_pair():
@@ -107,7 +107,7 @@ def test_packing_is_16_little_endian_bytes_a_pair():
     block = components.pack(a, b)
     assert len(block) == 32 and block[16:18] == b"\x02\x01"
     assert np.array_equal(components.unpack(block), (a, b))
-    assert [len(part) for part in components.unpack(b"")] == [0, 0]
+    assert [len(side) for side in components.unpack(b"")] == [0, 0]
     with pytest.raises(ValueError):
         components.unpack(b"123")
 
@@ -127,8 +127,8 @@ def test_survivor_is_the_best_rank_then_the_smallest_key(rows, chance):
     kept = components.choose_survivors(ids, roots, [[r[1] for r in rows], [r[2] for r in rows]], keys)
 
     def order(i):
-        value = rows[i][1]
-        return (0 if value != value else -1 - round(value, 6), -rows[i][2], keys[i])
+        rank = rows[i][1]
+        return (0 if rank != rank else -1 - round(rank, 6), -rows[i][2], keys[i])
 
     for i, row in enumerate(rows):
         best = min((j for j in range(len(rows)) if rows[j][0] == row[0]), key=order)

@@ -23,8 +23,8 @@ def all_pairs(table, ids, threshold, allowed=lambda i, j: True):
         for j in range(i)
         if (table[i] == table[j]).sum() >= threshold * table.shape[1] and allowed(i, j)
     ]
-    found = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
-    return components.build_forest(found[:, 0], found[:, 1])
+    edges = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
+    return components.build_forest(edges[:, 0], edges[:, 1])
 
 
 def find_text_edges(signatures, ids, threshold):
@@ -47,8 +47,8 @@ def test_groups_are_those_of_all_pairs_that_share_a_band(n, seed, dtype):
     def meet(i, j):
         return bool((bands[i] == bands[j]).all(axis=1).any())
 
-    found = find_text_edges(table, ids, 0.8)
-    assert np.array_equal(found, all_pairs(table, ids, 0.8, meet))
+    forest = find_text_edges(table, ids, 0.8)
+    assert np.array_equal(forest, all_pairs(table, ids, 0.8, meet))
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,16 +57,16 @@ def test_every_bucket_is_searched_wholly(n, seed, buckets):
     table = signatures(n, 16, seed)
     rng = np.random.default_rng(seed)
     ids, keys = rng.permutation(n).astype(np.uint64), rng.integers(0, buckets, n).astype(np.uint64)
-    found = texts.link_buckets(keys, ids, table, 0.75)
-    assert np.array_equal(found, all_pairs(table, ids, 0.75, lambda i, j: keys[i] == keys[j]))
+    forest = texts.link_buckets(keys, ids, table, 0.75)
+    assert np.array_equal(forest, all_pairs(table, ids, 0.75, lambda i, j: keys[i] == keys[j]))
 
 
 def test_agreement_equal_to_the_threshold_is_an_edge():
     table = np.zeros((3, 10), dtype=np.uint32)
     table[1, :3], table[2, :4] = 1, 2
     ids = np.arange(3, dtype=np.uint64)
-    found = texts.link_buckets(np.zeros(3, np.uint64), ids, table, 0.7)
-    assert [part.tolist() for part in found] == [[0], [1]]
+    forest = texts.link_buckets(np.zeros(3, np.uint64), ids, table, 0.7)
+    assert [side.tolist() for side in forest] == [[0], [1]]
 
 
 def test_a_bucket_of_near_copies_is_one_group():
@@ -109,4 +109,4 @@ def test_pairs_at_the_threshold_are_found_as_often_as_promised():
 
 def test_empty_input():
     none = find_text_edges(np.zeros((0, 16), np.uint32), np.zeros(0, np.uint64), 0.8)
-    assert [len(part) for part in none] == [0, 0]
+    assert [len(side) for side in none] == [0, 0]

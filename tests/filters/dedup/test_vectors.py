@@ -36,12 +36,12 @@ def all_pairs(vectors, ids, threshold, shift=0):
     """{(a, b): cosine}, by the definition."""
     wide = vectors.astype(np.float64)
     cosines = np.round(wide @ wide.T, 6)
-    found = {}
+    cosine_of = {}
     for i, j in zip(*np.nonzero(cosines >= threshold), strict=True):
         a, b = int(ids[i]), int(ids[j])
         if a < b and a >> shift != b >> shift:
-            found[a, b] = float(cosines[i, j])
-    return found
+            cosine_of[a, b] = float(cosines[i, j])
+    return cosine_of
 
 
 def as_dict(edges):
@@ -90,24 +90,24 @@ def test_links_are_the_components_of_all_pairs(n, d, seed, tile):
     rows = one_cell(vectors, ids)
     assert np.array_equal(dedup.link_cells(rows, rows, THRESHOLD, tile=tile), expected)
     half = n // 2
-    parts = [one_cell(vectors[:half], ids[:half]), one_cell(vectors[half:], ids[half:])]
+    query_blocks = [one_cell(vectors[:half], ids[:half]), one_cell(vectors[half:], ids[half:])]
     forest = components.Forest()
-    for part in parts:  # queries in blocks, as from files
-        forest.add(*dedup.link_cells(rows, part, THRESHOLD, tile=tile))
+    for queries in query_blocks:  # queries in blocks, as from files
+        forest.add(*dedup.link_cells(rows, queries, THRESHOLD, tile=tile))
     assert np.array_equal(forest.reduce(), expected)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 80), st.integers(0, 10**6), st.integers(1, 4))
 def test_rows_meet_by_cell(n, seed, probes):
-    """A pair is looked at when one of the two probes the other's home, and only then; partitions add up."""
+    """A pair is compared if and only if one of the two probes the home of the other; partitions add up."""
     vectors, ids = crowded(n, 8, seed), names(n, seed)
     centroids = unit(np.random.default_rng(seed).standard_normal((7, 8))).astype(np.float32)
     cells = dedup_cells.nearest_cells(vectors, centroids, probes)
-    place = {int(name): row for row, name in enumerate(ids)}
+    row_of = {int(name): row for row, name in enumerate(ids)}
 
     def meet(a, b):
-        a, b = cells[place[a]], cells[place[b]]
+        a, b = cells[row_of[a]], cells[row_of[b]]
         return a[0] in b or b[0] in a
 
     expected = {pair: cosine for pair, cosine in all_pairs(vectors, ids, THRESHOLD).items() if meet(*pair)}
@@ -117,11 +117,11 @@ def test_rows_meet_by_cell(n, seed, probes):
     for partition in range(3):
         base = cells[:, 0] % 3 == partition
         query = ((cells % 3 == partition) & (cells >= 0)).any(axis=1)
-        part = [VectorTable(vectors[some], ids[some], cells[some]) for some in (base, query)]
-        forest.add(*dedup.link_cells(*part, THRESHOLD))
-    # identical vectors that arrive together are joined wherever they live
+        base_and_queries = [VectorTable(vectors[some], ids[some], cells[some]) for some in (base, query)]
+        forest.add(*dedup.link_cells(*base_and_queries, THRESHOLD))
+    # identical vectors in one partition are joined whatever their home cells
     same = {pair for pair, cosine in all_pairs(vectors, ids, 0.99).items()
-            if (vectors[place[pair[0]]] == vectors[place[pair[1]]]).all()}  # fmt: skip
+            if (vectors[row_of[pair[0]]] == vectors[row_of[pair[1]]]).all()}  # fmt: skip
     assert np.array_equal(forest.reduce(), forest_of(set(expected) | same))
 
 
@@ -136,14 +136,14 @@ def test_equal_to_the_threshold_is_an_edge_and_just_below_is_not():
         (0, 3),
     ]
     rows = one_cell(vectors[:3], ids[:3])
-    assert [part.tolist() for part in dedup.link_cells(rows, rows, 0.75)] == [[0], [1]]
+    assert [side.tolist() for side in dedup.link_cells(rows, rows, 0.75)] == [[0], [1]]
 
 
 def test_rounding_to_six_decimals_comes_before_the_comparison():
     near = np.array([[1.0, 0.0], [0.8999997, np.sqrt(1 - 0.8999997**2)], [0.8999993, -np.sqrt(1 - 0.8999993**2)]])
     ids = np.arange(3, dtype=np.uint64)
-    found = as_dict(search_cell(near.astype(np.float32), ids, 0.9))
-    assert found == {(0, 1): 0.9}
+    edges = as_dict(search_cell(near.astype(np.float32), ids, 0.9))
+    assert edges == {(0, 1): 0.9}
 
 
 def test_a_chain_merges_its_ends():
@@ -151,15 +151,15 @@ def test_a_chain_merges_its_ends():
     vectors = unit([[np.cos(i * angle), np.sin(i * angle)] for i in range(3)])
     ids = np.array([9, 5, 7], dtype=np.uint64)
     assert set(as_dict(search_cell(vectors, ids, THRESHOLD))) == {(5, 9), (5, 7)}
-    assert [part.tolist() for part in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [[5, 5], [7, 9]]
+    assert [side.tolist() for side in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [[5, 5], [7, 9]]
 
 
 def test_frames_of_one_video_are_no_pair():
     vectors = unit(np.ones((6, 4)))
     ids = np.array([1 << 8, 1 << 8 | 1, 1 << 8 | 2, 2 << 8, 2 << 8 | 1, 3 << 8], dtype=np.uint64)
-    found = as_dict(search_cell(vectors, ids, THRESHOLD, shift=8))
-    assert set(found) == set(all_pairs(vectors, ids, THRESHOLD, shift=8))
-    assert len(found) == 3 * 2 + 3 * 1 + 2 * 1
+    edges = as_dict(search_cell(vectors, ids, THRESHOLD, shift=8))
+    assert set(edges) == set(all_pairs(vectors, ids, THRESHOLD, shift=8))
+    assert len(edges) == 3 * 2 + 3 * 1 + 2 * 1
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
@@ -182,7 +182,7 @@ def test_identical_vectors_are_one_star_in_whatever_cells():
     vectors = np.repeat(unit(np.eye(2)), [5, 4], axis=0)
     ids = np.arange(9, dtype=np.uint64)[::-1].copy()
     rows = VectorTable(vectors, ids, np.arange(9, dtype=np.int32)[:, None])
-    assert [part.tolist() for part in dedup.link_cells(rows, rows, THRESHOLD)] == [
+    assert [side.tolist() for side in dedup.link_cells(rows, rows, THRESHOLD)] == [
         [0, 0, 0, 4, 4, 4, 4],
         [1, 2, 3, 5, 6, 7, 8],
     ]
@@ -202,7 +202,7 @@ def test_cells_of_a_row_do_not_depend_on_the_rows_beside_it():
     whole = dedup_cells.nearest_cells(vectors, centroids, 4, margin=0.1, most=16)
     assert whole.dtype == np.int32 and whole.shape == (2500, 16)
     pieces = [
-        dedup_cells.nearest_cells(part, centroids, 4, margin=0.1, most=16) for part in np.split(vectors, [1, 700, 1999])
+        dedup_cells.nearest_cells(rows, centroids, 4, margin=0.1, most=16) for rows in np.split(vectors, [1, 700, 1999])
     ]
     assert np.array_equal(np.concatenate(pieces), whole)
 
@@ -223,11 +223,11 @@ def test_cells_are_home_then_probes_then_what_the_margin_admits():
 
 def test_training_is_repeatable_and_gives_unit_rows():
     sample = crowded(1500, 24, 3)
-    one, other = (dedup_cells.train_centroids(sample, 16, seed=5) for _ in range(2))
-    assert one.dtype == np.float32 and one.shape == (16, 24)
-    assert np.array_equal(one, other)
-    assert not np.array_equal(one, dedup_cells.train_centroids(sample, 16, seed=6))
-    assert np.allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
+    centroids, again = (dedup_cells.train_centroids(sample, 16, seed=5) for _ in range(2))
+    assert centroids.dtype == np.float32 and centroids.shape == (16, 24)
+    assert np.array_equal(centroids, again)
+    assert not np.array_equal(centroids, dedup_cells.train_centroids(sample, 16, seed=6))
+    assert np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
     assert dedup_cells.train_centroids(sample, 1, seed=5).shape == (1, 24)
     with pytest.raises(ValueError, match="16 centroids"):
         dedup_cells.train_centroids(sample[:15], 16, seed=5)
@@ -235,13 +235,15 @@ def test_training_is_repeatable_and_gives_unit_rows():
 
 def test_sample_does_not_depend_on_order_and_can_be_drawn_in_parts():
     ids = names(3000, 4)
-    chosen = ids[dedup_cells.sample_rows(ids, 200, seed=1)]
-    assert len(chosen) == 200 and (np.diff(chosen.astype(np.int64)) > 0).all()
+    sample = ids[dedup_cells.sample_rows(ids, 200, seed=1)]
+    assert len(sample) == 200 and (np.diff(sample.astype(np.int64)) > 0).all()
     shuffled = np.random.default_rng(5).permutation(ids)
-    assert np.array_equal(shuffled[dedup_cells.sample_rows(shuffled, 200, seed=1)], chosen)
-    parts = np.concatenate([part[dedup_cells.sample_rows(part, 200, seed=1)] for part in np.split(ids, 3)])
-    assert np.array_equal(parts[dedup_cells.sample_rows(parts, 200, seed=1)], chosen)
-    assert not np.array_equal(ids[dedup_cells.sample_rows(ids, 200, seed=2)], chosen)
+    assert np.array_equal(shuffled[dedup_cells.sample_rows(shuffled, 200, seed=1)], sample)
+    subset_samples = np.concatenate(
+        [subset[dedup_cells.sample_rows(subset, 200, seed=1)] for subset in np.split(ids, 3)]
+    )
+    assert np.array_equal(subset_samples[dedup_cells.sample_rows(subset_samples, 200, seed=1)], sample)
+    assert not np.array_equal(ids[dedup_cells.sample_rows(ids, 200, seed=2)], sample)
     assert len(dedup_cells.sample_rows(ids[:50], 200, seed=1)) == 50
 
 
@@ -285,7 +287,7 @@ def test_cells_lose_next_to_nothing(clumps):
     root = dict(zip(b.tolist(), a.tolist(), strict=True))
     together = sum(root.get(x, x) == root.get(y, y) for x, y in expected)
     assert together / len(expected) >= 0.995
-    true_root = dict(zip(*(part.tolist() for part in forest_of(expected)[::-1]), strict=True))
+    true_root = dict(zip(*(side.tolist() for side in forest_of(expected)[::-1]), strict=True))
     assert all(true_root[x] == true_root.get(y, y) for x, y in root.items())  # and nothing else is joined
 
 
@@ -305,12 +307,12 @@ def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
     probes = {}
     for clumps in (0, 60):
         vectors = planted(6000, 128, clumps, 8)
-        train, held = dedup_cells.split_sample(vectors[:4096])
+        train, calibration = dedup_cells.split_sample(vectors[:4096])
         centroids = dedup_cells.train_centroids(train, 64, seed=0)
-        margin = dedup_cells.probe_margin(held, centroids, THRESHOLD)
-        assert margin == dedup_cells.probe_margin(held, centroids, THRESHOLD)
-        assert margin >= dedup_cells.probe_margin(held, centroids, THRESHOLD, recall=0.9)
-        assert margin >= dedup_cells.probe_margin(held, centroids, 0.9)
+        margin = dedup_cells.probe_margin(calibration, centroids, THRESHOLD)
+        assert margin == dedup_cells.probe_margin(calibration, centroids, THRESHOLD)
+        assert margin >= dedup_cells.probe_margin(calibration, centroids, THRESHOLD, recall=0.9)
+        assert margin >= dedup_cells.probe_margin(calibration, centroids, 0.9)
         cells = dedup_cells.nearest_cells(vectors, centroids, 1, margin=margin)
         probes[clumps] = (cells >= 0).sum(axis=1).mean()
     assert probes[0] > 3 * probes[60]
@@ -319,18 +321,18 @@ def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
 def test_result_does_not_depend_on_the_order_of_rows():
     vectors, ids = planted(5000, 32, 40, 9), names(5000, 9)
     shuffled = np.random.default_rng(0).permutation(5000)
-    one = dedup.find_edges(vectors, ids, THRESHOLD, seed=3)
-    assert len(one[0]) > 400
-    assert np.array_equal(dedup.find_edges(vectors[shuffled], ids[shuffled], THRESHOLD, seed=3), one)
+    forest = dedup.find_edges(vectors, ids, THRESHOLD, seed=3)
+    assert len(forest[0]) > 400
+    assert np.array_equal(dedup.find_edges(vectors[shuffled], ids[shuffled], THRESHOLD, seed=3), forest)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_to_compare(n):
     vectors, ids = unit(np.ones((n, 4))) if n else np.zeros((0, 4), np.float16), names(n, 0)
-    assert [len(part) for part in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [0, 0]
-    assert [len(part) for part in search_cell(vectors, ids, THRESHOLD)] == [0, 0, 0]
+    assert [len(side) for side in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [0, 0]
+    assert [len(side) for side in search_cell(vectors, ids, THRESHOLD)] == [0, 0, 0]
     rows = one_cell(vectors, ids)
-    assert [len(part) for part in dedup.link_cells(rows, rows, THRESHOLD)] == [0, 0]
+    assert [len(side) for side in dedup.link_cells(rows, rows, THRESHOLD)] == [0, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, 2.0])

@@ -30,10 +30,10 @@ def test_share_is_that_of_the_longest_chain(hits):
 @given(ONE_A_SECOND)
 def test_either_order_of_the_videos_gives_the_same(hits):
     a, b = np.array(hits, dtype=int).reshape(-1, 2).T
-    one = ordered_match(a, b, np.arange(8.0), np.arange(10.0))
-    other = ordered_match(b, a, np.arange(10.0), np.arange(8.0))
-    assert (one.share, one.frames) == (other.share, other.frames)
-    assert [tuple(s) for s in one.spans] == [(s.b_start, s.b_end, s.a_start, s.a_end) for s in other.spans]
+    match = ordered_match(a, b, np.arange(8.0), np.arange(10.0))
+    swapped = ordered_match(b, a, np.arange(10.0), np.arange(8.0))
+    assert (match.share, match.frames) == (swapped.share, swapped.frames)
+    assert [tuple(s) for s in match.spans] == [(s.b_start, s.b_end, s.a_start, s.a_end) for s in swapped.spans]
 
 
 @given(ONE_A_SECOND)
@@ -50,7 +50,7 @@ def test_spans_run_forward_and_begin_and_end_at_hits(hits):
 
 
 def scene(seconds):
-    """What the descriptor sees at these seconds of the original: a point that moves, 1 a second."""
+    """Contents of the frames at these seconds of the original: the position of a point that moves by 1 per second."""
     return np.asarray(seconds, dtype=float)
 
 
@@ -126,7 +126,7 @@ def test_two_still_videos_match_wholly_and_quickly():
     assert match.share == 1.0 and len(match.spans) == 1
 
 
-def test_least_that_cannot_be_reached_is_none_and_one_that_can_changes_nothing():
+def test_a_share_below_the_minimum_is_no_match_and_one_above_it_is_unchanged():
     a, b = np.arange(0, 60.0), np.arange(0, 60.0)
     i, j = hits(scene(a), scene(b + 30))
     match = ordered_match(i, j, a, b)
@@ -145,9 +145,9 @@ def test_hits_are_sorted_out_by_pair_of_videos():
     a = np.concatenate([frames(3, clip + 4), frames(9, [0, 5]), frames(5, [1]), frames(3, [7])])
     b = np.concatenate([frames(9, clip), frames(5, [3, 9]), frames(3, [2]), frames(3, [8])])
     order = np.random.default_rng(0).permutation(len(a))
-    found = list(match_videos(a[order], b[order], times))
-    assert [(one, other, match.frames) for one, other, match in found] == [(3, 5, 1), (3, 9, 6), (5, 9, 2)]
-    assert found[1][2] == ordered_match(clip + 4, clip, times[3], times[9])
+    matches = list(match_videos(a[order], b[order], times))
+    assert [(i, j, match.frames) for i, j, match in matches] == [(3, 5, 1), (3, 9, 6), (5, 9, 2)]
+    assert matches[1][2] == ordered_match(clip + 4, clip, times[3], times[9])
     assert [pair[:2] for pair in match_videos(a, b, times, min_share=0.9)] == [(3, 9)]
     assert list(match_videos(a[:0], b[:0], times)) == []
 

@@ -49,11 +49,11 @@ def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
         from infra import tables
 
         keys = tables.read(str(path), ["key"])["key"].to_pylist()
-        chosen = [i for i, key in enumerate(keys) if key in index]
-        if chosen:
-            found = samples.preview_samples(cold, path.stem, chosen)
-            assert found == [(index[keys[i]]["bytes"], index[keys[i]]["tokens"]) for i in chosen]
-            checked += len(chosen)
+        exported = [i for i, key in enumerate(keys) if key in index]
+        if exported:
+            previews = samples.preview_samples(cold, path.stem, exported)
+            assert previews == [(index[keys[i]]["bytes"], index[keys[i]]["tokens"]) for i in exported]
+            checked += len(exported)
     assert checked == len(index)
 
 

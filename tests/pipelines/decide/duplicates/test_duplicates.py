@@ -36,8 +36,8 @@ def test_images_are_grouped_as_by_brute_force(tmp_path: Path, make_run: Callable
     samples = tables_of(run)
     cells = Cells(run.store, "fingerprint", resolve(run).makers["fingerprint"])
     vectors = {}
-    for unitset, part in cells.parts():
-        for row in tables.read(f"{cells.folder}/{unitset}/{part}").to_pylist():
+    for unitset, file_name in cells.parts():
+        for row in tables.read(f"{cells.folder}/{unitset}/{file_name}").to_pylist():
             vectors[row["id"]] = np.frombuffer(row["vectors"], np.float16).astype(np.float64)
     keys = [row["key"] for row in samples]
     matrix = np.stack([vectors[row["id"]] for row in samples])
@@ -45,26 +45,26 @@ def test_images_are_grouped_as_by_brute_force(tmp_path: Path, make_run: Callable
     group = list(range(len(keys)))
     for _ in keys:  # labels fall to the smallest that can be reached
         group = [min(group[j] for j in np.flatnonzero(edges[i])) for i in range(len(keys))]
-    wanted = {
-        key: min(k for k, g in zip(keys, group, strict=True) if g == mine)
-        for key, mine in zip(keys, group, strict=True)
+    expected = {
+        key: min(k for k, g in zip(keys, group, strict=True) if g == label)
+        for key, label in zip(keys, group, strict=True)
     }
     assert len(set(group)) == 10
-    found = {row["key"]: row for row in rows(run, "duplicates")}
-    assert {key: found[key]["survivor"] if key in found else key for key in keys} == wanted
+    duplicate_rows = {row["key"]: row for row in rows(run, "duplicates")}
+    assert {key: duplicate_rows[key]["survivor"] if key in duplicate_rows else key for key in keys} == expected
     for verdict in rows(run, "verdicts"):
-        survivor = wanted[verdict["key"]]
+        survivor = expected[verdict["key"]]
         assert verdict["outcome"] == ("kept" if survivor == verdict["key"] else "duplicate")
         assert verdict["duplicate_of"] == (None if survivor == verdict["key"] else survivor)
 
 
 def tables_of(run: Run) -> list[dict[str, object]]:
-    found = []
+    entries = []
     for path in sorted(Path(run.at("samples")).glob("*.parquet")):
         table = tables.read(str(path))
         ids = content_ids(table)["media"].to_pylist()
-        found += [{"key": key, "id": id_} for key, id_ in zip(table["key"].to_pylist(), ids, strict=True)]
-    return found
+        entries += [{"key": key, "id": id_} for key, id_ in zip(table["key"].to_pylist(), ids, strict=True)]
+    return entries
 
 
 def test_a_clip_cut_out_of_a_longer_one_is_its_duplicate_with_the_matched_spans(
