@@ -203,9 +203,9 @@ def build_draft(row: dict[str, Any], picture: bytes, modality: str) -> Draft:
         "position": row["position"], "sha256": [m["sha256"] for m in row["media"]] or [""], "width": 0, "height": 0,
         "duration": 0.0, "fps": 0.0, "n_frames": 0, "language": "", "ocr_text": "", "tokens": tokens,
     }  # fmt: skip
-    members = [Member("jpg", data=picture)] if images else []
-    members += [Member("json", data=canonical_json(record)), Member("txt", data=text.encode())]
-    size = sum(len(member.data or b"") for member in members)
+    members = [Member("jpg", content=picture)] if images else []
+    members += [Member("json", content=canonical_json(record)), Member("txt", content=text.encode())]
+    size = sum(len(member.content or b"") for member in members)
     columns = {"modality": modality, "source": "made", "licence": row["licence"], "kind": kind, "language": "",
                "tokens": tokens, "text_tokens": words, "images": images, "seconds": 0.0, "bytes": size}  # fmt: skip
     return Draft(row["key"], members, columns)

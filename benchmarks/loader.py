@@ -97,8 +97,10 @@ def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) ->
         "tokens": 100,
         **facts,
     }
-    members = [shards.Member(name, data=content) for name, content in media.items()]
-    return key, sorted([*members, shards.Member("json", data=canonical_json(record))], key=lambda member: member.suffix)
+    members = [shards.Member(name, content=content) for name, content in media.items()]
+    return key, sorted(
+        [*members, shards.Member("json", content=canonical_json(record))], key=lambda member: member.suffix
+    )
 
 
 def mixture(folder: Path, samples: dict[str, list[Sample]]) -> tuple[manifest.Mixture, manifest.Mixture]:
@@ -242,7 +244,7 @@ def many(folder: Path, at: int, of: int) -> None:
     record = {"id": key, "data_type": "text", "conversations": [{"from": "gpt", "value": "A text."}], "sha256": [""]}
     (folder / "run" / "shards").mkdir(parents=True)
     entry = folder / "one.tar"
-    _, (offset,) = shards.write_tar(entry, [(key, [shards.Member("json", data=canonical_json(record))])])
+    _, (offset,) = shards.write_tar(entry, [(key, [shards.Member("json", content=canonical_json(record))])])
     with open(folder / "run" / "shards" / "text-000000.tar", "wb") as file:
         file.truncate(of * 2048)
         file.seek(row * 2048)

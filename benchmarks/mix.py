@@ -214,7 +214,7 @@ def make_media(run: Path, megabytes: int, seed: int) -> None:
             record = {"id": key, "sha256": hashes, "caption": "A made-up caption.", "filler": "x" * 400}
             contents["json"] = canonical_json(record)
             contents["txt"] = b"A made-up caption."
-            samples.append((key, [shards.Member(suffix, data=contents[suffix]) for suffix in sorted(contents)]))
+            samples.append((key, [shards.Member(suffix, content=contents[suffix]) for suffix in sorted(contents)]))
             used += size
         samples.sort(key=lambda sample: sample[0])
         digest, written = shards.write_tar(run / "shards" / f"{name}.tar", samples)

@@ -1,4 +1,4 @@
-"""A card for people: one HTML page that needs nothing else and runs no script. Every value is escaped."""
+"""HTML pages of cards: self-contained, without scripts, every value escaped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixtures.cards.croissant import describe_processing
+from mixtures.plan.recipe import UNITS
 
-#: A histogram's drawing, in its own units.
+#: Size of a histogram in SVG units.
 WIDTH, HEIGHT = 320, 64
 
 _PAGE = """\
@@ -51,12 +52,12 @@ ol { padding-left: 1.4rem } li { overflow-wrap: anywhere }
 <table>{% for name, count, share in rows %}<tr><td>{{ name }}</td><td class="n">{{ count }}</td>\
 <td class="n">{{ share }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</table></section>
 {% endfor %}</div>
-{% if scores %}<h2>Scores of what is in it</h2>
+{% if scores %}<h2>Scores of the samples</h2>
 <div class="scores">{% for score in scores %}<div><code>{{ score.name }}</code>
 <svg viewBox="0 0 {{ width }} {{ height }}" preserveAspectRatio="none" role="img" aria-label="histogram">\
 {% for x, y, w, h in score.bars %}<rect x="{{ x }}" y="{{ y }}" width="{{ w }}" height="{{ h }}"/>{% endfor %}</svg>
-<small>{{ score.said }}</small></div>{% endfor %}</div>{% endif %}
-{% if steps %}<h2>What was asked, in this order</h2>
+<small>{{ score.summary }}</small></div>{% endfor %}</div>{% endif %}
+{% if steps %}<h2>Filters and settings, in order</h2>
 <ol>{% for step in steps %}<li>{{ step }}</li>{% endfor %}</ol>{% endif %}
 {% for heading, rows in details %}<h2>{{ heading }}</h2>
 <table>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
@@ -66,7 +67,7 @@ ol { padding-left: 1.4rem } li { overflow-wrap: anywhere }
 
 
 @functools.cache
-def _template() -> Any:
+def _load_template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -74,21 +75,21 @@ def _template() -> Any:
 
 
 def render_page(**values: Any) -> str:
-    """The page that cards of shards and of mixtures share; see `shard_page` for what it is given."""
-    return str(_template().render(width=WIDTH, height=HEIGHT, **values))
+    """Render the page shared by all cards; see `render_shard_page` for its variables."""
+    return str(_load_template().render(width=WIDTH, height=HEIGHT, **values))
 
 
 def render_shard_page(card: Mapping[str, Any]) -> str:
-    """The page of a shard's card (HTML)."""
-    made, ledger = card["made_by"], card["ledger"]
-    gone = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
+    """Render the HTML page of a shard's card."""
+    made_by, ledger, dialogues = card["made_by"], card["ledger"], card["dialogues"]
+    not_kept = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
     details = [
-        ("Why the others went", build_share_rows(card["reasons"])),
-        ("Dialogues", _lines(card["dialogues"] if card["dialogues"] is not None else made["dialogues"])),
-        ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made["models"].items())]),
-        ("Made from", [(u["unit"], _span(u["rows"]), f"{u['kept']:,} kept") for u in made["lineage"]]),
-        ("By", [("run", made["name"]), ("seed", made["seed"]), ("Reelmill", made["reelmill"]),
-                *((f"manifest of {stage}", stamp) for stage, stamp in sorted(made["manifests"].items()))]),
+        ("Reasons for drops", build_share_rows(card["reasons"])),
+        ("Dialogues", _describe_dialogues(made_by["dialogues"] if dialogues is None else dialogues)),
+        ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made_by["models"].items())]),
+        ("Made from", [(u["unit"], _format_span(u["rows"]), f"{u['kept']:,} kept") for u in made_by["lineage"]]),
+        ("Made by", [("run", made_by["name"]), ("seed", made_by["seed"]), ("Reelmill", made_by["reelmill"]),
+                *((f"manifest of {stage}", stamp) for stage, stamp in sorted(made_by["manifests"].items()))]),
     ]  # fmt: skip
     return render_page(
         title=card["shard"],
@@ -100,24 +101,28 @@ def render_shard_page(card: Mapping[str, Any]) -> str:
             ("Sources", build_share_rows(card["sources"])),
             ("Kinds of text", build_share_rows(card["kinds"])),
             ("Languages", build_share_rows(card["languages"])),
-            (f"What became of {ledger['inputs']:,} inputs", build_share_rows({"kept": ledger["kept"], "gone": gone})),
+            (
+                f"Outcome of {ledger['inputs']:,} inputs",
+                build_share_rows({"kept": ledger["kept"], "not kept": not_kept}),
+            ),
         ],
-        scores=[_score(name, found) for name, found in sorted(card["scores"].items())],
-        steps=describe_processing(made),
+        scores=[_build_score(name, histogram) for name, histogram in sorted(card["scores"].items())],
+        steps=describe_processing(made_by),
         details=details,
     )
 
 
 def render_mixture_page(card: Mapping[str, Any]) -> str:
-    """The page of a mixture's card (HTML)."""
+    """Render the HTML page of a mixture's card."""
     unit = card["unit"]
-    told = [(one["label"], *(f"{name} {one['achieved'][name]:.2%}" for name in UNITS)) for one in card["constraints"]]
+    constraints = [(constraint["label"], *(f"{name} {constraint['achieved'][name]:.2%}" for name in UNITS))
+                   for constraint in card["constraints"]]  # fmt: skip
     shares = [(modality, *(f"{name} {card['achieved'][name][modality]:.2%}" for name in UNITS))
               for modality in card["achieved"][unit]]  # fmt: skip
     checked = ", ".join(card["evaluation_sets"]) or "none: no run was checked against an evaluation set"
     details = [
         ("Shares of modalities", shares),
-        ("What the recipe asks, and what it came to", told),
+        ("Target shares and achieved shares", constraints),
         ("Groups", [(g["name"], f"{g['samples']:,} of {g['available']:,} samples", f"{g['tokens']:,} tokens")
                     for g in card["groups"]]),
         ("Copies of a sample", [(f"copy {int(n) + 1}", f"{count:,}") for n, count in sorted(card["repeats"].items())]),
@@ -127,46 +132,45 @@ def render_mixture_page(card: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     return render_page(
         title=card["mixture"],
-        lead=f"A mixture, counted in {unit}. Runs: {len(card['parents'])}, shards of theirs: {len(card['shards'])}, "
-        f"virtual shards: {card['vshards']}, tars of its own: {len(card['tars'] or ())}; seed {card['seed']}.",
+        lead=f"A mixture, counted in {unit}. Runs: {len(card['parents'])}, shards of these: {len(card['shards'])}, "
+        f"virtual shards: {card['vshards']}, own tars: {len(card['tars'] or ())}; seed {card['seed']}.",
         facts=build_headline(card["totals"], card["totals"]["bytes"]),
         sha256=card["manifest"],
-        tables=_amounts(card, unit),
+        tables=_build_amount_tables(card, unit),
         scores=[],
         steps=[],
-        details=[(heading, lines) for heading, lines in details if lines],
+        details=[(heading, rows) for heading, rows in details if rows],
     )
 
 
 def render_tar_page(card: Mapping[str, Any]) -> str:
-    """The page of the card of a tar of a materialized mixture (HTML)."""
+    """Render the HTML page of the card of a materialized mixture's tar."""
     return render_page(
         title=card["shard"],
         lead=f"A tar of the mixture {card['mixture']}: samples of several modalities, one after another.",
         facts=build_headline(card["totals"], card["tar"]["bytes"]),
         sha256=card["tar"]["sha256"],
-        tables=[("Modalities", _of(card["modalities"], "samples")), *_amounts(card, "samples")],
+        tables=[
+            ("Modalities", _build_amount_rows(card["modalities"], "samples")),
+            *_build_amount_tables(card, "samples"),
+        ],
         scores=[],
         steps=[],
-        details=[("Copied from tars with sha256", [(one,) for one in card["copied_from"]])],
+        details=[("Copied from tars with sha256", [(sha256,) for sha256 in card["copied_from"]])],
     )
 
 
-#: Units in which mixtures count.
-UNITS = ("samples", "tokens", "seconds", "bytes")
-
-
-def _amounts(card: Mapping[str, Any], unit: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
+def _build_amount_tables(card: Mapping[str, Any], unit: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
     names = {"Licences": "licences", "Sources": "sources", "Kinds of text": "kinds", "Languages": "languages"}
-    return [(f"{heading}, {unit}", _of(card[field], unit)) for heading, field in names.items()]
+    return [(f"{heading}, {unit}", _build_amount_rows(card[field], unit)) for heading, field in names.items()]
 
 
-def _of(counts: Mapping[str, Mapping[str, float]], unit: str) -> list[tuple[str, str, str]]:
+def _build_amount_rows(counts: Mapping[str, Mapping[str, float]], unit: str) -> list[tuple[str, str, str]]:
     return build_share_rows({name: amount[unit] for name, amount in counts.items()})
 
 
 def build_headline(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]]:
-    """(value, name) of what stands large at the top."""
+    """Build the (value, name) pairs in large type at the top of a page."""
     return [
         (f"{card['samples']:,}", "samples"),
         (f"{card['tokens']:,}", "tokens"),
@@ -176,35 +180,35 @@ def build_headline(card: Mapping[str, Any], bytes_: int) -> list[tuple[str, str]
 
 
 def build_share_rows(counts: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """(name, count, share) of counts, the most frequent first; "" is "not stated"."""
-    whole = sum(counts.values())
+    """Build (name, count, share) of counts, the most frequent first; "" is "not stated"."""
+    total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [(name or "not stated", f"{count:,}", f"{count / whole:.1%}" if whole else "") for name, count in ordered]
+    return [(name or "not stated", f"{count:,}", f"{count / total:.1%}" if total else "") for name, count in ordered]
 
 
-def _span(span: Sequence[int]) -> str:
+def _format_span(span: Sequence[int]) -> str:
     return f"rows {span[0]:,} to {span[1]:,}" if span else "no row"
 
 
-def _lines(value: Any) -> list[tuple[str, str]]:
-    if not isinstance(value, Mapping):
-        return [(str(value), "")]
-    found = []
-    for name, one in value.items():
-        said = ", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, Mapping) else str(one)
-        found.append((name.replace("_", " "), said or "none"))
-    return found
+def _describe_dialogues(dialogues: Any) -> list[tuple[str, str]]:
+    if not isinstance(dialogues, Mapping):
+        return [(str(dialogues), "")]
+    rows = []
+    for name, entry in dialogues.items():
+        text = ", ".join(f"{k} {v}" for k, v in entry.items()) if isinstance(entry, Mapping) else str(entry)
+        rows.append((name.replace("_", " "), text or "none"))
+    return rows
 
 
-def _score(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    highest = max(found["counts"]) or 1
-    step = WIDTH / len(found["counts"])
+def _build_score(name: str, histogram: Mapping[str, Any]) -> dict[str, Any]:
+    highest = max(histogram["counts"]) or 1
+    step = WIDTH / len(histogram["counts"])
     bars = []
-    for place, count in enumerate(found["counts"]):
+    for i, count in enumerate(histogram["counts"]):
         height = round(HEIGHT * count / highest, 2)
-        bars.append((round(place * step, 2), round(HEIGHT - height, 2), round(step - 1, 2), height))
-    said = (
-        f"{found['count']:,} samples, median {found['p50']:.3g}; nine of ten from {found['p05']:.3g} to "
-        f"{found['p95']:.3g}, all from {found['min']:.3g} to {found['max']:.3g}"
+        bars.append((round(i * step, 2), round(HEIGHT - height, 2), round(step - 1, 2), height))
+    summary = (
+        f"{histogram['count']:,} samples, median {histogram['p50']:.3g}; 90 % from {histogram['p05']:.3g} to "
+        f"{histogram['p95']:.3g}, all from {histogram['min']:.3g} to {histogram['max']:.3g}"
     )
-    return {"name": name, "bars": bars, "said": said}
+    return {"name": name, "bars": bars, "summary": summary}

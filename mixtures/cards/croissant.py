@@ -1,7 +1,7 @@
-"""Croissant 1.1 with the RAI vocabulary: a data set's shards, what its records are, and what was done to them. Pure.
+"""Croissant 1.1 with the RAI vocabulary: shards, records and processing of a data set. Pure.
 
-Words of the vocabularies are those of MLCommons (Croissant 1.1, Croissant RAI 1.0). mlcroissant lets an absent name,
-url or description pass: `mixtures/cards/schemas/croissant.json` does not.
+Vocabularies: MLCommons Croissant 1.1 and Croissant RAI 1.0. mlcroissant accepts a missing name, url or description;
+`mixtures/cards/schemas/croissant.json` does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONTEXT: Mapping[str, Any] = {
     **{name: f"cr:{name}" for name in _CR},
 }
 
-#: Media types of the suffixes that shards have.
+#: Media types of the suffixes in shards.
 FORMATS = {
     "json": "application/json", "txt": "text/plain", "jpg": "image/jpeg", "png": "image/png", "gif": "image/gif",
     "webp": "image/webp", "bmp": "image/bmp", "tif": "image/tiff", "ppm": "image/x-portable-pixmap",
@@ -41,7 +41,7 @@ FORMATS = {
     "avi": "video/x-msvideo", "mpeg": "video/mpeg", "ts": "video/mp2t",
 }  # fmt: skip
 
-#: Columns of the members index that say what a sample is: (name, data type, what it is).
+#: Columns of the members index that describe a sample: (name, data type, meaning).
 COLUMNS = (
     ("key", "sc:Text", "key of the sample"),
     ("shard", "sc:Text", "tar that holds it, without suffix"),
@@ -58,7 +58,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What only a person can say of a data set. date: ISO 8601."""
+    """Facts about a data set that only its publisher knows. date: ISO 8601."""
 
     name: str
     description: str
@@ -71,53 +71,57 @@ class DatasetInfo:
 def build_croissant(
     about: DatasetInfo, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The JSON-LD of a data set from its shards' cards and its ledger (its entry `all`).
+    """Build the JSON-LD of a data set from its shards' cards and the entry `all` of its ledger.
 
-    One FileObject a tar; for each series of tars a FileSet and a RecordSet a suffix; the index as RecordSet `samples`.
+    One FileObject per tar; per series of tars and suffix a FileSet and a RecordSet; the index as RecordSet `samples`.
     """
-    files, records = _members(sum(card["samples"] for card in cards))
+    files, records = _build_members(sum(card["samples"] for card in cards))
     distribution, record_sets = [files], [records]
-    for series, mine in sorted(group_by_series(cards).items()):
-        tars = [_tar(card) for card in mine]
+    for series, series_cards in sorted(group_by_series(cards).items()):
+        tars = [_build_file_object(card) for card in series_cards]
         distribution += tars
-        held = [{"@id": tar["@id"]} for tar in tars]
-        for suffix in mine[0]["suffixes"]:
-            distribution.append(_files(series, suffix, held))
-            record_sets.append(_records(series, suffix, sum(card["samples"] for card in mine)))
+        tar_ids = [{"@id": tar["@id"]} for tar in tars]
+        for suffix in series_cards[0]["suffixes"]:
+            distribution.append(_build_file_set(series, suffix, tar_ids))
+            record_sets.append(_build_records(series, suffix, sum(card["samples"] for card in series_cards)))
     licences = sorted({name or "not stated" for card in cards for name in card["licences"]}) or ["not stated"]
     modalities = sorted({card["modality"] for card in cards})
     dropped, failed = sum(ledger["dropped"].values()), sum(ledger["failed"].values())
-    made = [cards[0]["made_by"]] if cards else []
-    said = (
+    histories = [cards[0]["made_by"]] if cards else []
+    collection = (
         f"{ledger['inputs']:,} inputs were read; {ledger['kept']:,} were kept, {dropped:,} dropped by a filter, "
         f"{ledger['duplicates']:,} were duplicates, {failed:,} failed."
     )
-    rai = _rai(said, made, sum_counts(cards, "sources"), sum_counts(cards, "languages"))
-    return _dataset(about, licences, modalities, distribution, record_sets, rai)
+    rai = _build_rai(collection, histories, sum_counts(cards, "sources"), sum_counts(cards, "languages"))
+    return _build_dataset(about, licences, modalities, distribution, record_sets, rai)
 
 
 def build_mixture_croissant(
-    about: DatasetInfo, card: Mapping[str, Any], tars: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]
+    about: DatasetInfo,
+    card: Mapping[str, Any],
+    tars: Sequence[Mapping[str, Any]],
+    histories: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The JSON-LD of a mixture that has tars, from its card and theirs; made: made_by of its parents' cards.
+    """Build the JSON-LD of a materialized mixture from its and its tars' cards; histories: made_by of each parent.
 
-    One FileObject a tar, and KEY.json of every sample as FileSet and RecordSet: other suffixes differ by modality.
+    One FileObject per tar, and KEY.json of every sample as FileSet and RecordSet: other suffixes differ by modality.
     """
-    files = [_tar(one) for one in tars]
-    files.append(_files("mixture", "json", [{"@id": tar["@id"]} for tar in files]))
+    files = [_build_file_object(tar) for tar in tars]
+    files.append(_build_file_set("mixture", "json", [{"@id": tar["@id"]} for tar in files]))
     sources, languages = ({name: amount["samples"] for name, amount in card[field].items()}
                           for field in ("sources", "languages"))  # fmt: skip
-    said = (
+    collection = (
         f"{card['totals']['samples']:,} samples were taken from {len(card['parents'])} runs by a recipe counted in "
         f"{card['unit']}, seed {card['seed']}."
     )
     modalities = sorted(card["achieved"]["samples"])
-    records = [_records("mixture", "json", card["totals"]["samples"])]
+    records = [_build_records("mixture", "json", card["totals"]["samples"])]
     licences = sorted(name or "not stated" for name in card["licences"]) or ["not stated"]
-    return _dataset(about, licences, modalities, files, records, _rai(said, made, sources, languages))
+    rai = _build_rai(collection, histories, sources, languages)
+    return _build_dataset(about, licences, modalities, files, records, rai)
 
 
-def _dataset(
+def _build_dataset(
     about: DatasetInfo,
     licences: Sequence[str],
     modalities: Sequence[str],
@@ -144,14 +148,14 @@ def _dataset(
 
 
 def group_by_series(cards: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Cards by the name of their series: modality and suffixes. Tars of one series have the same columns."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    """Group cards by the name of their series: modality and suffixes. Tars of one series have the same columns."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for card in cards:
-        found.setdefault(f"{card['modality']}_{'_'.join(card['suffixes']).replace('.', '_')}", []).append(card)
-    return found
+        groups.setdefault(f"{card['modality']}_{'_'.join(card['suffixes']).replace('.', '_')}", []).append(card)
+    return groups
 
 
-def _tar(card: Mapping[str, Any]) -> dict[str, Any]:
+def _build_file_object(card: Mapping[str, Any]) -> dict[str, Any]:
     path = f"shards/{card['shard']}.tar"
     return {
         "@type": "cr:FileObject",
@@ -165,7 +169,7 @@ def _tar(card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _files(series: str, suffix: str, tars: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _build_file_set(series: str, suffix: str, tars: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     last = suffix.rsplit(".", 1)[-1]
     return {
         "@type": "cr:FileSet",
@@ -178,8 +182,8 @@ def _files(series: str, suffix: str, tars: Sequence[Mapping[str, str]]) -> dict[
     }
 
 
-def _members(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The index as files, and its rows as records: what every sample is, without opening a tar."""
+def _build_members(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Build FileSet and RecordSet of the members index, which describes every sample without opening a tar."""
     files = {
         "@type": "cr:FileSet",
         "@id": "members",
@@ -189,32 +193,32 @@ def _members(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "includes": "members/*.parquet",
     }
     fields = [
-        _field("samples", name, kind, meaning, {"fileSet": {"@id": "members"}, "extract": {"column": name}})
+        _build_field("samples", name, kind, meaning, {"fileSet": {"@id": "members"}, "extract": {"column": name}})
         for name, kind, meaning in COLUMNS
     ]
-    return files, _record_set("samples", f"{count:,} samples: what each is and which tar holds it", fields)
+    return files, _build_record_set("samples", f"{count:,} samples: what each is and which tar holds it", fields)
 
 
-def _records(series: str, suffix: str, count: int) -> dict[str, Any]:
-    """Key and content of one member of each sample. The content is given as it is: readers that take fields out of a
-    JSON file by path do so for files on disk only, not for members of a tar."""
+def _build_records(series: str, suffix: str, count: int) -> dict[str, Any]:
+    """Build the RecordSet of one member of each sample: key and whole content. Readers extract fields of JSON by path
+    only from files on disk, not from members of a tar."""
     name, within = f"{series}.{suffix}", {"fileSet": {"@id": f"{series}/{suffix}"}}
     key = {**within, "extract": {"fileProperty": "filename"}, "transform": {"regex": "^([^.]+)[.].*$"}}
     content = {**within, "extract": {"fileProperty": "content"}}
-    kind = "sc:Text" if suffix in ("json", "txt") else _object(suffix)
+    kind = "sc:Text" if suffix in ("json", "txt") else _get_media_class(suffix)
     fields = [
-        _field(name, "key", "sc:Text", "key of the sample", key),
-        _field(name, "content", kind, f"content of KEY.{suffix}", content),
+        _build_field(name, "key", "sc:Text", "key of the sample", key),
+        _build_field(name, "content", kind, f"content of KEY.{suffix}", content),
     ]
-    return _record_set(name, f"{count:,} samples: KEY.{suffix} of each", fields)
+    return _build_record_set(name, f"{count:,} samples: KEY.{suffix} of each", fields)
 
 
-def _object(suffix: str) -> str:
+def _get_media_class(suffix: str) -> str:
     kind = FORMATS.get(suffix.rsplit(".", 1)[-1], "").split("/")[0]
     return {"image": "sc:ImageObject", "video": "sc:VideoObject"}.get(kind, "sc:Text")
 
 
-def _record_set(name: str, description: str, fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _build_record_set(name: str, description: str, fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": name,
@@ -225,11 +229,11 @@ def _record_set(name: str, description: str, fields: Sequence[Mapping[str, Any]]
     }
 
 
-def _field(of: str, name: str, kind: str, meaning: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def _build_field(record_set: str, name: str, kind: str, meaning: str, source: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"{of}/{name}",
-        "name": f"{of}/{name}",
+        "@id": f"{record_set}/{name}",
+        "name": f"{record_set}/{name}",
         "description": meaning,
         "dataType": kind,
         "source": dict(source),
@@ -239,123 +243,134 @@ def _field(of: str, name: str, kind: str, meaning: str, source: Mapping[str, Any
 # -- responsible AI ---------------------------------------------------------------------------------------------
 
 
-def _rai(
-    collected: str, made: Sequence[Mapping[str, Any]], sources: Mapping[str, int], languages: Mapping[str, int]
+def _build_rai(
+    collection: str, histories: Sequence[Mapping[str, Any]], sources: Mapping[str, int], languages: Mapping[str, int]
 ) -> dict[str, Any]:
-    """made: made_by of each run that there is; sources, languages: samples by value."""
+    """Build the RAI fields. histories: made_by of each run; sources, languages: samples by category."""
     return {
-        "rai:dataCollection": collected,
+        "rai:dataCollection": collection,
         "rai:dataCollectionType": ["Secondary Data Analysis", "Software Collection"],
-        "rai:dataCollectionRawData": f"Media, captions and documents as their sources had them: {_shares(sources)}.",
-        "rai:dataPreprocessingProtocol": _each(made, describe_processing) or ["Nothing was kept."],
-        "rai:dataAnnotationProtocol": " ".join(_each(made, lambda one: [_annotation(one.get("dialogues"))])) or "None.",
-        "rai:machineAnnotationTools": _each(made, _tools) or ["none"],
+        "rai:dataCollectionRawData": (
+            f"Media, captions and documents as their sources had them: {_format_shares(sources)}."
+        ),
+        "rai:dataPreprocessingProtocol": _collect_lines(histories, describe_processing) or ["Nothing was kept."],
+        "rai:dataAnnotationProtocol": " ".join(_collect_lines(histories, _describe_annotation)) or "None.",
+        "rai:machineAnnotationTools": _collect_lines(histories, _list_tools) or ["none"],
         "rai:personalSensitiveInformation": [
             "No step looks for personal data: faces, names and voices are as the sources had them, nothing is blurred.",
             "A sample can be removed later from shards, dialogues and mixtures by key, source, licence or address.",
         ],
-        "rai:dataBiases": _biases(sources, languages, made),
-        "rai:dataLimitations": _limits(made),
+        "rai:dataBiases": _list_biases(sources, languages, histories),
+        "rai:dataLimitations": _list_limitations(histories),
         "rai:dataReleaseMaintenancePlan": [
             "Every tar is named with its sha256 here and on its card; `reelmill audit` holds both against the bytes."
         ],
     }
 
 
-def _each(made: Sequence[Mapping[str, Any]], said: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
-    """What each run says; the name of the run before it where there are several."""
-    several = len(made) > 1
-    lines = [f"{one.get('name')}: {line}" if several else line for one in made for line in said(one)]
+def _collect_lines(
+    histories: Sequence[Mapping[str, Any]], describe: Callable[[Mapping[str, Any]], list[str]]
+) -> list[str]:
+    """Collect the distinct lines that describe each run; with several runs each line begins with the run's name."""
+    several = len(histories) > 1
+    lines = [f"{run.get('name')}: {line}" if several else line for run in histories for line in describe(run)]
     return list(dict.fromkeys(lines))
 
 
-def describe_processing(made: Mapping[str, Any]) -> list[str]:
-    """One sentence a filter, in the order in which they were asked, with every threshold."""
-    said = [
-        f"Filter {f['name']}: {format_settings(f['settings']) or 'nothing to set'}" for f in made.get("filters", ())
+def describe_processing(made_by: Mapping[str, Any]) -> list[str]:
+    """Describe each filter with every threshold, in configured order; then duplicates and resampling."""
+    lines = [
+        f"Filter {f['name']}: {format_settings(f['settings']) or 'nothing to set'}" for f in made_by.get("filters", ())
     ]
-    for modality, one in sorted(made.get("duplicates", {}).items()):
-        if isinstance(one, Mapping):
-            said.append(f"Duplicates of {modality}: {format_settings(one) or 'exact'}")
-    if made.get("resample"):
-        said.append(f"Resampling by n-grams: {format_settings(made['resample'])}")
-    return said or ["None: everything that could be read was kept."]
+    for modality, settings in sorted(made_by.get("duplicates", {}).items()):
+        if isinstance(settings, Mapping):
+            lines.append(f"Duplicates of {modality}: {format_settings(settings) or 'exact'}")
+    if made_by.get("resample"):
+        lines.append(f"Resampling by n-grams: {format_settings(made_by['resample'])}")
+    return lines or ["None: everything that could be read was kept."]
 
 
-def format_settings(value: Mapping[str, Any], prefix: str = "") -> str:
-    """Settings as `name = value`, nested names dotted; those that are not set are left out."""
-    found = []
-    for name, one in value.items():
-        if isinstance(one, Mapping):
-            found += [format_settings(one, f"{prefix}{name}.")]
-        elif one is not None:
-            said = ", ".join(map(str, one)) if isinstance(one, list | tuple) else one
-            found.append(f"{prefix}{name} = {said}")
-    return "; ".join(part for part in found if part)
+def format_settings(settings: Mapping[str, Any], prefix: str = "") -> str:
+    """Format settings as `name = value; …`, nested names dotted, without those that are not set."""
+    entries = []
+    for name, setting in settings.items():
+        if isinstance(setting, Mapping):
+            entries.append(format_settings(setting, f"{prefix}{name}."))
+        elif setting is not None:
+            text = ", ".join(map(str, setting)) if isinstance(setting, list | tuple) else setting
+            entries.append(f"{prefix}{name} = {text}")
+    return "; ".join(filter(None, entries))
 
 
-def _annotation(writer: Any) -> str:
-    if isinstance(writer, Mapping):
-        return (
-            f"Dialogues were written by {writer.get('model')} (revision {writer.get('revision')}) from evidence "
-            "about each sample, without seeing pixels; each turn cites its evidence and was checked."
-        )
-    return f"Dialogues: {writer}."
-
-
-def _tools(made: Mapping[str, Any]) -> list[str]:
-    found = [
-        f"{name}, version {one['version']}, fingerprint {one['maker']}"
-        for name, one in sorted(made.get("models", {}).items())
+def _describe_annotation(made_by: Mapping[str, Any]) -> list[str]:
+    writer = made_by.get("dialogues")
+    if not isinstance(writer, Mapping):
+        return [f"Dialogues: {writer}."]
+    return [
+        f"Dialogues were written by {writer.get('model')} (revision {writer.get('revision')}) from evidence "
+        "about each sample, without seeing pixels; each turn cites its evidence and was checked."
     ]
-    writer = made.get("dialogues")
+
+
+def _list_tools(made_by: Mapping[str, Any]) -> list[str]:
+    tools = [
+        f"{name}, version {model['version']}, fingerprint {model['maker']}"
+        for name, model in sorted(made_by.get("models", {}).items())
+    ]
+    writer = made_by.get("dialogues")
     if isinstance(writer, Mapping):
-        found.append(f"dialogues: {writer.get('model')}, revision {writer.get('revision')}")
+        tools.append(f"dialogues: {writer.get('model')}, revision {writer.get('revision')}")
         if writer.get("captioner"):
-            found.append(f"captions as evidence: {writer['captioner']}")
-    return found or ["none"]
+            tools.append(f"captions as evidence: {writer['captioner']}")
+    return tools or ["none"]
 
 
-def _biases(sources: Mapping[str, int], languages: Mapping[str, int], made: Sequence[Mapping[str, Any]]) -> list[str]:
-    known = {name: count for name, count in languages.items() if name}
-    said = [f"By source: {_shares(sources)}."]
-    said.append(f"By language of the text: {_shares(known)}." if known else "The language of the text was not asked.")
-    asked = {f["name"] for one in made for f in one.get("filters", ())}
-    if asked & {"alignment", "video_alignment"}:
-        said.append(
+def _list_biases(
+    sources: Mapping[str, int], languages: Mapping[str, int], histories: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    detected = {name: count for name, count in languages.items() if name}
+    lines = [f"By source: {_format_shares(sources)}."]
+    lines.append(
+        f"By language of the text: {_format_shares(detected)}."
+        if detected
+        else "The language of the text was not asked."
+    )
+    filters = {f["name"] for made_by in histories for f in made_by.get("filters", ())}
+    if filters & {"alignment", "video_alignment"}:
+        lines.append(
             "Samples were kept by an image-text model's score: what that model knows little of is kept less often."
         )
-    if any(one.get("resample") for one in made):
-        said.append(
+    if any(made_by.get("resample") for made_by in histories):
+        lines.append(
             "Resampling keeps frequent n-grams less often than they occur: shares are not those of the sources."
         )
-    return said
+    return lines
 
 
-def _limits(made: Sequence[Mapping[str, Any]]) -> list[str]:
-    said = [
+def _list_limitations(histories: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
         "Token counts of text are an estimate of four characters a token unless a mixture counted them.",
         "Licences are what the sources state; nobody checked them.",
     ]
-    writers = [one.get("dialogues") for one in made]
+    writers = [made_by.get("dialogues") for made_by in histories]
     if any(isinstance(writer, Mapping) or str(writer).startswith("rules") for writer in writers):
-        said.append("Dialogues rest on captions, recognised text and measurements, and repeat their mistakes.")
-    return said
+        lines.append("Dialogues rest on captions, recognised text and measurements, and repeat their mistakes.")
+    return lines
 
 
 def sum_counts(cards: Sequence[Mapping[str, Any]], field: str) -> dict[str, int]:
-    """Counts of several cards added up, the most frequent first."""
-    found: dict[str, int] = {}
+    """Sum the counts in a field of several cards, the most frequent first."""
+    totals: dict[str, int] = {}
     for card in cards:
         for name, count in card[field].items():
-            found[name] = found.get(name, 0) + count
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+            totals[name] = totals.get(name, 0) + count
+    return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _shares(counts: Mapping[str, int], most: int = 20) -> str:
-    whole = sum(counts.values())
+def _format_shares(counts: Mapping[str, int], most: int = 20) -> str:
+    total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    named = [f"{name or 'not stated'} {count / whole:.1%}" for name, count in ordered[:most]]
+    shares = [f"{name or 'not stated'} {count / total:.1%}" for name, count in ordered[:most]]
     if len(counts) > most:
-        named.append(f"{len(counts) - most} more")
-    return ", ".join(named) or "none"
+        shares.append(f"{len(counts) - most} more")
+    return ", ".join(shares) or "none"

@@ -1,4 +1,4 @@
-"""What a mixture holds by modality, source, licence, kind and language: its rows joined with its parents' indexes."""
+"""Amounts of a mixture by modality, source, licence, kind and language: its rows joined with its parents' indexes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from numpy.typing import NDArray
 
 from infra import storage
 from infra.errors import StageError
+from mixtures.plan.recipe import UNITS
 from mixtures.shards.manifest import Mixture
 
-#: Columns of members by which a card counts.
+#: Columns of the members index that a card breaks amounts down by.
 COLUMNS = ("source", "licence", "kind", "language")
-
-#: Units in which it counts them.
-UNITS = ("samples", "tokens", "seconds", "bytes")
 
 Ints = NDArray[np.int64]
 
 
 def group_by_shard(shard: NDArray[np.int32], count: int) -> Iterator[tuple[int, Ints]]:
-    """(shard, positions of a mixture's rows that lie in it, ascending) of every shard that has some."""
-    # Numbers of 16 bits are sorted by counting, eight times as fast.
+    """Yield (shard, ascending positions of the mixture's rows in it) of every shard that has rows."""
+    # numpy sorts 16-bit numbers by counting, eight times as fast.
     narrow = shard.astype(np.uint16) if count <= 2**16 else shard
     order = np.argsort(narrow, kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=count))])
@@ -36,112 +34,114 @@ def group_by_shard(shard: NDArray[np.int32], count: int) -> Iterator[tuple[int, 
 
 
 def read_shard_members(mixture: Mixture, shard: int, columns: Sequence[str]) -> pa.Table:
-    """Columns of the members index of one of a mixture's shards, strings of few values as dictionaries.
+    """Read columns of the members index of one of a mixture's shards, strings of few values as dictionaries.
 
-    Raises StageError where the parent is not there.
+    Raises StageError where the parent run is missing.
     """
-    found = mixture.manifest["shards"][shard]
-    uri = storage.join(mixture.run(found["parent"]), "members", f"{found['name']}.parquet")
+    entry = mixture.manifest["shards"][shard]
+    uri = storage.join(mixture.run(entry["parent"]), "members", f"{entry['name']}.parquet")
     if not storage.is_file(uri):
-        raise StageError("the run that this mixture was made from is not there", where=uri,
+        raise StageError("a run that this mixture was made from is missing", where=uri,
                          hint="mixtures find their runs by relative path: move them together")  # fmt: skip
     with storage.open_read(uri) as file:
         parquet = pq.ParquetFile(file, read_dictionary=[name for name in columns if name in COLUMNS])
         return parquet.read(columns=list(columns), use_threads=False)
 
 
-def match_offsets(held: pa.Table, offset: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """(row of `held` for each offset, whether one really begins there); `held` is in order of its column offset."""
-    starts = held["offset"].to_numpy()
-    place = np.minimum(np.searchsorted(starts, offset), max(len(starts) - 1, 0))
-    return place, (starts[place] == offset) if len(starts) else np.zeros(len(offset), dtype=bool)
+def match_offsets(index: pa.Table, offset: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return (row of `index` for each offset, whether a sample begins exactly there); `index` is sorted by offset."""
+    starts = index["offset"].to_numpy()
+    rows = np.minimum(np.searchsorted(starts, offset), max(len(starts) - 1, 0))
+    return rows, (starts[rows] == offset) if len(starts) else np.zeros(len(offset), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Rollup:
-    """columns: what is counted by; cells: the combinations of their values that occur, null as ""; code: int32 (n,),
-    the cell of each row."""
+    """columns: dimensions of the breakdown; cells: combinations of their values that occur, null as ""; code: int32
+    (n,), the cell of each row."""
 
     columns: tuple[str, ...]
     cells: Sequence[tuple[str, ...]]
     code: NDArray[np.int32]
 
-    def counts(self, amounts: Mapping[str, NDArray[Any]], rows: Any = slice(None)) -> dict[str, Counts]:
-        """column -> value -> {unit: amount} over `rows`, values sorted; amounts: unit -> (n,), but for samples, which
-        are counted."""
+    def count(self, amounts: Mapping[str, NDArray[Any]], rows: Any = slice(None)) -> dict[str, Counts]:
+        """Count column -> value -> {unit: amount} over `rows`, values sorted. amounts: unit -> (n,), except samples."""
         code = self.code[rows]
         sums: dict[str, NDArray[Any]] = {"samples": np.bincount(code, minlength=len(self.cells))}
         for unit in UNITS[1:]:
             sums[unit] = np.bincount(code, amounts[unit][rows].astype(np.float64), len(self.cells))
-        found: dict[str, Counts] = {}
-        for place, column in enumerate(self.columns):
-            of: dict[str, dict[str, float]] = {}
-            for number_, cell in enumerate(self.cells):
-                if sums["samples"][number_]:
-                    one = of.setdefault(cell[place], dict.fromkeys(UNITS, 0.0))
+        counts: dict[str, Counts] = {}
+        for dimension, column in enumerate(self.columns):
+            totals: dict[str, dict[str, float]] = {}
+            for code_, cell in enumerate(self.cells):
+                if sums["samples"][code_]:
+                    total = totals.setdefault(cell[dimension], dict.fromkeys(UNITS, 0.0))
                     for unit in UNITS:
-                        one[unit] += float(sums[unit][number_])
-            found[column] = {
-                value: {unit: round_amount(unit, amount) for unit, amount in of[value].items()} for value in sorted(of)
+                        total[unit] += float(sums[unit][code_])
+            counts[column] = {
+                category: {unit: round_amount(unit, amount) for unit, amount in totals[category].items()}
+                for category in sorted(totals)
             }
-        return found
+        return counts
 
 
-#: value -> {unit: amount}
+#: category -> {unit: amount}
 Counts = dict[str, dict[str, int | float]]
 
 
-def round_amount(unit: str, value: float) -> int | float:
-    """An amount as JSON has it: seconds to three places, all else whole."""
-    return round(value, 3) if unit == "seconds" else round(value)
+def round_amount(unit: str, amount: float) -> int | float:
+    """Round an amount for JSON: seconds to three decimals, other units to whole numbers."""
+    return round(amount, 3) if unit == "seconds" else round(amount)
 
 
 def build_rollup(mixture: Mixture, rows: pa.Table) -> Rollup:
-    """By modality and COLUMNS; rows: at least shard and offset of all of the mixture's members.
+    """Build the rollup by modality and COLUMNS; rows: at least shard and offset of all of the mixture's members.
 
-    Raises StageError where the index of a parent does not have a row.
+    Raises StageError where a parent's index lacks a row.
     """
     shard, offset = rows["shard"].to_numpy(), rows["offset"].to_numpy()
     cells: dict[tuple[str, ...], int] = {}
     code = np.zeros(len(shard), dtype=np.int32)
-    for number_, mine in group_by_shard(shard, len(mixture.manifest["shards"])):
-        held, one = read_shard_members(mixture, number_, ("offset", *COLUMNS)), mixture.manifest["shards"][number_]
-        place, there = match_offsets(held, offset[mine])
-        if not there.all():
-            raise StageError(f"the members index of {one['name']} has no sample at byte {offset[mine][~there][0]:,}",
+    for number, positions in group_by_shard(shard, len(mixture.manifest["shards"])):
+        index, entry = read_shard_members(mixture, number, ("offset", *COLUMNS)), mixture.manifest["shards"][number]
+        index_rows, exists = match_offsets(index, offset[positions])
+        if not exists.all():
+            missing = offset[positions][~exists][0]
+            raise StageError(f"the members index of {entry['name']} has no sample at byte {missing:,}",
                              where=mixture.uri, hint="the run has changed: make the mixture again")  # fmt: skip
         # One number for each combination of values in this shard, then one for each in the whole mixture.
-        local, names = np.zeros(held.num_rows, dtype=np.int64), []
+        local, names = np.zeros(index.num_rows, dtype=np.int64), []
         for column in COLUMNS:
-            found, values = _coded(held[column])
-            local = local * max(len(values), 1) + found
-            names.append(values)
+            column_codes, categories = _encode(index[column])
+            local = local * max(len(categories), 1) + column_codes
+            names.append(categories)
         present, local = _compact(local)
-        known = np.empty(len(present), dtype=np.int32)
-        for at, combined in enumerate(present.tolist()):
+        cell_codes = np.empty(len(present), dtype=np.int32)
+        for i, combined in enumerate(present.tolist()):
             cell: list[str] = []
-            for values in reversed(names):
-                combined, which = divmod(combined, len(values))
-                cell.append(values[which])
-            known[at] = cells.setdefault((one["modality"], *reversed(cell)), len(cells))
-        code[mine] = known[local][place]
+            for categories in reversed(names):
+                combined, category = divmod(combined, len(categories))
+                cell.append(categories[category])
+            cell_codes[i] = cells.setdefault((entry["modality"], *reversed(cell)), len(cells))
+        code[positions] = cell_codes[local][index_rows]
     return Rollup(("modality", *COLUMNS), list(cells), code)
 
 
 def _compact(code: Ints) -> tuple[Ints, Ints]:
-    """(codes that occur, ascending, and the place of each row's among them)."""
+    """Return (codes that occur, ascending; the index of each row's code among them)."""
     size = int(code.max()) + 1 if len(code) else 0
     if size > 2**20:
         return np.unique(code, return_inverse=True)
     present = np.flatnonzero(np.bincount(code, minlength=size))
-    place = np.zeros(size, dtype=np.int64)
-    place[present] = np.arange(len(present))
-    return present, place[code]
+    ranks = np.zeros(size, dtype=np.int64)
+    ranks[present] = np.arange(len(present))
+    return present, ranks[code]
 
 
-def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str]]:
-    one = column.unify_dictionaries().combine_chunks()
-    array = one.chunk(0) if isinstance(one, pa.ChunkedArray) else one
-    names = [str(value) for value in array.dictionary.to_pylist()]
+def _encode(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str]]:
+    """Return (code of each row, categories); null gets a category "" of its own."""
+    combined = column.unify_dictionaries().combine_chunks()
+    array = combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+    names = [str(category) for category in array.dictionary.to_pylist()]
     codes = array.indices.fill_null(len(names)).to_numpy(zero_copy_only=False).astype(np.int32)
     return (codes, [*names, ""]) if array.null_count else (codes, names)

@@ -1,4 +1,4 @@
-"""A mixture on disk: mixture.json and members.parquet over immutable shards. `mix` writes it, all others read it."""
+"""A mixture on disk: mixture.json and members.parquet over immutable shards. Written by `mix` only."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Mixture:
     """An open mixture.
 
     manifest, as mixture.json contains it:
-      mixture: VERSION; seed; recipe: as resolved; unit: the one that binds; contract: see tokens.Contract;
+      mixture: VERSION; seed; recipe: as resolved; unit: of shares and size; contract: see reading.contract;
       parents: [{run, name, members}]: run is a path relative to the mixture's folder (or a URI where they share no
         file system), members the sha256 of its members' manifest;
-      shards: [{parent, name, modality, suffixes, bytes, sha256}]: every tar of which something is taken;
-      groups: [{name, modality, cell, available, samples, tokens, seconds, bytes}]: cells of the recipe, what there is
-        and what was taken;
+      shards: [{parent, name, modality, suffixes, bytes, sha256}]: every tar that samples are taken from;
+      groups: [{name, modality, cell, available, samples, tokens, seconds, bytes}]: cells of the recipe, the number of
+        available samples, and the amounts taken;
       totals: {samples, tokens, seconds, bytes}; achieved: {unit: {modality: share}}, for all four units;
-      vshards: how many virtual shards; members: {rows, sha256} of members.parquet;
-      warnings: what the recipe contradicts;
-      materialized: null, or [{name, samples, bytes, sha256}], one tar a virtual shard, in MIX/shards.
+      vshards: number of virtual shards; members: {rows, sha256} of members.parquet;
+      warnings: established findings that the recipe contradicts;
+      materialized: null, or [{name, samples, bytes, sha256}], one tar per virtual shard, in MIX/shards.
     """
 
     uri: str
@@ -48,74 +48,75 @@ class Mixture:
         return Contract(**self.manifest["contract"])
 
     def members(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of infra.tables.MIXTURE, by (vshard, position)."""
+        """Read members.parquet: columns of infra.tables.MIXTURE, rows by (vshard, position)."""
         return tables.read(storage.join(self.uri, MEMBERS), columns)
 
     def run(self, parent: int) -> str:
-        """Where a parent's run lies."""
+        """URI of a parent's run."""
         run = str(self.manifest["parents"][parent]["run"])
-        return run if "://" in run or run.startswith("/") else _below(self.uri, run)
+        return run if "://" in run or run.startswith("/") else _resolve_path(self.uri, run)
 
     def tar(self, shard: int) -> str:
-        """The tar of one of `shards`, in its run."""
-        found = self.manifest["shards"][shard]
-        return storage.join(self.run(found["parent"]), "shards", f"{found['name']}.tar")
+        """URI of the tar of one of `shards`, in its run."""
+        entry = self.manifest["shards"][shard]
+        return storage.join(self.run(entry["parent"]), "shards", f"{entry['name']}.tar")
 
     def own_tar(self, vshard: int) -> str:
-        """The tar of a virtual shard of a materialized mixture: its samples lie there one after another."""
+        """URI of the tar of a virtual shard of a materialized mixture: its samples are contiguous there."""
         return storage.join(self.uri, "shards", f"{self.manifest['materialized'][vshard]['name']}.tar")
 
 
-def _below(uri: str, path: str) -> str:
-    """`path` seen from `uri`; an object store knows no "..", so behind a scheme they are taken out here."""
+def _resolve_path(uri: str, path: str) -> str:
+    """Resolve a path relative to `uri`. Object stores do not support "..": behind a scheme it is normalised."""
     scheme, mark, rest = storage.join(uri, path).partition("://")
     return f"{scheme}{mark}{posixpath.normpath(rest)}" if mark else scheme
 
 
 def is_mixture(uri: str) -> bool:
-    """Whether a folder holds a finished mixture."""
+    """Return whether a folder contains a finished mixture."""
     return storage.is_file(storage.join(uri, MANIFEST))
 
 
 def open_mixture(uri: str) -> Mixture:
     """Read a mixture's manifest.
 
-    Raises StageError where there is none, it is damaged, or another version of Reelmill wrote it.
+    Raises StageError where it is missing or damaged, or another version of Reelmill wrote it.
     """
     where = storage.join(uri, MANIFEST)
     if not storage.is_file(where):
         raise StageError("there is no mixture here", where=uri, hint="`reelmill mix --out` makes one")
-    value = read_json(where)
-    if value.get("mixture") != VERSION:
+    manifest = read_json(where)
+    if manifest.get("mixture") != VERSION:
         raise StageError(
-            f"this mixture is of version {value.get('mixture')}, not {VERSION}",
+            f"this mixture is of version {manifest.get('mixture')}, not {VERSION}",
             where=where,
-            hint="make it again with `reelmill mix`: its recipe stands in it, and no media are copied",
+            hint="make it again with `reelmill mix`: the file contains its recipe, and no media are copied",
         )
-    return Mixture(uri, value)
+    return Mixture(uri, manifest)
 
 
 def encode_members(members: pa.Table) -> bytes:
-    """members.parquet: columns of which most are as good as random are not looked through for what recurs."""
+    """Encode members.parquet; only columns with few distinct values are dictionary-encoded."""
     return tables.to_bytes(members, level=1, dictionaries=("vshard", "group", "shard", "repeat"))
 
 
-def write_mixture(uri: str, value: Mapping[str, Any], members: pa.Table) -> Mixture:
-    """Write members.parquet, then mixture.json with its hash; the mixture exists from here on.
+def write_mixture(uri: str, manifest: Mapping[str, Any], members: pa.Table) -> Mixture:
+    """Write members.parquet, then mixture.json with its hash, which completes the mixture.
 
-    Tars that were made of these very members stay part of it.
+    Existing tars stay part of it if they were made from the same members.
     """
-    data = encode_members(members)
-    digest = hashlib.sha256(data).hexdigest()
-    held = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
-    if held.get("members", {}).get("sha256") == digest:
-        value = {**value, "materialized": held.get("materialized")}
+    content = encode_members(members)
+    digest = hashlib.sha256(content).hexdigest()
+    existing = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
+    if existing.get("members", {}).get("sha256") == digest:
+        manifest = {**manifest, "materialized": existing.get("materialized")}
     else:
-        storage.write_bytes(storage.join(uri, MEMBERS), data)
-    return rewrite_manifest(uri, {**value, "mixture": VERSION, "members": {"rows": members.num_rows, "sha256": digest}})
+        storage.write_bytes(storage.join(uri, MEMBERS), content)
+    entry = {"rows": members.num_rows, "sha256": digest}
+    return rewrite_manifest(uri, {**manifest, "mixture": VERSION, "members": entry})
 
 
-def rewrite_manifest(uri: str, value: Mapping[str, Any]) -> Mixture:
-    """Write mixture.json anew; its members stay as they are."""
-    storage.write_bytes(storage.join(uri, MANIFEST), canonical_json(dict(value)))
-    return Mixture(uri, value)
+def rewrite_manifest(uri: str, manifest: Mapping[str, Any]) -> Mixture:
+    """Overwrite mixture.json; members.parquet stays as it is."""
+    storage.write_bytes(storage.join(uri, MANIFEST), canonical_json(dict(manifest)))
+    return Mixture(uri, manifest)

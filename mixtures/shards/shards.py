@@ -1,4 +1,4 @@
-"""Which sample goes into which tar, and the tars themselves: the same rows, the same bytes."""
+"""Assign samples to tars and write the tars: equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from infra.errors import StageError
 from infra.media.interface import MODALITIES
 from mixtures.shards.series import Series
 
-#: Suffixes that mean one format; a shard has one of them, so that any loader can tell its columns.
+#: Suffixes of one format are unified, so that any loader can infer the columns of a shard.
 SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "mpg": "mpeg", "m4v": "mp4", "htm": "html"}
 
-#: What Pillow calls a format, as a suffix: names may lie, content does not.
+#: Suffix by Pillow's name of the format: the content decides, since file names can be wrong.
 IMAGE_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif",
            "PPM": "ppm", "AVIF": "avif"}  # fmt: skip
 
 
 def get_suffix(path: str, image_format: str | None = None) -> str:
-    """The suffix of a medium's member: by its image format where known, else by its name; "bin" where it has none."""
+    """Return the suffix of a medium's member: by image format, else by file name, else "bin"."""
     if image_format in IMAGE_SUFFIXES:
         return IMAGE_SUFFIXES[image_format]
     name = path.rsplit("/", 1)[-1]
@@ -36,10 +36,10 @@ def get_suffix(path: str, image_format: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Where each series' shards are, by the text of the series.
+    """Shards of each series, by the text of the series.
 
-    capacity: weight of a full shard. first: number of a series' first shard. used: stretches of `capacity` weight, by
-    number, in which a kept row of the series begins; each is a shard. One row larger than a shard leaves gaps.
+    capacity: weight of a full shard. first: number of a series' first shard. used: numbers of the stretches of
+    `capacity` weight in which a kept row of the series begins; each is a shard. A row larger than a shard causes gaps.
     """
 
     capacity: int
@@ -56,17 +56,17 @@ class ShardLayout:
 def weigh_rows(
     bytes_: NDArray[np.int64], kept: NDArray[np.bool_], shard_bytes: int, shard_samples: int
 ) -> NDArray[np.int64]:
-    """int64 (n,): how much of a shard each row takes, so that neither limit is passed; 0 where not kept."""
+    """Compute int64 (n,): share of a shard that each row uses, so that neither limit is exceeded; 0 where not kept."""
     return np.where(kept, np.maximum(bytes_ * shard_samples, shard_bytes), 0)
 
 
 def compute_capacity(shard_bytes: int, shard_samples: int) -> int:
-    """The weight of a full shard."""
+    """Compute the weight of a full shard."""
     return shard_bytes * shard_samples
 
 
 def build_layout(used: Mapping[str, Sequence[int]], full: int) -> ShardLayout:
-    """Shards from the stretches that each series uses (ascending); numbered through the sorted series of a modality."""
+    """Number the shards, given the stretches that each series uses (ascending), through a modality's sorted series."""
     first: dict[str, int] = {}
     for modality in MODALITIES:
         number = 0
@@ -77,20 +77,20 @@ def build_layout(used: Mapping[str, Sequence[int]], full: int) -> ShardLayout:
 
 
 def assign_shards(before: NDArray[np.int64], full: int, used: Sequence[int]) -> NDArray[np.int64]:
-    """int64 (n,): the shard of rows that have so much weight before them, in their series; kept or not.
+    """Compute int64 (n,): shard of each row, kept or not, by the weight before it in its series.
 
-    A row that is not kept may lie where no shard begins: it is booked to the shard before it, or to the first.
+    A row that is not kept may begin in a stretch without a shard: it counts to the preceding shard, or to the first.
     """
-    place = np.searchsorted(np.asarray(used, dtype=np.int64), before // full, side="right") - 1
-    return np.maximum(place, 0)
+    shard = np.searchsorted(np.asarray(used, dtype=np.int64), before // full, side="right") - 1
+    return np.maximum(shard, 0)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a sample: its suffix, and its bytes or where they are read from with the sha256 they must have."""
+    """One member of a sample: its suffix and its content, or blocks to read it from with their expected sha256."""
 
     suffix: str
-    data: bytes | None = None
+    content: bytes | None = None
     blocks: Iterable[bytes] | None = None
     size: int = 0
     sha256: str = ""
@@ -99,7 +99,7 @@ class Member:
 
 @dataclass(frozen=True)
 class WrittenSample:
-    """A sample in a tar: offset of its first header, size to the end of its padding, and each member's data."""
+    """A sample in a tar: from its first header to the end of its padding; members: (name, offset, size) of contents."""
 
     key: str
     offset: int
@@ -108,50 +108,50 @@ class WrittenSample:
 
 
 def write_tar(path: Path, samples: Iterable[tuple[str, Sequence[Member]]]) -> tuple[str, list[WrittenSample]]:
-    """Write samples (key, parts) in the order given; returns the tar's sha256 and where everything lies.
+    """Write samples (key, members) in order; returns the tar's sha256 and the location of every sample.
 
-    ustar, time 0, owner 0, mode 0644: nothing but keys, suffixes and bytes decides the file.
-    Raises StageError when a medium is no longer what it was at ingest.
+    ustar, time 0, owner 0, mode 0644: the file depends on keys, suffixes and contents only.
+    Raises StageError when a medium has changed since ingest.
     """
     written = []
     with open(path, "wb") as raw:
-        file = _Hashing(raw)
+        file = _HashingWriter(raw)
         with tarfile.open(fileobj=cast(IO[bytes], file), mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, parts in samples:
+            for key, members in samples:
                 start = tar.offset
-                members = []
-                for part in parts:
-                    info = tarfile.TarInfo(f"{key}.{part.suffix}")
-                    info.size = part.size if part.data is None else len(part.data)
+                locations = []
+                for member in members:
+                    info = tarfile.TarInfo(f"{key}.{member.suffix}")
+                    info.size = member.size if member.content is None else len(member.content)
                     info.mode = 0o644
                     header = tar.offset
-                    source = io.BytesIO(part.data) if part.data is not None else _Checked(part)
+                    source = io.BytesIO(member.content) if member.content is not None else _CheckedReader(member)
                     try:
                         tar.addfile(info, cast(IO[bytes], source))
                     except OSError as error:
                         raise StageError(
-                            f"a medium is shorter than it was at ingest ({error})", where=part.where, hint=_AGAIN
+                            f"a medium is shorter than it was at ingest ({error})", where=member.where, hint=_AGAIN
                         ) from None
-                    if isinstance(source, _Checked):
+                    if isinstance(source, _CheckedReader):
                         source.check()
-                    members.append((info.name, header + tarfile.BLOCKSIZE, info.size))
-                written.append(WrittenSample(key, start, tar.offset - start, tuple(members)))
+                    locations.append((info.name, header + tarfile.BLOCKSIZE, info.size))
+                written.append(WrittenSample(key, start, tar.offset - start, tuple(locations)))
         return file.digest(), written
 
 
 _AGAIN = "its source has changed: run `reelmill ingest` again"
 
 
-class _Hashing:
+class _HashingWriter:
     """A file that is hashed while it is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._state = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
-        self._state.update(data)
-        return self._file.write(data)
+    def write(self, content: bytes) -> int:
+        self._state.update(content)
+        return self._file.write(content)
 
     def tell(self) -> int:
         return self._file.tell()
@@ -160,25 +160,25 @@ class _Hashing:
         return self._state.hexdigest()
 
 
-class _Checked:
+class _CheckedReader:
     """A medium that is hashed while it is read."""
 
-    def __init__(self, part: Member) -> None:
-        self._blocks: Iterator[bytes] = iter(part.blocks or ())
-        self._left = b""
+    def __init__(self, member: Member) -> None:
+        self._blocks: Iterator[bytes] = iter(member.blocks or ())
+        self._pending = b""
         self._state = hashlib.sha256()
-        self._part = part
+        self._member = member
 
     def read(self, size: int) -> bytes:
-        while len(self._left) < size:
+        while len(self._pending) < size:
             block = next(self._blocks, b"")
             if not block:
                 break
-            self._left += block
-        data, self._left = self._left[:size], self._left[size:]
-        self._state.update(data)
-        return data
+            self._pending += block
+        content, self._pending = self._pending[:size], self._pending[size:]
+        self._state.update(content)
+        return content
 
     def check(self) -> None:
-        if self._left or next(self._blocks, b"") or self._state.hexdigest() != self._part.sha256:
-            raise StageError("a medium is not what it was at ingest", where=self._part.where, hint=_AGAIN)
+        if self._pending or next(self._blocks, b"") or self._state.hexdigest() != self._member.sha256:
+            raise StageError("a medium differs from its content at ingest", where=self._member.where, hint=_AGAIN)

@@ -14,7 +14,8 @@ from infra import storage, tables
 from infra.columns import Mask, to_strings
 from infra.commit import MANIFEST, read_json
 from infra.errors import StageError
-from mixtures.cards.rollup import UNITS, group_by_shard, match_offsets, round_amount
+from mixtures.cards.rollup import group_by_shard, match_offsets, round_amount
+from mixtures.plan.recipe import UNITS
 from mixtures.shards.manifest import MANIFEST as MIXTURE
 from mixtures.shards.manifest import MEMBERS, Mixture
 from pipelines.audit.files import DAMAGED, AuditFiles

@@ -58,7 +58,7 @@ class ShardSample:
     @property
     def bytes(self) -> int:
         """Total size of the members in bytes."""
-        return sum(member.size if member.data is None else len(member.data) for member in self.members)
+        return sum(member.size if member.content is None else len(member.content) for member in self.members)
 
 
 def build_captions(run: Run, signals: pa.Table) -> list[str]:
@@ -89,9 +89,9 @@ def build_sample(run: Run, row: ExportRow) -> ShardSample:
     modality = np.array([row.sample["modality"]], object)
     media_tokens = RELEASED.media_tokens(modality, np.array([row.seconds]), np.array([row.images]))
     record = build_record(row, turns, kind, text_tokens + int(media_tokens[0]))
-    members = [*_media_members(run, row), Member("json", data=canonical_json(record))]
+    members = [*_media_members(run, row), Member("json", content=canonical_json(record))]
     if row.caption and run.config.export.captions_txt:
-        members.append(Member("txt", data=row.caption.encode()))
+        members.append(Member("txt", content=row.caption.encode()))
     return ShardSample(row, record, sorted(members, key=lambda member: member.suffix), text_tokens)
 
 

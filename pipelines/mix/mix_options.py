@@ -10,21 +10,21 @@ from mixtures.shards import emit
 
 
 def resolve_recipe(recipe: str | None, ratio: str | None, **settings: Any) -> Recipe:
-    """The recipe that a command line asks for; `settings` replace its keys where they are given.
+    """Resolve the recipe of a command line; `settings` that are given replace its keys.
 
-    Raises ConfigError for any mistake in it.
+    Raises ConfigError for an invalid recipe.
     """
     if recipe is not None and ratio is not None:
-        raise ConfigError("give --recipe or --ratio, not both", hint="shares of modalities can stand in the recipe")
+        raise ConfigError("give --recipe or --ratio, not both", hint="a recipe can contain the shares of modalities")
     return read_ratio(ratio, **settings) if ratio is not None else read_recipe(recipe or DEFAULT, **settings)
 
 
 def parse_formats(text: str | None) -> tuple[str, ...]:
-    """Names of emit.FORMS from "energon,llava".
+    """Parse names of emit.FORMATS from "energon,llava".
 
-    Raises ConfigError for any other.
+    Raises ConfigError for an unknown name.
     """
-    found = tuple(filter(None, (part.strip() for part in (text or "").split(","))))
-    if unknown := [name for name in found if name not in emit.FORMATS]:
+    names = tuple(filter(None, (name.strip() for name in (text or "").split(","))))
+    if unknown := [name for name in names if name not in emit.FORMATS]:
         raise ConfigError(f"{unknown[0]!r} cannot be written", where="--emit", hint=f"known: {', '.join(emit.FORMATS)}")
-    return found
+    return names

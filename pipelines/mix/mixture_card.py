@@ -1,4 +1,4 @@
-"""What a mixture says of itself beside its manifest: card.json, a page for it, and cards and pages of its tars."""
+"""Write the cards of a mixture: card.json and its page, and cards and pages of its tars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from infra import storage
 from infra.commit import read_json
 from infra.hashing import canonical_json
 from mixtures.cards import card_page, cards, croissant
-from mixtures.cards.rollup import UNITS, Rollup, build_rollup, round_amount
+from mixtures.cards.rollup import Rollup, build_rollup, round_amount
+from mixtures.plan.recipe import UNITS
 from mixtures.shards.manifest import MANIFEST, Mixture
 
 CARD = "card.json"
@@ -25,97 +26,98 @@ CROISSANT = "croissant.json"
 
 def write_cards(mixture: Mixture) -> None:
     """Write MIX/card.json and card.html, and where it has tars a card beside each, its page and croissant.json."""
-    for path, data in build_cards(mixture).items():
-        storage.write_bytes(storage.join(mixture.uri, path), data)
+    for path, content in build_cards(mixture).items():
+        storage.write_bytes(storage.join(mixture.uri, path), content)
 
 
 def build_cards(mixture: Mixture) -> dict[str, bytes]:
-    """What `write_cards` writes, by path: a function of the mixture and of its parents' cards and members.
+    """Build the files that `write_cards` writes, by path, from the mixture and its parents' cards and members.
 
-    Raises StageError where a parent is not there any more.
+    Raises StageError where a parent is missing.
     """
     rows = mixture.members(["shard", "vshard", "repeat", "offset", "tokens", "seconds", "bytes"])
-    found = build_rollup(mixture, rows)
-    amounts = {unit: rows[unit].to_numpy() for unit in UNITS[1:]}
-    card = _card(mixture, rows, found, amounts)
-    made = {CARD: canonical_json(card), PAGE: card_page.render_mixture_page(card).encode()}
+    rollup = build_rollup(mixture, rows)
+    amounts: dict[str, NDArray[Any]] = {unit: rows[unit].to_numpy() for unit in UNITS[1:]}
+    card = _build_card(mixture, rows, rollup, amounts)
+    files = {CARD: canonical_json(card), PAGE: card_page.render_mixture_page(card).encode()}
     if mixture.manifest["materialized"] is not None:
-        tars = _tar_cards(mixture, rows, found, amounts)
-        for one in tars:
-            made[f"shards/{one['shard']}.card.json"] = canonical_json(one)
-            made[f"cards/{one['shard']}.html"] = card_page.render_tar_page(one).encode()
-        made[CROISSANT] = canonical_json(_croissant(mixture, card, tars))
-    return made
+        tar_cards = _build_tar_cards(mixture, rows, rollup, amounts)
+        for tar_card in tar_cards:
+            files[f"shards/{tar_card['shard']}.card.json"] = canonical_json(tar_card)
+            files[f"cards/{tar_card['shard']}.html"] = card_page.render_tar_page(tar_card).encode()
+        files[CROISSANT] = canonical_json(_build_croissant(mixture, card, tar_cards))
+    return files
 
 
-def _card(mixture: Mixture, rows: pa.Table, found: Rollup, amounts: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _build_card(
+    mixture: Mixture, rows: pa.Table, rollup: Rollup, amounts: Mapping[str, NDArray[Any]]
+) -> dict[str, Any]:
     manifest = storage.read_bytes(storage.join(mixture.uri, MANIFEST))
     repeats = np.bincount(rows["repeat"].to_numpy())
     return cards.build_mixture_card(
         mixture.manifest,
-        manifest=hashlib.sha256(manifest).hexdigest(),
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
         repeats={str(copy): int(count) for copy, count in enumerate(repeats)},
-        counts=found.counts(amounts),
-        parents=[_parent(mixture, place) for place in range(len(mixture.manifest["parents"]))],
+        counts=rollup.count(amounts),
+        parents=[_describe_parent(mixture, i) for i in range(len(mixture.manifest["parents"]))],
     )
 
 
-def _parent(mixture: Mixture, place: int) -> dict[str, Any]:
-    held, made = mixture.manifest["parents"][place], _made_by(mixture, place)
+def _describe_parent(mixture: Mixture, parent: int) -> dict[str, Any]:
+    entry, made_by = mixture.manifest["parents"][parent], _read_made_by(mixture, parent)
     return {
-        "name": held["name"],
-        "members": held["members"],
-        "seed": made.get("seed"),
-        "reelmill": made.get("reelmill"),
-        "dialogues": made.get("dialogues"),
-        "evaluation_sets": list_evaluation_sets(made),
+        "name": entry["name"],
+        "members": entry["members"],
+        "seed": made_by.get("seed"),
+        "reelmill": made_by.get("reelmill"),
+        "dialogues": made_by.get("dialogues"),
+        "evaluation_sets": list_evaluation_sets(made_by),
     }
 
 
-def _made_by(mixture: Mixture, place: int) -> Mapping[str, Any]:
-    """What a run's cards say of how it was made; they agree, so one of those that were taken from is asked."""
-    names = [shard["name"] for shard in mixture.manifest["shards"] if shard["parent"] == place]
+def _read_made_by(mixture: Mixture, parent: int) -> Mapping[str, Any]:
+    """Read made_by from the card of one of the parent's shards in the mixture: it is the same in all of them."""
+    names = [shard["name"] for shard in mixture.manifest["shards"] if shard["parent"] == parent]
     if not names:
         return {}
-    return dict(read_json(storage.join(mixture.run(place), "shards", f"{names[0]}.card.json")).get("made_by", {}))
+    return dict(read_json(storage.join(mixture.run(parent), "shards", f"{names[0]}.card.json")).get("made_by", {}))
 
 
-def list_evaluation_sets(made: Mapping[str, Any]) -> list[str]:
-    """Names of the evaluation sets that a run was held against, from a card's made_by: duplicates.protect."""
-    protected = made.get("duplicates", {}).get("protect") or ()
-    return sorted(str(one.get("name", one)) if isinstance(one, Mapping) else str(one) for one in protected)
+def list_evaluation_sets(made_by: Mapping[str, Any]) -> list[str]:
+    """List the names of the evaluation sets that a run was checked against: duplicates.protect of a card's made_by."""
+    protected = made_by.get("duplicates", {}).get("protect") or ()
+    return sorted(str(entry.get("name", entry)) if isinstance(entry, Mapping) else str(entry) for entry in protected)
 
 
-def _tar_cards(
-    mixture: Mixture, rows: pa.Table, found: Rollup, amounts: Mapping[str, NDArray[Any]]
+def _build_tar_cards(
+    mixture: Mixture, rows: pa.Table, rollup: Rollup, amounts: Mapping[str, NDArray[Any]]
 ) -> list[dict[str, Any]]:
     vshard, shard = rows["vshard"].to_numpy(), rows["shard"].to_numpy()
     tars = mixture.manifest["materialized"]
     ends = np.searchsorted(vshard, np.arange(len(tars) + 1))
-    made = []
-    for place, tar in enumerate(tars):
-        mine = slice(int(ends[place]), int(ends[place + 1]))
-        counts = found.counts(amounts, mine)
-        totals: dict[str, int | float] = {"samples": int(ends[place + 1] - ends[place])}
-        totals |= {unit: round_amount(unit, float(amounts[unit][mine].astype(np.float64).sum())) for unit in UNITS[1:]}
-        used = np.unique(shard[mine]).tolist()
-        name = mixture.manifest["recipe"]["name"]
-        sources = [mixture.manifest["shards"][one]["sha256"] for one in used]
-        made.append(cards.build_tar_card(tar, mixture=name, totals=totals, counts=counts, shards=sources))
-    return made
+    name = mixture.manifest["recipe"]["name"]
+    tar_cards = []
+    for i, tar in enumerate(tars):
+        span = slice(int(ends[i]), int(ends[i + 1]))
+        totals: dict[str, int | float] = {"samples": span.stop - span.start}
+        totals |= {unit: round_amount(unit, float(amounts[unit][span].astype(np.float64).sum())) for unit in UNITS[1:]}
+        sources = [mixture.manifest["shards"][number]["sha256"] for number in np.unique(shard[span]).tolist()]
+        counts = rollup.count(amounts, span)
+        tar_cards.append(cards.build_tar_card(tar, mixture=name, totals=totals, counts=counts, shards=sources))
+    return tar_cards
 
 
-def _croissant(mixture: Mixture, card: Mapping[str, Any], tars: list[dict[str, Any]]) -> dict[str, Any]:
-    """Address, creator and date are those of the first run."""
+def _build_croissant(mixture: Mixture, card: Mapping[str, Any], tar_cards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Build the mixture's Croissant; URL, creator and date are those of the first run."""
     uri = storage.join(mixture.run(0), CROISSANT) if mixture.manifest["parents"] else ""
-    told = read_json(uri) if uri and storage.is_file(uri) else {}
+    parent = read_json(uri) if uri and storage.is_file(uri) else {}
     about = croissant.DatasetInfo(
         name=mixture.manifest["recipe"]["name"],
-        description=f"A mixture of {', '.join(parent['name'] for parent in mixture.manifest['parents'])}.",
-        url=told.get("url", "https://example.org/"),
-        creator=told.get("creator", {}).get("name", "unknown"),
-        date=told.get("datePublished", "1970-01-01"),
+        description=f"A mixture of {', '.join(run['name'] for run in mixture.manifest['parents'])}.",
+        url=parent.get("url", "https://example.org/"),
+        creator=parent.get("creator", {}).get("name", "unknown"),
+        date=parent.get("datePublished", "1970-01-01"),
         version=importlib.metadata.version("reelmill"),
     )
-    made = [_made_by(mixture, place) for place in range(len(mixture.manifest["parents"]))]
-    return croissant.build_mixture_croissant(about, card, tars, [one for one in made if one])
+    histories = [_read_made_by(mixture, i) for i in range(len(mixture.manifest["parents"]))]
+    return croissant.build_mixture_croissant(about, card, tar_cards, [made_by for made_by in histories if made_by])

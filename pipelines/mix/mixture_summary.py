@@ -1,4 +1,4 @@
-"""A mixture for people: its README.md, the tables that `reelmill mix` prints, and what it prints as JSON."""
+"""Summaries of a mixture: its README.md, and the tables and JSON that `reelmill mix` prints."""
 
 from __future__ import annotations
 
@@ -8,91 +8,85 @@ from typing import Any
 from mixtures.plan.recipe import UNITS
 from mixtures.shards import features
 from mixtures.shards.manifest import MANIFEST, Mixture
+from pipelines.core.console import print_table, print_text
 from pipelines.export.dataset_card import escape_markdown
 
 
 def build_readme(mixture: Mixture) -> str:
-    """MIX/README.md: what the Hugging Face loader needs to know of the tars, and the shares for people."""
-    value = mixture.manifest
-    suffixes = {suffix for shard in value["shards"] for suffix in shard["suffixes"]}
-    name = value["recipe"]["name"]
-    lines = [features.build_front_matter(name, suffixes, has_tars=value["materialized"] is not None)]
+    """Build MIX/README.md: columns of the tars for the Hugging Face loader, and the shares for people."""
+    manifest = mixture.manifest
+    suffixes = {suffix for shard in manifest["shards"] for suffix in shard["suffixes"]}
+    name = manifest["recipe"]["name"]
+    lines = [features.build_front_matter(name, suffixes, has_tars=manifest["materialized"] is not None)]
     lines += [
         f"# {name}",
         "",
-        f"A mixture made by Reelmill, counted in {value['unit']}; `{MANIFEST}` says all of it.",
+        f"A mixture made by Reelmill, counted in {manifest['unit']}; `{MANIFEST}` describes it fully.",
         "",
     ]
     lines += [f"| group | available | {' | '.join(UNITS)} |", f"|---{'|---:' * (len(UNITS) + 1)}|"]
-    for group in value["groups"]:
+    for group in manifest["groups"]:
         numbers = " | ".join(f"{group[unit]:,.0f}" for unit in UNITS)
         lines.append(f"| {escape_markdown(group['name'])} | {group['available']:,} | {numbers} |")
     lines += ["", f"| share of | {' | '.join(UNITS)} |", f"|---{'|---:' * len(UNITS)}|"]
-    for modality in value["achieved"]["samples"]:
-        shares = " | ".join(f"{100 * value['achieved'][unit][modality]:.2f} %" for unit in UNITS)
+    for modality in manifest["achieved"]["samples"]:
+        shares = " | ".join(f"{100 * manifest['achieved'][unit][modality]:.2f} %" for unit in UNITS)
         lines.append(f"| {modality} | {shares} |")
-    if value["warnings"]:
-        lines += ["", "## Warnings", "", *(f"- {escape_markdown(warning)}" for warning in value["warnings"])]
+    if manifest["warnings"]:
+        lines += ["", "## Warnings", "", *(f"- {escape_markdown(warning)}" for warning in manifest["warnings"])]
     return "\n".join([*lines, ""])
 
 
 def build_summary(mixture: Mixture) -> dict[str, Any]:
-    """What `reelmill mix --json` prints."""
-    value = mixture.manifest
+    """Build the JSON that `reelmill mix --json` prints."""
+    manifest = mixture.manifest
     return {
         "mixture": mixture.uri,
-        **{key: value[key] for key in ("unit", "seed", "totals", "achieved", "constraints", "groups", "vshards")},
-        "members": value["members"],
-        "materialized": value["materialized"] is not None,
-        "warnings": value["warnings"],
+        **{key: manifest[key] for key in ("unit", "seed", "totals", "achieved", "constraints", "groups", "vshards")},
+        "members": manifest["members"],
+        "materialized": manifest["materialized"] is not None,
+        "warnings": manifest["warnings"],
     }
 
 
 def print_mixture(mixture: Mixture) -> None:
-    """What was asked for and what it came to, for people."""
-    from rich.table import Table
-
-    from pipelines.core.console import open_console
-
-    value, out = mixture.manifest, open_console()
-    totals = value["totals"]
-    taken = Table(title=f"Mixture {value['recipe']['name']}: what it takes", title_justify="left")
-    taken.add_column("group", no_wrap=True)
-    for name in ("available", *UNITS):
-        taken.add_column(name, justify="right", no_wrap=True)
-    for group in value["groups"]:
-        taken.add_row(group["name"], *(f"{group[name]:,.0f}" for name in ("available", *UNITS)))
-    taken.add_section()
-    available = sum(group["available"] for group in value["groups"])
-    taken.add_row("all", f"{available:,}", *(f"{totals[unit]:,.0f}" for unit in UNITS))
-    out.print(taken)
-    shares = Table(title=f"Shares; {value['unit']} bind", title_justify="left")
-    for name in ("of", "asked"):
-        shares.add_column(name, no_wrap=True)
-    for unit in UNITS:
-        bold = "bold" if unit == value["unit"] else None
-        shares.add_column(f"% of {unit}", justify="right", style=bold)
-    for name, asked, got in _share_rows(value):
-        shares.add_row(name, asked, *(f"{100 * got[unit]:.2f}" for unit in UNITS))
-    out.print(shares)
-    for warning in value["warnings"]:
-        out.print(f"warning: {warning}")
-    tars = f", and as tars in {mixture.uri}/shards" if value["materialized"] is not None else ""
-    out.print(f"virtual shards: {value['vshards']:,}{tars}; {mixture.uri}/{MANIFEST} says all of it", highlight=False)
+    """Print the amounts taken per group, the target and achieved shares, and the warnings."""
+    manifest = mixture.manifest
+    totals = manifest["totals"]
+    fields = ("available", *UNITS)
+    available = sum(group["available"] for group in manifest["groups"])
+    rows = [(group["name"], *(f"{group[field]:,.0f}" for field in fields)) for group in manifest["groups"]]
+    rows.append(("all", f"{available:,}", *(f"{totals[unit]:,.0f}" for unit in UNITS)))
+    print_table(f"Mixture {manifest['recipe']['name']}: amounts by group", ("group", *fields), rows)
+    print_table(
+        f"Shares, constrained by {manifest['unit']}",
+        ("share of", "target", *(f"% of {unit}" for unit in UNITS)),
+        [
+            (name, target, *(f"{100 * achieved[unit]:.2f}" for unit in UNITS))
+            for name, target, achieved in _build_share_rows(manifest)
+        ],
+        left=("share of", "target"),
+    )
+    tars = f", and as tars in {mixture.uri}/shards" if manifest["materialized"] is not None else ""
+    print_text(
+        *(f"warning: {warning}" for warning in manifest["warnings"]),
+        f"virtual shards: {manifest['vshards']:,}{tars}; full description: {mixture.uri}/{MANIFEST}",
+    )
 
 
-def _share_rows(value: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
-    """(of what, what was asked, share in every unit): each modality, then what else the recipe names."""
-    asked = {(one["column"], one["value"]): one for one in value["constraints"]}
+def _build_share_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
+    """Build (name, target, share in every unit): each modality, then everything else that the recipe constrains."""
+    constraints = {(constraint["column"], constraint["value"]): constraint for constraint in manifest["constraints"]}
     rows: list[tuple[str, str, Mapping[str, float]]] = []
-    for modality in value["achieved"]["samples"]:
-        found = asked.pop(("modality", modality), None)
-        got = {str(unit): float(value["achieved"][unit][modality]) for unit in UNITS}
-        rows.append((modality, "" if found is None else _asked(found), got))
-    rows += [(f"{one['column']} {one['value']}", _asked(one), one["achieved"]) for one in asked.values()]
+    for modality in manifest["achieved"]["samples"]:
+        constraint = constraints.pop(("modality", modality), None)
+        achieved = {str(unit): float(manifest["achieved"][unit][modality]) for unit in UNITS}
+        rows.append((modality, "" if constraint is None else _format_target(constraint), achieved))
+    rows += [(f"{column} {category}", _format_target(constraint), constraint["achieved"])
+             for (column, category), constraint in constraints.items()]  # fmt: skip
     return rows
 
 
-def _asked(one: Mapping[str, Any]) -> str:
-    low, high = 100 * one["low"], 100 * one["high"]
+def _format_target(constraint: Mapping[str, Any]) -> str:
+    low, high = 100 * constraint["low"], 100 * constraint["high"]
     return f"{low:g} %" if low == high else f"{low:g} to {high:g} %"

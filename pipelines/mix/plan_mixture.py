@@ -1,4 +1,4 @@
-"""Plan a mixture of finished runs: which samples it takes and where each stands."""
+"""Plan a mixture of finished runs: select its samples and their order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from infra import storage, tables
 from infra.beam import Runner
 from infra.errors import StageError
 from infra.hashing import file_sha256
+from mixtures.cards.rollup import round_amount
 from mixtures.plan import draw, planner
 from mixtures.plan import groups as cells
 from mixtures.plan.members_index import MembersIndex, drop_repeats, read_index, to_dtype
@@ -26,7 +27,7 @@ from pipelines.mix.count_tokens import count_tokens
 
 @dataclass(frozen=True)
 class PlannedMixture:
-    """A mixture before it is written: `value` as mixture.json holds it, without members."""
+    """A mixture before it is written. manifest: contents of mixture.json, without members."""
 
     manifest: dict[str, Any]
     members: pa.Table
@@ -34,7 +35,7 @@ class PlannedMixture:
 
 @dataclass(frozen=True)
 class Survey:
-    """Samples of some runs as a recipe sees them: by_draw: rows of the index by draw; amount: (n,) in every unit."""
+    """Samples of runs as a recipe groups them. by_draw: rows of the index, sorted by draw; amounts: unit -> (n,)."""
 
     index: MembersIndex
     by_draw: NDArray[np.int64]
@@ -46,32 +47,34 @@ class Survey:
 def plan_mixture(
     runs: Sequence[str], recipe: Recipe, out: str, *, runner: Runner = LOCAL, quiet: bool = False
 ) -> PlannedMixture:
-    """Which samples a mixture takes and where each stands; `out` is where it will lie, for the paths of its parents."""
-    seen = build_survey(runs, recipe, out, runner=runner, quiet=quiet)
-    index, found, amount, constraints = seen.index, seen.groups, seen.amounts, seen.constraints
-    stock = _stock(found, amount[recipe.unit])
-    wanted = planner.plan_amounts(stock, constraints, unit=recipe.unit, size=recipe.size, repeats=recipe.repeats)
-    orders = draw.sort_groups(seen.by_draw, found.group, len(found.cells))
-    of_unit = amount[recipe.unit].astype(np.float64)
+    """Plan the samples of a mixture and their order; `out`: its folder, which its parents' paths are relative to."""
+    survey = build_survey(runs, recipe, out, runner=runner, quiet=quiet)
+    index, groups = survey.index, survey.groups
+    amounts = survey.amounts[recipe.unit].astype(np.float64)
+    stock = _build_stock(groups, amounts)
+    targets = planner.plan_amounts(
+        stock, survey.constraints, unit=recipe.unit, size=recipe.size, repeats=recipe.repeats
+    )
+    orders = draw.sort_groups(survey.by_draw, groups.group, len(groups.cells))
     counts = [
-        round(float(want))
+        round(float(target))
         if stock.is_whole
-        else min(draw.count_nearest(of_unit[order], float(want)), recipe.repeats * len(order))
-        for want, order in zip(wanted, orders, strict=True)
+        else min(draw.count_nearest(amounts[order], float(target)), recipe.repeats * len(order))
+        for target, order in zip(targets, orders, strict=True)
     ]
-    vshards = _vshards(index, orders, counts, recipe)
+    vshards = _count_vshards(index, orders, counts, recipe)
     names = [shard.sha256 for shard in index.shards]
-    lie = draw.order_shards(recipe.seed, names, np.bincount(index.shard, minlength=len(names)).tolist())
-    taken = draw.lay_out(orders, counts, lie, vshards, None if recipe.unit == "samples" else of_unit)
-    return describe_mixture(seen, recipe, out, taken, vshards)
+    layout = draw.order_shards(recipe.seed, names, np.bincount(index.shard, minlength=len(names)).tolist())
+    selection = draw.lay_out(orders, counts, layout, vshards, None if recipe.unit == "samples" else amounts)
+    return describe_mixture(survey, recipe, out, selection, vshards)
 
 
 def build_survey(
     runs: Sequence[str], recipe: Recipe, out: str, *, runner: Runner = LOCAL, quiet: bool = False
 ) -> Survey:
-    """Read the runs' members as the recipe wants them; see `plan`."""
+    """Read the runs' members, their amounts and groups for a recipe; see `plan_mixture`."""
     index = read_index(runs, recipe.columns)
-    _check_values(index, recipe)
+    _check_categories(index, recipe)
     if recipe.tokenizer is not None:
         index.text_tokens = count_tokens(
             runs, index.shards, recipe.tokenizer, recipe.contract, storage.join(out, "work"), runner=runner, quiet=quiet
@@ -79,47 +82,50 @@ def build_survey(
     hashes = draw.draw_keys(recipe.seed, "mix", index.key)
     index, by_draw = drop_repeats(index, hashes)
     tokens = count_sample_tokens(index, recipe)
-    found = cells.build_groups(index, recipe)
-    amount = cells.build_amounts(index, tokens)
+    groups = cells.build_groups(index, recipe)
+    amounts = cells.build_amounts(index, tokens)
     sources = index.columns["source"][1] if "source" in index.columns else []
-    return Survey(index, by_draw, found, amount, cells.build_constraints(found, recipe, sources))
+    return Survey(index, by_draw, groups, amounts, cells.build_constraints(groups, recipe, sources))
 
 
-def _check_values(index: MembersIndex, recipe: Recipe) -> None:
-    """A value that a share asks for and no sample has is most often misspelt: say what there is."""
-    for column, bands in recipe.shares.items():
-        known = index.columns.get(column, ((), None))[1]
-        for value, (low, _) in bands.items():
-            if known is not None and column != "modality" and low > 0 and value not in known:
-                near = difflib.get_close_matches(value, known, n=1)
+def _check_categories(index: MembersIndex, recipe: Recipe) -> None:
+    """Raise StageError for a category that has a share but no sample: it is most often misspelt."""
+    for column, ranges in recipe.shares.items():
+        existing = index.columns.get(column, ((), None))[1]
+        for category, (low, _) in ranges.items():
+            if existing is not None and column != "modality" and low > 0 and category not in existing:
+                near = difflib.get_close_matches(category, existing, n=1)
                 raise StageError(
-                    f"no sample has the {column} {value!r}, of which the recipe asks a share",
-                    hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known[:20])}",
+                    f"no sample has the {column} {category!r}, for which the recipe contains a share",
+                    hint=f"did you mean {near[0]!r}?" if near else f"the runs contain: {', '.join(existing[:20])}",
                 )
 
 
 def count_sample_tokens(index: MembersIndex, recipe: Recipe) -> NDArray[np.int64]:
-    """int64 (n,): tokens of text and media, by the recipe's contract."""
-    codes, values = index.columns["modality"]
+    """Count int64 (n,): tokens of text and media, by the recipe's contract."""
+    codes, modalities = index.columns["modality"]
     contract = recipe.contract.contract()
     tokens = index.text_tokens.copy()
-    for code, modality in enumerate(values):
+    for code, modality in enumerate(modalities):
         rows = np.flatnonzero(codes == code)
-        one = np.array([modality], dtype=object)
-        tokens[rows] += contract.media_tokens(one, index.seconds[rows], index.images[rows].astype(np.int64))
+        tokens[rows] += contract.media_tokens(
+            np.array([modality], dtype=object), index.seconds[rows], index.images[rows].astype(np.int64)
+        )
     return tokens
 
 
-def _stock(found: cells.Groups, amount: NDArray[Any]) -> planner.Stock:
-    count = len(found.cells)
+def _build_stock(groups: cells.Groups, amounts: NDArray[np.float64]) -> planner.Stock:
+    count = len(groups.cells)
     largest = np.zeros(count)
-    np.maximum.at(largest, found.group, amount.astype(np.float64))
-    total = np.bincount(found.group, weights=amount.astype(np.float64), minlength=count).astype(np.float64)
-    samples = np.bincount(found.group, minlength=count)
-    return planner.Stock(total, largest, samples, [str(cell["modality"]) for cell in found.cells], found.names())
+    np.maximum.at(largest, groups.group, amounts)
+    total = np.bincount(groups.group, weights=amounts, minlength=count).astype(np.float64)
+    samples = np.bincount(groups.group, minlength=count)
+    return planner.Stock(total, largest, samples, [str(cell["modality"]) for cell in groups.cells], groups.names())
 
 
-def _vshards(index: MembersIndex, orders: Sequence[NDArray[np.int64]], counts: Sequence[int], recipe: Recipe) -> int:
+def _count_vshards(
+    index: MembersIndex, orders: Sequence[NDArray[np.int64]], counts: Sequence[int], recipe: Recipe
+) -> int:
     total = sum(counts)
     size = 0
     for order, count in zip(orders, counts, strict=True):
@@ -129,92 +135,98 @@ def _vshards(index: MembersIndex, orders: Sequence[NDArray[np.int64]], counts: S
     return max(1, -(-total // recipe.virtual.samples), -(-size // recipe.virtual.bytes))
 
 
-def describe_mixture(seen: Survey, recipe: Recipe, out: str, taken: draw.Selection, vshards: int) -> PlannedMixture:
-    """A mixture of what was taken, with all that mixture.json says of it."""
-    index, found, amount, constraints = seen.index, seen.groups, seen.amounts, seen.constraints
-    used = np.flatnonzero(np.bincount(index.shard[taken.row], minlength=len(index.shards)))
-    place = np.full(len(index.shards), -1, dtype=np.int32)
-    place[used] = np.arange(len(used), dtype=np.int32)
-    count = len(found.cells)
+def describe_mixture(
+    survey: Survey, recipe: Recipe, out: str, selection: draw.Selection, vshards: int
+) -> PlannedMixture:
+    """Build the manifest and the members table of the selected samples."""
+    index, rows = survey.index, selection.row
+    used = np.flatnonzero(np.bincount(index.shard[rows], minlength=len(index.shards)))
+    count = len(survey.groups.cells)
     sums = {
-        str(unit): np.bincount(taken.group, amount[unit][taken.row].astype(np.float64), count).astype(np.float64)
+        str(unit): np.bincount(selection.group, survey.amounts[unit][rows].astype(np.float64), count).astype(np.float64)
         for unit in UNITS
     }
-    available = np.bincount(found.group, minlength=count)
+    available = np.bincount(survey.groups.group, minlength=count)
     groups = [
         {"name": name, "modality": cell["modality"], "cell": dict(cell), "available": int(available[g]),
-         **{unit: _number(unit, sums[unit][g]) for unit in UNITS}}
-        for g, (name, cell) in enumerate(zip(found.names(), found.cells, strict=True))
+         **{unit: round_amount(unit, float(sums[unit][g])) for unit in UNITS}}
+        for g, (name, cell) in enumerate(zip(survey.groups.names(), survey.groups.cells, strict=True))
     ]  # fmt: skip
-    totals = {unit: _number(unit, sums[unit].sum()) for unit in UNITS}
-    achieved = {unit: _shares(groups, unit) for unit in UNITS}
-    told = warn_about_shares(achieved[recipe.unit])
+    totals = {unit: round_amount(unit, float(sums[unit].sum())) for unit in UNITS}
+    achieved = {unit: _compute_shares(groups, unit) for unit in UNITS}
+    warnings = warn_about_shares(achieved[recipe.unit])
     if index.dropped:
-        told.append(f"{index.dropped:,} samples stand in more than one of the runs: taken from the first that has them")
-    value = {
+        warnings.append(
+            f"{index.dropped:,} samples stand in more than one of the runs: taken from the first that has them"
+        )
+    manifest = {
         "seed": recipe.seed,
         "unit": recipe.unit,
         "recipe": to_manifest(recipe, None if recipe.tokenizer is None else file_sha256(recipe.tokenizer)),
         "contract": recipe.contract.model_dump(),
-        "parents": [{**parent, "run": _relative(parent["run"], out)} for parent in index.parents],
+        "parents": [{**parent, "run": _compute_relative_path(parent["run"], out)} for parent in index.parents],
         "shards": [index.shards[i].to_manifest() for i in used],
         "groups": groups,
         "totals": totals,
         "achieved": achieved,
-        "constraints": _held_against(constraints, sums, found),
+        "constraints": _compare_with_targets(survey.constraints, sums),
         "vshards": vshards,
-        "warnings": told,
+        "warnings": warnings,
         "materialized": None,
     }
+    return PlannedMixture(manifest, _build_members(survey, selection, used))
+
+
+def _build_members(survey: Survey, selection: draw.Selection, used: NDArray[np.int64]) -> pa.Table:
+    """Build the members table; used: shards of the index that samples come from, numbered anew in this order."""
+    index, rows = survey.index, selection.row
     columns: dict[str, NDArray[Any]] = {
-        "vshard": taken.vshard,
-        "position": taken.position,
-        "group": taken.group,
-        "shard": place[index.shard[taken.row]],
-        "repeat": taken.repeat,
-        "offset": index.offset[taken.row],
-        "size": index.size[taken.row],
-        "tokens": amount["tokens"][taken.row],
-        "seconds": index.seconds[taken.row],
-        "bytes": index.bytes[taken.row],
+        "vshard": selection.vshard,
+        "position": selection.position,
+        "group": selection.group,
+        "shard": np.searchsorted(used, index.shard[rows]),
+        "repeat": selection.repeat,
+        "offset": index.offset[rows],
+        "size": index.size[rows],
+        "tokens": survey.amounts["tokens"][rows],
+        "seconds": index.seconds[rows],
+        "bytes": index.bytes[rows],
     }
-    arrays = [index.keys(taken.row)]
-    for name, values in columns.items():  # as they lie in memory: Arrow's own way would load pandas first
+    arrays = [index.keys(rows)]
+    for name, values in columns.items():  # from numpy's buffers: pa.array would import pandas
         kind = tables.MIXTURE.field(name).type
-        data = np.ascontiguousarray(values, dtype=to_dtype(kind))
-        arrays.append(pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)]))
-    return PlannedMixture(value, pa.Table.from_arrays(arrays, names=["key", *columns]).select(tables.MIXTURE.names))
+        buffer = np.ascontiguousarray(values, dtype=to_dtype(kind))
+        arrays.append(pa.Array.from_buffers(kind, len(buffer), [None, pa.py_buffer(buffer)]))
+    return pa.Table.from_arrays(arrays, names=["key", *columns]).select(tables.MIXTURE.names)
 
 
-def _held_against(
-    constraints: Sequence[cells.Constraint], sums: Mapping[str, NDArray[np.float64]], found: cells.Groups
+def _compare_with_targets(
+    constraints: Sequence[cells.Constraint], sums: Mapping[str, NDArray[np.float64]]
 ) -> list[dict[str, Any]]:
-    """Each share that was asked for, and what it came to in every unit."""
+    """Return each target share with the achieved share in every unit."""
     return [
-        {"label": one.label, "column": one.column, "value": one.category, "low": one.low, "high": one.high,
-         "achieved": {unit: _share(float(sums[unit] @ one.weights), float(sums[unit].sum())) for unit in UNITS}}
-        for one in constraints if one.category is not None
+        {"label": constraint.label, "column": constraint.column, "value": constraint.category,
+         "low": constraint.low, "high": constraint.high,
+         "achieved": {unit: _compute_share(float(sums[unit] @ constraint.weights), float(sums[unit].sum()))
+                      for unit in UNITS}}
+        for constraint in constraints if constraint.category is not None
     ]  # fmt: skip
 
 
-def _shares(groups: Sequence[Mapping[str, Any]], unit: str) -> dict[str, float]:
+def _compute_shares(groups: Sequence[Mapping[str, Any]], unit: str) -> dict[str, float]:
     total = float(sum(group[unit] for group in groups))
-    found: dict[str, float] = {}
+    amounts: dict[str, float] = {}
     for group in groups:
-        found[group["modality"]] = found.get(group["modality"], 0.0) + group[unit]
-    return {modality: _share(amount, total) for modality, amount in found.items()}
+        amounts[group["modality"]] = amounts.get(group["modality"], 0.0) + group[unit]
+    return {modality: _compute_share(amount, total) for modality, amount in amounts.items()}
 
 
-def _share(amount: float, total: float) -> float:
+def _compute_share(amount: float, total: float) -> float:
     return round(amount / total, 6) if total else 0.0
 
 
-def _number(unit: str, value: float) -> int | float:
-    return round(float(value), 3) if unit == "seconds" else round(float(value))
-
-
-def _relative(run: str, out: str) -> str:
-    """A run's place as seen from the mixture, so that both can be moved together."""
+def _compute_relative_path(run: str, out: str) -> str:
+    """Compute the path from the mixture to a run, so that both can be moved together."""
     if not storage.is_local(run) or not storage.is_local(out):
         return run if not storage.is_local(run) else os.path.realpath(storage.local_path(run))
     return os.path.relpath(os.path.realpath(storage.local_path(run)), os.path.realpath(storage.local_path(out)))

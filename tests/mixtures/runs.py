@@ -69,10 +69,10 @@ def sample(row: Row) -> tuple[list[shards.Member], dict[str, Any]]:
         "duration": row.seconds, "fps": 8.0 if row.seconds else 0.0, "n_frames": int(8 * row.seconds),
         "language": row.language, "ocr_text": "", "tokens": words,
     }  # fmt: skip
-    parts = [shards.Member(suffix, data=data) for suffix, data in media]
-    parts.append(shards.Member("json", data=canonical_json(record)))
+    parts = [shards.Member(suffix, content=data) for suffix, data in media]
+    parts.append(shards.Member("json", content=canonical_json(record)))
     if row.modality != "text":
-        parts.append(shards.Member("txt", data=text.encode()))
+        parts.append(shards.Member("txt", content=text.encode()))
     return sorted(parts, key=lambda part: part.suffix), record
 
 

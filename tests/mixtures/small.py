@@ -47,8 +47,8 @@ def sample(
     if media is None:
         rng = np.random.default_rng(number)
         media = [rng.bytes(int(rng.integers(0, 3000))) for _ in SUFFIX[modality]]
-    parts = [shards.Member(name, data=data) for name, data in zip(SUFFIX[modality], media, strict=True)]
-    parts.append(shards.Member("json", data=canonical_json(record(number, modality, media, **more))))
+    parts = [shards.Member(name, content=data) for name, data in zip(SUFFIX[modality], media, strict=True)]
+    parts.append(shards.Member("json", content=canonical_json(record(number, modality, media, **more))))
     return key_of(number), parts
 
 

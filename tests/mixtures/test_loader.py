@@ -49,8 +49,8 @@ def test_samples_are_those_of_the_tars(mix: Mixture) -> None:
         number = next(i for i in range(51) if small.key_of(i) == sample["__key__"])
         modality = sample["json"]["data_type"]
         _, parts = small.sample(number, modality)
-        assert {name: sample[name] for name in small.SUFFIX[modality]} == {p.suffix: p.data for p in parts[:-1]}
-        assert sample["json"] == json.loads(parts[-1].data or b"")
+        assert {name: sample[name] for name in small.SUFFIX[modality]} == {p.suffix: p.content for p in parts[:-1]}
+        assert sample["json"] == json.loads(parts[-1].content or b"")
         assert Path(sample["__url__"]).name == f"{modality}-000000.tar"
         assert set(sample) == {"__key__", "__url__", "json", *small.SUFFIX[modality]}
 

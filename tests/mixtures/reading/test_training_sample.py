@@ -30,7 +30,7 @@ def decoder() -> Iterator[SampleDecoder]:
 def raw(modality: str, media: list[bytes], **more: Any) -> dict[str, Any]:
     key, parts = small.sample(1, modality, media)
     record = small.record(1, modality, media, **more)
-    return {"__key__": key, "json": record} | {part.suffix: part.data for part in parts if part.suffix != "json"}
+    return {"__key__": key, "json": record} | {part.suffix: part.content for part in parts if part.suffix != "json"}
 
 
 def video(folder: Path, *, count: int = 50, fps: int = 10) -> bytes:

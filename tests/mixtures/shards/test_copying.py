@@ -137,7 +137,7 @@ def test_members_of_a_sample(tmp_path: Path) -> None:
     found = make(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
     data = (tmp_path / "a.tar").read_bytes()[found.offset : found.offset + found.size]
     members = unpack_members(memoryview(data), ROWS[2].key, "a.tar", found.offset)
-    assert list(members.items()) == [(part.suffix, part.data) for part in parts]
+    assert list(members.items()) == [(part.suffix, part.content) for part in parts]
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert [name.split(".", 1)[1] for name in tar.getnames()] == list(members)
 

@@ -111,11 +111,11 @@ def test_the_hugging_face_loader_reads_tars_that_mix_members(
         assert there == {part.suffix for part in parts}  # and null in the columns that it has not
         for part in parts:
             if part.suffix == "mp4":
-                assert row["mp4"]["bytes"] == part.data
+                assert row["mp4"]["bytes"] == part.content
             elif part.suffix == "txt":
-                assert row["txt"].encode() == part.data
+                assert row["txt"].encode() == part.content
             elif part.suffix != "json":
-                assert row[part.suffix].size == Image.open(io.BytesIO(part.data or b"")).size
+                assert row[part.suffix].size == Image.open(io.BytesIO(part.content or b"")).size
         seen.add(record["data_type"])
     assert seen == set(COUNTS)
     streamed = datasets.load_dataset(mixture.uri, streaming=True)["train"]
@@ -155,7 +155,7 @@ def test_llava_gets_files_and_one_entry_for_each_sample_that_speaks(mixture: Mix
         named = line.get("video") or line["image"]
         paths = named if isinstance(named, list) else [named]
         assert line["conversations"][0]["value"].count("<image>") == len(paths)
-        media = {part.suffix: part.data for part in parts if part.suffix not in ("json", "txt")}
+        media = {part.suffix: part.content for part in parts if part.suffix not in ("json", "txt")}
         assert [(folder / path).read_bytes() for path in paths] == list(media.values())
         assert not any(path.startswith("/") or ".." in path for path in paths)
     config = yaml.safe_load((folder / "mixture.yaml").read_text())

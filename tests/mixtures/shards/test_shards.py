@@ -88,13 +88,13 @@ def media(data: bytes, suffix: str = "jpg") -> shards.Member:
 
 @given(st.lists(st.lists(st.binary(max_size=1200), min_size=1, max_size=3), max_size=5))
 def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list[bytes]]) -> None:
-    given_ = [(f"k{i}", [shards.Member(f"{j}.x", data=data) if j % 2 else media(data, f"{j}.x")
+    given_ = [(f"k{i}", [shards.Member(f"{j}.x", content=data) if j % 2 else media(data, f"{j}.x")
                          for j, data in enumerate(parts)]) for i, parts in enumerate(samples)]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tar"
         digest, written = shards.write_tar(path, given_)
         data = path.read_bytes()
-        plain = [(key, [shards.Member(f"{j}.x", data=part) for j, part in enumerate(parts)])
+        plain = [(key, [shards.Member(f"{j}.x", content=part) for j, part in enumerate(parts)])
                  for (key, _), parts in zip(given_, samples, strict=True)]  # fmt: skip
         again, _ = shards.write_tar(Path(folder) / "b.tar", plain)
     assert digest == hashlib.sha256(data).hexdigest() == again

@@ -27,7 +27,7 @@ SUFFIXES = st.sampled_from(["json", "txt", "mp4", "0.jpg", "1.jpg", "10.png"])
 @given(st.dictionaries(SUFFIXES, st.binary(max_size=1500), min_size=1))
 def test_members_are_those_that_tarfile_finds(tmp_path_factory: pytest.TempPathFactory, held: dict[str, bytes]) -> None:
     folder = tmp_path_factory.mktemp("unpack")
-    data = packed(folder, [Member(name, data=value) for name, value in held.items()])
+    data = packed(folder, [Member(name, content=value) for name, value in held.items()])
     assert unpack_members(data, KEY, "a.tar", 0) == held
     with tarfile.open(folder / "one.tar") as tar:
         assert {m.name.partition(".")[2]: tar.extractfile(m).read() for m in tar.getmembers()} == held  # type: ignore[union-attr]
@@ -38,7 +38,7 @@ def test_a_byte_of_a_header_that_changes_is_seen_or_means_nothing(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int
 ) -> None:
     data = bytearray(
-        packed(tmp_path_factory.mktemp("flip"), [Member("json", data=b"{}"), Member("mp4", data=b"x" * 600)])
+        packed(tmp_path_factory.mktemp("flip"), [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
     )
     before = unpack_members(memoryview(data), KEY, "a.tar", 0)
     data[at] ^= change
@@ -49,7 +49,7 @@ def test_a_byte_of_a_header_that_changes_is_seen_or_means_nothing(
 
 
 def test_what_lies_here_is_told_with_shard_byte_and_key(tmp_path: Path) -> None:
-    data = packed(tmp_path, [Member("json", data=b"{}"), Member("mp4", data=b"x" * 600)])
+    data = packed(tmp_path, [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
     with pytest.raises(StageError, match=r"b\.tar, byte 4096: sample zzz is not here: found a member called") as found:
         unpack_members(data, "zzz", "b.tar", 4096)
     assert "reelmill audit" in str(found.value)
@@ -85,7 +85,7 @@ def test_records_are_the_samples_own() -> None:
 
 def test_media_are_held_against_their_hashes() -> None:
     key, parts = small.sample(3, "multi_image")
-    members = {part.suffix: part.data or b"" for part in parts}
+    members = {part.suffix: part.content or b"" for part in parts}
     record = extract_record(members, key, "t", 0)
     verify_media(members, record, key, "t", 0)
     for name in ("0.jpg", "1.jpg"):

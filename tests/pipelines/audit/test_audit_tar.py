@@ -25,8 +25,10 @@ NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_ca
 def write_samples(folder: Path, sizes: list[tuple[int, int]]) -> tuple[bytes, pa.Table]:
     """A tar of samples with two members of these sizes, and its index."""
     random_ = random.Random(0)
-    samples = [(f"key{i:023d}", [Member("jpg", data=random_.randbytes(a)), Member("json", data=random_.randbytes(b))])
-               for i, (a, b) in enumerate(sizes)]  # fmt: skip
+    samples = [
+        (f"key{i:023d}", [Member("jpg", content=random_.randbytes(a)), Member("json", content=random_.randbytes(b))])
+        for i, (a, b) in enumerate(sizes)
+    ]
     path = folder / "a.tar"
     _, written = write_tar(path, samples)
     rows = [{"key": w.key, "shard": "a", "offset": w.offset, "size": w.size,

@@ -30,7 +30,7 @@ def members(written: list[shards.WrittenSample]) -> pa.Table:
 def write(folder: Path, name: str, samples: list[tuple[str, tuple[bytes, bytes]]]) -> tuple[Path, pa.Table, str]:
     path = folder / name
     contents = [
-        (key, [shards.Member("jpg", data=jpg), shards.Member("json", data=json)]) for key, (jpg, json) in samples
+        (key, [shards.Member("jpg", content=jpg), shards.Member("json", content=json)]) for key, (jpg, json) in samples
     ]
     sha256, written = shards.write_tar(path, contents)
     return path, members(written), sha256

@@ -95,7 +95,7 @@ def test_the_tar_is_what_would_have_been_written_of_the_rest(world: World) -> No
     with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
         for info in tar:
             name, suffix = info.name.split(".", 1)
-            samples.setdefault(name, []).append(shards.Member(suffix, data=tar.extractfile(info).read()))  # type: ignore[union-attr]
+            samples.setdefault(name, []).append(shards.Member(suffix, content=tar.extractfile(info).read()))  # type: ignore[union-attr]
     remove(world, key)
     again = world.root / "again.tar"
     shards.write_tar(again, [(name, parts) for name, parts in samples.items() if name != key])
