@@ -1,4 +1,4 @@
-"""mix --materialize: a planned mixture -> real tars, one a virtual shard, by copying byte ranges of samples."""
+"""mix --materialize: write the tars of a planned mixture, one per virtual shard, by copying byte ranges of samples."""
 
 from __future__ import annotations
 
@@ -24,101 +24,105 @@ from mixtures.shards.manifest import Mixture, open_mixture, rewrite_manifest
 from mixtures.shards.unpack import verify_copies
 from pipelines.core.run import LOCAL
 
-#: Raised whenever the same members give other tars.
+#: Raised whenever the same members give different tars.
 VERSION = 1
 
-#: A tar of a run of which at least this share is taken is hashed whole; of others each medium is (ours).
+#: A run's tar is hashed whole if at least this share of its bytes is copied; else each copied medium is (ours).
 WHOLE = 0.5
 
-#: Finished tars that may wait for what they were copied from to be checked.
+#: Maximum number of finished tars that wait for the check of their sources.
 AHEAD = 64
 
-#: Virtual shards a task at most; several a worker, so that a slow one is not waited for.
+#: Maximum number of virtual shards per task; with several workers each gets several tasks, to balance the load.
 TASK = 1_024
 
 
 def materialize(mixture: Mixture, *, runner: Runner = LOCAL, quiet: bool = False) -> Mixture:
-    """Write MIX/shards/mix-*.tar, then mixture.json that lists them; what is finished is not made again.
+    """Write MIX/shards/mix-*.tar, then mixture.json that lists them; finished tars are kept.
 
-    A tar of a run is hashed whole where most of it is taken, else each sample's media are held against its record, in a
-    second thread beside the copying; a tar of the mixture appears only when all that it was copied from was sound.
-    Raises StageError naming the first shard that is missing, short, another or damaged, or a full disk.
+    A second thread verifies the sources while the first copies: a run's tar by its sha256 if most of it is copied, else
+    each sample's media by the sha256 in its record. A tar of the mixture appears only when all its sources are valid.
+    Raises StageError naming the first shard that is missing, short, different or damaged, or a full disk.
     """
     count = int(mixture.manifest["vshards"])
-    stamp = _stamp(mixture)
+    stamp = _compute_stamp(mixture)
     folder = storage.join(mixture.uri, "shards")
     _remove_temporaries(folder)
-    storage.write_bytes(_work(mixture.uri, "plan.json"), canonical_json({"stamp": stamp, "whole": _whole(mixture)}))
+    storage.write_bytes(
+        _work(mixture.uri, "plan.json"), canonical_json({"stamp": stamp, "whole": _list_whole(mixture)})
+    )
     size = min(TASK, max(1, -(-count // (4 * runner.workers)))) if runner.workers > 1 else TASK
     tasks = [f"{first}-{min(first + size, count)}" for first in range(0, count, size)]
 
-    def done() -> int:
+    def count_done() -> int:
         return sum(name.endswith(".tar") for name in storage.list_names(folder))
 
-    with progress.watch("materialize", count, done, what="shards", quiet=quiet):
+    with progress.watch("materialize", count, count_done, what="shards", quiet=quiet):
         task = functools.partial(copy_shards, mixture.uri)
         beam.run_tasks("materialize", task, tasks, _work(mixture.uri, "counters.json"), runner)
-    made = []
+    tars = []
     for vshard in range(count):
-        found = _finished(mixture.uri, vshard, stamp)
-        if found is None:
+        note = _read_finished(mixture.uri, vshard, stamp)
+        if note is None:
             raise StageError(
                 f"{name_shard(vshard)} is missing after materialize", where=folder, hint="run the same command again"
             )
-        made.append({key: found[key] for key in ("name", "samples", "bytes", "sha256")})
-    return rewrite_manifest(mixture.uri, {**mixture.manifest, "materialized": made})
+        tars.append({key: note[key] for key in ("name", "samples", "bytes", "sha256")})
+    return rewrite_manifest(mixture.uri, {**mixture.manifest, "materialized": tars})
 
 
 def adopt_tars(mixture: Mixture, tars: Sequence[Mapping[str, Any]]) -> None:
-    """Take tars that lie there (entries of `materialized`) for those of these members, to be left alone by
-    `materialize`; whoever calls knows that they hold the same samples in the same order."""
-    stamp = _stamp(mixture)
-    for one in tars:
-        storage.write_bytes(_work(mixture.uri, f"{one['name']}.json"), canonical_json({**one, "stamp": stamp}))
+    """Register existing tars (entries of `materialized`) as finished, so that `materialize` keeps them.
+
+    The caller guarantees that they contain the mixture's samples in its order.
+    """
+    stamp = _compute_stamp(mixture)
+    for tar in tars:
+        storage.write_bytes(_work(mixture.uri, f"{tar['name']}.json"), canonical_json({**tar, "stamp": stamp}))
 
 
-def _stamp(mixture: Mixture) -> str:
-    """Stands for all that the tars are made of."""
+def _compute_stamp(mixture: Mixture) -> str:
+    """Compute the fingerprint of everything that the tars are made from."""
     return fingerprint([VERSION, mixture.manifest["members"]["sha256"], mixture.manifest["shards"]])
 
 
 def name_shard(vshard: int) -> str:
-    """mix-000000, mix-000001, …"""
+    """Name the tar of a virtual shard: mix-000000, mix-000001, …"""
     return f"mix-{vshard:06d}"
 
 
-def _work(uri: str, *parts: str) -> str:
-    return storage.join(uri, "work", "materialize", *parts)
+def _work(uri: str, name: str) -> str:
+    return storage.join(uri, "work", "materialize", name)
 
 
 def _remove_temporaries(folder: str) -> None:
-    """What a killed command left; its lock is ours now."""
+    """Remove temporary files of a killed command; this one has its lock."""
     if storage.is_local(folder) and storage.local_path(folder).is_dir():
         for path in storage.local_path(folder).glob(".mix-*.tmp"):
             path.unlink()
 
 
-def _whole(mixture: Mixture) -> list[int]:
-    """The mixture's shards of which so much is taken that they are hashed whole."""
+def _list_whole(mixture: Mixture) -> list[int]:
+    """List the mixture's shards of which at least WHOLE is copied."""
     members = mixture.members(["shard", "repeat", "size"])
     shard, first = members["shard"].to_numpy(), members["repeat"].to_numpy() == 0
     shards = mixture.manifest["shards"]
-    taken = np.bincount(shard[first], weights=members["size"].to_numpy()[first], minlength=len(shards))
-    return [i for i, one in enumerate(shards) if taken[i] >= WHOLE * one["bytes"]]
+    copied = np.bincount(shard[first], weights=members["size"].to_numpy()[first], minlength=len(shards))
+    return [i for i, shard_ in enumerate(shards) if copied[i] >= WHOLE * shard_["bytes"]]
 
 
-def _finished(uri: str, vshard: int, stamp: str) -> dict[str, Any] | None:
-    """What was noted of a finished tar; None while it has to be made."""
-    note = _work(uri, f"{name_shard(vshard)}.json")
+def _read_finished(uri: str, vshard: int, stamp: str) -> dict[str, Any] | None:
+    """Read the note about a finished tar; None if the tar has to be written."""
+    path = _work(uri, f"{name_shard(vshard)}.json")
     tar = storage.join(uri, "shards", f"{name_shard(vshard)}.tar")
-    if not storage.is_file(note) or not storage.is_file(tar):
+    if not storage.is_file(path) or not storage.is_file(tar):
         return None
-    found = read_json(note)
-    if found["stamp"] != stamp:
+    note = read_json(path)
+    if note["stamp"] != stamp:
         return None
-    if storage.is_local(tar) and storage.local_path(tar).stat().st_size != found["bytes"]:
+    if storage.is_local(tar) and storage.local_path(tar).stat().st_size != note["bytes"]:
         return None
-    return dict(found)
+    return dict(note)
 
 
 # -- the task ---------------------------------------------------------------------------------------------------
@@ -126,36 +130,36 @@ def _finished(uri: str, vshard: int, stamp: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A tar that is written and waits to be published."""
+    """A finished tar before it is published. unverified: samples whose media are to be verified, with their offset."""
 
     vshard: int
     temporary: Path
     note: Mapping[str, Any]
-    unsure: Sequence[tuple[SampleSpan, int]]
+    unverified: Sequence[tuple[SampleSpan, int]]
 
 
 def copy_shards(uri: str, task: str) -> Mapping[str, int]:
-    """Task: make the tars of virtual shards FIRST-END that are not finished."""
-    first, end = (int(part) for part in task.split("-"))
+    """Task: write the unfinished tars of virtual shards FIRST-END."""
+    first, end = (int(number) for number in task.split("-"))
     mixture = open_mixture(uri)
     plan = read_json(_work(uri, "plan.json"))
-    todo = [vshard for vshard in range(first, end) if _finished(uri, vshard, plan["stamp"]) is None]
+    todo = [vshard for vshard in range(first, end) if _read_finished(uri, vshard, plan["stamp"]) is None]
     if not todo:
         return {"kept": end - first}
     whole = frozenset(plan["whole"])
     sources = SourceTars()
-    made: list[_Copy] = []
+    copies: list[_Copy] = []
     checked: set[int] = set()
     waiting: deque[Future[None]] = deque()
     size = 0
-    with ThreadPoolExecutor(1) as second:  # one thread: what was handed over first is finished first
+    with ThreadPoolExecutor(1) as second:  # one thread: futures finish in order of submission
         try:
-            for vshard, spans, shards in _spans(mixture, todo, first, end):
+            for vshard, spans, shards in _iterate_spans(mixture, todo, first, end):
                 for shard in sorted((set(shards) & whole) - checked):
                     waiting.append(second.submit(_check_whole, mixture, shard))
                     checked.add(shard)
-                copy = _copy(mixture, vshard, spans, shards, whole, sources, plan["stamp"])
-                made.append(copy)
+                copy = _write_copy(mixture, vshard, spans, shards, whole, sources, plan["stamp"])
+                copies.append(copy)
                 size += copy.note["bytes"]
                 waiting.append(second.submit(_publish, mixture, copy))
                 while waiting and (waiting[0].done() or len(waiting) > AHEAD):
@@ -167,23 +171,23 @@ def copy_shards(uri: str, task: str) -> Mapping[str, int]:
                 future.cancel()
             second.shutdown()
             sources.close()
-            for copy in made:
+            for copy in copies:
                 copy.temporary.unlink(missing_ok=True)
     return {"made": len(todo), "kept": end - first - len(todo), "bytes": size}
 
 
-def _spans(
+def _iterate_spans(
     mixture: Mixture, todo: Sequence[int], first: int, end: int
 ) -> Iterator[tuple[int, list[SampleSpan], list[int]]]:
-    """(virtual shard, its samples in order, the shard of each) of those to be made."""
+    """Yield (virtual shard, its samples in order, the shard of each) for those in `todo`."""
     members = mixture.members(["key", "vshard", "shard", "repeat", "offset", "size"])
     vshard = members["vshard"].to_numpy()
-    low, high = (int(at) for at in np.searchsorted(vshard, [first, end]))
+    low, high = (int(row) for row in np.searchsorted(vshard, [first, end]))
     members = members.slice(low, high - low)
     starts = np.searchsorted(vshard[low:high], [*range(first, end), end])
     tars = [mixture.tar(i) for i in range(len(mixture.manifest["shards"]))]
-    for one in todo:
-        start, stop = (int(at) for at in starts[one - first : one - first + 2])
+    for number in todo:
+        start, stop = (int(row) for row in starts[number - first : number - first + 2])
         columns = [
             members[name].slice(start, stop - start).to_pylist()
             for name in ("key", "repeat", "shard", "offset", "size")
@@ -192,10 +196,10 @@ def _spans(
             SampleSpan(key, repeat, tars[shard], offset, size)
             for key, repeat, shard, offset, size in zip(*columns, strict=True)
         ]
-        yield one, spans, columns[2]
+        yield number, spans, columns[2]
 
 
-def _copy(
+def _write_copy(
     mixture: Mixture,
     vshard: int,
     spans: list[SampleSpan],
@@ -212,19 +216,21 @@ def _copy(
         undo.pop_all()
     note = {"stamp": stamp, "name": name_shard(vshard), "samples": len(spans), "bytes": size, "sha256": digest}
     offsets = np.cumsum([0, *(span.size for span in spans)])
-    unsure = [(span, int(at)) for span, shard, at in zip(spans, shards, offsets, strict=False) if shard not in whole]
-    return _Copy(vshard, temporary, note, unsure)
+    unverified = [
+        (span, int(offset)) for span, shard, offset in zip(spans, shards, offsets, strict=False) if shard not in whole
+    ]
+    return _Copy(vshard, temporary, note, unverified)
 
 
 def _check_whole(mixture: Mixture, shard: int) -> None:
-    """Hold a run's tar against the sha256 that the mixture was planned on, unless this very file was held before."""
-    held = mixture.manifest["shards"][shard]
+    """Verify a run's tar against the sha256 in the mixture, unless this file was verified before."""
+    entry = mixture.manifest["shards"][shard]
     tar = mixture.tar(shard)
-    note = _work(mixture.uri, f"checked-{held['sha256']}.json")
-    stamp = _file_stamp(tar)
+    note = _work(mixture.uri, f"checked-{entry['sha256']}.json")
+    stamp = _stat_file(tar)
     if stamp and storage.is_file(note) and read_json(note) == stamp:
         return
-    if storage.sha256(tar) != held["sha256"]:
+    if storage.sha256(tar) != entry["sha256"]:
         raise StageError(
             "a shard is not the one that the mixture was planned on, or it is damaged: its sha256 differs",
             where=tar,
@@ -234,7 +240,7 @@ def _check_whole(mixture: Mixture, shard: int) -> None:
         storage.write_bytes(note, canonical_json(stamp))
 
 
-def _file_stamp(uri: str) -> dict[str, int]:
+def _stat_file(uri: str) -> dict[str, int]:
     if not storage.is_local(uri):
         return {}
     status = storage.local_path(uri).stat()
@@ -242,7 +248,7 @@ def _file_stamp(uri: str) -> dict[str, int]:
 
 
 def _publish(mixture: Mixture, copy: _Copy) -> None:
-    verify_copies(str(copy.temporary), copy.unsure)
+    verify_copies(str(copy.temporary), copy.unverified)
     name = name_shard(copy.vshard)
     tar = storage.join(mixture.uri, "shards", f"{name}.tar")
     with copying.report_disk_errors(copy.temporary):
