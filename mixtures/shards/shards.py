@@ -181,4 +181,4 @@ class _CheckedReader:
 
     def check(self) -> None:
         if self._pending or next(self._blocks, b"") or self._state.hexdigest() != self._member.sha256:
-            raise StageError("a medium differs from its content at ingest", where=self._member.where, hint=_AGAIN)
+            raise StageError("a medium is not what it was at ingest", where=self._member.where, hint=_AGAIN)

@@ -65,7 +65,7 @@ def print_mixture(mixture: Mixture) -> None:
             (name, target, *(f"{100 * achieved[unit]:.2f}" for unit in UNITS))
             for name, target, achieved in _build_share_rows(manifest)
         ],
-        left=("share of", "target"),
+        left_aligned=("share of", "target"),
     )
     tars = f", and as tars in {mixture.uri}/shards" if manifest["materialized"] is not None else ""
     print_text(
