@@ -55,7 +55,7 @@ DROPPED = 0.2
 
 
 class Draft(NamedTuple):
-    """A kept sample on its way into a shard. columns: its row of the members table, without where it lies."""
+    """A kept sample on its way into a shard. columns: its row of the members table, without its position."""
 
     key: str
     members: list[Member]

@@ -15,7 +15,7 @@ more requests of the same sort.
 efficiency: tokens per second of A without the sheets over those of B, a loop of aiohttp posts of the same
 requests with as many in flight; neither makes its sheets while timed, which in a run are a job of their own; medians,
 in the order A B B A, twice, after one turn of B that is not counted. The cache is new in each turn. A fake server
-takes 0.5 s for each; a real one is told to forget its prefixes before each turn, which vLLM does in its development
+takes 0.5 s for each; the prefix cache of a real one is reset before each turn, which vLLM does in its development
 mode only (prefix_cache says whether it did). --tokens 128 cuts nearly every answer of a model of random weights: then
 all are of one length.
 cpu_ms_per_request: CPU of this process for A over 10,000 requests; the server takes 50 ms. cpu_ms_bare: the same of B.

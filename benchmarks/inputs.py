@@ -75,7 +75,7 @@ def jpeg(number: int) -> bytes:
 
 
 def clip(number: int, size: tuple[int, int], *, seconds: float = 3.0, fps: int = 25, words: bool = False) -> bytes:
-    """An MP4; with `words` two lines of text stand still in every frame."""
+    """An MP4; with `words` every frame has the same two lines of text."""
     import av
 
     width, height = size

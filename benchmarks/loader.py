@@ -270,7 +270,7 @@ def many(folder: Path, at: int, of: int) -> None:
 
 
 def go_on(folder: Path, at: int) -> None:
-    """In a process of its own: print wall and CPU seconds to the next sample."""
+    """In a process of its own: print the wall and CPU seconds of a resume."""
     state = Loader(str(folder / "mix")).state_dict()
     begun, spent = time.perf_counter(), time.process_time()
     loader = Loader(str(folder / "mix"))
@@ -317,7 +317,7 @@ def main() -> None:
         for _ in range(5):
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
             took.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"seconds to go on: {took}", file=sys.stderr)
+        print(f"seconds to resume: {took}", file=sys.stderr)
         figures |= {
             "resume_s": round(statistics.median(figure[0] for figure in took), 3),
             "resume_cpu_s": round(statistics.median(figure[1] for figure in took), 3),

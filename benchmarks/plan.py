@@ -6,11 +6,11 @@ Each seed makes another world and also seeds the draws. Texts of 12 to 60 words,
 common English words (half of the time from the 20 first) and, by 1 / (rank + 5), from 400 made-up topic words, which
 are the vocabulary for resampling. Planted: 8 % too short, 6 % shouted, 6 % German, and copies: every twelfth text is
 followed by 1 to 4 copies of itself (other capitals and stops, or 2 % of the words exchanged), and one text comes
-samples / 100 times. So copies are a fifth of everything, near ones among them lie on both sides of the threshold, and
-a sample of 1 % hardly ever holds two of a group. Filters: language, quality; duplicates of text at 0.8; resampling
+samples / 100 times. So copies are a fifth of everything, near ones among them are on both sides of the threshold, and
+a sample of 1 % rarely contains two of a group. Filters: language, quality; duplicates of text at 0.8; resampling
 with T = samples / 1000.
 
-Printed at the end as one JSON object: `covered`, how many seeds' true yield (samples kept in all) lies inside the
+Printed at the end as one JSON object: `covered`, how many seeds' true yield (samples kept in all) is inside the
 forecast's 99 % interval; the same for duplicates, resampling and tokens; width: mean of (high - low) / true
 yield; cpu_plan, cpu_run: mean CPU seconds of the plan and of the whole run up to its verdicts.
 """

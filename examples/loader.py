@@ -51,7 +51,7 @@ def main() -> None:
         print(f"step {step}:", *(tensors(batch) if collate else samples(batch)), sep="\n  ")
         if step + 1 == options.steps:
             break
-    # Save this beside the model: Loader(...).load_state_dict(state) goes on with the next sample.
+    # Save this beside the model: Loader(...).load_state_dict(state) resumes at the next sample.
     print("state:", json.dumps(loader.state_dict()))
     for modality, row in loader.composition()["modalities"].items():
         print(f"{modality:12} {row['samples']:6,} samples, share {row['share']:.3f}, planned {row['planned']:.3f}")

@@ -30,10 +30,10 @@ UNDECIDED = "undecided"
 @dataclass(frozen=True)
 class HypotheticalRun(Run):
     """A run with changed settings that is never executed. Samples, signals and verdicts are read from the finished run
-    at `base`; everything else lies in a scratch folder."""
+    at `base`; everything else is in a scratch folder."""
 
     base: str = ""
-    #: Units whose signals were completed from the store; their tables lie in the scratch folder.
+    #: Units whose signals were completed from the store; their tables are in the scratch folder.
     completed: frozenset[str] = frozenset()
 
     def at(self, *parts: str) -> str:
