@@ -1,4 +1,4 @@
-"""What several rooms' tests share: one tiny corpus, and one finished run over it that many tests look at."""
+"""Fixtures that tests of several packages share: a tiny corpus and one finished run over it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole of it, on a corpus of eighty inputs in every form, with every stage at work."""
+"""Every stage from end to end, on a corpus of eighty inputs in every format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipelines.stages import STAGES
 from tests import corpus
 from tests.tiny import Tiny, read_json_of, rows
 
-#: What is not covered by checksums: what knows this machine, and what may be removed.
+#: Files that checksums.json does not cover: run.json names this machine, and a file cannot contain its own checksum.
 NOT_COVERED = {"run.json", "checksums.json"}
 
 

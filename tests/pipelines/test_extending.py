@@ -23,7 +23,7 @@ def code(language: str) -> str:
 
 
 def install(folder: Path) -> None:
-    """What pip leaves behind of the page's package: its module, and its metadata with the entry points."""
+    """The page's package as pip installs it: its module, and its metadata with the entry points."""
     project = tomllib.loads(code("toml"))["project"]
     folder.mkdir()
     (folder / "reelmill_exclaim.py").write_text(code("python"))

@@ -1,4 +1,4 @@
-"""What only decoding finds: media that are not what they are said to be, though every hash and number agrees."""
+"""Faults that only decoding finds: media that contradict their records, though every hash and number agrees."""
 
 from __future__ import annotations
 
