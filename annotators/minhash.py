@@ -22,7 +22,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class MinHashSettings(Strict):
-    """num_perm: values in a signature; ngram: words in a shingle; seed: of the permutations (all ours; 128 and 5 are
+    """num_perm: numbers in a signature; ngram: words in a shingle; seed: of the permutations (all ours; 128 and 5 are
     common)."""
 
     num_perm: int = Field(default=128, ge=8, le=4096)
@@ -31,8 +31,8 @@ class MinHashSettings(Strict):
 
 
 class MinHash(Annotator):
-    """Hashes of a document. A text shorter than one n-gram is one shingle, so it is near to its copies only. A text
-    without any word is hashed as it is, so that "!!!" and "???" are no duplicates."""
+    """Hashes of a document. A text shorter than one n-gram is one shingle, so it is similar to its copies only. A text
+    without words is hashed unchanged, so that "!!!" and "???" are not duplicates."""
 
     name = "minhash"
     keyed_by = "text"
@@ -62,7 +62,7 @@ class MinHash(Annotator):
 
     def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         texts = words.strings(chunk["clean.text"])
-        text_words = [normalised(text) for text in texts]
+        text_words = [normalise_words(text) for text in texts]
         exact = [
             hashlib.blake2b((" ".join(w) if w else t).encode(), digest_size=16).digest()
             for w, t in zip(text_words, texts, strict=True)
@@ -81,13 +81,13 @@ class MinHash(Annotator):
         return np.array(matrix.to_rows(), dtype="<u4")
 
 
-def normalised(text: str) -> list[str]:
-    """The words of `text`: runs of letters, digits and marks after NFKC and case folding."""
+def normalise_words(text: str) -> list[str]:
+    """Split `text` into words: runs of letters, digits and marks after NFKC and case folding."""
     return _WORD.findall(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def shingles(text_words: list[str], ngram: int) -> list[str]:
-    """The word n-grams of a text, or the whole of it where it is shorter; [] without words."""
+    """Return the word n-grams of a text, or all its words as one if it is shorter; [] without words."""
     if not text_words:
         return []
     return [" ".join(text_words[i : i + ngram]) for i in range(max(len(text_words) - ngram + 1, 1))]

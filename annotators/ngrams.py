@@ -1,7 +1,7 @@
-"""Which entries of an n-gram vocabulary stand in a text: what resampling counts and draws for.
+"""Entries of an n-gram vocabulary in a text, which resampling counts.
 
-A text is looked up word by word in a prefix tree. The tree is held as one table of integer pairs per depth, so a whole
-chunk goes down a level in one vectorised step, and every step is exact: no hash stands in for a word.
+A text is looked up word by word in a prefix tree, stored as one table of integer pairs per depth, so a chunk descends
+a level in one vectorised step. Every step is exact: words are numbered, not hashed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _UNKNOWN, _BREAK = -1, -2
 
 
 class NgramsSettings(Strict):
-    """vocabulary: path of a JSON list of strings (MetaCLIP's form; `reelmill vocab` makes one).
-    case: "lower" compares words in lower case (ours: Llama 3 does not say); "keep" tells Dog from dog, as MetaCLIP.
+    """vocabulary: path of a JSON list of strings (MetaCLIP's form; `reelmill vocab` writes one).
+    case: "lower" compares words in lower case (ours: Llama 3 does not say); "keep" distinguishes them, as MetaCLIP.
     """
 
     vocabulary: str = Field(min_length=1)
     case: Case = "lower"
 
 
-class _Places:
-    """A set of int64 numbers >= 0, each with a place of its own in [0, size): a hash table with open addressing, filled
-    and asked by whole arrays. At most a quarter full, so that nearly every question is answered at the first look."""
+class _HashTable:
+    """A set of int64 numbers >= 0, each with its own slot in [0, size): a hash table with open addressing, filled and
+    searched by whole arrays. At most a quarter full, so that nearly every search ends at the first slot."""
 
     def __init__(self, numbers: Ints) -> None:
         bits = max(3, (4 * len(numbers)).bit_length())
@@ -52,7 +52,7 @@ class _Places:
             numbers, slots = numbers[waits], (slots[waits] + 1) & (self.size - 1)
 
     def find(self, numbers: Ints) -> Ints:
-        """int64 (n,): the place of each number, -1 for those that are not in the set."""
+        """int64 (n,): the slot of each number, -1 for those that are not in the set."""
         slots = self._first(numbers)
         seen = self._table[slots]
         again = np.flatnonzero((seen != numbers) & (seen >= 0))
@@ -68,33 +68,33 @@ class _Places:
 
 
 class Matcher:
-    """Finds the entries of a vocabulary in texts. Entries of any number of words; where several come to the same
-    words, the first is the one that is found."""
+    """Find the entries of a vocabulary in texts. Entries have any number of words; of several entries with the same
+    words the first is returned."""
 
     def __init__(self, entries: Sequence[str], case: Case) -> None:
         self.size = len(entries)
         self.case = case
-        tokens, self._word_ids = _number(split_texts(entries, case))
+        tokens, self._word_ids = _number_words(split_texts(entries, case))
         self._words = len(self._word_ids) + 1
         ends = np.flatnonzero(tokens == _BREAK)
         starts = np.append(0, ends + 1)[:-1]
         lengths = ends - starts
 
-        # A node of depth 1 is its word; a node of depth k > 1 is the place of (node above, word) in that depth's table,
-        # the pair written as node * words + word. `ends` holds the entry that ends at each node, or -1.
+        # A node of depth 1 is its word; a node of depth k > 1 is the slot of (parent node, word) in that depth's table,
+        # the pair written as node * words + word. `ends`: the entry that ends at each node, or -1.
         rows = np.flatnonzero(lengths > 0)
         nodes = tokens[starts[rows]]
-        rows, nodes, self._single = _leaves(rows, nodes, lengths[rows] == 1, self._words)
-        self._deeper: list[tuple[_Places, Ints]] = []
+        rows, nodes, self._single = _split_leaves(rows, nodes, lengths[rows] == 1, self._words)
+        self._deeper: list[tuple[_HashTable, Ints]] = []
         while len(rows):
             depth = len(self._deeper) + 2
             pairs = nodes * self._words + tokens[starts[rows] + depth - 1]
-            places = _Places(np.unique(pairs))
-            rows, nodes, leaves = _leaves(rows, places.find(pairs), lengths[rows] == depth, places.size)
-            self._deeper.append((places, leaves))
+            table = _HashTable(np.unique(pairs))
+            rows, nodes, leaves = _split_leaves(rows, table.find(pairs), lengths[rows] == depth, table.size)
+            self._deeper.append((table, leaves))
 
     def match(self, texts: pa.Array | pa.ChunkedArray) -> pa.ListArray:
-        """list<int32> (n,): the distinct ids found in each text, ascending. A null text has none."""
+        """list<int32> (n,): the distinct ids of the entries in each text, ascending. A null text has none."""
         text_words = split_texts(texts.to_pylist(), self.case)
         tokens = np.fromiter(map(self._word_ids.get, text_words, repeat(_UNKNOWN)), np.int64, len(text_words))
         text_of = np.cumsum(tokens == _BREAK)
@@ -105,12 +105,12 @@ class Matcher:
         nodes = tokens[at]
         entries = self._single[nodes]
         hits = [(at, entries)]
-        for places, ends in self._deeper:
+        for table, ends in self._deeper:
             at = at + 1
             word = tokens[at]
             goes = word > 0
             at = at[goes]
-            nodes = places.find(nodes[goes] * self._words + word[goes])
+            nodes = table.find(nodes[goes] * self._words + word[goes])
             goes = nodes >= 0
             at, nodes = at[goes], nodes[goes]
             if not len(at):
@@ -128,15 +128,15 @@ class Matcher:
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids.astype(np.int32)))
 
 
-def _number(tokens: list[str]) -> tuple[Ints, dict[str, int]]:
-    """The words as numbers, and the number of each: BREAK is -2, the others count from 1, those that are in most
-    entries first. What is looked up most then lies together in memory."""
+def _number_words(tokens: list[str]) -> tuple[Ints, dict[str, int]]:
+    """Return the words as numbers, and the number of each word: BREAK is -2, the others count from 1, those in most
+    entries first, so that frequent words are adjacent in memory."""
     first: dict[str, int] = {}
     number = first.setdefault
     plain = np.fromiter((number(word, len(first)) for word in tokens), np.int64, len(tokens))
     order = np.argsort(-np.bincount(plain), kind="stable")
     by_count = np.array(list(first), dtype=object)[order]
-    fresh = "\n".join(by_count).split("\n")  # words hold no white space; new strings are laid side by side
+    fresh = "\n".join(by_count).split("\n")  # words contain no white space; new strings are adjacent in memory
     ids = {word: i + 1 for i, word in enumerate(fresh)}
     ids[BREAK] = _BREAK
     rank = np.empty(len(order), dtype=np.int64)
@@ -144,16 +144,16 @@ def _number(tokens: list[str]) -> tuple[Ints, dict[str, int]]:
     return rank[plain], ids
 
 
-def _leaves(rows: Ints, nodes: Ints, ended: NDArray[np.bool_], size: int) -> tuple[Ints, Ints, Ints]:
-    """(rows, nodes) of the entries that go on, and the entry that ended at each of `size` nodes, or -1."""
+def _split_leaves(rows: Ints, nodes: Ints, ended: NDArray[np.bool_], size: int) -> tuple[Ints, Ints, Ints]:
+    """Return (rows, nodes) of the entries that continue, and the entry that ended at each of `size` nodes or -1."""
     entry = np.full(size, -1, dtype=np.int64)
-    entry[nodes[ended][::-1]] = rows[ended][::-1]  # backwards: of equals, the first stays
+    entry[nodes[ended][::-1]] = rows[ended][::-1]  # backwards, so that the first of equal entries stays
     return rows[~ended], nodes[~ended], entry
 
 
 class Ngrams(Annotator):
-    """ids: list<int32>, the distinct vocabulary entries in the clean text, ascending; an empty list where none is there
-    or where the sample has no text at all. Needs no medium."""
+    """ids: list<int32>, the distinct vocabulary entries in the clean text, ascending; an empty list where there is none
+    or where the sample has no text."""
 
     name = "ngrams"
     keyed_by = "text"
@@ -167,7 +167,7 @@ class Ngrams(Annotator):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Read where first needed. Raises ConfigError for a file that is no vocabulary."""
+        """The vocabulary, read on first use. Raises ConfigError for a file that is no vocabulary."""
         return load(self.settings.vocabulary)
 
     @cached_property
@@ -175,7 +175,7 @@ class Ngrams(Annotator):
         return Matcher(self.vocabulary.entries, self.settings.case)
 
     def __getstate__(self) -> dict[str, object]:
-        # Workers read the file themselves: half a million entries do not travel with the task.
+        # Workers read the file themselves, so that tasks are not pickled with half a million entries.
         return {"settings": self.settings}
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
@@ -185,8 +185,8 @@ class Ngrams(Annotator):
         clean = chunk["clean.text"].combine_chunks()
         ids = self.matcher.match(clean)
         # A text whose cleaning failed is not a text without n-grams.
-        lost = clean.is_null().to_numpy(zero_copy_only=False) & chunk["text"].is_valid().to_numpy()
-        errors = pa.array(["missing: clean.text" if row else None for row in lost.tolist()], pa.string())
-        if lost.any():
-            ids = pa.ListArray.from_arrays(ids.offsets, ids.values, mask=pa.array(lost))
+        failed = clean.is_null().to_numpy(zero_copy_only=False) & chunk["text"].is_valid().to_numpy()
+        errors = pa.array(["missing: clean.text" if row else None for row in failed.tolist()], pa.string())
+        if failed.any():
+            ids = pa.ListArray.from_arrays(ids.offsets, ids.values, mask=pa.array(failed))
         return pa.table({"ids": ids, "error": errors})

@@ -1,6 +1,8 @@
-"""Engines that find and read text in pictures, behind one small interface: RapidOCR, or PaddleOCR in its own
-environment. Finding and reading are two calls, because reading is the dearer one and the same text seen in many
-frames needs to be read once."""
+"""OCR engines behind one interface: RapidOCR, or PaddleOCR in its own environment.
+
+Detection and recognition are separate calls: recognition is the more expensive one, and text that appears in many
+frames needs to be recognised once only.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ from infra.config import Strict
 from infra.errors import ConfigError, MissingExtra
 from infra.hashing import file_sha256
 
-#: The models inside the rapidocr package, so that nothing is fetched.
+#: The models inside the rapidocr package: nothing is downloaded.
 _BUNDLED = {"det": "PP-OCRv6_det_small.onnx", "rec": "PP-OCRv6_rec_small.onnx"}
 _MODULES = {"rapidocr": ("rapidocr", "ocr"), "paddle": ("paddleocr", "paddle")}
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where text may be. quad: float32 (4, 2), corners (x, y) in pixels, clockwise from the text's top left;
+    """An area that may be text. quad: float32 (4, 2), corners (x, y) in pixels, clockwise from the text's top left;
     score: the detector's confidence, 0..1."""
 
     quad: NDArray[np.float32]
@@ -33,13 +35,13 @@ class Region:
 
 
 class Engine(Protocol):
-    """Pictures are uint8 RGB (height, width, 3). An engine is used by one thread only."""
+    """A text detector and recogniser, for one thread. Pictures are uint8 RGB (height, width, 3)."""
 
     def find(self, picture: NDArray[np.uint8]) -> list[Region]:
-        """Every place that may hold a line of text, in reading order."""
+        """Find every area that may contain a line of text, in reading order."""
 
     def read(self, line: NDArray[np.uint8]) -> tuple[str, float]:
-        """The text of an upright picture of one line, and its confidence in 0..1; ("", 0.0) for none."""
+        """Return the text of an upright picture of one line and its confidence, 0..1; ("", 0.0) if there is none."""
 
 
 class OcrSettings(Strict):
@@ -52,7 +54,7 @@ class OcrSettings(Strict):
 
 
 def weights(settings: OcrSettings) -> Mapping[str, Path]:
-    """The files or folders of the models in use. Raises MissingExtra or ConfigError where they are not there."""
+    """Return the files or folders of the models in use. Raises MissingExtra or ConfigError if they are missing."""
     package, extra = _MODULES[settings.engine]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -69,7 +71,7 @@ def weights(settings: OcrSettings) -> Mapping[str, Path]:
 
 
 def weights_sha256(settings: OcrSettings) -> Mapping[str, str]:
-    """sha256 by role, or by role/file for folders."""
+    """Return the sha256 of each model by role, or by role/file for folders."""
     hashes: dict[str, str] = {}
     for role, path in weights(settings).items():
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
@@ -81,7 +83,7 @@ _loaded = threading.local()
 
 
 def load(settings: OcrSettings) -> Engine:
-    """This thread's engine for `settings`, made on first use: the engines keep state between calls."""
+    """Return this thread's engine for `settings`, created on first use: engines keep state between calls."""
     engines: dict[OcrSettings, Engine] = _loaded.__dict__.setdefault("engines", {})
     if settings not in engines:
         engines[settings] = RapidEngine(settings) if settings.engine == "rapidocr" else PaddleEngine(settings)
@@ -89,7 +91,7 @@ def load(settings: OcrSettings) -> Engine:
 
 
 class RapidEngine:
-    """PaddleOCR's models on ONNX Runtime, one thread, at the size of the picture given."""
+    """PaddleOCR's models on ONNX Runtime, one thread, at the picture's own size."""
 
     def __init__(self, settings: OcrSettings) -> None:
         paths = weights(settings)
@@ -105,26 +107,26 @@ class RapidEngine:
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
                 "Det.model_path": str(paths["det"]),
                 "Rec.model_path": str(paths["rec"]),
-                # "max" never enlarges; its other mode makes small pictures three times as dear.
+                # "max" never enlarges; the other mode makes small pictures three times as expensive.
                 "Det.limit_type": "max",
                 "Det.limit_side_len": 4096,
-                # The least width that a line is padded to; the default 320 makes one word as dear as a sentence.
+                # The width that lines are padded to; with the default 320 a word costs as much as a sentence.
                 "Rec.rec_img_shape": [3, 48, 160],
             }
         )
 
-    # The flags of a call stay set for the next one, so each call gives all three.
+    # RapidOCR keeps the flags of a call for the next one, so each call passes all three.
 
     def find(self, picture: NDArray[np.uint8]) -> list[Region]:
-        result = self._ocr(_bgr(picture), use_det=True, use_cls=False, use_rec=False)
-        if result.boxes is None:
+        output = self._ocr(_bgr(picture), use_det=True, use_cls=False, use_rec=False)
+        if output.boxes is None:
             return []
-        quads = np.asarray(result.boxes, np.float32)
-        return [Region(quad, float(score)) for quad, score in zip(quads, result.scores, strict=True)]
+        quads = np.asarray(output.boxes, np.float32)
+        return [Region(quad, float(score)) for quad, score in zip(quads, output.scores, strict=True)]
 
     def read(self, line: NDArray[np.uint8]) -> tuple[str, float]:
-        result = self._ocr(_bgr(line), use_det=False, use_cls=False, use_rec=True)
-        return (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
+        output = self._ocr(_bgr(line), use_det=False, use_cls=False, use_rec=True)
+        return (output.txts[0], float(output.scores[0])) if output.txts else ("", 0.0)
 
 
 class PaddleEngine:
@@ -140,13 +142,13 @@ class PaddleEngine:
         self._rec: Any = TextRecognition(model_dir=str(paths["rec"]), device="cpu", cpu_threads=1)
 
     def find(self, picture: NDArray[np.uint8]) -> list[Region]:
-        result = self._det.predict(_bgr(picture), batch_size=1)[0]
-        pairs = zip(result["dt_polys"], result["dt_scores"], strict=True)
+        output = self._det.predict(_bgr(picture), batch_size=1)[0]
+        pairs = zip(output["dt_polys"], output["dt_scores"], strict=True)
         return [Region(np.asarray(quad, np.float32), float(score)) for quad, score in pairs]
 
     def read(self, line: NDArray[np.uint8]) -> tuple[str, float]:
-        result = self._rec.predict(_bgr(line), batch_size=1)[0]
-        return str(result["rec_text"]), float(result["rec_score"])
+        output = self._rec.predict(_bgr(line), batch_size=1)[0]
+        return str(output["rec_text"]), float(output["rec_score"])
 
 
 def _bgr(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-"""Text in the picture: where it is, what it says, and whether it was burned in over the scene or belongs to it.
+"""Text in pictures: its position, its characters, and whether it was burned in over the scene or belongs to it.
 
-Frames are searched and read here; `annotators.overlay_scene` decides what was burned in.
+Text is detected and recognised here; `annotators.overlay_scene` decides which lines were burned in.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _BOX = pa.struct(
 
 
 class OverlaySettings(ocr.OcrSettings):
-    """frames: pictures of a video in which text may be sought, spread evenly: every second one at first, the others
-        only where they may tell more. As many between them serve as evidence only.
+    """frames: pictures of a video in which text may be searched, spread evenly: first every second one, the others
+        only where they may add information. As many frames between them serve as evidence only.
     size: their long side in pixels; never enlarged.
-    min_find, min_read: confidences (0..1) of the detector and of the recogniser under which a box is dropped. A box
-        that cannot be read still counts when it stands still in a moving scene: scripts the model does not know.
+    min_find, min_read: confidences (0..1) of the detector and of the recogniser below which a box is dropped. A box
+        that cannot be read still counts when it stands still in a moving scene: a script unknown to the model.
     All defaults are ours."""
 
     frames: int = Field(default=4, ge=1, le=64)
@@ -71,21 +71,21 @@ class Overlay(FrameAnnotator):
 
 
 def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySettings) -> dict[str, Any]:
-    """The columns of one medium. Frames of a video are one scene; pictures of any other modality stand alone."""
+    """Measure the columns of one medium. The frames of a video are one scene; other pictures are judged one by one."""
     pixels = frames.pixels
     count, height, width = pixels.shape[:3]
     scene = Scene(pixels) if video and count > 1 else None
-    rounds = [list(range(count))] if scene is None else _rounds(count)
-    seen: dict[int, int] = {}  # frame -> the frame searched in its stead, most often itself
+    rounds = [list(range(count))] if scene is None else _split_rounds(count)
+    seen: dict[int, int] = {}  # frame -> the frame searched in its place, usually itself
     lines: list[Line] = []
     for asked in rounds:
-        if seen and not any(_open(line, height * width, settings, scene) for line in lines):
+        if seen and not any(_needs_more_frames(line, height * width, settings, scene) for line in lines):
             break
         first_new = len(lines)
         for i in asked:
             seen[i] = next((k for k in seen.values() if scene is not None and scene.same(i, k)), i)
             if seen[i] == i:
-                lines += _find(pixels[i], i, engine, settings)
+                lines += _find_lines(pixels[i], i, engine, settings)
         if scene is not None:
             scene.write(lines)
         _recognise(lines, first_new, pixels, scene, engine)
@@ -107,15 +107,15 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySetti
 def _find_lasting(
     scene: Scene, lines: Sequence[Line], frame: int, engine: ocr.Engine, settings: OverlaySettings
 ) -> list[Line]:
-    """Lines that show in the mean of all frames and in none by itself: still, so burned in. `frame`: of the lines."""
+    """Find lines visible in the mean of all frames only: still, so burned in. frame: assigned to these lines."""
     lasting: list[Line] = []
-    for line in _find(scene.mean, frame, engine, settings):
+    for line in _find_lines(scene.mean, frame, engine, settings):
         line.motion = scene.lasts(line)
-        # A sign in the middle of a zoom leaves a ghost in the mean; what a frame shows, that frame has judged.
+        # A sign in the centre of a zoom leaves a ghost in the mean; lines that a frame shows were judged there.
         is_new = not any(overlap(line.rect, seen.rect) > 0.1 for seen in (*lines, *lasting))
         if 2 * int(line.motion.still.sum()) > scene.count and is_new:
             line.overlay = line.certain = True
-            line.text, line.score = _say(engine, scene.mean, line)
+            line.text, line.score = _read_line(engine, scene.mean, line)
             lasting.append(line)
     return lasting
 
@@ -123,7 +123,7 @@ def _find_lasting(
 def _measure_areas(
     lines: Sequence[Line], seen: Mapping[int, int], shape: tuple[int, int]
 ) -> tuple[list[float], list[float]]:
-    """Share of each frame read that text covers: any text, and burned-in text. seen: frame -> the frame searched."""
+    """Measure the share of each frame that any text and burned-in text cover. seen: frame -> the frame searched."""
     all_areas, overlay_areas = [], []
     for i, searched in sorted(seen.items()):
         here = [line for line in lines if line.frame == searched]
@@ -142,14 +142,14 @@ def _to_box(line: Line, shape: tuple[int, int], time: float) -> dict[str, Any]:
     return box | {"time": time, "score": line.score, "overlay": line.overlay, "text": line.text}
 
 
-def _rounds(count: int) -> list[list[int]]:
-    """Every second frame is evidence only. Of the others, half are searched at once; the rest only when asked for."""
+def _split_rounds(count: int) -> list[list[int]]:
+    """Split the frames into rounds of search: every second one is evidence only; of the others, half come first."""
     read = list(range(0, count, 2))
     return [read[1::2], read[::2]] if len(read) > 1 else [read]
 
 
-def _open(line: Line, pixels: int, settings: OverlaySettings, scene: Scene | None) -> bool:
-    """More frames may tell more of this line: burned in but not always there, a ticker, or seen just once."""
+def _needs_more_frames(line: Line, pixels: int, settings: OverlaySettings, scene: Scene | None) -> bool:
+    """Whether more frames may settle this line: burned in but not always visible, a ticker, or seen only once."""
     if scene is None or line.motion is None or not _is_text(line, pixels, settings):
         return False
     if line.overlay:
@@ -158,13 +158,13 @@ def _open(line: Line, pixels: int, settings: OverlaySettings, scene: Scene | Non
     return may_run(line, scene) or not elsewhere.any()
 
 
-# Finding and reading
+# Detection and recognition
 
-_LEGIBLE = 288  # long side in pixels under which pictures are enlarged, at most twice, before text is sought
-_FILLING = 0.5  # and above which so few letters that fill it are stripes or limbs
+_LEGIBLE = 288  # long side in pixels below which pictures are enlarged, at most twofold, before the search
+_FILLING = 0.5  # share of the picture above which a box with few letters is texture (stripes, limbs)
 
 
-def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: OverlaySettings) -> list[Line]:
+def _find_lines(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: OverlaySettings) -> list[Line]:
     import cv2
 
     height, width = picture.shape[:2]
@@ -186,7 +186,7 @@ def _find(picture: NDArray[np.uint8], frame: int, engine: ocr.Engine, settings: 
 def _recognise(
     lines: Sequence[Line], first: int, pixels: NDArray[np.uint8], scene: Scene | None, engine: ocr.Engine
 ) -> None:
-    """Follow all lines, read those from `known` on, but not again what stands where it was already read well."""
+    """Follow all lines and read those from `first` on, unless the same line was already read well in another frame."""
     for at, line in enumerate(lines):
         if scene is not None:
             line.motion = scene.follow(line)
@@ -198,17 +198,17 @@ def _recognise(
                     line.text, line.score = before.text, before.score
                     break
         if not line.text:
-            line.text, line.score = _say(engine, pixels[line.frame], line)
+            line.text, line.score = _read_line(engine, pixels[line.frame], line)
 
 
-def _say(engine: ocr.Engine, picture: NDArray[np.uint8], line: Line) -> tuple[str, float]:
+def _read_line(engine: ocr.Engine, picture: NDArray[np.uint8], line: Line) -> tuple[str, float]:
     text, score = engine.read(upright(picture, line.quad))
     return clean(text), round(float(score), 6)
 
 
 def _is_text(line: Line, pixels: int, settings: OverlaySettings) -> bool:
-    """What can be read is text; what cannot is when it stands in a moving scene and is shaped like a line. Boxes
-    around much of the picture are mostly texture that reads as a few strokes, and must read well."""
+    """Whether a box is text: it was read, or it stands still in a moving scene and is shaped like a line. Boxes
+    around much of the picture are mostly texture that reads as a few letters, so they must be read well."""
     letters = {c for c in line.text.casefold() if c.isalnum()}
     if line.width * line.height > LARGE * pixels:
         return line.score >= 0.9 and len(letters) >= (4 if line.width * line.height > _FILLING * pixels else 2)
@@ -218,7 +218,7 @@ def _is_text(line: Line, pixels: int, settings: OverlaySettings) -> bool:
 
 
 def upright(picture: NDArray[np.uint8], quad: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The quadrilateral (4, 2) of `picture` as a level rectangle; tall ones are turned by a quarter."""
+    """Rectify the quadrilateral (4, 2) of `picture`; tall ones are rotated by 90 degrees."""
     import cv2
 
     sides = np.linalg.norm(quad - np.roll(quad, -1, axis=0), axis=1)
@@ -230,13 +230,13 @@ def upright(picture: NDArray[np.uint8], quad: NDArray[np.float32]) -> NDArray[np
 
 
 def clean(text: str) -> str:
-    """`text` without control, format, surrogate and unassigned characters, white space as single blanks."""
+    """Remove control, format, surrogate and unassigned characters; white space becomes single blanks."""
     kept = ("" if unicodedata.category(c).startswith("C") and not c.isspace() else c for c in text)
     return " ".join("".join(kept).split())
 
 
 def transcript(lines: Sequence[Line]) -> str:
-    """The texts frame by frame, from top to bottom and left to right, each once."""
+    """Join the texts frame by frame, from top to bottom and left to right, each once."""
     texts: dict[str, str] = {}
     for frame in sorted({line.frame for line in lines}):
         here = sorted((line for line in lines if line.frame == frame), key=lambda line: (line.rect[1], line.rect[0]))
@@ -253,7 +253,7 @@ def transcript(lines: Sequence[Line]) -> str:
 
 
 def covered(quads: Sequence[NDArray[np.float32]], height: int, width: int) -> float:
-    """Share of the frame, 0..1, that the quadrilaterals cover together: overlaps count once."""
+    """Compute the share of the frame, 0..1, that the quadrilaterals cover; overlaps count once."""
     import cv2
 
     mask = np.zeros((height, width), np.uint8)

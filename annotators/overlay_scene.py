@@ -1,8 +1,8 @@
-"""Lines of text in a video over time: which stand still, which move, and so which were burned in.
+"""Decide which lines of text in a video were burned in, by how they move over time.
 
 Burned-in text stands still (or runs along a stable row, a ticker) while its surroundings move; text of the scene moves
-with the scene. Where nothing moves, time proves nothing, and a rule on place and size decides, as for a single picture.
-The rules and their figures are ours; see docs/overlay.md.
+with the scene. Where nothing moves, a rule on position and size decides, as for a single picture. The rules and their
+numbers are ours; see docs/overlay.md.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 Gray = NDArray[np.float32]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
 
-LARGE = 0.2  # share of the picture above which one box is rarely one line
+LARGE = 0.2  # share of the picture above which a box is rarely one line of text
 
 
 @dataclass
 class Line:
-    """A line of text in one of the frames read."""
+    """A line of text in one of the frames searched. detection_score, score: of the detector and of the recogniser."""
 
     frame: int
     quad: NDArray[np.float32]
-    found: float
+    detection_score: float
     rect: Rect
     text: str = ""
     score: float = 0.0
@@ -53,14 +53,16 @@ def overlap(a: Rect, b: Rect) -> float:
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-# What moved
+# Motion
 
 
 @dataclass(frozen=True)
 class _Motion:
-    """Of one line, by frame (bool (n,)): still = its strokes are at the same place; shifted = they are a few pixels
-    beside it; parted = still while what lies behind or around it changed, which only burned-in text does;
-    calm = the neighbourhood of the line, without the line, did not change."""
+    """The motion of one line, bool (n,) by frame.
+
+    still: its strokes are at the same position; shifted: they are a few pixels away; parted: still while the picture
+    behind or around it changed, which only burned-in text does; calm: the surroundings of the line did not change.
+    """
 
     still: NDArray[np.bool_]
     shifted: NDArray[np.bool_]
@@ -68,15 +70,15 @@ class _Motion:
     calm: NDArray[np.bool_]
 
 
-_REACH = np.mgrid[-2:3, -8:9].reshape(2, -1)  # shifts (y, x) searched for where a line's strokes went
+_REACH = np.mgrid[-2:3, -8:9].reshape(2, -1)  # shifts (y, x) at which a line's strokes are searched
 _HERE = _REACH.shape[1] // 2
 _CELL = 16  # side in pixels of the cells in which the scene's motion is judged
 
 
 class Scene:
-    """The frames of a video as evidence: gradients for strokes, cells for the motion of the whole.
+    """The frames of a video as evidence: gradients for strokes, cells for the motion of the whole picture.
 
-    mean: uint8 (height, width, 3), the mean frame, in which a moving scene blurs and what was burned in stays.
+    mean: uint8 (height, width, 3), the mean frame, in which a moving scene blurs and burned-in text stays sharp.
     """
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
@@ -86,14 +88,14 @@ class Scene:
         self.mean = pixels.mean(axis=0).round().astype(np.uint8)
         colour = np.stack([cv2.GaussianBlur(picture, (3, 3), 0) for picture in pixels])
         self.gray: Gray = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in colour]).astype(np.float32)
-        # By channel, (n, height, width, 3): yellow letters on white are seen in the blue one only.
+        # Per channel, (n, height, width, 3): yellow letters on white show in the blue channel only.
         self.dx = np.stack([cv2.Sobel(picture, cv2.CV_32F, 1, 0) for picture in colour])
         self.dy = np.stack([cv2.Sobel(picture, cv2.CV_32F, 0, 1) for picture in colour])
         self._swept: dict[int, NDArray[np.float64]] = {}
         self.write([])
 
     def write(self, lines: Sequence[Line]) -> None:
-        """These are all the lines that are known."""
+        """Mark the area of all lines known so far as text."""
         self.written = np.zeros((self.count, self.height, self.width), bool)
         for line in lines:
             if line.width * line.height <= LARGE * self.height * self.width:
@@ -102,7 +104,7 @@ class Scene:
         self._swept.clear()
 
     def same(self, a: int, b: int) -> bool:
-        """No cell of the picture differs by more than a codec's noise: what is found in one is in the other."""
+        """Whether no cell of two frames differs by more than codec noise, so that searching one of them is enough."""
         import cv2
 
         size = max(self.width // 8, 1), max(self.height // 8, 1)
@@ -110,11 +112,11 @@ class Scene:
         return bool(cells.max() < 6)
 
     def moves(self) -> bool:
-        """Most of the picture changes between most of the frames."""
+        """Whether most of the picture changes between most of the frames."""
         return bool(np.median(np.delete(self.swept(self.count // 2), self.count // 2)) >= 0.6)
 
     def swept(self, frame: int) -> NDArray[np.float64]:
-        """float64 (n,), 0..1: share of the textured cells outside text that look different in each other frame."""
+        """float64 (n,), 0..1: share of the textured cells outside text that differ in each other frame."""
         if frame not in self._swept:
             high, wide = self.height // _CELL * _CELL, self.width // _CELL * _CELL
 
@@ -135,31 +137,34 @@ class Scene:
         return self._swept[frame]
 
     def follow(self, line: Line) -> _Motion:
-        """Where the strokes of a line are in every frame, and what its neighbourhood did."""
+        """Locate the strokes of a line in every frame, and check whether its surroundings changed."""
         i, (x0, y0, x1, y1) = line.frame, line.rect
-        letters = _letters(line)
-        strokes = _strokes(self.dx[i, y0:y1, x0:x1], self.dy[i, y0:y1, x0:x1], letters)
+        letters = _mask_letters(line)
+        strokes = _extract_strokes(self.dx[i, y0:y1, x0:x1], self.dy[i, y0:y1, x0:x1], letters)
         if strokes is None:
-            nothing = np.zeros(self.count, bool)
-            return _Motion(nothing, nothing, nothing, nothing)
+            no_frames = np.zeros(self.count, bool)
+            return _Motion(no_frames, no_frames, no_frames, no_frames)
         channel, kinds = strokes
-        # Each direction must agree by itself: long level edges say nothing of a level motion.
-        found = [self._found(i, channel, ys + y0, xs + x0) for ys, xs in kinds]
-        agree = np.minimum(*(f.mean(axis=-1) for f in found))
+        # Each direction must agree separately: long horizontal edges do not show horizontal motion.
+        matches = [self._match_gradients(i, channel, ys + y0, xs + x0) for ys, xs in kinds]
+        agree = np.minimum(*(f.mean(axis=-1) for f in matches))
         here, best = agree[:, _HERE], agree.max(axis=1)
         still = (here >= 0.45) & (here >= best - 0.05)
         shifted = (best >= 0.45) & ~still
 
-        # What passes behind the letters leaves them; what passes before a sign takes them along.
+        # Objects that pass behind the letters leave them visible; objects in front of a sign cover them.
         slices = max(round((x1 - x0) / (0.8 * (y1 - y0))), 1)
         columns = [xs * slices // (x1 - x0) for _, xs in kinds]
-        kept = _by_slice(np.concatenate([f[:, _HERE] for f in found], axis=1), np.concatenate(columns), slices) >= 0.5
+        kept = (
+            _average_by_slice(np.concatenate([f[:, _HERE] for f in matches], axis=1), np.concatenate(columns), slices)
+            >= 0.5
+        )
         edge = np.zeros((y1 - y0, x1 - x0), bool)
         for ys, xs in kinds:
             edge[ys, xs] = True
-        ground = np.nonzero(letters & ~_grown(edge, 2))
+        ground = np.nonzero(letters & ~_dilate(edge, 2))
         changed = self._differs(i, ground[0] + y0, ground[1] + x0)
-        share = _by_slice(changed, ground[1] * slices // (x1 - x0), slices)
+        share = _average_by_slice(changed, ground[1] * slices // (x1 - x0), slices)
         share *= np.bincount(ground[1] * slices // (x1 - x0), minlength=slices) / letters.sum()
         behind, before = (share * kept).sum(axis=1), (share * ~kept).sum(axis=1)
         passed = (behind >= 0.06) & (behind > 2 * before)
@@ -171,8 +176,8 @@ class Scene:
         return _Motion(still, shifted, parted, calm & (swept < 0.3))
 
     def lasts(self, line: Line) -> _Motion:
-        """The same for a line of the mean frame: still where a frame shows the strokes that the mean of all others
-        has, the regression of the one's gradients on the other's; clutter behind faint letters averages out."""
+        """The motion of a line of the mean frame: still where a frame has the strokes of the mean of all others, by
+        regression of the frame's gradients on the mean's. Clutter behind faint letters averages out."""
         x0, y0, x1, y1 = line.rect
         dx, dy = self.dx[:, y0:y1, x0:x1].mean(axis=-1), self.dy[:, y0:y1, x0:x1].mean(axis=-1)
         still = np.ones(self.count, bool)
@@ -182,11 +187,13 @@ class Scene:
             seen = gradient[:, strong]
             rest = (seen.sum(axis=0) - seen) / max(self.count - 1, 1)
             still &= (seen * rest).sum(axis=1) >= 0.5 * np.maximum((rest * rest).sum(axis=1), 1.0)
-        nothing = np.zeros(self.count, bool)
-        return _Motion(still, nothing, nothing, nothing)
+        no_frames = np.zeros(self.count, bool)
+        return _Motion(still, no_frames, no_frames, no_frames)
 
-    def _found(self, frame: int, channel: int, ys: NDArray[np.intp], xs: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """bool (n, shifts, pixels): the gradient at these pixels is found again, by frame and shift."""
+    def _match_gradients(
+        self, frame: int, channel: int, ys: NDArray[np.intp], xs: NDArray[np.intp]
+    ) -> NDArray[np.bool_]:
+        """bool (n, shifts, pixels): whether the gradient at these pixels recurs, by frame and shift."""
         gx, gy = self.dx[frame, ys, xs, channel], self.dy[frame, ys, xs, channel]
         rows = np.clip(ys + _REACH[0][:, None], 0, self.height - 1)
         columns = np.clip(xs + _REACH[1][:, None], 0, self.width - 1)
@@ -195,7 +202,7 @@ class Scene:
         return again
 
     def _differs(self, frame: int, ys: NDArray[np.intp], xs: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """bool (n, pixels): pixels that differ from `frame`, a common change of light set aside."""
+        """bool (n, pixels): pixels that differ from `frame`, apart from a common change of brightness."""
         if not len(ys):
             return np.zeros((self.count, 0), bool)
         seen = self.gray[:, ys, xs]
@@ -204,8 +211,8 @@ class Scene:
         return differs
 
     def _around(self, line: Line) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """bool (n,) each: the band around a line did not change; it did not change although it has texture, so
-        that what carries the line would have shown a motion."""
+        """bool (n,) each: the band around a line did not change; it did not change although it is textured, so that
+        a motion of the surface that carries the line would have shown."""
         i, (x0, y0, x1, y1) = line.frame, line.rect
         margin = max(6, round(0.7 * line.height))
         rect = (max(x0 - margin, 0), max(y0 - margin, 0), min(x1 + margin, self.width), min(y1 + margin, self.height))
@@ -221,8 +228,8 @@ class Scene:
 _Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
-def _letters(line: Line) -> NDArray[np.bool_]:
-    """bool, of the size of the line's rectangle: its quadrilateral without the margin that detectors leave above and
+def _mask_letters(line: Line) -> NDArray[np.bool_]:
+    """bool, of the size of the line's rectangle: its quadrilateral without the margin that detectors add above and
     below the letters, where the edge of a sign may be."""
     import cv2
 
@@ -235,9 +242,9 @@ def _letters(line: Line) -> NDArray[np.bool_]:
     return letters
 
 
-def _strokes(dx: Gray, dy: Gray, letters: NDArray[np.bool_]) -> tuple[int, tuple[_Pixels, _Pixels]] | None:
-    """The channel in which the strokes of a line stand out most, and its edge pixels (ys, xs), at most 300 of each
-    kind: the upright and the level ones. None where there are too few to tell."""
+def _extract_strokes(dx: Gray, dy: Gray, letters: NDArray[np.bool_]) -> tuple[int, tuple[_Pixels, _Pixels]] | None:
+    """Return the channel in which the strokes of a line stand out most, and its edge pixels (ys, xs), at most 300 of
+    each kind: vertical and horizontal ones. None where there are too few."""
     strength = np.hypot(dx, dy)
     if not letters.any():
         return None
@@ -254,13 +261,13 @@ def _strokes(dx: Gray, dy: Gray, letters: NDArray[np.bool_]) -> tuple[int, tuple
     return channel, (kinds[0], kinds[1])
 
 
-def _by_slice(values: NDArray[np.bool_], slice_of: NDArray[np.intp], slices: int) -> NDArray[np.float64]:
+def _average_by_slice(values: NDArray[np.bool_], slice_of: NDArray[np.intp], slices: int) -> NDArray[np.float64]:
     """float64 (n, slices): means of bool (n, pixels) over the pixels of each slice, 0 for empty ones."""
     members = slice_of[:, None] == np.arange(slices)
     return np.asarray(values.astype(np.float64) @ members / np.maximum(members.sum(axis=0), 1))
 
 
-def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+def _dilate(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     import cv2
 
     grown: NDArray[np.bool_] = cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
@@ -276,35 +283,35 @@ def judge_lines(lines: Sequence[Line], scene: Scene | None, shape: tuple[int, in
     for line in lines:
         line.overlay = line.certain = False
         if scene is None or line.motion is None:
-            line.overlay = _placed(line, shape)
+            line.overlay = _is_placed_like_overlay(line, shape)
             continue
-        motion, other = line.motion, np.arange(scene.count) != line.frame
-        parted, shifted = int(motion.parted.sum()), int((motion.shifted & other).sum())
+        motion, elsewhere = line.motion, np.arange(scene.count) != line.frame
+        parted, shifted = int(motion.parted.sum()), int((motion.shifted & elsewhere).sum())
         if parted > shifted:
             line.overlay, line.certain = True, parted >= 2
-        elif shifted or not (motion.still & other).any():
+        elif shifted or not (motion.still & elsewhere).any():
             unsettled.append(line)
-            line.overlay = not shifted and _flashes(line, lines, scene)
+            line.overlay = not shifted and _vanishes(line, lines, scene)
         else:
-            line.overlay = _placed(line, shape)
+            line.overlay = _is_placed_like_overlay(line, shape)
     if scene is not None:
-        for row in _rows(unsettled):
-            if _runs(row, scene):
+        for row in _group_rows(unsettled):
+            if _is_ticker(row, scene):
                 for line in row:
                     line.overlay = True
-    # One line in two boxes, and the next subtitle in the row of the last.
+    # One line in two boxes, or the next subtitle in the row of the previous one.
     sure = [line for line in lines if line.overlay and line.certain]
     for line in lines:
         if line.motion is not None and not line.motion.shifted.any() and any(_same_row(line, s) for s in sure):
             line.overlay = True
 
 
-def _placed(line: Line, shape: tuple[int, int]) -> bool:
+def _is_placed_like_overlay(line: Line, shape: tuple[int, int]) -> bool:
     return line.score >= 0.8 and placed_like_overlay(line.quad, shape)
 
 
 def placed_like_overlay(quad: NDArray[np.float32], shape: tuple[int, int]) -> bool:
-    """For want of motion: level text in the upper or lower fifth of the picture, or centred as titles are."""
+    """Judge without motion: horizontal text in the upper or lower fifth of the picture, or centred like a title."""
     height, width = shape
     run, rise = quad[1] - quad[0]
     if abs(np.degrees(np.arctan2(rise, run))) > 3:
@@ -322,7 +329,7 @@ def _same_row(a: Line, b: Line) -> bool:
     return abs(a.rect[1] - b.rect[1]) < 0.3 * size and abs(a.rect[3] - b.rect[3]) < 0.3 * size
 
 
-def _rows(lines: Sequence[Line]) -> list[list[Line]]:
+def _group_rows(lines: Sequence[Line]) -> list[list[Line]]:
     rows: list[list[Line]] = []
     for line in lines:
         row = next((row for row in rows if _same_row(row[0], line)), None)
@@ -338,9 +345,9 @@ def may_run(line: Line, scene: Scene) -> bool:
     return not 0.25 < middle < 0.75 and line.width >= 0.3 * scene.width
 
 
-def _runs(row: Sequence[Line], scene: Scene) -> bool:
-    """A ticker: wide lines in one row of a border band, in at least half of the frames read, that run along the row
-    at one speed while what is beyond the row does not run with them."""
+def _is_ticker(row: Sequence[Line], scene: Scene) -> bool:
+    """Whether a row is a ticker: wide lines in a border band, in at least half of the frames searched, that run along
+    the row at one speed while the picture beside the row does not run with them."""
     import cv2
 
     seen = len({line.frame for line in row})
@@ -351,21 +358,21 @@ def _runs(row: Sequence[Line], scene: Scene) -> bool:
     for line in row:
         x0, y0, x1, y1 = line.rect
         quarter = (x1 - x0) // 4
-        strip = _beyond(line, scene)
+        strip = _rows_beyond(line, scene)
         for k in (line.frame - 1, line.frame + 1):
             if not 0 <= k < scene.count or x1 - x0 < 24:
                 continue
 
             def best(top: int, bottom: int) -> tuple[float, int]:
-                piece = across[line.frame, top:bottom, x0 + quarter : x1 - quarter]  # noqa: B023
-                match = cv2.matchTemplate(across[k, top:bottom], piece, cv2.TM_CCOEFF_NORMED)[0]  # noqa: B023
+                template = across[line.frame, top:bottom, x0 + quarter : x1 - quarter]  # noqa: B023
+                match = cv2.matchTemplate(across[k, top:bottom], template, cv2.TM_CCOEFF_NORMED)[0]  # noqa: B023
                 return float(match.max()), (int(match.argmax()) - x0 - quarter) * (k - line.frame)  # noqa: B023
 
             score, speed = best(y0, y1)
             if score >= 0.3:
                 speeds.append(speed)
-                score, other = best(*strip)
-                along.append(score >= 0.3 and abs(other - speed) <= max(2, 0.15 * abs(speed)))
+                score, beyond_speed = best(*strip)
+                along.append(score >= 0.3 and abs(beyond_speed - speed) <= max(2, 0.15 * abs(speed)))
     if len(speeds) < 2:
         return False
     usual = float(np.median(speeds))
@@ -373,8 +380,8 @@ def _runs(row: Sequence[Line], scene: Scene) -> bool:
     return bool(abs(usual) >= 1 and steady.mean() >= 0.5 and np.mean(along) < 0.5)
 
 
-def _beyond(line: Line, scene: Scene) -> tuple[int, int]:
-    """Rows beside a line on the side of the picture's middle, beyond the bar that it may have."""
+def _rows_beyond(line: Line, scene: Scene) -> tuple[int, int]:
+    """Pixel rows (first, last) beside a line, towards the picture's middle, beyond the bar that it may stand on."""
     _, y0, _, y1 = line.rect
     size = line.height
     if y0 + y1 > scene.height:
@@ -382,9 +389,9 @@ def _beyond(line: Line, scene: Scene) -> tuple[int, int]:
     return min(y1 + size // 2, scene.height - 8), min(y1 + 2 * size, scene.height)
 
 
-def _flashes(line: Line, lines: Sequence[Line], scene: Scene) -> bool:
-    """Seen once only, gone in a neighbouring frame while everything around stayed: nothing in a scene does that,
-    unless it moved, and then it is read elsewhere."""
+def _vanishes(line: Line, lines: Sequence[Line], scene: Scene) -> bool:
+    """Whether a line appears once only and is absent from a neighbouring frame while its surroundings did not change.
+    Text of the scene does so only if it moved, and then it is read at another position."""
     assert line.motion is not None
     near = [k for k in (line.frame - 1, line.frame + 1) if 0 <= k < scene.count]
     if not any(line.motion.calm[k] for k in near):

@@ -1,5 +1,5 @@
 """Text statistics behind the usual quality rules: Gopher (arXiv 2112.11446, appendix A.1.1) and C4 (arXiv 1910.10683,
-section 2.2), and what captions need beside them."""
+section 2.2), and further ones for captions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from infra.media.interface import MODALITIES, DecodedMedia
 
 TOP = (2, 3, 4)
 REPEATED = (2, 5, 6, 7, 8, 9, 10)
-# Gopher's eight, of which a document should hold two different ones.
+# Gopher's eight; a document should contain two different ones.
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 # Scripts written without blanks between words.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -66,8 +66,8 @@ _COLUMNS: Mapping[str, Column] = {
 
 
 class QualitySettings(Strict):
-    """bad_words: path of a UTF-8 list, one word or phrase a line; None: none are counted (C4 drops pages that hold any
-    word of its list)."""
+    """bad_words: path of a UTF-8 list, one word or phrase per line; None: none are counted (C4 drops pages that contain
+    any word of its list)."""
 
     bad_words: str | None = None
 
@@ -96,15 +96,15 @@ class Quality(Annotator):
         visible = np.diff(characters.ends) - characters.count(words.SPACE)
 
         lines = pc.split_pattern(texts, "\n")
-        line, line_rows = pc.utf8_trim_whitespace(pc.list_flatten(lines)), _parents(lines)
-        line_count = np.bincount(line_rows[_flags(pc.not_equal(line, ""))], minlength=size)
+        line, line_rows = pc.utf8_trim_whitespace(pc.list_flatten(lines)), _parent_rows(lines)
+        line_count = np.bincount(line_rows[_to_flags(pc.not_equal(line, ""))], minlength=size)
 
         def line_share(pattern: str) -> NDArray[np.float64]:
-            hit = _flags(pc.match_substring_regex(line, pattern))
+            hit = _to_flags(pc.match_substring_regex(line, pattern))
             return words.ratio(np.bincount(line_rows[hit], minlength=size), line_count)
 
         tokens = _tokens(texts, characters)
-        token, rows = pc.list_flatten(tokens), _parents(tokens)
+        token, rows = pc.list_flatten(tokens), _parent_rows(tokens)
         token_characters = words.Characters.of(token.to_pylist())
         token_count = np.bincount(rows, minlength=size)
         token_chars = np.bincount(rows, weights=np.diff(token_characters.ends), minlength=size)
@@ -148,7 +148,7 @@ class Quality(Annotator):
     def _bad_words(self, texts: pa.Array) -> NDArray[np.int64]:
         if self.settings.bad_words is None:
             return np.zeros(len(texts), dtype=np.int64)
-        return words.count(texts, _pattern(self.settings.bad_words))
+        return words.count(texts, _build_pattern(self.settings.bad_words))
 
 
 def _tokens(texts: pa.Array, characters: words.Characters) -> pa.ListArray:
@@ -159,26 +159,26 @@ def _tokens(texts: pa.Array, characters: words.Characters) -> pa.ListArray:
 
 
 def _stop_words(token: pa.Array, rows: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """int64 (n,): how many different stop words stand in each text."""
+    """int64 (n,): number of different stop words in each text."""
     stop_word = pc.index_in(pc.utf8_trim(token, ".,;:!?\"'()[]"), pa.array(STOP_WORDS))
     index = pc.fill_null(stop_word, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     different = np.unique(rows[index >= 0] * len(STOP_WORDS) + index[index >= 0])
     return np.bincount(different // len(STOP_WORDS), minlength=size)
 
 
-def _parents(lists: pa.ListArray) -> NDArray[np.int64]:
+def _parent_rows(lists: pa.ListArray) -> NDArray[np.int64]:
     return np.asarray(pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _flags(values: pa.Array) -> NDArray[np.bool_]:
+def _to_flags(values: pa.Array) -> NDArray[np.bool_]:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 @functools.cache
-def _pattern(path: str) -> str:
+def _build_pattern(path: str) -> str:
     entries = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
     entries = sorted({re.escape(entry) for entry in entries if entry}, key=lambda entry: (-len(entry), entry))
     if not entries:
         raise ConfigError("the list of bad words is empty", where=path)
-    # No \b: to RE2 that is a boundary of ASCII words only.
+    # Not \b, which in RE2 is a boundary of ASCII words only.
     return rf"(?i)(?:^|[^\p{{L}}\p{{N}}])(?:{'|'.join(entries)})(?:$|[^\p{{L}}\p{{N}}])"

@@ -1,4 +1,4 @@
-"""How much a text repeats itself: the n-gram shares of Gopher (arXiv 2112.11446, A.1.1), many texts at once."""
+"""Repetition within texts: the n-gram shares of Gopher (arXiv 2112.11446, A.1.1), for many texts at once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Floats = NDArray[np.float64]
 
 
 def ngram_shares(tokens: pa.ListArray, top: Sequence[int], repeated: Sequence[int]) -> dict[str, Floats]:
-    """Shares of characters that stand in repeated word n-grams; float64 (n,) in [0, 1], 0 for texts without words.
+    """Shares of characters in repeated word n-grams; float64 (n,) in [0, 1], 0 for texts without words.
 
-    tokens: a list of words a text; characters are those of the words, without what lies between.
+    tokens: a list of words per text; only the characters of the words count.
     "top_{k}gram" for k in `top`: characters covered by the n-gram that occurs most often, if it occurs twice or more
-        (of equals the longest, then the one that comes first).
-    "dup_{k}gram" for k in `repeated`: characters covered by n-grams that stood earlier in the same text; none is
-        counted twice, and a first occurrence is no repetition.
+        (of equally frequent ones the longest, then the first).
+    "dup_{k}gram" for k in `repeated`: characters covered by n-grams that occurred earlier in the same text; none is
+        counted twice, and a first occurrence does not count.
     """
     size = len(tokens)
     words = pc.list_flatten(tokens)
@@ -33,7 +33,7 @@ def ngram_shares(tokens: pa.ListArray, top: Sequence[int], repeated: Sequence[in
     ends = np.concatenate([[0], np.cumsum(lengths)])
     total = np.bincount(rows, weights=lengths, minlength=size)
 
-    def covered(starts: Ints, width: int) -> Floats:
+    def measure_covered_share(starts: Ints, width: int) -> Floats:
         marks = np.zeros(len(word) + 1, dtype=np.int64)
         np.add.at(marks, starts, 1)
         np.add.at(marks, starts + width, -1)
@@ -52,25 +52,25 @@ def ngram_shares(tokens: pa.ListArray, top: Sequence[int], repeated: Sequence[in
         if width in repeated:
             again = np.ones(len(starts), dtype=bool)
             again[first] = False
-            shares[f"dup_{width}gram"] = covered(starts[again], width)
+            shares[f"dup_{width}gram"] = measure_covered_share(starts[again], width)
         if width in top:
             begin = starts[first]
             order = np.lexsort((begin, ends[begin] - ends[begin + width], -counts, rows[begin]))
             _, lead = np.unique(rows[begin[order]], return_index=True)
             winners = order[lead]
             winners = winners[counts[winners] >= 2]
-            shares[f"top_{width}gram"] = covered(starts[np.isin(ids, winners)], width)
+            shares[f"top_{width}gram"] = measure_covered_share(starts[np.isin(ids, winners)], width)
     return shares
 
 
-def duplicate_shares(parts: pa.ListArray) -> tuple[Floats, Floats]:
-    """(share of parts, share of characters in parts) that stood earlier in the same text; float64 (n,) each.
+def duplicate_shares(segments: pa.ListArray) -> tuple[Floats, Floats]:
+    """(share of segments, share of characters in segments) that occurred earlier in the same text; float64 (n,) each.
 
-    parts: lines or paragraphs, a list a text; blank ones are left out.
+    segments: lines or paragraphs, a list per text; blank ones are ignored.
     """
-    size = len(parts)
-    flat = pc.utf8_trim_whitespace(pc.list_flatten(parts))
-    rows = pc.list_parent_indices(parts).to_numpy(zero_copy_only=False).astype(np.int64)
+    size = len(segments)
+    flat = pc.utf8_trim_whitespace(pc.list_flatten(segments))
+    rows = pc.list_parent_indices(segments).to_numpy(zero_copy_only=False).astype(np.int64)
     lengths = pc.utf8_length(flat).to_numpy(zero_copy_only=False).astype(np.int64)
     vocabulary = pc.dictionary_encode(flat)
     keep = lengths > 0
@@ -78,9 +78,9 @@ def duplicate_shares(parts: pa.ListArray) -> tuple[Floats, Floats]:
     names = rows * (len(vocabulary.dictionary) + 1) + vocabulary.indices.to_numpy(zero_copy_only=False)[keep]
     again = np.ones(len(names), dtype=bool)
     again[np.unique(names, return_index=True)[1]] = False
-    by_part = ratio(np.bincount(rows[again], minlength=size), np.bincount(rows, minlength=size))
+    by_segment = ratio(np.bincount(rows[again], minlength=size), np.bincount(rows, minlength=size))
     by_char = ratio(
         np.bincount(rows[again], weights=lengths[again], minlength=size),
         np.bincount(rows, weights=lengths, minlength=size),
     )
-    return by_part, by_char
+    return by_segment, by_char

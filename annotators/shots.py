@@ -1,12 +1,12 @@
-"""Where one shot ends and the next begins: hard cuts, by how little two pictures have in common.
+"""Shot boundaries: hard cuts, detected by how much two small grey pictures differ.
 
-Six times a second a small grey picture is compared with the one before; only where they differ are the frames between
-them looked at one by one. A cut is a place where two neighbouring frames differ much and their neighbours do not, and
-where what was there before does not come back at once. Ours, as are the numbers.
+Six times per second a small grey picture is compared with the previous one; only where they differ are the frames
+between them compared one by one. A cut is where two adjacent frames differ much and their neighbours do not, and where
+the earlier picture does not return at once. The method and its numbers are ours.
 
-Not found: dissolves, wipes and slow fades; shots shorter than a sixth of a second; a cut between pictures that look
-alike in small, or in the midst of very fast motion. A cut away that is taken back within a third of a second is
-regarded as a flash. A fast fade may count as a cut, which it is in effect.
+Not detected: dissolves, wipes and slow fades; shots shorter than a sixth of a second; a cut between pictures whose
+thumbnails are alike, or during very fast motion. A change that is reversed within a third of a second is regarded as a
+flash. A fast fade may count as a cut.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Gray = NDArray[np.uint8]
 
 
 class ShotsSettings(Strict):
-    """Nothing to set: where the cuts are is one fact with one definition."""
+    """Shots has no settings."""
 
 
 class Shots(StreamAnnotator):
     """times: list<float64>, seconds from the video's start of the first frame of each shot but the first, ascending, 6
     decimals. count: int32, shots: one more than `times`, at least 1.
 
-    error: "no_shots: …" where there is no frame to be looked at.
+    error: "no_shots: …" where there is no frame.
     """
 
     name = "shots"
@@ -54,7 +54,7 @@ class Shots(StreamAnnotator):
     def fingerprint_inputs(self) -> Mapping[str, object]:
         watch = ShotsObserver
         return {
-            "looks_a_second": watch.LOOKS_A_SECOND,
+            "looks_a_second": watch.LOOKS_PER_SECOND,
             "size": [watch.WIDTH, watch.HEIGHT],
             "limits": [watch.LOOK, watch.CUT, watch.PEAK, watch.AHEAD, watch.LEVELS, watch.FLASH_S],
         }
@@ -64,44 +64,44 @@ class Shots(StreamAnnotator):
 
 
 class ShotsObserver:
-    """Watches one decoder. It keeps the frames since its last look, at most a sixth of a second."""
+    """Observer of one decoder. It keeps the frames since the last comparison (look), at most a sixth of a second."""
 
     export_motion_vectors = False
 
-    LOOKS_A_SECOND = 6
+    LOOKS_PER_SECOND = 6
     WIDTH, HEIGHT = 16, 12
-    LOOK = 0.2  # difference from look to look from which the frames between are compared
-    CUT = 0.3  # least difference of two neighbouring frames at a cut
-    PEAK = 3.0  # and its least ratio to the usual difference of their neighbours
-    AHEAD = 1.2  # and to what the last looks differed by
-    LEVELS = 5.0  # and its least size in levels of grey: what is nearly black differs by noise alone
+    LOOK = 0.2  # difference between two looks from which the frames in between are compared
+    CUT = 0.3  # minimum difference of two adjacent frames at a cut
+    PEAK = 3.0  # and its minimum ratio to the median difference of their neighbours
+    AHEAD = 1.2  # and to the differences between the last looks
+    LEVELS = 5.0  # and its minimum in levels of grey: nearly black pictures differ by noise alone
     FLASH_S = 1 / 3
 
     def start(self, header: Mapping[str, Any]) -> None:
         rate = float(header.get("fps") or 0)
         self._rate = rate if math.isfinite(rate) and rate > 0 else 25.0
-        self._every = max(round(self._rate / self.LOOKS_A_SECOND), 1)
-        # AVI has decoding times only.
+        self._every = max(round(self._rate / self.LOOKS_PER_SECOND), 1)
+        # AVI stores decoding times only.
         self._stamped = "avi" not in str(header.get("container", ""))
         self._gray = Gray8()
         self._origin: float | None = None
         self._index = -1
-        self._held: list[tuple[float, Any]] = []  # frames since the last look, each with its time
-        self._picture: Small | None = None  # at the last look
-        self._moving: deque[float] = deque(maxlen=3)  # differences from look to look, of the last ones without a cut
-        self._cuts: list[tuple[float, Small]] = []  # time, and the picture before
+        self._pending: list[tuple[float, Any]] = []  # frames since the last look, each with its time
+        self._picture: Thumbnail | None = None  # at the last look
+        self._moving: deque[float] = deque(maxlen=3)  # differences between the last looks without a cut
+        self._cuts: list[tuple[float, Thumbnail]] = []  # time, and the picture before the cut
 
     def frame(self, frame: Any) -> None:
         self._index += 1
-        self._held.append((self._seconds(frame), frame))
-        if self._picture is None or len(self._held) >= self._every:
+        self._pending.append((self._seconds(frame), frame))
+        if self._picture is None or len(self._pending) >= self._every:
             self._look()
 
     def finish(self) -> Mapping[str, Any]:
         """{"times", "count"} or {"error"}."""
         if self._index < 0:
             return {"error": "no_shots: no frames"}
-        if self._held:
+        if self._pending:
             self._look()
         times = [round(time, 6) for time, _ in self._cuts]
         return {"times": times, "count": len(times) + 1}
@@ -114,43 +114,43 @@ class ShotsObserver:
             self._origin = float(frame.time)
         return max(float(frame.time) - self._origin, 0.0)
 
-    def _small(self, frame: Any) -> Small:
-        return Small(self._gray.of(frame, self.WIDTH, self.HEIGHT))
+    def _shrink(self, frame: Any) -> Thumbnail:
+        return Thumbnail(self._gray.of(frame, self.WIDTH, self.HEIGHT))
 
     def _look(self) -> None:
-        held, self._held = self._held, []
-        before, now = self._picture, self._small(held[-1][1])
+        frames, self._pending = self._pending, []
+        before, now = self._picture, self._shrink(frames[-1][1])
         self._picture = now
         if before is None:
             return
         across, _ = difference(before, now)
-        if across < self.LOOK or not self._compare(held, before, now):
+        if across < self.LOOK or not self._compare(frames, before, now):
             self._moving.append(across)
 
-    def _compare(self, held: Sequence[tuple[float, Any]], before: Small, now: Small) -> bool:
-        """Looks for a cut among the frames since the last look; whether there is one."""
-        pictures = [before, *(self._small(frame) for _, frame in held[:-1]), now]
+    def _compare(self, frames: Sequence[tuple[float, Any]], before: Thumbnail, now: Thumbnail) -> bool:
+        """Search the frames since the last look for a cut; returns whether there is one."""
+        pictures = [before, *(self._shrink(frame) for _, frame in frames[:-1]), now]
         differences = [difference(a, b) for a, b in itertools.pairwise(pictures)]
         steps = [step for step, _ in differences]
         at = int(np.argmax(steps))
-        # A flash or a blended frame makes two, so those are left out of what the picture usually does.
+        # A flash or a blended frame causes two large steps, so the two largest are left out of the median.
         usual = float(np.median(sorted(steps)[:-2])) if len(steps) > 2 else 0.0
-        # Where frames are repeated, as in films shown at another rate, only looks tell how fast it moves.
+        # Where frames are repeated, as in films shown at another rate, only the looks show how fast the picture moves.
         moving = max(self._moving, default=0.0)
         lasting, _ = difference(pictures[at], now)
         least = max(self.CUT, self.PEAK * usual, self.AHEAD * moving)
         if steps[at] < least or differences[at][1] < self.LEVELS or lasting < self.CUT:
             return False
-        time = held[at][0]
+        time = frames[at][0]
         if self._cuts and time - self._cuts[-1][0] <= self.FLASH_S and difference(self._cuts[-1][1], now)[0] < self.CUT:
-            self._cuts.pop()  # what was there before the last cut is back: that was a flash, and this its end
+            self._cuts.pop()  # the picture before the last cut is back: that cut was a flash, and this is its end
         else:
             self._cuts.append((time, pictures[at]))
         return True
 
 
-class Small:
-    """A grey picture in small: its mean level, what is left without it, and how far that is from flat, on average."""
+class Thumbnail:
+    """A small grey picture: its mean level, its pixels less that level, and the mean of their absolute values."""
 
     __slots__ = ("level", "shape", "spread")
 
@@ -161,11 +161,13 @@ class Small:
         self.spread = _mean(self.shape)
 
 
-def difference(a: Small, b: Small) -> tuple[float, float]:
-    """(difference, levels) of two pictures of one size. levels: mean absolute difference in levels of grey without each
-    picture's mean, so that light which comes and goes is none; difference: the same as a share of how far both are from
-    flat, 0 for equal pictures, about 0.7 for unrelated ones, 1 against a flat one. Of two flat pictures the difference
-    is that of their levels: 1 from 25 levels on."""
+def difference(a: Thumbnail, b: Thumbnail) -> tuple[float, float]:
+    """(difference, levels) of two pictures of one size.
+
+    levels: mean absolute difference in levels of grey after subtracting each picture's mean, so that a change of
+    brightness does not count. difference: the same divided by the sum of both spreads: 0 for equal pictures, about 0.7
+    for unrelated ones, 1 against a flat one. For two flat pictures it is that of their levels: 1 from 25 levels on.
+    """
     spread = a.spread + b.spread
     if spread < 4:
         step = abs(a.level - b.level)
@@ -175,5 +177,5 @@ def difference(a: Small, b: Small) -> tuple[float, float]:
 
 
 def _mean(values: NDArray[np.float32]) -> float:
-    """The mean of the absolute values; by way of the sum, which for few values is much quicker than numpy's mean."""
+    """The mean of the absolute values. For few values a sum is much faster than numpy's mean."""
     return float(np.abs(values).sum()) / values.size

@@ -1,5 +1,4 @@
-"""What the text annotators share: reading a text column whatever is in it, counting its characters by class, and
-telling how much of it is shouted."""
+"""Helpers of the text annotators: read any text column, count characters by class, measure the share in capitals."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-# Everyday English words that are no usual acronym, place code or brand when written in capitals (no US, IT, OR, IN).
+# Everyday English words that in capitals are no common acronym, place code or brand (so not US, IT, OR, IN).
 _WORDS = """
     the and of with from to for at by are was were is his her their they them this that these those has have had
     not but you your our out into through over under across near behind between around beside after before while when
@@ -26,9 +25,9 @@ EVERYDAY = frozenset(_WORDS.split())
 
 
 def strings(column: pa.ChunkedArray | pa.Array) -> list[str]:
-    """The values of a text column as str that UTF-8 can write: null as "", damaged bytes and lone surrogates as U+FFFD.
+    """The texts of a column as valid str: null as "", damaged bytes and lone surrogates as U+FFFD.
 
-    Arrow checks no UTF-8 when a column is built from buffers or files, so a hostile file may hold any bytes.
+    Arrow does not check UTF-8 when it builds a column from buffers or files, so a hostile file may contain any bytes.
     """
     try:
         return [text or "" for text in column.to_pylist()]
@@ -38,14 +37,14 @@ def strings(column: pa.ChunkedArray | pa.Array) -> list[str]:
 
 
 def ratio(numerator: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """part / whole as float64 (n,), 0 where whole is 0."""
+    """numerator / whole as float64 (n,), 0 where whole is 0."""
     shares = np.zeros(len(whole), dtype=np.float64)
     np.divide(numerator, whole, out=shares, where=np.asarray(whole) != 0)
     return shares
 
 
 def count(texts: pa.Array, pattern: str) -> NDArray[np.int64]:
-    """int64 (n,): matches of an RE2 pattern, which takes linear time whatever the text."""
+    """int64 (n,): matches of an RE2 pattern, in linear time for any text."""
     return np.asarray(pc.count_substring_regex(texts, pattern).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
@@ -54,7 +53,7 @@ LETTER, UPPER, LOWER, DIGIT, MARK, SPACE, LATIN, UNSPACED = (1 << bit for bit in
 _LATIN = ((0x41, 0x24F), (0x1E00, 0x1EFF), (0x2C60, 0x2C7F), (0xA722, 0xA7FF), (0xAB30, 0xAB64), (0xFF21, 0xFF5A))
 # Thai, Lao, Myanmar, Khmer, kana, Han and its extensions: written without blanks between words.
 _UNSPACED = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
-_LAST = 0x323B0  # behind the last letters; what follows is of no class
+_LAST = 0x323B0  # after the last letters; later characters have no class
 
 
 @functools.cache
@@ -75,8 +74,8 @@ def _classes() -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Characters:
-    """All characters of n texts in one row: `classes` uint8 (c,) of flags; text i lies at ends[i] to ends[i + 1]
-    (int64, n + 1 places)."""
+    """All characters of n texts in sequence. classes: uint8 (c,) of flags; ends: int64 (n + 1,): text i is
+    classes[ends[i] : ends[i + 1]]."""
 
     classes: NDArray[np.uint8]
     ends: NDArray[np.int64]
@@ -95,11 +94,11 @@ class Characters:
 
 
 def shouting(texts: Sequence[str]) -> NDArray[np.float64]:
-    """float64 (n,) in [0, 1]: share of the letters of words that stand in words all in capitals.
+    """float64 (n,) in [0, 1]: share of the letters of words that are in words all in capitals.
 
-    Words of one letter do not count. Acronyms and names in capitals are no shouting: as long as any word is in
-    ordinary case, capital words only count if one of them is an everyday English word. "NASA and ESA launch the
-    JWST" is 0, "A DOG RUNS ACROSS THE FIELD" is 1, "CUTE DOG RUNS ACROSS the park" between. Scripts without case
+    Words of one letter do not count. Acronyms and names in capitals are not shouting: as long as any word is in
+    ordinary case, words in capitals count only if one of them is an everyday English word. "NASA and ESA launch the
+    JWST" is 0, "A DOG RUNS ACROSS THE FIELD" is 1, "CUTE DOG RUNS ACROSS the park" is between. Scripts without case
     are 0. The measure is ours.
     """
     size = len(texts)

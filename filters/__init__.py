@@ -1,4 +1,4 @@
-"""Signals -> verdicts. Pure functions over Arrow columns; one module per question asked."""
+"""Signals -> judgements: pure functions over Arrow columns, one module per filter."""
 
 from collections.abc import Iterable
 
@@ -25,7 +25,7 @@ FILTERS = Registry(
 def histogram_columns(names: Iterable[str]) -> tuple[str, ...]:
     """Signals whose distribution shard cards show: those of Reelmill's own filters, and of the filters `names`.
 
-    The filters that a package adds count where a run asks them, so that cards do not depend on what is installed.
+    Filters of other packages count only where a run uses them, so that cards do not depend on installed packages.
     """
     filters = [FILTERS[name] for name in dict.fromkeys((*FILTERS.built_in, *names)) if name in FILTERS]
     return tuple(dict.fromkeys(column for filter_ in filters for column in filter_.histogram_columns()))

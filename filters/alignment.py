@@ -1,5 +1,5 @@
-"""Does the caption describe what is seen? Llama 3 drops pairs with a low contrastive score (arXiv 2407.21783, section
-7.1), for videos one frame first; model and cut-off are unpublished."""
+"""Does the caption describe the picture? Llama 3 drops pairs with a low contrastive score (arXiv 2407.21783, section
+7.1), for videos first by one frame; model and cut-off are unpublished."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PUBLISHED_THRESHOLDS: dict[tuple[str, str], float] = {
 
 
 class AlignmentThresholds(Strict):
-    """min_score: least raw cosine (not the 100-fold logit); it belongs to one model's weights (PUBLISHED_THRESHOLDS).
-    keep_top: share (0..1] of the scored rows to keep, in place of min_score. It needs all scores at once, so the
-    cascade does not stop at it: until min_score is filled in from it, every scored row passes.
-    modalities: which are asked; a model may know single pictures and no albums."""
+    """min_score: minimum raw cosine (not the 100-fold logit); it belongs to one model's weights (PUBLISHED_THRESHOLDS).
+    keep_top: share (0..1] of the scored rows to keep, instead of min_score. It needs all scores at once, so the
+    cascade does not stop at it: until min_score is computed from it, every scored row passes.
+    modalities: those to judge; a model may be unfit for albums."""
 
     modalities: tuple[Literal["image", "multi_image", "video"], ...] = ("image", "multi_image", "video")
     min_score: float | None = Field(default=None, ge=-1, le=1)
     keep_top: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _one(self) -> AlignmentThresholds:
+    def _check_single_limit(self) -> AlignmentThresholds:
         if self.min_score is not None and self.keep_top is not None:
-            raise ValueError("min_score and keep_top are two ways to set one limit: give one of them")
+            raise ValueError("min_score and keep_top are two ways to set one limit: set only one of them")
         return self
 
 
@@ -63,5 +63,5 @@ class AlignmentFilter(Filter):
             yield from super().rules(signals, modality)
         elif self.needs_min_score:
             raise ValueError(f"filters.{self.name} needs min_score or keep_top; the weights in use have no default")
-        else:  # drops nothing as yet; rounding may put a cosine a hair below -1
+        else:  # drops nothing yet; rounding may give a cosine slightly below -1
             yield Rule("low_score", self.thresholds[0].numbers(signals), "min", -2.0)

@@ -1,4 +1,4 @@
-"""Is there a caption at all? A medium without one teaches nothing about language."""
+"""Is there a caption? A medium without one is no example of language."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.media.interface import VISUAL
 
 
 class CaptionThresholds(Strict):
-    """None: a source whose media may lack captions says so itself (`captions: optional`)."""
+    """No thresholds; a source whose media may lack captions sets `captions: optional`."""
 
 
 class CaptionFilter(Filter):

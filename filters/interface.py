@@ -1,5 +1,5 @@
-"""Filters: one question about signals each. A filter declares its thresholds; from them follow the judgement, the
-histograms on shard cards, the sliders of the report and the tables in the documents."""
+"""Filters: each judges samples by their signals. A filter declares its thresholds; from them are derived the
+judgement, the histograms on shard cards, the sliders of the report and the tables in the documents."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Threshold:
-    """One number in a filter's settings, and the number of each sample that it limits.
+    """A number in a filter's settings, and the number of each sample that it limits.
 
     key: the setting, dotted where it is nested ("document.min_words"); None as its value switches the threshold off.
     column: the signal, "annotator.column".
     direction: a sample passes with a number >= the threshold ("min"), <= ("max") or < ("below").
     reason: a short stable word for samples that do not pass; "" where the filter's own `judge` decides.
     modalities: of the samples to which it applies; None: all that the filter judges.
-    compute: signals -> float64 (n,), NaN where unknown, for a number that is no column by itself.
+    compute: signals -> float64 (n,), NaN where unknown, for a number that is not a column itself.
     """
 
     key: str
@@ -44,25 +44,25 @@ class Threshold:
         return to_floats(signals[self.column]) if self.compute is None else self.compute(signals)
 
     def setting(self, settings: BaseModel) -> float | None:
-        """The threshold as `settings` have it; None where it is off."""
+        """Return the threshold in `settings`; None where it is off."""
         setting: Any = settings
         for name in self.key.split("."):
             setting = getattr(setting, name)
         return None if setting is None else float(setting)
 
     def applies(self, modality: NDArray[Any]) -> NDArray[np.bool_]:
-        """bool (n,): samples that the threshold limits, by their modality."""
+        """bool (n,): samples to which the threshold applies, by their modality."""
         if self.modalities is None:
             return np.ones(len(modality), dtype=bool)
         return np.isin(modality, sorted(self.modalities))
 
 
 class Filter:
-    """One question about signals, asked with settings. Subclasses annotate `settings` with their settings class.
+    """Judge samples by their signals, with settings. Subclasses annotate `settings` with their settings class.
 
     name: in the config under `filters:`.
     modalities: of the samples that it judges; an instance's are those that its settings name, if they name any.
-    thresholds: in the order in which they are asked; the first one that a sample does not meet gives the reason.
+    thresholds: in order; the first one that a sample does not meet gives the reason.
     required: columns without which a sample cannot be judged; by default those of all thresholds.
     reads: further columns that it reads, which may be null.
     histograms: columns whose distribution shard cards show; by default those of all thresholds.
@@ -102,7 +102,7 @@ class Filter:
 
     @property
     def score_column(self) -> str:
-        """The signal that `min_score` and `keep_top` limit: that of the first threshold."""
+        """The signal that `min_score` and `keep_top` limit: the column of the first threshold."""
         return self.thresholds[0].column
 
     @property
@@ -112,15 +112,15 @@ class Filter:
 
     @property
     def needs_min_score(self) -> bool:
-        """Whether `min_score` is open and must come from the model's published threshold."""
+        """Whether `min_score` is unset and must come from the model's published threshold."""
         return False
 
     def default_min_score(self, model: str, weights: str) -> float | None:
-        """The published `min_score` for a model's weights; None: there is none and the config must give its own."""
+        """The published `min_score` for a model's weights; None: there is none and the config must set one."""
         return None
 
     def with_settings(self, **changes: Any) -> typing.Self:
-        """This filter with some settings replaced, unchecked."""
+        """Copy this filter with some settings replaced, without validation."""
         return type(self)(self.settings.model_copy(update=changes))
 
     def rules(self, signals: pa.Table, modality: NDArray[Any]) -> Iterator[Rule]:

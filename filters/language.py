@@ -20,16 +20,16 @@ Mask = NDArray[np.bool_]
 
 class LanguageThresholds(Strict):
     """allowed: languages to keep, as fastText's lid.176 names them (ISO 639).
-    min_score: least probability of an allowed label; null: being the likeliest is enough (short captions score low).
+    min_score: minimum probability of an allowed label; null: the likeliest label is enough (short captions score low).
 
-    Short texts: below undecided_letters letters and undecided_score nothing is decided and the text stays, unless
+    Short texts: below undecided_letters letters and undecided_score the text is undecided and stays, unless
     English is allowed and its probability is below undecided_english.
 
     English with foreign words ("a plate of boeuf bourguignon with pommes frites") is often labelled as the language
     of those words. It stays where at least mixed_share of its words are unmistakably English (the, with, of, ...)
     and English has a probability of at least mixed_english, or where English is a close second with at least
-    close_english. min_latin: share of the letters that must be Latin for a text to pass as English; on a few Han
-    characters alone the model falls back on English.
+    close_english. min_latin: share of the letters that must be Latin for a text to pass as English; for a few Han
+    characters alone the model returns English.
     """
 
     allowed: tuple[str, ...] = Field(default=("en",), min_length=1)
@@ -85,14 +85,14 @@ class LanguageFilter(Filter):
         reason = np.select(
             [passed, missing, wrong_script, labelled], ["", MISSING, "not_latin", "low_score"], default="other_language"
         )
-        value = np.select([passed, wrong_script, labelled], [score, latin, score], default=english)
+        numbers = np.select([passed, wrong_script, labelled], [score, latin, score], default=english)
         limit = np.nan if settings.min_score is None else settings.min_score
         threshold = np.select(
             [passed & undecided, passed, wrong_script, labelled],
             [settings.undecided_score, 0.0, settings.min_latin, limit],
             default=score,
         )
-        return Judgement(passed, np.where(missing, np.nan, value), np.where(missing, np.nan, threshold), reason)
+        return Judgement(passed, np.where(missing, np.nan, numbers), np.where(missing, np.nan, threshold), reason)
 
     def is_undecided(self, signals: pa.Table) -> Mask:
         """bool (n,): rows that pass only because they are too short for their language to be recognised."""
@@ -107,7 +107,7 @@ class LanguageFilter(Filter):
         return short & ~decided & ~is_missing(signals, self.required)
 
     def _is_mixed(self, signals: pa.Table) -> Mask:
-        """bool (n,): English among foreign words, or nearly as likely as the label."""
+        """bool (n,): English with foreign words, or English nearly as likely as the label."""
         settings = self.settings
         if "en" not in settings.allowed:
             return np.zeros(signals.num_rows, dtype=bool)

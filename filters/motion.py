@@ -1,6 +1,6 @@
-"""Does it move, and not too wildly? Static pictures dressed as videos and strobing or shaking ones teach no events.
+"""Does the video move, and not too much? Still pictures as videos, strobing and shaking ones show no events.
 
-Thresholds are in frame diagonals a second; those of other tools are in other units and do not carry over.
+Thresholds are in frame diagonals per second; those of other tools have other units and cannot be used here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from infra.config import Strict
 
 
 class MotionThresholds(Strict):
-    """min_score, max_score: diagonals a second, both ends pass; max_score None: no upper end.
+    """min_score, max_score: diagonals per second, both limits pass; max_score None: no upper limit.
 
     The default min_score is ours, calibrated on three photographs at 192x144, 320x240 and 640x360 and one at 1280x720,
     24 fps, in H.264, MPEG-4 part 2 (vectors), HEVC, VP9 and AV1 (flow); scores in thousandths. Perfectly still: 0, in
-    MPEG-4 up to 0.4. A subject of 5 % of the area crossing at 5 % of the width a second: H.264 1.4 to 2.3, the others
-    0.4 to 4; at 10 %: 2.2 and more. A pan of 0.5 % of the width a second: 1.2 and more, of 2 %: 7 and more. Grain
-    (sigma 3 of 255) in a still: 0, flicker of 2 %: 0 to 0.3. Not told apart: in coarse HEVC flicker (up to 7), in
-    coarse MPEG-4 flicker and grain (up to 37) pass as motion; that subject at 2 % a second (0.1 to 2) mostly as none.
+    MPEG-4 up to 0.4. A subject of 5 % of the area crossing at 5 % of the width per second: H.264 1.4 to 2.3, the others
+    0.4 to 4; at 10 %: 2.2 and more. A pan of 0.5 % of the width per second: 1.2 and more, of 2 %: 7 and more. Grain
+    (sigma 3 of 255) in a still: 0, flicker of 2 %: 0 to 0.3. Limits: in coarse HEVC flicker (up to 7), in
+    coarse MPEG-4 flicker and grain (up to 37) pass as motion; that subject at 2 % per second (0.1 to 2) mostly as none.
     """
 
     min_score: float = Field(default=0.0007, ge=0)

@@ -11,7 +11,7 @@ from infra.config import Strict
 
 class OverlayThresholds(Strict):
     """max_area: largest share of the picture (0..1, mean over the frames read) that burned-in text may cover.
-    The default is ours: a corner logo passes, a line of subtitles that stays does not."""
+    The default is ours: a corner logo passes, a line of subtitles shown throughout does not."""
 
     max_area: float = Field(default=0.01, ge=0, le=1)
 

@@ -8,7 +8,7 @@ from infra.media.interface import MODALITIES, VISUAL
 
 
 class RepetitionThresholds(Strict):
-    """Largest shares of repeated text in a document, all Gopher's (arXiv 2112.11446, table A1); null: not asked."""
+    """Largest shares of repeated text in a document, all Gopher's (arXiv 2112.11446, table A1); null: not applied."""
 
     max_dup_lines: float | None = 0.30
     max_dup_paragraphs: float | None = 0.30
@@ -26,11 +26,11 @@ class RepetitionThresholds(Strict):
 
 
 class DocumentThresholds(Strict):
-    """Rules for modality text. Gopher's values (arXiv 2112.11446, A.1.1) unless said; null: not asked.
+    """Rules for modality text. Gopher's values (arXiv 2112.11446, A.1.1) unless noted; null: not applied.
 
-    Gopher's 50 words are meant for web pages; short instruction or dialogue data wants a smaller min_words.
-    max_shouted is ours. C4's rules (arXiv 1910.10683) are off where they cost code and lists: min_sentences (C4: 3),
-    min_terminal_lines (C4 drops such lines one by one, the share is ours), max_braces (C4: 0), max_bad_words (C4: 0,
+    Gopher's 50 words are meant for web pages; short instruction or dialogue data needs a smaller min_words.
+    max_shouted is ours. C4's rules (arXiv 1910.10683) are off where they cost code or lists: min_sentences (C4: 3),
+    min_terminal_lines (C4 drops such lines one by one; the share is ours), max_braces (C4: 0), max_bad_words (C4: 0,
     needs a list in measure.quality.bad_words). max_lorem is C4's.
     """
 
@@ -54,12 +54,12 @@ class DocumentThresholds(Strict):
 
 
 class QualityThresholds(Strict):
-    """Rules for captions of images and videos; null: not asked.
+    """Rules for captions of images and videos; null: not applied.
 
     min_words 3 and min_chars 6 are DataComp's basic filter (arXiv 2304.14108: more than two words, more than five
     characters). Llama 3 (arXiv 2407.21783) names minimum length and capitalisation and publishes no value. The others
     are ours: max_words bounds pasted pages, max_shouted captions in capitals, max_symbol_ratio and max_digit_ratio
-    strings that are no language, max_dup_2gram lists that say the same again (share of characters in repeated pairs
+    strings that are not language, max_dup_2gram repetitive lists (share of characters in repeated pairs
     of words). max_urls and max_bad_words are off.
     """
 
@@ -76,7 +76,7 @@ class QualityThresholds(Strict):
 
 
 def _limit(key: str, reason: str, signal: str = "") -> Threshold:
-    """A setting min_X or max_X limits the signal quality.X; those below `document` apply to texts only."""
+    """Declare the threshold of a setting min_X or max_X on quality.X; those under `document` apply to texts only."""
     path, _, setting = key.rpartition(".")
     modalities = frozenset({"text"} if path else VISUAL)
     column = f"quality.{signal or setting[4:]}"
@@ -84,7 +84,7 @@ def _limit(key: str, reason: str, signal: str = "") -> Threshold:
 
 
 class QualityFilter(Filter):
-    """The first broken rule, in the order written here, gives reason, value and threshold."""
+    """The first broken rule, in this order, gives reason, value and threshold."""
 
     name = "quality"
     modalities = frozenset(MODALITIES)

@@ -15,5 +15,5 @@ class VideoAlignmentFilter(AlignmentFilter):
     thresholds = (Threshold("min_score", "video_alignment.score", "min", "low_score"),)
 
     def default_min_score(self, model: str, weights: str) -> float | None:
-        """None: no threshold for pooled frames or a video-text model is published; the config must give its own."""
+        """None: no threshold for pooled frames or a video-text model is published; the config must set one."""
         return None

@@ -1,4 +1,4 @@
-"""Signals -> verdicts per sample: every filter judges whole columns, in the order of the cascade. Pure."""
+"""Signals -> verdicts per sample: every filter judges whole columns, in the order of the cascade. Without I/O."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ Mask = NDArray[np.bool_]
 
 
 def lacks_text(samples: pa.Table, captions_optional: frozenset[str]) -> Mask:
-    """bool (n,): rows that need no caption and have none, so that questions about text do not arise."""
+    """bool (n,): rows that need no caption and have none, to which steps about text do not apply."""
     text = pc.utf8_trim_whitespace(pc.fill_null(samples["text"], ""))
     return equals(text, "") & np.isin(to_strings(samples["source"]), sorted(captions_optional))
 
 
-def step_applies(resolved: Resolved, step: Step, modality: NDArray[Any], silent: Mask) -> Mask:
-    """bool (n,): rows that a step is for, by modality. A step about text is only for rows that have or need some."""
+def step_applies(resolved: Resolved, step: Step, modality: NDArray[Any], textless: Mask) -> Mask:
+    """bool (n,): rows to which a step applies, by modality. Steps about text skip rows that need none."""
     keyed_by = {resolved.annotators[name].keyed_by for name in step.annotators}
     if step.filter is None:
-        return ~silent if "pair" in keyed_by else np.ones(len(modality), dtype=bool)
+        return ~textless if "pair" in keyed_by else np.ones(len(modality), dtype=bool)
     applies: Mask = np.isin(modality, sorted(step.filter.modalities))
-    return applies & ~silent if keyed_by & {"text", "pair"} else applies
+    return applies & ~textless if keyed_by & {"text", "pair"} else applies
 
 
 class _RowVerdicts:
-    """The verdicts of n rows while the cascade goes on. lacks_cells: rows that need a cell that was never measured."""
+    """The verdicts of n rows during the cascade. lacks_cells: rows that need a cell that was never measured."""
 
     def __init__(self, n: int) -> None:
         self.outcome = np.full(n, ALIVE, dtype=object)
         self.filter, self.reason = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
-        self.value, self.threshold = np.full(n, np.nan), np.full(n, np.nan)
+        self.numbers, self.threshold = np.full(n, np.nan), np.full(n, np.nan)
         self.others: list[list[dict[str, object]]] = [[] for _ in range(n)]
         self.lacks_cells = np.zeros(n, dtype=bool)
 
@@ -68,16 +68,16 @@ class _RowVerdicts:
         drops = ~judged.passed & ~is_missing
         first = drops & is_open
         self.settle(rows[first], "dropped", name, judged.reason[first])
-        self.value[rows[first]], self.threshold[rows[first]] = judged.value[first], judged.threshold[first]
+        self.numbers[rows[first]], self.threshold[rows[first]] = judged.numbers[first], judged.threshold[first]
         for i in np.flatnonzero(drops & ~is_open):
-            value, threshold = float(judged.value[i]), float(judged.threshold[i])
-            further = {"filter": name, "reason": str(judged.reason[i]), "value": value, "threshold": threshold}
+            number, threshold = float(judged.numbers[i]), float(judged.threshold[i])
+            further = {"filter": name, "reason": str(judged.reason[i]), "value": number, "threshold": threshold}
             self.others[rows[i]].append(further)
 
     def to_table(self, samples: pa.Table) -> pa.Table:
         columns = {name: samples[name] for name in ("key", "modality", "source")}
         columns |= {name: pa.array(getattr(self, name), pa.string()) for name in ("outcome", "filter", "reason")}
-        columns |= {"value": _to_nullable(self.value), "threshold": _to_nullable(self.threshold)}
+        columns |= {"value": _to_nullable(self.numbers), "threshold": _to_nullable(self.threshold)}
         columns["others"] = pa.array(self.others, JUDGED.field("others").type)
         return pa.table(columns, schema=JUDGED)
 
@@ -94,14 +94,14 @@ def judge_rows(
     A failure to measure is `failed`, never `dropped`. The first filter that a row fails decides; every further one
     whose columns were measured anyway adds its reason to `others`.
     """
-    modality, silent = to_strings(samples["modality"]), lacks_text(samples, captions_optional)
+    modality, textless = to_strings(samples["modality"]), lacks_text(samples, captions_optional)
     verdicts = _RowVerdicts(samples.num_rows)
     errors = to_strings(samples["error"])
     broken, removed = is_valid(samples["error"]), tombstones.is_marked(samples["error"])
     verdicts.settle(broken, "failed", "ingest", errors[broken])
     verdicts.settle(removed, "dropped", tombstones.FILTER, tombstones.extract_reasons(errors[removed]))
     for step in resolved.steps:
-        measured = step_applies(resolved, step, modality, silent)
+        measured = step_applies(resolved, step, modality, textless)
         for name in step.annotators:
             is_measured = measured & np.isin(modality, sorted(resolved.annotators[name].modalities))
             failed = is_measured & is_valid(signals[f"{name}.error"])
@@ -116,8 +116,8 @@ def judge_rows(
         verdicts.lacks_cells |= lacks_cells & (verdicts.outcome == ALIVE)
         rows = np.flatnonzero(measured & ~lacks_cells)
         if len(rows):
-            asked = signals.select(columns).append_column("modality", samples["modality"]).take(pa.array(rows))
-            verdicts.add(step.filter.name, step.filter.judge(asked), rows)
+            signals_judged = signals.select(columns).append_column("modality", samples["modality"]).take(pa.array(rows))
+            verdicts.add(step.filter.name, step.filter.judge(signals_judged), rows)
     return verdicts.to_table(samples), verdicts.lacks_cells & (verdicts.outcome == ALIVE)
 
 
@@ -126,7 +126,7 @@ def _to_nullable(values: NDArray[np.float64]) -> pa.Array:
 
 
 def tally(verdicts: pa.Table, ignored: Mapping[str, int]) -> dict[str, object]:
-    """The ledger of some verdicts: per modality and in all; the sums reconcile or ValueError is raised."""
+    """Count verdicts into a ledger, per modality and in total; raises ValueError if the sums do not reconcile."""
     ledger: dict[str, dict[str, object]] = {}
     modality = verdicts["modality"].to_pylist()
     names = [m for m in ("video", "image", "multi_image", "text") if m in set(modality) | set(ignored)]
@@ -169,7 +169,7 @@ def check_ledger(ledger: dict[str, object]) -> dict[str, object]:
 
 
 def add_ledgers(ledgers: Sequence[Mapping[str, dict[str, object]]]) -> dict[str, dict[str, object]]:
-    """The sum of ledgers, entry by entry."""
+    """Add ledgers entry by entry."""
     total: dict[str, dict[str, object]] = {}
     for ledger in ledgers:
         for name, entry in ledger.items():

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from annotators.minhash import MinHash, MinHashSettings, normalised, shingles
+from annotators.minhash import MinHash, MinHashSettings, normalise_words, shingles
 
 
 def measure(texts: list[str | None], **options: int) -> pa.Table:
@@ -50,7 +50,7 @@ def test_short_texts_are_near_to_their_copies_only() -> None:
     assert shingles(["red", "car"], 5) == ["red car"]
     assert shingles([], 5) == []
     assert shingles(list("abcdef"), 5) == ["a b c d e", "b c d e f"]
-    assert normalised("Straße-1 ﬁne_x") == ["strasse", "1", "fine", "x"]
+    assert normalise_words("Straße-1 ﬁne_x") == ["strasse", "1", "fine", "x"]
 
 
 def test_rows_do_not_depend_on_each_other() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.interface import StreamAnnotator
-from annotators.shots import Shots, ShotsObserver, Small, difference
+from annotators.shots import Shots, ShotsObserver, Thumbnail, difference
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, MediaRef
 from tests.infra.media import clips
@@ -181,16 +181,16 @@ def test_few_frames() -> None:
 
 
 def test_difference() -> None:
-    a, b = (Small(scene(seed)[:12, :16]) for seed in (1, 2))
-    black, dark, grey, white = (Small(np.full((12, 16), level, np.uint8)) for level in (16, 17, 99, 235))
+    a, b = (Thumbnail(scene(seed)[:12, :16]) for seed in (1, 2))
+    black, dark, grey, white = (Thumbnail(np.full((12, 16), level, np.uint8)) for level in (16, 17, 99, 235))
     assert difference(a, a) == (0.0, 0.0)
     assert difference(a, b) == difference(b, a)
     assert difference(black, white) == (1.0, 219.0)
     assert difference(black, dark)[0] < 0.1
     assert difference(a, grey)[0] == pytest.approx(1.0)
-    lit = Small(scene(1)[:12, :16] // 2 + 100)
-    assert difference(Small(scene(1)[:12, :16] // 2), lit)[0] == pytest.approx(0.0, abs=1e-6)
-    many = [Small(cv2.resize(scene(i), (16, 12))) for i in range(40)]
+    lit = Thumbnail(scene(1)[:12, :16] // 2 + 100)
+    assert difference(Thumbnail(scene(1)[:12, :16] // 2), lit)[0] == pytest.approx(0.0, abs=1e-6)
+    many = [Thumbnail(cv2.resize(scene(i), (16, 12))) for i in range(40)]
     assert 0.5 < np.mean([difference(x, y)[0] for x, y in itertools.pairwise(many)]) < 0.9
 
 
@@ -229,5 +229,5 @@ def test_a_decoder_that_watched_nothing_is_an_error() -> None:
 
 def test_it_is_a_stream_annotator() -> None:
     annotator: StreamAnnotator = Shots()
-    assert annotator.fingerprint_inputs()["looks_a_second"] == ShotsObserver.LOOKS_A_SECOND
+    assert annotator.fingerprint_inputs()["looks_a_second"] == ShotsObserver.LOOKS_PER_SECOND
     assert not annotator.observer().export_motion_vectors

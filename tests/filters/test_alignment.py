@@ -23,7 +23,7 @@ def test_low_score_and_missing() -> None:
     result = judge(table([0.28, 0.279999, None, math.nan]), AlignmentThresholds(min_score=0.28))
     assert result.passed.tolist() == [True, False, False, False]
     assert result.reason.tolist() == ["", "low_score", "missing", "missing"]
-    assert result.value.tolist()[:2] == [0.28, 0.279999]
+    assert result.numbers.tolist()[:2] == [0.28, 0.279999]
     assert result.threshold.tolist()[:2] == [0.28, 0.28]
 
 

@@ -8,7 +8,7 @@ def test_no_caption_and_missing() -> None:
     result = CaptionFilter().judge(pa.table({"clean.text": texts, "modality": ["image"] * 3}))
     assert result.passed.tolist() == [True, False, False]
     assert result.reason.tolist() == ["", "no_caption", "missing"]
-    assert result.value.tolist()[:2] == [5.0, 0.0]
+    assert result.numbers.tolist()[:2] == [5.0, 0.0]
     assert result.threshold.tolist()[:2] == [1.0, 1.0]
 
 

@@ -42,7 +42,7 @@ def table(*rows: dict[str, object]) -> pa.Table:
 def test_every_rule(fault: dict[str, object], reason: str, value: float, threshold: float) -> None:
     result = judge(table(VIDEO, VIDEO | fault), ALL)
     assert result.reason.tolist() == ["", reason]
-    assert (result.value[1], result.threshold[1]) == (pytest.approx(value), threshold)
+    assert (result.numbers[1], result.threshold[1]) == (pytest.approx(value), threshold)
 
 
 def test_images_have_no_duration() -> None:
@@ -79,7 +79,7 @@ rows = st.sampled_from([VIDEO, IMAGE, VIDEO | {"fps": None}, VIDEO | {"height": 
 def test_verdicts_do_not_depend_on_order_or_chunks(drawn: list[dict[str, object]]) -> None:
     whole = judge(table(*drawn), ALL)
     backwards = judge(table(*drawn[::-1]), ALL)
-    for field in ("passed", "value", "threshold", "reason"):
+    for field in ("passed", "numbers", "threshold", "reason"):
         np.testing.assert_array_equal(getattr(backwards, field), getattr(whole, field)[::-1])
         single = [getattr(judge(table(row), ALL), field)[0] for row in drawn]
         np.testing.assert_array_equal(np.array(single), getattr(whole, field))

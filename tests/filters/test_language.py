@@ -37,7 +37,7 @@ def test_top_label_decides() -> None:
     result = judge(table(ENGLISH, GERMAN), LanguageThresholds())
     assert result.passed.tolist() == [True, False]
     assert result.reason.tolist() == ["", "other_language"]
-    assert result.value.tolist() == [0.9, 0.01]
+    assert result.numbers.tolist() == [0.9, 0.01]
     assert result.threshold.tolist() == [0.0, 0.95]  # what English was beaten by
     assert verdict(ENGLISH | {"score": 0.1, "english": 0.1}) == (True, "")
 
@@ -71,7 +71,12 @@ def test_english_among_foreign_words_stays() -> None:
 def test_english_without_latin_letters_is_not_english() -> None:
     han = ENGLISH | {"letters": 3, "latin": 0, "score": 0.34, "english": 0.34, "english_share": 0.0}
     result = judge(table(han), LanguageThresholds())
-    assert (result.passed[0], result.reason[0], result.value[0], result.threshold[0]) == (False, "not_latin", 0.0, 0.5)
+    assert (result.passed[0], result.reason[0], result.numbers[0], result.threshold[0]) == (
+        False,
+        "not_latin",
+        0.0,
+        0.5,
+    )
     assert verdict(ENGLISH | {"letters": 0, "latin": 0}) == (True, "")  # nothing to judge: a matter for `quality`
 
 
@@ -80,7 +85,7 @@ def test_other_languages_may_be_wanted_and_sure() -> None:
     assert verdict(ENGLISH, allowed=("de",)) == (False, "other_language")
     weak = GERMAN | {"score": 0.6}
     result = judge(table(weak), LanguageThresholds(allowed=("de",), min_score=0.8))
-    assert (result.reason[0], result.value[0], result.threshold[0]) == ("low_score", 0.6, 0.8)
+    assert (result.reason[0], result.numbers[0], result.threshold[0]) == ("low_score", 0.6, 0.8)
 
 
 @pytest.mark.parametrize("name", [name[9:] for name in LanguageFilter.columns()])
@@ -91,7 +96,7 @@ def test_anything_missing_fails_closed(name: str) -> None:
         for row in (ENGLISH, GERMAN | {"letters": 5, "score": 0.3, "english": 0.2}):
             result = judge(table(row | {name: value}), LanguageThresholds(allowed=("en", "de")))
             assert (result.passed[0], result.reason[0]) == (False, "missing")
-            assert math.isnan(result.value[0])
+            assert math.isnan(result.numbers[0])
 
 
 rows = st.fixed_dictionaries(
@@ -114,7 +119,7 @@ def test_verdicts_do_not_depend_on_order_or_chunks(drawn: list[dict[str, object]
     assert ((whole.reason == "") == whole.passed).all()
     order = np.array(data.draw(st.permutations(range(len(drawn)))))
     shuffled = judge(signals.take(order), LanguageThresholds())
-    for field in ("passed", "value", "threshold", "reason"):
+    for field in ("passed", "numbers", "threshold", "reason"):
         expected = getattr(whole, field)
         np.testing.assert_array_equal(getattr(shuffled, field), expected[order])
         single = [getattr(judge(signals.slice(i, 1), LanguageThresholds()), field)[0] for i in range(len(drawn))]

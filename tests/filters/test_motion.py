@@ -24,14 +24,14 @@ def test_both_ends_pass_and_name_their_reason() -> None:
     assert verdict.passed.tolist() == [False, True, True, False]
     assert verdict.reason.tolist() == ["static", "", "", "frantic"]
     assert verdict.threshold.tolist() == [0.01, 0.01, 0.01, 0.2]
-    assert verdict.value.tolist() == [0.0099, 0.01, 0.2, 0.2001]
+    assert verdict.numbers.tolist() == [0.0099, 0.01, 0.2, 0.2001]
 
 
 def test_no_score_never_passes() -> None:
     verdict = judge(signals([None, math.nan]), MotionThresholds(min_score=0.0))
     assert not verdict.passed.any()
     assert verdict.reason.tolist() == ["missing", "missing"]
-    assert np.isnan(verdict.value).all()
+    assert np.isnan(verdict.numbers).all()
 
 
 def test_empty_chunk() -> None:

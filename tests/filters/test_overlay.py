@@ -21,8 +21,8 @@ def test_a_video_passes_up_to_the_limit_and_fails_closed() -> None:
     assert got.passed.tolist() == [True, True, False, False, False]
     assert got.reason.tolist() == ["", "", "overlay_text", "missing", "missing"]
     assert got.threshold.tolist() == [0.05] * 5
-    assert got.value[:3].tolist() == [0.0, 0.05, 0.050001]
-    assert np.isnan(got.value[3:]).all()
+    assert got.numbers[:3].tolist() == [0.0, 0.05, 0.050001]
+    assert np.isnan(got.numbers[3:]).all()
 
 
 def test_no_rows() -> None:

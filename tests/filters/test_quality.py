@@ -75,14 +75,14 @@ def test_every_caption_rule(reason: str, fault: dict[str, float], threshold: flo
     result = judge(table([CAPTION, CAPTION | fault], "image"), STRICT)
     assert result.reason.tolist() == ["", reason]
     assert result.passed.tolist() == [True, False]
-    assert (result.value[1], result.threshold[1]) == (next(iter(fault.values())), threshold)
+    assert (result.numbers[1], result.threshold[1]) == (next(iter(fault.values())), threshold)
 
 
 @pytest.mark.parametrize(("reason", "fault", "threshold"), DOCUMENT_FAULTS)
 def test_every_document_rule(reason: str, fault: dict[str, float], threshold: float | None) -> None:
     result = judge(table([DOCUMENT, DOCUMENT | fault], "text"), STRICT)
     assert result.reason.tolist() == ["", reason]
-    assert result.value[1] == next(iter(fault.values()))
+    assert result.numbers[1] == next(iter(fault.values()))
     assert threshold is None or result.threshold[1] == threshold
 
 
@@ -122,7 +122,7 @@ def test_verdicts_do_not_depend_on_order_or_chunks(
     cut = data.draw(st.integers(0, len(rows)))
     shuffled = judge(signals.take(order), STRICT)
     chunks = [judge(part, STRICT) for part in (signals.slice(0, cut), signals.slice(cut))]
-    for field in ("passed", "value", "threshold", "reason"):
+    for field in ("passed", "numbers", "threshold", "reason"):
         expected = getattr(whole, field)
         np.testing.assert_array_equal(getattr(shuffled, field), expected[order])
         np.testing.assert_array_equal(np.concatenate([getattr(chunk, field) for chunk in chunks]), expected)

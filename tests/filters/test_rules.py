@@ -15,7 +15,7 @@ def test_the_first_broken_rule_decides() -> None:
     rules = [Rule("small", one, "min", 3.0), Rule("large", two, "max", 4.0)]
     result = judge_by_rules(rules, np.zeros(4, dtype=bool))
     assert result.reason.tolist() == ["small", "large", "small", ""]
-    assert result.value.tolist() == [1.0, 9.0, 1.0, 5.0]
+    assert result.numbers.tolist() == [1.0, 9.0, 1.0, 5.0]
     assert result.threshold.tolist() == [3.0, 4.0, 3.0, 3.0]
     assert result.passed.tolist() == [False, False, False, True]
 
@@ -29,7 +29,7 @@ def test_limits_themselves_are_kept_and_nan_is_not() -> None:
 def test_lost_rows_are_missing_whatever_the_rules_say() -> None:
     result = judge_by_rules([Rule("r", np.array([1.0]), "min", 3.0)], np.array([True]))
     assert (result.passed[0], result.reason[0]) == (False, "missing")
-    assert math.isnan(result.value[0])
+    assert math.isnan(result.numbers[0])
 
 
 def test_a_rule_is_asked_of_the_rows_that_it_applies_to() -> None:
