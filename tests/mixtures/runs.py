@@ -65,15 +65,15 @@ def sample(row: Row) -> tuple[list[shards.Member], dict[str, Any]]:
     record = {
         "id": row.key, "data_source": row.source, "data_type": row.modality, "kind": kind, "conversations": turns,
         "caption": text, "licence": row.licence, "origin": "", "container": "hand", "position": str(row.number),
-        "sha256": [hashlib.sha256(data).hexdigest() for _, data in media] or [""], "width": 0, "height": 0,
+        "sha256": [hashlib.sha256(content).hexdigest() for _, content in media] or [""], "width": 0, "height": 0,
         "duration": row.seconds, "fps": 8.0 if row.seconds else 0.0, "n_frames": int(8 * row.seconds),
         "language": row.language, "ocr_text": "", "tokens": words,
     }  # fmt: skip
-    parts = [shards.Member(suffix, content=data) for suffix, data in media]
-    parts.append(shards.Member("json", content=canonical_json(record)))
+    members = [shards.Member(suffix, content=content) for suffix, content in media]
+    members.append(shards.Member("json", content=canonical_json(record)))
     if row.modality != "text":
-        parts.append(shards.Member("txt", content=text.encode()))
-    return sorted(parts, key=lambda part: part.suffix), record
+        members.append(shards.Member("txt", content=text.encode()))
+    return sorted(members, key=lambda member: member.suffix), record
 
 
 def write_run(folder: Path, rows: Iterable[Row], *, name: str = "hand", per_shard: int = 50) -> Path:
@@ -83,11 +83,11 @@ def write_run(folder: Path, rows: Iterable[Row], *, name: str = "hand", per_shar
     (folder / "shards").mkdir(parents=True)
     rows = list(rows)
     for modality in MEDIA:
-        mine = [row for row in rows if row.modality == modality]
-        for number, start in enumerate(range(0, len(mine), per_shard)):
+        kept = [row for row in rows if row.modality == modality]
+        for number, start in enumerate(range(0, len(kept), per_shard)):
             shard = f"{modality}-{number:06d}"
-            some = sorted(mine[start : start + per_shard], key=lambda row: row.key)
-            units.append(_write_shard(folder, shard, some, checksums))
+            shard_rows = sorted(kept[start : start + per_shard], key=lambda row: row.key)
+            units.append(_write_shard(folder, shard, shard_rows, checksums))
     write_manifest(str(folder / "members"), "members", "0" * 32, units)
     (folder / "checksums.json").write_bytes(canonical_json(checksums))
     (folder / "run.json").write_bytes(canonical_json({"config": {"name": name}}))
@@ -95,23 +95,25 @@ def write_run(folder: Path, rows: Iterable[Row], *, name: str = "hand", per_shar
 
 
 def _write_shard(folder: Path, shard: str, rows: list[Row], checksums: dict[str, str]) -> Unit:
-    made = [sample(row) for row in rows]
+    samples = [sample(row) for row in rows]
     tar = folder / "shards" / f"{shard}.tar"
-    digest, written = shards.write_tar(tar, [(row.key, parts) for row, (parts, _) in zip(rows, made, strict=True)])
+    digest, written = shards.write_tar(
+        tar, [(row.key, members) for row, (members, _) in zip(rows, samples, strict=True)]
+    )
     values = []
-    for row, (_, record), place in zip(rows, made, written, strict=True):
+    for row, (_, record), location in zip(rows, samples, written, strict=True):
         images = len(MEDIA[row.modality]) if row.modality in ("image", "multi_image") else 0
         seen = RELEASED.media_tokens(np.array([row.modality], object), np.array([row.seconds]), np.array([images]))
         values.append(
-            {"key": row.key, "shard": shard, "offset": place.offset, "size": place.size,
-             "members": [{"name": n, "offset": o, "size": s} for n, o, s in place.members], "modality": row.modality,
+            {"key": row.key, "shard": shard, "offset": location.offset, "size": location.size,
+             "members": [{"name": n, "offset": o, "size": s} for n, o, s in location.members], "modality": row.modality,
              "source": row.source, "licence": row.licence, "kind": record["kind"], "language": row.language,
              "tokens": record["tokens"] + int(seen[0]), "text_tokens": record["tokens"], "images": images,
-             "seconds": row.seconds, "bytes": sum(size for _, _, size in place.members)}
+             "seconds": row.seconds, "bytes": sum(size for _, _, size in location.members)}
         )  # fmt: skip
     uri = folder / "members" / f"{shard}.parquet"
     tables.write(str(uri), pa.Table.from_pylist(values, schema=tables.MEMBERS), fingerprint="0" * 32)
-    suffixes = sorted({name.split(".", 1)[1] for place in written for name, _, _ in place.members})
+    suffixes = sorted({name.split(".", 1)[1] for location in written for name, _, _ in location.members})
     card = {"shard": shard, "modality": rows[0].modality, "suffixes": suffixes, "samples": len(rows),
             "tar": {"bytes": tar.stat().st_size, "sha256": digest}}  # fmt: skip
     (folder / "shards" / f"{shard}.card.json").write_bytes(canonical_json(card))
@@ -122,17 +124,17 @@ def _write_shard(folder: Path, shard: str, rows: list[Row], checksums: dict[str,
 def rows_of(counts: dict[str, int], *, seed: int = 0, sources: Sequence[str] = ("a", "b"), start: int = 0) -> list[Row]:
     """So many samples of each modality, of skewed lengths, over these sources."""
     rng = np.random.default_rng(seed)
-    found = []
+    rows = []
     for modality, count in counts.items():
         for number in range(start, start + count):
             seconds = round(float(rng.lognormal(1.5, 0.8)), 3) if modality == "video" else 0.0
-            found.append(
+            rows.append(
                 Row(number, modality, sources[int(rng.integers(len(sources)))], ("CC0-1.0", "CC-BY-4.0")[number % 2],
                     seconds=seconds, words=int(rng.integers(3, 60)), size=int(rng.lognormal(6.5, 0.8)) + 1)
             )  # fmt: skip
-    return found
+    return rows
 
 
-def told(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """A folder's mixture.json."""
     return dict(json.loads((folder / "mixture.json").read_bytes()))

@@ -33,7 +33,7 @@ print(json.dumps(found))
 
 
 def read(folder: Path, cache: Path, *names: str) -> dict[str, Any]:
-    """What mlcroissant makes of a folder's croissant.json, in a process whose cache is empty."""
+    """Read with mlcroissant a folder's croissant.json, in a process whose cache is empty."""
     done = subprocess.run(
         [sys.executable, "-c", READ, str(folder / "croissant.json"), *names],
         env={**os.environ, "CROISSANT_CACHE": str(cache)}, capture_output=True, text=True, check=False,
@@ -42,69 +42,69 @@ def read(folder: Path, cache: Path, *names: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def told(run: Run) -> dict[str, Any]:
+def read_croissant(run: Run) -> dict[str, Any]:
     return dict(json.loads(Path(run.at("croissant.json")).read_bytes()))
 
 
 def test_records_are_read_through_mlcroissant(cold: Run, tmp_path: Path) -> None:
     pytest.importorskip("mlcroissant")
-    value = told(cold)
-    sets = [one["@id"] for one in value["recordSet"]]
-    chosen = ["samples", *[name for name in sets if name.startswith("text_") and name.endswith(".json")][:1],
+    document = read_croissant(cold)
+    sets = [entry["@id"] for entry in document["recordSet"]]
+    record_sets = ["samples", *[name for name in sets if name.startswith("text_") and name.endswith(".json")][:1],
               *[name for name in sets if name.startswith("image_jpg") and name.endswith((".jpg", ".txt"))]]  # fmt: skip
-    found = read(Path(cold.out), tmp_path, *chosen)
-    assert found["version"] == croissant.CONFORMS[0]
-    assert "error" not in found["issues"]
+    answer = read(Path(cold.out), tmp_path, *record_sets)
+    assert answer["version"] == croissant.CONFORMS[0]
+    assert "error" not in answer["issues"]
     members = rows(cold, "members")
     by_key = {row["key"]: row for row in members}
-    samples = found["records"]["samples"]
+    samples = answer["records"]["samples"]
     assert len(samples) == len(members)
     for record in samples:
         assert record == {name: by_key[record["key"]][name] for name, _, _ in croissant.COLUMNS}
-    texts = found["records"][chosen[1]]
+    texts = answer["records"][record_sets[1]]
     assert {record["key"] for record in texts} == {row["key"] for row in members if row["modality"] == "text"}
     assert all(json.loads(record["content"])["id"] == record["key"] for record in texts)
-    pictures = next(found["records"][name] for name in chosen if name.endswith(".jpg"))
+    pictures = next(answer["records"][name] for name in record_sets if name.endswith(".jpg"))
     assert pictures and all(record["content"][0] == "JPEG" for record in pictures)
 
 
 def test_it_is_as_our_schema_has_it_and_says_every_filter(cold: Run) -> None:
-    value = told(cold)
-    assert schemas.find_errors("croissant", value) == []
-    protocol = value["rai:dataPreprocessingProtocol"]
+    document = read_croissant(cold)
+    assert schemas.find_errors("croissant", document) == []
+    protocol = document["rai:dataPreprocessingProtocol"]
     for name in cold.config.filters:
         assert any(line.startswith(f"Filter {name}: ") for line in protocol)
     ledger = json.loads(Path(cold.at("ledger.json")).read_bytes())["all"]
-    assert f"{ledger['inputs']:,} inputs" in value["rai:dataCollection"]
+    assert f"{ledger['inputs']:,} inputs" in document["rai:dataCollection"]
     tars = {p.name for p in Path(cold.at("shards")).glob("*.tar")}
-    assert {one["name"] for one in value["distribution"] if one["@type"] == "cr:FileObject"} == tars
-    assert value["datePublished"] == cold.config.export.date_published
+    assert {entry["name"] for entry in document["distribution"] if entry["@type"] == "cr:FileObject"} == tars
+    assert document["datePublished"] == cold.config.export.date_published
 
 
 @pytest.mark.parametrize("name", ["name", "url", "description", "license", "creator", "datePublished", "distribution",
                                   "recordSet", "rai:dataBiases", "rai:personalSensitiveInformation"])  # fmt: skip
 def test_what_mlcroissant_lets_pass_our_schema_does_not(cold: Run, name: str) -> None:
-    value = told(cold)
-    del value[name]
-    assert schemas.find_errors("croissant", value)
+    document = read_croissant(cold)
+    del document[name]
+    assert schemas.find_errors("croissant", document)
 
 
 @pytest.mark.parametrize("name", ["sha256", "contentUrl", "contentSize"])
 def test_a_tar_needs_its_hash_place_and_size(cold: Run, name: str) -> None:
-    value = copy.deepcopy(told(cold))
-    tar = next(one for one in value["distribution"] if one["@type"] == "cr:FileObject")
+    document = copy.deepcopy(read_croissant(cold))
+    tar = next(entry for entry in document["distribution"] if entry["@type"] == "cr:FileObject")
     del tar[name]
-    assert schemas.find_errors("croissant", value)
+    assert schemas.find_errors("croissant", document)
 
 
 def test_a_run_that_kept_nothing_is_described_too() -> None:
     about = croissant.DatasetInfo("empty", "", "https://example.org/", "nobody", "2026-01-01", "0")
     ledger = {"inputs": 2, "kept": 0, "duplicates": 0, "dropped": {"facts": 2}, "failed": {}}
-    value = croissant.build_croissant(about, [], ledger)
-    assert schemas.find_errors("croissant", value) == []
-    assert value["license"] == ["not stated"]
+    document = croissant.build_croissant(about, [], ledger)
+    assert schemas.find_errors("croissant", document) == []
+    assert document["license"] == ["not stated"]
 
 
 def test_settings_are_written_flat_without_those_that_are_not_set() -> None:
-    said = croissant.format_settings({"a": 1, "b": None, "c": {"d": 0.5, "e": {"f": None}}, "g": ["x", "y"]})
-    assert said == "a = 1; c.d = 0.5; g = x, y"
+    text = croissant.format_settings({"a": 1, "b": None, "c": {"d": 0.5, "e": {"f": None}}, "g": ["x", "y"]})
+    assert text == "a = 1; c.d = 0.5; g = x, y"

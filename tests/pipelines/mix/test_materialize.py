@@ -18,7 +18,7 @@ from mixtures.plan.recipe import Recipe
 from mixtures.shards.copying import name_copy
 from mixtures.shards.manifest import Mixture, open_mixture
 from pipelines.mix import mix
-from tests.mixtures.runs import rows_of, told, write_run
+from tests.mixtures.runs import read_manifest, rows_of, write_run
 
 COUNTS = {"video": 14, "image": 12, "multi_image": 5, "text": 16}
 
@@ -136,7 +136,7 @@ def harmed(folder: Path) -> StageError:
     mix.run([str(folder / "run")], recipe(), str(folder / "mix"), quiet=True)
     with pytest.raises(StageError) as caught:
         made(folder)
-    value = told(folder / "mix")
+    value = read_manifest(folder / "mix")
     assert value["materialized"] is None  # nothing claims to be finished
     for path in (folder / "mix" / "shards").glob(".*"):
         raise AssertionError(f"{path} was left")
@@ -202,7 +202,7 @@ def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
 
 
 def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world: Path) -> None:
-    sizes = sorted(one["bytes"] for one in told(world / "mix")["materialized"])
+    sizes = sorted(one["bytes"] for one in read_manifest(world / "mix")["materialized"])
     limit = sizes[-1] - 512  # a real limit of the system on the size of a file: the largest tar does not fit
     program = (
         "import resource, sys\n"
@@ -217,7 +217,7 @@ def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=Path.cwd(), check=False
     )
     assert done.returncode == 1 and "cannot write: File too large" in done.stderr and "free some space" in done.stderr
-    assert told(own / "mix")["materialized"] is None
+    assert read_manifest(own / "mix")["materialized"] is None
     assert set(files(own).values()) <= set(files(world).values())  # those that fitted, whole
-    assert made(own).manifest["materialized"] == told(world / "mix")["materialized"]
+    assert made(own).manifest["materialized"] == read_manifest(world / "mix")["materialized"]
     assert files(own) == files(world)

@@ -18,7 +18,7 @@ from mixtures.shards.manifest import open_mixture
 from pipelines.cli import app
 from pipelines.mix import mix, plan_mixture
 from tests.mixtures.plan.test_members_index import all_members
-from tests.mixtures.runs import rows_of, told, write_run
+from tests.mixtures.runs import read_manifest, rows_of, write_run
 from tests.mixtures.tokenizer import tokenizer
 
 COUNTS = {"video": 60, "image": 80, "multi_image": 12, "text": 200}
@@ -41,7 +41,7 @@ def test_a_mixture_is_its_plan_and_its_parents_rows(run: Path, tmp_path: Path) -
     mixture = mix.run(
         [str(run)], recipe(shares={"modality": {"text": 0.2, "video": (0.3, 0.4)}}), str(tmp_path / "mix")
     )
-    value = told(tmp_path / "mix")
+    value = read_manifest(tmp_path / "mix")
     assert value == mixture.manifest and value["parents"][0]["run"] == "../" * len(
         (tmp_path / "mix").relative_to(run.parents[1]).parts) + str(run.relative_to(run.parents[1]))  # fmt: skip
     source = {row["key"]: row for row in all_members(run)}
