@@ -16,7 +16,7 @@ ANNOTATORS = Registry(
         "facts": "annotators.facts:Facts",
         "motion": "annotators.motion:Motion",
         "shots": "annotators.shots:Shots",
-        "overlay": "annotators.overlay:Overlay",
+        "overlay": "annotators.overlay.overlay:Overlay",
         "alignment": "annotators.alignment:Alignment",
         "video_alignment": "annotators.alignment:VideoAlignment",
         "fingerprint": "annotators.fingerprint:Fingerprint",

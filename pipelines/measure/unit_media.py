@@ -26,7 +26,7 @@ class UnitMedia:
         self._before = (decoder.decodes, decoder.probes, decoder.decode_seconds)
 
     def counters(self) -> dict[str, int]:
-        """What was done for this unit: the decoder serves many."""
+        """Counts of decodes and probes for this unit; the decoder serves many."""
         decodes, probes, seconds = self._before
         return {
             "decodes": self._decoder.decodes - decodes,

@@ -208,7 +208,7 @@ def _check_torch(needs: Requirements) -> DoctorFinding:
 
 
 def _check_ocr(needs: Requirements) -> DoctorFinding:
-    from annotators import ocr
+    from annotators.overlay import ocr
 
     settings = needs.settings.get("overlay") or ocr.OcrSettings()
     try:

@@ -1,6 +1,6 @@
 """Text in pictures: its position, its characters, and whether it was burned in over the scene or belongs to it.
 
-Text is detected and recognised here; `annotators.overlay_scene` decides which lines were burned in.
+Text is detected and recognised here; `annotators.overlay.scene` decides which lines were burned in.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from annotators import ocr
 from annotators.interface import Column, FrameAnnotator
-from annotators.overlay_scene import LARGE, Line, Scene, judge_lines, may_run, overlap
+from annotators.overlay import ocr
+from annotators.overlay.scene import LARGE, Line, Scene, judge_lines, may_run, overlap
 from infra.media.interface import VISUAL, FramePlan, Frames
 
 _BOX = pa.struct(

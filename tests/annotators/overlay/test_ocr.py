@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from annotators import ocr
+from annotators.overlay import ocr
 from infra.errors import ConfigError, MissingExtra
 
 SETTINGS = ocr.OcrSettings()

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotators import ocr
 from annotators.interface import FrameAnnotator
-from annotators.overlay import Overlay, OverlaySettings, clean, covered, look, transcript
-from annotators.overlay_scene import Line, placed_like_overlay
+from annotators.overlay import ocr
+from annotators.overlay.overlay import Overlay, OverlaySettings, clean, covered, look, transcript
+from annotators.overlay.scene import Line, placed_like_overlay
 from infra.media.interface import DecodedMedia, Frames
 
 data = pytest.importorskip("skimage.data")
