@@ -254,6 +254,8 @@ class _Transport:
         except aiohttp.ConnectionTimeoutError:
             raise TransientFault("no connection in time", silent=True) from None
         except TimeoutError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from None  # cancelled as the timeout passed, which hides the cancellation
             raise TransientFault(f"no answer within {timeout.total:g} s", silent=True) from None
         except (aiohttp.ClientError, OSError) as error:
             unreachable = isinstance(error, aiohttp.ClientConnectorError)
@@ -378,6 +380,8 @@ class Servers:
         """Send probes until one succeeds; the endpoint is unavailable from the first that fails."""
         probe = Request({"model": model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1})
         for number in itertools.count(1):
+            if self._end.done():
+                return
             try:
                 await self._transport.attempt(state, probe, probe=True)
             except StageError:
