@@ -97,7 +97,7 @@ def print_explained(explained: Mapping[str, Any]) -> None:
     rows += [("duplicates", [modality], settings) for modality, settings in explained["duplicates"].items() if settings]
     if (resample := explained["resample"]) is not None:
         rows.append(("resample", resample["modalities"], resample))
-    columns = ("filter", "asks", "settings")
+    columns = ("filter", "modalities", "settings")
     cells = [(name, ", ".join(asks), _format_settings(settings)) for name, asks, settings in rows]
     print_table("The cascade", columns, cells, left_aligned=columns)
 
