@@ -355,7 +355,7 @@ def test_a_mixture_is_one_page(browser: Any, run: Run, tmp_path: Path, width: in
     text = visit.page.locator("main").inner_text()
     assert "<script>window.hacked = 10</script>" in text and "modality <b>text</b>" in text
     assert visit.page.locator(".mix.thin").count() == 3 and visit.page.locator("nav a").count() == 1
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
     visit.done()
 
 
