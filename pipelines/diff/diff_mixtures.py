@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from infra import storage, tables
 from infra.columns import to_floats, to_ints
 from infra.commit import read_manifest
+from mixtures.plan.recipe import UNITS
 from mixtures.shards.manifest import Mixture, open_mixture
 from pipelines.core.console import print_text
 from pipelines.diff.compare import compare_files, compare_settings, show_files, show_rows, show_settings
@@ -19,7 +20,6 @@ from pipelines.diff.compare import compare_files, compare_settings, show_files, 
 #: Keys listed as examples.
 EXAMPLES = 5
 
-UNITS = ("samples", "tokens", "seconds", "bytes")
 #: Columns by which shares are compared; a mixture contains the first, the members of its runs contain the others.
 BY = ("modality", "source", "licence", "kind")
 

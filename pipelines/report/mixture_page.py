@@ -13,9 +13,9 @@ from infra import storage, tables
 from infra.columns import to_floats, to_ints
 from infra.commit import read_manifest
 from infra.media.interface import MODALITIES
+from mixtures.plan.recipe import UNITS
 from mixtures.shards.manifest import Mixture
 
-UNITS = ("samples", "tokens", "seconds", "bytes")
 #: Columns of the parents' members by which samples are counted.
 COUNTED = ("source", "licence", "kind", "language")
 
@@ -68,7 +68,7 @@ def _sum_vshards(
 ) -> dict[str, list[list[float]]]:
     """By unit, a list for each modality: its amount in each virtual shard."""
     vshard = to_ints(members["vshard"])
-    sums = {}
+    sums: dict[str, list[list[float]]] = {}
     for unit in UNITS:
         weight = np.ones(len(vshard)) if unit == "samples" else to_floats(members[unit])
         lists = [np.bincount(vshard, weights=weight * (modality == name), minlength=count) for name in modalities]
