@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,6 +159,7 @@ def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShar
     ignored = files.read_json("samples/_ignored.json", "ignored")
     if ledger is None or ignored is None:
         return
+    _check_members(files, ignored)
     unsharded = ledger["all"].get("unsharded", {})
     recorded = {name: {k: v for k, v in entry.items() if k != "unsharded"} for name, entry in ledger.items()}
     findings.compare_json(path, "", units.build_ledger(ignored), recorded)
@@ -168,6 +170,17 @@ def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShar
     for name in ("inputs", "kept", "duplicates", "dropped", "failed"):
         field = f"sum of cards and unsharded: {name}"
         findings.compare_json(path, field, recorded["all"][name], total.get(name, 0))
+
+
+def _check_members(files: AuditFiles, ignored: Mapping[str, int]) -> None:
+    """The ignored members by reason must add up to those by modality. Runs of older versions have no reasons."""
+    path = "samples/_members.json"
+    if path not in files.sizes:
+        return
+    totals: Counter[str] = Counter()
+    for account in (files.read_json(path, "members") or {}).values():
+        totals[account["modality"]] += sum(count["members"] for count in account["ignored"].values())
+    files.findings.compare_json(path, "ignored", dict(+totals), {k: n for k, n in ignored.items() if n})
 
 
 def _check_card_sources(files: AuditFiles, shards: list[AuditedShard], inputs: Mapping[str, str]) -> None:

@@ -68,8 +68,13 @@ class Run:
         return [unit.name for unit in need_manifest(self.out, stage).units]
 
     def read_ignored(self) -> dict[str, int]:
-        """Number of files that matched no pattern, per modality."""
+        """Number of members of sources that are no input, per modality."""
         return dict(read_json(self.at("samples", "_ignored.json")))
+
+    def read_members(self) -> dict[str, Any]:
+        """The accounts of the members read, by source; {} for a run of an older version, which has none."""
+        uri = self.at("samples", "_members.json")
+        return dict(read_json(uri)) if storage.is_file(uri) else {}
 
     def work(self, *parts: str) -> str:
         """A path for intermediate files, which no checksum covers and which may be deleted."""

@@ -17,6 +17,7 @@ from pipelines.core.run import Run
 def print_run(run: Run) -> None:
     """Print the ledger, the dialogues and the shards."""
     print_ledger(read_json(run.at("ledger.json")))
+    print_ignored(run.read_members())
     print_dialogues(run)
     manifest = read_manifest(run.at("members"))
     shards = [] if manifest is None else manifest.units
@@ -39,6 +40,18 @@ def print_ledger(ledger: Mapping[str, Any]) -> None:
     causes += [(f"failed at {stage}", count) for stage, count in Counter(ledger["all"]["failed"]).most_common()]
     if causes:
         print_table("Dropped and failed inputs by cause", ("cause", "samples"), causes)
+
+
+def print_ignored(accounts: Mapping[str, Any]) -> None:
+    """Print the members that were read and are no input, by source and reason; nothing if there are none."""
+    rows = [
+        (source, reason, count["members"], ", ".join(count["examples"][:2]))
+        for source, account in sorted(accounts.items())
+        for reason, count in sorted(account["ignored"].items())
+    ]
+    if rows:
+        columns = ("source", "reason", "members", "such as")
+        print_table("Ignored: read, and no input", columns, rows, left_aligned=("source", "reason", "such as"))
 
 
 def print_dialogues(run: Run) -> None:

@@ -123,8 +123,9 @@ def write_checksums(run: Run, names: Sequence[str]) -> None:
             for unit in manifest.units:
                 checksums[f"{stage}/{unit.name}.parquet"] = unit.sha256
             checksums[f"{stage}/_manifest.json"] = storage.sha256(storage.join(folder, "_manifest.json"))
-    if storage.is_file(run.at("samples", "_ignored.json")):
-        checksums["samples/_ignored.json"] = storage.sha256(run.at("samples", "_ignored.json"))
+    for name in ("_ignored.json", "_members.json"):
+        if storage.is_file(run.at("samples", name)):
+            checksums[f"samples/{name}"] = storage.sha256(run.at("samples", name))
     for name in storage.list_names(run.at("resample")):
         checksums[f"resample/{name}"] = storage.sha256(run.at("resample", name))
     for name in names:

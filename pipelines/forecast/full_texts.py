@@ -90,7 +90,7 @@ def read_full_texts(run: Run, resolved: Resolved, sample: ItemSample, scratch: s
     }
     run = replace(run, config=run.config.model_copy(update=changes))
     items = sample.copy_items(run.out, lambda _, modality: np.isin(modality, sorted(kinds)), media=False)
-    ingest_parts(run, items, {})
+    ingest_parts(run, items)
     measure.run(run)
     names, stamp = judge_units(run)
     copies = frozenset[str]()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from pipelines.forecast.item_sample import ItemSample
 from pipelines.forecast.sample_stats import collect_stats
 from pipelines.ingest.ingest import ingest_parts
 from pipelines.ingest.inventory import take_inventory
+from pipelines.ingest.sources.accounting import MemberAccount
 from pipelines.measure import measure
 
 
@@ -49,7 +51,7 @@ def run(config_path: str, *, share: float = 0.01, workers: int = 1, quiet: bool 
 
 def _forecast(run: Run, scratch: str, share: float) -> dict[str, Any]:
     resolved = resolve(run)
-    items, ignored = take_inventory(_move(run, storage.join(scratch, "inventory")))
+    items, accounts = take_inventory(_move(run, storage.join(scratch, "inventory")))
     sample = ItemSample(items, [source.name for source in run.config.sources], run.config.seed, share)
     full_texts = read_full_texts(run, resolved, sample, scratch)
     sample_run = _move(run, storage.join(scratch, "sample"))
@@ -59,7 +61,7 @@ def _forecast(run: Run, scratch: str, share: float) -> dict[str, Any]:
             sample.contains(names, modality) | np.array([name in full_texts.copies for name in names], dtype=bool)
         ),
     )
-    ingest_parts(sample_run, sampled_items, {})
+    ingest_parts(sample_run, sampled_items)
     measure.run(sample_run)
     names, stamp = judge_units(sample_run)
     duplicates.run(sample_run, names, stamp)
@@ -69,10 +71,18 @@ def _forecast(run: Run, scratch: str, share: float) -> dict[str, Any]:
     forecasts["all"] = _add(list(forecasts.values()))
     return {
         "modalities": {kind: _to_json(forecast) for kind, forecast in forecasts.items()},
-        "ignored": {reason: count for reason, count in ignored.items() if count},
+        "ignored": _count_ignored(run, accounts),
         "hours": forecaster.hours(sample_run, stats),
         "notes": forecaster.notes,
     }
+
+
+def _count_ignored(run: Run, accounts: Sequence[MemberAccount]) -> dict[str, int]:
+    """Number of ignored members by modality, where there are any."""
+    ignored: Counter[str] = Counter()
+    for source, account in zip(run.config.sources, accounts, strict=True):
+        ignored[source.modality] += account.ignored_members
+    return dict(+ignored)
 
 
 def _move(run: Run, folder: str) -> Run:

@@ -19,9 +19,9 @@ from pipelines.core import tombstones
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
 from pipelines.ingest.inventory import take_inventory
+from pipelines.ingest.sources.accounting import MemberAccount
 from pipelines.ingest.sources.captions import read_sidecars
-from pipelines.ingest.sources.rows import get_field
-from pipelines.ingest.sources.storable import dump_fields, to_storable_text
+from pipelines.ingest.sources.storable import dump_fields, get_field, to_storable_text
 from pipelines.ingest.units import cut_units
 
 
@@ -30,8 +30,8 @@ def run(run: Run) -> Manifest:
     return ingest_parts(run, *take_inventory(run))
 
 
-def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str, int]) -> Manifest:
-    """The same from the parts of an inventory, per source."""
+def ingest_parts(run: Run, parts: Sequence[Sequence[str]], accounts: Sequence[MemberAccount] = ()) -> Manifest:
+    """The same from the parts of an inventory and the accounts of its members, per source; () ignores nothing."""
     units = cut_units(run, parts)
     storage.write_bytes(run.work("units.json"), canonical_json(units))
     folder = run.at("samples")
@@ -40,10 +40,23 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], ignored: Mapping[str,
         beam.run_tasks("ingest", task, sorted(units), run.work("ingest.counters.json"), run.runner)
     committed_units = collect_units(folder, sorted(units), "ingest")
     _check_keys(folder, committed_units)
-    storage.write_bytes(storage.join(folder, "_ignored.json"), canonical_json(ignored))
+    members = _write_accounts(run, accounts)
     takedowns = tombstones.load(run.out)
     sha256s = [[unit.name, takedowns.original_sha256("samples", unit)] for unit in committed_units]
-    return write_manifest(folder, "samples", fingerprint({"units": sha256s, "ignored": ignored}), committed_units)
+    return write_manifest(folder, "samples", fingerprint({"units": sha256s, "members": members}), committed_units)
+
+
+def _write_accounts(run: Run, accounts: Sequence[MemberAccount]) -> dict[str, Any]:
+    """Write samples/_members.json, the accounts by source, and _ignored.json, the ignored members by modality; returns
+    the former."""
+    members: dict[str, Any] = {}
+    ignored: dict[str, int] = {}
+    for source, account in zip(run.config.sources, accounts, strict=bool(accounts)):
+        members[source.name] = {"modality": source.modality, **account.to_json()}
+        ignored[source.modality] = ignored.get(source.modality, 0) + account.ignored_members
+    storage.write_bytes(run.at("samples", "_members.json"), canonical_json(members))
+    storage.write_bytes(run.at("samples", "_ignored.json"), canonical_json(ignored))
+    return members
 
 
 def _count_tables(folder: str) -> int:

@@ -12,22 +12,25 @@ from infra.commit import read_json
 from infra.hashing import canonical_json
 from pipelines.core.run import Run
 from pipelines.ingest.sources import registry
+from pipelines.ingest.sources.accounting import MemberAccount
 from pipelines.ingest.sources.interface import ITEM_SCHEMA, SourceItem
 
 #: Rows of a part.
 PART_ROWS = 20_000
 
 
-def take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
-    """Write the inventory; returns the URIs of its parts per source, and the number of ignored files per modality."""
+def take_inventory(run: Run) -> tuple[list[list[str]], list[MemberAccount]]:
+    """Write the inventory; returns the URIs of its parts and the account of its members, per source."""
     registry.check_readers(run.config.sources, run.document)
     parts: list[list[str]] = []
-    ignored: dict[str, int] = {}
+    accounts: list[MemberAccount] = []
     tasks: list[str] = []
     for number, source in enumerate(run.config.sources):
         reader, listing = registry.list_source(source)
-        ignored[source.modality] = ignored.get(source.modality, 0) + listing.ignored
-        parts.append(_write_parts(run, f"s{number:03d}-listed", listing.items))
+        account = MemberAccount()
+        items = account.count([*listing.items, *listing.ignored])
+        parts.append(_write_parts(run, f"s{number:03d}-listed", items))
+        accounts.append(account)
         containers = [{"path": e.path, "size": e.size, "stamp": e.stamp} for e in listing.containers]
         content = {"reader": reader, "containers": containers}
         storage.write_bytes(run.work("inventory", f"s{number:03d}.json"), canonical_json(content))
@@ -37,22 +40,26 @@ def take_inventory(run: Run) -> tuple[list[list[str]], dict[str, int]]:
     beam.run_tasks("inventory", task, tasks, run.work("inventory.counters.json"), runner)
     for name in tasks:
         number, index = map(int, name.split(":"))
-        parts[number] += read_json(_parts_uri(run, number, index))
-    return parts, ignored
+        scanned = read_json(_scan_uri(run, number, index))
+        parts[number] += scanned["parts"]
+        accounts[number].add(scanned["account"])
+    return parts, accounts
 
 
-def _parts_uri(run: Run, number: int, index: int) -> str:
-    return run.work("inventory", f"s{number:03d}-{index:06d}.parts.json")
+def _scan_uri(run: Run, number: int, index: int) -> str:
+    return run.work("inventory", f"s{number:03d}-{index:06d}.json")
 
 
 def scan_container(run: Run, task: str) -> Mapping[str, int]:
-    """Task "SOURCE:CONTAINER" (numbers): write the items of one container as parts."""
+    """Task "SOURCE:CONTAINER" (numbers): write the items of one container as parts, and the account of its members."""
     number, index = map(int, task.split(":"))
     source = run.config.sources[number]
     content = read_json(run.work("inventory", f"s{number:03d}.json"))
     container = storage.Entry(**content["containers"][index])
-    uris = _write_parts(run, f"s{number:03d}-{index:06d}", registry.scan(source, content["reader"], container))
-    storage.write_bytes(_parts_uri(run, number, index), canonical_json(uris))
+    account = MemberAccount()
+    items = account.count(registry.scan(source, content["reader"], container))
+    uris = _write_parts(run, f"s{number:03d}-{index:06d}", items)
+    storage.write_bytes(_scan_uri(run, number, index), canonical_json({"parts": uris, "account": account.to_json()}))
     return {"containers": 1}
 
 

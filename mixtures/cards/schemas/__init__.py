@@ -7,7 +7,18 @@ import importlib.resources
 import json
 from typing import Any
 
-NAMES = ("shard-card", "ledger", "checksums", "manifest", "ignored", "croissant", "mixture", "mixture-card", "tar-card")
+NAMES = (
+    "shard-card",
+    "ledger",
+    "checksums",
+    "manifest",
+    "ignored",
+    "members",
+    "croissant",
+    "mixture",
+    "mixture-card",
+    "tar-card",
+)
 
 
 @functools.cache

@@ -1,7 +1,10 @@
-"""The interface of source readers: each reads one format and accounts for every file of a source.
+"""The interface of source readers: each reads one format and accounts for every member of a source.
 
-An item becomes one row of samples: a medium with its caption, a text, an orphan caption, or a failure to read one of
-these. Readers open no media; pipelines.ingest.ingest cuts the items into units and hashes their media.
+A member is a file of a source, a member of a tar, or a row of a table. An item becomes one row of samples: a medium
+with its caption, a text, an orphan caption, or a failure to read one of these. A member that is in no item is ignored,
+with a reason. Readers count the members that they read where they parse a container, and accounting.py checks that
+members read = members in items + ignored members, per container. Readers open no media; pipelines.ingest.ingest cuts
+the items into units and hashes their media.
 """
 
 from __future__ import annotations
@@ -9,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from infra import storage
 from infra.config import Source
-from pipelines.ingest.sources.storable import dump_fields, to_storable_text
+from pipelines.ingest.sources.storable import dump_fields, get_field, to_storable_text
 
 MEDIA_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "video": (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ps", ".3gp", ".flv", ".wmv",
@@ -53,6 +57,8 @@ class SourceItem:
     container: path of the file that the item is in, relative to the source; position: the item's name in it, unique.
     media: uri relative to the source, with the byte range (length -1: to the end). sidecars: files with the caption,
     read when the unit is ingested. size: expected bytes, from which units are cut. stamp: changes when the files do.
+    members: number of members read that the item accounts for: 1 for a row of a table, 3 for a medium with its .txt and
+    .json, 0 for the failure of a whole container. Readers build items with `build_item`, which leaves out no field.
     """
 
     container: str
@@ -67,10 +73,11 @@ class SourceItem:
     size: int = 0
     stamp: str = ""
     error: str | None = None
+    members: int = 1
 
     def to_row(self) -> dict[str, Any]:
         """The row, with all text in a form that can be stored."""
-        row = dict(self.__dict__)
+        row = {name: getattr(self, name) for name in ITEM_SCHEMA.names}
         for name in ("container", "position", "text", "licence", "origin", "error"):
             row[name] = None if row[name] is None else to_storable_text(row[name])
         row["extra"] = dump_fields(self.extra)
@@ -78,19 +85,49 @@ class SourceItem:
 
 
 @dataclass(frozen=True)
+class IgnoredMember:
+    """Members that are no input.
+
+    container, position: as in SourceItem; container "" is the source itself, whose members are files. reason: a short
+    stable phrase without names or numbers, under which they are counted. members: how many they are.
+    """
+
+    container: str
+    position: str
+    reason: str
+    members: int = 1
+
+
+@dataclass(frozen=True)
+class MembersRead:
+    """A number of members that a reader has parsed, counted independently of the items that were made from them."""
+
+    members: int
+
+
+#: A reader yields items, ignored members, and counts of the members that it has parsed, in any order.
+ReaderRecord = SourceItem | IgnoredMember | MembersRead
+
+
+@dataclass(frozen=True)
 class Listing:
-    """The files of a source: `items` that need no scan, `containers` to be scanned, and the number of ignored files."""
+    """The files of a source: `items` that need no scan, `containers` to be scanned, and ignored files.
+
+    read: number of files listed; rows of a captions file count as members read here, in place of the file itself.
+    read = members of items + number of containers + ignored members.
+    """
 
     items: Sequence[SourceItem]
     containers: Sequence[storage.Entry]
-    ignored: int
+    ignored: Sequence[IgnoredMember]
+    read: int
 
 
 class SourceReader:
     """The reader of one format, made without arguments. This base finds containers by their suffix.
 
-    Every file of a source is an item, a container or ignored, and no two items may have the same container and
-    position. Faults of the input become items with an error, never exceptions.
+    Every file of a source is in an item, a container or ignored, and so is every member of a container. No two items
+    may have the same container and position. Faults of the input become items with an error, never exceptions.
     """
 
     #: Lower-case suffixes of containers.
@@ -101,16 +138,74 @@ class SourceReader:
     ) -> Listing:
         """Account for a source's files. excluded: those that `include` leaves out."""
         containers = [entry for entry in entries if entry.path.lower().endswith(self.suffixes)]
-        return Listing([], containers, len(excluded) + len(entries) - len(containers))
+        paths = {entry.path for entry in containers}
+        ignored = ignore_files(excluded, "not in include")
+        ignored += ignore_files([entry for entry in entries if entry.path not in paths], "no known suffix")
+        return Listing([], containers, ignored, len(entries) + len(excluded))
 
-    def scan(self, source: Source, container: storage.Entry) -> Iterator[SourceItem]:
-        """Yield the items of a container. An OSError becomes the item of an unreadable archive."""
+    def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
+        """Yield the items and ignored members of a container, and MembersRead with the number of members parsed, which
+        is then checked. An OSError becomes the item of an unreadable archive, which is no member."""
         return iter(())
+
+
+def build_item(
+    source: Source,
+    container: str,
+    position: str,
+    *,
+    fields: Mapping[str, Any],
+    text: str | None = None,
+    media: Sequence[Mapping[str, Any]] = (),
+    modality: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    size: int | None = None,
+    stamp: str = "",
+    error: str | None = None,
+    members: int = 1,
+) -> SourceItem:
+    """Build an item with every field that the input has, whether it failed or not.
+
+    fields: the row or JSON object that belongs to the item, {} if there is none; licence and origin are read from the
+    columns that the source names. modality: by default the source's. extra: stored beside the sample, by default
+    `fields`. size: by default the length of the text. An item with an error keeps its text and has no media.
+    """
+    return SourceItem(
+        container,
+        position,
+        modality or source.modality,
+        media=[] if error else [dict(medium) for medium in media],
+        text=text,
+        licence=get_field(fields, source.licence_column),
+        origin=get_field(fields, source.origin_column),
+        extra=fields if extra is None else extra,
+        size=len(text or "") if size is None else size,
+        stamp=stamp,
+        error=error,
+        members=members,
+    )
+
+
+def build_file_item(source: Source, entry: storage.Entry, **fields: Any) -> SourceItem:
+    """Build the item of a whole file of the source; fields: as in build_item."""
+    medium = {"uri": entry.path, "offset": 0, "length": -1}
+    return build_item(source, entry.path, "", media=[medium], size=entry.size, **fields)
+
+
+def ignore_files(entries: Sequence[storage.Entry], reason: str) -> list[IgnoredMember]:
+    """Files of a source that are no input, all for one reason."""
+    return [IgnoredMember("", entry.path, reason) for entry in entries]
 
 
 def file_uri(source: Source, path: str) -> str:
     """The URI of a file of a source; a source may itself be one file."""
     return source.path if storage.is_file(source.path) else storage.join(source.path, path)
+
+
+def stem_of(path: str) -> str:
+    """A path without the suffix of its last name."""
+    pure = PurePosixPath(path)
+    return str(pure.with_suffix("")) if pure.suffix else path
 
 
 def make_unique(position: str, used: set[str], mark: str) -> str:

@@ -10,8 +10,17 @@ from infra import storage
 from infra.config import Source
 from pipelines.core.sample_media import source_root
 from pipelines.ingest.sources.captions import join_turns
-from pipelines.ingest.sources.interface import Listing, SourceItem, SourceReader, file_uri, leaves_source
-from pipelines.ingest.sources.rows import get_field, get_text, read_positions
+from pipelines.ingest.sources.interface import (
+    Listing,
+    MembersRead,
+    ReaderRecord,
+    SourceReader,
+    build_item,
+    file_uri,
+    ignore_files,
+    leaves_source,
+)
+from pipelines.ingest.sources.rows import get_text, read_positions
 
 
 class LlavaReader(SourceReader):
@@ -23,13 +32,16 @@ class LlavaReader(SourceReader):
         self, source: Source, entries: Sequence[storage.Entry], excluded: Sequence[storage.Entry]
     ) -> Listing:
         # The other files are media: inputs through the rows that name them.
-        return replace(super().list_items(source, entries, excluded), ignored=0)
+        listing = super().list_items(source, entries, excluded)
+        read = len(listing.containers) + len(excluded)
+        return replace(listing, ignored=ignore_files(excluded, "not in include"), read=read)
 
-    def scan(self, source: Source, container: storage.Entry) -> Iterator[SourceItem]:
+    def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
         root = source_root(source)
         for position, row, problem in read_positions(file_uri(source, container.path), source.id_column or "id"):
+            yield MembersRead(1)
             if row is None:
-                yield SourceItem(container.path, position, source.modality, error=problem)
+                yield build_item(source, container.path, position, fields={}, error=problem)
                 continue
             paths, modality = _media_paths(row)
             files: list[storage.Entry] = []
@@ -43,15 +55,14 @@ class LlavaReader(SourceReader):
                     files += storage.list_files(target)
             turns = row.get("conversations")
             text = join_turns(turns) if isinstance(turns, list) else get_text(row, source.text_column)
-            yield SourceItem(
+            yield build_item(
+                source,
                 container.path,
                 position,
-                modality,
-                media=[] if problem else [{"uri": path, "offset": 0, "length": -1} for path in paths],
+                fields=row,
                 text=text,
-                licence=get_field(row, source.licence_column),
-                origin=get_field(row, source.origin_column),
-                extra=row,
+                media=[{"uri": path, "offset": 0, "length": -1} for path in paths],
+                modality=modality,
                 size=sum(file.size for file in files) or len(text or ""),
                 stamp=" ".join(file.stamp for file in files),
                 error=problem,

@@ -10,7 +10,8 @@ from infra import storage
 from infra.config import ConfigDocument, Source
 from infra.errors import ConfigError
 from infra.plugins import Registry
-from pipelines.ingest.sources.interface import Listing, SourceItem, SourceReader
+from pipelines.ingest.sources.accounting import check_listing, check_records
+from pipelines.ingest.sources.interface import IgnoredMember, Listing, SourceItem, SourceReader
 from pipelines.ingest.sources.storable import to_storable_name
 
 #: Built-in readers by the name of their format, and those of installed packages.
@@ -64,18 +65,22 @@ def list_source(source: Source) -> tuple[str, Listing]:
         included = source.include is None or any(fnmatch.fnmatch(entry.path, glob) for glob in source.include)
         (entries if included else excluded).append(entry)
     name = source.reader or source.format or _guess_format(source, entries)
-    return name, READERS[name]().list_items(source, entries, excluded)
+    listing = READERS[name]().list_items(source, entries, excluded)
+    check_listing(listing, source.path)
+    return name, listing
 
 
-def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[SourceItem]:
-    """The items of a container in their order; if it cannot be read to its end, the last item has an error."""
+def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[SourceItem | IgnoredMember]:
+    """The items of a container in their order, and its ignored members; if it cannot be read to its end, the last item
+    has an error. Raises StageError if the reader does not account for every member that it has read."""
     try:
-        for item in READERS[reader]().scan(source, container):
-            item.stamp = f"{container.stamp} {item.stamp}".strip()
-            yield item
+        for record in check_records(READERS[reader]().scan(source, container), container.path):
+            if isinstance(record, SourceItem):
+                record.stamp = f"{container.stamp} {record.stamp}".strip()
+            yield record
     except OSError as error:
         message = f"unreadable archive: {error.strerror or error}"
-        yield SourceItem(container.path, "", source.modality, stamp=container.stamp, error=message)
+        yield SourceItem(container.path, "", source.modality, stamp=container.stamp, error=message, members=0)
 
 
 def _guess_format(source: Source, entries: Sequence[storage.Entry]) -> str:

@@ -100,12 +100,6 @@ def get_text(row: Mapping[str, Any], column: str) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def get_field(row: Mapping[str, Any], column: str | None) -> str | None:
-    """A column's value as text; None if there is no such column or value."""
-    cell = row.get(column) if column else None
-    return None if cell is None else to_storable_text(str(cell))
-
-
 def drop_keys(row: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
     """The other fields of a row."""
     return {key: value for key, value in row.items() if key not in keys}

@@ -42,3 +42,9 @@ def to_storable_json(field: Any, depth: int = 0) -> Any:
 def dump_fields(fields: Mapping[str, Any]) -> str:
     """A row's further fields as canonical JSON, the form of samples.extra."""
     return canonical_json(to_storable_json(fields)).decode().strip()
+
+
+def get_field(row: Mapping[str, Any], column: str | None) -> str | None:
+    """A column's value as text; None if there is no such column or value."""
+    cell = row.get(column) if column else None
+    return None if cell is None else to_storable_text(str(cell))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from infra import storage
 from infra.config import Source
 from pipelines.ingest.sources.captions import join_turns
-from pipelines.ingest.sources.interface import SourceItem, SourceReader, file_uri
-from pipelines.ingest.sources.rows import drop_keys, get_field, get_text, read_positions
+from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, SourceReader, build_item, file_uri
+from pipelines.ingest.sources.rows import drop_keys, get_text, read_positions
 
 
 class TableReader(SourceReader):
@@ -16,10 +16,11 @@ class TableReader(SourceReader):
 
     suffixes = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
-    def scan(self, source: Source, container: storage.Entry) -> Iterator[SourceItem]:
+    def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
         for position, row, problem in read_positions(file_uri(source, container.path), source.id_column):
+            yield MembersRead(1)
             if row is None:
-                yield SourceItem(container.path, position, "text", error=problem)
+                yield build_item(source, container.path, position, fields={}, modality="text", error=problem)
                 continue
             turns = row.get("conversations") or row.get("messages")
             text = get_text(row, source.text_column)
@@ -27,14 +28,7 @@ class TableReader(SourceReader):
                 text = join_turns(turns)
             if text is None and problem is None:
                 problem = f"broken row: there is no text in the column {source.text_column!r}"
-            yield SourceItem(
-                container.path,
-                position,
-                "text",
-                text=text,
-                licence=get_field(row, source.licence_column),
-                origin=get_field(row, source.origin_column),
-                extra=drop_keys(row, (source.text_column,)),
-                size=len(text or ""),
-                error=problem,
+            extra = drop_keys(row, (source.text_column,))
+            yield build_item(
+                source, container.path, position, fields=row, text=text, modality="text", extra=extra, error=problem
             )

@@ -16,13 +16,14 @@ from pipelines.ingest.sources.captions import parse_object, pick_caption
 from pipelines.ingest.sources.interface import (
     MAX_TEXT_BYTES,
     MEDIA_SUFFIXES,
+    ReaderRecord,
     SourceItem,
     SourceReader,
+    build_item,
     file_uri,
     leaves_source,
     make_unique,
 )
-from pipelines.ingest.sources.rows import get_field
 from pipelines.ingest.sources.storable import to_storable_name
 
 #: WebDataset's rule: the key ends at the first dot of the base name.
@@ -36,7 +37,7 @@ class WebDatasetReader(SourceReader):
 
     suffixes = (".tar",)
 
-    def scan(self, source: Source, container: storage.Entry) -> Iterator[SourceItem]:
+    def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
         with storage.open_read(file_uri(source, container.path)) as file:
             index = _index_archive(file)
             items = [
@@ -45,7 +46,7 @@ class WebDatasetReader(SourceReader):
                 for item in _sample_items(source, container, file, key, members)
             ]
         for position, error in index.faults:
-            items.append(SourceItem(container.path, position, source.modality, error=error))
+            items.append(build_item(source, container.path, position, fields={}, error=error))
         yield from sorted(items, key=lambda item: item.position)
 
 
@@ -114,23 +115,21 @@ def _sample_items(
     """The items of one sample: one per medium, or one of all its numbered images."""
     text, fields = _read_caption(file, members)
     if source.modality == "text" and text is not None:
-        yield SourceItem(container.path, key, "text", text=text, extra=fields, size=len(text))
+        yield build_item(source, container.path, key, fields=fields, text=text)
         return
     media = _group_media(source.modality, members)
     if not media and text is not None:
         error = "orphan caption: its sample has no medium"
         name = members[min(members)].name
-        yield SourceItem(container.path, name, source.modality, text=text, extra=fields, error=error)
+        yield build_item(source, container.path, name, fields=fields, text=text, error=error)
     for group in media:
-        yield SourceItem(
+        yield build_item(
+            source,
             container.path,
             group[0].name,
-            source.modality,
+            fields=fields,
             media=[{"uri": container.path, "offset": m.offset_data, "length": m.size} for m in group],
             text=text,
-            licence=get_field(fields, source.licence_column),
-            origin=get_field(fields, source.origin_column),
-            extra=fields,
             size=sum(member.size for member in group),
         )
 

@@ -342,7 +342,7 @@ def test_a_tar_that_croissant_does_not_know(copy: Path) -> None:
     "name",
     ["shards/text-000000.tar", "shards/text-000000.card.json", "members/text-000000.parquet", "samples/u000000.parquet",
      "members/_manifest.json", "samples/_manifest.json", "ledger.json", "checksums.json", "croissant.json", "README.md",
-     "cards/text-000000.html", "samples/_ignored.json"],
+     "cards/text-000000.html", "samples/_ignored.json", "samples/_members.json"],
 )  # fmt: skip
 def test_a_file_that_is_missing_torn_or_empty_is_found(copy: Path, name: str) -> None:
     path = copy / name

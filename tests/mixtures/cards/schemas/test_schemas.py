@@ -20,6 +20,7 @@ WRITTEN: dict[str, Callable[[Path], list[Path]]] = {
     "checksums": lambda run: [run / "checksums.json"],
     "manifest": lambda run: sorted(run.glob("*/_manifest.json")),
     "ignored": lambda run: [run / "samples" / "_ignored.json"],
+    "members": lambda run: [run / "samples" / "_members.json"],
     "croissant": lambda run: [run / "croissant.json"],
 }
 

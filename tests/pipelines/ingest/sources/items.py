@@ -22,7 +22,7 @@ def read_items(source: Source) -> list[SourceItem]:
     reader, listing = list_source(source)
     items = list(listing.items)
     for container in listing.containers:
-        items += scan(source, reader, container)
+        items += [record for record in scan(source, reader, container) if isinstance(record, SourceItem)]
     pa.Table.from_pylist([item.to_row() for item in items], schema=ITEM_SCHEMA)
     positions = [(item.container, item.position) for item in items]
     assert len(set(positions)) == len(positions)

@@ -32,7 +32,7 @@ def test_a_folder_pairs_media_with_captions_beside_them(tmp_path: Path) -> None:
         "lost.txt": [],
     }
     assert [item.container for item in listing.items if item.error] == ["lost.txt"]
-    assert listing.ignored == 1  # x.doc; hidden files are not looked at
+    assert [(entry.position, entry.reason) for entry in listing.ignored] == [("x.doc", "no known suffix")]
 
 
 def test_include_decides_what_is_looked_at_and_the_rest_is_ignored(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_include_decides_what_is_looked_at_and_the_rest_is_ignored(tmp_path: Pat
         (tmp_path / name).write_bytes(b"x")
     _, listing = list_source(make_source(tmp_path, include=["in/*"]))
     assert [item.container for item in listing.items] == ["in/a.jpg"]
-    assert listing.ignored == 1
+    assert [(entry.position, entry.reason) for entry in listing.ignored] == [("out/b.jpg", "not in include")]
 
 
 def test_a_captions_file_names_media_by_path_name_or_stem(tmp_path: Path) -> None:
