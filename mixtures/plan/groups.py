@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.media.interface import MODALITIES
 from mixtures.plan.members_index import MembersIndex
-from mixtures.plan.recipe import NUMBERS, Recipe, parse_ranges
+from mixtures.plan.recipe import NUMBERS, ROUNDING, Recipe, parse_ranges
 
 #: Category of a cell for all values of a column that the recipe does not name.
 REST = None
@@ -110,7 +110,9 @@ def build_constraints(groups: Groups, recipe: Recipe, sources: list[str]) -> lis
     """List every constraint of a recipe on these groups."""
     constraints = []
     for column, ranges in recipe.shares.items():
+        total = _sum_exact_shares(groups, column, ranges)
         for category, (low, high) in ranges.items():
+            low, high = low / total, high / total
             label = f"{column} {category} {_format_range(low, high)}"
             constraints.append(Constraint(label, groups.select(column, category), low, high, column, category))
     for ratio in recipe.ratios:
@@ -125,6 +127,13 @@ def build_constraints(groups: Groups, recipe: Recipe, sources: list[str]) -> lis
             weights = groups.select("source", source)
             constraints.append(Constraint(label, weights, 0.0, recipe.max_source, "source", source))
     return constraints
+
+
+def _sum_exact_shares(groups: Groups, column: str, ranges: Mapping[str, tuple[float, float]]) -> float:
+    """Sum of exact shares of all groups where decimals alone keep it from 1 (0.333333 three times), else 1."""
+    total = math.fsum(low for low, _ in ranges.values())
+    is_complete = all(low == high for low, high in ranges.values()) and all(c[column] in ranges for c in groups.cells)
+    return total if is_complete and abs(total - 1) <= ROUNDING else 1.0
 
 
 def _format_range(low: float, high: float) -> str:

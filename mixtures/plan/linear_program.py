@@ -18,9 +18,6 @@ NODES = 100
 #: Accepted gap between those integers and the optimum (ours); programs of many hundred cells need it.
 GAP = 0.01
 
-#: Status of scipy.optimize for a program without a solution.
-_INFEASIBLE = 2
-
 
 class Program:
     """A linear program: variables with bounds, rows with bounds, one cost to minimise."""
@@ -49,7 +46,10 @@ class Program:
         return distance
 
     def minimise(self, cost: Mapping[int, float]) -> NDArray[np.float64] | None:
-        """Solve for the optimal values of all variables; None where no values satisfy the rows."""
+        """Solve for the optimal values of all variables; None where HiGHS finds none, with presolve and without.
+
+        None is the solver's verdict and not a proof: on rows as narrow as its tolerance it is sometimes wrong.
+        """
         from scipy.sparse import csr_array
 
         count = len(self._bounds)
@@ -72,7 +72,7 @@ class Program:
 
         equal = low == high
         upper, lower = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
-        for presolve in (True, False):  # presolve sometimes fails on feasible programs
+        for presolve in (True, False):  # presolve sometimes calls feasible programs infeasible
             solution = linprog(
                 c,
                 A_ub=vstack([matrix[upper], -matrix[lower]]),
@@ -86,8 +86,6 @@ class Program:
             )  # fmt: skip
             if solution.status == 0:
                 return np.asarray(solution.x, dtype=np.float64)
-            if solution.status == _INFEASIBLE:
-                return None
         return None
 
     def _solve_integers(self, c: Any, matrix: Any, low: Any, high: Any) -> NDArray[np.float64] | None:
@@ -103,6 +101,4 @@ class Program:
             )
             if solution.x is not None:
                 return np.asarray(solution.x, dtype=np.float64)
-            if solution.status == _INFEASIBLE:
-                return None
         return None

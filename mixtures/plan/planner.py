@@ -14,11 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import StageError
+from mixtures.plan import exact_program
 from mixtures.plan.groups import Constraint
 from mixtures.plan.linear_program import Program
 
-#: Tolerance of a constraint, so that two ways of adding the same numbers do not contradict each other.
+#: Tolerance of a constraint as a share of the mixture, so that two ways of adding the same numbers do not contradict
+#: each other. Programs count in shares of the mixture, so it is larger than the solver's own tolerance.
 SLACK = 1e-9
+
+#: Largest number of cells for which an infeasible verdict is proved in exact arithmetic (ours).
+EXACT_CELLS = 40
 
 #: Minimum share of all data in the costs of unequal rates (ours): coefficients must not differ too much in magnitude.
 TINY = 1e-4
@@ -70,23 +75,20 @@ def plan_amounts(
     units ranges are narrowed by half of each cell's largest sample, the error that whole samples can cause.
     Raises StageError that names the constraints which contradict each other, or the missing data.
     """
-    scale = float(stock.amount.sum())
-    if scale <= 0:
+    if float(stock.amount.sum()) <= 0:
         raise StageError(f"nothing to mix: the runs contain no {unit}", hint="choose another --unit")
     _check_feasibility(stock, constraints, unit)
-    limits = stock.amount / scale * (1 if size is None else repeats)
-    target = None if isinstance(size, str) or size is None else size / scale
+    limits = stock.amount * (1 if size is None else repeats)
+    target = None if isinstance(size, str) or size is None else float(size)
     for with_margin in (True, False):
-        rows = _build_rows(constraints, stock.largest / 2 / scale, with_margin and not stock.is_whole)
-        totals = _list_totals(rows, limits, scale, stock.is_whole) if target is None else [target]
+        rows = _build_rows(constraints, stock.largest / 2, with_margin and not stock.is_whole)
+        totals = _list_totals(rows, limits, stock.is_whole) if target is None else [target]
         for total in totals:
-            solution = _solve(rows, constraints, stock, limits, scale, total)
-            if solution is not None:
-                amounts = np.clip(solution, 0.0, limits) * scale
-                if not stock.is_whole:
-                    return amounts
-                return _round_amounts(amounts, constraints, limits * scale, round(total * scale))
-    raise _build_shortage_error(stock, constraints, limits, scale, target, unit, repeats)
+            shares = _solve(rows, constraints, stock, limits, total)
+            if shares is not None:
+                amounts = np.clip(shares * total, 0.0, limits)
+                return _round_amounts(amounts, constraints, limits, round(total)) if stock.is_whole else amounts
+    raise _build_shortage_error(stock, constraints, limits, target, unit, repeats)
 
 
 def _build_rows(constraints: Sequence[Constraint], half: Floats, with_margin: bool) -> list[_Row]:
@@ -105,29 +107,46 @@ def _build_rows(constraints: Sequence[Constraint], half: Floats, with_margin: bo
     return rows
 
 
-def _list_totals(rows: Sequence[_Row], limits: Floats, scale: float, is_whole: bool) -> list[float]:
+def _list_totals(rows: Sequence[_Row], limits: Floats, is_whole: bool) -> list[float]:
     """List the totals to try, largest first; of whole samples also one fewer: the last may be a rounding error."""
     total = _find_largest_total(rows, limits)
     if total is None:
         return []
     if not is_whole:
-        return [total] if total else []
-    total = math.floor(total * scale * (1 + SLACK) + 1e-6) / scale
-    return [candidate for candidate in (total, (round(total * scale) - 1) / scale) if candidate > 0]
+        return [total]
+    whole = math.floor(total * (1 + SLACK) + 1e-6)
+    return [float(candidate) for candidate in (whole, whole - 1) if candidate > 0]
 
 
 def _find_largest_total(rows: Sequence[_Row], limits: Floats) -> float | None:
-    program = Program()
-    y = program.add_variables([0.0] * len(limits), limits.tolist())
-    (total,) = program.add_variables([0.0], [math.inf])  # rows of shares of it have few coefficients that way
-    program.add_row({**dict.fromkeys(y, 1.0), total: -1.0}, 0.0, 0.0)
+    """Compute the largest total that the rows and limits permit; None where they permit none.
+
+    The variables are the shares of the cells and the inverse of the total, which is minimised: a share is a number of
+    ordinary magnitude, however small the mixture is beside the data.
+    """
+    scale = float(limits.sum())
+    program, shares = _open_program(np.minimum(limits, 1.0))
+    (inverse,) = program.add_variables([1.0], [math.inf])  # scale / total
+    program.add_row(dict.fromkeys(shares, 1.0), 1.0, 1.0)
     for row in rows:
-        if math.isfinite(row.low):
-            program.add_row({**_to_coefficients(y, row.weights), total: -row.low}, row.margin, math.inf)
-        if math.isfinite(row.high):
-            program.add_row({**_to_coefficients(y, row.weights), total: -row.high}, -math.inf, -row.margin)
-    solution = program.minimise(dict.fromkeys(y, -1.0))
-    return None if solution is None else float(solution[: len(y)].sum())
+        coefficients, low, high, divisor = _scale_row(shares, row)
+        margin = row.margin / scale / divisor
+        if math.isfinite(low):
+            program.add_row({**coefficients, inverse: -margin}, low - SLACK, math.inf)
+        if math.isfinite(high):
+            program.add_row({**coefficients, inverse: margin}, -math.inf, high + SLACK)
+    for share, limit in zip(shares, limits.tolist(), strict=True):
+        program.add_row({share: 1.0, inverse: -limit / scale}, -math.inf, 0.0)
+    solution = program.minimise({inverse: 1.0})
+    return None if solution is None else scale / float(solution[inverse])
+
+
+def _scale_row(variables: range, row: _Row) -> tuple[dict[int, float], float, float, float]:
+    """(coefficients, low, high, divisor) of a row in shares, divided so that a share of 0.01 % is met as exactly as
+    one of 50 %."""
+    divisor = row.high if 0 < row.high < 1 else 1.0
+    coefficients = {variables[i]: float(row.weights[i]) / divisor for i in np.flatnonzero(row.weights)}
+    return coefficients, row.low / divisor, row.high / divisor, divisor
 
 
 def _to_coefficients(variables: range, weights: Floats) -> dict[int, float]:
@@ -135,61 +154,93 @@ def _to_coefficients(variables: range, weights: Floats) -> dict[int, float]:
 
 
 def _open_program(upper: Iterable[float]) -> tuple[Program, range]:
-    """A program with one variable y per cell, from 0 to `upper`."""
-    bounds = [float(bound) for bound in upper]
+    """A program with one variable per cell, its share of the mixture, from 0 to `upper` and 1."""
+    bounds = [min(float(bound), 1.0) for bound in upper]
     program = Program()
     return program, program.add_variables([0.0] * len(bounds), bounds)
 
 
-def _require_total(program: Program, y: range, rows: Sequence[_Row], total: float) -> None:
-    """Require that y sums to `total`, and that every row holds for it."""
-    program.add_row(dict.fromkeys(y, 1.0), total, total)
+def _require_total(
+    program: Program, shares: range, rows: Sequence[_Row], total: float, violation: int | None = None
+) -> None:
+    """Require that the shares sum to 1, and that every row holds for them in a mixture of `total`.
+
+    violation: a variable by which each row may be missed.
+    """
+    program.add_row(dict.fromkeys(shares, 1.0), 1.0, 1.0)
     for row in rows:
-        low, high = row.low * total + row.margin, row.high * total - row.margin
+        coefficients, low, high, divisor = _scale_row(shares, row)
+        margin = row.margin / total / divisor
+        low, high = low + margin, high - margin
         if low > high:  # narrower than a sample: aim for the middle
-            low = high = (row.low + row.high) / 2 * total
-        program.add_row(_to_coefficients(y, row.weights), low - SLACK * total, high + SLACK * total)
+            low = high = (low + high) / 2
+        below, above = ({}, {}) if violation is None else ({violation: 1.0}, {violation: -1.0})
+        if math.isfinite(low):
+            program.add_row({**coefficients, **below}, low - SLACK, math.inf)
+        if math.isfinite(high):
+            program.add_row({**coefficients, **above}, -math.inf, high + SLACK)
+
+
+def _find_shares(rows: Sequence[_Row], limits: Floats, total: float) -> Floats | None:
+    """Shares of a mixture of `total`, from amounts up to `limits`, for which every row holds; None if none exist.
+
+    A solver's "infeasible" may be a rounding error of its own. So the rows may be missed, and it computes by how much
+    they must be: that program always has a solution. Where they must be missed and the cells are few, exact arithmetic
+    decides.
+    """
+    program, shares = _open_program(limits / total)
+    (violation,) = program.add_variables([0.0], [math.inf])
+    _require_total(program, shares, rows, total, violation)
+    solution = program.minimise({violation: 1.0})
+    if solution is not None and float(solution[violation]) <= SLACK:
+        return solution[: len(shares)]
+    if len(limits) > EXACT_CELLS or any(row.margin for row in rows):
+        return None
+    exact = [exact_program.Row(row.weights.tolist(), row.low, row.high) for row in rows]
+    return exact_program.find_shares(exact, limits.tolist(), total)
 
 
 def _solve(
-    rows: Sequence[_Row], constraints: Sequence[Constraint], stock: Stock, limits: Floats, scale: float, total: float
+    rows: Sequence[_Row], constraints: Sequence[Constraint], stock: Stock, limits: Floats, total: float
 ) -> Floats | None:
-    """Amounts of this total that meet the module's goals in their order; None where the rows permit none."""
-    once = stock.amount / scale
-    program, y = _open_program(limits)
-    _require_total(program, y, rows, total)
+    """Shares of a mixture of `total` that meet the module's goals in their order; None where the rows permit none."""
+    solution = _find_shares(rows, limits, total)
+    if solution is None:
+        return None
+    once = stock.amount / total
+    program, shares = _open_program(limits / total)
+    _require_total(program, shares, rows, total)
     goals = [
-        _add_repeats(program, y, once) if (limits > once).any() else {},
-        _add_centres(program, y, constraints, total),
-        _add_rates(program, y, once, stock.modality),
+        _add_repeats(program, shares, once) if (limits > stock.amount).any() else {},
+        _add_centres(program, shares, constraints),
+        _add_rates(program, shares, stock.amount / float(stock.amount.sum()), stock.modality),
     ]
-    solution = None
     for position, cost in enumerate(goals):
         if not cost and position < 2:
             continue
         improved = program.minimise(cost)
-        if improved is None:  # at first: infeasible; later: rounding made the previous goal a hair too strict
+        if improved is None:  # rounding made the previous goal a hair too strict
             break
         solution = improved
         reached = sum(weight * float(solution[variable]) for variable, weight in cost.items())
         program.add_row(cost, -math.inf, reached + SLACK * max(1.0, reached))
-    return None if solution is None else solution[: len(y)]
+    return solution[: len(shares)]
 
 
 def _add_repeats(program: Program, y: range, once: Floats) -> dict[int, float]:
-    """Cost of repeats: what is taken of each cell beyond all its samples once."""
+    """Cost of repeats: what is taken of each cell beyond all its samples once. y, once: shares of the mixture."""
     excess = program.add_variables([0.0] * len(y), [math.inf] * len(y))
     for i in range(len(y)):
         program.add_row({y[i]: 1.0, excess[i]: -1.0}, -math.inf, float(once[i]))
     return dict.fromkeys(excess, 1.0)
 
 
-def _add_centres(program: Program, y: range, constraints: Sequence[Constraint], total: float) -> dict[int, float]:
+def _add_centres(program: Program, y: range, constraints: Sequence[Constraint]) -> dict[int, float]:
     """Cost of ranges off their middle, by their width."""
     cost = {}
     for constraint in constraints:
         if constraint.has_centre:
-            middle = (constraint.low + constraint.high) / 2 * total
+            middle = (constraint.low + constraint.high) / 2
             distance = program.add_distance(_to_coefficients(y, constraint.weights), middle)
             cost[distance] = 1.0 / (constraint.high - constraint.low)
     ratios = [constraint for constraint in constraints if constraint.category is None]
@@ -203,7 +254,10 @@ def _add_centres(program: Program, y: range, constraints: Sequence[Constraint], 
 
 def _add_rates(program: Program, y: range, once: Floats, modality: Sequence[str]) -> dict[int, float]:
     """Cost of unequal rates: among the cells of a modality, and among modalities. A cell that a constraint fixes may
-    differ; all others are drawn at one rate."""
+    differ; all others are drawn at one rate.
+
+    y: shares of the mixture. once: shares of all data.
+    """
     cost: dict[int, float] = {}
     (common,) = program.add_variables([0.0], [math.inf])
     for name in dict.fromkeys(modality):
@@ -247,19 +301,19 @@ def _round_amounts(amounts: Floats, constraints: Sequence[Constraint], limits: F
     for i in range(len(n)):
         cost[program.add_distance({n[i]: 1.0}, float(fraction[i]))] = 1.0
     solution = program.minimise(cost)
-    if solution is None:
-        raise StageError(f"no whole numbers of samples sum to {total:,}", hint="choose another --size")
+    if solution is None:  # rounding each cell down and some of them up is a solution, so this is the solver's failure
+        raise StageError(
+            f"the solver found no whole numbers of samples that sum to {total:,}", hint="choose another --size"
+        )
     return base + np.round(solution[: len(n)])
 
 
 # -- errors -----------------------------------------------------------------------------------------------------
 
 
-def _is_feasible(constraints: Iterable[Constraint], upper: Sequence[float] | Floats, total: float) -> bool:
-    """Whether amounts up to `upper` can sum to `total` and meet these constraints."""
-    program, y = _open_program(upper)
-    _require_total(program, y, _to_rows(constraints), total)
-    return program.minimise({}) is not None
+def _is_feasible(constraints: Iterable[Constraint], limits: Floats, total: float) -> bool:
+    """Whether amounts up to `limits` can sum to `total` and meet these constraints."""
+    return _find_shares(_to_rows(constraints), limits, total) is not None
 
 
 def _to_rows(constraints: Iterable[Constraint]) -> list[_Row]:
@@ -308,39 +362,38 @@ def _build_shortage_error(
     stock: Stock,
     constraints: Sequence[Constraint],
     limits: Floats,
-    scale: float,
     target: float | None,
     unit: str,
     repeats: int,
 ) -> StageError:
     """The error that names the data missing for this size, and the largest size possible."""
-    largest = (_find_largest_total(_to_rows(constraints), limits) or 0.0) * scale
+    largest = _find_largest_total(_to_rows(constraints), limits) or 0.0
     if target is None:
         return StageError(f"the constraints permit at most {largest:,.6g} {unit}", hint="widen a range")
     conflict = _find_conflict(constraints, lambda some: _is_feasible(some, limits, target))
     requested = f" with {_join_labels(conflict)}" if conflict else ""
     permitted = "no repeats allowed" if repeats == 1 else f"at most {repeats} copies of a sample allowed"
-    missing = _list_missing(stock, constraints, limits, scale, target, unit)
+    missing = _list_missing(stock, constraints, limits, target, unit)
     return StageError(
-        f"not enough data: {target * scale:,.0f} {unit} requested{requested}, {permitted}",
+        f"not enough data: {target:,.0f} {unit} requested{requested}, {permitted}",
         hint=f"missing at least: {'; '.join(missing) or 'data'}\n  the largest mixture of this recipe has "
         f"{math.floor(largest):,} {unit}: lower --size, allow more `repeats`, or widen a range",
     )
 
 
 def _list_missing(
-    stock: Stock, constraints: Sequence[Constraint], limits: Floats, scale: float, target: float, unit: str
+    stock: Stock, constraints: Sequence[Constraint], limits: Floats, target: float, unit: str
 ) -> list[str]:
     """List by cell the least data that would have to be added."""
-    program, y = _open_program([math.inf if limit > 0 else 0.0 for limit in limits])
-    shortage = program.add_variables([0.0] * len(y), [math.inf] * len(y))
-    _require_total(program, y, _to_rows(constraints), target)
-    for i in range(len(y)):
-        program.add_row({y[i]: 1.0, shortage[i]: -1.0}, -math.inf, float(limits[i]))
+    program, shares = _open_program(np.where(limits > 0, 1.0, 0.0))
+    shortage = program.add_variables([0.0] * len(shares), [math.inf] * len(shares))
+    _require_total(program, shares, _to_rows(constraints), target)
+    for i in range(len(shares)):
+        program.add_row({shares[i]: 1.0, shortage[i]: -1.0}, -math.inf, min(1.0, float(limits[i]) / target))
     solution = program.minimise(dict.fromkeys(shortage, 1.0))
     missing = []
     for i, name in enumerate(stock.names if solution is not None else ()):
-        amount = float(solution[shortage[i]]) * scale  # type: ignore[index]
+        amount = float(solution[shortage[i]]) * target  # type: ignore[index]
         if amount > 0.5:
             missing.append(
                 f"{name}: {math.ceil(amount - 1e-3):,} {unit} more than the {stock.amount[i]:,.0f} available"

@@ -27,8 +27,8 @@ COLUMNS = (*(field.name for field in tables.MEMBERS if field.name not in ("key",
 #: Numeric columns. Their values are ranges: "0..30" is 0 inclusive to 30 exclusive; either end may be omitted.
 NUMBERS = ("tokens", "text_tokens", "images", "seconds", "bytes")
 
-#: Tolerance for sums of decimal shares.
-ROUNDING = 1e-6
+#: Tolerance for sums of decimal shares (ours): ten shares of six decimals each.
+ROUNDING = 5e-6
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT = "apollo"

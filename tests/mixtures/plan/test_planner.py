@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from infra.errors import StageError
 from mixtures.plan import planner
 from mixtures.plan.groups import Constraint, Groups, build_constraints
+from mixtures.plan.linear_program import Program
 from mixtures.plan.planner import Stock
 from mixtures.plan.recipe import Recipe
 
@@ -123,6 +124,65 @@ def test_a_mixture_of_a_size_has_that_size_the_fewest_repeats_and_its_bands(
         assert beyond(n, asked) < 1e-6
         fewest = np.maximum(exact - once, 0).sum(axis=1).min()
         assert np.maximum(n - once, 0).sum() <= fewest + len(cells)  # within rounding
+
+
+def plain_ratios() -> st.SearchStrategy[list[int]]:
+    """Percentages of four modalities that sum to 100."""
+    cuts = st.sets(st.integers(1, 99), min_size=3, max_size=3).map(sorted)
+    return cuts.map(lambda cut: [cut[0], cut[1] - cut[0], cut[2] - cut[1], 100 - cut[2]])
+
+
+@settings(max_examples=60)
+@given(
+    plain_ratios(),
+    st.lists(st.sampled_from([5, 12, 50, 300, 1000, 3000, 20000, 10**7]), min_size=4, max_size=4),
+    st.one_of(st.none(), st.floats(0, 1.2)),
+)
+def test_a_plain_ratio_is_refused_exactly_where_whole_arithmetic_says_that_data_are_missing(
+    percent: list[int], counts: list[int], fraction: float | None
+) -> None:
+    """size · percent ≤ 100 · stock for every modality, in integers, or the refusal is right."""
+    cells = dict(zip(("video", "image", "multi_image", "text"), counts, strict=True))
+    shares = {name: share / 100 for name, share in zip(cells, percent, strict=True)}
+    largest = min(100 * count // share for count, share in zip(counts, percent, strict=True))
+    size = None if fraction is None else max(1, round(largest * fraction))
+    expected = largest if size is None else size
+    try:
+        mixture = plan(cells, size=size, shares={"modality": shares})
+    except StageError as error:
+        assert expected > largest or expected == 0
+        assert "missing at least" in str(error) and f"has {largest:,} samples" in str(error)
+        return
+    assert expected <= largest
+    assert sum(mixture.values()) == expected
+    for (name, amount), share in zip(mixture.items(), percent, strict=True):
+        assert amount <= cells[name] and abs(100 * amount - share * expected) < 100  # within one sample
+        assert share * expected % 100 or 100 * amount == share * expected
+
+
+def test_every_size_up_to_the_largest_is_planned() -> None:
+    cells = {"video": 335, "image": 433, "multi_image": 12, "text": 2670}
+    shares = {"modality": {"video": 0.5, "image": 0.3, "multi_image": 0.08, "text": 0.12}}
+    for size in (1, 50, *range(130, 151)):
+        assert sum(plan(cells, size=size, shares=shares).values()) == size
+    assert plan(cells, shares=shares) == {"video": 75, "image": 45, "multi_image": 12, "text": 18}
+
+
+def test_where_the_solver_is_wrong_exact_arithmetic_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS is replaced by one that finds every program infeasible, as a faulty version of it would."""
+    monkeypatch.setattr(Program, "minimise", lambda self, cost: None)
+    cells = {"video": 50, "image": 30, "multi_image": 8, "text": 12}
+    asked = constraints(cells, shares={"modality": {"video": 0.5, "image": 0.3, "multi_image": 0.08, "text": 0.12}})
+    rows = planner._to_rows(asked)
+    shares = planner._find_shares(rows, stock(cells).amount, 100.0)
+    assert shares is not None and (shares * 100).round(9).tolist() == [50, 30, 8, 12]
+    assert planner._find_shares(rows, stock(cells).amount, 101.0) is None
+
+
+def test_shares_that_sum_to_one_but_for_their_decimals_are_met() -> None:
+    cells = {"video": 40, "image": 50, "text": 60}
+    third = {"video": 0.333333, "image": 0.333333, "text": 0.333333}
+    assert plan(cells, size=30, shares={"modality": third}) == {"video": 10, "image": 10, "text": 10}
 
 
 def test_exact_shares_come_out_within_a_sample() -> None:
