@@ -48,7 +48,7 @@ from infra.media.interface import DecodedMedia, MediaRef
 from infra.storage import join
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
-from pipelines.core.sample_media import decode_limits, process_decoder, source_root
+from pipelines.core.sample_media import borrow_decoder, decode_limits, source_root
 from pipelines.ingest import ingest
 from pipelines.measure import measure
 
@@ -106,11 +106,11 @@ def loop(run: Run, samples: list[pa.Table]) -> int:
     """B; returns how many rows reached the end."""
     resolved = resolve(run)
     roots = {source.name: source_root(source) for source in run.config.sources}
-    door = process_decoder(decode_limits(resolved.measure))
     reached = 0
-    for table in samples:
-        for start in range(0, table.num_rows, CHUNK):
-            reached += chunk(resolved, table.slice(start, CHUNK), roots, door)
+    with borrow_decoder(decode_limits(resolved.measure)) as door:
+        for table in samples:
+            for start in range(0, table.num_rows, CHUNK):
+                reached += chunk(resolved, table.slice(start, CHUNK), roots, door)
     return reached
 
 

@@ -7,8 +7,8 @@ frames needs to be recognised once only.
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from infra.config import Strict
 from infra.errors import ConfigError, MissingExtra
 from infra.hashing import file_sha256
+from infra.pool import Pool
 
 #: The models inside the rapidocr package: nothing is downloaded.
 _BUNDLED = {"det": "PP-OCRv6_det_small.onnx", "rec": "PP-OCRv6_rec_small.onnx"}
@@ -79,15 +80,17 @@ def weights_sha256(settings: OcrSettings) -> Mapping[str, str]:
     return hashes
 
 
-_loaded = threading.local()
+def borrow(settings: OcrSettings) -> AbstractContextManager[Engine]:
+    """Lend an engine for a block, in one thread; it is created on first use and serves later blocks too."""
+    return _engines.borrow(settings)
 
 
-def load(settings: OcrSettings) -> Engine:
-    """Return this thread's engine for `settings`, created on first use: engines keep state between calls."""
-    engines: dict[OcrSettings, Engine] = _loaded.__dict__.setdefault("engines", {})
-    if settings not in engines:
-        engines[settings] = RapidEngine(settings) if settings.engine == "rapidocr" else PaddleEngine(settings)
-    return engines[settings]
+def _create(settings: OcrSettings) -> Engine:
+    return RapidEngine(settings) if settings.engine == "rapidocr" else PaddleEngine(settings)
+
+
+#: Threads: safe. Engines keep state between calls, so each thread at work has one for itself.
+_engines: Pool[OcrSettings, Engine] = Pool(_create)
 
 
 class RapidEngine:
@@ -98,7 +101,7 @@ class RapidEngine:
         import cv2
         from rapidocr import RapidOCR
 
-        cv2.setNumThreads(1)
+        cv2.setNumThreads(1)  # threads: of the process, the same number wherever it is set
         self._ocr: Any = RapidOCR(
             params={
                 "Global.log_level": "critical",

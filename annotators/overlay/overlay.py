@@ -67,7 +67,8 @@ class Overlay(FrameAnnotator):
         return {**parameters, "weights": dict(ocr.weights_sha256(self.settings)), "device": "cpu"}
 
     def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
-        return look(content, sample["modality"] == "video", ocr.load(self.settings), self.settings)
+        with ocr.borrow(self.settings) as engine:
+            return look(content, sample["modality"] == "video", engine, self.settings)
 
 
 def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySettings) -> dict[str, Any]:

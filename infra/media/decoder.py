@@ -5,7 +5,6 @@ A crash or a hang in a codec costs one sample and a new child. One pass over a m
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickle
 import select
@@ -13,15 +12,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
 
-import numpy as np
-
 from infra.errors import StageError
-from infra.media.decoder_child import ArenaFrames, DecodeReply, DecodeRequest
-from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
+from infra.media.interface import DecodedMedia, FramePlan, MediaRef, StreamObserver
+from infra.media.messages import (
+    MAX_REPLY_BYTES,
+    DecodeReply,
+    DecodeRequest,
+    MalformedReply,
+    copy_frames,
+    decode_reply,
+)
 from infra.media.pixels import Limits as Limits
 
 _START_S = 120.0  # for a child to import its libraries on a very busy machine
@@ -30,14 +35,19 @@ _START_S = 120.0  # for a child to import its libraries on a very busy machine
 class Decoder:
     """Opens media in a child process, which starts with the first medium and is replaced after a crash or a hang.
 
-    Not thread-safe. Errors of a medium are in DecodedMedia.error, "kind: detail", with kind one of
+    For one thread at a time (StageError for two at once): threads of a process borrow decoders from a pool, and a
+    reply that does not carry the number of its request raises StageError. Errors of a medium are in
+    DecodedMedia.error, "kind: detail", with kind one of
         unreadable  the bytes cannot be read           empty      there are no bytes
         truncated   fewer bytes or frames than its container declares
         no_video    no video stream                    no_frames  none decoded, or none in the span
         too_large   beyond one of `limits`             decode     a library refuses it, or frames are damaged
-        memory      the child ran out of memory        crash      the child died, by which signal
-        watchdog    no answer in time: the one error that another run may not repeat
-    Mistakes in our own code, an observer's included, raise StageError with the child's traceback.
+        memory      more than `limits.memory`          crash      the child died, by which signal, or sent nonsense
+        watchdog    no answer in time
+    The last three depend on the machine, `crash: signal 9` is the system's doing, and another run may not repeat them.
+    What runs out of memory or crashes is decoded again in a new child, unless the child was new: what an earlier
+    medium left behind is no fault of this one. Mistakes in our own code, an observer's included, raise StageError with
+    the child's traceback.
 
     Videos are decoded by one thread and turned by their display matrix; pixels are taken as square. A frame that the
     codec could only conceal fails the medium. Images: see infra.media.image.
@@ -53,6 +63,8 @@ class Decoder:
         self.decode_seconds = 0.0
         self.child_seconds = 0.0
         self._child: _Child | None = None
+        self._number = 0
+        self._in_use = threading.Lock()
 
     def __enter__(self) -> Decoder:
         return self
@@ -70,7 +82,7 @@ class Decoder:
         """Read the header only. Of a video the packets are read, to count frames and seconds, and the first frame is
         decoded, the only source of the orientation; of an image nothing is decoded."""
         self.probes += 1
-        return self._ask(DecodeRequest(ref, True, {}, {}, self.limits))
+        return self._ask(ref, True, {}, {})
 
     def decode(
         self, ref: MediaRef, plans: Mapping[str, FramePlan], observers: Mapping[str, StreamObserver]
@@ -78,81 +90,107 @@ class Decoder:
         """One pass: header, the frames of each plan, the result of each observer (videos only), by annotator.
 
         A plan gets for each of its times the nearest frame of the span, and no frame twice, so that a video shorter
-        than the plan gives fewer. Observers must be importable by name in the child; what they print is lost.
+        than the plan gives fewer. Observers must be importable by name in the child and return plain values. What they
+        print is lost.
         """
         self.decodes += 1
-        return self._ask(DecodeRequest(ref, False, dict(plans), dict(observers), self.limits))
+        return self._ask(ref, False, plans, observers)
 
-    def _ask(self, request: DecodeRequest) -> DecodedMedia:
-        payload = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
-        if self._child is None:
-            self._child = _Child(self.limits)
+    def _ask(
+        self, ref: MediaRef, probe: bool, plans: Mapping[str, FramePlan], observers: Mapping[str, StreamObserver]
+    ) -> DecodedMedia:
+        if not self._in_use.acquire(blocking=False):
+            raise StageError("two threads use one decoder at the same time, which is a bug", where=ref.uri)
         started = time.perf_counter()
         try:
-            answer = self._child.ask(payload, self.limits.watchdog_s)
-            if isinstance(answer, str):
-                self.close()
-                return DecodedMedia(error=answer)
-            self.child_seconds += answer.seconds
-            if answer.bug is not None:
-                last = answer.bug.strip().splitlines()[-1]
-                raise StageError(
-                    f"the decoder's child process failed by a bug in our code: {last}",
-                    where=request.ref.uri,
-                    hint=answer.bug,
-                )
-            if answer.error is not None:
-                return DecodedMedia(error=answer.error)
-            frames = self._child.frames(answer)
-            return DecodedMedia(header=answer.header, frames=frames, streams=answer.streams)
+            self._number += 1
+            request = DecodeRequest(self._number, ref, probe, dict(plans), dict(observers), self.limits)
+            is_new = self._child is None
+            media = self._exchange(request)
+            if not is_new and media.error is not None and media.error.startswith(("memory", "crash")):
+                media = self._exchange(request)
+            return media
+        except BaseException:  # whatever was interrupted, a reply may be on its way that the next request must not get
+            self.close()
+            raise
         finally:
             self.decode_seconds += time.perf_counter() - started
+            self._in_use.release()
+
+    def _exchange(self, request: DecodeRequest) -> DecodedMedia:
+        if self._child is None:
+            self._child = _Child(self.limits)
+        try:
+            reply = self._child.ask(request)
+            self.child_seconds += reply.seconds
+            _check_reply(reply, request)
+            media = DecodedMedia(error=reply.error)
+            if reply.error is None:
+                frames = copy_frames(self._child.arena, reply, request)
+                media = DecodedMedia(header=reply.header, frames=frames, streams=reply.streams)
+        except _NoReply as error:
+            media = DecodedMedia(error=str(error))
+            self.close()
+        except MalformedReply as error:
+            media = DecodedMedia(error=f"crash: it sent no valid reply ({error})")
+            self.close()
+        if media.error is not None and media.error.startswith("memory"):
+            self.close()  # what is still allocated would be missing to the next
+        return media
+
+
+def _check_reply(reply: DecodeReply, request: DecodeRequest) -> None:
+    """Raises StageError for a bug in the child, and for the reply to another request."""
+    if reply.bug is not None:
+        raise StageError(
+            f"the decoder's child process failed by a bug in our code: {reply.bug.strip().splitlines()[-1]}",
+            where=request.ref.uri,
+            hint=reply.bug,
+        )
+    if reply.number != request.number:
+        raise StageError(
+            f"the decoder's child process answered request {reply.number}, not {request.number}, which is a bug",
+            where=request.ref.uri,
+            hint="report it; nothing of this medium was stored",
+        )
+
+
+class _NoReply(Exception):
+    """The error of a medium for which the child sent nothing: watchdog or crash. The child must be replaced."""
 
 
 class _Child:
     """The running child, its pipes and the arena that returns its pixels."""
 
     def __init__(self, limits: Limits) -> None:
-        self._arena = _open_unnamed_file()
-        self._map: mmap.mmap | None = None
+        self.arena = _open_unnamed_file()
         paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  (the child imports what this process can)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "infra.media.decoder_child", str(self._arena), str(limits.address_space)],
+            [sys.executable, "-m", "infra.media.decoder_child", str(self.arena), str(limits.memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[self._arena],
+            pass_fds=[self.arena],
             bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
         )
-        ready = self._receive(time.monotonic() + _START_S)
-        if isinstance(ready, str):
+        try:
+            self._receive(time.monotonic() + _START_S)
+        except (_NoReply, MalformedReply) as error:
             self.stop()
-            raise StageError(f"the decoder's child process did not start ({ready})", hint="run `reelmill doctor`")
+            hint = "run `reelmill doctor`"
+            raise StageError(f"the decoder's child process did not start ({error})", hint=hint) from None
 
-    def ask(self, payload: bytes, timeout_s: float) -> DecodeReply | str:
-        """The reply, or an error, after which the child must be replaced."""
+    def ask(self, request: DecodeRequest) -> DecodeReply:
+        """The next reply. Raises _NoReply, MalformedReply."""
+        payload = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
+        timeout_s = request.limits.watchdog_s
         deadline = time.monotonic() + timeout_s
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(payload).to_bytes(8, "little") + payload)
         except BrokenPipeError:
-            return self._describe_death()
-        answer = self._receive(deadline)
-        return answer if answer != "" else f"watchdog: no answer within {timeout_s:g} s"
-
-    def frames(self, reply: DecodeReply) -> dict[str, Frames]:
-        """Copies of the arena's pixels, so that the next request may overwrite it."""
-        if reply.used > 0 and (self._map is None or len(self._map) < reply.used):
-            self._map = mmap.mmap(self._arena, os.fstat(self._arena).st_size)
-        return {name: self._copy_frames(arena_frames) for name, arena_frames in reply.frames.items()}
-
-    def _copy_frames(self, arena_frames: ArenaFrames) -> Frames:
-        height, width = arena_frames.height, arena_frames.width
-        pixels = np.empty((len(arena_frames.offsets), height, width, 3), dtype=np.uint8)
-        for row, offset in zip(pixels, arena_frames.offsets, strict=True):
-            assert self._map is not None
-            row.reshape(-1)[:] = np.frombuffer(self._map, np.uint8, height * width * 3, offset)
-        return Frames(pixels, np.asarray(arena_frames.times, dtype=np.float64))
+            raise self._describe_death(timeout_s) from None
+        return self._receive(deadline, timeout_s)
 
     def stop(self) -> None:
         """Kill the child: it has no state that could be lost."""
@@ -161,13 +199,11 @@ class _Child:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
-        self._map = None
-        if self._arena >= 0:
-            os.close(self._arena)
-            self._arena = -1
+        if self.arena >= 0:
+            os.close(self.arena)
+            self.arena = -1
 
-    def _receive(self, deadline: float) -> DecodeReply | str:
-        """A reply; or "" when the deadline passed, or how the child died."""
+    def _receive(self, deadline: float, timeout_s: float = _START_S) -> DecodeReply:
         buffer = bytearray()
         expected = 8  # the length first, then so many bytes
         assert self._process.stdout is not None
@@ -177,24 +213,29 @@ class _Child:
         while len(buffer) < expected:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0 or not poll.poll(remaining_s * 1000):
-                return ""
-            block = os.read(fd, 1 << 20)
+                raise _overdue(timeout_s)
+            block = os.read(fd, min(1 << 20, expected - len(buffer)))
             if not block:
-                return self._describe_death()
+                raise self._describe_death(timeout_s)
             buffer += block
-            if expected == 8 and len(buffer) >= 8:
-                expected = 8 + int.from_bytes(buffer[:8], "little")
-        reply: DecodeReply = pickle.loads(memoryview(buffer)[8:])  # noqa: S301  (from our own child)
-        return reply
+            if expected == 8 and len(buffer) == 8:
+                expected += int.from_bytes(buffer, "little")
+                if expected > MAX_REPLY_BYTES:
+                    raise MalformedReply(f"{expected} bytes, limit {MAX_REPLY_BYTES}")
+        return decode_reply(buffer[8:])
 
-    def _describe_death(self) -> str:
+    def _describe_death(self, timeout_s: float) -> _NoReply:
         try:
             code = self._process.wait(10)
         except subprocess.TimeoutExpired:
-            return "crash: it closed its pipe"
+            return _NoReply("crash: it closed its pipe")
         if code == -signal.SIGALRM:
-            return ""
-        return f"crash: signal {-code}" if code < 0 else f"crash: exit {code}"
+            return _overdue(timeout_s)
+        return _NoReply(f"crash: signal {-code}" if code < 0 else f"crash: exit {code}")
+
+
+def _overdue(timeout_s: float) -> _NoReply:
+    return _NoReply(f"watchdog: no answer within {timeout_s:g} s")
 
 
 def _open_unnamed_file() -> int:

@@ -1,9 +1,9 @@
 """The decoder's child process: the one place where untrusted media meets a codec.
 
-Run by infra.media.decoder as `python -m infra.media.decoder_child ARENA_FD ADDRESS_SPACE`. Requests and replies are
-pickles preceded by their length (8 bytes, little endian) on stdin and stdout. Pixels go through the arena, an unnamed
-file that both sides map. The child ends when stdin ends. A request that hangs is ended by the parent or, should the
-parent have died, by an alarm.
+Run by infra.media.decoder as `python -m infra.media.decoder_child ARENA_FD MEMORY`. Requests and replies (see
+infra.media.messages) go through stdin and stdout, pixels through the arena, an unnamed file that both sides have open.
+The child ends when stdin ends. A request that hangs is ended by the parent or, should the parent have died, by an
+alarm. Threads: it has one, so limits, warnings and OpenCV's settings here are no other's.
 """
 
 from __future__ import annotations
@@ -15,60 +15,23 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import IO, Any
+from dataclasses import replace
+from typing import IO
 
 from infra.errors import BadSample
-from infra.media.interface import FramePlan, MediaRef, StreamObserver
-from infra.media.pixels import Limits, Medium, Pixels, open_medium
+from infra.media.messages import ArenaFrames, DecodeReply, DecodeRequest, encode_reply
+from infra.media.pixels import Medium, Pixels, is_out_of_memory, open_medium
 
 _TRIM_BYTES = 64 * 2**20  # an arena that grew beyond this releases its memory after use
 _ALARM_AFTER_S = 30.0  # beyond the parent's own watchdog
 
 
-@dataclass(frozen=True)
-class DecodeRequest:
-    """A request of the parent. A probe reads no more than the header needs."""
-
-    ref: MediaRef
-    probe: bool
-    plans: Mapping[str, FramePlan]
-    observers: Mapping[str, StreamObserver]
-    limits: Limits
-
-
-@dataclass(frozen=True)
-class ArenaFrames:
-    """Locations of one plan's frames in the arena: `height` × `width` × 3 bytes each."""
-
-    height: int
-    width: int
-    offsets: tuple[int, ...]
-    times: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class DecodeReply:
-    """The answer to a request.
-
-    bug: a traceback, of a mistake in our own code, which must stop the job. used: bytes of the arena.
-    """
-
-    header: Mapping[str, Any] = field(default_factory=dict)
-    frames: Mapping[str, ArenaFrames] = field(default_factory=dict)
-    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    error: str | None = None
-    bug: str | None = None
-    used: int = 0
-    seconds: float = 0.0
-
-
 class Arena:
-    """The shared file, filled from the front, grown by doubling."""
+    """The shared file, filled from the front, grown by doubling up to `max_bytes`; 0 for no limit."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, max_bytes: int = 0) -> None:
         self._fd = fd
+        self._max_bytes = max_bytes or sys.maxsize
         self._map: mmap.mmap | None = None
         self._size = 0
         self.used = 0
@@ -81,11 +44,13 @@ class Arena:
             self._size = 0
 
     def put(self, pixels: Pixels) -> int:
-        """Append `pixels` (C-contiguous); returns their offset."""
+        """Append `pixels` (C-contiguous); returns their offset. Raises MemoryError."""
         offset, end = self.used, self.used + pixels.nbytes
+        if end > self._max_bytes:
+            raise MemoryError
         if end > self._size:
             self._unmap()
-            self._size = max(2 * self._size, end, 2**20)
+            self._size = max(min(2 * self._size, self._max_bytes), end, 2**20)
             os.ftruncate(self._fd, self._size)
         if self._map is None:
             self._map = mmap.mmap(self._fd, self._size)
@@ -101,30 +66,44 @@ class Arena:
 
 def serve(requests: IO[bytes], replies: IO[bytes], arena: Arena) -> None:
     """Answer until `requests` ends."""
-    _send(replies, DecodeReply())  # ready
+    _send(replies, encode_reply(DecodeReply()))  # ready
     while (request := _receive(requests)) is not None:
         _send(replies, answer(request, arena))
 
 
-def answer(payload: bytes, arena: Arena) -> DecodeReply:
-    """Handle one request. Everything that a bad sample can cause is a reply with `error`; the rest is a bug."""
+def answer(payload: bytes, arena: Arena) -> bytes:
+    """Handle one request; returns the encoded reply. Everything that a bad sample can cause is a reply with `error`;
+    the rest is a bug."""
     arena.clear()
     started = time.perf_counter()
+    number = 0
     try:
         request: DecodeRequest = pickle.loads(payload)  # noqa: S301  (from our own parent)
+        number = request.number
         signal.setitimer(signal.ITIMER_REAL, request.limits.watchdog_s + _ALARM_AFTER_S)
-        try:
-            reply = _image(request, arena) if request.ref.kind == "image" else _video(request, arena)
-        except BadSample as error:
-            reply = DecodeReply(error=str(error))
-        except MemoryError:
-            reply = DecodeReply(error="memory: the decoder ran out of memory")
+        reply = _decode(request, arena)
+        seconds = time.perf_counter() - started
+        return encode_reply(replace(reply, number=number, used=arena.used, seconds=seconds))
     except Exception:  # noqa: BLE001  (the boundary: a mistake in our code or in an observer is reported to the parent)
-        reply = DecodeReply(bug=traceback.format_exc())
+        return encode_reply(DecodeReply(number, bug=_to_text(traceback.format_exc())))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    seconds = time.perf_counter() - started
-    return DecodeReply(reply.header, reply.frames, reply.streams, reply.error, reply.bug, arena.used, seconds)
+
+
+def _decode(request: DecodeRequest, arena: Arena) -> DecodeReply:
+    try:
+        return _image(request, arena) if request.ref.kind == "image" else _video(request, arena)
+    except BadSample as error:
+        return DecodeReply(error=_to_text(str(error)))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return DecodeReply(error=str(BadSample("memory", "decoding needs more than measure.decode_memory")))
+
+
+def _to_text(text: str) -> str:
+    """`text` without halves of surrogate pairs, which names of files may bring and MessagePack does not have."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _video(request: DecodeRequest, arena: Arena) -> DecodeReply:
@@ -190,10 +169,23 @@ def _receive(file: IO[bytes]) -> bytes | None:
     return file.read(int.from_bytes(head, "little"))
 
 
-def _send(file: IO[bytes], reply: DecodeReply) -> None:
-    payload = pickle.dumps(reply, protocol=pickle.HIGHEST_PROTOCOL)
+def _send(file: IO[bytes], payload: bytes) -> None:
     file.write(len(payload).to_bytes(8, "little") + payload)
     file.flush()
+
+
+def _limit_memory(size: int) -> None:
+    """Limit what this process may allocate, and the length of the arena, to `size` bytes each.
+
+    RLIMIT_DATA counts writable private memory: heap, stacks of threads, large blocks. Unlike RLIMIT_AS it counts
+    neither libraries nor the arena's maps. Other systems than Linux count the heap only.
+    """
+    import resource
+
+    for limit in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
+        hard = resource.getrlimit(limit)[1]
+        size_allowed = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(limit, (size_allowed, size_allowed))
 
 
 def main() -> None:
@@ -201,9 +193,6 @@ def main() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    address_space = int(sys.argv[2])
-    if address_space > 0:
-        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     import av
     import cv2
     import PIL.Image  # noqa: F401
@@ -211,15 +200,15 @@ def main() -> None:
     av.logging.set_level(None)
     cv2.setNumThreads(1)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Codecs print to both; only our own pickles may pass.
+    # Codecs print to both; only our own replies may pass.
     silence = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(silence, fd)
-    serve(requests, replies, Arena(int(sys.argv[1])))
+    memory = int(sys.argv[2])
+    if memory > 0:
+        _limit_memory(memory)
+    serve(requests, replies, Arena(int(sys.argv[1]), memory))
 
 
 if __name__ == "__main__":
-    # Pickles name classes by module: the parent must not receive classes of `__main__`.
-    from infra.media import decoder_child
-
-    decoder_child.main()
+    main()

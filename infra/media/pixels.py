@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
@@ -16,8 +18,37 @@ from numpy.typing import NDArray
 
 from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef
+from infra.pool import count_cores
 
 Pixels = NDArray[np.uint8]
+
+STRIP_ROWS = 64  # of a picture that is converted strip by strip
+_OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or the lowest limit of its control groups."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        groups = [line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        groups = []
+    for controllers, path in groups:
+        if controllers in ("", "memory"):
+            root, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+            for folder in (Path(path), *Path(path).parents):
+                limit = Path("/sys/fs/cgroup", root, str(folder).lstrip("/"), name)
+                try:
+                    sizes.append(int(limit.read_text()))
+                except (OSError, ValueError):  # there is none here, or it is "max"
+                    continue
+    return min(sizes)
+
+
+def share_of_memory() -> int:
+    """The default of `Limits.memory`: the machine's memory divided by its cores, at least 2 GiB and at most 8 GiB
+    (ours: the largest sound pictures need 1.5 GiB, and videos of 8K with many references up to 4 GiB)."""
+    return min(max(machine_memory() // count_cores(), 2 * 2**30), 8 * 2**30)
 
 
 @dataclass(frozen=True)
@@ -27,7 +58,8 @@ class Limits:
 
     max_bytes: of the medium. max_pixels: of one frame. max_packets, max_frames, max_seconds: of a video or of
     the span requested. max_frame_bytes: of the frames returned for one plan; a plan that would need more
-    gets fewer frames, evenly spread, whatever the other plans are. address_space: RLIMIT_AS of the child, 0 for none.
+    gets fewer frames, evenly spread, whatever the other plans are. memory: what the child may allocate, and what all
+    frames of a medium may need, in bytes each; 0: no limit. It depends on the machine, and has an error of its own too.
     """
 
     max_bytes: int = 4 * 2**30
@@ -37,7 +69,7 @@ class Limits:
     max_seconds: float = 4 * 3600.0
     max_frame_bytes: int = 256 * 2**20
     watchdog_s: float = 120.0
-    address_space: int = 0
+    memory: int = field(default_factory=share_of_memory)
 
 
 class CodecGuard:
@@ -54,10 +86,20 @@ class CodecGuard:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, MemoryError):
-            raise BadSample("memory", "the decoder ran out of memory") from error
+        if error is not None and is_out_of_memory(error):
+            raise MemoryError from error
         if isinstance(error, Exception) and not isinstance(error, BadSample):
             raise BadSample(self.kind, describe(error)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library failed for want of memory: each reports it in its own way."""
+    is_opencv = type(error).__module__.startswith("cv2") and getattr(error, "code", None) == _OPENCV_NO_MEMORY
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and (error.errno == errno.ENOMEM or "out of memory" in str(error)))
+        or is_opencv
+    )
 
 
 def describe(error: Exception) -> str:
@@ -175,20 +217,19 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     if (old_width, old_height) == (width, height):
         return np.ascontiguousarray(pixels)
     method = cv2.INTER_AREA if width < old_width or height < old_height else cv2.INTER_LINEAR
-    try:
-        output = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError from error
-        raise
+    output = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
     return np.asarray(output, dtype=np.uint8)
 
 
 def blend_on_white(rgba: Pixels) -> Pixels:
     """(h, w, 4) with straight alpha -> (h, w, 3) on a white ground."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    mixed = rgba[..., :3] * alpha + 255 * (255 - alpha)
-    return ((mixed + 127) // 255).astype(np.uint8)
+    rgb = np.empty((*rgba.shape[:2], 3), dtype=np.uint8)
+    for top in range(0, len(rgba), STRIP_ROWS):  # the wider numbers of a whole picture would take four times its size
+        strip = rgba[top : top + STRIP_ROWS]
+        alpha = strip[..., 3:].astype(np.uint16)
+        mixed = strip[..., :3] * alpha + 255 * (255 - alpha)
+        rgb[top : top + STRIP_ROWS] = (mixed + 127) // 255
+    return rgb
 
 
 def plan_times(plan: FramePlan, duration: float, at_most: int) -> list[float]:

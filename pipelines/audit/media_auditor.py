@@ -14,7 +14,7 @@ from infra.columns import Mask
 from infra.hashing import sample_key
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, FramePlan, MediaRef
-from infra.media.pixels import Limits
+from infra.media.pixels import Limits, machine_memory
 from pipelines.audit.audit_tar import TarIndex
 from pipelines.audit.audit_units import FACTS, AuditUnits
 from pipelines.audit.files import AuditFiles
@@ -22,7 +22,7 @@ from pipelines.core.tombstones import is_marked
 
 #: Above the limits of any run, so that what a run could decode, its audit can (ours).
 LIMITS = Limits(max_bytes=64 * 2**30, max_pixels=2**28, max_frames=1_000_000, max_packets=10_000_000,
-                max_seconds=24 * 3600.0, watchdog_s=600.0)  # fmt: skip
+                max_seconds=24 * 3600.0, watchdog_s=600.0, memory=machine_memory())  # fmt: skip
 
 #: One small frame; to find the middle one the whole video is decoded.
 PLAN = FramePlan("middle", size=32, fit="short")

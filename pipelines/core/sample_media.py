@@ -1,16 +1,18 @@
-"""Open a sample's media: where they are, which limits apply, and the decoder of this process."""
+"""Open a sample's media: where they are, which limits apply, and the decoders of this process."""
 
 from __future__ import annotations
 
 import atexit
-import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from infra import storage
 from infra.config import Source
 from infra.media.decoder import Decoder, Limits
 from infra.media.interface import MediaRef
+from infra.media.pixels import share_of_memory
+from infra.pool import Pool
 from pipelines.core.settings import Measure
 
 
@@ -38,12 +40,15 @@ def decode_limits(settings: Measure) -> Limits:
         max_bytes=settings.max_bytes,
         max_seconds=settings.max_seconds,
         watchdog_s=settings.watchdog_s,
+        memory=settings.decode_memory or share_of_memory(),
     )
 
 
-@functools.lru_cache(maxsize=2)
-def process_decoder(limits: Limits) -> Decoder:
-    """The decoder of this process, whose child process lives as long as this process."""
-    decoder = Decoder(limits)
-    atexit.register(decoder.close)
-    return decoder
+#: Threads: safe. Each thread at work has a decoder, with its child process, for itself.
+_decoders: Pool[Limits, Decoder] = Pool(Decoder, Decoder.close)
+atexit.register(_decoders.clear)
+
+
+def borrow_decoder(limits: Limits) -> AbstractContextManager[Decoder]:
+    """Lend one of this process's decoders for a block, in one thread; their child processes live on for the next."""
+    return _decoders.borrow(limits)

@@ -8,7 +8,9 @@ from infra.config import Strict
 
 
 class Measure(Strict):
-    """Settings that belong to no single annotator. late: annotators that run on kept samples only, after decide."""
+    """Settings that belong to no single annotator. late: annotators that run on kept samples only, after decide.
+    decode_memory: bytes that a decoder's child process may allocate; None: the machine's memory divided by its cores,
+    at least 2 GiB and at most 8 GiB."""
 
     late: tuple[str, ...] = ()
     window_bytes: int = Field(default=256 * 2**20, gt=0)
@@ -17,3 +19,4 @@ class Measure(Strict):
     max_frames: int = Field(default=100_000, gt=0)
     max_bytes: int = Field(default=16 * 2**30, gt=0)
     max_seconds: float = Field(default=6 * 3600.0, gt=0)
+    decode_memory: int | None = Field(default=None, ge=2**28)

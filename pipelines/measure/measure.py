@@ -15,7 +15,7 @@ from pipelines.core import tombstones
 from pipelines.core.cascade import cascade_fingerprint, stage_steps
 from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.core.run import Run
-from pipelines.core.sample_media import decode_limits, process_decoder, source_root
+from pipelines.core.sample_media import borrow_decoder, decode_limits, source_root
 from pipelines.measure.cell_column import CellColumn
 from pipelines.measure.reuse_cells import copy_stored_cells
 from pipelines.measure.unit_measurer import UnitMeasurer
@@ -80,11 +80,12 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
         stored = stores[annotator_name].read(unitsets[annotator.keyed_by], needed)
         columns[annotator_name] = CellColumn(annotator, needed, ids[annotator.keyed_by], stored)
     roots = {source.name: source_root(source) for source in run.config.sources}
-    media = UnitMedia(samples, roots, process_decoder(decode_limits(resolved.measure)))
-    measurer = UnitMeasurer(resolved, steps, samples, columns, media, run.captions_optional)
-    for annotator_name, new_cells in measurer.run(alive):
-        unitset = unitsets[resolved.annotators[annotator_name].keyed_by]
-        stores[annotator_name].add(unitset, new_cells)
+    with borrow_decoder(decode_limits(resolved.measure)) as decoder:
+        media = UnitMedia(samples, roots, decoder)
+        measurer = UnitMeasurer(resolved, steps, samples, columns, media, run.captions_optional)
+        for annotator_name, new_cells in measurer.run(alive):
+            unitset = unitsets[resolved.annotators[annotator_name].keyed_by]
+            stores[annotator_name].add(unitset, new_cells)
     signals = measurer.build_signals()
     tables.write(run.at(stage, f"{name}.parquet"), signals, fingerprint=inputs[name], retry=media.watchdogs > 0)
     total_ms = int(1000 * (time.monotonic() - begun))

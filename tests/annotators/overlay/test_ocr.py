@@ -1,5 +1,6 @@
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,13 @@ def _page(text: str) -> np.ndarray:
     return page
 
 
-def test_rapidocr_finds_a_line_and_reads_it() -> None:
-    engine = ocr.load(SETTINGS)
+@pytest.fixture
+def engine() -> Iterator[ocr.Engine]:
+    with ocr.borrow(SETTINGS) as engine:
+        yield engine
+
+
+def test_rapidocr_finds_a_line_and_reads_it(engine: ocr.Engine) -> None:
     (region,) = engine.find(_page("Hello World"))
     assert region.quad.shape == (4, 2) and 0.5 < region.score <= 1
     low, high = region.quad.min(axis=0), region.quad.max(axis=0)
@@ -28,28 +34,32 @@ def test_rapidocr_finds_a_line_and_reads_it() -> None:
     assert text.replace(" ", "") == "HelloWorld" and score > 0.9
 
 
-def test_finding_after_reading_still_finds() -> None:
+def test_finding_after_reading_still_finds(engine: ocr.Engine) -> None:
     """The engine's switches stay set from call to call; each of ours must set them all."""
-    engine = ocr.load(SETTINGS)
     before = engine.find(_page("One two"))
     engine.read(_page("One two"))
     after = engine.find(_page("One two"))
     assert len(before) == len(after) == 1 and np.array_equal(before[0].quad, after[0].quad)
 
 
-def test_nothing_to_find_or_read() -> None:
-    engine = ocr.load(SETTINGS)
+def test_nothing_to_find_or_read(engine: ocr.Engine) -> None:
     assert engine.find(np.zeros((60, 80, 3), np.uint8)) == []
     assert engine.read(np.zeros((12, 40, 3), np.uint8))[0] == ""
 
 
-def test_one_engine_a_thread() -> None:
-    mine, other = ocr.load(SETTINGS), []
-    assert ocr.load(ocr.OcrSettings()) is mine
-    thread = threading.Thread(target=lambda: other.append(ocr.load(SETTINGS)))
-    thread.start()
-    thread.join()
-    assert other[0] is not mine
+def test_an_engine_serves_one_thread_at_a_time_and_then_the_next() -> None:
+    engines: list[ocr.Engine] = []
+
+    def use() -> None:
+        with ocr.borrow(ocr.OcrSettings()) as engine:
+            engines.append(engine)
+
+    with ocr.borrow(SETTINGS) as own:
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+    use()
+    assert engines[0] is not own and engines[1] is own
 
 
 def test_weights_have_names_and_hashes(tmp_path: Path) -> None:
@@ -66,6 +76,7 @@ def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "meta_path", [])
     monkeypatch.delitem(sys.modules, "paddleocr", raising=False)
-    with pytest.raises(MissingExtra) as caught:
-        ocr.load(ocr.OcrSettings(engine="paddle", det_model="d", rec_model="r"))
+    paddle = ocr.OcrSettings(engine="paddle", det_model="d", rec_model="r")
+    with pytest.raises(MissingExtra) as caught, ocr.borrow(paddle):
+        pass
     assert "[paddle]" in str(caught.value)

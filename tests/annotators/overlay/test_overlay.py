@@ -53,7 +53,8 @@ def _clip(
 
 
 def _look(frames: Frames, video: bool = True) -> dict:
-    return look(frames, video, ocr.load(OverlaySettings()), OverlaySettings())
+    with ocr.borrow(OverlaySettings()) as engine:
+        return look(frames, video, engine, OverlaySettings())
 
 
 def _nothing(frame: Picture, i: int) -> None:

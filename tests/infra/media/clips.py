@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import signal
+import stat
 import time
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -142,3 +143,42 @@ class Misbehaving(Counter):
             raise BadSample("no_vectors", "none at all")
         elif self.how == "bug":
             raise KeyError("a mistake of ours")
+
+
+class Hoarding(Counter):
+    """At its first frame: takes so many bytes of memory, and keeps them when `keep`."""
+
+    kept: ClassVar[list[bytearray]] = []
+
+    def __init__(self, size: int, keep: bool = False) -> None:
+        super().__init__()
+        self.size = size
+        self.keep = keep
+
+    def frame(self, frame: Any) -> None:
+        if not self.times:
+            block = bytearray(self.size)
+            if self.keep:
+                self.kept.append(block)
+        super().frame(frame)
+
+
+class TakenOver(Counter):
+    """What a codec can do that runs a medium's code: at its first frame it sends `reply` as the child's own, and ends
+    the child or lets it live."""
+
+    def __init__(self, reply: bytes, end: bool = True) -> None:
+        super().__init__()
+        self.reply = reply
+        self.end = end
+
+    def frame(self, frame: Any) -> None:
+        for path in list(Path("/proc/self/fd").iterdir()):
+            if _is_pipe_to_write(path):
+                os.write(int(path.name), self.reply)
+        if self.end:
+            os._exit(0)
+
+
+def _is_pipe_to_write(path: Path) -> bool:
+    return path.exists() and stat.S_ISFIFO(path.stat().st_mode) and path.lstat().st_mode & stat.S_IWUSR != 0

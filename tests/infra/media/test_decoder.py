@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +20,22 @@ from hypothesis import strategies as st
 from infra.errors import StageError
 from infra.media.decoder import Decoder, Limits
 from infra.media.interface import FramePlan, MediaRef
-from tests.infra.media.clips import Counter, Misbehaving, arrow, encoded, levels, write_sound, write_video
+from infra.media.messages import ArenaFrames, DecodeReply, encode_reply
+from tests.infra.media.clips import (
+    Counter,
+    Hoarding,
+    Misbehaving,
+    TakenOver,
+    arrow,
+    encoded,
+    levels,
+    write_sound,
+    write_video,
+)
 
+OUT_OF_MEMORY = "memory: decoding needs more than measure.decode_memory"
+#: What follows the size in a lossless WebP of one colour.
+LOSSLESS_BLANK = bytes.fromhex("071011118888fe07")
 EVERY = FramePlan("rate", 48, "short", count=1000, fps=10)
 
 
@@ -550,13 +566,78 @@ def test_a_bug_stops_the_job(door, clip) -> None:
     assert door.decode(video(clip), {}, {}).error is None
 
 
-def test_a_child_that_dies_between_two_samples_is_replaced(clip) -> None:
+def test_a_child_that_dies_between_two_samples_is_replaced_and_costs_neither(clip) -> None:
     with Decoder() as door:
         pid = door.decode(video(clip), {}, {"x": Counter()}).streams["x"]["pid"]
         os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
-        assert door.decode(video(clip), {}, {}).error == "crash: signal 9"
         assert door.decode(video(clip), {}, {}).error is None
+
+
+def test_what_an_earlier_medium_left_behind_is_no_fault_of_the_next(clip) -> None:
+    with Decoder(Limits(memory=700 * 2**20)) as door:
+        assert door.decode(video(clip), {}, {"x": Hoarding(300 * 2**20, keep=True)}).error is None
+        assert door.decode(video(clip), {}, {"x": Hoarding(300 * 2**20)}).error is None
+
+
+def test_a_decoder_is_for_one_thread_at_a_time(clip) -> None:
+    errors: list[StageError] = []
+
+    def use() -> None:
+        try:
+            door.decode(video(clip), {}, {})
+        except StageError as error:
+            errors.append(error)
+
+    with Decoder(Limits(watchdog_s=3)) as door, ThreadPoolExecutor() as pool:
+        first = pool.submit(door.decode, video(clip), {}, {"x": Misbehaving("hang")})
+        while not door.probes + door.decodes:
+            time.sleep(0.01)
+        pool.submit(use).result()
+        assert (first.result().error or "").startswith("watchdog: ")
+        assert "two threads" in errors[0].what
+        assert door.decode(video(clip), {}, {}).error is None
+
+
+def test_the_reply_to_another_request_stops_the_job(clip) -> None:
+    reply = encode_reply(DecodeReply(number=1, header={"width": 7}))
+    late = len(reply).to_bytes(8, "little") + reply
+    with Decoder() as door:
+        assert door.decode(video(clip), {}, {"x": TakenOver(late, end=False)}).header["width"] == 7
+        with pytest.raises(StageError, match="answered request 1, not 2"):
+            door.decode(video(clip), {}, {})
+        assert door.decode(video(clip), {}, {}).header["width"] == 64
+
+
+class Evil:
+    """Its unpickling creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_what_a_taken_over_child_sends_runs_no_code_here(clip, tmp_path) -> None:
+    def framed(content: bytes) -> bytes:
+        return len(content).to_bytes(8, "little") + content
+
+    lie = {"a": ArenaFrames(48, 64, (0, 2**60), (0.0, 1.0))}
+    replies = [
+        framed(pickle.dumps(Evil(tmp_path / "code_ran"))),
+        framed(b"\xc1"),
+        (2**62).to_bytes(8, "little"),
+        framed(encode_reply(DecodeReply(1, frames=lie, used=2**62))),
+        framed(encode_reply(DecodeReply(1, frames={"another": lie["a"]}))),
+        framed(encode_reply(DecodeReply(1, streams={"another": {}}))),
+    ]
+    for reply in replies:
+        with Decoder() as door:
+            media = door.decode(video(clip), {"a": EVERY}, {"x": TakenOver(reply)})
+            assert (media.error or "").startswith("crash: it sent no valid reply"), reply
+            assert door.decode(video(clip), {"a": EVERY}, {}).error is None
+    assert not (tmp_path / "code_ran").exists()
 
 
 def test_the_child_outlives_ctrl_c_but_not_its_parent(clip) -> None:
@@ -610,13 +691,34 @@ def test_big_results_and_the_small_ones_after_them(door, tmp_path, clip) -> None
         assert np.array_equal(again.frames["a"].pixels, small.frames["a"].pixels)
 
 
-def test_address_space_can_be_bounded(tmp_path) -> None:
+def test_memory_has_a_limit(tmp_path, clip) -> None:
     (tmp_path / "a.bmp").write_bytes(encoded(pillow(np.zeros((4000, 4000, 3), np.uint8)), "BMP"))
-    with Decoder(Limits(address_space=1200 * 2**20)) as door:
-        found = door.decode(
-            image(tmp_path / "a.bmp"), {str(n): FramePlan("middle", 4000 - n, "long") for n in range(20)}, {}
-        )
-        assert (found.error or "").split(":")[0] in ("memory", "decode", "crash")
+    (tmp_path / "a.webp").write_bytes(encoded(pillow(np.zeros((4000, 4000, 4), np.uint8)), "WEBP", lossless=True))
+    many = {str(n): FramePlan("middle", 4000 - n, "long") for n in range(20)}  # frames of 916 MiB
+    assert Limits().memory >= 2**31
+    with Decoder(Limits(memory=512 * 2**20)) as door:
+        assert door.decode(image(tmp_path / "a.bmp"), many, {}).error == OUT_OF_MEMORY
+        assert door.decode(image(tmp_path / "a.bmp"), {"a": FramePlan("middle", 64, "long")}, {}).error is None
+        assert door.decode(video(clip), {}, {"x": Hoarding(2**30)}).error == OUT_OF_MEMORY
+    with Decoder(Limits(memory=200 * 2**20)) as door:
+        for name in ("a.webp", "a.bmp"):
+            media = door.decode(image(tmp_path / name), {"a": FramePlan("middle", 64, "long")}, {})
+            assert media.error == OUT_OF_MEMORY
+
+
+def test_a_blank_picture_of_a_few_bytes_is_refused_before_it_takes_memory(door, tmp_path) -> None:
+    def webp(side: int) -> bytes:
+        bits = (side - 1) | (side - 1) << 14 | 1 << 28
+        body = b"VP8L" + (13).to_bytes(4, "little") + b"\x2f" + bits.to_bytes(4, "little") + LOSSLESS_BLANK
+        return b"RIFF" + (len(body) + 5).to_bytes(4, "little") + b"WEBP" + body + b"\0"
+
+    with Decoder(Limits(memory=256 * 2**20)) as small:
+        for side, error in ((8192, "8192 x 8192 pixels in 34 bytes"), (16384, "16384 x 16384 pixels, limit 67108864")):
+            (tmp_path / "a.webp").write_bytes(webp(side))
+            for media in (small.decode(image(tmp_path / "a.webp"), {}, {}), small.probe(image(tmp_path / "a.webp"))):
+                assert media.error == f"too_large: {error}"
+    (tmp_path / "a.webp").write_bytes(webp(2000))
+    assert door.decode(image(tmp_path / "a.webp"), {}, {}).header["width"] == 2000
 
 
 def test_importing_the_door_loads_no_codec() -> None:

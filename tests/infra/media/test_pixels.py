@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import io
 import math
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -132,8 +134,11 @@ def test_a_guard_turns_the_librarys_errors_and_only_those() -> None:
         raise TypeError("odd")
     with pytest.raises(BadSample, match="empty"), CodecGuard("decode"):
         raise BadSample("empty")
-    with pytest.raises(BadSample, match="memory"), CodecGuard("decode"):
-        raise MemoryError
+    no_memory = cv2.error("(-4:Insufficient memory)")
+    no_memory.code = cv2.Error.StsNoMem
+    for error in (MemoryError(), OSError(errno.ENOMEM, "a name"), OSError("out of memory error"), no_memory):
+        with pytest.raises(MemoryError), CodecGuard("decode"):
+            raise error
     with pytest.raises(KeyboardInterrupt), CodecGuard("decode"):
         raise KeyboardInterrupt
 
