@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from infra import storage
-from pipelines.ingest.sources.interface import MAX_TEXT_BYTES, make_unique
+from infra.errors import BadSample
+from pipelines.ingest.sources.interface import make_unique
 from pipelines.ingest.sources.storable import to_storable_text
+from pipelines.ingest.tables.delimited import read_delimited
+from pipelines.ingest.tables.json_rows import read_json
+from pipelines.ingest.tables.parquet import read_parquet
+from pipelines.ingest.tables.streams import open_text, open_unpacked, strip_compression
 
 Row = dict[str, Any]
 
@@ -35,63 +33,35 @@ def read_positions(uri: str, id_column: str | None) -> Iterator[tuple[str, Row |
         yield make_unique(position, used, f"@row={number}"), row, problem
 
 
-def read_rows(uri: str) -> Iterator[tuple[int, Any, str | None]]:
-    """(number, row, error) of each row."""
-    name = uri.lower()
-    with storage.open_read(uri) as file:
-        if name.endswith(".parquet"):
-            yield from _parquet_rows(file)
-        elif name.endswith((".csv", ".tsv")):
-            yield from _csv_rows(file, "\t" if name.endswith(".tsv") else ",")
-        elif name.endswith(".json"):
-            yield from _json_rows(file)
-        else:
-            yield from _json_lines(file)
+def read_rows(
+    uri: str, *, text_column: str | None = None, encoding: str | None = None
+) -> Iterator[tuple[int, Any, str | None]]:
+    """(number, row, error) of each row. text_column: where a CSV has its text. encoding: of a table that is text.
 
-
-def _csv_rows(file: Any, delimiter: str) -> Iterator[tuple[int, Any, str | None]]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-    csv.field_size_limit(MAX_TEXT_BYTES)  # the library's own 128 KiB would end the table at a long document
-    number = -1
-    try:
-        for number, row in enumerate(csv.DictReader(text, delimiter=delimiter)):
-            yield number, {k: v for k, v in row.items() if isinstance(k, str)}, None
-    except csv.Error as error:
-        yield number + 1, None, f"broken row: {error}"
-
-
-def _json_rows(file: Any) -> Iterator[tuple[int, Any, str | None]]:
-    try:
-        content = json.loads(file.read())
-    except (ValueError, RecursionError) as error:
-        yield 0, None, f"unreadable table: {error}"
-        return
-    for number, row in enumerate(content if isinstance(content, list) else [content]):
-        yield number, row, None
-
-
-def _json_lines(file: Any) -> Iterator[tuple[int, Any, str | None]]:
-    for number, line in enumerate(iter(lambda: file.readline(MAX_TEXT_BYTES + 1), b"")):
-        if len(line) > MAX_TEXT_BYTES:
-            yield number, None, f"too_large: the row has over {MAX_TEXT_BYTES} bytes"
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_TEXT_BYTES)
-        elif line.strip():
-            try:
-                yield number, json.loads(line.decode("utf-8-sig", "replace")), None
-            except (ValueError, RecursionError) as error:
-                yield number, None, f"broken row: {error}"
-
-
-def _parquet_rows(file: Any) -> Iterator[tuple[int, Any, str | None]]:
+    A table that cannot be read on has a last row with the error. Raises OSError where the storage is at fault.
+    """
+    name = strip_compression(uri)
     number = 0
     try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield number, row, None
-                number += 1
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
-        yield number, None, f"unreadable table: {error}"
+        if name.endswith(".parquet"):
+            rows = read_parquet(uri, text_column)
+        else:
+            rows = _read_text(uri, name, text_column, encoding)
+        for number, row, error in rows:
+            yield number, row, error
+            number += 1
+    except (BadSample, UnicodeError) as error:
+        yield number, None, str(error) if isinstance(error, BadSample) else f"unreadable table: {error}"
+
+
+def _read_text(
+    uri: str, name: str, text_column: str | None, encoding: str | None
+) -> Iterator[tuple[int, Any, str | None]]:
+    with open_unpacked(uri) as file, open_text(file, encoding) as text:
+        if name.endswith((".csv", ".tsv")):
+            yield from read_delimited(text, name, text_column)
+        else:
+            yield from read_json(text, name)
 
 
 def get_text(row: Mapping[str, Any], column: str) -> str | None:

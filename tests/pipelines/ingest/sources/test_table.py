@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ingest.sources import rows as reading
+from pipelines.ingest.tables import streams
 from tests.pipelines.ingest.sources.items import fates, make_source, read_items
 
 
@@ -52,7 +52,7 @@ def test_bad_rows_are_failed_rows_and_their_neighbours_are_read(tmp_path: Path) 
 
 
 def test_a_row_without_end_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr(streams, "MAX_ROW_BYTES", 1000)
     jsonl(tmp_path / "a.jsonl", [b'{"text": "' + b"x" * 5000 + b'"}', b'{"text": "next"}'])
     items = read_items(make_source(tmp_path, "text"))
     assert [(item.text, item.error and item.error[:9]) for item in items] == [(None, "too_large"), ("next", None)]
