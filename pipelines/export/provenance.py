@@ -7,6 +7,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from annotators import ANNOTATORS
+from filters import FILTERS
 from infra import storage, tables
 from infra.commit import read_json, read_manifest
 from infra.hashing import canonical_json, fingerprint
@@ -15,6 +17,7 @@ from pipelines.core import tombstones
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.export.dataset_card import list_files
+from pipelines.ingest.sources.registry import READERS
 
 #: Stages whose tables are covered by checksums, beside shards, cards and the JSON files.
 COVERED = ("samples", "signals", "late", "duplicates", "resample", "verdicts", "dialogues", "members")
@@ -89,12 +92,23 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
             "reelmill": importlib.metadata.version("reelmill"),
             "python": platform.python_version(),
             **versions,
+            **_extension_versions(run),
         },
         "machine": {"system": platform.platform(), "processor": platform.machine()},
     }
     if tombstones_ := tombstones.load(run.out):
         description["takedown"] = tombstones_.summarize()
     storage.write_bytes(run.at("run.json"), canonical_json(description))
+
+
+def _extension_versions(run: Run) -> dict[str, str]:
+    """Distribution -> version of the packages whose annotators, filters or readers the run uses."""
+    resolved = resolve(run)
+    return {
+        **ANNOTATORS.distributions(resolved.annotators),
+        **FILTERS.distributions(f.name for f in resolved.filters),
+        **READERS.distributions(source.reader for source in run.config.sources if source.reader is not None),
+    }
 
 
 def fingerprint_config(run: Run) -> str:

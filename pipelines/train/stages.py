@@ -133,7 +133,8 @@ def step(
         torch.distributed.all_reduce(reached)
     loss, tokens = total.tolist()
     if not math.isfinite(loss):
-        raise StageError("the loss is no longer a number", hint="lower the learning rates; the last checkpoint stands")
+        hint = "lower the learning rates and train into a new folder with --out NEW"
+        raise StageError("the loss is no longer a number", hint=hint)
     trained = [parameter for parameter, n in zip(parameters, reached.tolist(), strict=True) if n]
     for parameter in trained:
         if parameter.grad is None:

@@ -125,7 +125,7 @@ class Trainer:
         path = self.out / "train.json"
         if path.is_file() and read_json(str(path)).get("fingerprint") != mark:
             raise ConfigError(
-                f"{self.out} holds a training of another config, mixture or models",
+                f"{self.out} contains a training run with another config, mixture or models",
                 where=self.document.where(("out",)),
                 hint=f"give --out NEW, or undo the change; only {', '.join(sorted(FREE))} may change before it ends",
             )

@@ -77,8 +77,10 @@ def test_the_pages_package_reads_measures_and_judges(world: Path) -> None:
 def test_its_column_is_on_cards_and_its_threshold_is_explained(world: Path) -> None:
     card = json.loads((world / "run" / "shards" / "text-000000.card.json").read_text())
     assert card["scores"]["exclaim.share"]["count"] == 2
-    explained = json.loads((world / "run" / "run.json").read_text())["explain"]
-    assert explained == [{"asks": ["text"], "filter": "exclaim", "settings": {"max_share": 0.1}}]
+    description = json.loads((world / "run" / "run.json").read_text())
+    assert description["explain"] == [{"asks": ["text"], "filter": "exclaim", "settings": {"max_share": 0.1}}]
+    project = tomllib.loads(code("toml"))["project"]
+    assert description["versions"][project["name"]] == project["version"]
 
 
 def test_the_run_audits_and_an_unknown_name_is_an_error_without_the_package(world: Path) -> None:

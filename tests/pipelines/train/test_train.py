@@ -227,7 +227,7 @@ def test_a_folder_keeps_to_its_config_but_for_what_decides_nothing(
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **same)
     assert in_child(dies, config, "write", 3) == -signal.SIGKILL
     changed = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), seed=1, **same)
-    with pytest.raises(ConfigError, match="holds a training of another config"):
+    with pytest.raises(ConfigError, match="contains a training run with another config"):
         training.run(changed, quiet=True)
     again = {**same, "checkpoint_every": 1, "micro_batch": 1, "encode_batch": 1}
     training.run(worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **again), quiet=True)
