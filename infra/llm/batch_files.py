@@ -4,6 +4,8 @@ answers that came back are imported into the request cache.
     FOLDER/requests-PID-0000.jsonl   {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body"} per line
     FOLDER/answers*.jsonl            {"custom_id", "response": {"status_code", "body"}, "error"} per line, in any order
 
+A line that is not such an answer, because it is torn or another program's, is a request without an answer.
+
 `vllm run-batch -i requests-… -o answers-… --model …` turns the one into the other; so do services that accept OpenAI's
 batches.
 """
@@ -12,16 +14,22 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from infra.errors import StageError
 from infra.llm.requests import GAVE_UP, Completion, Request, RequestCache
-from infra.llm.responses import TransientFault, parse_completion, permanent_error
+from infra.llm.responses import TransientFault, parse_completion, permanent_error, to_plain_line
 
 #: Requests per file: the limit of OpenAI's API.
 FILE_REQUESTS = 50_000
+
+#: Length of a request's key.
+KEY_BYTES = 16
+
+# White space, and the byte order mark that some editors write at the beginning of a file.
+_BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
 class BatchFiles:
@@ -67,35 +75,61 @@ def remove_requests(folder: str) -> None:
         path.unlink()
 
 
-def import_answers(folder: str, cache: RequestCache) -> dict[str, int]:
-    """Put all answers in the folder into the cache and return {"read", "put", "again"}; "again" counts those to be
-    requested again because the service failed.
+@dataclass
+class ImportedAnswers:
+    """Counts of an import.
 
-    Raises StageError with file and line for a line that is not a batch answer.
+    lines: that are not blank. put: answers that are now in the cache. again: requests to be sent again, because the
+    service failed. broken: lines that are no batch answer, such as a torn last line: their requests are sent again too.
+    first_broken: file, line and fault of the first of them.
     """
-    counts = {"read": 0, "put": 0, "again": 0}
+
+    lines: int = 0
+    put: int = 0
+    again: int = 0
+    broken: int = 0
+    first_broken: str = ""
+
+
+def import_answers(folder: str, cache: RequestCache) -> ImportedAnswers:
+    """Put all answers in the folder into the cache. Of several answers to one request the first in order counts.
+
+    A line that is no batch answer answers nothing: it is counted, and its request is sent again with the others.
+    """
+    counts = ImportedAnswers()
+    failed: set[bytes] = set()
+    answered: set[bytes] = set()
     for path in sorted(Path(folder).glob("answers*.jsonl")):
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
+                if not line.strip(_BLANK):
                     continue
-                counts["read"] += 1
+                counts.lines += 1
                 try:
-                    record = json.loads(line)
-                    key = bytes.fromhex(record["custom_id"])
-                    completion = _to_completion(record)
-                except (ValueError, KeyError, TypeError) as error:
-                    raise StageError(
-                        f"not an answer in OpenAI's batch format: {error!r}",
-                        where=f"{path}:{number}",
-                        hint="answers*.jsonl must be the complete files that the service wrote",
-                    ) from None
-                if completion is None or len(key) != 16:
-                    counts["again"] += 1
+                    key, completion = _parse_answer(line)
+                except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
+                    counts.broken += 1
+                    counts.first_broken = counts.first_broken or f"{path}:{number}: {to_plain_line(repr(error))}"
                     continue
-                cache.put(key, completion.model, completion)
-                counts["put"] += 1
+                if completion is None:
+                    failed.add(key)
+                elif key not in answered:
+                    cache.put(key, completion.model, completion)
+                    answered.add(key)
+    counts.put, counts.again = len(answered), len(failed - answered)
     return counts
+
+
+def _parse_answer(line: bytes) -> tuple[bytes, Completion | None]:
+    """(key of the request, its completion or None where the service failed) of a line of answers.
+
+    Raises an error of `import_answers`' list where the line is no such answer.
+    """
+    record = json.loads(line)
+    key = bytes.fromhex(record["custom_id"])
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"custom_id {record['custom_id']!r} is not an id of Reelmill's requests")
+    return key, _to_completion(record)
 
 
 def _to_completion(record: dict[str, Any]) -> Completion | None:

@@ -36,8 +36,8 @@ def parse_completion(raw: bytes, n: int) -> Completion:
         choices = sorted(body["choices"], key=lambda choice: int(choice["index"]))
         texts = tuple(_to_unicode(choice["message"]["content"]) for choice in choices)
         finish = tuple(str(choice.get("finish_reason") or "") for choice in choices)
-        model = str(body["model"])
-    except (ValueError, RecursionError):
+        model = _to_unicode(str(body["model"]))
+    except (ValueError, OverflowError, RecursionError):
         raise TransientFault(f"not JSON: {to_plain_line(raw[:80].decode('utf-8', 'replace'))!r}") from None
     except (KeyError, TypeError, AttributeError):
         text = to_plain_line(raw[:80].decode("utf-8", "replace"))
@@ -98,7 +98,7 @@ def _get(mapping: Any, key: str) -> Any:
 
 def _get_count(mapping: Any, key: str) -> int:
     count = _get(mapping, key)
-    return count if isinstance(count, int) and count > 0 else 0
+    return count if isinstance(count, int) and 0 < count < 2**31 else 0
 
 
 def _to_unicode(content: Any) -> str:

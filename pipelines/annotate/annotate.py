@@ -161,8 +161,13 @@ def _import_batch(run: Run, settings: AnnotateSettings, folder: str) -> None:
     with RequestCache(cache_path(run, settings)) as cache:
         counts = import_answers(folder, cache)
     remove_requests(folder)
-    if counts["read"] and not run.quiet:
-        notify(f"{counts['put']:,} answers imported from {folder}, {counts['again']:,} to be requested again")
+    if counts.lines and not run.quiet:
+        notify(f"{counts.put:,} answers imported from {folder}, {counts.again:,} to be requested again")
+    if counts.broken:  # said even where progress is not: the files are incomplete
+        notify(
+            f"{counts.broken:,} lines in {folder} are not answers in OpenAI's batch format, and their requests are "
+            f"written again; the first is {counts.first_broken}"
+        )
 
 
 def _split_units(names: Sequence[str], workers: int) -> list[str]:
