@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra import storage, tables
 from infra.errors import StageError
@@ -21,6 +24,9 @@ MANIFEST = "_manifest.json"
 #: Seconds between two heartbeats of a lock's holder, and without any after which it counts as dead.
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 30.0
+
+#: Seconds by which another host's clock may be ahead; a heartbeat later than that is damage (ours).
+MAX_CLOCK_SKEW_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -113,44 +119,69 @@ def read_json(uri: str) -> Any:
         raise StageError(f"not valid JSON: {error}", where=uri, hint=hint) from None
 
 
+def read_scratch(uri: str) -> Any:
+    """The content of a JSON file below RUN/work; None where it is missing or damaged, so that it is made again.
+
+    Callers check that the content is of the type that they wrote.
+    """
+    try:
+        return json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+class _LockHolder(BaseModel):
+    """The content of a lock. time: of the last heartbeat, seconds since 1970."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    host: str
+    pid: int = Field(gt=0, lt=2**31)
+    time: float = Field(ge=0, allow_inf_nan=False)
+
+    def is_alive(self, own: _LockHolder) -> bool:
+        """Whether the holder may be at work: it is not `own` process, has a fresh heartbeat, and exists if it is on
+        this host."""
+        if not -MAX_CLOCK_SKEW_S < own.time - self.time < DEAD_AFTER_S:
+            return False
+        if self.host != own.host:
+            return True
+        if self.pid == own.pid:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it exists, as another user's
+            return True
+        return True
+
+
 @contextmanager
 def lock(run: str) -> Iterator[None]:
     """Hold RUN/.lock with a heartbeat while the block runs.
 
-    A lock without a heartbeat for 30 seconds, or of a dead process of this machine, is taken over.
-    Raises StageError when another process works in this run.
+    A lock without a heartbeat for 30 seconds, or of a dead process of this machine, is taken over, and so is a file
+    that is no lock: one is never visible half-written. Raises StageError when another process works in this run.
     """
     uri = storage.join(run, ".lock")
-    own = {"host": socket.gethostname(), "pid": os.getpid()}
-    if storage.is_file(uri):
-        try:
-            holder = json.loads(storage.read_bytes(uri))
-        except ValueError:
-            holder = {}
-        fresh = time.time() - float(holder.get("time", 0)) < DEAD_AFTER_S
-        if fresh and _is_alive(holder, own):
-            raise StageError(
-                f"process {holder.get('pid')} on {holder.get('host')} is at work in this run",
-                where=run,
-                hint=f"wait for it, or remove {uri} if you are sure that it has ended",
-            )
-    elif storage.is_local(uri):
-        # Of two commands started at the same instant only one can create the file.
-        path = storage.local_path(uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            hint = "wait for it to finish"
-            raise StageError("another process has just begun to work in this run", where=run, hint=hint) from None
+    own = _current_process()
+    holder = None if _create_lock(uri, own) else _read_holder(uri)
+    if holder is not None and holder.is_alive(own):
+        raise StageError(
+            f"process {holder.pid} on {holder.host} is at work in this run",
+            where=run,
+            hint=f"wait for it, or remove {uri} if you are sure that it has ended",
+        )
     stop = threading.Event()
 
     def beat() -> None:
-        storage.write_bytes(uri, canonical_json({**own, "time": int(time.time())}))
+        storage.write_bytes(uri, _lock_bytes(_current_process()))
 
     def keep_beating() -> None:
         while not stop.wait(HEARTBEAT_S):
-            beat()
+            with suppress(OSError, StageError):  # a disk that is full now may have space at the next heartbeat
+                beat()
 
     beat()
     thread = threading.Thread(target=keep_beating, daemon=True)
@@ -163,15 +194,39 @@ def lock(run: str) -> Iterator[None]:
         storage.remove(uri)
 
 
-def _is_alive(holder: dict[str, Any], own: dict[str, Any]) -> bool:
-    if holder.get("host") != own["host"]:
-        return True
-    if holder.get("pid") == own["pid"]:
-        return False
+def _current_process() -> _LockHolder:
+    return _LockHolder(host=socket.gethostname(), pid=os.getpid(), time=float(int(time.time())))
+
+
+def _lock_bytes(holder: _LockHolder) -> bytes:
+    return canonical_json(holder.model_dump())
+
+
+def _create_lock(uri: str, own: _LockHolder) -> bool:
+    """Create the lock with its content; False where the file exists. Of two commands started at the same instant only
+    one creates it, except on object storage, where neither is told."""
+    if not storage.is_local(uri):
+        return not storage.is_file(uri)
+    path, temporary = storage.local_path(uri), storage.temporary_for(uri)
+    if path.is_dir():
+        raise StageError("there is a folder in place of the lock", where=str(path), hint="remove it")
     try:
-        os.kill(int(holder.get("pid", 0)), 0)
-    except ProcessLookupError:
+        temporary.write_bytes(_lock_bytes(own))
+        path.hardlink_to(temporary)
+    except FileExistsError:
         return False
-    except PermissionError:  # it exists, as another user's
-        return True
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return not path.exists()  # a file system without hard links
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
+
+
+def _read_holder(uri: str) -> _LockHolder | None:
+    """The holder of an existing lock; None where the file is gone or contains anything else."""
+    try:
+        return _LockHolder.model_validate_json(storage.read_bytes(uri))
+    except (ValueError, FileNotFoundError):
+        return None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -56,8 +57,6 @@ def test_the_lock_is_held_and_given_back(tmp_path: Path) -> None:
 
 
 def test_somebody_alive_keeps_others_out(tmp_path: Path) -> None:
-    import socket
-
     path = lock_file(tmp_path, host=socket.gethostname(), pid=os.getppid(), time=time.time())
     with pytest.raises(StageError, match=f"process {os.getppid()} .* is at work"), commit.lock(str(tmp_path)):
         pass
@@ -69,8 +68,6 @@ def test_somebody_alive_keeps_others_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("age", [commit.DEAD_AFTER_S + 1, 0.0])
 def test_the_dead_do_not(tmp_path: Path, age: float) -> None:
-    import socket
-
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = "elsewhere" if age else socket.gethostname()
@@ -79,10 +76,77 @@ def test_the_dead_do_not(tmp_path: Path, age: float) -> None:
         assert json.loads((tmp_path / ".lock").read_bytes())["pid"] == os.getpid()
 
 
-def test_a_torn_lock_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text('{"host": ')
+def whole_lock() -> dict[str, object]:
+    """The lock of a live process of this machine."""
+    return {"host": socket.gethostname(), "pid": os.getppid(), "time": time.time()}
+
+
+NO_LOCKS = [
+    b"", b"\n", b"null", b"[]", b"5", b'"text"', b"{}", b"\xff\xfe", b"[" * 100_000, b'{"host": ',
+    *(json.dumps({**whole_lock(), "pid": pid}).encode() for pid in (0, -1, "7", None, True, 1.5, 2**40, [])),
+    *(json.dumps({**whole_lock(), "time": now}).encode() for now in ("now", None, -1, [], 1e300)),
+    json.dumps({**whole_lock(), "host": 5}).encode(), json.dumps({**whole_lock(), "time": float("nan")}).encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", NO_LOCKS, ids=lambda content: repr(content[:60]))
+def test_a_file_that_is_no_lock_is_taken_over(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".lock").write_bytes(content)
     with commit.lock(str(tmp_path)):
+        assert json.loads((tmp_path / ".lock").read_bytes())["pid"] == os.getpid()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_cut_at_any_length_is_taken_over(tmp_path: Path) -> None:
+    content = json.dumps(whole_lock()).encode()
+    for length in range(len(content)):
+        (tmp_path / ".lock").write_bytes(content[:length])
+        with commit.lock(str(tmp_path)):
+            pass
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").symlink_to(tmp_path / "nowhere")
+    with commit.lock(str(tmp_path)):
+        assert not (tmp_path / "nowhere").exists()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(StageError, match=r"\.lock: there is a folder"), commit.lock(str(tmp_path)):
         pass
+
+
+def test_of_many_that_begin_together_one_works(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading\nfrom infra import commit\nfrom infra.errors import StageError\n"
+        "sys.stdin.readline()\n"
+        "try:\n    with commit.lock(sys.argv[1]):\n        print('works', flush=True); sys.stdin.readline()\n"
+        "except StageError:\n    print('refused', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    outcomes = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        assert process.stdout is not None
+        outcomes.append(process.stdout.readline().strip())
+    for process in processes:
+        process.communicate("\n")
+    assert sorted(outcomes) == ["refused"] * 5 + ["works"]
+
+
+def test_a_heartbeat_that_fails_is_followed_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
+    run = tmp_path / "run"
+    with commit.lock(str(run)):
+        (run / ".lock").unlink()
+        run.rmdir()
+        run.write_text("in the way of the folder")
+        time.sleep(0.1)
+        run.unlink()
+        while not (run / ".lock").exists():
+            time.sleep(0.01)
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
