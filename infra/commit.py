@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra import storage, tables
 from infra.errors import StageError
-from infra.hashing import canonical_json
+from infra.hashing import canonical_json, fingerprint
 
 MANIFEST = "_manifest.json"
 
@@ -119,15 +119,21 @@ def read_json(uri: str) -> Any:
         raise StageError(f"not valid JSON: {error}", where=uri, hint=hint) from None
 
 
-def read_scratch(uri: str) -> Any:
-    """The content of a JSON file below RUN/work; None where it is missing or damaged, so that it is made again.
+def write_scratch(uri: str, inputs: str, content: Any) -> None:
+    """Write a JSON file below RUN/work that later runs reuse. inputs: fingerprint of what `content` follows from."""
+    storage.write_bytes(uri, canonical_json({"inputs": inputs, "content": content, "check": fingerprint(content)}))
 
-    Callers check that the content is of the type that they wrote.
-    """
+
+def read_scratch(uri: str, inputs: str) -> Any:
+    """The content that `write_scratch` wrote for these inputs; None where the file is missing or damaged or has other
+    inputs, so that it must be made again."""
     try:
-        return json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else None
-    except (ValueError, RecursionError):
-        return None
+        record = json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else {}
+        if record["inputs"] == inputs and record["check"] == fingerprint(record["content"]):
+            return record["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    return None
 
 
 class _LockHolder(BaseModel):

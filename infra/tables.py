@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -234,6 +236,9 @@ SCHEMAS = {
     "mixture": MIXTURE,
 }
 
+#: Errors by which a damaged Parquet file shows. OSError: a footer that is not Thrift, or a page's checksum.
+DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, MemoryError)
+
 _INPUT = b"reelmill.input"
 _RETRY = b"reelmill.retry"
 
@@ -267,6 +272,7 @@ def to_bytes(
         use_dictionary=True if dictionaries is None else list(dictionaries),
         write_statistics=False,  # no reader uses them for a single row group
         write_page_index=False,
+        write_page_checksum=True,
         store_schema=True,
     )
     with writer:
@@ -283,15 +289,20 @@ def write(uri: str, table: pa.Table, *, fingerprint: str = "", retry: bool = Fal
 
 
 def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole table, or some of its columns."""
+    """A whole table, or some of its columns. Raises one of DAMAGE for a damaged file."""
     with storage.open_read(uri) as file:
-        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns), use_threads=False)
+        return _open(file).read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def read_group(uri: str, group: int) -> pa.Table:
     """One row group of a table."""
     with storage.open_read(uri) as file:
-        return pq.ParquetFile(file).read_row_group(group, use_threads=False)
+        return _open(file).read_row_group(group, use_threads=False)
+
+
+def _open(file: IO[bytes]) -> pq.ParquetFile:
+    """A reader that raises OSError for a page whose bytes are not those that were written."""
+    return pq.ParquetFile(file, page_checksum_verification=True)
 
 
 def read_footer(uri: str) -> tuple[str, int, bool] | None:
@@ -301,16 +312,39 @@ def read_footer(uri: str) -> tuple[str, int, bool] | None:
     with storage.open_read(uri) as file:
         try:
             metadata = pq.ParquetFile(file).metadata
-        except (pa.ArrowInvalid, OSError):  # OSError: a footer that is not Thrift
+        except DAMAGE:
             return None
     pairs: Mapping[bytes, bytes] = metadata.metadata or {}
-    return pairs.get(_INPUT, b"").decode(), metadata.num_rows, _RETRY in pairs
+    return pairs.get(_INPUT, b"").decode(errors="replace"), metadata.num_rows, _RETRY in pairs
 
 
 def is_done(uri: str, fingerprint: str) -> bool:
     """Whether a task's table exists, was computed from these inputs, and need not be recomputed."""
     footer = read_footer(uri)
     return footer is not None and footer[0] == fingerprint and not footer[2]
+
+
+def is_intact(uri: str, fingerprint: str) -> bool:
+    """`is_done` of a table below RUN/work, which no manifest covers; also whether every byte of it is as written.
+
+    Reads the table whole, which costs less than to compute it.
+    """
+    return is_done(uri, fingerprint) and is_readable(uri)
+
+
+def is_readable(uri: str) -> bool:
+    """Whether a table exists and every byte of it is as it was written: pages have checksums, and the schema is there
+    twice, as Parquet's and as Arrow's."""
+    if not storage.is_file(uri):
+        return False
+    try:
+        with storage.open_read(uri) as file:
+            reader = _open(file)
+            reader.read(use_threads=False)
+            arrow_schema = base64.b64decode(reader.metadata.metadata[b"ARROW:schema"])
+            return bool(pa.ipc.read_schema(pa.BufferReader(arrow_schema)).equals(reader.schema_arrow.remove_metadata()))
+    except DAMAGE:
+        return False
 
 
 def empty(schema: pa.Schema) -> pa.Table:

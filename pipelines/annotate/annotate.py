@@ -22,7 +22,7 @@ from annotators.dialogues.assignment import KindTable, assign_kind, solve_probab
 from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
 from annotators.dialogues.kinds import IMAGE_TEXT, DialogueKind, load_kind, load_kinds
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
+from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest, write_scratch
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.llm.batch_files import import_answers, remove_requests
@@ -68,7 +68,7 @@ def run(run: Run) -> Manifest | None:
     if todo:
         seconds = round(time.monotonic() - started, 1)
         summary = {**totals, "seconds": seconds, "videos": videos, "of": len(todo)}
-        storage.write_bytes(run.work("annotate.json"), canonical_json(summary))
+        write_scratch(run.work("annotate.json"), manifest.fingerprint, summary)
     return manifest
 
 

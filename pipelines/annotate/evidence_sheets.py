@@ -48,7 +48,7 @@ def make_sheets(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     """Task: make the evidence sheets of a unit's kept videos and count the sets of kinds that they support."""
     uri = run.work("evidence", f"{name}.parquet")
     inputs = fingerprint([stamp, name])
-    if not tables.is_done(uri, inputs):
+    if not tables.is_intact(uri, inputs):
         tables.write(uri, asyncio.run(_build_table(run, name)), fingerprint=inputs)
     counts: dict[str, int] = {"_units": 1}
     for supported in tables.read(uri, ["supports"])["supports"].to_pylist():

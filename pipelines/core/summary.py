@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from infra import storage
-from infra.commit import read_json, read_manifest
+from infra.commit import read_json, read_manifest, read_scratch
 from mixtures.cards import cards
 from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import resolve
@@ -80,8 +79,9 @@ def print_dialogues(run: Run) -> None:
     for title, counts in (("rejected", reasons), ("rejected turns of accepted dialogues", turn_reasons)):
         if counts:
             print_text(f"{title}: {', '.join(f'{reason} {count:,}' for reason, count in counts.most_common())}")
-    if storage.is_file(run.work("annotate.json")):
-        print_text(format_cost(read_json(run.work("annotate.json")), settings))
+    usage = read_scratch(run.work("annotate.json"), manifest.fingerprint)
+    if usage is not None:
+        print_text(format_cost(usage, settings))
 
 
 def format_cost(usage: Mapping[str, Any], settings: Any) -> str:

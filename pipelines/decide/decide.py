@@ -12,7 +12,16 @@ import pyarrow as pa
 from filters import resample as resampling
 from infra import beam, progress, storage, tables
 from infra.columns import Mask, equals
-from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
+from infra.commit import (
+    Manifest,
+    collect_units,
+    need_manifest,
+    read_json,
+    read_manifest,
+    read_scratch,
+    write_manifest,
+    write_scratch,
+)
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
@@ -104,17 +113,17 @@ def _read_or_compute_cutoffs(run: Run, resolved: Resolved, names: Sequence[str],
     signals: their manifest's fingerprint.
     """
     uri, inputs = run.work("cutoffs.json"), fingerprint([signals, cascade_fingerprint(resolved, resolved.steps)])
-    if storage.is_file(uri) and (cached := read_json(uri))["inputs"] == inputs:
-        return dict(cached["cutoffs"])
+    if (cached := read_scratch(uri, inputs)) is not None:
+        return dict(cached)
     cutoffs = compute_cutoffs(run, resolved, names)
-    storage.write_bytes(uri, canonical_json({"inputs": inputs, "cutoffs": cutoffs}))
+    write_scratch(uri, inputs, cutoffs)
     return cutoffs
 
 
 def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) -> Mapping[str, int]:
     """Task: apply the filters to one unit, into RUN/work/judged."""
     uri = run.work("judged", f"{name}.parquet")
-    if tables.is_done(uri, stamp):
+    if tables.is_intact(uri, stamp):
         return {}
     samples = run.read("samples", name, ["key", "modality", "source", "text", "error"])
     resolved = apply_cutoffs(resolve(run), cutoffs)

@@ -40,7 +40,7 @@ def run(run: Run) -> Manifest:
     units = [unit.name for unit in verdicts.units]
     plan, plan_counters = functools.partial(plan_unit, run, stamp), run.work("export-plan.json")
     beam.run_tasks("plan shards", plan, units, plan_counters, run.runner_for(verdicts.rows))
-    names = plan_layout(run, units).names()
+    names = plan_layout(run, units).layout.names()
     with progress.watch("export", len(names), functools.partial(_count_cards, run), what="shards", quiet=run.quiet):
         write, counters = functools.partial(write_shard, run, stamp), run.work("export.counters.json")
         beam.run_tasks("export", write, names, counters, run.runner)
@@ -68,7 +68,7 @@ def _remove_stale(run: Run, names: Sequence[str]) -> None:
 
 def write_unsharded_counts(run: Run, units: Sequence[str]) -> None:
     """Add the inputs that belong to no shard to the ledger, for example those of a series without kept samples."""
-    sharded = ExportPlan.read(run).used_series
+    sharded = ExportPlan.need(run).used_series
     ledgers = []
     for unit in units:
         series = to_strings(run.read_work("export", unit, ["series"])["series"])

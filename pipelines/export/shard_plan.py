@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 from infra import storage, tables
 from infra.columns import equals, to_ints, to_strings
-from infra.commit import read_json
-from infra.hashing import canonical_json
+from infra.commit import read_scratch, write_scratch
+from infra.errors import StageError
 from mixtures.shards import shards
 from mixtures.shards.series import Series
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
 from pipelines.core.signals import read_signals
 from pipelines.export.samples import build_captions, list_suffixes
+
+LAYOUT = "export-layout.json"
 
 #: weight: share of a shard's capacity that a row uses, 0 where it is not kept; caption: the text to train on.
 PLAN = pa.schema(
@@ -39,7 +41,7 @@ PLAN = pa.schema(
 def plan_unit(run: Run, stamp: str, unit: str) -> Mapping[str, int]:
     """Task: assign each row of a unit its series and weight."""
     uri = run.work("export", f"{unit}.parquet")
-    if tables.is_done(uri, stamp):
+    if tables.is_intact(uri, stamp):
         return {}
     export = run.config.export
     samples, signals = run.read("samples", unit), read_signals(run, unit)
@@ -87,11 +89,22 @@ class ExportPlan:
     starts: Mapping[str, Mapping[str, int]]
 
     @classmethod
-    def read(cls, run: Run) -> ExportPlan:
-        """The plan that `plan_layout` wrote."""
-        plan = read_json(run.work("export-layout.json"))
+    def read(cls, run: Run) -> ExportPlan | None:
+        """The plan that `plan_layout` wrote; None where the file is missing or damaged."""
+        plan = read_scratch(run.work(LAYOUT), "")
+        if plan is None:
+            return None
         layout = shards.ShardLayout(plan["capacity"], plan["first"], plan["used"])
         return cls(layout, plan["totals"], plan["starts"])
+
+    @classmethod
+    def need(cls, run: Run) -> ExportPlan:
+        """The same, after `plan_layout`. Raises StageError instead of returning None."""
+        plan = cls.read(run)
+        if plan is None:
+            hint = "run `reelmill export` again"
+            raise StageError("the plan of the shards is missing or damaged", where=run.work(LAYOUT), hint=hint)
+        return plan
 
     @property
     def used_series(self) -> list[str]:
@@ -127,8 +140,8 @@ class ExportPlan:
         return shards.assign_shards(before, self.layout.capacity, self.layout.used[series])
 
 
-def plan_layout(run: Run, units: Sequence[str]) -> shards.ShardLayout:
-    """Sum the units' weights in order, and write and return the layout: a shard per span of weight with kept rows.
+def plan_layout(run: Run, units: Sequence[str]) -> ExportPlan:
+    """Sum the units' weights in order, and write and return the plan: a shard per span of weight with kept rows.
 
     Samples that are taken down later keep their weight in the plan, so that no shard moves.
     """
@@ -153,5 +166,5 @@ def plan_layout(run: Run, units: Sequence[str]) -> shards.ShardLayout:
         "totals": totals,
         "starts": starts,
     }
-    storage.write_bytes(run.work("export-layout.json"), canonical_json(plan))
-    return layout
+    write_scratch(run.work(LAYOUT), "", plan)
+    return ExportPlan(layout, totals, starts)

@@ -53,7 +53,7 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     """Task: write one shard, its card last."""
     members_uri, card_uri = run.at("members", f"{name}.parquet"), run.at("shards", f"{name}.card.json")
     tar_uri = run.at("shards", f"{name}.tar")
-    plan = ExportPlan.read(run)
+    plan = ExportPlan.need(run)
     series, index = plan.locate(name)
     inputs = fingerprint([stamp, series, index, plan.layout.capacity, plan.layout.used[series]])
     if tables.is_done(members_uri, inputs) and storage.is_file(card_uri) and storage.is_file(tar_uri):

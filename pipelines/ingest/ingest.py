@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, Unit, collect_units, read_json, write_manifest
+from infra.commit import Manifest, Unit, collect_units, read_json, read_scratch, write_manifest, write_scratch
 from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
@@ -85,13 +85,13 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     inputs_and_stamps = fingerprint({"input": inputs, "stamps": stamps})
     uri, stamp_uri = run.at("samples", f"{name}.parquet"), run.work("ingest", f"{name}.json")
     takedowns = tombstones.load(run.out)
-    is_done = tables.is_done(uri, inputs) and storage.is_file(stamp_uri) and read_json(stamp_uri) == inputs_and_stamps
+    is_done = tables.is_done(uri, inputs) and read_scratch(stamp_uri, inputs_and_stamps) is not None
     if is_done and not takedowns.has_unmarked(uri):
         return {"units_kept": 1}
     root = source_root(source)
     samples = pa.Table.from_pylist([_build_sample(source, root, row) for row in rows], schema=tables.SAMPLES)
     tables.write(uri, takedowns.apply(samples), fingerprint=inputs)
-    storage.write_bytes(stamp_uri, canonical_json(inputs_and_stamps))
+    write_scratch(stamp_uri, inputs_and_stamps, {})
     return {"units_made": 1, "samples": len(rows), "total_ms": int(1000 * (time.monotonic() - begun))}
 
 

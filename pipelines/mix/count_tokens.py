@@ -41,13 +41,13 @@ def count_tokens(
     stamp = fingerprint([file_sha256(tokenizer), contract.model_dump()])
     caches = [storage.join(_choose_folder(runs[shard.parent], scratch), "tokens", stamp, f"{shard.sha256}.parquet")
               for shard in shards]  # fmt: skip
-    todo = [i for i, cache in enumerate(caches) if not tables.is_done(cache, shards[i].sha256)]
+    todo = [i for i, cache in enumerate(caches) if not tables.is_intact(cache, shards[i].sha256)]
     if todo:
         tasks = [f"{caches[i]}\n{runs[shards[i].parent]}\n{shards[i].name}\n{shards[i].sha256}" for i in todo]
         task = functools.partial(count_shard, tokenizer, contract)
 
         def count_done() -> int:
-            return len(todo) - sum(not tables.is_done(caches[i], shards[i].sha256) for i in todo)
+            return len(todo) - sum(not tables.is_intact(caches[i], shards[i].sha256) for i in todo)
 
         with progress.watch("count tokens", len(todo), count_done, what="shards", quiet=quiet):
             beam.run_tasks("count tokens", task, tasks, storage.join(scratch, "tokens.counters.json"), runner)

@@ -15,7 +15,7 @@ import numpy as np
 
 from infra import beam, progress, storage
 from infra.beam import Runner
-from infra.commit import read_json
+from infra.commit import read_json, read_scratch, write_scratch
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from mixtures.shards import copying
@@ -78,7 +78,7 @@ def adopt_tars(mixture: Mixture, tars: Sequence[Mapping[str, Any]]) -> None:
     """
     stamp = _compute_stamp(mixture)
     for tar in tars:
-        storage.write_bytes(_work(mixture.uri, f"{tar['name']}.json"), canonical_json({**tar, "stamp": stamp}))
+        write_scratch(_work(mixture.uri, f"{tar['name']}.json"), stamp, tar)
 
 
 def _compute_stamp(mixture: Mixture) -> str:
@@ -115,10 +115,8 @@ def _read_finished(uri: str, vshard: int, stamp: str) -> dict[str, Any] | None:
     """Read the note about a finished tar; None if the tar has to be written."""
     path = _work(uri, f"{name_shard(vshard)}.json")
     tar = storage.join(uri, "shards", f"{name_shard(vshard)}.tar")
-    if not storage.is_file(path) or not storage.is_file(tar):
-        return None
-    note = read_json(path)
-    if note["stamp"] != stamp:
+    note = read_scratch(path, stamp)
+    if note is None or not storage.is_file(tar):
         return None
     if storage.is_local(tar) and storage.local_path(tar).stat().st_size != note["bytes"]:
         return None
@@ -158,10 +156,10 @@ def copy_shards(uri: str, task: str) -> Mapping[str, int]:
                 for shard in sorted((set(shards) & whole) - checked):
                     waiting.append(second.submit(_check_whole, mixture, shard))
                     checked.add(shard)
-                copy = _write_copy(mixture, vshard, spans, shards, whole, sources, plan["stamp"])
+                copy = _write_copy(mixture, vshard, spans, shards, whole, sources)
                 copies.append(copy)
                 size += copy.note["bytes"]
-                waiting.append(second.submit(_publish, mixture, copy))
+                waiting.append(second.submit(_publish, mixture, copy, plan["stamp"]))
                 while waiting and (waiting[0].done() or len(waiting) > AHEAD):
                     waiting.popleft().result()
             while waiting:
@@ -206,7 +204,6 @@ def _write_copy(
     shards: list[int],
     whole: frozenset[int],
     sources: SourceTars,
-    stamp: str,
 ) -> _Copy:
     tar = storage.join(mixture.uri, "shards", f"{name_shard(vshard)}.tar")
     temporary = storage.temporary_for(tar)
@@ -214,7 +211,7 @@ def _write_copy(
         undo.callback(temporary.unlink, missing_ok=True)
         digest, size = copying.copy_samples(temporary, spans, sources)
         undo.pop_all()
-    note = {"stamp": stamp, "name": name_shard(vshard), "samples": len(spans), "bytes": size, "sha256": digest}
+    note = {"name": name_shard(vshard), "samples": len(spans), "bytes": size, "sha256": digest}
     offsets = np.cumsum([0, *(span.size for span in spans)])
     unverified = [
         (span, int(offset)) for span, shard, offset in zip(spans, shards, offsets, strict=False) if shard not in whole
@@ -228,7 +225,7 @@ def _check_whole(mixture: Mixture, shard: int) -> None:
     tar = mixture.tar(shard)
     note = _work(mixture.uri, f"checked-{entry['sha256']}.json")
     stamp = _stat_file(tar)
-    if stamp and storage.is_file(note) and read_json(note) == stamp:
+    if stamp and read_scratch(note, fingerprint(stamp)) is not None:
         return
     if storage.sha256(tar) != entry["sha256"]:
         raise StageError(
@@ -237,7 +234,7 @@ def _check_whole(mixture: Mixture, shard: int) -> None:
             hint=EXPORT_AGAIN,
         )
     if stamp:
-        storage.write_bytes(note, canonical_json(stamp))
+        write_scratch(note, fingerprint(stamp), {})
 
 
 def _stat_file(uri: str) -> dict[str, int]:
@@ -247,10 +244,10 @@ def _stat_file(uri: str) -> dict[str, int]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
-def _publish(mixture: Mixture, copy: _Copy) -> None:
+def _publish(mixture: Mixture, copy: _Copy, stamp: str) -> None:
     verify_copies(str(copy.temporary), copy.unverified)
     name = name_shard(copy.vshard)
     tar = storage.join(mixture.uri, "shards", f"{name}.tar")
     with copying.report_disk_errors(copy.temporary):
         storage.publish(copy.temporary, tar, None)
-        storage.write_bytes(_work(mixture.uri, f"{name}.json"), canonical_json(dict(copy.note)))
+        write_scratch(_work(mixture.uri, f"{name}.json"), stamp, dict(copy.note))

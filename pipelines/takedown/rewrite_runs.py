@@ -173,7 +173,8 @@ def _rewrite_work(scan: TakedownScan, after: Tombstones, work: staging.Staging) 
         rows = scan.changed_rows(unit)
         for folder in ("judged", "export", "evidence"):
             uri = scan.run.work(folder, f"{unit}.parquet")
-            if not storage.is_file(uri):
+            if not tables.is_readable(uri):
+                storage.remove(uri)  # if it exists, it is damaged; a later run makes it again
                 continue
             table = tables.read(uri)
             if folder == "judged":

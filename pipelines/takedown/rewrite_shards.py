@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra import storage
+from infra import tables
 from infra.columns import equals, to_ints, to_strings
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
@@ -26,18 +26,18 @@ from pipelines.takedown.staging import Staging
 
 
 class ShardPlan:
-    """The export plan of a run: which shard's card counts each row. Planned again if RUN/work was removed; that gives
-    the same plan, which `_build_card` verifies."""
+    """The export plan of a run: which shard's card counts each row. Planned again if RUN/work was removed or is
+    damaged; that gives the same plan, which `_build_card` verifies."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         names = [unit.name for unit in need_manifest(run.out, "verdicts").units]
-        planned = set(storage.list_names(run.work("export")))
-        if not storage.is_file(run.work("export-layout.json")) or {f"{name}.parquet" for name in names} - planned:
+        plan = ExportPlan.read(run)
+        if plan is None or not all(tables.is_readable(run.work("export", f"{name}.parquet")) for name in names):
             for name in names:
                 plan_unit(run, "takedown", name)
-            plan_layout(run, names)
-        self.plan = ExportPlan.read(run)
+            plan = plan_layout(run, names)
+        self.plan = plan
 
     @functools.lru_cache(maxsize=64)
     def find_shards(self, unit: str) -> NDArray[np.object_]:

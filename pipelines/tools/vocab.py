@@ -254,7 +254,7 @@ def count_span(plan: VocabularyJob, name: str) -> Mapping[str, int]:
     """Task: count the words of one span, and its pairs by partition."""
     words_uri = storage.join(plan.work, "words", f"{name}.parquet")
     stamp = plan.stamp(name)
-    if tables.is_done(words_uri, stamp):
+    if tables.is_intact(words_uri, stamp):
         return {"broken": int(tables.read(words_uri).schema.metadata[b"broken"])}
     parts: list[VocabularyCounts] = []
     broken = 0

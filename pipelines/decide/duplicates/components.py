@@ -19,7 +19,7 @@ from pipelines.decide.duplicates.search import DuplicateSearch
 def write_components(search: DuplicateSearch) -> None:
     """Write components.parquet: each row that has a duplicate, and the smallest row id of its component."""
     uri = search.at("components.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return
     uris = [search.at("edges", f"{name}.parquet") for name in search.partition_names]
 

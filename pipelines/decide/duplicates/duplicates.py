@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra import storage, tables
-from infra.commit import collect_units, need_manifest, read_json, unit_index, write_manifest
-from infra.hashing import canonical_json, fingerprint
+from infra import tables
+from infra.commit import collect_units, need_manifest, read_scratch, unit_index, write_manifest, write_scratch
+from infra.hashing import fingerprint
 from infra.media.interface import MODALITIES
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
@@ -31,7 +31,7 @@ def run(run: Run, units: Sequence[str], inputs: str) -> None:
             continue
         stamp = fingerprint([inputs, modality, settings.model_dump(mode="json"), run.config.seed])
         search = DuplicateSearch(run, modality, tuple(units), stamp)
-        storage.write_bytes(search.at("units.json"), canonical_json(list(units)))
+        write_scratch(search.at("units.json"), "", list(units))
         search = _search(search)
         search.run_tasks("ranks", survivors.write_ranks, search.units)
         search.run_tasks("survivors", survivors.write_survivors, search.partition_names)
@@ -65,10 +65,10 @@ def read_unit(run: Run, name: str) -> dict[str, dict[str, Any]]:
     for groups in need_manifest(run.out, "duplicates").units:
         modality, _, partition = groups.name.partition("-")
         uri = run.work("duplicates", modality, "by-unit", f"{partition}.parquet")
-        if storage.is_file(uri):
-            units = read_json(run.work("duplicates", modality, "units.json"))
+        units = read_scratch(run.work("duplicates", modality, "units.json"), "") or []
+        try:
             table = tables.read_group(uri, units.index(name))
-        else:  # RUN/work was cleared
+        except tables.DAMAGE:  # RUN/work was cleared or is damaged
             table = run.read("duplicates", groups.name)
             table = table.filter(pa.array(unit_indexes(table["row"].to_numpy()) == unit_index(name)))
         rows.update({row["key"]: row for row in table.to_pylist()})

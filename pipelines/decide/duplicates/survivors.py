@@ -35,7 +35,7 @@ RANKS = pa.schema(
 def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     """Task: write a unit's rows that have a duplicate, with their ranks, to the partitions of their groups."""
     uri = search.at("ranks", f"{unit}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     components = tables.read(search.at("components.parquet"))
     first = first_row_id(unit)

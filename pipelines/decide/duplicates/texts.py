@@ -32,7 +32,7 @@ def count_rows(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 def write_bands(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     """Task: write each row to the partition of its exact hash and, for near copies, of each of its bands."""
     uri = search.at("bands", f"{unit}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     rows = search.read_row_ids(unit)
     if not len(rows):
@@ -58,7 +58,7 @@ def write_bands(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 def link_bands(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: link the buckets of one partition. Texts with equal exact hashes have equal signatures."""
     uri = search.at("edges", f"{name}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     table = shuffle_files.read(search.at("bands"), search.units, int(name[1:]), BANDS)
     a, b = np.zeros(0, np.uint64), np.zeros(0, np.uint64)

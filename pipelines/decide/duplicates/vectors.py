@@ -5,6 +5,7 @@ A vector's id is its sample's number in the partition << FRAME_BITS | frame, plu
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,9 +18,9 @@ from filters.dedup import cells as dedup_cells
 from filters.dedup import vectors as dedup
 from filters.dedup.components import build_forest
 from infra import storage, tables
-from infra.commit import read_json
+from infra.commit import read_json, read_scratch, write_scratch
 from infra.errors import StageError
-from infra.hashing import canonical_json, mix64
+from infra.hashing import mix64
 from pipelines.core import shuffle_files
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids
 
@@ -116,8 +117,10 @@ def _train(search: DuplicateSearch, total: int) -> dict[str, Any]:
     cells in which a vector is searched.
     """
     uri = search.at("centroids.json")
-    if storage.is_file(uri) and read_json(uri)["inputs"] == search.inputs:
-        return dict(read_json(uri))
+    vectors_uri = search.at("centroids.npy")
+    cached = read_scratch(uri, search.inputs)
+    if cached is not None and storage.is_file(vectors_uri) and storage.sha256(vectors_uri) == cached["sha256"]:
+        return dict(cached)
     seed = search.run.config.seed
     candidates = pa.concat_tables([tables.read(search.at("sample", f"{unit}.parquet")) for unit in search.units])
     ids = candidates["id"].to_numpy()
@@ -132,9 +135,10 @@ def _train(search: DuplicateSearch, total: int) -> dict[str, Any]:
         probed = round(float((cells >= 0).sum(axis=1).mean()), 3)
     buffer = io.BytesIO()
     np.save(buffer, centroids)
-    storage.write_bytes(search.at("centroids.npy"), buffer.getvalue())
-    training = {"inputs": search.inputs, "cells": count, "margin": margin, "probed": probed, "vectors": total}
-    storage.write_bytes(uri, canonical_json(training))
+    storage.write_bytes(vectors_uri, buffer.getvalue())
+    sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+    training = {"cells": count, "margin": margin, "probed": probed, "vectors": total, "sha256": sha256}
+    write_scratch(uri, search.inputs, training)
     return training
 
 
@@ -151,13 +155,13 @@ def _stack(blobs: pa.ChunkedArray) -> NDArray[np.float16]:
 def write_cells(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     """Task: write each vector of a unit to every partition in which it is searched."""
     uri = search.at("cells", f"{unit}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     prints = read_fingerprints(search, unit)
     if not len(prints.rows):
         search.write_shuffled(uri, tables.empty(VECTORS), np.zeros(0, np.uint64))
         return {"vectors": 0}
-    margin = read_json(search.at("centroids.json"))["margin"]
+    margin = read_json(search.at("centroids.json"))["content"]["margin"]  # checked by `_train` of this command
     centroids = np.load(io.BytesIO(storage.read_bytes(search.at("centroids.npy"))))
     cells = dedup_cells.nearest_cells(prints.vectors, centroids, _probes(search), margin=margin)
     rows, slots = np.nonzero(cells >= 0)
@@ -198,7 +202,7 @@ def read_partition(search: DuplicateSearch, name: str) -> PartitionVectors:
 def link_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task (images): link the vectors of one partition's cells."""
     uri = search.at("edges", f"{name}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     vectors = read_partition(search, name)
     a, b = np.zeros(0, np.uint64), np.zeros(0, np.uint64)

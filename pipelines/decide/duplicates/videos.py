@@ -36,7 +36,7 @@ EDGES = pa.schema(
 def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: find similar frames in one partition, and write them to the partition of their pair of videos."""
     uri = search.at("hits", f"{name}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     vectors = read_partition(search, name)
     blocks = list(dedup.search_cells(vectors.base, vectors.queries, search.threshold, shift=FRAME_BITS))
@@ -54,7 +54,7 @@ def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
 def match_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     """Task: find the pairs of one partition that share enough frames in order."""
     uri = search.at("edges", f"{name}.parquet")
-    if tables.is_done(uri, search.inputs):
+    if tables.is_intact(uri, search.inputs):
         return {}
     hits = shuffle_files.read(search.at("hits"), search.partition_names, int(name[1:]), HITS)
     edges = list(_match_pairs(search, hits))
