@@ -82,11 +82,11 @@ def reference(folder: Path, pixels: np.ndarray, text: str) -> float:
 
 
 def test_both_are_annotators_with_their_plans(tiny: Path) -> None:
-    one, many = Alignment(local(tiny)), VideoAlignment(local(tiny, frames=5))
-    assert isinstance(one, Annotator)
-    assert isinstance(many, Annotator)
-    assert (one.plan.times, one.plan.size, one.plan.fit) == ("middle", 32, "short")
-    assert (many.plan.times, many.plan.count, many.plan.size) == ("uniform", 5, 32)
+    image, video = Alignment(local(tiny)), VideoAlignment(local(tiny, frames=5))
+    assert isinstance(image, Annotator)
+    assert isinstance(video, Annotator)
+    assert (image.plan.times, image.plan.size, image.plan.fit) == ("middle", 32, "short")
+    assert (video.plan.times, video.plan.count, video.plan.size) == ("uniform", 5, 32)
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (32, 57), (32, 32), (70, 33), (20, 18)])
@@ -163,9 +163,9 @@ def test_rows_without_text_or_picture_are_errors(tiny: Path) -> None:
 def test_the_maker_follows_the_weights_and_not_the_place(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    same, other = make(tmp_path / "a"), make(tmp_path / "b", spoil=0.5)
+    same, changed = make(tmp_path / "a"), make(tmp_path / "b", spoil=0.5)
     assert Alignment(local(tiny)).fingerprint_inputs() == Alignment(local(same)).fingerprint_inputs()
-    makers = [Alignment(local(tiny)), Alignment(local(other)), Alignment(local(tiny, batch=2))]
+    makers = [Alignment(local(tiny)), Alignment(local(changed)), Alignment(local(tiny, batch=2))]
     makers += [VideoAlignment(local(tiny)), VideoAlignment(local(tiny, frames=4))]
     assert len({json.dumps(dict(m.fingerprint_inputs()), sort_keys=True) for m in makers}) == 5
 

@@ -57,7 +57,7 @@ def test_facts_of_each_kind(media: list[DecodedMedia]) -> None:
         "images": None,
         "error": None,
     }
-    assert {name: value for name, value in image.items() if value is not None} == {
+    assert {name: fact for name, fact in image.items() if fact is not None} == {
         "container": "PNG",
         "pix_fmt": "RGB",
         "width": 40,
@@ -67,7 +67,7 @@ def test_facts_of_each_kind(media: list[DecodedMedia]) -> None:
         "bytes": image["bytes"],
         "images": 1,
     }
-    assert {name: value for name, value in broken.items() if value is not None} == {"error": "empty: 0 bytes"}
+    assert {name: fact for name, fact in broken.items() if fact is not None} == {"error": "empty: 0 bytes"}
 
 
 def test_columns_are_as_declared_and_rows_stand_alone(media: list[DecodedMedia]) -> None:
@@ -80,9 +80,9 @@ def test_columns_are_as_declared_and_rows_stand_alone(media: list[DecodedMedia])
 
 def test_several_images_and_none_at_all(media: list[DecodedMedia]) -> None:
     several = DecodedMedia(header={**media[1].header, "images": 3})
-    found = Facts().measure(rows(2), [several, None]).to_pylist()
-    assert found[0]["images"] == 3
-    assert found[1]["error"] == "no_media: nothing was decoded"
-    assert found[1]["width"] is None
+    facts = Facts().measure(rows(2), [several, None]).to_pylist()
+    assert facts[0]["images"] == 3
+    assert facts[1]["error"] == "no_media: nothing was decoded"
+    assert facts[1]["width"] is None
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         Facts().measure(rows(3), [several, None])

@@ -71,9 +71,9 @@ def test_a_copy_keeps_its_hash_and_another_picture_does_not() -> None:
     table = measure(
         Fingerprint(FingerprintSettings()), decoded(a), decoded(np.asarray(jpeg, np.uint8)), decoded(photo(4))
     )
-    one, copy, other = (vectors(table, i)[0].astype(np.float64) for i in range(3))
-    assert one @ copy > 0.9
-    assert one @ other < 0.5
+    picture, copy, unrelated = (vectors(table, i)[0].astype(np.float64) for i in range(3))
+    assert picture @ copy > 0.9
+    assert picture @ unrelated < 0.5
 
 
 def test_blank_frames_are_counted_and_not_searched() -> None:
@@ -158,13 +158,13 @@ def sscd(folder: Path, fault: str = "", **more: Any) -> Fingerprint:
 def test_sscd_gets_normalised_rgb_and_gives_unit_vectors(tmp_path: Path) -> None:
     picture = photo(7, 320, 320)
     table = measure(sscd(tmp_path), decoded(picture))
-    found = vectors(table, 0)[0]
+    vector = vectors(table, 0)[0]
     pixels = (picture / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     with torch.inference_mode():
         expected = Descriptor("")(torch.tensor(pixels.transpose(2, 0, 1)[None], dtype=torch.float32))[0].numpy()
-    assert found.shape == (512,)
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert abs(np.linalg.norm(found.astype(np.float64)) - 1) < 1e-3
+    assert vector.shape == (512,)
+    np.testing.assert_allclose(vector, expected, atol=1e-3)
+    assert abs(np.linalg.norm(vector.astype(np.float64)) - 1) < 1e-3
 
 
 @pytest.mark.parametrize("fault", ["nan", "zero"])

@@ -31,7 +31,7 @@ a carnival float passes the Sambódromo in Rio de Janeiro
 the Aufguss ceremony inside a Finnish sauna
 the Louvre at night""".splitlines()
 
-OTHER = """\
+FOREIGN = """\
 Ein Hund läuft über die Wiese
 Ein rotes Auto
 Un chien court dans le champ
@@ -78,7 +78,7 @@ def test_english_stays_with_its_foreign_words() -> None:
 
 
 def test_other_languages_go_even_when_short() -> None:
-    assert [text for text, keep in zip(OTHER, kept(OTHER), strict=True) if keep] == []
+    assert [text for text, keep in zip(FOREIGN, kept(FOREIGN), strict=True) if keep] == []
 
 
 def test_case_does_not_matter_and_rows_do_not_depend_on_each_other() -> None:
@@ -109,7 +109,7 @@ def test_real_captions() -> None:
     rows = [json.loads(line) for line in (text / "captions_multi30k_train2200.jsonl").read_text("utf-8").splitlines()]
     keep = kept([row["text"] for row in rows])
     english = [k for row, k in zip(rows, keep, strict=True) if row["lang"] == "en"]
-    other = [k for row, k in zip(rows, keep, strict=True) if row["lang"] != "en"]
-    assert len(english) >= 2000 and len(other) >= 6000
+    foreign = [k for row, k in zip(rows, keep, strict=True) if row["lang"] != "en"]
+    assert len(english) >= 2000 and len(foreign) >= 6000
     assert sum(english) / len(english) >= 0.999
-    assert sum(other) / len(other) <= 0.001
+    assert sum(foreign) / len(foreign) <= 0.001

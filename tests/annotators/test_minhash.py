@@ -39,14 +39,14 @@ def test_equal_values_estimate_jaccard() -> None:
         first = [f"w{i}" for i in rng.permutation(5000)[:120]]
         second = first[:shared] + [f"v{i}" for i in rng.permutation(5000)[: 120 - shared]]
         a, b = set(shingles(first, 5)), set(shingles(second, 5))
-        one, two = signatures([" ".join(first), " ".join(second)], num_perm=1024)
-        assert (one == two).mean() == pytest.approx(len(a & b) / len(a | b), abs=0.06)
+        a_signature, b_signature = signatures([" ".join(first), " ".join(second)], num_perm=1024)
+        assert (a_signature == b_signature).mean() == pytest.approx(len(a & b) / len(a | b), abs=0.06)
 
 
 def test_short_texts_are_near_to_their_copies_only() -> None:
-    one, two, three = signatures(["Red car!", "red car", "red cat"])
-    assert (one == two).all()
-    assert (one == three).mean() < 0.1
+    capital, copy, other_word = signatures(["Red car!", "red car", "red cat"])
+    assert (capital == copy).all()
+    assert (capital == other_word).mean() < 0.1
     assert shingles(["red", "car"], 5) == ["red car"]
     assert shingles([], 5) == []
     assert shingles(list("abcdef"), 5) == ["a b c d e", "b c d e f"]
@@ -68,12 +68,12 @@ def test_the_signature_is_the_same_in_another_process_and_for_ever() -> None:
         f"chunk = pa.table({{'clean.text': [{text!r}]}});"
         "print(MinHash(MinHashSettings()).measure(chunk, [None])['signature'][0].as_py().hex())"
     )
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
-    mine = measure([text])
-    assert other == mine["signature"][0].as_py().hex()
-    assert mine["exact"][0].as_py().hex() == "5bfb7372bdb2f169ed8c800e5ee441e8"
-    assert other[:32] == "12e440dfd2c0a1c453042ebe84a187cd"
-    assert len(other) == 128 * 4 * 2
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    measured = measure([text])
+    assert printed == measured["signature"][0].as_py().hex()
+    assert measured["exact"][0].as_py().hex() == "5bfb7372bdb2f169ed8c800e5ee441e8"
+    assert printed[:32] == "12e440dfd2c0a1c453042ebe84a187cd"
+    assert len(printed) == 128 * 4 * 2
 
 
 def test_maker_and_parameters() -> None:

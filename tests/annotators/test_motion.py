@@ -65,10 +65,10 @@ def encode(frames: Any, codec: str = "libx264", fmt: str = "mp4", step: int = 1,
     return out.getvalue()
 
 
-def watch(data: bytes | str, **header: object) -> dict[str, Any]:
+def watch(video: bytes | str, **header: object) -> dict[str, Any]:
     """Drives the observer as the decoder does: pickled, told the header, shown every frame, asked once."""
     observer = pickle.loads(pickle.dumps(Motion().observer()))
-    with av.open(io.BytesIO(data) if isinstance(data, bytes) else data) as container:
+    with av.open(io.BytesIO(video) if isinstance(video, bytes) else video) as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         if observer.export_motion_vectors:
@@ -86,11 +86,11 @@ def watch(data: bytes | str, **header: object) -> dict[str, Any]:
 @pytest.mark.parametrize("b_frames", ["0", "1", "3"])
 @pytest.mark.parametrize("speed", [1.0, 3.0])
 def test_a_pan_has_its_speed_with_and_without_b_frames(speed: float, b_frames: str) -> None:
-    found = watch(encode(pan(speed), bf=b_frames, crf="20"))
-    assert found["method"] == "vectors"
-    assert found["score"] == pytest.approx(speed * RATE / DIAGONAL, rel=0.25)
-    assert found["score"] == round(found["score"], 6)
-    assert 5 <= found["frames"] <= 29
+    motion = watch(encode(pan(speed), bf=b_frames, crf="20"))
+    assert motion["method"] == "vectors"
+    assert motion["score"] == pytest.approx(speed * RATE / DIAGONAL, rel=0.25)
+    assert motion["score"] == round(motion["score"], 6)
+    assert 5 <= motion["frames"] <= 29
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_a_pan_has_its_speed_with_and_without_b_frames(speed: float, b_frames: s
 def test_every_codec_path_gives_the_same_unit(codec: str, fmt: str, method: str, options: dict[str, str]) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV has no {codec}")
-    found = watch(encode(pan(2.0), codec, fmt, **options))
-    assert found["method"] == method
-    assert found["score"] == pytest.approx(2.0 * RATE / DIAGONAL, rel=0.3)
+    motion = watch(encode(pan(2.0), codec, fmt, **options))
+    assert motion["method"] == method
+    assert motion["score"] == pytest.approx(2.0 * RATE / DIAGONAL, rel=0.3)
 
 
 def test_a_still_picture_scores_next_to_nothing() -> None:
@@ -205,19 +205,19 @@ def test_displacement_against_a_plain_loop(frames: list[list[Any]], seed: int) -
     width, height = 70, 50
     columns, count = 5, 20
     weight = np.random.default_rng(seed).random(count).astype(np.float32)
-    found = displacement([rows(frame) for frame in frames], width, height, weight)
+    displaced = displacement([rows(frame) for frame in frames], width, height, weight)
     diagonal = math.hypot(width, height)
-    for frame, sums in zip(frames, found, strict=True):
-        place = [min(max((y >> 4) * columns + (x >> 4), 0), count - 1) for _, _, x, y, _, _ in frame]
-        covered = dict.fromkeys(place, 0.0)
-        for at, (_, (w, h), *_rest) in zip(place, frame, strict=True):
-            covered[at] += w * h / 256
+    for frame, sums in zip(frames, displaced, strict=True):
+        cells = [min(max((y >> 4) * columns + (x >> 4), 0), count - 1) for _, _, x, y, _, _ in frame]
+        covered = dict.fromkeys(cells, 0.0)
+        for cell, (_, (w, h), *_rest) in zip(cells, frame, strict=True):
+            covered[cell] += w * h / 256
         expected = {-1: 0.0, 1: 0.0}
-        some_forward = any(v[0] > 0 for other in frames for v in other)
-        for at, (source, (w, h), _, _, dx, dy) in zip(place, frame, strict=True):
+        some_forward = any(v[0] > 0 for some in frames for v in some)
+        for cell, (source, (w, h), _, _, dx, dy) in zip(cells, frame, strict=True):
             length = min(math.hypot(dx, dy) / 4, diagonal) / diagonal
-            shared = max(covered[at], 1.0) if some_forward else 1.0
-            expected[source] += length * w * h / 256 * float(weight[at]) / shared / count
+            shared = max(covered[cell], 1.0) if some_forward else 1.0
+            expected[source] += length * w * h / 256 * float(weight[cell]) / shared / count
         assert sums.tolist() == pytest.approx([expected[-1], expected[1]], rel=1e-4, abs=1e-6)
 
 
@@ -295,9 +295,9 @@ def test_flicker_and_grain_are_no_motion() -> None:
     grain = [np.clip(still + noise.normal(0, 3, still.shape), 0, 255).astype(np.uint8) for _ in range(40)]
     for frames in (flicker, grain):
         for group, method in (("250", "vectors"), ("1", "flow")):
-            found = watch(encode(frames, g=group, crf="5"))
-            assert found["method"] == method
-            assert found["score"] < 0.0005
+            motion = watch(encode(frames, g=group, crf="5"))
+            assert motion["method"] == method
+            assert motion["score"] < 0.0005
 
 
 def test_a_slow_subject_before_a_still_background_moves() -> None:
@@ -340,13 +340,13 @@ def test_makers_name_what_the_score_depends_on() -> None:
 
 def test_frames_are_given_back_as_soon_as_they_are_seen() -> None:
     """PyAV's frame.side_data ties frame and vectors into a cycle that only the garbage collector undoes."""
-    data = encode(pan(1.0, 20))
+    video = encode(pan(1.0, 20))
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(thing, SideDataContainer) for thing in gc.get_objects())
-        assert watch(data)["method"] == "vectors"
-        assert sum(isinstance(thing, SideDataContainer) for thing in gc.get_objects()) == before
+        before = sum(isinstance(container, SideDataContainer) for container in gc.get_objects())
+        assert watch(video)["method"] == "vectors"
+        assert sum(isinstance(container, SideDataContainer) for container in gc.get_objects()) == before
     finally:
         gc.enable()
 
@@ -361,9 +361,9 @@ def test_flow_sees_every_frame_when_vectors_never_come() -> None:
     with av.open(io.BytesIO(encode(pan(2.0, 7), g="1"))) as container:
         for frame in container.decode(video=0):
             alone.add(frame)
-    found = observer.finish()
-    assert found["frames"] == len(alone.steps) > 3
-    assert found["score"] == round(float(np.mean(alone.steps)) * 2, 6)
+    motion = observer.finish()
+    assert motion["frames"] == len(alone.steps) > 3
+    assert motion["score"] == round(float(np.mean(alone.steps)) * 2, 6)
 
 
 # Real media

@@ -33,9 +33,9 @@ CASES = st.sampled_from(["lower", "keep"])
 @settings(max_examples=150, deadline=None)
 @given(st.lists(ANY.filter(lambda t: t.strip()), min_size=1, max_size=12), st.lists(st.none() | ANY, max_size=5), CASES)
 def test_equal_to_entry_in_text(entries, texts, case):
-    found = Matcher(entries, case).match(pa.array(texts, pa.string()))
-    assert found.type == pa.list_(pa.int32())
-    assert found.to_pylist() == plain(entries, texts, case)
+    matches = Matcher(entries, case).match(pa.array(texts, pa.string()))
+    assert matches.type == pa.list_(pa.int32())
+    assert matches.to_pylist() == plain(entries, texts, case)
 
 
 @settings(max_examples=50, deadline=None)
@@ -55,9 +55,9 @@ def test_equal_to_the_plain_loop_on_many_entries():
     words = [f"w{i}" for i in range(300)]
     entries = [" ".join(words[i] for i in rng.zipf(1.5, rng.integers(1, 6)) % 300) for _ in range(20_000)]
     texts = [" ".join(words[i] for i in rng.zipf(1.3, 12) % 300) for _ in range(40)]
-    found = Matcher(entries, "lower").match(pa.array(texts)).to_pylist()
-    assert found == plain_fast(entries, texts)
-    assert max(len(entries[i].split()) for ids in found for i in ids) == 5
+    matches = Matcher(entries, "lower").match(pa.array(texts)).to_pylist()
+    assert matches == plain_fast(entries, texts)
+    assert max(len(entries[i].split()) for ids in matches for i in ids) == 5
 
 
 def plain_fast(entries, texts):
@@ -111,12 +111,12 @@ def test_no_rows(annotator):
 
 
 def test_the_maker_names_the_vocabulary_by_its_bytes(annotator, tmp_path):
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps(["dog", "brown dog", "cat"]))
+    longer = tmp_path / "other.json"
+    longer.write_text(json.dumps(["dog", "brown dog", "cat"]))
     copy = tmp_path / "copy.json"
     copy.write_text(json.dumps(["dog", "brown dog", "car"]))
     assert Ngrams(NgramsSettings(vocabulary=str(copy))).fingerprint_inputs() == annotator.fingerprint_inputs()
-    assert Ngrams(NgramsSettings(vocabulary=str(other))).fingerprint_inputs() != annotator.fingerprint_inputs()
+    assert Ngrams(NgramsSettings(vocabulary=str(longer))).fingerprint_inputs() != annotator.fingerprint_inputs()
     assert (
         Ngrams(NgramsSettings(vocabulary=str(copy), case="keep")).fingerprint_inputs() != annotator.fingerprint_inputs()
     )

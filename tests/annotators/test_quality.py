@@ -23,12 +23,12 @@ def measure(texts: list[str | None], raw: list[str | None] | None = None, **opti
     return answer.to_pylist()  # type: ignore[no-any-return]
 
 
-def one(text: str, raw: str | None = None) -> dict[str, float]:
+def signals_of(text: str, raw: str | None = None) -> dict[str, float]:
     return measure([text], [text if raw is None else raw])[0]
 
 
 def test_a_plain_caption() -> None:
-    row = one("A dog runs, at 9 o'clock!")
+    row = signals_of("A dog runs, at 9 o'clock!")
     assert (row["words"], row["chars"], row["letters"]) == (6, 25, 16)
     assert row["upper_share"] == pytest.approx(1 / 16)
     assert row["symbol_ratio"] == pytest.approx(3 / 20)
@@ -39,22 +39,22 @@ def test_a_plain_caption() -> None:
 
 
 def test_capitals_are_those_of_the_raw_text() -> None:
-    row = one("A dog runs across the field", "A DOG RUNS ACROSS THE FIELD")
+    row = signals_of("A dog runs across the field", "A DOG RUNS ACROSS THE FIELD")
     assert (row["upper_share"], row["shouted_share"]) == (1.0, 1.0)
-    row = one("NASA and ESA launch the JWST")
+    row = signals_of("NASA and ESA launch the JWST")
     assert row["upper_share"] > 0.4
     assert row["shouted_share"] == 0.0
 
 
 def test_scripts_without_blanks_have_words() -> None:
-    assert one("犬が公園を走っている")["words"] == 5
-    assert one("สุนัขวิ่ง")["words"] >= 3
-    assert one("a 犬")["words"] == 2
+    assert signals_of("犬が公園を走っている")["words"] == 5
+    assert signals_of("สุนัขวิ่ง")["words"] >= 3
+    assert signals_of("a 犬")["words"] == 2
 
 
 def test_lines_and_documents() -> None:
     text = "• one\n- two\nthree...\n\nThe end of it, with that. https://x.y {\n\nthree...\nlorem ipsum"
-    row = one(text)
+    row = signals_of(text)
     assert row["bullet_lines"] == pytest.approx(2 / 6, abs=1e-6)
     assert row["ellipsis_lines"] == pytest.approx(2 / 6, abs=1e-6)
     assert row["terminal_lines"] == pytest.approx(2 / 6, abs=1e-6)
@@ -62,17 +62,17 @@ def test_lines_and_documents() -> None:
     assert row["stop_words"] == 4  # the, of, with, that
     assert (row["urls"], row["braces"], row["lorem"]) == (1, 1, 1)
     assert row["ellipsis_ratio"] == pytest.approx(2 / row["words"], abs=1e-6)
-    assert one("# a # b")["hash_ratio"] == 1.0
-    assert one("p q\n\np q\n\np q")["dup_paragraphs"] == pytest.approx(2 / 3, abs=1e-6)
+    assert signals_of("# a # b")["hash_ratio"] == 1.0
+    assert signals_of("p q\n\np q\n\np q")["dup_paragraphs"] == pytest.approx(2 / 3, abs=1e-6)
 
 
 def test_stop_words_are_counted_once_each() -> None:
-    assert one("the the The the")["stop_words"] == 1
+    assert signals_of("the the The the")["stop_words"] == 1
 
 
 def test_empty_and_null_are_zeros() -> None:
     for row in measure(["", None, "   "]):
-        assert {value for name, value in row.items() if name not in ("error", "chars")} == {0}
+        assert {signal for name, signal in row.items() if name not in ("error", "chars")} == {0}
 
 
 def test_bad_words_are_whole_words_or_phrases(tmp_path: Path) -> None:

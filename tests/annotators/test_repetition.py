@@ -35,11 +35,11 @@ def oracle(tokens: list[str]) -> dict[str, float]:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(words, max_size=6))
 def test_shares_equal_the_plain_loop_for_every_text_of_a_chunk(texts: list[list[str]]) -> None:
-    found = ngram_shares(pa.array(texts, pa.list_(pa.string())), TOP, REPEATED)
-    assert set(found) == {f"top_{n}gram" for n in TOP} | {f"dup_{n}gram" for n in REPEATED}
+    shares = ngram_shares(pa.array(texts, pa.list_(pa.string())), TOP, REPEATED)
+    assert set(shares) == {f"top_{n}gram" for n in TOP} | {f"dup_{n}gram" for n in REPEATED}
     for row, tokens in enumerate(texts):
         for name, share in oracle(tokens).items():
-            assert found[name][row] == pytest.approx(share), (name, tokens)
+            assert shares[name][row] == pytest.approx(share), (name, tokens)
 
 
 def test_a_text_said_twice_is_half_repetition() -> None:

@@ -37,8 +37,8 @@ def shot(seed: int, count: int, speed: float = 0.5, grain: float = 2.0) -> list[
     picture, chance = scene(seed), np.random.default_rng(100 + seed)
     frames = []
     for i in range(count):
-        part = picture[:, int(speed * i) :][:, :WIDTH].astype(np.float64)
-        frames.append(np.clip(part + chance.normal(0, grain, part.shape), 0, 255).astype(np.uint8))
+        view = picture[:, int(speed * i) :][:, :WIDTH].astype(np.float64)
+        frames.append(np.clip(view + chance.normal(0, grain, view.shape), 0, 255).astype(np.uint8))
     return frames
 
 
@@ -62,10 +62,10 @@ def watch(
 
 def cuts(frames: Sequence[Any], rate: int = RATE, **how: Any) -> list[int]:
     """The numbers of the frames at which shots begin."""
-    found = watch(frames, rate, **how)
-    assert found["count"] == len(found["times"]) + 1
-    assert found["times"] == sorted(found["times"])
-    return [round(time * rate) for time in found["times"]]
+    measured = watch(frames, rate, **how)
+    assert measured["count"] == len(measured["times"]) + 1
+    assert measured["times"] == sorted(measured["times"])
+    return [round(time * rate) for time in measured["times"]]
 
 
 # Cuts
@@ -77,9 +77,9 @@ def test_a_cut_is_found_at_its_frame(rate: int) -> None:
     assert cuts([*shot(1, before), *shot(2, after)], rate) == [before]
 
 
-@pytest.mark.parametrize("place", range(20, 32))
-def test_it_does_not_matter_where_a_cut_lies_between_looks(place: int) -> None:
-    assert cuts([*shot(1, place), *shot(2, 40)]) == [place]
+@pytest.mark.parametrize("frame", range(20, 32))
+def test_it_does_not_matter_where_a_cut_lies_between_looks(frame: int) -> None:
+    assert cuts([*shot(1, frame), *shot(2, 40)]) == [frame]
 
 
 @settings(max_examples=25)
@@ -95,10 +95,10 @@ def test_cuts_to_and_from_flat_pictures() -> None:
 
 
 def test_a_blended_frame_between_two_shots_is_one_cut() -> None:
-    one, other = shot(1, 25), shot(2, 25)
-    blend = ((one[-1].astype(np.int32) + other[0]) // 2).astype(np.uint8)
-    (found,) = cuts([*one, blend, *other])
-    assert found in (25, 26)
+    first, second = shot(1, 25), shot(2, 25)
+    blend = ((first[-1].astype(np.int32) + second[0]) // 2).astype(np.uint8)
+    (cut,) = cuts([*first, blend, *second])
+    assert cut in (25, 26)
 
 
 def test_cuts_in_films_whose_frames_are_repeated() -> None:
@@ -132,9 +132,9 @@ def test_a_flash_is_none(length: int) -> None:
 
 
 def test_a_slow_dissolve_is_missed() -> None:
-    one, other = shot(1, 72), shot(2, 72)
+    first, second = shot(1, 72), shot(2, 72)
     weights = np.clip((np.arange(72) - 24) / 24, 0, 1)
-    mixed = [(a * (1 - w) + b * w).astype(np.uint8) for a, b, w in zip(one, other, weights, strict=True)]
+    mixed = [(a * (1 - w) + b * w).astype(np.uint8) for a, b, w in zip(first, second, weights, strict=True)]
     assert cuts(mixed) == []
 
 
@@ -212,8 +212,8 @@ def test_through_a_codec_and_the_decoder(tmp_path: Path) -> None:
     shots = Shots()
     with Decoder() as door:
         media = [door.decode(MediaRef(str(p)), {}, {"shots": shots.observer()}) for p in (path, smooth, sound)]
-        part = door.decode(MediaRef(str(path), start_s=1.0, end_s=2.0), {}, {"shots": shots.observer()})
-    answer = shots.measure(pa.table({"key": ["a", "b", "c", "d", "e"]}), [*media, part, None])
+        excerpt = door.decode(MediaRef(str(path), start_s=1.0, end_s=2.0), {}, {"shots": shots.observer()})
+    answer = shots.measure(pa.table({"key": ["a", "b", "c", "d", "e"]}), [*media, excerpt, None])
     assert answer.schema == Shots.schema()
     times, counts, errors = (answer[name].to_pylist() for name in ("times", "count", "error"))
     assert times == [[1.25], [], None, [0.25], None]

@@ -20,11 +20,11 @@ def table(scores: list[float | None]) -> pa.Table:
 
 
 def test_low_score_and_missing() -> None:
-    result = judge(table([0.28, 0.279999, None, math.nan]), AlignmentThresholds(min_score=0.28))
-    assert result.passed.tolist() == [True, False, False, False]
-    assert result.reason.tolist() == ["", "low_score", "missing", "missing"]
-    assert result.numbers.tolist()[:2] == [0.28, 0.279999]
-    assert result.threshold.tolist()[:2] == [0.28, 0.28]
+    verdicts = judge(table([0.28, 0.279999, None, math.nan]), AlignmentThresholds(min_score=0.28))
+    assert verdicts.passed.tolist() == [True, False, False, False]
+    assert verdicts.reason.tolist() == ["", "low_score", "missing", "missing"]
+    assert verdicts.numbers.tolist()[:2] == [0.28, 0.279999]
+    assert verdicts.threshold.tolist()[:2] == [0.28, 0.28]
 
 
 def test_zero_is_a_threshold() -> None:
@@ -34,7 +34,7 @@ def test_zero_is_a_threshold() -> None:
 def test_a_threshold_belongs_to_weights() -> None:
     assert AlignmentFilter().default_min_score("ViT-B-32", "openai") == 0.28
     assert AlignmentFilter().default_min_score("ViT-B-32", "/somewhere/own.pt") is None
-    assert all(-1 <= value <= 1 for value in PUBLISHED_THRESHOLDS.values())
+    assert all(-1 <= threshold <= 1 for threshold in PUBLISHED_THRESHOLDS.values())
     with pytest.raises(ValueError, match="min_score or keep_top"):
         judge(table([0.5]), AlignmentThresholds())
 
@@ -54,8 +54,8 @@ def test_a_share_passes_all_until_its_score_is_known(scores: list[float | None],
     values = np.array([math.nan if score is None else score for score in scores])
     min_score = quantile_threshold(values, share)
     cut = AlignmentFilter(asked).with_settings(min_score=min_score, keep_top=None).settings
-    result = judge(table(scores), cut)
-    assert result.passed.sum() >= share * sum(measured) - 1e-9
+    verdicts = judge(table(scores), cut)
+    assert verdicts.passed.sum() >= share * sum(measured) - 1e-9
     order = np.argsort(values)
     again = judge(table([scores[i] for i in order]), cut)
-    assert again.passed.tolist() == result.passed[order].tolist()
+    assert again.passed.tolist() == verdicts.passed[order].tolist()

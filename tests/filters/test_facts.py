@@ -27,7 +27,7 @@ def table(*rows: dict[str, object]) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason", "value", "threshold"),
+    ("fault", "reason", "number", "threshold"),
     [
         ({"height": 199}, "too_small", 199, 200),
         ({"width": 1081}, "too_wide", 1081 / 360, 3),
@@ -39,10 +39,10 @@ def table(*rows: dict[str, object]) -> pa.Table:
         ({"codec": "mjpeg"}, "codec", 0, 1),
     ],
 )
-def test_every_rule(fault: dict[str, object], reason: str, value: float, threshold: float) -> None:
-    result = judge(table(VIDEO, VIDEO | fault), ALL)
-    assert result.reason.tolist() == ["", reason]
-    assert (result.numbers[1], result.threshold[1]) == (pytest.approx(value), threshold)
+def test_every_rule(fault: dict[str, object], reason: str, number: float, threshold: float) -> None:
+    verdicts = judge(table(VIDEO, VIDEO | fault), ALL)
+    assert verdicts.reason.tolist() == ["", reason]
+    assert (verdicts.numbers[1], verdicts.threshold[1]) == (pytest.approx(number), threshold)
 
 
 def test_images_have_no_duration() -> None:
@@ -52,8 +52,8 @@ def test_images_have_no_duration() -> None:
 
 @pytest.mark.parametrize("name", ["width", "height", "duration", "fps", "codec"])
 def test_what_is_asked_and_missing_fails_closed(name: str) -> None:
-    result = judge(table(VIDEO | {name: None}), ALL)
-    assert (result.passed[0], result.reason[0]) == (False, "missing")
+    verdicts = judge(table(VIDEO | {name: None}), ALL)
+    assert (verdicts.passed[0], verdicts.reason[0]) == (False, "missing")
 
 
 def test_nan_fails_closed_and_what_is_not_asked_may_be_missing() -> None:

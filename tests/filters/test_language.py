@@ -29,16 +29,16 @@ def table(*rows: dict[str, object]) -> pa.Table:
 
 
 def verdict(row: dict[str, object], **settings: object) -> tuple[bool, str]:
-    result = judge(table(row), LanguageThresholds(**settings))  # type: ignore[arg-type]
-    return bool(result.passed[0]), str(result.reason[0])
+    verdicts = judge(table(row), LanguageThresholds(**settings))  # type: ignore[arg-type]
+    return bool(verdicts.passed[0]), str(verdicts.reason[0])
 
 
 def test_top_label_decides() -> None:
-    result = judge(table(ENGLISH, GERMAN), LanguageThresholds())
-    assert result.passed.tolist() == [True, False]
-    assert result.reason.tolist() == ["", "other_language"]
-    assert result.numbers.tolist() == [0.9, 0.01]
-    assert result.threshold.tolist() == [0.0, 0.95]  # what English was beaten by
+    verdicts = judge(table(ENGLISH, GERMAN), LanguageThresholds())
+    assert verdicts.passed.tolist() == [True, False]
+    assert verdicts.reason.tolist() == ["", "other_language"]
+    assert verdicts.numbers.tolist() == [0.9, 0.01]
+    assert verdicts.threshold.tolist() == [0.0, 0.95]  # what English was beaten by
     assert verdict(ENGLISH | {"score": 0.1, "english": 0.1}) == (True, "")
 
 
@@ -70,8 +70,8 @@ def test_english_among_foreign_words_stays() -> None:
 
 def test_english_without_latin_letters_is_not_english() -> None:
     han = ENGLISH | {"letters": 3, "latin": 0, "score": 0.34, "english": 0.34, "english_share": 0.0}
-    result = judge(table(han), LanguageThresholds())
-    assert (result.passed[0], result.reason[0], result.numbers[0], result.threshold[0]) == (
+    verdicts = judge(table(han), LanguageThresholds())
+    assert (verdicts.passed[0], verdicts.reason[0], verdicts.numbers[0], verdicts.threshold[0]) == (
         False,
         "not_latin",
         0.0,
@@ -84,19 +84,19 @@ def test_other_languages_may_be_wanted_and_sure() -> None:
     assert verdict(GERMAN, allowed=("en", "de")) == (True, "")
     assert verdict(ENGLISH, allowed=("de",)) == (False, "other_language")
     weak = GERMAN | {"score": 0.6}
-    result = judge(table(weak), LanguageThresholds(allowed=("de",), min_score=0.8))
-    assert (result.reason[0], result.numbers[0], result.threshold[0]) == ("low_score", 0.6, 0.8)
+    verdicts = judge(table(weak), LanguageThresholds(allowed=("de",), min_score=0.8))
+    assert (verdicts.reason[0], verdicts.numbers[0], verdicts.threshold[0]) == ("low_score", 0.6, 0.8)
 
 
 @pytest.mark.parametrize("name", [name[9:] for name in LanguageFilter.columns()])
 def test_anything_missing_fails_closed(name: str) -> None:
-    for value in (None, math.nan):
-        if value is not None and not pa.types.is_floating(Language.columns[name].type):
+    for absent in (None, math.nan):
+        if absent is not None and not pa.types.is_floating(Language.columns[name].type):
             continue
         for row in (ENGLISH, GERMAN | {"letters": 5, "score": 0.3, "english": 0.2}):
-            result = judge(table(row | {name: value}), LanguageThresholds(allowed=("en", "de")))
-            assert (result.passed[0], result.reason[0]) == (False, "missing")
-            assert math.isnan(result.numbers[0])
+            verdicts = judge(table(row | {name: absent}), LanguageThresholds(allowed=("en", "de")))
+            assert (verdicts.passed[0], verdicts.reason[0]) == (False, "missing")
+            assert math.isnan(verdicts.numbers[0])
 
 
 rows = st.fixed_dictionaries(

@@ -59,8 +59,8 @@ scores = st.lists(st.none() | st.floats(0, 2) | st.just(math.nan), max_size=20)
 @given(scores, st.floats(0, 1), st.none() | st.floats(1, 2))
 def test_agrees_with_the_rule_row_by_row(values: list[float | None], low: float, high: float | None) -> None:
     verdict = judge(signals(values), MotionThresholds(min_score=low, max_score=high))
-    for value, passed, reason in zip(values, verdict.passed, verdict.reason, strict=True):
-        known = value is not None and not math.isnan(value)
-        assert passed == (known and value >= low and (high is None or value <= high))
+    for score, passed, reason in zip(values, verdict.passed, verdict.reason, strict=True):
+        measured = score is not None and not math.isnan(score)
+        assert passed == (measured and score >= low and (high is None or score <= high))
         assert (reason == "") == passed
-        assert (reason == "missing") == (not known)
+        assert (reason == "missing") == (not measured)

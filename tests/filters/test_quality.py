@@ -72,18 +72,18 @@ def table(rows: list[dict[str, float | None]], modality: str | list[str]) -> pa.
 
 @pytest.mark.parametrize(("reason", "fault", "threshold"), CAPTION_FAULTS)
 def test_every_caption_rule(reason: str, fault: dict[str, float], threshold: float) -> None:
-    result = judge(table([CAPTION, CAPTION | fault], "image"), STRICT)
-    assert result.reason.tolist() == ["", reason]
-    assert result.passed.tolist() == [True, False]
-    assert (result.numbers[1], result.threshold[1]) == (next(iter(fault.values())), threshold)
+    verdicts = judge(table([CAPTION, CAPTION | fault], "image"), STRICT)
+    assert verdicts.reason.tolist() == ["", reason]
+    assert verdicts.passed.tolist() == [True, False]
+    assert (verdicts.numbers[1], verdicts.threshold[1]) == (next(iter(fault.values())), threshold)
 
 
 @pytest.mark.parametrize(("reason", "fault", "threshold"), DOCUMENT_FAULTS)
 def test_every_document_rule(reason: str, fault: dict[str, float], threshold: float | None) -> None:
-    result = judge(table([DOCUMENT, DOCUMENT | fault], "text"), STRICT)
-    assert result.reason.tolist() == ["", reason]
-    assert result.numbers[1] == next(iter(fault.values()))
-    assert threshold is None or result.threshold[1] == threshold
+    verdicts = judge(table([DOCUMENT, DOCUMENT | fault], "text"), STRICT)
+    assert verdicts.reason.tolist() == ["", reason]
+    assert verdicts.numbers[1] == next(iter(fault.values()))
+    assert threshold is None or verdicts.threshold[1] == threshold
 
 
 def test_no_reason_is_without_a_test() -> None:
@@ -96,11 +96,13 @@ def test_documents_are_not_judged_as_captions() -> None:
 
 
 @pytest.mark.parametrize("name", [name.partition(".")[2] for name in READS])
-@pytest.mark.parametrize("value", [None, math.nan])
-def test_anything_missing_fails_closed(name: str, value: float | None) -> None:
-    result = judge(table([CAPTION | {name: value}, DOCUMENT | {name: value}], ["image", "text"]), QualityThresholds())
-    assert result.passed.tolist() == [False, False]
-    assert result.reason.tolist() == ["missing", "missing"]
+@pytest.mark.parametrize("absent", [None, math.nan])
+def test_anything_missing_fails_closed(name: str, absent: float | None) -> None:
+    verdicts = judge(
+        table([CAPTION | {name: absent}, DOCUMENT | {name: absent}], ["image", "text"]), QualityThresholds()
+    )
+    assert verdicts.passed.tolist() == [False, False]
+    assert verdicts.reason.tolist() == ["missing", "missing"]
 
 
 def test_rules_can_be_switched_off() -> None:
@@ -121,7 +123,7 @@ def test_verdicts_do_not_depend_on_order_or_chunks(
     order = np.array(data.draw(st.permutations(range(len(rows)))))
     cut = data.draw(st.integers(0, len(rows)))
     shuffled = judge(signals.take(order), STRICT)
-    chunks = [judge(part, STRICT) for part in (signals.slice(0, cut), signals.slice(cut))]
+    chunks = [judge(chunk, STRICT) for chunk in (signals.slice(0, cut), signals.slice(cut))]
     for field in ("passed", "numbers", "threshold", "reason"):
         expected = getattr(whole, field)
         np.testing.assert_array_equal(getattr(shuffled, field), expected[order])

@@ -11,33 +11,33 @@ values = st.lists(st.floats(-1, 1) | st.just(math.nan), min_size=1, max_size=20)
 
 
 def test_the_first_broken_rule_decides() -> None:
-    one, two = np.array([1.0, 5.0, 1.0, 5.0]), np.array([9.0, 9.0, 2.0, 2.0])
-    rules = [Rule("small", one, "min", 3.0), Rule("large", two, "max", 4.0)]
-    result = judge_by_rules(rules, np.zeros(4, dtype=bool))
-    assert result.reason.tolist() == ["small", "large", "small", ""]
-    assert result.numbers.tolist() == [1.0, 9.0, 1.0, 5.0]
-    assert result.threshold.tolist() == [3.0, 4.0, 3.0, 3.0]
-    assert result.passed.tolist() == [False, False, False, True]
+    lengths, sizes = np.array([1.0, 5.0, 1.0, 5.0]), np.array([9.0, 9.0, 2.0, 2.0])
+    rules = [Rule("small", lengths, "min", 3.0), Rule("large", sizes, "max", 4.0)]
+    verdicts = judge_by_rules(rules, np.zeros(4, dtype=bool))
+    assert verdicts.reason.tolist() == ["small", "large", "small", ""]
+    assert verdicts.numbers.tolist() == [1.0, 9.0, 1.0, 5.0]
+    assert verdicts.threshold.tolist() == [3.0, 4.0, 3.0, 3.0]
+    assert verdicts.passed.tolist() == [False, False, False, True]
 
 
 def test_limits_themselves_are_kept_and_nan_is_not() -> None:
-    value = np.array([3.0, math.nan])
+    lengths = np.array([3.0, math.nan])
     for side in ("min", "max"):
-        assert judge_by_rules([Rule("r", value, side, 3.0)], np.zeros(2, dtype=bool)).passed.tolist() == [True, False]
+        assert judge_by_rules([Rule("r", lengths, side, 3.0)], np.zeros(2, dtype=bool)).passed.tolist() == [True, False]
 
 
 def test_lost_rows_are_missing_whatever_the_rules_say() -> None:
-    result = judge_by_rules([Rule("r", np.array([1.0]), "min", 3.0)], np.array([True]))
-    assert (result.passed[0], result.reason[0]) == (False, "missing")
-    assert math.isnan(result.numbers[0])
+    verdicts = judge_by_rules([Rule("r", np.array([1.0]), "min", 3.0)], np.array([True]))
+    assert (verdicts.passed[0], verdicts.reason[0]) == (False, "missing")
+    assert math.isnan(verdicts.numbers[0])
 
 
 def test_a_rule_is_asked_of_the_rows_that_it_applies_to() -> None:
     numbers, first = np.array([1.0, 1.0, math.nan]), np.array([True, False, False])
     rules = [Rule("small", numbers, "min", 3.0, first), Rule("large", numbers, "max", 2.0, ~first)]
-    result = judge_by_rules(rules, np.zeros(3, dtype=bool))
-    assert result.reason.tolist() == ["small", "", "missing"]
-    assert result.threshold.tolist() == [3.0, 2.0, 2.0]
+    verdicts = judge_by_rules(rules, np.zeros(3, dtype=bool))
+    assert verdicts.reason.tolist() == ["small", "", "missing"]
+    assert verdicts.threshold.tolist() == [3.0, 2.0, 2.0]
 
 
 @settings(deadline=None, max_examples=60)
@@ -50,9 +50,9 @@ def test_the_share_kept_is_the_share_asked_for(scores: list[float], fraction: fl
     if len(real) == 0:
         assert threshold == math.inf
         return
-    wanted = math.ceil(round(fraction * len(real), 9))
-    assert (real >= threshold).sum() >= wanted  # more only where scores tie
-    assert (real > threshold).sum() < wanted
+    count = math.ceil(round(fraction * len(real), 9))
+    assert (real >= threshold).sum() >= count  # more only where scores tie
+    assert (real > threshold).sum() < count
 
 
 def test_shares_outside_are_refused() -> None:

@@ -13,9 +13,9 @@ def judge(signals: pa.Table, settings: AlignmentThresholds) -> Judgement:
 def test_its_own_column_and_modality() -> None:
     scores = pa.array([0.3, 0.1, None], pa.float64())
     table = pa.table({"video_alignment.score": scores, "alignment.score": [0.0, 0.9, 0.9]})
-    result = judge(table, AlignmentThresholds(min_score=0.2))
-    assert result.passed.tolist() == [True, False, False]
-    assert result.reason.tolist() == ["", "low_score", "missing"]
+    verdicts = judge(table, AlignmentThresholds(min_score=0.2))
+    assert verdicts.passed.tolist() == [True, False, False]
+    assert verdicts.reason.tolist() == ["", "low_score", "missing"]
     assert VideoAlignmentFilter.modalities == {"video"}
 
 

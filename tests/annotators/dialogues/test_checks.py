@@ -29,7 +29,9 @@ def reasons(*turns: Turn, on: EvidenceSheet = SKI, of: Any = TALK, **options: An
     return check_dialogue(Dialogue(of.name, turns), on, of, CheckSettings(**options), lambda text: "en").turns
 
 
-def one(question: str, answer: str, *cited: str, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> str | None:
+def reason_of(
+    question: str, answer: str, *cited: str, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any
+) -> str | None:
     return reasons(Turn(question, answer, cited or ("c1",)), on=on, of=of, **options)[0]
 
 
@@ -39,11 +41,11 @@ def name(reason: str | None) -> str | None:
 
 def about(text: str, question: str, answer: str) -> str | None:
     """The reason against a turn that rests on one caption."""
-    return one(question, answer, on=sheet(("caption", text)))
+    return reason_of(question, answer, on=sheet(("caption", text)))
 
 
 def test_a_sound_turn_passes() -> None:
-    assert one("What is the man doing?", "He is skiing down a steep slope and jumps over two ramps.") is None
+    assert reason_of("What is the man doing?", "He is skiing down a steep slope and jumps over two ramps.") is None
 
 
 LONG = (
@@ -56,8 +58,8 @@ LONG = (
 
 
 def test_empty() -> None:
-    assert one(" ", "He skis.") == "empty"
-    assert one("What does he do?", " \n") == "empty"
+    assert reason_of(" ", "He skis.") == "empty"
+    assert reason_of("What does he do?", " \n") == "empty"
 
 
 @pytest.mark.parametrize(
@@ -76,22 +78,22 @@ def test_empty() -> None:
     ],
 )
 def test_control(text: str) -> None:
-    assert one("What does he do?", text) == "control"
-    assert one(text, "The man skis down a slope.") == "control"
+    assert reason_of("What does he do?", text) == "control"
+    assert reason_of(text, "The man skis down a slope.") == "control"
 
 
 @pytest.mark.parametrize(
     "text", ["I <3 how he skis", "5 < 6, so he skis", "He skis -> jumps", "He skis [sic]", "He “skis” — fast"]
 )
 def test_what_looks_like_control_and_is_not(text: str) -> None:
-    assert name(one("What does he do?", text, numbers=False, coverage=0)) is None
+    assert name(reason_of("What does he do?", text, numbers=False, coverage=0)) is None
 
 
 def test_length() -> None:
-    assert name(one("Who?", "The man skis.", question_chars=(5, 400))) == "length"
-    assert name(one("Who is it " * 50, "The man skis.")) == "length"
-    assert name(one("What does he do?", "He skis. " * 500)) == "length"
-    assert one("Who is it?", "A man.", question_chars=(10, 10), answer_chars=(6, 6)) is None
+    assert name(reason_of("Who?", "The man skis.", question_chars=(5, 400))) == "length"
+    assert name(reason_of("Who is it " * 50, "The man skis.")) == "length"
+    assert name(reason_of("What does he do?", "He skis. " * 500)) == "length"
+    assert reason_of("Who is it?", "A man.", question_chars=(10, 10), answer_chars=(6, 6)) is None
 
 
 # Citations
@@ -99,8 +101,8 @@ def test_length() -> None:
 
 def test_citations() -> None:
     assert reasons(Turn("What does he do?", "The man skis.", ()))[0] == "uncited"
-    assert one("What does he do?", "The man skis.", "c1", "c9") == "unknown_citation"
-    assert one("What does he do?", "The man skis.", "c1\n") == "unknown_citation"
+    assert reason_of("What does he do?", "The man skis.", "c1", "c9") == "unknown_citation"
+    assert reason_of("What does he do?", "The man skis.", "c1\n") == "unknown_citation"
 
 
 # Leaks
@@ -119,7 +121,7 @@ def test_citations() -> None:
     ],
 )
 def test_leaked_ids(answer: str) -> None:
-    assert one("What does he do?", answer, "c1", "d1") == "leaked_id"
+    assert reason_of("What does he do?", answer, "c1", "d1") == "leaked_id"
 
 
 @pytest.mark.parametrize(
@@ -158,8 +160,8 @@ def test_what_looks_like_an_id_and_is_not(text: str, answer: str) -> None:
     ],
 )
 def test_prompt_words(answer: str) -> None:
-    assert name(one("What does he do?", answer)) == "prompt_words"
-    assert name(one(answer, "The man skis down a steep slope.")) == "prompt_words"
+    assert name(reason_of("What does he do?", answer)) == "prompt_words"
+    assert name(reason_of(answer, "The man skis down a steep slope.")) == "prompt_words"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_what_looks_like_prompt_words_and_is_not(text: str, answer: str) -> None
     ],
 )
 def test_refusals(answer: str) -> None:
-    assert one("What does the man in the jacket do?", answer) == "refusal"
+    assert reason_of("What does the man in the jacket do?", answer) == "refusal"
 
 
 @pytest.mark.parametrize(
@@ -235,13 +237,13 @@ def test_what_looks_like_a_refusal_and_is_not(text: str, answer: str) -> None:
 
 
 def test_loops() -> None:
-    assert one("What does he do?", "The man skis down a steep slope and " * 6) == "loops"
-    assert one("What does he do?", "skis " * 30) == "loops"
+    assert reason_of("What does he do?", "The man skis down a steep slope and " * 6) == "loops"
+    assert reason_of("What does he do?", "skis " * 30) == "loops"
 
 
 def test_a_refrain_is_no_loop() -> None:
     text = "The man skis down a steep slope, then the man in the red jacket jumps, and then the man skis down it again."
-    assert one("What does he do?", text) is None
+    assert reason_of("What does he do?", text) is None
 
 
 def test_repeated_questions_and_answers() -> None:
@@ -261,7 +263,10 @@ def test_short_answers_may_be_the_same() -> None:
 
 
 def test_given_away() -> None:
-    assert one("What does the man do who skis down the steep slope?", "He skis down the steep slope.") == "given_away"
+    assert (
+        reason_of("What does the man do who skis down the steep slope?", "He skis down the steep slope.")
+        == "given_away"
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,7 +279,7 @@ def test_given_away() -> None:
     ],
 )
 def test_what_looks_given_away_and_is_not(question: str, answer: str) -> None:
-    assert one(question, answer, "c1", "d2") is None
+    assert reason_of(question, answer, "c1", "d2") is None
 
 
 # Times
@@ -291,8 +296,8 @@ def test_what_looks_given_away_and_is_not(question: str, answer: str) -> None:
     ],
 )
 def test_times_beyond_the_end(answer: str) -> None:
-    assert name(one("When does he ski?", answer, "c1", "d2", numbers=False)) == "time_outside"
-    assert name(one(answer, "He skis down the slope.", "d2")) == "time_outside"
+    assert name(reason_of("When does he ski?", answer, "c1", "d2", numbers=False)) == "time_outside"
+    assert name(reason_of(answer, "He skis down the slope.", "d2")) == "time_outside"
 
 
 @pytest.mark.parametrize(
@@ -306,12 +311,14 @@ def test_times_beyond_the_end(answer: str) -> None:
     ],
 )
 def test_what_looks_like_a_time_beyond_the_end_and_is_not(text: str, answer: str) -> None:
-    assert name(one("What is there to see?", answer, on=sheet(("caption", text)), numbers=False)) is None
+    assert name(reason_of("What is there to see?", answer, on=sheet(("caption", text)), numbers=False)) is None
 
 
 def test_without_a_length_any_time_may_be() -> None:
     assert (
-        one("When does he ski?", "He skis down at 0:45.", on=sheet(("caption", "He skis down at 0:45."), seconds=None))
+        reason_of(
+            "When does he ski?", "He skis down at 0:45.", on=sheet(("caption", "He skis down at 0:45."), seconds=None)
+        )
         is None
     )
 
@@ -365,12 +372,12 @@ def test_a_span_needs_an_item_with_times_and_only_where_the_kind_has_one() -> No
     ],
 )
 def test_coverage(question: str, answer: str, reason: str | None) -> None:
-    assert name(one(question, answer)) == reason
+    assert name(reason_of(question, answer)) == reason
 
 
 def test_only_what_is_cited_counts() -> None:
-    assert name(one("What does he do first?", "He adjusts his goggles.", "c1")) == "uncovered"
-    assert one("What does he do first?", "He adjusts his goggles.", "c1", "d1") is None
+    assert name(reason_of("What does he do first?", "He adjusts his goggles.", "c1")) == "uncovered"
+    assert reason_of("What does he do first?", "He adjusts his goggles.", "c1", "d1") is None
 
 
 @pytest.mark.parametrize(
@@ -387,30 +394,30 @@ def test_only_what_is_cited_counts() -> None:
     ],
 )
 def test_numbers_and_times_must_be_covered(answer: str, cited: str, passes: bool) -> None:
-    assert name(one("When is that, or for how many seconds?", answer, cited)) == (
+    assert name(reason_of("When is that, or for how many seconds?", answer, cited)) == (
         None if passes else "uncovered_number"
     )
-    assert one("When is that, or for how many seconds?", answer, cited, numbers=False) is None
+    assert reason_of("When is that, or for how many seconds?", answer, cited, numbers=False) is None
 
 
 def test_decimals_may_be_left_out() -> None:
     long = sheet(("facts", "The video is 12.4 seconds long."), seconds=12.4)
     for number in ("12.4", "12"):
-        assert one("How long is it?", f"It lasts {number} seconds.", "f1", on=long) is None
-    assert name(one("How long is it?", "It lasts 11 seconds.", "f1", on=long)) == "uncovered_number"
+        assert reason_of("How long is it?", f"It lasts {number} seconds.", "f1", on=long) is None
+    assert name(reason_of("How long is it?", "It lasts 11 seconds.", "f1", on=long)) == "uncovered_number"
 
 
 def test_conclusions_may_use_words_of_their_own() -> None:
     answer = "The steep slope and the ramps call for courage and practice."
-    assert one("Why is it hard?", answer, of=load_kind("reasoning")) is None
-    assert name(one("Why is it hard?", answer, coverage=0.6)) == "uncovered"
+    assert reason_of("Why is it hard?", answer, of=load_kind("reasoning")) is None
+    assert name(reason_of("Why is it hard?", answer, coverage=0.6)) == "uncovered"
 
 
 def test_other_scripts_on_both_sides_can_be_compared() -> None:
     dog = sheet(("caption", "犬が公園を走っている"))
-    assert one("何をしていますか", "犬が公園を走っている", on=dog) is None
-    assert name(one("What does it do?", "The dog runs through a park.", on=dog)) == "other_script"
-    assert name(one("何をしていますか", "猫が寝ています", on=dog)) == "uncovered"
+    assert reason_of("何をしていますか", "犬が公園を走っている", on=dog) is None
+    assert name(reason_of("What does it do?", "The dog runs through a park.", on=dog)) == "other_script"
+    assert name(reason_of("何をしていますか", "猫が寝ています", on=dog)) == "uncovered"
 
 
 # The whole

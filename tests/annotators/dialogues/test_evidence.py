@@ -46,7 +46,7 @@ def make(
     return evidence.build_sheet(sample, named, EvidenceSettings(**(limits or {})), further)
 
 
-def told(sheet: EvidenceSheet) -> list[tuple[Any, ...]]:
+def read_items(sheet: EvidenceSheet) -> list[tuple[Any, ...]]:
     return [(i.id, i.start_s, i.end_s, i.text) for i in sheet.items]
 
 
@@ -78,9 +78,9 @@ def test_a_full_sheet() -> None:
 
 
 def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
-    assert told(make("A DOG", clean_text="A dog runs")) == [("c1", None, None, "A dog runs")]
-    assert told(make("A dog", clean_text="")) == [("c1", None, None, "A dog")]
-    assert told(make(None)) == []
+    assert read_items(make("A DOG", clean_text="A dog runs")) == [("c1", None, None, "A dog runs")]
+    assert read_items(make("A dog", clean_text="")) == [("c1", None, None, "A dog")]
+    assert read_items(make(None)) == []
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
     ],
 )
 def test_forms_of_sources(extra: Any, expected: list[tuple[Any, ...]]) -> None:
-    assert told(make(None, extra)) == expected
+    assert read_items(make(None, extra)) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_times_are_kept_within_the_video() -> None:
 def test_a_picture_has_no_times() -> None:
     sample = {"modality": "image", "text": "A sign."}
     signals = {"overlay.boxes": [{"time": 0.0, "text": "EXIT"}], "facts.duration": None}
-    assert told(evidence.build_sheet(sample, signals, EvidenceSettings())) == [
+    assert read_items(evidence.build_sheet(sample, signals, EvidenceSettings())) == [
         ("c1", None, None, "A sign."),
         ("o1", None, None, "EXIT"),
     ]
@@ -171,7 +171,7 @@ def test_a_picture_has_no_times() -> None:
 
 def test_a_captioners_captions_get_ids_of_their_own() -> None:
     further = [EvidenceItem("x7", "dense", 5.0, 9.0, "B."), EvidenceItem("x8", "dense", 0.0, 5.0, "<b>A.</b>")]
-    assert told(make(None, None, further)) == [("d1", 0.0, 5.0, "A."), ("d2", 5.0, 9.0, "B.")]
+    assert read_items(make(None, None, further)) == [("d1", 0.0, 5.0, "A."), ("d2", 5.0, 9.0, "B.")]
 
 
 def test_the_same_caption_twice_is_one_item() -> None:

@@ -66,8 +66,8 @@ def test_weights_have_names_and_hashes(tmp_path: Path) -> None:
     hashes = ocr.weights_sha256(SETTINGS)
     assert set(hashes) == {"det", "rec"} and all(len(h) == 64 for h in hashes.values())
     (tmp_path / "a.onnx").write_bytes(b"a")
-    other = ocr.weights_sha256(ocr.OcrSettings(det_model=str(tmp_path / "a.onnx")))
-    assert other["det"] != hashes["det"] and other["rec"] == hashes["rec"]
+    replaced = ocr.weights_sha256(ocr.OcrSettings(det_model=str(tmp_path / "a.onnx")))
+    assert replaced["det"] != hashes["det"] and replaced["rec"] == hashes["rec"]
     with pytest.raises(ConfigError, match=r"rec_model does not exist: .*b\.onnx"):
         ocr.weights(ocr.OcrSettings(rec_model=str(tmp_path / "b.onnx")))
 

@@ -18,7 +18,7 @@ from annotators.overlay.overlay import Overlay, OverlaySettings, clean, covered,
 from annotators.overlay.scene import Line, placed_like_overlay
 from infra.media.interface import DecodedMedia, Frames
 
-data = pytest.importorskip("skimage.data")
+images = pytest.importorskip("skimage.data")
 WHITE, BLACK, YELLOW = (255, 255, 255), (0, 0, 0), (255, 230, 40)
 HEIGHT, WIDTH = 180, 320
 Picture = np.ndarray
@@ -33,7 +33,7 @@ def _write(
 
 
 def _photo(name: str, height: int, width: int) -> Picture:
-    return cv2.resize(getattr(data, name)(), (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(getattr(images, name)(), (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _clip(
@@ -226,17 +226,21 @@ class Scripted:
     """An engine that finds what it is told: the junk that real detectors give is rare in small tests."""
 
     def __init__(
-        self, quad: list[list[float]], text: str, score: float, told: Callable[[Picture], bool] = lambda picture: True
+        self,
+        quad: list[list[float]],
+        text: str,
+        score: float,
+        is_seen: Callable[[Picture], bool] = lambda picture: True,
     ) -> None:
-        self.region, self.said, self.told = ocr.Region(np.array(quad, np.float32), 0.9), (text, score), told
+        self.region, self.line, self.is_seen = ocr.Region(np.array(quad, np.float32), 0.9), (text, score), is_seen
         self.searched: list[Picture] = []
 
     def find(self, picture: Picture) -> list[ocr.Region]:
         self.searched.append(picture.copy())
-        return [self.region] if picture.shape[:2] == (HEIGHT, WIDTH) and self.told(picture) else []
+        return [self.region] if picture.shape[:2] == (HEIGHT, WIDTH) and self.is_seen(picture) else []
 
     def read(self, line: Picture) -> tuple[str, float]:
-        return self.said
+        return self.line
 
 
 def test_a_box_around_the_whole_picture_that_reads_as_nothing_is_dropped() -> None:
@@ -269,7 +273,7 @@ LINE = [[20.0, 145.0], [300.0, 145.0], [300.0, 170.0], [20.0, 170.0]]
 
 
 def _blind() -> Scripted:
-    return Scripted(LINE, "", 0.0, told=lambda picture: False)
+    return Scripted(LINE, "", 0.0, is_seen=lambda picture: False)
 
 
 def test_without_text_half_of_the_pictures_and_the_mean_are_searched() -> None:
@@ -296,7 +300,7 @@ def test_text_that_comes_and_goes_has_all_pictures_told() -> None:
             _subtitle(frame, i)
 
     clip = _clip(subtitle, speed=0)
-    engine = Scripted(LINE, "people walk", 0.95, told=lambda picture: np.array_equal(picture, clip.pixels[2]))
+    engine = Scripted(LINE, "people walk", 0.95, is_seen=lambda picture: np.array_equal(picture, clip.pixels[2]))
     got = look(clip, True, engine, OverlaySettings())
     # One picture of four; two are the same as one that was searched and are not searched themselves.
     assert got["frames"] == 4 and len(engine.searched) == 2
