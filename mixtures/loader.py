@@ -86,9 +86,16 @@ class Loader:
 
     def _move_to(self, epoch: int, start: int) -> None:
         self.epoch = epoch
+        self._finished = (epoch, start)  # the epoch that ended last, if nothing was read since, and samples read of it
         self._start = start  # positions that all ranks have consumed
         self._step = 0  # whole steps of this rank since
         self._within = 0  # samples of the step in progress
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Move to the start of the next epoch; `composition` describes this one until something is read."""
+        stop = self._start + min(self._remaining, self.share.most_steps(self._remaining) * self.share.stride)
+        self._move_to(epoch + 1, 0)
+        self._finished = (epoch, stop)
 
     @property
     def _remaining(self) -> int:
@@ -125,7 +132,7 @@ class Loader:
             self.skipped.update(skipped)
             self._step, self._within = number + 1, 0
             yield batch
-        self._move_to(epoch + 1, 0)
+        self._end_epoch(epoch)
 
     def dataset(self) -> Any:
         """Wrap this loader as a torch IterableDataset, for a DataLoader of your own whose batch_size is this loader's
@@ -157,7 +164,7 @@ class Loader:
                 yield step
                 step = LoadedStep(number)
         if workers == 1:
-            self._move_to(epoch + 1, 0)
+            self._end_epoch(epoch)
 
     def _plan_ranges(self, worker: int, workers: int) -> Iterator[ByteRange]:
         """Byte ranges of a worker's samples in order, tagged (step, is last of the step, number in the step, row)."""
@@ -200,7 +207,7 @@ class Loader:
         done = self._step * batch + self._within + samples
         low, high = self.share.run(self._remaining, steps)
         if done >= steps * batch + high - low:
-            self._move_to(self.epoch + 1, 0)
+            self._end_epoch(self.epoch)
         else:
             self._step, self._within = divmod(done, batch)
 
@@ -252,13 +259,14 @@ class Loader:
         self._move_to(epoch, 0)
 
     def composition(self) -> dict[str, Any]:
-        """Compare what all ranks have read of this epoch with the plan.
+        """Compare what all ranks have read of this epoch with the plan; at an epoch's end, that whole epoch.
 
         {"epoch", "samples", "of", "unit", "skipped", "modalities": {name: {"samples", "tokens", "seconds", "bytes",
         "share", "planned"}}, "largest_gap"}: shares are in the mixture's unit; skipped counts those of this rank.
         """
-        return self._locations.composition(self.order, self.epoch, self.consumed) | {
-            "epoch": self.epoch,
+        epoch, consumed = (self.epoch, self.consumed) if self.consumed else self._finished
+        return self._locations.composition(self.order, epoch, consumed) | {
+            "epoch": epoch,
             "skipped": dict(sorted(self.skipped.items())),
         }
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixtures.shards.media_types import get_media_type
+
 CONFORMS = ("http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0")
 
 _CR = ("arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty",
@@ -32,14 +34,6 @@ CONTEXT: Mapping[str, Any] = {
     "description": {"@container": "@language"},
     **{name: f"cr:{name}" for name in _CR},
 }
-
-#: Media types of the suffixes in shards.
-FORMATS = {
-    "json": "application/json", "txt": "text/plain", "jpg": "image/jpeg", "png": "image/png", "gif": "image/gif",
-    "webp": "image/webp", "bmp": "image/bmp", "tif": "image/tiff", "ppm": "image/x-portable-pixmap",
-    "avif": "image/avif", "mp4": "video/mp4", "mkv": "video/x-matroska", "webm": "video/webm", "mov": "video/quicktime",
-    "avi": "video/x-msvideo", "mpeg": "video/mpeg", "ts": "video/mp2t",
-}  # fmt: skip
 
 #: Columns of the members index that describe a sample: (name, data type, meaning).
 COLUMNS = (
@@ -170,14 +164,13 @@ def _build_file_object(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build_file_set(series: str, suffix: str, tars: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    last = suffix.rsplit(".", 1)[-1]
     return {
         "@type": "cr:FileSet",
         "@id": f"{series}/{suffix}",
         "name": f"{series}/{suffix}",
         "description": f"members KEY.{suffix} of the tars of {series}",
         "containedIn": list(tars),
-        "encodingFormat": FORMATS.get(last, "application/octet-stream"),
+        "encodingFormat": get_media_type(suffix),
         "includes": f"*.{suffix}",
     }
 
@@ -214,7 +207,7 @@ def _build_records(series: str, suffix: str, count: int) -> dict[str, Any]:
 
 
 def _get_media_class(suffix: str) -> str:
-    kind = FORMATS.get(suffix.rsplit(".", 1)[-1], "").split("/")[0]
+    kind = get_media_type(suffix).split("/")[0]
     return {"image": "sc:ImageObject", "video": "sc:VideoObject"}.get(kind, "sc:Text")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,29 @@ Counts = dict[str, dict[str, int | float]]
 def round_amount(unit: str, amount: float) -> int | float:
     """Round an amount for JSON: seconds to three decimals, other units to whole numbers."""
     return round(amount, 3) if unit == "seconds" else round(amount)
+
+
+def compute_modality_shares(groups: Sequence[Mapping[str, Any]], unit: str) -> dict[str, float]:
+    """Compute modality -> share of the mixture in a unit, from the groups of mixture.json, as their amounts are there.
+
+    Whoever recomputes shares from the same groups gets the same numbers, bit for bit.
+    """
+    total = math.fsum(group[unit] for group in groups)
+    modalities = dict.fromkeys(group["modality"] for group in groups)
+    return {name: _divide(_sum_where(groups, unit, "modality", name), total) for name in modalities}
+
+
+def compute_share(groups: Sequence[Mapping[str, Any]], unit: str, column: str, category: str) -> float:
+    """Compute the share of the groups whose cell has this category, as `compute_modality_shares` does."""
+    return _divide(_sum_where(groups, unit, column, category), math.fsum(group[unit] for group in groups))
+
+
+def _sum_where(groups: Sequence[Mapping[str, Any]], unit: str, column: str, category: str) -> float:
+    return math.fsum(group[unit] for group in groups if group["cell"].get(column) == category)
+
+
+def _divide(amount: float, total: float) -> float:
+    return round(amount / total, 6) if total else 0.0
 
 
 def build_rollup(mixture: Mixture, rows: pa.Table) -> Rollup:

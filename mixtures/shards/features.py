@@ -13,11 +13,8 @@ from typing import Any
 
 import yaml
 
+from mixtures.shards.media_types import get_media_type
 from mixtures.shards.record import Record, RecordTurn
-
-#: Suffixes of media as export writes them, by the loader's type.
-IMAGES = frozenset({"jpg", "png", "gif", "webp", "bmp", "tif", "ppm", "avif"})
-VIDEOS = frozenset({"mp4", "mkv", "webm", "avi", "mov", "mpeg", "ts", "m2ts", "flv", "wmv", "ogv", "3gp"})
 
 _SCALARS: dict[Any, str] = {str: "string", int: "int64", float: "float64"}
 
@@ -40,14 +37,12 @@ def build_front_matter(name: str, suffixes: Iterable[str], *, has_tars: bool) ->
 
 
 def _column(suffix: str) -> dict[str, Any]:
-    kind = suffix.rsplit(".", 1)[-1]
-    if kind == "json":
+    if suffix == "json":
         return {"name": suffix, "struct": _fields(Record)}
-    if kind in VIDEOS:  # not decoded: trainers decode, and the loader needs one more package to
+    kind = get_media_type(suffix).split("/")[0]
+    if kind == "video":  # not decoded: trainers decode, and the loader needs one more package to
         return {"name": suffix, "dtype": {"video": {"decode": False}}}
-    if kind in IMAGES:
-        return {"name": suffix, "dtype": "image"}
-    return {"name": suffix, "dtype": "string" if kind == "txt" else "binary"}
+    return {"name": suffix, "dtype": {"image": "image", "text": "string"}.get(kind, "binary")}
 
 
 def _fields(struct: type) -> list[dict[str, Any]]:

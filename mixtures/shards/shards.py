@@ -25,13 +25,22 @@ IMAGE_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP
            "PPM": "ppm", "AVIF": "avif"}  # fmt: skip
 
 
+#: Longest suffix of a member (ours): a name in a tar has at most 100 characters, 26 of them the key's.
+MAX_SUFFIX = 16
+
+
 def get_suffix(path: str, image_format: str | None = None) -> str:
-    """Return the suffix of a medium's member: by image format, else by file name, else "bin"."""
+    """Return the suffix of a medium's member: by image format, else by file name, else "bin".
+
+    A suffix is short, ASCII, and never that of the sample's JSON or caption, whatever the source calls its files.
+    """
     if image_format in IMAGE_SUFFIXES:
         return IMAGE_SUFFIXES[image_format]
     name = path.rsplit("/", 1)[-1]
     suffix = name.rsplit(".", 1)[-1].lower() if "." in name else "bin"
-    return SUFFIX_ALIASES.get(suffix, suffix) if suffix.isalnum() else "bin"
+    if not (suffix.isascii() and suffix.isalnum()) or len(suffix) > MAX_SUFFIX or suffix in ("json", "txt"):
+        return "bin"
+    return SUFFIX_ALIASES.get(suffix, suffix)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,13 @@ def extract_record(members: Mapping[str, bytes], key: str, where: str, offset: i
 def list_media(members: Mapping[str, bytes]) -> list[str]:
     """List the suffixes of a sample's media in order: "mp4", or "0.jpg", "1.png", …."""
     names = [name for name in members if name not in ("json", "txt") and not name.startswith("__")]
-    return sorted(names, key=lambda name: (int(name.split(".")[0]) if name[:1].isdigit() else 0, name))
+    return sorted(names, key=lambda name: (get_number(name), name))
+
+
+def get_number(name: str) -> int:
+    """Position of a medium within its sample, from the suffix of its member: 3 for "3.jpg", 0 for "jpg" and "3gp"."""
+    number, dot, _ = name.partition(".")
+    return int(number) if dot and number.isascii() and number.isdigit() else 0
 
 
 def verify_media(members: Mapping[str, bytes], record: Mapping[str, Any], key: str, where: str, offset: int) -> None:

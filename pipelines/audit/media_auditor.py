@@ -15,6 +15,7 @@ from infra.hashing import sample_key
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, FramePlan, MediaRef
 from infra.media.pixels import Limits, machine_memory
+from mixtures.shards.unpack import get_number
 from pipelines.audit.audit_tar import TarIndex
 from pipelines.audit.audit_units import FACTS, AuditUnits
 from pipelines.audit.files import AuditFiles
@@ -76,8 +77,7 @@ class MediaAuditor:
 
 def _parse_number(name: str) -> int:
     """Position of a medium within its sample: 3 for KEY.3.jpg, 0 without a number."""
-    fields = name.split(".")
-    return int(fields[1]) if len(fields) > 2 and fields[1].isdigit() else 0
+    return get_number(name.partition(".")[2])
 
 
 def check_keys(files: AuditFiles, units: AuditUnits) -> None:

@@ -14,7 +14,7 @@ from infra import storage, tables
 from infra.columns import Mask, to_strings
 from infra.commit import MANIFEST, read_json
 from infra.errors import StageError
-from mixtures.cards.rollup import group_by_shard, match_offsets, round_amount
+from mixtures.cards.rollup import compute_modality_shares, compute_share, group_by_shard, match_offsets, round_amount
 from mixtures.plan.recipe import UNITS
 from mixtures.shards.manifest import MANIFEST as MIXTURE
 from mixtures.shards.manifest import MEMBERS, Mixture
@@ -23,9 +23,6 @@ from pipelines.audit.findings import AuditFindings
 
 #: Columns of a run's members index that a mixture's rows are compared with.
 PARENT_COLUMNS = ("key", "offset", "size", "members", "modality", "text_tokens", "images", "seconds", "bytes")
-
-#: Both shares are rounded to six decimals, one from rounded sums: the last decimal may differ.
-SHARE_TOLERANCE = 2e-6
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,12 @@ class AuditedMixture:
 
 
 def check_references(audited: AuditedMixture) -> bool:
-    """Whether the manifest lists every group and shard that a row names."""
-    valid = True
+    """Whether the manifest lists every group and shard that a row names, and every run that a shard names."""
+    valid, runs = True, len(audited.manifest["parents"])
+    for number, shard in enumerate(audited.manifest["shards"]):
+        if not 0 <= shard["parent"] < runs:
+            audited.findings.add(MIXTURE, f"shards.{number}.parent", f"below {runs}", shard["parent"])
+            valid = False
     for name, count in (("group", len(audited.manifest["groups"])), ("shard", len(audited.manifest["shards"]))):
         numbers = audited.columns[name]
         wrong = (numbers < 0) | (numbers >= count)
@@ -88,25 +89,25 @@ def _count_within_runs(continues: Mask) -> NDArray[np.int64]:
 
 
 def check_totals(audited: AuditedMixture) -> None:
-    """Recompute the amounts of groups, the totals and the achieved shares from the rows."""
+    """Recompute the amounts of groups, the totals and the achieved shares from the rows, exactly: by the functions
+    that wrote them, from rows in the same order."""
     findings, manifest = audited.findings, audited.manifest
     groups, group = manifest["groups"], audited.columns["group"]
     for unit in UNITS:
         weights = None if unit == "samples" else audited.columns[unit].astype(np.float64)
         sums = np.bincount(group, weights, len(groups))
         total = float(sums.sum())
-        shares: dict[str, float] = {}
+        exact: list[dict[str, Any]] = []
         for number, (entry, amount) in enumerate(zip(groups, sums.tolist(), strict=True)):
             amount = round_amount(unit, float(amount))
             findings.compare_json(MIXTURE, f"groups.{number}.{unit}", amount, entry[unit])
-            shares[entry["modality"]] = shares.get(entry["modality"], 0.0) + amount
+            exact.append({"modality": entry["modality"], "cell": entry["cell"], unit: amount})
         findings.compare_json(MIXTURE, f"totals.{unit}", round_amount(unit, total), manifest["totals"][unit])
-        recorded = manifest["achieved"][unit]
-        for name in sorted({*shares, *recorded}):
-            expected = (round(shares[name] / total, 6) if total else 0.0) if name in shares else None
-            actual = recorded.get(name)
-            if expected is None or actual is None or abs(expected - actual) > SHARE_TOLERANCE:
-                findings.add(MIXTURE, f"achieved.{unit}.{name}", expected, actual)
+        shares = compute_modality_shares(exact, unit)
+        findings.compare_json(MIXTURE, f"achieved.{unit}", shares, manifest["achieved"][unit])
+        for number, constraint in enumerate(manifest.get("constraints", ())):
+            share = compute_share(exact, unit, constraint["column"], constraint["value"])
+            findings.compare_json(MIXTURE, f"constraints.{number}.achieved.{unit}", share, constraint["achieved"][unit])
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from infra import storage, tables
 from infra.beam import Runner
 from infra.errors import StageError
 from infra.hashing import file_sha256
-from mixtures.cards.rollup import round_amount
+from mixtures.cards.rollup import compute_modality_shares, compute_share, round_amount
 from mixtures.plan import draw, planner
 from mixtures.plan import groups as cells
 from mixtures.plan.members_index import MembersIndex, drop_repeats, read_index, to_dtype
@@ -153,7 +153,7 @@ def describe_mixture(
         for g, (name, cell) in enumerate(zip(survey.groups.names(), survey.groups.cells, strict=True))
     ]  # fmt: skip
     totals = {unit: round_amount(unit, float(sums[unit].sum())) for unit in UNITS}
-    achieved = {unit: _compute_shares(groups, unit) for unit in UNITS}
+    achieved = {unit: compute_modality_shares(groups, unit) for unit in UNITS}
     warnings = warn_about_shares(achieved[recipe.unit])
     if index.dropped:
         warnings.append(
@@ -169,7 +169,7 @@ def describe_mixture(
         "groups": groups,
         "totals": totals,
         "achieved": achieved,
-        "constraints": _compare_with_targets(survey.constraints, sums),
+        "constraints": _compare_with_targets(survey.constraints, groups),
         "vshards": vshards,
         "warnings": warnings,
         "materialized": None,
@@ -201,28 +201,15 @@ def _build_members(survey: Survey, selection: draw.Selection, used: NDArray[np.i
 
 
 def _compare_with_targets(
-    constraints: Sequence[cells.Constraint], sums: Mapping[str, NDArray[np.float64]]
+    constraints: Sequence[cells.Constraint], groups: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return each target share with the achieved share in every unit."""
     return [
         {"label": constraint.label, "column": constraint.column, "value": constraint.category,
          "low": constraint.low, "high": constraint.high,
-         "achieved": {unit: _compute_share(float(sums[unit] @ constraint.weights), float(sums[unit].sum()))
-                      for unit in UNITS}}
+         "achieved": {unit: compute_share(groups, unit, constraint.column, constraint.category) for unit in UNITS}}
         for constraint in constraints if constraint.category is not None
     ]  # fmt: skip
-
-
-def _compute_shares(groups: Sequence[Mapping[str, Any]], unit: str) -> dict[str, float]:
-    total = float(sum(group[unit] for group in groups))
-    amounts: dict[str, float] = {}
-    for group in groups:
-        amounts[group["modality"]] = amounts.get(group["modality"], 0.0) + group[unit]
-    return {modality: _compute_share(amount, total) for modality, amount in amounts.items()}
-
-
-def _compute_share(amount: float, total: float) -> float:
-    return round(amount / total, 6) if total else 0.0
 
 
 def _compute_relative_path(run: str, out: str) -> str:

@@ -18,6 +18,7 @@ from infra.columns import Mask
 from infra.hashing import draw_integers
 from infra.media.decoder import Decoder
 from infra.media.interface import FramePlan, Frames, MediaRef
+from mixtures.shards.unpack import get_number
 from pipelines.core.finished_run import JudgedRun
 from pipelines.core.sample_media import media_refs, source_root
 from pipelines.report.report_rows import ReportRows
@@ -130,7 +131,7 @@ class MediaLocations:
         tar = "" if member is None else self.run.at("shards", f"{member['shard']}.tar")
         if member is not None and storage.is_file(tar):
             files = [m for m in member["members"] if not m["name"].endswith((".json", ".txt"))]
-            files.sort(key=lambda m: [int(field) if field.isdigit() else 0 for field in m["name"].split(".")[1:-1]])
+            files.sort(key=lambda m: get_number(m["name"].partition(".")[2]))
             refs = [
                 replace(ref, uri=tar, offset=file["offset"], length=file["size"])
                 for ref, file in zip(refs, files, strict=False)
@@ -192,7 +193,7 @@ def encode_mp4(frames: Frames) -> bytes:
     import av
     import cv2
 
-    height, width = (side - side % 2 for side in frames.pixels.shape[1:3])
+    height, width = (side + side % 2 for side in frames.pixels.shape[1:3])  # the format has even sides only
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as out:
         options = {"threads": "1", "crf": "30", "preset": "superfast"}
@@ -200,7 +201,8 @@ def encode_mp4(frames: Frames) -> bytes:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         for index, pixels in enumerate(frames.pixels):
-            planes = cv2.cvtColor(np.ascontiguousarray(pixels[:height, :width]), cv2.COLOR_RGB2YUV_I420)
+            padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
+            planes = cv2.cvtColor(np.pad(pixels, padding, mode="edge"), cv2.COLOR_RGB2YUV_I420)
             frame = av.VideoFrame.from_ndarray(np.asarray(planes, dtype=np.uint8), format="yuv420p")
             frame.pts, frame.time_base = index, Fraction(1, CLIP_FPS)
             for packet in stream.encode(frame):

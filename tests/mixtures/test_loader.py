@@ -361,6 +361,23 @@ def test_a_mixture_of_nothing(tmp_path: Path) -> None:
     assert list(loader) == [] and loader.composition()["samples"] == 0
 
 
+@pytest.mark.parametrize(("world", "batch", "drop_last"), [(1, 1, False), (1, 4, True), (3, 4, False), (2, 5, True)])
+def test_composition_describes_a_whole_epoch_at_its_end(mix: Mixture, world: int, batch: int, drop_last: bool) -> None:
+    for rank in range(world):
+        loader = Loader(mix, rank=rank, world=world, batch=batch, drop_last=drop_last)
+        assert loader.composition()["samples"] == 0
+        for epoch in range(2):
+            for _ in loader.batches():
+                pass
+            read = loader.composition()
+            assert (read["epoch"], read["of"]) == (epoch, 102)
+            assert read["samples"] == (102 // (world * batch) * world * batch if drop_last else 102)
+            assert loader.epoch == epoch + 1
+    next(iter(loader))
+    loader.set_epoch(5)
+    assert (loader.composition()["epoch"], loader.composition()["samples"]) == (5, 0)
+
+
 # -- decoded ----------------------------------------------------------------------------------------------------
 
 

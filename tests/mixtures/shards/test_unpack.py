@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from infra.errors import StageError
 from mixtures.shards.shards import Member, write_tar
-from mixtures.shards.unpack import extract_record, list_media, unpack_members, verify_media
+from mixtures.shards.unpack import extract_record, get_number, list_media, unpack_members, verify_media
 from tests.mixtures import small
 
 KEY = small.key_of(1)
@@ -93,6 +93,12 @@ def test_media_are_held_against_their_hashes() -> None:
             verify_media({**members, name: members[name] + b"!"}, record, key, "t", 0)
     with pytest.raises(StageError, match="their number"):
         verify_media({name: data for name, data in members.items() if name != "1.jpg"}, record, key, "t", 0)
+
+
+def test_suffixes_that_begin_with_digits_are_no_numbers() -> None:
+    assert list_media({"3gp": b"", "json": b"", "txt": b""}) == ["3gp"]
+    assert list_media({"10.3gp": b"", "2.jpg": b"", "json": b""}) == ["2.jpg", "10.3gp"]
+    assert get_number("3.3gp") == 3 and get_number("264") == 0 and get_number("²3.jpg") == 0
 
 
 def test_media_come_in_their_order() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from infra import tables
 from infra.errors import StageError
 from infra.hashing import canonical_json
 from mixtures.cards import schemas
-from mixtures.plan.recipe import UNITS
+from mixtures.plan.recipe import UNITS, Recipe
 from pipelines.audit import audit
 from pipelines.mix import mix, mix_options
-from tests.mixtures.runs import rows_of, write_run
+from tests.mixtures.runs import Row, rows_of, write_run
 
 RATIO = "text=0.2,image=0.3,multi_image=0.1,video=0.4"
 
@@ -74,6 +79,61 @@ def test_a_mixture_as_it_is_made_has_nothing_to_find(original: Path) -> None:
     manifest = json.loads((original / "mix" / "mixture.json").read_bytes())
     assert report.looked["samples"] == manifest["totals"]["samples"] == 70
     assert report.looked["tars"] == manifest["vshards"]
+
+
+@st.composite
+def small_mixtures(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of few samples, of any lengths, and the settings of a recipe over them."""
+    modalities = draw(st.lists(st.sampled_from(["video", "image", "multi_image", "text"]), min_size=1, max_size=8))
+    seconds = st.floats(1e-4, 1e4, allow_subnormal=False)
+    rows = [
+        Row(number, modality, draw(st.sampled_from("ab")), seconds=draw(seconds) if modality == "video" else 0.0)
+        for number, modality in enumerate(modalities)
+    ]
+    units = ["samples", "tokens", "bytes", *(["seconds"] if "video" in modalities else [])]
+    shares = {"source": {"a": (0.0, 1.0)}} if draw(st.booleans()) else {}
+    repeats = draw(st.integers(1, 3))
+    size = "max" if repeats > 1 else None
+    return rows, {"unit": draw(st.sampled_from(units)), "shares": shares, "repeats": repeats, "size": size}
+
+
+def list_numbers(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all numbers in a JSON value."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return [path]
+    return [found for name, child in items for found in list_numbers(child, (*path, name))]
+
+
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(small_mixtures(), st.data())
+def test_a_fresh_mixture_is_clean_and_with_any_number_changed_it_is_not(
+    mixture: tuple[list[Row], dict[str, Any]], data: st.DataObject
+) -> None:
+    rows, recipe = mixture
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_run(folder / "a", rows, per_shard=3)
+        materialize = data.draw(st.booleans(), "materialize")
+        mix.run([str(folder / "a")], Recipe(**recipe), str(folder / "mix"), materialize=materialize, quiet=True)
+        (report,) = audit.run(str(folder / "mix"), quiet=True)
+        assert report.ok, report.findings
+        for path in sorted(p for p in (folder / "mix").rglob("*.json") if p.parent.name in ("mix", "shards")):
+            original = path.read_bytes()
+            numbers = list_numbers(json.loads(original))
+            if path.name == "croissant.json" or not numbers:
+                continue
+            *keys, last = data.draw(st.sampled_from(numbers), path.name)
+            content = json.loads(original)
+            target = functools.reduce(lambda value, key: value[key], keys, content)
+            target[last] += 0.001 if isinstance(target[last], float) else 1
+            path.write_bytes(canonical_json(content))
+            with contextlib.suppress(StageError):  # the number of its version
+                assert named(folder), f"{path.name}: {keys} {last}"
+            path.write_bytes(original)
+        column = data.draw(st.sampled_from(["offset", "size", "tokens", "seconds", "bytes", "repeat", "position"]))
+        rewrite(folder, lambda table: table[0].update({column: table[0][column] + 1}))
+        assert any(file == "members.parquet" for file, _ in named(folder))
 
 
 def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(original: Path) -> None:
