@@ -73,7 +73,7 @@ def write_clip(path: Path, number: int, *, frames: int = 16, speed: int = 3) -> 
         stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
         stream.codec_context.thread_count = 1
         for i in range(frames):
-            x = i * speed
+            x = i * speed % 160
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(wide[20:140, x : x + 160]), format="rgb24")
             frame = frame.reformat(format="yuv420p")
             frame.pts, frame.time_base = i, Fraction(1, 8)

@@ -24,6 +24,10 @@ from pipelines.core.run import Run
 from pipelines.core.settings import Measure
 from pipelines.decide.duplicates.settings import Duplicates
 
+#: Part of every annotator's fingerprint, those of other packages included: raised when no cell measured so far can be
+#: trusted. 2: tasks in threads of one process may have stored measurements of other samples.
+CELLS_VERSION = 2
+
 
 @dataclass(frozen=True)
 class Step:
@@ -148,7 +152,8 @@ def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str], docu
         error.where = error.where or document.where(("measure", name))
         raise
     depends_on = [makers[before] for before in with_dependencies([name]) if before != name]
-    return fingerprint({"annotator": name, "version": annotator.VERSION, "maker": inputs, "reads": sorted(depends_on)})
+    version = [CELLS_VERSION, annotator.VERSION]
+    return fingerprint({"annotator": name, "version": version, "maker": inputs, "reads": sorted(depends_on)})
 
 
 # -- checking ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from infra.columns import to_floats
 from infra.commit import unit_index
 from infra.hashing import mix64
 from pipelines.core import shuffle_files
-from pipelines.core.resolve import Resolved, resolve
+from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, first_row_id, unit_indexes, unit_rows
 
 #: Members of groups. vectors, frames: fingerprints and their number; for texts, signature and number of words.
@@ -69,7 +69,8 @@ def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 def _rank_columns(resolved: Resolved, modality: str) -> list[str]:
     if modality == "text":
         return ["minhash.words"]
-    alignment = [c for c in ("video_alignment.score", "alignment.score") if c.split(".")[0] in resolved.annotators]
+    measured = ordered(resolved.steps)  # those of `measure.late` are not measured yet
+    alignment = [f"{name}.score" for name in ("video_alignment", "alignment") if name in measured]
     return [*(["facts.duration"] if modality == "video" else []), *alignment, "facts.area"]
 
 
