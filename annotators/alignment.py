@@ -105,7 +105,7 @@ class Pairing(Protocol):
 
 
 class _Clip:
-    """A CLIP; one vector per frame."""
+    """A CLIP; one vector per frame. Threads: safe, as the loaded models are; reading the size twice is harmless."""
 
     def __init__(self, settings: AlignmentSettings) -> None:
         self._settings = settings

@@ -176,5 +176,5 @@ def _shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Scale to 128 × 128: enough to recognise blank frames, in a fifth of the time."""
     import cv2
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # threads: of the process, the same number wherever it is set
     return np.asarray(cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -110,12 +110,12 @@ def _path(model: str | None) -> Path:
     return Path(spec.origin).parent / "resources" / "lid.176.ftz"
 
 
-@functools.cache
+@functools.cache  # threads: safe; at worst, several hash the file
 def _sha256(model: str | None) -> str:
     return file_sha256(_path(model))
 
 
-@functools.cache
+@functools.cache  # threads: safe, predictions read the model only; at worst, several load it
 def _model(model: str | None) -> Any:
     try:
         import fasttext

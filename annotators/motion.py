@@ -389,7 +389,7 @@ class OpticalFlowScore:
         import cv2
 
         if self._engine is None:
-            cv2.setNumThreads(1)
+            cv2.setNumThreads(1)  # threads: the decoder's child has one
             self._engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         flow = self._engine.calc(before, after, None)
         rows, columns = before.shape

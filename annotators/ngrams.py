@@ -153,7 +153,9 @@ def _split_leaves(rows: Ints, nodes: Ints, ended: NDArray[np.bool_], size: int) 
 
 class Ngrams(Annotator):
     """ids: list<int32>, the distinct vocabulary entries in the clean text, ascending; an empty list where there is none
-    or where the sample has no text."""
+    or where the sample has no text.
+
+    Threads: safe, vocabulary and matcher are never changed; at worst, several threads load them."""
 
     name = "ngrams"
     keyed_by = "text"

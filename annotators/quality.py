@@ -174,7 +174,7 @@ def _to_flags(values: pa.Array) -> NDArray[np.bool_]:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-@functools.cache
+@functools.cache  # threads: safe, it is text
 def _build_pattern(path: str) -> str:
     entries = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
     entries = sorted({re.escape(entry) for entry in entries if entry}, key=lambda entry: (-len(entry), entry))

@@ -56,7 +56,7 @@ _UNSPACED = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF
 _LAST = 0x323B0  # after the last letters; later characters have no class
 
 
-@functools.cache
+@functools.cache  # threads: safe, it is read only; at worst, several build it
 def _classes() -> NDArray[np.uint8]:
     classes = np.zeros(_LAST + 1, dtype=np.uint8)
     flags = {"L": LETTER, "N": DIGIT, "M": MARK}

@@ -1,5 +1,8 @@
 """Load models: one intra-op thread, pinned weights, one instance per process.
 
+Threads: safe. One lock is held while a model is loaded or looked up; the threads of a process share the loaded models,
+whose forward passes change nothing. Settings of libraries are the same numbers wherever they are set.
+
 Nothing is downloaded unless the config names it: an open_clip tag, an `hf-hub:` model, or a TorchScript file
 by URL. A TorchScript file contains code, so it is loaded only when its sha256 is the pinned one, and from the same
 bytes that were hashed.
@@ -67,6 +70,7 @@ def import_torch(purpose: str = "this model") -> Any:
         raise MissingExtra("torch", "models", purpose)
     import torch as module
 
+    # Torch applies the number of the process to each of its threads.
     if module.get_num_threads() != 1:
         module.set_num_threads(1)
     return module
@@ -82,6 +86,11 @@ def import_torchvision(purpose: str = "this model") -> Any:
     library = import_torch(purpose).library
     if importlib.util.find_spec("torchvision") is None:
         raise MissingExtra("torchvision", "models", purpose)
+    with _loading:
+        return _import_torchvision(library)
+
+
+def _import_torchvision(library: Any) -> Any:
     try:
         import torchvision as module
     except RuntimeError as error:
@@ -356,6 +365,7 @@ class ClipModel:
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any, device: Any, dtype: Any, batch: int) -> None:
         self._model, self._preprocess, self._tokenizer = model, preprocess, tokenizer
         self._device, self._dtype, self._batch = device, dtype, batch
+        self._tokenizing = threading.Lock()  # tokenizers of the hub set their padding anew in each call
 
     def encode_images(self, pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """pictures: uint8 RGB (height, width, 3), any size; they go through open_clip's own evaluation transform.
@@ -370,7 +380,11 @@ class ClipModel:
 
     def encode_texts(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """Like `encode_images`, for texts, which open_clip cuts off at the model's context."""
-        return self._encode(texts, self._tokenizer, self._model.encode_text)
+        return self._encode(texts, self._tokenize, self._model.encode_text)
+
+    def _tokenize(self, texts: list[str]) -> Any:
+        with self._tokenizing:
+            return self._tokenizer(texts)
 
     def _encode(
         self, rows: Iterable[Any], prepare: Callable[[list[Any]], Any], run: Callable[[Any], Any]

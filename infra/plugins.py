@@ -28,6 +28,7 @@ class Registry(Mapping[str, type[Registered]], Generic[Registered]):
     group: the entry points' group; base: the class that every entry must extend; built_in: name -> "module:class".
     Entry points are read once, at the first use. Raises ConfigError, naming package and distribution, for a name that
     is malformed or taken, and for an entry that cannot be imported or is no subclass of `base`.
+    Threads: safe; at worst, several read the entry points.
     """
 
     def __init__(self, group: str, base: type[Registered], built_in: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from infra import storage
 VERSION = 2
 
 #: Table, or "table.column" of structs -> column -> meaning, as `reelmill schema` and the documents show it.
+#: Threads: safe, filled while this module is imported and never changed.
 MEANINGS: dict[str, dict[str, str]] = {}
 
 

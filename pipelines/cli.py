@@ -411,8 +411,8 @@ def demo(
 def main() -> None:
     """Entry point of the console script."""
     # One thread per process, set before numpy loads: results must not depend on cores; workers give the parallelism.
-    for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(threads, "1")
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")  # threads: none is running yet
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, force=True)
     try:
         app(standalone_mode=True)

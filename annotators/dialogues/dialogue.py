@@ -157,7 +157,7 @@ def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-@functools.cache
+@functools.cache  # threads: safe, a validator is never changed
 def _build_validator(kind: DialogueKind) -> Any:
     import jsonschema_rs
 

@@ -106,7 +106,8 @@ class EvidenceItem:
 
 @dataclass(frozen=True)
 class EvidenceSheet:
-    """items: those of the whole video first, then by time. seconds: the video's length, None if unknown."""
+    """items: those of the whole video first, then by time. seconds: the video's length, None if unknown.
+    Threads: safe, what is cached follows from the items alone."""
 
     items: tuple[EvidenceItem, ...]
     seconds: float | None

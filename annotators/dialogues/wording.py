@@ -79,7 +79,7 @@ _SECONDS = re.compile(r"[\d -]s\b")
 _DIGIT = re.compile(r"\d")
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=65536)  # threads: safe, a pure function of text
 def stem(word: str) -> str:
     """Return a lower-case word without its ending: walks, walked and walking have one stem."""
     word = word.split("'", 1)[0].split("’", 1)[0]
@@ -130,7 +130,8 @@ class TextFeatures(NamedTuple):
     numbers: frozenset[float]
 
 
-@functools.lru_cache(maxsize=512)  # every turn of a dialogue needs those of the sheet's items again
+# Every turn of a dialogue needs those of the sheet's items again. Threads: safe, a pure function of text.
+@functools.lru_cache(maxsize=512)
 def extract_features(text: str) -> TextFeatures:
     """Extract the features of a text."""
     words = tuple(split_words(text))

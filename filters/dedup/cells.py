@@ -90,8 +90,9 @@ def train_centroids(sample: Vectors, k: int, *, seed: int, iterations: int = 10)
         return centroid
     import faiss
 
+    # Threads: OpenMP keeps this number for each thread by itself, so that others are not disturbed.
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(1)  # threads: as above
     try:
         means = faiss.Kmeans(
             rows.shape[1],
@@ -104,7 +105,7 @@ def train_centroids(sample: Vectors, k: int, *, seed: int, iterations: int = 10)
         )
         means.train(rows)
     finally:
-        faiss.omp_set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)  # threads: as above
     centroids: NDArray[np.float32] = np.ascontiguousarray(means.centroids, dtype=np.float32).reshape(k, -1)
     return centroids
 

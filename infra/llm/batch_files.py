@@ -1,7 +1,7 @@
 """OpenAI batch files, for clusters whose workers cannot reach a server: uncached requests are written to files, and
 answers that came back are imported into the request cache.
 
-    FOLDER/requests-PID-0000.jsonl   {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body"} per line
+    FOLDER/requests-ID-0000.jsonl   {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body"} per line
     FOLDER/answers*.jsonl            {"custom_id", "response": {"status_code", "body"}, "error"} per line, in any order
 
 A line that is not such an answer, because it is torn or another program's, is a request without an answer.
@@ -13,7 +13,7 @@ batches.
 from __future__ import annotations
 
 import json
-import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ class BatchFiles:
         self._folder = Path(folder)
         self._file: IO[bytes] | None = None
         self._written: set[bytes] = set()
+        self._id = secrets.token_hex(8)  # several backends of one process write to the folder, at once or in turn
 
     async def __aenter__(self) -> BatchFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ class BatchFiles:
     def _open_next(self) -> None:
         if self._file is not None:
             self._file.close()
-        name = f"requests-{os.getpid()}-{len(self._written) // FILE_REQUESTS:04d}.jsonl"
+        name = f"requests-{self._id}-{len(self._written) // FILE_REQUESTS:04d}.jsonl"
         self._file = (self._folder / name).open("wb")
 
 

@@ -31,7 +31,8 @@ _LOCATION_HINT = "use a file of its own on a local disk with free space, written
 
 @dataclass(frozen=True)
 class Request:
-    """One request, exactly as it is sent. body: an OpenAI chat-completions body with "model" and without NaN."""
+    """One request, exactly as it is sent. body: an OpenAI chat-completions body with "model" and without NaN.
+    Threads: a request belongs to one event loop."""
 
     body: Mapping[str, Any]
 

@@ -34,7 +34,7 @@ def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], in
 
     # Threads: both are settings of the decoder's child, which has one thread.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels  # for what a plugin allocates while it opens; the real check is below
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # threads: as above
     webp_size = _read_webp_size(medium.rewound().read(30))
     if webp_size is not None:  # Pillow's plugin allocates two pictures when it opens the file
         width, height = webp_size

@@ -66,7 +66,7 @@ ol { padding-left: 1.4rem } li { overflow-wrap: anywhere }
 """
 
 
-@functools.cache
+@functools.cache  # threads: safe, rendering does not change a template
 def _load_template() -> Any:
     import jinja2
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -270,7 +269,7 @@ class _SpanWriter:
         return self.counters if self.client is None else {**self.counters, **self.client.counters()}
 
     def _write_note(self) -> None:
-        storage.write_bytes(self.run.work("annotate", f"{os.getpid()}.json"), canonical_json(self._counters()))
+        storage.write_bytes(self.run.work("annotate", f"{self.names[0]}.json"), canonical_json(self._counters()))
 
     async def _write_notes(self) -> None:
         while True:
@@ -292,7 +291,7 @@ def _count_rows(uri: str) -> int:
 
 
 def _sum_notes(run: Run) -> dict[str, int]:
-    """The counters in the notes of all processes, summed."""
+    """The counters in the notes of all spans, summed."""
     folder = run.work("annotate")
     return beam.sum_counters([read_json(storage.join(folder, name)) for name in storage.list_names(folder)])
 

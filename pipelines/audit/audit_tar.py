@@ -78,7 +78,7 @@ class TarIndex:
         """int64 (m,): the sample of each member."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
-    @functools.cached_property
+    @functools.cached_property  # threads: safe, computed from what is never changed
     def member_keys(self) -> pa.Array:
         """(m,): the key of each member's sample."""
         return self.keys.take(pa.array(self.owners()))

@@ -119,6 +119,8 @@ def resolve(run: Run) -> Resolved:
     return _resolve(_CacheKey(run))
 
 
+# Threads: safe. Annotators and filters have no state that measuring or judging changes; at worst, several threads
+# resolve the same config.
 @functools.lru_cache(maxsize=8)
 def _resolve(key: _CacheKey) -> Resolved:
     run = key.run

@@ -46,7 +46,7 @@ def decode_limits(settings: Measure) -> Limits:
 
 #: Threads: safe. Each thread at work has a decoder, with its child process, for itself.
 _decoders: Pool[Limits, Decoder] = Pool(Decoder, Decoder.close)
-atexit.register(_decoders.clear)
+atexit.register(_decoders.clear)  # threads: the pool is safe
 
 
 def borrow_decoder(limits: Limits) -> AbstractContextManager[Decoder]:

@@ -33,7 +33,7 @@ COPY_SIZE = 128
 
 def run(out: str, *, seed: int, workers: int, quiet: bool, scale: float = 1.0) -> dict[str, Any]:
     """Make the world of `seed` under OUT/raw, run the whole pipeline, write OUT/report.json and return it."""
-    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder logs a lot
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder logs a lot; threads: none is running yet
     begun = time.time()
     folder = Path(out).resolve()
     _report_progress(quiet, f"making the world of seed {seed} in {folder / 'raw'}")

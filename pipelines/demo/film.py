@@ -39,7 +39,7 @@ _FILES = {
 _PACKAGES = {"skimage": "scikit-image", "matplotlib": "matplotlib"}
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # threads: the world is rendered in processes
 def load_photo(name: str) -> Pixels:
     """uint8 RGB, at most 900 pixels on the longer side. Raises MissingExtra when its package is not installed."""
     import cv2
@@ -180,7 +180,7 @@ def _draw_sign(plate: Pixels, sign: Sign) -> None:
     plate[:] = np.clip(plate * (1 - alpha) + drawn * alpha + 0.5, 0, 255).astype(np.uint8)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # threads: the world is rendered in processes
 def font(size: int, face: str = "DejaVuSans-Bold") -> Any:
     """A PIL font, from the fonts that come with matplotlib."""
     from PIL import ImageFont
@@ -204,7 +204,7 @@ def lettering(
     return np.asarray(picture, dtype=np.uint8).copy()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # threads: the world is rendered in processes
 def _paint_subject(colour: str, shape: str, texture: str, side: int = 256) -> NDArray[np.float32]:
     """float32 (side, side, 4), premultiplied, 0..1: the shape with its pattern, shading, rim and shadow."""
     import cv2

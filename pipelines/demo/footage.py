@@ -191,7 +191,7 @@ def make(job: RenderJob) -> list[tuple[str, bytes]]:
     """(name, bytes) of the original and of each copy. Raises StageError when damage has no effect."""
     import cv2
 
-    cv2.setNumThreads(1)  # workers give the parallelism
+    cv2.setNumThreads(1)  # workers give the parallelism; threads: the world is rendered in processes
     original = job.original
     copies = []
     if isinstance(original, Shot):

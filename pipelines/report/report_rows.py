@@ -26,7 +26,8 @@ _HIDDEN = ("key", "ngrams.ids", "minhash.exact", "overlay.boxes", "clean.text")
 
 @dataclass(frozen=True)
 class ReportRows:
-    """samples, verdicts, signals: the same n rows in the same order; members, duplicates: tables of some keys."""
+    """samples, verdicts, signals: the same n rows in the same order; members, duplicates: tables of some keys.
+    Threads: a report is written by one."""
 
     samples: pa.Table
     verdicts: pa.Table

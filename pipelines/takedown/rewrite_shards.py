@@ -39,7 +39,7 @@ class ShardPlan:
             plan = plan_layout(run, names)
         self.plan = plan
 
-    @functools.lru_cache(maxsize=64)
+    @functools.lru_cache(maxsize=64)  # threads: a take-down has one
     def find_shards(self, unit: str) -> NDArray[np.object_]:
         """object (n,): the shard whose card counts each row of a unit, "" if none does."""
         plan = self.run.read_work("export", unit, ["series", "weight"])

@@ -237,6 +237,7 @@ def make_connector(shape: Connector, channels: int, width: int, times: int, toke
         resampler_head_dim=shape.head_size, num_key_value_heads=shape.key_heads,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
+        # Threads: a training process draws in one.
         torch.manual_seed(int(draw_integers(seed, ["connector"], "train")[0] >> 1))
         connector = torch.nn.ModuleDict(
             {

@@ -184,6 +184,7 @@ class Trainer:
                 continue
             # The seed of dropout depends on the step only, so a training that resumes draws the same.
             name = f"{stage.name}/{step}/{self.ranks.rank}/{i}"
+            # Threads: a training process draws in one.
             torch.manual_seed(int(draw_integers(self.settings.seed, [name], "train")[0] >> 1))
             keys += batch["keys"]
             with autocast:

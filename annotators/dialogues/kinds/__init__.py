@@ -75,13 +75,13 @@ class DialogueKind:
         return properties
 
 
-@functools.cache
+@functools.cache  # threads: safe, kinds are never changed
 def load_kinds() -> Mapping[str, DialogueKind]:
     """Return the kinds of video dialogues by name, in the order of SHARES."""
     return {name: load_kind(name) for name in SHARES}
 
 
-@functools.cache
+@functools.cache  # threads: safe, kinds are never changed
 def load_kind(name: str) -> DialogueKind:
     """Return a kind by name: one of SHARES, or IMAGE_TEXT."""
     rules, _ = _read_prompt("rules")

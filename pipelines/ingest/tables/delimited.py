@@ -82,7 +82,8 @@ class LineReader:
 
 def read_delimited(text: TextIO, name: str, text_column: str | None) -> Iterator[tuple[int, Any, str | None]]:
     """(number, row, error) of each row after the header. name: of the file, in lower case."""
-    csv.field_size_limit(streams.MAX_ROW_BYTES + 1)  # the library's own 128 KiB would end the table at a long document
+    # The library's own 128 KiB would end the table at a long document. Threads: always the same number.
+    csv.field_size_limit(streams.MAX_ROW_BYTES + 1)
     lines = LineReader(text)
     if lines.peek().lower().startswith("sep="):  # a hint for spreadsheets
         next(lines)

@@ -137,7 +137,7 @@ def limit_memory(address_space: int) -> None:
     """Allow `address_space` bytes beyond what this process has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = address_space + pages * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # threads: of this process, which has one
 
 
 def main(request: Mapping[str, Any], output: IO[bytes]) -> None:

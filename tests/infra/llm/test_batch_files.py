@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.llm.batch_files import ImportedAnswers, import_answers
-from infra.llm.requests import RequestCache
+from infra.llm.batch_files import BatchFiles, ImportedAnswers, import_answers
+from infra.llm.requests import Request, RequestCache
 
 KEYS = [bytes([number]) * 16 for number in range(4)]
 
@@ -89,3 +91,14 @@ def test_no_bytes_stop_an_import(tmp_path: Path, lines: list[bytes]) -> None:
     counts, texts = import_bytes(tmp_path, b"\n".join(lines))
     assert counts.lines >= counts.broken + counts.put
     assert (KEYS[0] in texts) == any(line == answer(KEYS[0]) for line in b"\n".join(lines).split(b"\n"))
+
+
+def test_tasks_of_one_process_at_once_or_in_turn_lose_no_request_of_another(tmp_path: Path) -> None:
+    async def write(number: int) -> None:
+        async with BatchFiles(str(tmp_path)) as backend:
+            await backend.complete(Request({"model": "m", "messages": [], "n": number}))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: asyncio.run(write(number)), range(1, 9)))
+    lines = [line for path in tmp_path.glob("requests-*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(json.loads(line)["body"]["n"] for line in lines) == list(range(1, 9))
