@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -174,11 +175,41 @@ def write_bytes(uri: str, content: bytes) -> None:
     """Write a file whole: locally as `publish_when_written` does, on an object store as one upload."""
     if is_local(uri):
         with publish_when_written(uri) as file:
-            file.path.write_bytes(content)
+            with report_disk_errors(file.path):
+                file.path.write_bytes(content)
             file.sha256 = hashlib.sha256(content).hexdigest()
         return
     filesystem, path = _remote(uri)
     filesystem.pipe_file(path, content)
+
+
+#: Errors of the place that is written to, not of what is written: full, over a quota, read-only, forbidden, broken, or
+#: a path that is too long for it.
+_DISK_ERRORS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or raise the quota",
+    errno.EFBIG: "use a file system that holds files of this size, or smaller shards",
+    errno.EROFS: "this file system is read-only: give a folder that can be written",
+    errno.EACCES: "give a folder that this user may write to",
+    errno.EPERM: "give a folder that this user may write to",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.EIO: "check the disk",
+}
+
+
+@contextmanager
+def report_disk_errors(path: Path) -> Iterator[None]:
+    """Raise errors of the place that is written to as StageError that names its folder; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise StageError(
+            f"cannot write here: {os.strerror(error.errno)}",
+            where=str(path.parent),
+            hint=f"{_DISK_ERRORS[error.errno]}, then run the same command again: what is finished is kept",
+        ) from None
 
 
 @dataclass
@@ -200,14 +231,16 @@ def publish_when_written(uri: str) -> Iterator[PendingFile]:
         yield file
         publish(file.path, uri, file.sha256)
     finally:
-        file.path.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be written, the first error counts
+            file.path.unlink(missing_ok=True)
 
 
 def temporary_for(uri: str) -> Path:
     """A local path that no other writer uses: hidden, beside a local `uri` (its folder is created), otherwise in the
     system's temporary folder."""
     target = local_path(uri) if is_local(uri) else Path(tempfile.gettempdir()) / uri.rsplit("/", 1)[-1]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with report_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
@@ -229,9 +262,10 @@ def publish(temporary: Path, uri: str, expected_sha256: str | None) -> None:
             filesystem.put_file(str(temporary), path)
             return
         target = local_path(uri)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with report_disk_errors(target):
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(target.parent, os.O_RDONLY)  # a rename is durable once its folder is

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -100,7 +98,8 @@ class TarWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        with storage.report_disk_errors(path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         self._state = hashlib.sha256()
         self._buffer = bytearray(BUFFER_BYTES)
         self._back = bytearray(BUFFER_BYTES)
@@ -144,7 +143,7 @@ class TarWriter:
         self._state.update(view)
         done = 0
         while done < len(view):
-            with report_disk_errors(self._path):
+            with storage.report_disk_errors(self._path):
                 done += os.pwrite(self._descriptor, view[done:], self.size + done)
         back = memoryview(self._back)[: self._used]
         count = os.preadv(self._descriptor, [back], self.size)
@@ -155,21 +154,6 @@ class TarWriter:
             raise StageError("bytes read back differ from those written", where=str(self._path), hint="check the disk")
         self.size += self._used
         self._used = 0
-
-
-@contextmanager
-def report_disk_errors(path: Path) -> Iterator[None]:
-    """Raise errors of a full or broken disk as StageError; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-            raise
-        raise StageError(
-            f"cannot write: {os.strerror(error.errno)}",
-            where=str(path.parent),
-            hint="free some space and run the same command again: finished tars are kept",
-        ) from None
 
 
 def copy_samples(path: Path, spans: Iterable[SampleSpan], sources: SourceTars) -> tuple[str, int]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import StageError
 from infra.media.interface import MODALITIES
+from infra.storage import report_disk_errors
 from mixtures.shards.series import Series
+from mixtures.shards.ustar import build_header, count_end, count_padding
 
 #: Suffixes of one format are unified, so that any loader can infer the columns of a shard.
 SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "mpg": "mpeg", "m4v": "mp4", "htm": "html"}
@@ -120,74 +120,65 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Sequence[Member]]]) -> tu
     """Write samples (key, members) in order; returns the tar's sha256 and the location of every sample.
 
     ustar, time 0, owner 0, mode 0644: the file depends on keys, suffixes and contents only.
-    Raises StageError when a medium has changed since ingest.
+    Raises StageError when a medium has changed since ingest or cannot be read, and when the disk of `path` is full.
     """
     written = []
-    with open(path, "wb") as raw:
+    with report_disk_errors(path), open(path, "wb") as raw:
         file = _HashingWriter(raw)
-        with tarfile.open(fileobj=cast(IO[bytes], file), mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, members in samples:
-                start = tar.offset
-                locations = []
-                for member in members:
-                    info = tarfile.TarInfo(f"{key}.{member.suffix}")
-                    info.size = member.size if member.content is None else len(member.content)
-                    info.mode = 0o644
-                    header = tar.offset
-                    source = io.BytesIO(member.content) if member.content is not None else _CheckedReader(member)
-                    try:
-                        tar.addfile(info, cast(IO[bytes], source))
-                    except OSError as error:
-                        raise StageError(
-                            f"a medium is shorter than it was at ingest ({error})", where=member.where, hint=_AGAIN
-                        ) from None
-                    if isinstance(source, _CheckedReader):
-                        source.check()
-                    locations.append((info.name, header + tarfile.BLOCKSIZE, info.size))
-                written.append(WrittenSample(key, start, tar.offset - start, tuple(locations)))
-        return file.digest(), written
+        for key, members in samples:
+            start = file.size
+            locations = []
+            for member in members:
+                name = f"{key}.{member.suffix}"
+                size = member.size if member.content is None else len(member.content)
+                file.write(build_header(name, size))
+                locations.append((name, file.size, size))
+                for block in (member.content,) if member.content is not None else _read_checked(member):
+                    file.write(block)
+                file.write(bytes(count_padding(size)))
+            written.append(WrittenSample(key, start, file.size - start, tuple(locations)))
+        file.write(bytes(count_end(file.size)))
+    return file.digest(), written
 
 
 _AGAIN = "its source has changed: run `reelmill ingest` again"
 
 
 class _HashingWriter:
-    """A file that is hashed while it is written."""
+    """A file that is hashed while it is written. size: bytes so far."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._state = hashlib.sha256()
+        self.size = 0
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: bytes) -> None:
         self._state.update(content)
-        return self._file.write(content)
-
-    def tell(self) -> int:
-        return self._file.tell()
+        self._file.write(content)
+        self.size += len(content)
 
     def digest(self) -> str:
         return self._state.hexdigest()
 
 
-class _CheckedReader:
-    """A medium that is hashed while it is read."""
-
-    def __init__(self, member: Member) -> None:
-        self._blocks: Iterator[bytes] = iter(member.blocks or ())
-        self._pending = b""
-        self._state = hashlib.sha256()
-        self._member = member
-
-    def read(self, size: int) -> bytes:
-        while len(self._pending) < size:
-            block = next(self._blocks, b"")
-            if not block:
+def _read_checked(member: Member) -> Iterator[bytes]:
+    """Yield a medium's blocks. Raises StageError where they are not `size` bytes with the expected sha256."""
+    state, count = hashlib.sha256(), 0
+    try:
+        for block in member.blocks or ():
+            count += len(block)
+            if count > member.size:
                 break
-            self._pending += block
-        content, self._pending = self._pending[:size], self._pending[size:]
-        self._state.update(content)
-        return content
-
-    def check(self) -> None:
-        if self._pending or next(self._blocks, b"") or self._state.hexdigest() != self._member.sha256:
-            raise StageError("a medium is not what it was at ingest", where=self._member.where, hint=_AGAIN)
+            state.update(block)
+            yield block
+    except OSError as error:
+        raise StageError(
+            f"a medium cannot be read: {error.strerror or error}",
+            where=member.where,
+            hint="if it is still there, run the same command again, else `reelmill ingest`",
+        ) from None
+    if count != member.size:
+        longer = "longer" if count > member.size else "shorter"
+        raise StageError(f"a medium is {longer} than it was at ingest", where=member.where, hint=_AGAIN)
+    if state.hexdigest() != member.sha256:
+        raise StageError("a medium is not what it was at ingest", where=member.where, hint=_AGAIN)

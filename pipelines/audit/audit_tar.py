@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.columns import Mask, to_ints
-from mixtures.shards.ustar import count_end
+from mixtures.shards.ustar import BINARY_SIZE, count_end, encode_binary_size
 from pipelines.audit.findings import MAX_LISTED, AuditFindings
 
 BLOCK = tarfile.BLOCKSIZE
@@ -156,8 +156,8 @@ _PADDING_MASKS = np.array([[255 * (byte >= used) for byte in range(8)] for used 
 
 
 def build_heads(names: pa.Array, sizes: Ints) -> Bytes:
-    """Build the first HEAD bytes, uint8 (m, HEAD), of the ustar headers that `write_tar` in mixtures.shards.shards has
-    tarfile write. Names have at most 100 bytes, sizes are below 8 GiB."""
+    """Build the first HEAD bytes, uint8 (m, HEAD), of the headers that `mixtures.shards.ustar.build_header` builds one
+    by one. Names have at most 100 bytes."""
     m = len(names)
     rows = np.tile(_TEMPLATE[:HEAD], (m, 1))
     missing = (100 - np.asarray(pc.binary_length(names), dtype=np.int64)).clip(0)
@@ -165,11 +165,14 @@ def build_heads(names: pa.Array, sizes: Ints) -> Bytes:
     padded = pc.binary_join_element_wise(pc.cast(names, pa.binary()), zeros, b"")
     if m:
         rows[:, :100] = np.frombuffer(padded.buffers()[2], np.uint8, m * 100).reshape(m, 100)
-    octal = (sizes[:, None] >> np.arange(30, -1, -3)) & 7
-    rows[:, 124:135] = octal + ord("0")
+    rows[:, 124:135] = ((sizes[:, None] >> np.arange(30, -1, -3)) & 7) + ord("0")
+    for row in np.flatnonzero(sizes >= BINARY_SIZE):
+        rows[row, 124:136] = np.frombuffer(encode_binary_size(int(sizes[row])), np.uint8)
     rows[:, 148:156] = ord(" ")
-    total = rows[:, :100].sum(axis=1, dtype=np.uint16).astype(np.int64) + octal.sum(axis=1) + 11 * ord("0")
-    total += int(_TEMPLATE[100:124].sum() + _TEMPLATE[135:148].sum() + 8 * ord(" ") + _TEMPLATE[156:].sum())
+    total = (rows[:, :100].sum(axis=1, dtype=np.uint16) + rows[:, 124:136].sum(axis=1, dtype=np.uint16)).astype(
+        np.int64
+    )
+    total += int(_TEMPLATE[100:124].sum() + _TEMPLATE[136:148].sum() + 8 * ord(" ") + _TEMPLATE[156:].sum())
     rows[:, 148:154] = ((total[:, None] >> np.arange(15, -1, -3)) & 7) + ord("0")
     rows[:, 154] = 0
     return rows
@@ -178,12 +181,11 @@ def build_heads(names: pa.Array, sizes: Ints) -> Bytes:
 def _check_headers(grid: Bytes, index: TarIndex, batch: Ints, file: str, findings: AuditFindings) -> Mask:
     """Compare the headers of some members; returns bool (batch,): those that are as expected."""
     names, sizes = pc.fill_null(index.names.take(pa.array(batch)), ""), index.sizes[batch]
-    usual = (np.asarray(pc.binary_length(names)) <= 100) & (sizes < 8**11)
+    usual = np.asarray(pc.binary_length(names)) <= 100
     if not usual.all():
         keys = index.member_keys.take(pa.array(batch))
-        findings.add_rows(file, "members.name", keys, ~usual, "at most 100 bytes, of less than 8 GiB", names)
+        findings.add_rows(file, "members.name", keys, ~usual, "at most 100 bytes", names)
         names = pc.if_else(pa.array(usual), names, "")
-        sizes = np.where(usual, sizes, 0)
     expected = build_heads(names, sizes)
     actual = grid[index.starts[batch] // BLOCK - 1]
     right: Mask = (expected.view(np.uint64) == actual[:, :HEAD].view(np.uint64)).all(axis=1)

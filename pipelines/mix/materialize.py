@@ -207,7 +207,7 @@ def _write_copy(
 ) -> _Copy:
     tar = storage.join(mixture.uri, "shards", f"{name_shard(vshard)}.tar")
     temporary = storage.temporary_for(tar)
-    with copying.report_disk_errors(temporary), ExitStack() as undo:
+    with ExitStack() as undo:
         undo.callback(temporary.unlink, missing_ok=True)
         digest, size = copying.copy_samples(temporary, spans, sources)
         undo.pop_all()
@@ -248,6 +248,6 @@ def _publish(mixture: Mixture, copy: _Copy, stamp: str) -> None:
     verify_copies(str(copy.temporary), copy.unverified)
     name = name_shard(copy.vshard)
     tar = storage.join(mixture.uri, "shards", f"{name}.tar")
-    with copying.report_disk_errors(copy.temporary):
+    with storage.report_disk_errors(copy.temporary):
         storage.publish(copy.temporary, tar, None)
         write_scratch(_work(mixture.uri, f"{name}.json"), stamp, dict(copy.note))

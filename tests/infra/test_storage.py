@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -112,3 +113,22 @@ def test_a_listing_follows_links_to_files_only_and_changes_with_the_file(tmp_pat
     assert [entry.path for entry in found] == ["link", "real/a"]
     os.utime(tmp_path / "real" / "a", ns=(1, 1))
     assert storage.list_files(str(tmp_path))[1].stamp != found[1].stamp
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("x" * 300, "File name too long"), (f"{'x' * 300}/a.json", "File name too long")]
+)
+def test_a_place_that_cannot_be_written_to_is_named_with_its_reason(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(StageError, match=f"cannot write here: {reason}") as caught:
+        storage.write_bytes(str(tmp_path / name), b"{}")
+    assert caught.value.where.startswith(str(tmp_path)) and "shorter path" in caught.value.hint
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+def test_each_error_of_the_disk_says_what_to_do(tmp_path: Path, code: int) -> None:
+    with pytest.raises(StageError) as caught, storage.report_disk_errors(tmp_path / "a.tar"):
+        raise OSError(code, os.strerror(code))
+    assert os.strerror(code) in caught.value.what and caught.value.where == str(tmp_path)
+    assert "run the same command again" in caught.value.hint
+    with pytest.raises(OSError, match="decoder"), storage.report_disk_errors(tmp_path / "a.tar"):
+        raise OSError("decoder")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,23 @@ def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list
         assert place.offset == end
         end += place.size
         assert [data[offset : offset + size] for _, offset, size in place.members] == parts
+
+
+def test_a_full_disk_is_not_blamed_on_the_source() -> None:
+    with pytest.raises(StageError, match="cannot write here: No space left on device") as caught:
+        shards.write_tar(Path("/dev/full"), [("k", [media(b"0123456789")])])
+    assert caught.value.where == "/dev" and "free some space" in caught.value.hint
+
+
+def test_a_source_that_cannot_be_read_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    def read() -> Iterator[bytes]:
+        yield b"012"
+        raise OSError(errno.ENOSPC, "No space left on device")  # a cache of a remote file system may be full
+
+    member = shards.Member("jpg", blocks=read(), size=10, where="photos/a.jpg")
+    with pytest.raises(StageError, match="a medium cannot be read: No space left") as caught:
+        shards.write_tar(tmp_path / "a.tar", [("k", [member])])
+    assert caught.value.where == "photos/a.jpg"
 
 
 @pytest.mark.parametrize("now", [b"0123456", b"012345678901", b"0123456788"])
