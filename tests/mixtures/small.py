@@ -32,7 +32,7 @@ def record(number: int, modality: str, media: list[bytes], **more: Any) -> dict[
         "id": key_of(number),
         "data_type": modality,
         "conversations": turns if media else [{"from": "gpt", "value": f"The story of {number}."}],
-        "sha256": [hashlib.sha256(data).hexdigest() for data in media] or [""],
+        "sha256": [hashlib.sha256(content).hexdigest() for content in media] or [""],
         "duration": 0.0,
         "fps": 0.0,
         "n_frames": 0,
@@ -47,7 +47,7 @@ def sample(
     if media is None:
         rng = np.random.default_rng(number)
         media = [rng.bytes(int(rng.integers(0, 3000))) for _ in SUFFIX[modality]]
-    parts = [shards.Member(name, content=data) for name, data in zip(SUFFIX[modality], media, strict=True)]
+    parts = [shards.Member(name, content=content) for name, content in zip(SUFFIX[modality], media, strict=True)]
     parts.append(shards.Member("json", content=canonical_json(record(number, modality, media, **more))))
     return key_of(number), parts
 
@@ -55,12 +55,12 @@ def sample(
 def write_run(folder: Path, tars: dict[str, list[tuple[str, list[shards.Member]]]]) -> dict[str, dict[str, Any]]:
     """Tars under folder/shards; for each what mixture.json says of it, and where its samples lie."""
     (folder / "shards").mkdir(parents=True)
-    found = {}
+    summaries = {}
     for name, samples in tars.items():
         path = folder / "shards" / f"{name}.tar"
         digest, written = shards.write_tar(path, samples)
-        found[name] = {"sha256": digest, "bytes": path.stat().st_size, "written": written}
-    return found
+        summaries[name] = {"sha256": digest, "bytes": path.stat().st_size, "written": written}
+    return summaries
 
 
 def write(
@@ -80,30 +80,32 @@ def write(
     number = 0
     tars: dict[str, list[tuple[str, list[shards.Member]]]] = {}
     for modality, count in modalities.items():
-        made = [sample(number + i, modality) for i in range(count)] if samples is None else samples[modality]
-        tars[f"{modality}-000000"] = made
+        modality_samples = (
+            [sample(number + i, modality) for i in range(count)] if samples is None else samples[modality]
+        )
+        tars[f"{modality}-000000"] = modality_samples
         number += count
     run = write_run(folder / "run", tars)
     taken: list[tuple[int, float, dict[str, Any]]] = []
     for group, name in enumerate(run):
-        rows = [(place, repeat) for repeat in range(repeats) for place in run[name]["written"]]
+        rows = [(written, repeat) for repeat in range(repeats) for written in run[name]["written"]]
         cut = np.linspace(0, len(rows), vshards + 1).astype(int)
         for v in range(vshards):
-            mine = rows[cut[v] : cut[v + 1]]
-            for i, (place, repeat) in enumerate(mine):
+            shard_rows = rows[cut[v] : cut[v + 1]]
+            for i, (written, repeat) in enumerate(shard_rows):
                 row = {
-                    "key": place.key,
+                    "key": written.key,
                     "group": group,
                     "shard": group,
                     "repeat": repeat,
-                    "offset": place.offset,
-                    "size": place.size,
+                    "offset": written.offset,
+                    "size": written.size,
                     "tokens": 10 * (group + 1),
                     "seconds": float(group),
-                    "bytes": sum(size for _, _, size in place.members),
+                    "bytes": sum(size for _, _, size in written.members),
                 }
-                taken.append((v, (i + 0.5) / len(mine), row))
-    taken.sort(key=lambda one: (one[0], one[1], one[2]["group"]))
+                taken.append((v, (i + 0.5) / len(shard_rows), row))
+    taken.sort(key=lambda entry: (entry[0], entry[1], entry[2]["group"]))
     laid = []
     for v in range(vshards):
         laid += [row | {"vshard": v, "position": i} for i, (_, _, row) in enumerate(t for t in taken if t[0] == v)]
@@ -124,7 +126,7 @@ def write(
             own.append({"name": target.stem, "samples": count, "bytes": target.stat().st_size, "sha256": ""})
     total = {m: repeats * n for m, n in modalities.items()}
     share = {m: n / max(1, sum(total.values())) for m, n in total.items()}
-    value = {
+    manifest_fields = {
         "seed": seed,
         "recipe": {},
         "unit": "samples",
@@ -141,5 +143,5 @@ def write(
         "warnings": [],
         "materialized": own,
     }  # fmt: skip
-    made = manifest.write_mixture(str(folder / "mix"), value, members)
-    return Mixture(storage.join(base, "mix"), made.value) if uri else made
+    mixture = manifest.write_mixture(str(folder / "mix"), manifest_fields, members)
+    return Mixture(storage.join(base, "mix"), mixture.value) if uri else mixture

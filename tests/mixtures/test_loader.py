@@ -66,10 +66,10 @@ def test_a_materialized_mixture_reads_the_same(tmp_path: Path) -> None:
     import webdataset
 
     theirs = webdataset.WebDataset(loader._fetcher.files, shardshuffle=False)
-    found = {sample["__key__"]: json.loads(sample["json"]) for sample in theirs}
-    assert Counter(key.split("-")[0] for key in found) == Counter(keys(ours)) and len(found) == 102
+    records = {sample["__key__"]: json.loads(sample["json"]) for sample in theirs}
+    assert Counter(key.split("-")[0] for key in records) == Counter(keys(ours)) and len(records) == 102
     by_key = {sample["__key__"]: sample["json"] for sample in ours}
-    assert all(record == by_key[key.split("-")[0]] for key, record in found.items())
+    assert all(record == by_key[key.split("-")[0]] for key, record in records.items())
 
 
 def test_far_mixtures_read_the_same(tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_each_sample_as_often_as_planned(
     mix: Mixture, planned: Counter[str], world: int, batch: int, epoch: int, drop_last: bool
 ) -> None:
     ranks = [Loader(mix, rank=r, world=world, batch=batch, epoch=epoch, drop_last=drop_last) for r in range(world)]
-    steps = [[keys(found) for found in rank.batches()] for rank in ranks]
-    sizes = [sum(map(len, mine)) for mine in steps]
-    read = Counter(key for mine in steps for batch_keys in mine for key in batch_keys)
+    steps = [[keys(samples) for samples in rank.batches()] for rank in ranks]
+    sizes = [sum(map(len, rank_steps)) for rank_steps in steps]
+    read = Counter(key for rank_steps in steps for batch_keys in rank_steps for key in batch_keys)
     if drop_last:
         assert not read - planned
         assert sizes == [102 // (world * batch) * batch] * world
@@ -102,7 +102,7 @@ def test_each_sample_as_often_as_planned(
     # Laid side by side, the ranks' steps are the stream that one rank alone reads.
     whole = keys(Loader(mix, epoch=epoch))
     rounds = max(map(len, steps))
-    laid = [key for i in range(rounds) for mine in steps if i < len(mine) for key in mine[i]]
+    laid = [key for i in range(rounds) for rank_steps in steps if i < len(rank_steps) for key in rank_steps[i]]
     assert laid == whole[: len(laid)]
     assert all(loader.state_dict()["epoch"] == epoch + 1 for loader in ranks)
 
@@ -112,8 +112,8 @@ def test_workers_read_the_same_steps(mix: Mixture, world: int, workers: int, bat
     for rank in range(world):
         alone, helped = (Loader(mix, rank=rank, world=world, batch=batch) for _ in range(2))
         states = []
-        for mine, theirs in zip(alone.batches(), helped.batches(workers=workers), strict=True):
-            assert keys(mine) == keys(theirs)
+        for batch_alone, batch_helped in zip(alone.batches(), helped.batches(workers=workers), strict=True):
+            assert keys(batch_alone) == keys(batch_helped)
             states.append((alone.state_dict(), helped.state_dict()))
         assert all(a == b for a, b in states)
         assert alone.state_dict() == helped.state_dict()
@@ -123,17 +123,17 @@ def test_a_dataloader_of_ones_own(mix: Mixture, planned: Counter[str]) -> None:
     from torch.utils.data import DataLoader
 
     loader = Loader(mix, batch=4)
-    found = []
+    batches = []
     for batch in DataLoader(loader.dataset(), batch_size=4, num_workers=2, collate_fn=keys):
-        found.append(batch)
+        batches.append(batch)
         loader.advance(len(batch))
-        if len(found) == 10:
+        if len(batches) == 10:
             state = loader.state_dict()
-    assert found == [keys(batch) for batch in Loader(mix, batch=4).batches()]
+    assert batches == [keys(batch) for batch in Loader(mix, batch=4).batches()]
     assert loader.epoch == 1
     again = Loader(mix, batch=4)
     again.load_state_dict(state)
-    assert [keys(batch) for batch in again.batches()] == found[10:]
+    assert [keys(batch) for batch in again.batches()] == batches[10:]
 
 
 def test_collate_runs_where_the_reading_is_done(mix: Mixture) -> None:
@@ -161,7 +161,7 @@ def test_going_on_with_another_split(mix: Mixture, before: tuple[int, int], afte
     states = []
     for rank in range(world):
         loader = Loader(mix, rank=rank, world=world, batch=batch)
-        read += [key for found in itertools.islice(loader.batches(), steps) for key in keys(found)]
+        read += [key for samples in itertools.islice(loader.batches(), steps) for key in keys(samples)]
         states.append(loader.state_dict() | {"split": []})
     assert all(state == states[0] for state in states)
     assert sorted(read) == sorted(whole[: len(read)])
@@ -170,9 +170,9 @@ def test_going_on_with_another_split(mix: Mixture, before: tuple[int, int], afte
     for rank in range(world):
         loader = Loader(mix, rank=rank, world=world, batch=batch)
         loader.load_state_dict(json.loads(json.dumps(states[0])))
-        laid.append([keys(found) for found in loader.batches()])
+        laid.append([keys(samples) for samples in loader.batches()])
     rounds = range(max(map(len, laid)))
-    rest = [key for i in rounds for mine in laid if i < len(mine) for key in mine[i]]
+    rest = [key for i in rounds for rank_steps in laid if i < len(rank_steps) for key in rank_steps[i]]
     assert rest == (whole[len(read) :] if len(read) < 102 else keys(Loader(mix, epoch=1)))
 
 
@@ -180,13 +180,13 @@ def test_going_on_with_another_split(mix: Mixture, before: tuple[int, int], afte
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 200))
 def test_going_on_at_any_sample(mix: Mixture, world: int, batch: int, stop: int) -> None:
     def some(loader: Loader, count: int) -> list[str]:
-        found = []
-        while len(found) < count:
+        read = []
+        while len(read) < count:
             for sample in loader:
-                found.append(sample["__key__"])
-                if len(found) == count:
+                read.append(sample["__key__"])
+                if len(read) == count:
                     break
-        return found
+        return read
 
     first = Loader(mix, rank=world - 1, world=world, batch=batch)
     some(first, stop)
@@ -199,12 +199,12 @@ def test_going_on_at_any_sample(mix: Mixture, world: int, batch: int, stop: int)
 
 
 def test_a_state_in_the_middle_of_a_step(mix: Mixture) -> None:
-    one = Loader(mix, batch=4)
-    samples = iter(one)
+    first = Loader(mix, batch=4)
+    samples = iter(first)
     read = [next(samples)["__key__"] for _ in range(6)]
-    other = Loader(mix, batch=5, world=1)
-    other.load_state_dict(one.state_dict())
-    assert read + keys(other) == keys(Loader(mix))
+    second = Loader(mix, batch=5, world=1)
+    second.load_state_dict(first.state_dict())
+    assert read + keys(second) == keys(Loader(mix))
     two = Loader(mix, batch=4, world=2)
     samples = iter(two)
     for _ in range(6):
@@ -226,9 +226,9 @@ def two_after(mix: Mixture, count: int) -> dict[str, Any]:
 
 def test_states_of_other_orders_are_refused(mix: Mixture, tmp_path: Path) -> None:
     state = Loader(mix).state_dict()
-    other = small.write(tmp_path, COUNTS)
+    another = small.write(tmp_path, COUNTS)
     for loader, what in (
-        (Loader(other), "mixture"),
+        (Loader(another), "mixture"),
         (Loader(mix, seed=8), "seed"),
         (Loader(mix, window=3), "window"),
     ):
@@ -263,18 +263,18 @@ def test_composition_counts_what_was_read(mix: Mixture, count: int) -> None:
     row_of = {row["key"]: row for row in table}
     samples = iter(loader)
     read = [row_of[next(samples)["__key__"]] for _ in range(min(count, 102))]
-    found = loader.composition()
-    assert (found["samples"], found["of"], found["unit"], found["epoch"]) == (len(read), 102, "samples", 0)
+    summary = loader.composition()
+    assert (summary["samples"], summary["of"], summary["unit"], summary["epoch"]) == (len(read), 102, "samples", 0)
     for group, modality in enumerate(COUNTS):
-        mine = [row for row in read if row["group"] == group]
-        told = found["modalities"][modality]
-        assert told["samples"] == len(mine)
-        assert (told["tokens"], told["bytes"]) == (sum(r["tokens"] for r in mine), sum(r["bytes"] for r in mine))
-        assert told["seconds"] == sum(r["seconds"] for r in mine)
-        assert told["share"] == pytest.approx(len(mine) / len(read) if read else 0, abs=1e-6)
-        assert told["planned"] == pytest.approx(COUNTS[modality] / 51)
+        rows = [row for row in read if row["group"] == group]
+        counted = summary["modalities"][modality]
+        assert counted["samples"] == len(rows)
+        assert (counted["tokens"], counted["bytes"]) == (sum(r["tokens"] for r in rows), sum(r["bytes"] for r in rows))
+        assert counted["seconds"] == sum(r["seconds"] for r in rows)
+        assert counted["share"] == pytest.approx(len(rows) / len(read) if read else 0, abs=1e-6)
+        assert counted["planned"] == pytest.approx(COUNTS[modality] / 51)
     if len(read) == 102:
-        assert found["largest_gap"] < 1e-5
+        assert summary["largest_gap"] < 1e-5
 
 
 # -- when something is wrong ------------------------------------------------------------------------------------
@@ -294,9 +294,9 @@ def test_a_missing_shard(fresh: Mixture, workers: int) -> None:
     tar(fresh, "image").unlink()
     with pytest.raises(
         StageError, match=r"image-000000\.tar: the shard of sample [a-z2-7]{26} cannot be opened"
-    ) as found:
+    ) as caught:
         list(Loader(fresh, batch=2).batches(workers=workers))
-    assert "Traceback" not in str(found.value)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_a_truncated_shard(fresh: Mixture) -> None:
@@ -306,29 +306,29 @@ def test_a_truncated_shard(fresh: Mixture) -> None:
 
 
 def test_a_swapped_shard(fresh: Mixture) -> None:
-    one, other = tar(fresh, "video"), tar(fresh, "image")
-    bytes_ = one.read_bytes(), other.read_bytes()
-    one.write_bytes(bytes_[1])
-    other.write_bytes(bytes_[0])
+    video, image = tar(fresh, "video"), tar(fresh, "image")
+    bytes_ = video.read_bytes(), image.read_bytes()
+    video.write_bytes(bytes_[1])
+    image.write_bytes(bytes_[0])
     with pytest.raises(StageError, match=r"\.tar, byte \d+: sample [a-z2-7]{26} is not here"):
         list(Loader(fresh))
 
 
 def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh: Mixture) -> None:
     path = tar(fresh, "video")
-    data = bytearray(path.read_bytes())
-    at = data.index(b".mp4\0") // 512 * 512 + 512 + 7
-    data[at] ^= 1
-    path.write_bytes(data)
+    content = bytearray(path.read_bytes())
+    at = content.index(b".mp4\0") // 512 * 512 + 512 + 7
+    content[at] ^= 1
+    path.write_bytes(content)
     assert len(list(Loader(fresh))) == 51
     with pytest.raises(StageError, match=r"the media of sample .* differ from the sha256 in its JSON \(mp4\)"):
         list(Loader(fresh, verify=True))
 
 
 def test_rows_that_are_not_all_there(fresh: Mixture) -> None:
-    value = {**fresh.manifest, "members": {"rows": 50, "sha256": "x"}}
+    shorter = {**fresh.manifest, "members": {"rows": 50, "sha256": "x"}}
     with pytest.raises(StageError, match=r"there are 51 rows, 50 in mixture\.json"):
-        Loader(Mixture(fresh.uri, value))
+        Loader(Mixture(fresh.uri, shorter))
     with pytest.raises(StageError, match="there is no mixture here"):
         Loader(fresh.uri + "/nowhere")
     path = Path(fresh.uri) / manifest.MANIFEST
@@ -382,9 +382,9 @@ def test_composition_describes_a_whole_epoch_at_its_end(mix: Mixture, world: int
 
 
 def test_media_that_cannot_be_shown_stop_or_are_counted(fresh: Mixture) -> None:
-    with pytest.raises(StageError, match=r"media of sample [a-z2-7]{26} cannot be decoded \((decode|empty)") as found:
+    with pytest.raises(StageError, match=r"media of sample [a-z2-7]{26} cannot be decoded \((decode|empty)") as caught:
         list(Loader(fresh, decode=True))
-    assert "on_error" in str(found.value)
+    assert "on_error" in str(caught.value)
     for workers in (0, 2):
         loader = Loader(fresh, batch=4, decode=True, on_error="skip", contract=Contract(tokens_per_frame=8))
         batches = list(loader.batches(workers=workers))

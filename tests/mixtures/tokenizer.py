@@ -9,11 +9,11 @@ def tokenizer() -> Any:
     """Of `tokenizers`, trained on a few sentences."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
+    built = Tokenizer(models.BPE())
     # Blank lines are one token with the space before them, as in the tokenizers of Qwen: where pieces could merge.
     newlines = pre_tokenizers.Split(Regex(r"\s*[\r\n]+"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([newlines, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    made.decoder = decoders.ByteLevel()
+    built.pre_tokenizer = pre_tokenizers.Sequence([newlines, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    built.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -23,8 +23,8 @@ def tokenizer() -> Any:
     text = (
         "You are a helpful vision-language assistant. system user seconds: What does the red house do in the video?\n\n"
     )
-    made.train_from_iterator([text] * 4, trainer)
-    return made
+    built.train_from_iterator([text] * 4, trainer)
+    return built
 
 
 def fast() -> Any:

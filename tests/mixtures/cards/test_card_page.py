@@ -35,22 +35,23 @@ def card(run: Run, name: str) -> dict[str, Any]:
 
 def test_a_page_says_what_the_card_says(cold: Run) -> None:
     for path in Path(cold.at("shards")).glob("*.card.json"):
-        value = json.loads(path.read_bytes())
-        page = Path(cold.at("cards", f"{value['shard']}.html")).read_text("utf-8")
-        assert page == card_page.render_shard_page(value)
+        shard_card = json.loads(path.read_bytes())
+        page = Path(cold.at("cards", f"{shard_card['shard']}.html")).read_text("utf-8")
+        assert page == card_page.render_shard_page(shard_card)
         seen = Seen(page)
-        for said in (value["shard"], value["tar"]["sha256"], f"{value['tar']['bytes']:,}", *value["licences"],
-                     *value["sources"], *value["reasons"], *value["made_by"]["models"]):  # fmt: skip
-            assert said in seen.text
-        assert seen.tags.count("svg") == len(value["scores"])
+        tar, lists = shard_card["tar"], ("licences", "sources", "reasons")
+        texts = [shard_card["shard"], tar["sha256"], f"{tar['bytes']:,}", *shard_card["made_by"]["models"]]
+        for text in [*texts, *(name for field in lists for name in shard_card[field])]:
+            assert text in seen.text
+        assert seen.tags.count("svg") == len(shard_card["scores"])
 
 
 def test_what_stands_in_it_is_text_and_never_markup(cold: Run) -> None:
-    value = card(cold, "image-000000")
-    plain = Seen(card_page.render_shard_page(value))
-    value |= {"shard": EVIL, "licences": {EVIL: 1}, "sources": {EVIL: 1}, "reasons": {EVIL: 1}, "kinds": {EVIL: 1}}
-    value["made_by"] |= {"name": EVIL, "dialogues": EVIL}
-    seen = Seen(card_page.render_shard_page(value))
+    shard_card = card(cold, "image-000000")
+    plain = Seen(card_page.render_shard_page(shard_card))
+    shard_card |= {"shard": EVIL, "licences": {EVIL: 1}, "sources": {EVIL: 1}, "reasons": {EVIL: 1}, "kinds": {EVIL: 1}}
+    shard_card["made_by"] |= {"name": EVIL, "dialogues": EVIL}
+    seen = Seen(card_page.render_shard_page(shard_card))
     assert set(seen.tags) == set(plain.tags) and "script" not in seen.tags and "img" not in seen.tags
     assert not any(name.startswith("on") for name in seen.attributes)
     assert seen.text.count(EVIL) >= 7

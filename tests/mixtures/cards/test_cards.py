@@ -25,18 +25,18 @@ def test_values_too_near_to_each_other_for_bins_are_counted_all_the_same(values:
 
 @given(VALUES, st.randoms())
 def test_a_histogram_counts_every_finite_value_whatever_the_order(values: list[float], random: Any) -> None:
-    found = cards.build_histogram(np.array(values, dtype=np.float64))
-    finite = [value for value in values if math.isfinite(value)]
+    histogram = cards.build_histogram(np.array(values, dtype=np.float64))
+    finite = [number for number in values if math.isfinite(number)]
     if not finite:
-        assert found is None
+        assert histogram is None
         return
-    assert found is not None
-    assert sum(found["counts"]) == found["count"] == len(finite)
-    assert len(found["edges"]) == len(found["counts"]) + 1 == cards.BINS + 1
-    assert found["min"] <= found["p05"] <= found["p50"] <= found["p95"] <= found["max"]
+    assert histogram is not None
+    assert sum(histogram["counts"]) == histogram["count"] == len(finite)
+    assert len(histogram["edges"]) == len(histogram["counts"]) + 1 == cards.BINS + 1
+    assert histogram["min"] <= histogram["p05"] <= histogram["p50"] <= histogram["p95"] <= histogram["max"]
     random.shuffle(values)
-    assert cards.build_histogram(np.array(values, dtype=np.float64)) == found
-    canonical_json(found)
+    assert cards.build_histogram(np.array(values, dtype=np.float64)) == histogram
+    canonical_json(histogram)
 
 
 def test_a_card_sums_its_members() -> None:
@@ -48,7 +48,7 @@ def test_a_card_sums_its_members() -> None:
     signals = pa.table(
         {"motion.score": [0.1, None, 0.3], "facts.width": pa.array([64, 64, 64], pa.int32()), "x": [1, 2, 3]}
     )
-    found = cards.build_card(
+    card = cards.build_card(
         name="video-000000",
         tar={"sha256": "ab", "bytes": 9},
         series=Series.parse("video:json,mp4"),
@@ -59,11 +59,11 @@ def test_a_card_sums_its_members() -> None:
         reasons={"motion: static": 1},
         made_by={"name": "x"},
     )
-    assert (found["samples"], found["tokens"], found["seconds"], found["media_bytes"]) == (3, 303, 4.5, 30)
-    assert found["sources"] == {"a": 2, "b": 1} and found["licences"] == {"": 1, "CC0": 2}
-    assert found["modality"] == "video" and found["suffixes"] == ["json", "mp4"]
-    assert sorted(found["scores"]) == ["facts.width", "motion.score"]
-    assert found["scores"]["motion.score"]["count"] == 2
+    assert (card["samples"], card["tokens"], card["seconds"], card["media_bytes"]) == (3, 303, 4.5, 30)
+    assert card["sources"] == {"a": 2, "b": 1} and card["licences"] == {"": 1, "CC0": 2}
+    assert card["modality"] == "video" and card["suffixes"] == ["json", "mp4"]
+    assert sorted(card["scores"]) == ["facts.width", "motion.score"]
+    assert card["scores"]["motion.score"]["count"] == 2
 
 
 @given(st.lists(st.none() | st.sampled_from(["a", "b", ""]), max_size=30))

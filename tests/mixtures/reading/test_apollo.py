@@ -65,26 +65,26 @@ BATCH = [decoded("video", 3), decoded("image", 1), decoded("text", 0), decoded("
 
 def test_shapes_and_counts(small: Any) -> None:
     encoders = [VisionProcessor(plain({"height": 24, "width": 24}), video=True), plain(32)]
-    found = to_apollo(BATCH, encoders, small, contract=CONTRACT)
-    assert found["data_types"] == ["video", "image", "text", "image"]
-    assert [[tuple(tensor.shape) for tensor in sample] for sample in found["vision_input"]] == [
+    batch = to_apollo(BATCH, encoders, small, contract=CONTRACT)
+    assert batch["data_types"] == ["video", "image", "text", "image"]
+    assert [[tuple(tensor.shape) for tensor in sample] for sample in batch["vision_input"]] == [
         [(3, 3, 4, 24, 24), (3, 4, 3, 32, 32)],
         [(1, 3, 4, 24, 24), (1, 4, 3, 32, 32)],
         [],
         [(2, 3, 4, 24, 24), (2, 4, 3, 32, 32)],
     ]
-    ids, labels, mask = found["input_ids"], found["labels"], found["attention_mask"]
+    ids, labels, mask = batch["input_ids"], batch["labels"], batch["attention_mask"]
     assert ids.shape == labels.shape == mask.shape and ids.dtype == labels.dtype == torch.int64
     assert (ids == X_TOKEN_INDEX).sum(1).tolist() == [3 * 32, 32, 0, 2 * 32]
     assert (labels[ids == X_TOKEN_INDEX] == IGNORE_INDEX).all() and (labels[~mask] == IGNORE_INDEX).all()
     for row, sample in enumerate(BATCH):
-        mine, wanted = tokenize(sample.conversations, small)
-        assert ids[row][mask[row]].tolist() == mine and labels[row][mask[row]].tolist() == wanted
+        tokens, targets = tokenize(sample.conversations, small)
+        assert ids[row][mask[row]].tolist() == tokens and labels[row][mask[row]].tolist() == targets
     # Both encoders' views of one clip are the same pictures, turned.
     again = to_apollo(BATCH[:1], [plain(24)], small, contract=CONTRACT)["vision_input"][0][0]
-    assert torch.equal(found["vision_input"][0][0].transpose(1, 2), again)
+    assert torch.equal(batch["vision_input"][0][0].transpose(1, 2), again)
     assert all(torch.equal(again[i][0], again[i][1]) is False for i in range(3))
-    image = found["vision_input"][1][1][0]
+    image = batch["vision_input"][1][1][0]
     assert all(torch.equal(image[0], frame) for frame in image)
 
 
@@ -97,9 +97,9 @@ def test_frames_are_padded_with_the_processors_mean() -> None:
     assert (square[:, 5:15] == 7).all() and (square[:, :5] == colour).all() and (square[:, 15:] == colour).all()
     tall = pad_to_square(frames.transpose(0, 2, 1, 3), colour)
     assert (tall[:, :, 5:15] == 7).all() and (tall[:, :, 15:] == colour).all()
-    made = VisionProcessor(plain(20)).pixels(frames)
-    assert torch.allclose(made[0, :, 10, 10], (torch.tensor([7 / 255] * 3) - torch.tensor(MEAN)) / torch.tensor(STD))
-    assert made[0, :, 0, 0].abs().max() < 0.02  # padding is near the mean, which is 0
+    padded = VisionProcessor(plain(20)).pixels(frames)
+    assert torch.allclose(padded[0, :, 10, 10], (torch.tensor([7 / 255] * 3) - torch.tensor(MEAN)) / torch.tensor(STD))
+    assert padded[0, :, 0, 0].abs().max() < 0.02  # padding is near the mean, which is 0
 
 
 @pytest.mark.parametrize("name", ["SiglipImageProcessorPil", "CLIPImageProcessorPil", "VideoMAEImageProcessorPil"])
@@ -110,20 +110,20 @@ def test_processors_of_transformers(transformers: Any, small: Any, name: str) ->
     processor = getattr(transformers, name)(**side)
     assert VisionProcessor(processor).size() == (24, 24)
     for video, shape in ((False, (3, 4, 3, 24, 24)), (True, (3, 3, 4, 24, 24))):
-        found = to_apollo(BATCH[:1], [VisionProcessor(processor, video)], small, contract=CONTRACT)["vision_input"][0][
+        clips = to_apollo(BATCH[:1], [VisionProcessor(processor, video)], small, contract=CONTRACT)["vision_input"][0][
             0
         ]
-        assert tuple(found.shape) == shape
+        assert tuple(clips.shape) == shape
         # What the processor makes of the padded frames, clip by clip.
         square = pad_to_square(BATCH[0].clips[1], VisionProcessor(processor).colour)
-        wanted = processor.preprocess(list(square), return_tensors="pt")["pixel_values"].reshape(4, 3, 24, 24)
-        assert torch.equal(found[1], wanted.transpose(0, 1) if video else wanted)
+        processed = processor.preprocess(list(square), return_tensors="pt")["pixel_values"].reshape(4, 3, 24, 24)
+        assert torch.equal(clips[1], processed.transpose(0, 1) if video else processed)
 
 
 def test_padding_ids(transformers: Any, small: Any) -> None:
-    found = to_apollo([BATCH[1], BATCH[2]], [], fast(), contract=CONTRACT)
-    assert (found["input_ids"][1][~found["attention_mask"][1]] == fast().pad_token_id).all()
-    assert found["vision_input"] == [[], []]
+    batch = to_apollo([BATCH[1], BATCH[2]], [], fast(), contract=CONTRACT)
+    assert (batch["input_ids"][1][~batch["attention_mask"][1]] == fast().pad_token_id).all()
+    assert batch["vision_input"] == [[], []]
 
 
 def test_ids_and_clips_must_agree(small: Any) -> None:

@@ -15,13 +15,13 @@ def test_the_papers_table() -> None:
         ("vision", "connector"),
         ("connector", "language"),
     )
-    assert [one.rates(7)["language"] for one in STAGES.values()] == [0, 0, 1e-5]
+    assert [stage.rates(7)["language"] for stage in STAGES.values()] == [0, 0, 1e-5]
     assert [sft.rates(size)["language"] for size in (1.5, 3, 7)] == [5e-5, 2e-5, 1e-5]
-    assert [one.contract(7).max_clips for one in STAGES.values()] == [25, 25, 150]
-    assert {one.rates()["connector"] for one in STAGES.values()} == {1e-4} and vision.rates()["vision"] == 5e-6
+    assert [stage.contract(7).max_clips for stage in STAGES.values()] == [25, 25, 150]
+    assert {stage.rates()["connector"] for stage in STAGES.values()} == {1e-4} and vision.rates()["vision"] == 5e-6
     assert set(vision.shares) == {"video"} and align.shares["image"] == align.shares["video"] == (0.5, 0.5)
     assert sft.shares["text"] == (0.10, 0.14)
-    assert {(one.batch, one.epochs) for one in STAGES.values()} == {(256, 1)}
+    assert {(stage.batch, stage.epochs) for stage in STAGES.values()} == {(256, 1)}
 
 
 def test_a_contract_that_fits_its_context() -> None:

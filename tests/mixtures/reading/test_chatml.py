@@ -51,14 +51,14 @@ def test_raw_text_is_learnt_whole(wrapped: Any) -> None:
     assert ids == labels and wrapped.decode(ids) == "The red house.<|endoftext|>"
 
 
-SAID = (
+TEXT = (
     st.text(st.characters(exclude_characters="<|>", exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(len)
 )
 
 
-@given(st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3))
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
 def test_pieces_are_the_tokens_of_the_whole(small: Any, wrapped: Any, talk: list[tuple[str, str]]) -> None:
-    turns = [{"from": who, "value": said} for pair in talk for who, said in zip(("human", "gpt"), pair, strict=True)]
+    turns = [{"from": who, "value": text} for pair in talk for who, text in zip(("human", "gpt"), pair, strict=True)]
     ids, labels = tokenize(turns, small)
     assert ids == small.encode(build_prompt(turns), add_special_tokens=False).ids
     assert (ids, labels) == tokenize(turns, wrapped)

@@ -56,15 +56,15 @@ def by_hand(frames: int, fps: Fraction, count: int) -> list[list[int]]:
     """The rule in words, one frame after the other, for rates above one frame a second."""
     apart = max(1, math.floor(fps / 2))
     length = 4 * apart
-    found = []
+    plan = []
     for clip in range(count):
         if frames // count > length:
             start = clip * (frames // count) + (frames // count - length) // 2
-            found.append([start + i * apart for i in range(4)])
+            plan.append([start + i * apart for i in range(4)])
         else:
             start = clip * ((frames - length) // max(1, count - 1)) if frames > length else 0
-            found.append([start + min(i * apart, min(length, frames) - 1) for i in range(4)])
-    return found
+            plan.append([start + min(i * apart, min(length, frames) - 1) for i in range(4)])
+    return plan
 
 
 @given(st.integers(1, 4000), st.sampled_from([Fraction(3, 2), 2, 5, 10, 24, 25, 30, 60, 120, Fraction(30000, 1001)]))
@@ -93,20 +93,20 @@ def test_facts_that_are_missing_still_give_a_plan() -> None:
     assert plan.frames.tolist() == [[0, 0, 0, 0]] and plan.times.tolist() == [[0.0, 0.0]]
 
 
-def said(*values: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
+def turns(*values: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(values)]
 
 
 def test_media_are_put_where_their_placeholders_stand() -> None:
-    assert insert_media(said("<image>\nWhy?", "So."), ["[V]"], "<image>") == said("[V]\n\nWhy?", "So.")
-    assert insert_media(said("<image><image>\nWhich?", "A."), ["[1]", "[2]"], "<image>") == said(
+    assert insert_media(turns("<image>\nWhy?", "So."), ["[V]"], "<image>") == turns("[V]\n\nWhy?", "So.")
+    assert insert_media(turns("<image><image>\nWhich?", "A."), ["[1]", "[2]"], "<image>") == turns(
         "[1][2]\n\nWhich?", "A."
     )
-    assert insert_media(said("Is <image> like <image>?", "No."), ["[1]", "[2]"], "<image>") == said(
+    assert insert_media(turns("Is <image> like <image>?", "No."), ["[1]", "[2]"], "<image>") == turns(
         "Is [1] like [2]?", "No."
     )
-    assert insert_media(said("Hm?", "Yes.", "And\n<image>\nthis?", "No."), ["[1]"], "<image>") == said(
+    assert insert_media(turns("Hm?", "Yes.", "And\n<image>\nthis?", "No."), ["[1]"], "<image>") == turns(
         "Hm?", "Yes.", "And\n[1]\nthis?", "No."
     )
-    assert insert_media(said("<image>\n", "A picture."), ["[1]"], "<image>")[0]["value"].strip() == "[1]"
+    assert insert_media(turns("<image>\n", "A picture."), ["[1]"], "<image>")[0]["value"].strip() == "[1]"
     assert build_image_text(Contract(tokens_per_frame=8)) == "<|image_token|>" * 32

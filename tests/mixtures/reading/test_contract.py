@@ -45,8 +45,8 @@ def test_longer_videos_never_cost_less_and_never_pass_the_budget_by_a_clip(a: fl
 
 def test_an_image_is_a_clip_and_a_text_is_none() -> None:
     modality = np.array(["image", "multi_image", "video", "text"], dtype=object)
-    found = RELEASED.media_tokens(modality, np.array([0.0, 0.0, 4.0, 0.0]), np.array([1, 3, 0, 0]))
-    assert found.tolist() == [128, 384, 256, 0]
+    tokens = RELEASED.media_tokens(modality, np.array([0.0, 0.0, 4.0, 0.0]), np.array([1, 3, 0, 0]))
+    assert tokens.tolist() == [128, 384, 256, 0]
 
 
 def test_texts_are_estimated_and_said_to_be() -> None:

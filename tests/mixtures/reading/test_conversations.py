@@ -28,9 +28,9 @@ CONTROL = [
 
 @given(st.lists(st.sampled_from(CONTROL)).map("".join))
 def test_no_control_token_is_left_or_made_by_taking_others_out(text: str) -> None:
-    found = strip_control_tokens(text)
-    assert not re.search(r"<\|[^<>|]*\|>|<(image|video|/?s)>", found, re.IGNORECASE)
-    assert strip_control_tokens(found) == found
+    stripped = strip_control_tokens(text)
+    assert not re.search(r"<\|[^<>|]*\|>|<(image|video|/?s)>", stripped, re.IGNORECASE)
+    assert strip_control_tokens(stripped) == stripped
 
 
 def test_ordinary_text_is_left_alone() -> None:
@@ -53,12 +53,12 @@ def test_a_document_trains_as_it_is() -> None:
 
 
 def test_the_sources_own_turns_are_kept_where_they_are_sound() -> None:
-    given_ = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "<image>\nWhat?"},
+    source_turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "<image>\nWhat?"},
               {"role": "assistant", "content": "That.<|im_end|>"}]  # fmt: skip
-    turns, kind = build_conversation("image", "caption", 1, given_)
+    turns, kind = build_conversation("image", "caption", 1, source_turns)
     assert kind == "conversation"
     assert turns == [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
-    assert build_conversation("text", "x", 0, given_)[0][0]["value"] == "What?"
+    assert build_conversation("text", "x", 0, source_turns)[0][0]["value"] == "What?"
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ def test_bytes_come_in_order_and_within_the_bound(
     whole = [contents(i) for i in range(3)]
     for files in (near, afar, [near[0], afar[1], near[2]]):
         fetcher = Fetcher(files, cache_bytes=cache, gap_bytes=gap, block_bytes=block, threads=2)
-        found = [(span, bytes(data)) for span, data in fetcher.stream(iter(spans))]
-        assert found == [(span, whole[span.file][span.offset : span.offset + span.size]) for span in spans]
+        read = [(span, bytes(content)) for span, content in fetcher.stream(iter(spans))]
+        assert read == [(span, whole[span.file][span.offset : span.offset + span.size]) for span in spans]
         largest = max((span.size for span in spans), default=0)
         assert fetcher.peak <= max(cache, 2 * largest)
         assert fetcher.buffered == 0
@@ -69,7 +69,9 @@ def test_bytes_come_in_order_and_within_the_bound(
 def test_neighbours_are_one_request(afar: list[str]) -> None:
     fetcher = Fetcher(afar)
     spans = [ByteRange(1, i * 512, 512, "k") for i in np.random.default_rng(1).permutation(10)]
-    assert [bytes(data) for _, data in fetcher.stream(spans)] == [contents(1)[s.offset : s.offset + 512] for s in spans]
+    assert [bytes(content) for _, content in fetcher.stream(spans)] == [
+        contents(1)[s.offset : s.offset + 512] for s in spans
+    ]
     assert fetcher.requests == 1
     # A hole of 1,000 bytes is read over when that is allowed, and not when it is not.
     for gap, requests in ((1000, 1), (999, 2)):
@@ -105,12 +107,12 @@ def test_many_files_do_not_stay_open(tmp_path: Path) -> None:
         (tmp_path / f"{i}").write_bytes(bytes([i]) * 10)
         files.append(str(tmp_path / f"{i}"))
     fetcher = Fetcher(files)
-    assert [data[0] for _, data in fetcher.stream(ByteRange(i % 200, 3, 4) for i in range(400))] == [
+    assert [content[0] for _, content in fetcher.stream(ByteRange(i % 200, 3, 4) for i in range(400))] == [
         i % 200 for i in range(400)
     ]
     assert len(fetcher._open) <= 128
     copy = pickle.loads(pickle.dumps(fetcher))
-    assert [data[0] for _, data in copy.stream([ByteRange(7, 0, 1)])] == [7]
+    assert [content[0] for _, content in copy.stream([ByteRange(7, 0, 1)])] == [7]
     fetcher.close()
     copy.close()
 
@@ -140,12 +142,12 @@ class Server:
         return web.Response(status=int(request.match_info["status"]))
 
     def application(self) -> web.Application:
-        found = web.Application()
-        found.router.add_static("/good", self.folder)
-        found.router.add_get("/shaky/{name}", self.shaky)
-        found.router.add_get("/whole/{name}", self.whole)
-        found.router.add_get("/closed/{status}/{name}", self.closed)
-        return found
+        application = web.Application()
+        application.router.add_static("/good", self.folder)
+        application.router.add_get("/shaky/{name}", self.shaky)
+        application.router.add_get("/whole/{name}", self.whole)
+        application.router.add_get("/closed/{status}/{name}", self.closed)
+        return application
 
 
 @pytest.fixture(scope="module")
@@ -153,24 +155,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("http")
     for i in range(3):
         (folder / f"{i}.tar").write_bytes(contents(i))
-    made = Server(folder)
+    host = Server(folder)
     loop = asyncio.new_event_loop()
     started = threading.Event()
     runner: Any = None
 
     async def start() -> None:
         nonlocal runner
-        runner = web.AppRunner(made.application())
+        runner = web.AppRunner(host.application())
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        made.base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        host.base = f"http://127.0.0.1:{runner.addresses[0][1]}"
         started.set()
 
     thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()), daemon=True)
     thread.start()
     assert started.wait(30)
-    yield made
+    yield host
     asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(30)
@@ -180,9 +182,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @given(spans=SPANS.filter(len))
 def test_ranges_over_http(server: Server, spans: list[ByteRange]) -> None:
     fetcher = Fetcher([f"{server.base}/good/{i}.tar" for i in range(3)], cache_bytes=3000, gap_bytes=100, threads=3)
-    wanted = [span for span in spans if span.size]
-    found = [bytes(data) for _, data in fetcher.stream(wanted)]
-    assert found == [contents(span.file)[span.offset : span.offset + span.size] for span in wanted]
+    filled = [span for span in spans if span.size]
+    read = [bytes(content) for _, content in fetcher.stream(filled)]
+    assert read == [contents(span.file)[span.offset : span.offset + span.size] for span in filled]
 
 
 def test_a_server_that_fails_now_and_then_is_asked_again(server: Server) -> None:
@@ -194,10 +196,10 @@ def test_a_server_that_fails_now_and_then_is_asked_again(server: Server) -> None
 def test_workers_that_are_forked_after_a_request_was_made(server: Server) -> None:
     here = small.write(server.folder / "far", {"image": 9, "text": 5})
     far = Loader(f"{server.base}/good/far/mix", batch=3)
-    wanted = [[sample["__key__"] for sample in batch] for batch in Loader(here, batch=3).batches()]
-    assert [[sample["__key__"] for sample in batch] for batch in far.batches()] == wanted
+    batches = [[sample["__key__"] for sample in batch] for batch in Loader(here, batch=3).batches()]
+    assert [[sample["__key__"] for sample in batch] for batch in far.batches()] == batches
     far.set_epoch(0)
-    assert [[sample["__key__"] for sample in batch] for batch in far.batches(workers=2)] == wanted
+    assert [[sample["__key__"] for sample in batch] for batch in far.batches(workers=2)] == batches
 
 
 def test_what_cannot_be_had_over_http_is_told(server: Server) -> None:

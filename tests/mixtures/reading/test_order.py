@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError
 from mixtures.reading.order import Order, RankShare, mix_counter
 
-COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=14).map(lambda found: np.array(found, dtype=np.int64))
+COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=14).map(lambda counts: np.array(counts, dtype=np.int64))
 
 
 def test_the_hash_is_splitmix64() -> None:
@@ -33,8 +33,8 @@ def test_any_part_of_the_stream_is_that_part_of_the_whole(
     for _ in range(3):
         start = data.draw(st.integers(0, total))
         stop = data.draw(st.integers(start, total + 3))
-        other = data.draw(st.integers(0, 3))
-        order.rows(other, 0, 1)  # wherever it was before
+        another_epoch = data.draw(st.integers(0, 3))
+        order.rows(another_epoch, 0, 1)  # wherever it was before
         assert order.rows(epoch, start, stop).tolist() == whole[start:stop].tolist()
         shards, rest = order.split_prefix(epoch, stop)
         first = np.cumsum(counts) - counts
@@ -43,16 +43,16 @@ def test_any_part_of_the_stream_is_that_part_of_the_whole(
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=14), st.integers(0, 5), st.integers(1, 6))
-def test_a_window_holds_whole_virtual_shards(held: list[int], seed: int, window: int) -> None:
-    counts = np.array(held, dtype=np.int64)
+def test_a_window_holds_whole_virtual_shards(sizes: list[int], seed: int, window: int) -> None:
+    counts = np.array(sizes, dtype=np.int64)
     shard_of = np.repeat(np.arange(len(counts)), counts)[Order(counts, seed, window).rows(0, 0, int(counts.sum()))]
     at, seen = 0, 0
     while at < len(shard_of):
         # The next window: the first virtual shards that are met, as many as it holds, and nothing else before its end.
-        mine = list(dict.fromkeys(shard_of[at:].tolist()))[: min(window, len(counts) - seen)]
-        end = at + int(counts[mine].sum())
-        assert set(shard_of[at:end].tolist()) == set(mine)
-        at, seen = end, seen + len(mine)
+        first_shards = list(dict.fromkeys(shard_of[at:].tolist()))[: min(window, len(counts) - seen)]
+        end = at + int(counts[first_shards].sum())
+        assert set(shard_of[at:end].tolist()) == set(first_shards)
+        at, seen = end, seen + len(first_shards)
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:
@@ -70,10 +70,10 @@ def test_modalities_do_not_cluster(seed: int) -> None:
     # Every virtual shard holds its modalities one after the other: the worst that a plan could do.
     kinds = np.tile(np.repeat([0, 1, 2, 3], [40, 33, 15, 12]), 32)
     order = Order(np.full(32, 100), seed)
-    found = runs(kinds[order.rows(0, 0, len(kinds))])
+    observed = runs(kinds[order.rows(0, 0, len(kinds))])
     rng = np.random.default_rng(seed)
     null = [runs(rng.permutation(kinds)) for _ in range(200)]
-    assert abs(found - np.mean(null)) < 4 * np.std(null)
+    assert abs(observed - np.mean(null)) < 4 * np.std(null)
     assert runs(kinds) < 0.1 * np.mean(null)  # the measure sees clusters
     # The longest run of one modality is not longer than chance makes it.
     longest = [max(map(len, "".join(map(str, row)).replace("1", "2").replace("3", "2").split("2"))) for row in
@@ -85,21 +85,21 @@ SPLIT = (st.integers(0, 90), st.integers(1, 7), st.integers(1, 6), st.booleans()
 
 
 @given(*SPLIT)
-def test_ranks_share_every_place_once(left: int, world: int, batch: int, drop_last: bool) -> None:
+def test_ranks_share_every_place_once(count: int, world: int, batch: int, drop_last: bool) -> None:
     shares = [RankShare(rank, world, batch, drop_last) for rank in range(world)]
     taken = []
     for share in shares:
-        mine = [share.run(left, step) for step in range(share.steps(left))]
-        assert all(low < high for low, high in mine)
-        assert share.run(left, len(mine))[0] == share.run(left, len(mine))[1]
-        taken.append([place for low, high in mine for place in range(low, high)])
-        for step, (low, high) in enumerate(mine[: left // (world * batch)]):
+        spans = [share.run(count, step) for step in range(share.steps(count))]
+        assert all(low < high for low, high in spans)
+        assert share.run(count, len(spans))[0] == share.run(count, len(spans))[1]
+        taken.append([position for low, high in spans for position in range(low, high)])
+        for step, (low, high) in enumerate(spans[: count // (world * batch)]):
             begin = step * world * batch + share.rank * batch
             assert (low, high) == (begin, begin + batch)
-    whole = left - left % (world * batch) if drop_last else left
-    assert sorted(place for mine in taken for place in mine) == list(range(whole))
-    assert max(share.steps(left) for share in shares) == shares[0].steps(left) == shares[-1].most_steps(left)
-    sizes = [len(mine) for mine in taken]
+    whole = count - count % (world * batch) if drop_last else count
+    assert sorted(position for positions in taken for position in positions) == list(range(whole))
+    assert max(share.steps(count) for share in shares) == shares[0].steps(count) == shares[-1].most_steps(count)
+    sizes = [len(positions) for positions in taken]
     assert sizes == sorted(sizes, reverse=True)
     assert max(sizes) - min(sizes) <= (0 if drop_last else 1)
 

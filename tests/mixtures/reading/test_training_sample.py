@@ -22,15 +22,17 @@ CONTRACT = Contract(tokens_per_frame=8)
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[SampleDecoder]:
-    made = SampleDecoder(CONTRACT, frame_size=96)
-    yield made
-    made.close()
+    sample_decoder = SampleDecoder(CONTRACT, frame_size=96)
+    yield sample_decoder
+    sample_decoder.close()
 
 
 def raw(modality: str, media: list[bytes], **more: Any) -> dict[str, Any]:
     key, parts = small.sample(1, modality, media)
     record = small.record(1, modality, media, **more)
-    return {"__key__": key, "json": record} | {part.suffix: part.content for part in parts if part.suffix != "json"}
+    return {"__key__": key, "json": record} | {
+        member.suffix: member.content for member in parts if member.suffix != "json"
+    }
 
 
 def video(folder: Path, *, count: int = 50, fps: int = 10) -> bytes:
@@ -41,13 +43,13 @@ def video(folder: Path, *, count: int = 50, fps: int = 10) -> bytes:
 @pytest.mark.parametrize("measured", [True, False])
 def test_a_video_gives_the_planned_frames(decoder: SampleDecoder, tmp_path: Path, measured: bool) -> None:
     facts = {"n_frames": 50, "fps": 10.0, "duration": 5.0} if measured else {}
-    found = decoder.decode(raw("video", [video(tmp_path)], **facts))
+    sample = decoder.decode(raw("video", [video(tmp_path)], **facts))
     plan = plan_clips(50, 10.0, 5.0, CONTRACT)
-    assert found.frames.tolist() == plan.frames.tolist() and found.times.tolist() == plan.times.tolist()
-    assert [levels(clip, 4) for clip in found.clips] == plan.frames.tolist()
-    assert all(clip.shape == (4, 48, 96, 3) and clip.dtype == np.uint8 for clip in found.clips)
-    assert (found.data_type, found.modality, len(found.clips)) == ("video", "video", 3)
-    text = found.conversations[0]["value"]
+    assert sample.frames.tolist() == plan.frames.tolist() and sample.times.tolist() == plan.times.tolist()
+    assert [levels(clip, 4) for clip in sample.clips] == plan.frames.tolist()
+    assert all(clip.shape == (4, 48, 96, 3) and clip.dtype == np.uint8 for clip in sample.clips)
+    assert (sample.data_type, sample.modality, len(sample.clips)) == ("video", "video", 3)
+    text = sample.conversations[0]["value"]
     assert text.startswith(
         "You are provided the following series of three, 2 second clips from a 0:00:05 [H:MM:SS] video."
     )
@@ -55,18 +57,18 @@ def test_a_video_gives_the_planned_frames(decoder: SampleDecoder, tmp_path: Path
 
 
 def test_a_video_of_fewer_frames_than_were_measured_ends_with_its_last(decoder: SampleDecoder, tmp_path: Path) -> None:
-    found = decoder.decode(raw("video", [video(tmp_path, count=30)], n_frames=50, fps=10.0, duration=5.0))
-    assert found.frames.max() > 29
-    assert [levels(clip, 4) for clip in found.clips] == np.minimum(found.frames, 29).tolist()
+    sample = decoder.decode(raw("video", [video(tmp_path, count=30)], n_frames=50, fps=10.0, duration=5.0))
+    assert sample.frames.max() > 29
+    assert [levels(clip, 4) for clip in sample.clips] == np.minimum(sample.frames, 29).tolist()
 
 
 def test_images_are_clips_of_equal_frames(decoder: SampleDecoder) -> None:
     first = encoded(Image.fromarray(arrow()), "PNG")
     second = encoded(Image.fromarray(np.full((200, 100, 3), 77, dtype=np.uint8)), "PNG")
-    one = decoder.decode(raw("image", [first]))
-    assert one.data_type == "image" and len(one.clips) == 1
-    assert all(np.array_equal(frame, arrow()) for frame in one.clips[0]) and len(one.clips[0]) == 4
-    assert one.conversations[0]["value"] == "<|image_token|>" * 32 + "\n\nWhat is 1?"
+    sample = decoder.decode(raw("image", [first]))
+    assert sample.data_type == "image" and len(sample.clips) == 1
+    assert all(np.array_equal(frame, arrow()) for frame in sample.clips[0]) and len(sample.clips[0]) == 4
+    assert sample.conversations[0]["value"] == "<|image_token|>" * 32 + "\n\nWhat is 1?"
     two = decoder.decode(raw("multi_image", [first, second]))
     assert (two.data_type, two.modality) == ("image", "multi_image")
     assert [clip.shape for clip in two.clips] == [(4, 24, 40, 3), (4, 96, 48, 3)]
@@ -75,8 +77,8 @@ def test_images_are_clips_of_equal_frames(decoder: SampleDecoder) -> None:
 
 
 def test_texts_open_nothing(decoder: SampleDecoder) -> None:
-    found = decoder.decode(raw("text", []))
-    assert found.clips == [] and found.data_type == "text" and found.conversations[0]["value"] == "The story of 1."
+    sample = decoder.decode(raw("text", []))
+    assert sample.clips == [] and sample.data_type == "text" and sample.conversations[0]["value"] == "The story of 1."
 
 
 def test_bad_media_are_bad_samples_and_the_next_is_fine(decoder: SampleDecoder, tmp_path: Path) -> None:

@@ -20,11 +20,15 @@ from tests.mixtures.runs import Row, sample
 
 def make(path: Path, rows: list[Row]) -> dict[str, shards.WrittenSample]:
     _, written = shards.write_tar(path, [(row.key, sample(row)[0]) for row in rows])
-    return {one.key: one for one in written}
+    return {sample_info.key: sample_info for sample_info in written}
 
 
-def spans_of(tar: Path, found: dict[str, shards.WrittenSample], repeats: int = 1) -> list[SampleSpan]:
-    return [SampleSpan(one.key, r, str(tar), one.offset, one.size) for r in range(repeats) for one in found.values()]
+def spans_of(tar: Path, written: dict[str, shards.WrittenSample], repeats: int = 1) -> list[SampleSpan]:
+    return [
+        SampleSpan(sample_info.key, r, str(tar), sample_info.offset, sample_info.size)
+        for r in range(repeats)
+        for sample_info in written.values()
+    ]
 
 
 def copied(path: Path, spans: list[SampleSpan]) -> tuple[str, int]:
@@ -38,27 +42,27 @@ def copied(path: Path, spans: list[SampleSpan]) -> tuple[str, int]:
 ROWS = [Row(i, m, size=3000 * i + 7) for i, m in enumerate(("video", "text", "multi_image", "image", "video", "text"))]
 
 
-@pytest.mark.parametrize("piece", [4 * 2**20, 4096, 512])  # the last two: samples larger than the buffer
+@pytest.mark.parametrize("buffer_bytes", [4 * 2**20, 4096, 512])  # the last two: samples larger than the buffer
 def test_a_mixture_s_tar_is_the_spans_one_after_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int
 ) -> None:
-    monkeypatch.setattr(copying, "BUFFER_BYTES", piece)
-    found = make(tmp_path / "a.tar", ROWS)
-    spans = spans_of(tmp_path / "a.tar", found)[::-1]
+    monkeypatch.setattr(copying, "BUFFER_BYTES", buffer_bytes)
+    written = make(tmp_path / "a.tar", ROWS)
+    spans = spans_of(tmp_path / "a.tar", written)[::-1]
     digest, size = copied(tmp_path / "mix.tar", spans)
-    data, source = (tmp_path / "mix.tar").read_bytes(), (tmp_path / "a.tar").read_bytes()
+    copy, source = (tmp_path / "mix.tar").read_bytes(), (tmp_path / "a.tar").read_bytes()
     body = b"".join(source[span.offset : span.offset + span.size] for span in spans)
-    assert data == body + bytes(len(data) - len(body)) and len(data) - len(body) >= 1024
-    assert size == len(data) and size % tarfile.RECORDSIZE == 0 and digest == hashlib.sha256(data).hexdigest()
+    assert copy == body + bytes(len(copy) - len(body)) and len(copy) - len(body) >= 1024
+    assert size == len(copy) and size % tarfile.RECORDSIZE == 0 and digest == hashlib.sha256(copy).hexdigest()
 
 
-@pytest.mark.parametrize("piece", [4 * 2**20, 1024])
+@pytest.mark.parametrize("buffer_bytes", [4 * 2**20, 1024])
 def test_a_repeat_has_a_key_of_its_own_and_the_same_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int
 ) -> None:
-    monkeypatch.setattr(copying, "BUFFER_BYTES", piece)
-    found = make(tmp_path / "a.tar", ROWS)
-    spans = spans_of(tmp_path / "a.tar", found, repeats=3)
+    monkeypatch.setattr(copying, "BUFFER_BYTES", buffer_bytes)
+    written = make(tmp_path / "a.tar", ROWS)
+    spans = spans_of(tmp_path / "a.tar", written, repeats=3)
     copied(tmp_path / "mix.tar", spans)
     with tarfile.open(tmp_path / "mix.tar") as tar, tarfile.open(tmp_path / "a.tar") as source:
         names = tar.getnames()
@@ -68,9 +72,9 @@ def test_a_repeat_has_a_key_of_its_own_and_the_same_size(
             same = source.extractfile(f"{key.split('-')[0]}.{suffix}")
             assert tar.extractfile(info).read() == same.read()  # type: ignore[union-attr]
     at = 0
-    data = (tmp_path / "mix.tar").read_bytes()
+    copy = (tmp_path / "mix.tar").read_bytes()
     for span in spans:  # so that offsets are the running sum of sizes
-        assert parse_header(data[at : at + 512])[0].split(".")[0] == span.name == name_copy(span.key, span.repeat)
+        assert parse_header(copy[at : at + 512])[0].split(".")[0] == span.name == name_copy(span.key, span.repeat)
         at += span.size
 
 
@@ -85,8 +89,8 @@ def test_headers_are_read_and_renamed_as_tarfile_would(name: str, size: int) -> 
 
 
 def test_a_span_that_is_no_such_sample_is_named(tmp_path: Path) -> None:
-    found = make(tmp_path / "a.tar", ROWS)
-    first, second = list(found.values())[:2]
+    written = make(tmp_path / "a.tar", ROWS)
+    first, second = list(written.values())[:2]
     tar = str(tmp_path / "a.tar")
     cases = {
         "found": SampleSpan(second.key, 0, tar, first.offset, first.size),
@@ -107,24 +111,24 @@ def test_a_flipped_bit_in_a_header_or_medium_is_found(tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("flip")
     rng = np.random.default_rng(seed)
     row = Row(int(rng.integers(50)), ("video", "image", "multi_image")[int(rng.integers(3))], size=700)
-    (one,) = make(folder / "a.tar", [row]).values()
-    data = bytearray((folder / "a.tar").read_bytes())
+    (written,) = make(folder / "a.tar", [row]).values()
+    content = bytearray((folder / "a.tar").read_bytes())
     inside = []
-    for name, offset, size in one.members:
+    for name, offset, size in written.members:
         inside += list(range(offset - 512, offset - 12))  # 12 bytes of a header are padding that its sum covers too
         if name.rsplit(".", 1)[1] not in ("json", "txt"):
             inside += list(range(offset, offset + size))
-    data[inside[int(rng.integers(len(inside)))]] ^= 1 << int(rng.integers(7))
-    (folder / "a.tar").write_bytes(data)
-    span = SampleSpan(row.key, 0, str(folder / "a.tar"), one.offset, one.size)
+    content[inside[int(rng.integers(len(inside)))]] ^= 1 << int(rng.integers(7))
+    (folder / "a.tar").write_bytes(content)
+    span = SampleSpan(row.key, 0, str(folder / "a.tar"), written.offset, written.size)
     with pytest.raises(StageError):
         copied(folder / "mix.tar", [span])
         verify_copies(str(folder / "mix.tar"), [(span, 0)])
 
 
 def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) -> None:
-    found = make(tmp_path / "a.tar", ROWS)
-    spans = spans_of(tmp_path / "a.tar", found, repeats=2)
+    written = make(tmp_path / "a.tar", ROWS)
+    spans = spans_of(tmp_path / "a.tar", written, repeats=2)
     copied(tmp_path / "mix.tar", spans)
     starts = np.cumsum([0, *(span.size for span in spans)]).tolist()
     verify_copies(str(tmp_path / "mix.tar"), zip(spans, starts, strict=False))
@@ -134,11 +138,11 @@ def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) ->
 
 def test_members_of_a_sample(tmp_path: Path) -> None:
     parts, _ = sample(ROWS[2])
-    found = make(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
-    data = (tmp_path / "a.tar").read_bytes()[found.offset : found.offset + found.size]
-    members = unpack_members(memoryview(data), ROWS[2].key, "a.tar", found.offset)
-    assert list(members.items()) == [(part.suffix, part.content) for part in parts]
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+    written = make(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
+    block = (tmp_path / "a.tar").read_bytes()[written.offset : written.offset + written.size]
+    members = unpack_members(memoryview(block), ROWS[2].key, "a.tar", written.offset)
+    assert list(members.items()) == [(member.suffix, member.content) for member in parts]
+    with tarfile.open(fileobj=io.BytesIO(block)) as tar:
         assert [name.split(".", 1)[1] for name in tar.getnames()] == list(members)
 
 
@@ -146,8 +150,8 @@ def test_more_tars_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(copying, "MAX_OPEN_TARS", 2)
     spans = []
     for number in range(5):
-        found = make(tmp_path / f"{number}.tar", [Row(number, "text")])
-        spans += spans_of(tmp_path / f"{number}.tar", found)
+        written = make(tmp_path / f"{number}.tar", [Row(number, "text")])
+        spans += spans_of(tmp_path / f"{number}.tar", written)
     copied(tmp_path / "mix.tar", spans * 2)  # the same key twice is for the caller to see to
     with tarfile.open(tmp_path / "mix.tar") as tar:
         assert [name.split(".")[0] for name in tar.getnames()] == [span.key for span in spans * 2]

@@ -65,14 +65,14 @@ def test_energon_reads_every_sample_once_and_finds_its_own_index_to_be_ours(mixt
     class Encoder(DefaultTaskEncoder):
         cookers = [Cooker(cook)]  # noqa: RUF012
 
-    data = get_val_dataset(
+    dataset = get_val_dataset(
         mixture.uri, split_part="train", worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
         batch_size=None, task_encoder=Encoder(),
     )  # fmt: skip
-    read = list(get_loader(data))
-    assert [one.__key__ for one in read] == keys(mixture)
-    assert all(one.__key__.startswith(one.record["id"]) for one in read)
-    assert {"mp4", "jpg", "0.jpg", "1.png", "json"} <= {name for one in read for name in one.members}
+    read = list(get_loader(dataset))
+    assert [read_sample.__key__ for read_sample in read] == keys(mixture)
+    assert all(read_sample.__key__.startswith(read_sample.record["id"]) for read_sample in read)
+    assert {"mp4", "jpg", "0.jpg", "1.png", "json"} <= {name for read_sample in read for name in read_sample.members}
     for tar in sorted(Path(mixture.uri, "shards").glob("*.tar")):  # the index beside a tar as Energon writes it
         copy = tmp_path / tar.name
         copy.write_bytes(tar.read_bytes())
@@ -99,23 +99,23 @@ def test_the_hugging_face_loader_reads_tars_that_mix_members(
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     datasets.disable_progress_bars()
-    found = datasets.load_dataset(mixture.uri, cache_dir=str(tmp_path))["train"]
-    assert found["__key__"][:] == keys(mixture)
+    table = datasets.load_dataset(mixture.uri, cache_dir=str(tmp_path))["train"]
+    assert table["__key__"][:] == keys(mixture)
     own = {row.key: sample(row) for row in rows_of(COUNTS)}
-    assert set(found.column_names) == {"0.jpg", "1.png", "jpg", "json", "mp4", "txt", "__key__", "__url__"}
+    assert set(table.column_names) == {"0.jpg", "1.png", "jpg", "json", "mp4", "txt", "__key__", "__url__"}
     seen = set()
-    for row in found:
+    for row in table:
         parts, record = own[row["json"]["id"]]
         assert row["json"] == record
-        there = {name for name, value in row.items() if value is not None and not name.startswith("__")}
-        assert there == {part.suffix for part in parts}  # and null in the columns that it has not
-        for part in parts:
-            if part.suffix == "mp4":
-                assert row["mp4"]["bytes"] == part.content
-            elif part.suffix == "txt":
-                assert row["txt"].encode() == part.content
-            elif part.suffix != "json":
-                assert row[part.suffix].size == Image.open(io.BytesIO(part.content or b"")).size
+        there = {name for name, content in row.items() if content is not None and not name.startswith("__")}
+        assert there == {member.suffix for member in parts}  # and null in the columns that it has not
+        for member in parts:
+            if member.suffix == "mp4":
+                assert row["mp4"]["bytes"] == member.content
+            elif member.suffix == "txt":
+                assert row["txt"].encode() == member.content
+            elif member.suffix != "json":
+                assert row[member.suffix].size == Image.open(io.BytesIO(member.content or b"")).size
         seen.add(record["data_type"])
     assert seen == set(COUNTS)
     streamed = datasets.load_dataset(mixture.uri, streaming=True)["train"]
@@ -124,9 +124,9 @@ def test_the_hugging_face_loader_reads_tars_that_mix_members(
 
 def test_the_head_of_the_readme_names_every_column() -> None:
     text = build_front_matter("a: b", ["json", "mp4", "webm", "1.tif", "npy", "txt"], has_tars=True)
-    value = yaml.safe_load(text.strip("-\n"))
-    assert value["pretty_name"] == "a: b"
-    names = {column["name"]: column.get("dtype") for column in value["dataset_info"]["features"]}
+    header = yaml.safe_load(text.strip("-\n"))
+    assert header["pretty_name"] == "a: b"
+    names = {column["name"]: column.get("dtype") for column in header["dataset_info"]["features"]}
     assert names == {
         "1.tif": "image", "json": None, "mp4": {"video": {"decode": False}}, "npy": "binary", "txt": "string",
         "webm": {"video": {"decode": False}}, "__key__": "string", "__url__": "string",
@@ -139,35 +139,35 @@ def test_the_features_of_a_record_are_those_that_datasets_finds_in_one() -> None
 
     declared = datasets.Features._from_yaml_list(build_features(["json"]))["json"]
     _, record = sample(Row(3, "video", seconds=2.5))
-    found = datasets.Dataset.from_list([record]).features
-    assert {name: declared[name] for name in declared} == dict(found)
+    features = datasets.Dataset.from_list([record]).features
+    assert {name: declared[name] for name in declared} == dict(features)
 
 
 def test_llava_gets_files_and_one_entry_for_each_sample_that_speaks(mixture: Mixture) -> None:
     folder = Path(mixture.uri, "llava")
     lines = json.loads((folder / "mixture.json").read_bytes())
     own = {row.key: sample(row) for row in rows_of(COUNTS)}
-    wanted = [key for key in keys(mixture) if own[key.split("-")[0]][1]["data_type"] != "text"]
-    assert [line["id"] for line in lines] == wanted
+    spoken = [key for key in keys(mixture) if own[key.split("-")[0]][1]["data_type"] != "text"]
+    assert [line["id"] for line in lines] == spoken
     for line in lines:
         parts, record = own[line["id"].split("-")[0]]
         assert line["conversations"] == record["conversations"] and line["data_source"] == record["data_source"]
         named = line.get("video") or line["image"]
         paths = named if isinstance(named, list) else [named]
         assert line["conversations"][0]["value"].count("<image>") == len(paths)
-        media = {part.suffix: part.content for part in parts if part.suffix not in ("json", "txt")}
+        media = {member.suffix: member.content for member in parts if member.suffix not in ("json", "txt")}
         assert [(folder / path).read_bytes() for path in paths] == list(media.values())
         assert not any(path.startswith("/") or ".." in path for path in paths)
     config = yaml.safe_load((folder / "mixture.yaml").read_text())
     assert config == {"datasets": [{"json_path": "mixture.json", "sampling_strategy": "all"}]}
 
 
-def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"from": who, "value": value} for who, value in said]
+def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"from": who, "value": text} for who, text in pairs]
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "media", "words"),
+    ("conversations", "kind", "media", "words"),
     [
         (turns(("gpt", "x"), ("human", "<image>y")), "image", 1, "do not alternate"),
         (turns(("human", "<image>y"), ("gpt", " ")), "image", 1, "one is empty"),
@@ -177,9 +177,9 @@ def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
     ],
 )
 def test_turns_that_would_choke_that_trainer_are_named(
-    said: list[dict[str, str]], kind: str, media: int, words: str
+    conversations: list[dict[str, str]], kind: str, media: int, words: str
 ) -> None:
-    record = {"id": "k", "data_source": "s", "data_type": kind, "conversations": said}
+    record = {"id": "k", "data_source": "s", "data_type": kind, "conversations": conversations}
     with pytest.raises(StageError, match=words):
         emit.build_llava_entry(record, "k", ["media/k.x"] * media, "a.tar")
 

@@ -12,7 +12,7 @@ from mixtures.reading.contract import Contract
 from mixtures.shards import manifest
 from mixtures.shards.manifest import is_mixture, open_mixture, rewrite_manifest, write_mixture
 
-VALUE = {
+FIELDS = {
     "contract": {"tokens_per_frame": 16},
     "parents": [{"run": "../run"}, {"run": "s3://bucket/run"}, {"run": "/data/run"}],
     "shards": [{"parent": 0, "name": "a"}, {"parent": 1, "name": "b"}, {"parent": 2, "name": "c"}],
@@ -31,34 +31,34 @@ def test_a_mixture_is_there_when_its_manifest_is(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no mixture here") as caught:
         open_mixture(uri)
     assert "reelmill mix" in caught.value.hint
-    write_mixture(uri, VALUE, members(3))
-    found = open_mixture(uri)
-    assert is_mixture(uri) and found.manifest["members"]["rows"] == 3
-    assert found.members(["position"])["position"].to_pylist() == [0, 1, 2]
-    assert found.contract == Contract(tokens_per_frame=16)
-    assert found.manifest["members"]["sha256"] == hashlib.sha256(
+    write_mixture(uri, FIELDS, members(3))
+    mixture = open_mixture(uri)
+    assert is_mixture(uri) and mixture.manifest["members"]["rows"] == 3
+    assert mixture.members(["position"])["position"].to_pylist() == [0, 1, 2]
+    assert mixture.contract == Contract(tokens_per_frame=16)
+    assert mixture.manifest["members"]["sha256"] == hashlib.sha256(
         (tmp_path / "mix" / "members.parquet").read_bytes()).hexdigest()  # fmt: skip
 
 
 def test_tars_lie_in_their_runs_and_ones_own_beside_the_manifest(tmp_path: Path) -> None:
-    found = write_mixture(str(tmp_path / "mix"), {**VALUE, "materialized": [{"name": "mix-000000"}]}, members(1))
-    assert Path(found.tar(0)).resolve() == tmp_path / "run" / "shards" / "a.tar"
-    assert found.tar(1) == "s3://bucket/run/shards/b.tar" and found.tar(2) == "/data/run/shards/c.tar"
-    assert Path(found.own_tar(0)) == tmp_path / "mix" / "shards" / "mix-000000.tar"
+    mixture = write_mixture(str(tmp_path / "mix"), {**FIELDS, "materialized": [{"name": "mix-000000"}]}, members(1))
+    assert Path(mixture.tar(0)).resolve() == tmp_path / "run" / "shards" / "a.tar"
+    assert mixture.tar(1) == "s3://bucket/run/shards/b.tar" and mixture.tar(2) == "/data/run/shards/c.tar"
+    assert Path(mixture.own_tar(0)) == tmp_path / "mix" / "shards" / "mix-000000.tar"
 
 
 def test_tars_stay_part_of_a_mixture_only_while_its_members_stay(tmp_path: Path) -> None:
     uri = str(tmp_path / "mix")
-    made = write_mixture(uri, VALUE, members(3))
+    mixture = write_mixture(uri, FIELDS, members(3))
     tars = [{"name": "mix-000000", "samples": 3, "bytes": 1, "sha256": "0"}]
-    rewrite_manifest(uri, {**made.manifest, "materialized": tars})
-    assert write_mixture(uri, VALUE, members(3)).manifest["materialized"] == tars
-    assert write_mixture(uri, VALUE, members(2)).manifest["materialized"] is None
+    rewrite_manifest(uri, {**mixture.manifest, "materialized": tars})
+    assert write_mixture(uri, FIELDS, members(3)).manifest["materialized"] == tars
+    assert write_mixture(uri, FIELDS, members(2)).manifest["materialized"] is None
 
 
 def test_the_same_mixture_is_the_same_bytes(tmp_path: Path) -> None:
     for name, table in (("a", members(3)), ("b", pa.concat_tables([members(3).slice(i, 1) for i in range(3)]))):
-        write_mixture(str(tmp_path / name), VALUE, table)
+        write_mixture(str(tmp_path / name), FIELDS, table)
     for name in (manifest.MANIFEST, manifest.MEMBERS):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -26,15 +26,15 @@ RECORDS = st.builds(
 
 @given(st.lists(RECORDS, max_size=5))
 def test_what_is_written_is_what_is_read(records: list[Record]) -> None:
-    data = [canonical_json(msgspec.to_builtins(record)) for record in records]
-    assert [parse_record(one) for one in data] == records
-    joined = b"".join(data)
-    ends = [sum(map(len, data[: n + 1])) for n in range(len(data))]
-    spans = [(end - len(one), end) for one, end in zip(data, ends, strict=True)]
+    lines = [canonical_json(msgspec.to_builtins(record)) for record in records]
+    assert [parse_record(line) for line in lines] == records
+    joined = b"".join(lines)
+    ends = [sum(map(len, lines[: n + 1])) for n in range(len(lines))]
+    spans = [(end - len(line), end) for line, end in zip(lines, ends, strict=True)]
     assert parse_records(memoryview(joined), spans) == records
-    told = build_columns(records)
-    assert told["caption"] == [record.caption for record in records]
-    assert told["characters"] == [len("".join(turn.text for turn in record.conversations)) for record in records]
+    columns = build_columns(records)
+    assert columns["caption"] == [record.caption for record in records]
+    assert columns["characters"] == [len("".join(turn.text for turn in record.conversations)) for record in records]
 
 
 def test_fields_are_those_that_export_writes(cold: Run) -> None:
@@ -42,9 +42,9 @@ def test_fields_are_those_that_export_writes(cold: Run) -> None:
 
     path = next(Path(cold.at("shards")).glob("*.tar"))
     with tarfile.open(path) as tar:
-        data = next(tar.extractfile(info).read() for info in tar if info.name.endswith(".json"))  # type: ignore[union-attr]
-    assert set(json.loads(data)) == {*FIELDS, "conversations"}
-    assert canonical_json(msgspec.to_builtins(parse_record(data))) == data
+        line = next(tar.extractfile(info).read() for info in tar if info.name.endswith(".json"))  # type: ignore[union-attr]
+    assert set(json.loads(line)) == {*FIELDS, "conversations"}
+    assert canonical_json(msgspec.to_builtins(parse_record(line))) == line
 
 
 def sound() -> dict[str, Any]:
@@ -55,7 +55,7 @@ def sound() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"width": "640"}, "width"),
         ({"caption": None}, "caption"),
@@ -64,14 +64,14 @@ def sound() -> dict[str, Any]:
         ({"sha256": "ab"}, "sha256"),
     ],
 )
-def test_a_field_of_another_type_is_named(change: dict[str, Any], said: str) -> None:
+def test_a_field_of_another_type_is_named(change: dict[str, Any], words: str) -> None:
     parse_record(canonical_json(sound()))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=words):
         parse_record(canonical_json({**sound(), **change}))
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
-def test_what_is_no_json_is_a_value_error(data: bytes) -> None:
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
-        parse_record(data)
-    assert parse_records(memoryview(data), [(0, len(data))]) is None
+        parse_record(line)
+    assert parse_records(memoryview(line), [(0, len(line))]) is None

@@ -37,11 +37,11 @@ def test_every_kept_row_is_in_one_shard_and_limits_hold(
     names = layout.names()
     assert len(set(names)) == len(names)
     for name in used:
-        mine = np.flatnonzero(series == name)
+        rows_of_series = np.flatnonzero(series == name)
         index = shards.assign_shards(before[name], full, layout.used[name])
         assert (np.diff(index) >= 0).all() and (index >= 0).all() and (index < max(len(used[name]), 1)).all()
         for shard in range(len(used[name])):
-            inside = mine[(index == shard) & kept[mine]]
+            inside = rows_of_series[(index == shard) & kept[rows_of_series]]
             assert 1 <= len(inside) <= most_samples
             # A row begins where there is room; it alone may reach beyond.
             assert bytes_[inside[:-1]].sum() <= most_bytes
@@ -82,32 +82,36 @@ def test_series() -> None:
     assert Series.parse("image:jpg,json,txt") == Series("image", ("jpg", "json", "txt"))
 
 
-def media(data: bytes, suffix: str = "jpg") -> shards.Member:
+def media(content: bytes, suffix: str = "jpg") -> shards.Member:
     return shards.Member(
-        suffix, blocks=[data[:3], data[3:]], size=len(data), sha256=hashlib.sha256(data).hexdigest(), where="x"
+        suffix,
+        blocks=[content[:3], content[3:]],
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        where="x",
     )
 
 
 @given(st.lists(st.lists(st.binary(max_size=1200), min_size=1, max_size=3), max_size=5))
 def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list[bytes]]) -> None:
-    given_ = [(f"k{i}", [shards.Member(f"{j}.x", content=data) if j % 2 else media(data, f"{j}.x")
-                         for j, data in enumerate(parts)]) for i, parts in enumerate(samples)]  # fmt: skip
+    members = [(f"k{i}", [shards.Member(f"{j}.x", content=content) if j % 2 else media(content, f"{j}.x")
+                         for j, content in enumerate(parts)]) for i, parts in enumerate(samples)]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tar"
-        digest, written = shards.write_tar(path, given_)
-        data = path.read_bytes()
-        plain = [(key, [shards.Member(f"{j}.x", content=part) for j, part in enumerate(parts)])
-                 for (key, _), parts in zip(given_, samples, strict=True)]  # fmt: skip
+        digest, written = shards.write_tar(path, members)
+        tar_bytes = path.read_bytes()
+        plain = [(key, [shards.Member(f"{j}.x", content=content) for j, content in enumerate(parts)])
+                 for (key, _), parts in zip(members, samples, strict=True)]  # fmt: skip
         again, _ = shards.write_tar(Path(folder) / "b.tar", plain)
-    assert digest == hashlib.sha256(data).hexdigest() == again
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        found = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
-    assert found == [(f"k{i}.{j}.x", part) for i, parts in enumerate(samples) for j, part in enumerate(parts)]
+    assert digest == hashlib.sha256(tar_bytes).hexdigest() == again
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes)) as tar:
+        read = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    assert read == [(f"k{i}.{j}.x", content) for i, parts in enumerate(samples) for j, content in enumerate(parts)]
     end = 0
-    for place, parts in zip(written, samples, strict=True):
-        assert place.offset == end
-        end += place.size
-        assert [data[offset : offset + size] for _, offset, size in place.members] == parts
+    for sample, parts in zip(written, samples, strict=True):
+        assert sample.offset == end
+        end += sample.size
+        assert [tar_bytes[offset : offset + size] for _, offset, size in sample.members] == parts
 
 
 def test_a_full_disk_is_not_blamed_on_the_source() -> None:
@@ -129,8 +133,8 @@ def test_a_source_that_cannot_be_read_is_not_blamed_on_the_disk(tmp_path: Path) 
 
 @pytest.mark.parametrize("now", [b"0123456", b"012345678901", b"0123456788"])
 def test_a_medium_that_changed_since_ingest_stops_the_shard(now: bytes, tmp_path: Path) -> None:
-    part = media(b"0123456789")
-    changed = shards.Member("jpg", blocks=[now], size=part.size, sha256=part.sha256, where="photos/a.jpg")
+    member = media(b"0123456789")
+    changed = shards.Member("jpg", blocks=[now], size=member.size, sha256=member.sha256, where="photos/a.jpg")
     with pytest.raises(StageError, match="it was at ingest") as caught:
         shards.write_tar(tmp_path / "a.tar", [("k", [changed])])
     assert caught.value.where == "photos/a.jpg" and "ingest" in caught.value.hint

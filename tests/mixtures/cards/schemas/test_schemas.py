@@ -45,13 +45,13 @@ def test_what_a_run_writes_is_as_its_schema_has_it(cold: Run, name: str) -> None
         assert schemas.find_errors(name, json.loads(path.read_bytes())) == []
 
 
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Places of a JSON value at which a key of an object can be left out."""
-    found = []
-    if isinstance(value, dict):
-        for name, one in value.items():
-            found += [(*path, name), *leaves(one, (*path, name))]
-    return found
+    paths = []
+    if isinstance(node, dict):
+        for name, child in node.items():
+            paths += [(*path, name), *leaves(child, (*path, name))]
+    return paths
 
 
 def test_two_validators_agree_on_cards_with_a_field_left_out(cold: Run) -> None:
@@ -59,13 +59,13 @@ def test_two_validators_agree_on_cards_with_a_field_left_out(cold: Run) -> None:
     slow = jsonschema.Draft202012Validator(schemas.load_schema("shard-card"))
     card = json.loads(WRITTEN["shard-card"](Path(cold.out))[0].read_bytes())
     wrong = 0
-    for place in leaves(card)[::7]:
+    for path in leaves(card)[::7]:
         changed = json.loads(json.dumps(card))
         at = changed
-        for name in place[:-1]:
+        for name in path[:-1]:
             at = at[name]
-        del at[place[-1]]
+        del at[path[-1]]
         bad = bool(schemas.find_errors("shard-card", changed))
-        assert bad == (not slow.is_valid(changed)), place
+        assert bad == (not slow.is_valid(changed)), path
         wrong += bad
     assert wrong > 3
