@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from infra import beam, storage
 from infra.beam import Runner
@@ -19,6 +21,8 @@ from infra.hashing import canonical_json
 from mixtures.plan.recipe import Recipe, VirtualShardSettings
 from pipelines import stages
 from pipelines.core.run import Run
+from pipelines.demo.demo import config_text
+from pipelines.demo.world import make_world
 from pipelines.mix import mix
 from pipelines.tools import vocab
 from tests import corpus
@@ -159,8 +163,37 @@ def test_the_corpus_of_these_tests_has_failing_media_and_many_units(alone: Path)
     assert b"facts: decode" in b"".join(files[name] for name in files if name.startswith("run/verdicts/"))
 
 
-def test_beams_own_threads_give_the_same_bytes(corpus_root: Path, alone: Path, tmp_path: Path) -> None:
+def run_config(content: Mapping[str, Any], folder: Path, runner: Runner) -> dict[str, bytes]:
+    """The files of a run of this config, its store and its run in `folder`."""
+    folder.mkdir()
+    own = {**content, "store": str(folder / "store"), "out": str(folder / "run")}
+    path = corpus.write_config(folder / "config.yaml", own)
+    stages.run_all(stages.open_for_work(str(path), out=None, replace=False, runner=runner, quiet=True))
+    return read_files(folder)
+
+
+def demo_config(folder: Path) -> dict[str, Any]:
+    """The demo's config over its smallest world, in small units."""
+    make_world(folder, 3, scale=0.005, workers=1)
+    return {**yaml.safe_load(config_text(folder, 3)), "units": {"target_rows": 8}}
+
+
+def corpus_config(folder: Path) -> dict[str, Any]:
+    """examples/corpus.yaml over a part of its media."""
+    root = os.environ.get("REELMILL_CORPUS")
+    if root is None:
+        pytest.skip("REELMILL_CORPUS is not set")
+    text = (ROOT / "examples" / "corpus.yaml").read_text("utf-8").replace("${REELMILL_CORPUS}", root)
+    text = text.replace("videos/*", "videos/*_mp4_*").replace("images/*", "images/*7*")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return {**content, "sources": [source for source in content["sources"] if source["modality"] != "text"]}
+
+
+@pytest.mark.parametrize("make_config", [demo_config, corpus_config])
+def test_beams_own_threads_give_the_same_bytes(make_config: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+    content = make_config(tmp_path)
     threads = ("--direct_running_mode=multi_threading", f"--direct_num_workers={THREADS}")
-    work(corpus_root, tmp_path / "out", Runner(options=threads))
-    ours, theirs = read_files(tmp_path / "out"), read_files(alone)
-    assert [name for name in theirs if ours.get(name) != theirs[name]] == []
+    theirs = run_config(content, tmp_path / "one", Runner())
+    ours = run_config(content, tmp_path / "many", Runner(options=threads))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in theirs if ours[name] != theirs[name]] == []
