@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import io
 import logging
-import os
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from infra import storage
 from infra.commit import read_json
-from infra.errors import ReelmillError, StageError
+from infra.errors import ConfigError, ReelmillError, StageError
 from infra.hashing import canonical_json
 
 
@@ -33,13 +37,104 @@ class Runner:
     options: tuple[str, ...] = ()
 
 
-def build_engine(runner: Runner) -> tuple[Any, Any]:
+def check_runner(runner: Runner) -> None:
+    """Raise ConfigError for a runner or an option that Beam does not know: it would ignore the option in silence.
+
+    Options of a runner are known once its module is imported, so it is made first.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.runners.runner import create_runner
+
+    try:
+        create_runner(runner.name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        hint = _suggest(runner.name, StandardOptions.KNOWN_RUNNER_NAMES, "runners")
+        if runner.name in StandardOptions.KNOWN_RUNNER_NAMES:
+            hint = "install what it needs"
+        message = str(error).partition(" Valid values")[0].rstrip(".")
+        raise ConfigError(f"--runner: Beam has no usable runner {runner.name!r}: {message}", hint=hint) from None
+    follows_name = False
+    for option in runner.options:
+        is_name = option.startswith("--") and len(option) > 2
+        if not is_name and not follows_name:
+            raise ConfigError(f"--beam: {option!r} is not an option of Beam", hint="write --beam=--name=value")
+        follows_name = is_name and "=" not in option
+    refusal = io.StringIO()
+    try:
+        with redirect_stderr(refusal), redirect_stdout(refusal):
+            options = PipelineOptions(list(runner.options))
+            names = set(PipelineOptions([]).get_all_options())
+            unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - names)
+    except SystemExit:
+        last = (refusal.getvalue().strip().splitlines() or [""])[-1]
+        raise ConfigError(f"--beam: {last.partition('error: ')[2] or 'these options cannot be used'}") from None
+    for name in unknown:
+        raise ConfigError(f"--beam: Beam has no option --{name}", hint=_suggest(name, names, "options"))
+
+
+def _suggest(name: str, names: Collection[str], what: str) -> str:
+    near = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{what}: {', '.join(sorted(names))}"
+
+
+class _WorkerPool:
+    """The worker processes of a job: their output and how they ended, in a folder that only this user can read.
+
+    The folder is temporary; after a death it is kept, for a person to look into.
+
+    A worker's shell writes a file `died-PID` with the exit status when the worker ends with an error. `is_executing`
+    is true from the first bundle of the pipeline to its last. Beam stops the workers after that, and how they end then
+    does not matter; a worker that has died before may keep Beam waiting for ever.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="reelmill-workers-"))
+        self.log = self.folder / "workers.log"
+        self.is_executing = self.is_kept = False
+
+    def __enter__(self) -> _WorkerPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self.is_kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self) -> str:
+        """The shell command that runs one worker."""
+        module = "apache_beam.runners.worker.sdk_worker_main"
+        return (
+            f"{shlex.quote(sys.executable)} -m {module} 2>>{shlex.quote(str(self.log))} || "
+            f"echo $? >{shlex.quote(str(self.folder))}/died-$$"
+        )
+
+    def find_death(self) -> int | None:
+        """The exit status of a worker that died while the pipeline was executing; None where none has."""
+        died = next(iter(sorted(self.folder.glob("died-*"))), None)
+        if died is None or not self.is_executing:  # in this order: it has died before the pipeline was seen executing
+            return None
+        return int(died.read_text() or 1)
+
+    def build_error(self, job: str, status: int | None) -> StageError:
+        """The error to raise for a worker that died. status: its exit status, None where it is not known."""
+        how = ""
+        if status is not None:
+            how = f" (killed by signal {status - 128})" if status > 128 else f" (exit status {status})"
+        self.is_kept = self.log.is_file() and self.log.stat().st_size > 0
+        return StageError(
+            f"a worker process of {job} died{how}",
+            hint="run the same command again: committed work is reused (fewer --workers need less memory)"
+            + (f"; output of the workers: {self.log}" if self.is_kept else ""),
+        )
+
+
+def build_engine(runner: Runner, pool: _WorkerPool | None = None) -> tuple[Any, Any]:
     """(Beam runner, PipelineOptions). FnApiRunner is named, since "DirectRunner" may run something else.
 
-    Each of several workers is a process of this Python whose output goes to a log file in the temporary folder.
+    Each of several workers is a process of this Python, in `pool`. Raises ConfigError as `check_runner` does.
     """
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
+    check_runner(runner)
     local = runner.name == "FnApiRunner"
     flags = [f"--direct_num_workers={max(1, runner.workers)}"] if local else [f"--runner={runner.name}"]
     options = PipelineOptions([*flags, *runner.options])
@@ -49,13 +144,23 @@ def build_engine(runner: Runner) -> tuple[Any, Any]:
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-    if runner.workers <= 1:
+    if pool is None:
         return FnApiRunner(), options
-    log = Path(tempfile.gettempdir()) / f"reelmill-workers-{os.getpid()}.log"
-    command = (
-        f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main 2>>{shlex.quote(str(log))}"
-    )
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment(command_string=command)), options
+    workers = pool
+
+    class WatchedRunner(FnApiRunner):  # type: ignore[misc]
+        """Notes when the pipeline executes: Beam profiles exactly that, and stops the workers afterwards."""
+
+        @contextmanager
+        def maybe_profile(self) -> Iterator[None]:
+            with super().maybe_profile():
+                workers.is_executing = True
+                try:
+                    yield
+                finally:
+                    workers.is_executing = False
+
+    return WatchedRunner(default_environment=SubprocessSDKEnvironment(command_string=pool.command())), options
 
 
 def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
@@ -67,30 +172,27 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
     import apache_beam as beam
 
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised, so need no log
-    name, options = build_engine(runner)
-    failure: list[BaseException] = []
+    with ExitStack() as stack:
+        is_pool = runner.workers > 1 and runner.name == "FnApiRunner"
+        pool = stack.enter_context(_WorkerPool()) if is_pool else None
+        name, options = build_engine(runner, pool)
+        failure: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            with beam.Pipeline(runner=name, options=options) as pipeline:
-                build(pipeline)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
-            failure.append(error)
+        def work() -> None:
+            try:
+                with beam.Pipeline(runner=name, options=options) as pipeline:
+                    build(pipeline)
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
+                failure.append(error)
 
-    thread = threading.Thread(target=work, name=job, daemon=True)
-    before = _children()
-    thread.start()
-    seen: set[int] = set()
-    while thread.is_alive():
-        thread.join(0.2)
-        if runner.workers > 1 and thread.is_alive():
-            now = _children() - before
-            dead = {pid for pid in seen if pid not in now or _is_zombie(pid)}
-            if dead and not _ends_soon(thread):
-                raise _worker_died(job)
-            seen |= {pid for pid in now if _is_worker(pid)}
-    if failure and runner.workers > 1 and "Channel closed prematurely" in str(failure[0]):
-        raise _worker_died(job) from failure[0]  # Beam was the first to notice
+        thread = threading.Thread(target=work, name=job, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.2)
+            if pool is not None and (status := pool.find_death()) is not None:
+                raise pool.build_error(job, status)
+        if failure and pool is not None and "Channel closed prematurely" in str(failure[0]):
+            raise pool.build_error(job, None) from failure[0]  # Beam was the first to notice
     if failure:
         raise _explain(job, failure[0])
 
@@ -153,44 +255,3 @@ def _explain(job: str, error: BaseException) -> BaseException:
     stage = StageError(f"{job} stopped: {last[:500]}")
     stage.__cause__ = error
     return stage
-
-
-def _worker_died(job: str) -> StageError:
-    return StageError(
-        f"a worker process of {job} died",
-        hint="run the same command again: committed work is reused (fewer --workers need less memory)",
-    )
-
-
-def _ends_soon(thread: threading.Thread) -> bool:
-    # At the end of a job its workers exit before the pipeline returns.
-    thread.join(20.0)
-    return not thread.is_alive()
-
-
-def _children() -> set[int]:
-    try:
-        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    except OSError:
-        return set()
-    pids = {int(pid) for pid in text.split()}
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            pids |= {int(pid) for pid in (task / "children").read_text().split()}
-        except OSError:
-            continue
-    return pids
-
-
-def _is_worker(pid: int) -> bool:
-    try:
-        return b"sdk_worker_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (OSError, IndexError):
-        return True

@@ -35,9 +35,13 @@ Replace = Annotated[bool, typer.Option("--replace", help="Overwrite a run of ano
 
 
 def _runner(name: str, workers: int, options: list[str] | None = None) -> Any:
-    from infra.beam import Runner
+    """The runner that the options name, checked before any work."""
+    from infra.beam import Runner, check_runner
 
-    return Runner(name, workers, tuple(options or ()))
+    runner = Runner(name, workers, tuple(options or ()))
+    if runner != Runner(workers=workers):
+        check_runner(runner)
+    return runner
 
 
 def _print_json(content: Any) -> None:

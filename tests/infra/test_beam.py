@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import pickle
 import signal
+import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +32,23 @@ def bad_task(task: str) -> Mapping[str, int]:
 def dying_task(task: str) -> Mapping[str, int]:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
+
+
+def private_log_task(task: str) -> Mapping[str, int]:
+    folder = Path("/proc/self/fd/2").readlink().parent
+    return {"private": int(stat.S_IMODE(folder.stat().st_mode) == 0o700), str(folder): 1}
+
+
+def unclean_exit_task(marker: str, task: str) -> Mapping[str, int]:
+    """Two workers: when Beam stops them one ends with an error at once, the other takes its time."""
+    try:
+        Path(marker).mkdir()
+    except FileExistsError:
+        atexit.register(time.sleep, 2)
+    else:
+        atexit.register(os._exit, 3)
+    time.sleep(0.2)  # so that the other worker takes a task, too
+    return {"tasks": 1}
 
 
 def test_tasks_run_once_each_and_their_counters_are_summed(tmp_path: Path) -> None:
@@ -83,3 +103,66 @@ def test_workers_are_processes_and_a_dead_one_is_told(tmp_path: Path) -> None:
     assert str(os.getpid()) not in {path.read_text() for path in (tmp_path / "work").iterdir()}
     with pytest.raises(StageError, match="a worker process of job died"):
         beam.run_tasks("job", dying_task, ["one"], str(tmp_path / "r"), beam.Runner(workers=2))
+
+
+def test_how_workers_end_after_the_last_task_does_not_matter(tmp_path: Path) -> None:
+    task = functools.partial(unclean_exit_task, str(tmp_path / "first"))
+    tasks = [f"t{i}" for i in range(8)]
+    assert beam.run_tasks("job", task, tasks, str(tmp_path / "r"), beam.Runner(workers=2)) == {"tasks": 8}
+
+
+def test_the_output_of_workers_is_private_and_removed(tmp_path: Path) -> None:
+    counters = beam.run_tasks("job", private_log_task, ["a", "b"], str(tmp_path / "r"), beam.Runner(workers=2))
+    assert counters.pop("private") == 2
+    (folder,) = counters
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--flink_mastr=host:8081"], r"no option --flink_mastr\n  did you mean 'flink_master'\?"),
+        (["--paralellism", "4"], r"no option --paralellism\n  did you mean 'parallelism'\?"),
+        (["--zzzzzz"], r"no option --zzzzzz\n  options: .*parallelism"),
+        (["parallelism=4"], r"'parallelism=4' is not an option of Beam"),
+        (["-x"], "'-x' is not an option"),
+        (["--"], "'--' is not an option"),
+        (["--parallelism=4", "5"], "'5' is not an option"),
+        (["--direct_num_workers=many"], "direct_num_workers: invalid int value"),
+        (["--help"], "--beam: "),
+    ],
+)
+def test_options_that_beam_would_ignore_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        beam.check_runner(beam.Runner(options=tuple(options)))
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ConfigError, match=message):
+        beam.run_tasks("job", bad_task, ["other"], "/nowhere", beam.Runner(options=tuple(options)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--flink_master=h:1", "--parallelism=4"),
+        ("--parallelism", "4"),
+        ("--experiments=a",),
+        ("--streaming",),
+        ("--direct_running_mode=multi_threading", "--direct_num_workers=8"),
+        ("--s3_region_name=x",),
+    ],
+)
+def test_options_of_any_runner_are_accepted(options: tuple[str, ...]) -> None:
+    beam.check_runner(beam.Runner(options=options))
+    beam.check_runner(beam.Runner("FlinkRunner", options=options))
+
+
+@pytest.mark.parametrize(
+    "name", ["FlnkRunner", "", "no.such.Runner", "apache_beam.runners.Missing", "infra.beam.Runner2"]
+)
+def test_runners_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="--runner: Beam has no usable runner"):
+        beam.check_runner(beam.Runner(name))
+    with pytest.raises(ConfigError, match="did you mean 'FlinkRunner'"):
+        beam.check_runner(beam.Runner("FlnkRunner"))
