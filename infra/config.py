@@ -69,6 +69,7 @@ class Source(Strict):
         by default inferred from the file names.
     reader: name of a reader from an installed package, in place of format.
     include: glob patterns relative to path; files that match none are counted as ignored.
+    follow_links: "inside" follows links to files of the source only, "all" any link to a file; links to folders never.
     mean_bytes: expected size of an item, from which units are cut; None takes the modality's default.
     """
 
@@ -78,6 +79,7 @@ class Source(Strict):
     format: Literal["folder", "webdataset", "table", "llava"] | None = None
     reader: str | None = None
     include: tuple[str, ...] | None = None
+    follow_links: Literal["inside", "all"] = "inside"
     captions: Captions = Captions()
     id_column: str | None = None
     text_column: str = "text"

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from infra.errors import StageError
 
+#: The beginning of a URI that fsspec opens: a protocol, or a chain of them ("simplecache::s3://"). A path that contains
+#: "://" or "::" further on is a path.
+_PROTOCOL = re.compile(r"(?!file://)(?:[A-Za-z][A-Za-z0-9+.-]*::)*([A-Za-z][A-Za-z0-9+.-]*)://")
+
+#: Requests at a time for the sizes of files behind HTTP (ours).
+_HTTP_REQUESTS = 16
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A listed file: `path` relative to the listed folder; `stamp` changes when the file does."""
+    """A listed file: `path` relative to the listed folder; `stamp` changes when the file does.
+
+    fault: why it is no file to be read, "" if it is one: "hidden", "link to a folder", "link to nothing", "link that
+    leaves the folder", "not a regular file", "folder that cannot be read", "no such file". Paths of folders end in "/".
+    """
 
     path: str
     size: int
     stamp: str
+    fault: str = ""
 
 
 def is_local(uri: str) -> bool:
     """True for plain paths and file:// URIs."""
-    return "://" not in uri or uri.startswith("file://")
+    return _PROTOCOL.match(uri) is None
+
+
+def _is_http(uri: str) -> bool:
+    match = _PROTOCOL.match(uri)
+    return match is not None and match[1] in ("http", "https")
 
 
 def local_path(uri: str) -> Path:
@@ -37,8 +59,18 @@ def local_path(uri: str) -> Path:
 
 
 def join(uri: str, *names: str) -> str:
-    """`uri` with `names` below it; empty names are skipped."""
-    return "/".join([uri.rstrip("/"), *[name.strip("/") for name in names if name]])
+    """`uri` with `names` below it; empty names are skipped.
+
+    Names are file names, never protocols or queries, whatever characters they contain: below HTTP they are quoted, and
+    elsewhere the "::" of fsspec's chains is masked. In a chain like "zip://a::b.zip" they go below "a".
+    """
+    names = tuple(name.strip("/") for name in names if name)
+    if is_local(uri):
+        return "/".join([uri.rstrip("/"), *names])
+    head, chain, tail = uri.partition("::") if "://" in uri.partition("::")[0] else (uri, "", "")
+    quote = urllib.parse.quote if _is_http(uri) else functools.partial(re.sub, ":(?=:)", ":\0")
+    start = head if head.endswith("://") else f"{head.rstrip('/')}/" if names else head
+    return start + "/".join(map(quote, names)) + chain + tail
 
 
 def _remote(uri: str) -> tuple[Any, str]:
@@ -46,7 +78,7 @@ def _remote(uri: str) -> tuple[Any, str]:
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
-    return filesystem, path
+    return filesystem, path.replace("\0", "")  # see `join`
 
 
 def exists(uri: str) -> bool:
@@ -62,15 +94,33 @@ def is_file(uri: str) -> bool:
     if is_local(uri):
         return local_path(uri).is_file()
     filesystem, path = _remote(uri)
+    return _is_remote_file(uri, filesystem, path)
+
+
+def _is_remote_file(uri: str, filesystem: Any, path: str) -> bool:
+    # Behind HTTP everything can be opened as a file; a folder is a page that links to what is below it.
+    if _is_http(uri) and (uri.endswith("/") or filesystem.isdir(path)):
+        return False
     return bool(filesystem.isfile(path))
 
 
 def open_read(uri: str) -> IO[bytes]:
-    """A seekable binary file, to be closed by the caller."""
+    """A seekable binary file, to be closed by the caller. Raises OSError if it is a pipe, socket or device."""
     if is_local(uri):
-        return open(local_path(uri), "rb")
+        return open(local_path(uri), "rb", opener=_open_regular)
     filesystem, path = _remote(uri)
     return filesystem.open(path, "rb")  # type: ignore[no-any-return]
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """An opener of regular files only: opening a pipe would wait for ever, and a device may have no end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, os.strerror(code) if stat.S_ISDIR(mode) else "not a regular file", path)
+    return descriptor
 
 
 def read_bytes(uri: str, offset: int = 0, length: int = -1) -> bytes:
@@ -106,44 +156,113 @@ def list_files(uri: str) -> list[Entry]:
 
     Links to files are followed, links to folders are not, so that a loop cannot be entered.
     """
-    entries = list(_scan_local(local_path(uri)) if is_local(uri) else _scan_remote(uri))
+    return [entry for entry in list_entries(uri) if not entry.fault]
+
+
+def list_entries(uri: str, *, outside_links: bool = True) -> list[Entry]:
+    """The same with everything else that is there: what is no file to be read has a `fault`.
+
+    outside_links: whether links to files outside `uri` are followed. Hidden folders and links to folders are one entry.
+    """
+    entries = _scan_local(local_path(uri), outside_links) if is_local(uri) else _scan_remote(uri)
     return sorted(entries, key=lambda entry: entry.path)
+
+
+def stat_file(uri: str, name: str, *, outside_links: bool = True) -> Entry:
+    """The entry of the file `name` below the folder `uri`, as `list_entries` would list it."""
+    if is_local(uri):
+        root = local_path(uri)
+        path = root / name
+        fault = _find_fault(path, None if outside_links else os.path.realpath(root))
+        if fault:
+            return Entry(name, 0, "", "no such file" if fault == _DANGLING and not path.is_symlink() else fault)
+        return _entry_of(name, path.stat())
+    filesystem, path_below = _remote(join(uri, name))
+    try:
+        info = filesystem.info(path_below)
+    except FileNotFoundError:
+        return Entry(name, 0, "", "no such file")
+    entry = _remote_entry(name, info)
+    return entry if info.get("type") != "directory" else replace(entry, fault="not a regular file")
+
+
+_DANGLING = "link to nothing"
 
 
 def _scan_remote(uri: str) -> Iterator[Entry]:
     filesystem, path = _remote(uri)
-    if filesystem.isfile(path):
+    if _is_remote_file(uri, filesystem, path):
         infos = {path: filesystem.info(path)}
         base = path.rsplit("/", 1)[0]
     else:
         infos = filesystem.find(path, detail=True)
         base = path.rstrip("/")
+    if _is_http(uri):
+        infos = _fetch_infos(filesystem, [name for name in infos if not {"?", "#"} & set(name[len(base) :])])
     for name, info in infos.items():
         relative = name[len(base) :].lstrip("/")
-        if any(folder.startswith(".") for folder in relative.split("/")):
-            continue
-        stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created") or ""
-        yield Entry(relative, int(info.get("size") or 0), str(stamp))
+        entry = _remote_entry(urllib.parse.unquote(relative) if _is_http(uri) else relative, info)
+        is_hidden = any(folder.startswith(".") for folder in relative.split("/"))
+        yield replace(entry, fault="hidden") if is_hidden else entry
 
 
-def _scan_local(root: Path) -> Iterator[Entry]:
-    if root.is_file():
-        status = root.stat()
-        yield Entry(root.name, status.st_size, str(status.st_mtime_ns))
+def _fetch_infos(filesystem: Any, urls: Sequence[str]) -> dict[str, Any]:
+    """Size and stamp of files behind HTTP, where a listing has names only."""
+    with ThreadPoolExecutor(_HTTP_REQUESTS) as pool:
+        return dict(zip(urls, pool.map(filesystem.info, urls), strict=True))
+
+
+def _remote_entry(name: str, info: Mapping[str, Any]) -> Entry:
+    stamps = (info.get(key) for key in ("ETag", "etag", "Last-Modified", "mtime", "created"))
+    return Entry(name, int(info.get("size") or 0), str(next(filter(None, stamps), "")))
+
+
+def _entry_of(name: str, status: os.stat_result) -> Entry:
+    return Entry(name, status.st_size, str(status.st_mtime_ns))
+
+
+def _scan_local(root: Path, outside_links: bool) -> Iterator[Entry]:
+    if not root.is_dir():
+        fault = "" if root.is_file() else "not a regular file"
+        yield replace(_entry_of(root.name, root.stat()), fault=fault)
         return
+    boundary = None if outside_links else os.path.realpath(root)
     stack = [(root, "")]
     while stack:
         folder, prefix = stack.pop()
-        with os.scandir(folder) as children:
-            for child in children:
-                if child.name.startswith("."):
-                    continue
-                name = prefix + child.name
-                if child.is_dir(follow_symlinks=False):
-                    stack.append((folder / child.name, name + "/"))
-                elif child.is_file():
-                    status = child.stat()
-                    yield Entry(name, status.st_size, str(status.st_mtime_ns))
+        try:
+            children = list(os.scandir(folder))
+        except PermissionError:
+            yield Entry(prefix, 0, "", "folder that cannot be read")
+            continue
+        for child in children:
+            name = prefix + child.name
+            is_folder = child.is_dir(follow_symlinks=False)
+            if child.name.startswith("."):
+                yield Entry(f"{name}/" if is_folder else name, 0, "", "hidden")
+            elif is_folder:
+                stack.append((folder / child.name, f"{name}/"))
+            elif child.is_file(follow_symlinks=False):
+                yield _entry_of(name, child.stat())
+            elif fault := _find_fault(folder / child.name, boundary):
+                yield Entry(name, 0, "", fault)
+            else:
+                yield _entry_of(name, child.stat())
+
+
+def _find_fault(path: Path, boundary: str | None) -> str:
+    """The fault of a local path; boundary: real path of the folder that links must not leave."""
+    try:
+        real = os.path.realpath(path, strict=True)
+        mode = os.stat(real).st_mode  # noqa: PTH116  (a Path would normalise odd names)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return _DANGLING
+    if stat.S_ISDIR(mode):
+        return "link to a folder" if path.is_symlink() else "not a regular file"
+    if not stat.S_ISREG(mode):
+        return "not a regular file"
+    is_inside = boundary is None or os.path.commonpath([boundary, real]) == boundary
+    return "" if is_inside else "link that leaves the folder"
 
 
 def list_names(uri: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from infra import storage
 from infra.errors import BadSample
 from infra.media.interface import FramePlan, MediaRef
 from infra.pool import count_cores
@@ -167,7 +168,8 @@ class Medium:
 
 def open_medium(ref: MediaRef, limits: Limits) -> Medium:
     """Open the byte range of `ref`. Raises BadSample unreadable, truncated, empty, too_large."""
-    file, total = _open_remote(ref.uri) if "://" in ref.uri else _open_local(ref.uri)
+    is_local = storage.is_local(ref.uri)
+    file, total = _open_local(ref.uri.removeprefix("file://")) if is_local else _open_remote(ref.uri)
     size = ref.length if ref.length >= 0 else total - ref.offset
     try:
         if size < 0 or ref.offset + size > total:
@@ -192,9 +194,7 @@ def _open_local(path: str) -> tuple[IO[bytes], int]:
 
 def _open_remote(uri: str) -> tuple[IO[bytes], int]:
     with CodecGuard("unreadable"):
-        import fsspec
-
-        file = fsspec.open(uri, "rb").open()
+        file = storage.open_read(uri)
         size = file.seek(0, io.SEEK_END)
         return file, int(size if size is not None else file.tell())
 

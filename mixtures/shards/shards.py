@@ -18,29 +18,36 @@ from mixtures.shards.series import Series
 from mixtures.shards.ustar import build_header, count_end, count_padding
 
 #: Suffixes of one format are unified, so that any loader can infer the columns of a shard.
-SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "mpg": "mpeg", "m4v": "mp4", "htm": "html"}
+SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "pjpeg": "jpg", "tiff": "tif", "mpg": "mpeg",
+                  "m4v": "mp4", "mts": "ts", "m2ts": "ts", "htm": "html"}  # fmt: skip
 
-#: Suffix by Pillow's name of the format: the content decides, since file names can be wrong.
-IMAGE_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif",
-           "PPM": "ppm", "AVIF": "avif"}  # fmt: skip
+#: Suffixes of a format, by Pillow's name of an image's and FFmpeg's name of a video's: the content decides, since file
+#: names can be wrong. A name's own suffix is kept if it is one of them, otherwise it becomes the first.
+FORMAT_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "JPEG": ("jpg",), "MPO": ("jpg",), "PNG": ("png",), "GIF": ("gif",), "WEBP": ("webp",), "BMP": ("bmp",),
+    "TIFF": ("tif",), "PPM": ("ppm",), "AVIF": ("avif",), "JPEG2000": ("jp2",), "QOI": ("qoi",),
+    "ICO": ("ico",), "DIB": ("bmp",),
+    "mov,mp4,m4a,3gp,3g2,mj2": ("mp4", "mov", "3gp", "3g2"), "matroska,webm": ("mkv", "webm"), "mpegts": ("ts",),
+    "mpeg": ("mpeg", "ps"), "avi": ("avi",), "flv": ("flv",), "asf": ("wmv",), "ogg": ("ogv",), "gif": ("gif",),
+}  # fmt: skip
 
 
 #: Longest suffix of a member (ours): a name in a tar has at most 100 characters, 26 of them the key's.
 MAX_SUFFIX = 16
 
 
-def get_suffix(path: str, image_format: str | None = None) -> str:
-    """Return the suffix of a medium's member: by image format, else by file name, else "bin".
+def get_suffix(path: str, media_format: str | None = None) -> str:
+    """Return the suffix of a medium's member: by its format, else by file name, else "bin".
 
     A suffix is short, ASCII, and never that of the sample's JSON or caption, whatever the source calls its files.
     """
-    if image_format in IMAGE_SUFFIXES:
-        return IMAGE_SUFFIXES[image_format]
     name = path.rsplit("/", 1)[-1]
     suffix = name.rsplit(".", 1)[-1].lower() if "." in name else "bin"
     if not (suffix.isascii() and suffix.isalnum()) or len(suffix) > MAX_SUFFIX or suffix in ("json", "txt"):
-        return "bin"
-    return SUFFIX_ALIASES.get(suffix, suffix)
+        suffix = "bin"
+    suffix = SUFFIX_ALIASES.get(suffix, suffix)
+    suffixes = FORMAT_SUFFIXES.get(media_format or "", (suffix,))
+    return suffix if suffix in suffixes else suffixes[0]
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,12 @@ def build_captions(run: Run, signals: pa.Table) -> list[str]:
     ]
 
 
-def list_suffixes(sample: Mapping[str, Any], image_format: str | None) -> list[str]:
-    """File suffixes of a sample's media. image_format: the decoder's name of it, used for single images only."""
+def list_suffixes(sample: Mapping[str, Any], media_format: str | None) -> list[str]:
+    """File suffixes of a sample's media. media_format: the decoder's name of it, used for single media only."""
     media = sample["media"] or ()
-    if sample["modality"] != "image" or len(media) != 1:
-        image_format = None
-    return [get_suffix(medium["uri"] if medium["length"] < 0 else sample["position"], image_format) for medium in media]
+    if len(media) != 1:
+        media_format = None
+    return [get_suffix(medium["uri"] if medium["length"] < 0 else sample["position"], media_format) for medium in media]
 
 
 def build_sample(run: Run, row: ExportRow) -> ShardSample:

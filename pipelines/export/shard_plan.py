@@ -49,8 +49,8 @@ def plan_unit(run: Run, stamp: str, unit: str) -> Mapping[str, int]:
     formats = _read_optional(signals, "facts.container")
     sizes = _read_optional(signals, "facts.bytes")
     series, row_bytes = [], []
-    for sample, caption, image_format, size in zip(samples.to_pylist(), captions, formats, sizes, strict=True):
-        suffixes = list_suffixes(sample, image_format)
+    for sample, caption, media_format, size in zip(samples.to_pylist(), captions, formats, sizes, strict=True):
+        suffixes = list_suffixes(sample, media_format)
         has_caption = bool(caption) and export.captions_txt
         series.append(str(Series.of_sample(sample["modality"], suffixes, has_caption=has_caption)))
         row_bytes.append(_media_bytes(run, sample, size) + len(caption.encode()))

@@ -24,9 +24,11 @@ def take_inventory(run: Run) -> tuple[list[list[str]], list[MemberAccount]]:
     registry.check_readers(run.config.sources, run.document)
     parts: list[list[str]] = []
     accounts: list[MemberAccount] = []
+    readers: list[str] = []
     tasks: list[str] = []
     for number, source in enumerate(run.config.sources):
         reader, listing = registry.list_source(source)
+        readers.append(reader)
         account = MemberAccount()
         items = account.count([*listing.items, *listing.ignored])
         parts.append(_write_parts(run, f"s{number:03d}-listed", items))
@@ -43,6 +45,8 @@ def take_inventory(run: Run) -> tuple[list[list[str]], list[MemberAccount]]:
         scanned = read_json(_scan_uri(run, number, index))
         parts[number] += scanned["parts"]
         accounts[number].add(scanned["account"])
+    for source, reader, account in zip(run.config.sources, readers, accounts, strict=True):
+        registry.check_inputs(source, reader, account)
     return parts, accounts
 
 

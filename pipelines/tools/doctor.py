@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from infra import models, storage
-from infra.config import validate
+from infra.config import Source, validate
 from infra.errors import ConfigError, MissingExtra, ReelmillError, StageError
 from infra.hashing import file_sha256
 from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import check, resolve
 from pipelines.core.run import Run, open_run
+from pipelines.ingest.sources import registry
 
 #: Codecs of videos, with FFmpeg's decoders, best first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
@@ -271,7 +272,7 @@ def _check_servers(run: Run) -> list[DoctorFinding]:
 
 def _check_config(run: Run, needs: Requirements) -> list[DoctorFinding]:
     findings = [_check_writable("store", run.store), _check_writable("out", run.out)]
-    findings += [_check_source(source.name, source.path, source.captions.file) for source in run.config.sources]
+    findings += [_check_source(source) for source in run.config.sources]
     findings += _check_servers(run)
     for name, settings in needs.settings.items():
         check_files = _FILE_CHECKS.get(name)
@@ -321,21 +322,16 @@ def _check_remote(name: str, uri: str, detail: str) -> DoctorFinding:
     return DoctorFinding(name, True, True, f"{uri}: {'exists' if exists else 'does not exist yet'}; {detail}")
 
 
-def _check_source(name: str, uri: str, captions: str | None) -> DoctorFinding:
-    label = f"source {name}"
-    fix = "check the path and its ${VARIABLES}"
+def _check_source(source: Source) -> DoctorFinding:
+    """List the source and read its first container, as a run does."""
+    label = f"source {source.name}"
     try:
-        if not storage.exists(uri):
-            return DoctorFinding(label, False, True, f"{uri} does not exist", fix)
-        is_file = storage.is_file(uri)
-        empty = not is_file and storage.is_local(uri) and not any(storage.local_path(uri).iterdir())
-        if captions is not None and not storage.is_file(storage.join(uri, captions)):
-            return DoctorFinding(label, False, True, f"the captions file {captions} does not exist in {uri}", fix)
+        return DoctorFinding(label, True, True, f"{source.path}: {registry.probe_source(source)}")
+    except ConfigError as error:
+        return DoctorFinding(label, False, True, error.what, error.hint)
     except (OSError, ValueError, ImportError) as error:
-        return DoctorFinding(label, False, True, f"{uri}: {error}", fix)
-    if empty:
-        return DoctorFinding(label, False, False, f"{uri} is empty", fix)
-    return DoctorFinding(label, True, True, f"{uri}: {'a file' if is_file else 'a folder'}")
+        fix = "check the address, the permissions, credentials and fsspec's package"
+        return DoctorFinding(label, False, True, f"{source.path}: {error}", fix)
 
 
 # -- weights and other files of annotators -------------------------------------------------------------------

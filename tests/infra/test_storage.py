@@ -101,6 +101,34 @@ def test_temporaries_are_hidden_and_differ(tmp_path: Path) -> None:
 def test_join() -> None:
     assert storage.join("a/", "/b/", "", "c") == "a/b/c"
     assert storage.join("s3://bucket", "x") == "s3://bucket/x"
+    assert storage.join("http://h/a%20b/", "c d/#1%.jpg") == "http://h/a%20b/c%20d/%231%25.jpg"
+    assert storage.join("zip://in::/a.zip", "x::y") == "zip://in/x:\0:y::/a.zip"
+    assert storage.join("zip://::/a.zip", "x") == "zip://x::/a.zip"
+
+
+@pytest.mark.parametrize(
+    "name", ["a::b", "a:::b::", "x1://y", "file://z", "s3://b/k", "::memory://q", "a b#?%*[c]", "é"]
+)
+def test_names_are_never_taken_for_protocols(place: str, name: str) -> None:
+    assert storage.is_local(name) == (name == "file://z" or "://" not in name or name.startswith("::"))
+    uri = storage.join(place, name)
+    assert storage.is_local(uri) == storage.is_local(place)
+    storage.write_bytes(uri, b"x")
+    assert storage.read_bytes(uri) == b"x" and storage.is_file(uri)
+    if "//" not in name:  # empty folder names are lost in a listing
+        assert [entry.path for entry in storage.list_files(place)] == [name]
+    storage.write_bytes(storage.join(place, "z"), b"")
+    assert storage.stat_file(place, name).size == 1
+    assert storage.stat_file(place, f"{name}.no").fault == "no such file"
+
+
+def test_a_pipe_a_socket_or_a_device_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(OSError, match="not a regular file"):
+            storage.read_bytes(path)
+    with pytest.raises(IsADirectoryError):
+        storage.read_bytes(str(tmp_path))
 
 
 def test_a_listing_follows_links_to_files_only_and_changes_with_the_file(tmp_path: Path) -> None:

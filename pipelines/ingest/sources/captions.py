@@ -9,6 +9,7 @@ from typing import Any
 
 from infra import storage
 from pipelines.ingest.sources.interface import MAX_TEXT_BYTES
+from pipelines.ingest.sources.storable import decode_text
 
 _CAPTION_KEYS = ("caption", "text", "description", "title")
 
@@ -16,6 +17,11 @@ _CAPTION_KEYS = ("caption", "text", "description", "title")
 def pick_caption(fields: Mapping[str, Any]) -> str | None:
     """The caption in a JSON object: the first of its usual keys with a string."""
     return next((fields[key] for key in _CAPTION_KEYS if isinstance(fields.get(key), str)), None)
+
+
+def has_caption(fields: Mapping[str, Any]) -> bool:
+    """Whether a JSON object has anything under a usual key of captions or conversations."""
+    return any(fields.get(key) for key in (*_CAPTION_KEYS, "captions", "conversations", "messages"))
 
 
 def join_turns(turns: Sequence[Any]) -> str | None:
@@ -28,13 +34,13 @@ def join_turns(turns: Sequence[Any]) -> str | None:
     return "\n".join(line for line in lines if line) or None
 
 
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object; {} if the bytes are anything else."""
+def parse_object(raw: bytes) -> dict[str, Any] | None:
+    """A JSON object; None if the bytes are anything else."""
     try:
         parsed = json.loads(raw)
     except (ValueError, RecursionError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str, Any], str | None]:
@@ -43,15 +49,18 @@ def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str
     fields: dict[str, Any] = {}
     for path in sorted(paths, key=lambda p: not p.lower().endswith(".json")):
         try:
-            raw = storage.read_bytes(storage.join(root, path), 0, MAX_TEXT_BYTES)
+            raw = storage.read_bytes(storage.join(root, path), 0, MAX_TEXT_BYTES + 1)
         except OSError as error:
             return None, {}, f"unreadable caption: {error.strerror or error}"
+        if len(raw) > MAX_TEXT_BYTES:
+            return None, {}, f"too_large: {path} has over {MAX_TEXT_BYTES} bytes"
         if not path.lower().endswith(".json"):
-            text = raw.decode("utf-8-sig", "replace")
+            text = decode_text(raw)
             continue
-        fields = parse_object(raw)
-        if not fields:
-            return None, {}, "unreadable caption: not a JSON object"
+        parsed = parse_object(raw)
+        if parsed is None:
+            return None, {}, f"unreadable caption: {path} is not a JSON object"
+        fields = parsed
         text = pick_caption(fields)
         if text is None and isinstance(fields.get("conversations"), list):
             text = join_turns(fields["conversations"])

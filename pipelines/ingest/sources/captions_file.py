@@ -9,7 +9,7 @@ from typing import Any
 from infra import storage
 from infra.config import Source
 from infra.errors import ConfigError
-from pipelines.ingest.sources.interface import Listing, build_file_item, build_item, stem_of
+from pipelines.ingest.sources.interface import Listing, build_file_item, build_item, normalise_name, stem_of
 from pipelines.ingest.sources.rows import drop_keys, get_text, read_rows
 
 #: The captions file's name of a medium, added to its row.
@@ -52,12 +52,13 @@ def _read_captions(source: Source, captions_file: str) -> dict[str, dict[str, An
     table = {}
     for _, row, error in read_rows(uri):
         if error is None and isinstance(row, dict) and row.get(column) is not None:
-            name = str(row[column])
+            name = normalise_name(str(row[column]))
             table[name] = {**row, _NAME: name}
     return table
 
 
 def _names(path: str) -> tuple[str, ...]:
     """The names that a captions file may use for a medium: its path or base name, with or without suffix."""
+    path = normalise_name(path)
     stem = stem_of(path)
     return path, PurePosixPath(path).name, stem, PurePosixPath(stem).name

@@ -10,6 +10,7 @@ the items into units and hashes their media.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -23,8 +24,9 @@ from pipelines.ingest.sources.storable import dump_fields, get_field, to_storabl
 
 MEDIA_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "video": (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ps", ".3gp", ".flv", ".wmv",
-              ".ogv", ".gif"),
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".heic"),
+              ".ogv", ".gif", ".mts", ".m2ts", ".vob", ".asf", ".3g2"),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".heic", ".jfif",
+              ".jpe", ".pjpeg", ".jp2", ".qoi"),
     "multi_image": (),
     "text": (".txt", ".md"),
 }  # fmt: skip
@@ -136,12 +138,15 @@ class SourceReader:
     def list_items(
         self, source: Source, entries: Sequence[storage.Entry], excluded: Sequence[storage.Entry]
     ) -> Listing:
-        """Account for a source's files. excluded: those that `include` leaves out."""
+        """Account for a source's files. excluded: those that `include` leaves out. An entry with a fault (a link that
+        leaves the source, a pipe) is ignored, or by its name a failed item: see `build_fault_item`."""
         containers = [entry for entry in entries if entry.path.lower().endswith(self.suffixes)]
         paths = {entry.path for entry in containers}
+        items = [build_fault_item(source, entry) for entry in containers if entry.fault]
         ignored = ignore_files(excluded, "not in include")
         ignored += ignore_files([entry for entry in entries if entry.path not in paths], "no known suffix")
-        return Listing([], containers, ignored, len(entries) + len(excluded))
+        readable = [entry for entry in containers if not entry.fault]
+        return Listing(items, readable, ignored, len(entries) + len(excluded))
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
         """Yield the items and ignored members of a container, and MembersRead with the number of members parsed, which
@@ -187,14 +192,49 @@ def build_item(
 
 
 def build_file_item(source: Source, entry: storage.Entry, **fields: Any) -> SourceItem:
-    """Build the item of a whole file of the source; fields: as in build_item."""
+    """Build the item of a whole file of the source; fields: as in build_item. A file with a fault is a failed item."""
     medium = {"uri": entry.path, "offset": 0, "length": -1}
+    if entry.fault:
+        fields["error"] = describe_fault(entry)
     return build_item(source, entry.path, "", media=[medium], size=entry.size, **fields)
 
 
+def build_fault_item(source: Source, entry: storage.Entry) -> SourceItem:
+    """Build the failed item of an entry that by its name would be an input, and is no file to be read."""
+    return build_item(source, entry.path, "", fields={}, error=describe_fault(entry))
+
+
+def describe_fault(entry: storage.Entry) -> str:
+    """The error of an item whose file has a fault."""
+    if entry.fault == "link that leaves the folder":
+        return "hostile path: a link that leaves the source; `follow_links: all` follows it"
+    return (
+        "missing medium: there is no such file" if entry.fault == "no such file" else f"unreadable file: {entry.fault}"
+    )
+
+
 def ignore_files(entries: Sequence[storage.Entry], reason: str) -> list[IgnoredMember]:
-    """Files of a source that are no input, all for one reason."""
-    return [IgnoredMember("", entry.path, reason) for entry in entries]
+    """Files of a source that are no input, for their own fault or for one reason."""
+    return [IgnoredMember("", entry.path, entry.fault or reason) for entry in entries]
+
+
+def find_file(source: Source, root: str, path: str) -> storage.Entry:
+    """The entry of the file that a path from a table names, below `root`, the folder of the source.
+
+    A path in another Unicode form names the same file. An entry with a fault must not be read: a hostile path has the
+    fault of a link that leaves the folder.
+    """
+    if leaves_source(path):
+        return storage.Entry(path, 0, "", "link that leaves the folder")
+    forms = dict.fromkeys((path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))))
+    entries = [storage.stat_file(root, form, outside_links=source.follow_links == "all") for form in forms]
+    return next((entry for entry in entries if entry.fault != "no such file"), entries[0])
+
+
+def normalise_name(path: str) -> str:
+    """A path in the form in which names from a file system and from a table are compared: file systems and tools differ
+    in how they compose accents."""
+    return unicodedata.normalize("NFC", path)
 
 
 def file_uri(source: Source, path: str) -> str:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from infra import storage
 from infra.config import ConfigDocument, Source
 from infra.errors import ConfigError
 from infra.plugins import Registry
-from pipelines.ingest.sources.accounting import check_listing, check_records
-from pipelines.ingest.sources.interface import IgnoredMember, Listing, SourceItem, SourceReader
+from pipelines.ingest.sources.accounting import MemberAccount, check_listing, check_records
+from pipelines.ingest.sources.interface import (
+    MEDIA_SUFFIXES,
+    IgnoredMember,
+    Listing,
+    SourceItem,
+    SourceReader,
+    ignore_files,
+)
 from pipelines.ingest.sources.storable import to_storable_name
+
+#: Faults of what is no input whatever its name is.
+_NEVER_READ = ("hidden", "link to a folder", "folder that cannot be read")
+
+#: Kinds of ignored files that an error names (ours).
+_KINDS_SHOWN = 8
 
 #: Built-in readers by the name of their format, and those of installed packages.
 READERS: Registry[SourceReader] = Registry(
@@ -51,7 +65,8 @@ def check_readers(sources: Sequence[Source], document: ConfigDocument) -> None:
 def list_source(source: Source) -> tuple[str, Listing]:
     """The name of a source's reader, and the listing of its files.
 
-    Raises ConfigError if there is nothing at the source's path, or if its captions file does not exist.
+    Raises ConfigError if there is nothing at the source's path, if nothing there is recognised, or if its captions file
+    does not exist.
     """
     if not storage.exists(source.path):
         raise ConfigError(
@@ -59,15 +74,76 @@ def list_source(source: Source) -> tuple[str, Listing]:
         )
     entries: list[storage.Entry] = []
     excluded: list[storage.Entry] = []
-    for entry in storage.list_files(source.path):
+    unread: list[storage.Entry] = []
+    for entry in storage.list_entries(source.path, outside_links=source.follow_links == "all"):
         # A name that is not Unicode cannot be stored; its storable form opens nothing, so the file is a failed row.
         entry = replace(entry, path=to_storable_name(entry.path))
         included = source.include is None or any(fnmatch.fnmatch(entry.path, glob) for glob in source.include)
-        (entries if included else excluded).append(entry)
+        (unread if entry.fault in _NEVER_READ else entries if included else excluded).append(entry)
     name = source.reader or source.format or _guess_format(source, entries)
     listing = READERS[name]().list_items(source, entries, excluded)
+    ignored = [*listing.ignored, *ignore_files(unread, "")]
+    listing = replace(listing, ignored=ignored, read=listing.read + len(unread))
     check_listing(listing, source.path)
+    if not listing.items and not listing.containers:
+        kinds = Counter(f"{entry.reason}, {_suffix_of(entry.position)}" for entry in ignored)
+        raise _unrecognised_error(source, name, kinds, [entry.position for entry in ignored])
     return name, listing
+
+
+def check_inputs(source: Source, reader: str, account: MemberAccount) -> None:
+    """Raise ConfigError if everything that was read of a source, with its containers, is ignored."""
+    if account.inputs == 0 and account.ignored:
+        kinds = {f"{reason}, such as {count.examples[0]}": count.members for reason, count in account.ignored.items()}
+        names = [name for count in account.ignored.values() for name in count.examples]
+        raise _unrecognised_error(source, reader, kinds, names)
+
+
+def probe_source(source: Source) -> str:
+    """Describe what a run would read of a source, from its listing and its first container with an input.
+
+    Raises ConfigError as a run does.
+    """
+    reader, listing = list_source(source)
+    account = MemberAccount()
+    list(account.count([*listing.items, *listing.ignored]))
+    for container in listing.containers:
+        if next(account.count(scan(source, reader, container)), None) is not None:
+            break
+    check_inputs(source, reader, account)
+    counts = {"inputs": len(listing.items), "containers": len(listing.containers), "ignored": len(listing.ignored)}
+    return f"{reader}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}"
+
+
+def _unrecognised_error(source: Source, reader: str, kinds: Mapping[str, int], names: Sequence[str]) -> ConfigError:
+    """The error of a source without a single input: what is there, and what would be read.
+
+    kinds: number of ignored members by kind. names: theirs, or some of them.
+    """
+    most = Counter(kinds).most_common(_KINDS_SHOWN)
+    seen = "; ".join(f"{count} × {kind}" for kind, count in most) or "there are no files"
+    hints = [f"the reader {reader!r} reads {_describe_suffixes(source, reader)}"]
+    others = {f"format: {name}": READERS[name].suffixes for name in READERS.built_in if name != reader}
+    others |= {f"modality: {name}": suffixes for name, suffixes in MEDIA_SUFFIXES.items() if name != source.modality}
+    for setting, suffixes in others.items():
+        if suffixes and any(name.lower().endswith(suffixes) for name in names):
+            hints.append(f"`{setting}` reads {' '.join(suffixes)}")
+    if not storage.is_local(source.path):
+        hints.append("a folder behind HTTP is read if the server lists it and its address ends with a slash")
+    return ConfigError(f"source {source.name!r}: nothing at {source.path} is recognised: {seen}", hint="; ".join(hints))
+
+
+def _describe_suffixes(source: Source, reader: str) -> str:
+    if READERS[reader].suffixes:
+        return " ".join(READERS[reader].suffixes)
+    media = " ".join(MEDIA_SUFFIXES[source.modality]) or "nothing"
+    return media if source.modality == "text" else f"{media} and what has the first bytes of such a format"
+
+
+def _suffix_of(path: str) -> str:
+    name = path.rstrip("/").rpartition("/")[2]
+    suffix = f".{name.lstrip('.').rpartition('.')[2]}" if "." in name.lstrip(".") else "no suffix"
+    return suffix.lower() if len(suffix) < 16 else "no suffix"
 
 
 def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[SourceItem | IgnoredMember]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,12 @@ MAX_DEPTH = 64
 def to_storable_text(text: str) -> str:
     """`text` with each lone surrogate replaced by U+FFFD and each surrogate pair by its character."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def decode_text(raw: bytes) -> str:
+    """Text from bytes: UTF-8, or UTF-16 where a byte order mark says so; what is neither becomes U+FFFD."""
+    is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if is_utf16 else "utf-8-sig", "replace")
 
 
 def to_storable_name(raw: str) -> str:

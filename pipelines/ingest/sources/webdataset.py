@@ -136,7 +136,7 @@ def _sample_items(
 
 def _read_caption(file: IO[bytes], members: Mapping[str, tarfile.TarInfo]) -> tuple[str | None, dict[str, Any]]:
     """(caption, further fields) of a sample; a text member takes precedence over the JSON member."""
-    fields = parse_object(_read_member(file, members["json"])) if "json" in members else {}
+    fields = parse_object(_read_member(file, members["json"])) or {} if "json" in members else {}
     suffix = next((name for name in ("txt", "caption", "text") if name in members), None)
     if suffix is None:
         return pick_caption(fields), fields

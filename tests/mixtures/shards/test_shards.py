@@ -68,7 +68,10 @@ def test_shards_are_numbered_through_the_series_of_a_modality() -> None:
     [
         ("a/B.JPEG", None, "jpg"), ("a.b/c", None, "bin"), ("x.MPG", None, "mpeg"), ("x.m4v", None, "mp4"),
         ("x.png", "JPEG", "jpg"), ("x", "MPO", "jpg"), ("x.webm", None, "webm"), ("x.a-b", None, "bin"),
-        ("x.", None, "bin"), ("x.png", "unheard of", "png"),
+        ("x.", None, "bin"), ("x.png", "unheard of", "png"), ("x.é", None, "bin"),
+        ("x.jpg", "JPEG2000", "jp2"), ("x.j2k", "JPEG2000", "jp2"), ("x.jfif", "JPEG", "jpg"), ("x", "QOI", "qoi"),
+        ("x.MTS", "mpegts", "ts"), ("x.m2ts", None, "ts"), ("x", "matroska,webm", "mkv"), ("x.mp4", "avi", "avi"),
+        ("x.webm", "matroska,webm", "webm"), ("x.mov", "mov,mp4,m4a,3gp,3g2,mj2", "mov"),
     ],
 )  # fmt: skip
 def test_suffixes_follow_the_content_and_mean_one_format(path: str, form: str | None, suffix: str) -> None:

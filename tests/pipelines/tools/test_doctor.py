@@ -12,6 +12,8 @@ import pytest
 
 from infra import models
 from infra.errors import ConfigError, MissingExtra
+from pipelines.core.run import open_run
+from pipelines.ingest import ingest
 from pipelines.tools import doctor
 
 WEIGHTS = b"not really weights"
@@ -148,7 +150,14 @@ def test_files_and_places_that_are_not_there(folder: Path) -> None:
     assert wrong == {"store", "measure.ngrams.vocabulary", "measure.quality.bad_words"}
     assert "reelmill vocab" in findings["measure.ngrams.vocabulary"]["fix"]
     (folder / "images" / "a.png").unlink()
-    assert "empty" in run_doctor(folder)["source images"]["detail"]
+    empty = run_doctor(folder)["source images"]
+    assert empty["needed"] and not empty["ok"] and "there are no files" in empty["detail"]
+    (folder / "images" / "a.doc").write_bytes(b"x")
+    run_doctor(folder)
+    with pytest.raises(ConfigError, match=r"is recognised: 1 × no known format, \.doc") as error:
+        ingest.run(open_run(str(folder / "config.yaml"), overrides={"out": str(folder / "out")}))
+    assert run_doctor(folder)["source images"]["detail"] == error.value.what
+    (folder / "images" / "a.doc").unlink()
     (folder / "images").rmdir()
     missing = run_doctor(folder)["source images"]
     assert missing["needed"] and not missing["ok"]
