@@ -19,7 +19,8 @@ from mixtures.shards.ustar import build_header, count_end, count_padding
 
 #: Suffixes of one format are unified, so that any loader can infer the columns of a shard.
 SUFFIX_ALIASES = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "pjpeg": "jpg", "tiff": "tif", "mpg": "mpeg",
-                  "m4v": "mp4", "mts": "ts", "m2ts": "ts", "htm": "html"}  # fmt: skip
+                  "m4v": "mp4", "mts": "ts", "m2ts": "ts", "vob": "mpeg", "asf": "wmv",
+                  "htm": "html"}  # fmt: skip
 
 #: Suffixes of a format, by Pillow's name of an image's and FFmpeg's name of a video's: the content decides, since file
 #: names can be wrong. A name's own suffix is kept if it is one of them, otherwise it becomes the first.

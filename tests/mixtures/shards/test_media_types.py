@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mixtures.shards import features
 from mixtures.shards.media_types import get_media_type
-from mixtures.shards.shards import IMAGE_SUFFIXES, get_suffix
+from mixtures.shards.shards import FORMAT_SUFFIXES, get_suffix
 from mixtures.shards.unpack import get_number, list_media
 from pipelines.ingest.sources.interface import MEDIA_SUFFIXES
 
@@ -26,8 +26,10 @@ def test_each_suffix_that_ingest_accepts(modality: str, suffix: str) -> None:
     assert column["dtype"] != "binary"
 
 
-def test_the_names_of_image_formats_are_images() -> None:
-    assert {get_media_type(name).split("/")[0] for name in IMAGE_SUFFIXES.values()} == {"image"}
+@pytest.mark.parametrize("media_format", FORMAT_SUFFIXES)
+def test_the_suffixes_of_formats_are_those_of_media(media_format: str) -> None:
+    kind = "image" if media_format.isupper() or media_format.startswith("JPEG") or media_format == "gif" else "video"
+    assert {get_media_type(name).split("/")[0] for name in FORMAT_SUFFIXES[media_format]} == {kind}
 
 
 @given(st.text(max_size=120))
