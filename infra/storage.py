@@ -104,6 +104,14 @@ def _is_remote_file(uri: str, filesystem: Any, path: str) -> bool:
     return bool(filesystem.isfile(path))
 
 
+def file_size(uri: str) -> int:
+    """Bytes of a file. Raises OSError where there is none."""
+    if is_local(uri):
+        return local_path(uri).stat().st_size
+    filesystem, path = _remote(uri)
+    return int(filesystem.size(path) or 0)
+
+
 def open_read(uri: str) -> IO[bytes]:
     """A seekable binary file, to be closed by the caller. Raises OSError if it is a pipe, socket or device."""
     if is_local(uri):

@@ -163,7 +163,7 @@ def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str], docu
 
 def check(document: ConfigDocument, config: Config) -> CheckedConfig:
     """Check every section against its settings class. Hashes and downloads nothing. Raises ConfigError."""
-    measure = _check_measure(document, config)
+    measure = check_measure(document, config)
     filters = [_check_filter(document, name, settings) for name, settings in config.filters.items()]
     duplicates = validate(document, Duplicates, config.duplicates, ("duplicates",))
     resample = None
@@ -198,7 +198,8 @@ def check(document: ConfigDocument, config: Config) -> CheckedConfig:
     return CheckedConfig(settings, (first, *questions, *last), late, duplicates, resample, measure, annotate)
 
 
-def _check_measure(document: ConfigDocument, config: Config) -> Measure:
+def check_measure(document: ConfigDocument, config: Config) -> Measure:
+    """Check the settings of `measure` that belong to no single annotator. Raises ConfigError with file and line."""
     general = {key: settings for key, settings in config.measure.items() if key not in ANNOTATORS}
     measure: Measure = validate(document, with_names(Measure, ANNOTATORS), general, ("measure",))
     for i, name in enumerate(measure.late):

@@ -148,8 +148,7 @@ def _file_size(uri: str) -> int:
     if storage.is_local(uri):
         path = storage.local_path(uri)
         return path.stat().st_size if path.is_file() else 0
-    with storage.open_read(uri) as file:
-        return file.seek(0, 2)
+    return storage.file_size(uri)
 
 
 def preview_samples(run: Run, unit: str, rows: Sequence[int]) -> list[tuple[int, int]]:

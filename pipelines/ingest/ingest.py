@@ -16,6 +16,7 @@ from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
 from pipelines.core import tombstones
+from pipelines.core.resolve import check_measure
 from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
 from pipelines.ingest.inventory import take_inventory
@@ -81,7 +82,8 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     rows = items.drop_columns(["stamp"]).to_pylist()
     # Samples depend on the settings of their source, but not on its location.
     settings = source.model_dump(mode="json", exclude={"path", "mean_bytes"})
-    inputs = fingerprint({"source": settings, "items": rows})
+    max_bytes = check_measure(run.document, run.config).max_bytes
+    inputs = fingerprint({"source": settings, "items": rows, "max_bytes": max_bytes})
     inputs_and_stamps = fingerprint({"input": inputs, "stamps": stamps})
     uri, stamp_uri = run.at("samples", f"{name}.parquet"), run.work("ingest", f"{name}.json")
     takedowns = tombstones.load(run.out)
@@ -89,13 +91,13 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     if is_done and not takedowns.has_unmarked(uri):
         return {"units_kept": 1}
     root = source_root(source)
-    samples = pa.Table.from_pylist([_build_sample(source, root, row) for row in rows], schema=tables.SAMPLES)
+    samples = pa.Table.from_pylist([_build_sample(source, root, row, max_bytes) for row in rows], schema=tables.SAMPLES)
     tables.write(uri, takedowns.apply(samples), fingerprint=inputs)
     write_scratch(stamp_uri, inputs_and_stamps, {})
     return {"units_made": 1, "samples": len(rows), "total_ms": int(1000 * (time.monotonic() - begun))}
 
 
-def _build_sample(source: Source, root: str, item: Mapping[str, Any]) -> dict[str, Any]:
+def _build_sample(source: Source, root: str, item: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
     """The row of samples of an item: reads its caption files and hashes its media."""
     error, text, extra = item["error"], item["text"], item["extra"] or "{}"
     fields: Mapping[str, Any] = {}
@@ -105,7 +107,7 @@ def _build_sample(source: Source, root: str, item: Mapping[str, Any]) -> dict[st
         extra = dump_fields(fields) if fields else extra
     media = []
     for medium in item["media"] or []:
-        sha256, problem = _hash_medium(storage.join(root, medium["uri"]), medium["offset"], medium["length"])
+        sha256, problem = _hash_medium(storage.join(root, medium["uri"]), medium["offset"], medium["length"], max_bytes)
         error = error or problem
         media.append({**medium, "start_s": 0.0, "end_s": -1.0, "sha256": sha256})
     hashes = "".join(medium["sha256"] for medium in media)
@@ -124,10 +126,13 @@ def _build_sample(source: Source, root: str, item: Mapping[str, Any]) -> dict[st
     }
 
 
-def _hash_medium(uri: str, offset: int, length: int) -> tuple[str, str | None]:
-    """(sha256 in hex, error) of a medium's bytes."""
+def _hash_medium(uri: str, offset: int, length: int, max_bytes: int) -> tuple[str, str | None]:
+    """(sha256 in hex, error) of a medium's bytes. One that is larger than `max_bytes` is not read."""
     state = hashlib.sha256()
     try:
+        size = length if length >= 0 else storage.file_size(uri) - offset
+        if size > max_bytes:
+            return "", f"too_large: {size:,} bytes, more than measure.max_bytes ({max_bytes:,})"
         for block in storage.read_blocks(uri, offset, length):
             state.update(block)
     except OSError as error:

@@ -87,6 +87,21 @@ def test_a_medium_that_cannot_be_read_is_a_failed_row(
     assert bad["media"][0]["sha256"] == "" and bad["text"] == corpus.caption(1)
 
 
+def test_a_medium_beyond_the_limit_is_not_read(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    """A sparse file of a terabyte: hashing it would take an hour."""
+    sources = folder(tmp_path, 2)
+    with open(tmp_path / "in" / "01.jpg", "ab") as file:
+        file.truncate(2**40)
+    run = make_run(sources)
+    ingest.run(run)
+    good, bad = rows(run, "samples")
+    assert good["error"] is None and good["media"][0]["sha256"]
+    assert bad["error"].startswith("too_large: 1,099,511,627,776 bytes") and bad["media"][0]["sha256"] == ""
+    run = make_run(sources, measure={"max_bytes": 5})
+    ingest.run(run)
+    assert {row["error"].split(":")[0] for row in rows(run, "samples")} == {"too_large"}
+
+
 def test_a_source_that_is_not_there_stops_before_anything_is_written(
     tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
