@@ -111,12 +111,16 @@ class VideoReader:
     def _open(self) -> None:
         import av
 
+        # A stream's first frame is decoded while the file is opened, and its size may change midway: this stops the
+        # decoder before it allocates.
+        options = {"max_pixels": str(self._limits.max_pixels)}
         with CodecGuard("decode"):
             self._container = av.open(
                 self._medium.rewound(),
                 mode="r",
                 metadata_errors="replace",
                 buffer_size=1 << 17,
+                options=options,
                 container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"},
             )
             streams = [s for s in self._container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
@@ -129,8 +133,7 @@ class VideoReader:
         with CodecGuard("decode"):
             codec.thread_count = 1
             codec.thread_type = "NONE"
-            # A stream may change its frame size midway; this stops the decoder before it allocates.
-            codec.options = {"max_pixels": str(self._limits.max_pixels)}
+            codec.options = options
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.max_pixels:

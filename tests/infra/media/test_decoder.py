@@ -706,6 +706,24 @@ def test_memory_has_a_limit(tmp_path, clip) -> None:
             assert media.error == OUT_OF_MEMORY
 
 
+def test_a_frame_beyond_the_limit_is_refused_before_it_takes_memory(tmp_path) -> None:
+    side = 8_000  # 61 MiB
+    first, second = (pillow(np.full((side, side), level, np.uint8)) for level in (10, 20))
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second], compress_level=1)
+    with Decoder(Limits(max_pixels=10**6)) as door:
+        assert door.probe(image(tmp_path / "a.png")).error.startswith("too_large: ")
+        before = _peak_memory(door)
+        assert door.decode(video(tmp_path / "a.png"), {}, {}).error.startswith("decode: ")
+        assert _peak_memory(door) - before < 40 * 2**20
+
+
+def _peak_memory(door: Decoder) -> int:
+    """Bytes that the child of `door` has had in memory at most."""
+    assert door._child is not None
+    status = Path(f"/proc/{door._child._process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
 def test_a_blank_picture_of_a_few_bytes_is_refused_before_it_takes_memory(door, tmp_path) -> None:
     def webp(side: int) -> bytes:
         bits = (side - 1) | (side - 1) << 14 | 1 << 28
