@@ -25,6 +25,9 @@ class Column(NamedTuple):
 class Annotator:
     """Measure one property. Subclasses annotate `settings` with their settings class; construction loads nothing.
 
+    Threads share an annotator: measuring must not change it, and what it loads is safe for threads, borrowed from an
+    `infra.pool.Pool`, or guarded.
+
     name: in the registry, and prefix of its columns in signals ("motion" -> "motion.score").
     VERSION: raised whenever the same input would give another number.
     keyed_by: the content that the measurement is a function of, by which the store keys it.
