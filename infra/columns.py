@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from infra.errors import ENVIRONMENT_KINDS
+
 Mask = NDArray[np.bool_]
 
 
@@ -46,6 +48,11 @@ def is_null(column: pa.Array | pa.ChunkedArray) -> Mask:
 def is_valid(column: pa.Array | pa.ChunkedArray) -> Mask:
     """bool (n,): rows with a value. NaN is a value."""
     return np.asarray(pc.is_valid(column), dtype=bool)
+
+
+def is_environment(errors: pa.Array | pa.ChunkedArray) -> Mask:
+    """bool (n,): errors of samples that are faults of the environment (see `infra.errors.ENVIRONMENT_KINDS`)."""
+    return to_mask(pc.match_substring_regex(errors, f"^({'|'.join(ENVIRONMENT_KINDS)}):"))
 
 
 def is_all_null(table: pa.Table, columns: Iterable[str]) -> Mask:

@@ -31,11 +31,12 @@ MAX_CLOCK_SKEW_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Unit:
-    """One committed file of a stage."""
+    """One committed file of a stage. retry: whether the next run must recompute it; not in the manifest."""
 
     name: str
     rows: int
     sha256: str
+    retry: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,15 @@ def collect_units(folder: str, names: Sequence[str], job: str) -> list[Unit]:
         footer = tables.read_footer(uri)
         if footer is None:
             raise StageError(f"{name} is missing after {job}", where=uri, hint="run the same command again")
-        units.append(Unit(name, footer[1], storage.sha256(uri)))
+        units.append(Unit(name, footer[1], storage.sha256(uri), footer[2]))
     return units
+
+
+def stage_fingerprint(inputs: Any, units: Sequence[Unit]) -> str:
+    """The fingerprint of a stage's inputs, which covers also the contents of units that the next run must recompute:
+    later stages must notice when that run succeeds."""
+    retries = [[unit.name, unit.sha256] for unit in units if unit.retry]
+    return fingerprint([inputs, retries] if retries else inputs)
 
 
 def need_manifest(run: str, stage: str) -> Manifest:

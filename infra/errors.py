@@ -59,6 +59,19 @@ class MissingExtra(ReelmillError):
         return MissingExtra, self._arguments
 
 
+#: Kinds of a sample's errors that are faults of the machine, of its memory or of the storage, and not of the sample:
+#: they are never stored, count apart from failures, and the next run tries again.
+ENVIRONMENT_KINDS = (
+    *("changed", "killed", "memory", "unreadable", "watchdog"),  # when a medium is opened
+    *("unavailable archive", "unavailable caption", "unavailable medium"),  # at ingest
+)
+
+
+def is_environment_error(error: str | None) -> bool:
+    """Whether a sample's error, "kind: detail", is of one of ENVIRONMENT_KINDS."""
+    return error is not None and error.partition(":")[0] in ENVIRONMENT_KINDS
+
+
 class BadSample(Exception):
     """One input cannot be used. `kind` is a short stable word, `detail` describes the fault."""
 

@@ -11,15 +11,18 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from infra.errors import StageError
+
+T = TypeVar("T")
 
 #: The beginning of a URI that fsspec opens: a protocol, or a chain of them ("simplecache::s3://"). A path that contains
 #: "://" or "::" further on is a path.
@@ -104,6 +107,58 @@ def _is_remote_file(uri: str, filesystem: Any, path: str) -> bool:
     return bool(filesystem.isfile(path))
 
 
+#: Seconds before each further try of a read that failed by a fault of the environment (ours).
+RETRY_AFTER_S = (0.2, 1.0)
+
+#: Errors of a name or of the kind of file, which no other try and no other machine mends.
+_FAULTS_OF_THE_FILE = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+
+
+def is_environment_error(error: OSError) -> bool:
+    """Whether a failure to read says something about the storage, the network or permissions, and not about the file.
+
+    Errors without a number come from libraries that dislike the content, unless their class says otherwise.
+    """
+    if isinstance(error, ConnectionError | TimeoutError | PermissionError):
+        return True
+    if isinstance(error, FileNotFoundError):  # it was listed; a name that is not Unicode opens nothing
+        return "\ufffd" not in str(error.filename)
+    return error.errno is not None and error.errno not in _FAULTS_OF_THE_FILE
+
+
+def retry(read: Callable[[], T]) -> T:
+    """Call `read`, again after a pause while it fails by a fault of the environment that may pass; raises the last
+    OSError."""
+    for pause_s in (*RETRY_AFTER_S, None):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            if pause_s is None or not is_environment_error(error):
+                raise
+            time.sleep(pause_s)
+    raise AssertionError  # the last try returns or raises
+
+
+@contextmanager
+def translate_remote_errors(uri: str) -> Iterator[None]:
+    """Raise the errors of a remote file system's libraries, which may be of any class, as OSError with a number.
+
+    Python's own errors are mistakes in code and pass, but for OSError.
+    """
+    try:
+        yield
+    except (ConnectionError, TimeoutError, PermissionError, FileNotFoundError):
+        raise
+    except Exception as error:
+        is_numbered = isinstance(error, OSError) and error.errno is not None
+        is_mistake = not isinstance(error, OSError) and type(error).__module__ == "builtins"
+        if is_local(uri) or is_numbered or is_mistake:
+            raise
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+
+
 def file_size(uri: str) -> int:
     """Bytes of a file. Raises OSError where there is none."""
     if is_local(uri):
@@ -133,14 +188,14 @@ def _open_regular(path: str, flags: int) -> int:
 
 def read_bytes(uri: str, offset: int = 0, length: int = -1) -> bytes:
     """`length` bytes from `offset`; to the end when `length` < 0."""
-    with open_read(uri) as file:
+    with translate_remote_errors(uri), open_read(uri) as file:
         file.seek(offset)
         return file.read(length) if length >= 0 else file.read()
 
 
 def read_blocks(uri: str, offset: int = 0, length: int = -1, size: int = 2**20) -> Iterator[bytes]:
     """The bytes of `read_bytes` in blocks of at most `size`."""
-    with open_read(uri) as file:
+    with translate_remote_errors(uri), open_read(uri) as file:
         file.seek(offset)
         remaining = length
         while remaining != 0:

@@ -88,7 +88,7 @@ VERDICTS = _declare(
         (
             "filter",
             pa.string(),
-            "the deciding filter, duplicates, resample, or the stage that failed (ingest, measure)",
+            "the deciding filter, duplicates, resample, or what failed (ingest, measure, environment)",
         ),
         ("reason", pa.string(), "name of the filter's rule that was violated, or the error"),
         ("value", pa.float64(), "the deciding number; for resample P(keep)"),

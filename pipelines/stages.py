@@ -12,6 +12,7 @@ from infra.beam import Runner
 from infra.commit import Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError
 from pipelines.annotate import annotate
+from pipelines.core.environment import find_failures
 from pipelines.core.resolve import resolve
 from pipelines.core.run import LOCAL, Run, open_run
 from pipelines.decide import decide
@@ -125,4 +126,5 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "ledger": read_json(run.at("ledger.json")),
         "shards": [unit.name for unit in (read_manifest(run.at("members")) or Manifest("", "", ())).units],
         "states": _read_states(run),
+        "environment": find_failures(run).kinds,
     }

@@ -16,7 +16,7 @@ from annotators import ANNOTATORS
 from filters import FILTERS
 from infra import tables
 from infra.config import Config, read_document, validate
-from infra.errors import ConfigError
+from infra.errors import ENVIRONMENT_KINDS, ConfigError
 from infra.media.decoder import Decoder
 from mixtures.cards import cards
 from mixtures.shards.series import Series
@@ -192,17 +192,21 @@ def test_fields_of_a_samples_json() -> None:
 
 def test_kinds_of_failure_are_those_of_the_decoder() -> None:
     described = {row[0] for row in first_table(section(read("docs/bad-input.md"), "## At measure"))}
+    rows = re.findall(r"^\| (`.*`) \|.*\|$", section(read("docs/bad-input.md"), "## The environment"), re.M)
+    environment = [kind for row in rows for kind in re.findall(r"`([a-z_ ]+)`", row)]
+    assert sorted(environment) == sorted(ENVIRONMENT_KINDS)
+    described |= {kind for kind in environment if not kind.startswith("unavailable")}
     raised = set()
     for path in {*(ROOT / "infra" / "media").glob("*.py")}:
         raised |= set(re.findall(r'(?:BadSample|CodecGuard)\("([a-z_]+)"', path.read_text("utf-8")))
     assert raised <= described
-    assert described - raised == {"crash", "watchdog"}
+    assert described - raised == {"crash", "killed", "watchdog"}
     assert all(re.search(rf"\b{kind}  ?", Decoder.__doc__ or "") for kind in described)
 
 
 def test_reasons_at_ingest_are_the_inventorys() -> None:
     rows = re.findall(r"^\|.*\| `([a-z_ ]+)` \|$", section(read("docs/bad-input.md"), "## At ingest"), re.M)
-    modules = [*sorted((ROOT / "pipelines" / "ingest" / "sources").glob("*.py")), ROOT / "pipelines/ingest/ingest.py"]
+    modules = sorted((ROOT / "pipelines" / "ingest").rglob("*.py"))
     source = "".join(path.read_text("utf-8") for path in modules)
     assert len(rows) > 8
     for reason in rows:

@@ -29,6 +29,12 @@ from infra.media.messages import (
 )
 from infra.media.pixels import Limits as Limits
 
+#: Signals by which a process dies of its own code; every other one came from outside, from the out-of-memory killer for
+#: example. Not SIGBUS: mapped memory that the system cannot provide.
+_CODEC_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
+)
+
 _START_S = 120.0  # for a child to import its libraries on a very busy machine
 
 
@@ -38,16 +44,17 @@ class Decoder:
     For one thread at a time (StageError for two at once): threads of a process borrow decoders from a pool, and a
     reply that does not carry the number of its request raises StageError. Errors of a medium are in
     DecodedMedia.error, "kind: detail", with kind one of
-        unreadable  the bytes cannot be read           empty      there are no bytes
-        truncated   fewer bytes or frames than its container declares
+        empty       there are no bytes                 truncated  fewer bytes or frames than its container declares
         no_video    no video stream                    no_frames  none decoded, or none in the span
         too_large   beyond one of `limits`             decode     a library refuses it, or frames are damaged
-        memory      more than `limits.memory`          crash      the child died, by which signal, or sent nonsense
+        crash       the child died, by which signal, or sent nonsense
+    or one of the environment, which another run may not repeat:
+        unreadable  the bytes cannot be read           changed    the bytes are not those of `MediaRef.sha256`
+        memory      more than `limits.memory`          killed     the system or a person ended the child
         watchdog    no answer in time
-    The last three depend on the machine, `crash: signal 9` is the system's doing, and another run may not repeat them.
-    What runs out of memory or crashes is decoded again in a new child, unless the child was new: what an earlier
-    medium left behind is no fault of this one. Mistakes in our own code, an observer's included, raise StageError with
-    the child's traceback.
+    What runs out of memory, crashes or is killed is decoded again in a new child, unless the child was new: what an
+    earlier medium left behind is no fault of this one. Mistakes in our own code, an observer's included, raise
+    StageError with the child's traceback.
 
     Videos are decoded by one thread and turned by their display matrix; pixels are taken as square. A frame that the
     codec could only conceal fails the medium. Images: see infra.media.image.
@@ -107,7 +114,7 @@ class Decoder:
             request = DecodeRequest(self._number, ref, probe, dict(plans), dict(observers), self.limits)
             is_new = self._child is None
             media = self._exchange(request)
-            if not is_new and media.error is not None and media.error.startswith(("memory", "crash")):
+            if not is_new and media.error is not None and media.error.startswith(("memory", "crash", "killed")):
                 media = self._exchange(request)
             return media
         except BaseException:  # whatever was interrupted, a reply may be on its way that the next request must not get
@@ -231,7 +238,9 @@ class _Child:
             return _NoReply("crash: it closed its pipe")
         if code == -signal.SIGALRM:
             return _overdue(timeout_s)
-        return _NoReply(f"crash: signal {-code}" if code < 0 else f"crash: exit {code}")
+        if code >= 0:
+            return _NoReply(f"crash: exit {code}")
+        return _NoReply(f"{'crash' if -code in _CODEC_SIGNALS else 'killed'}: signal {-code}")
 
 
 def _overdue(timeout_s: float) -> _NoReply:

@@ -20,7 +20,7 @@ from typing import IO
 
 from infra.errors import BadSample
 from infra.media.messages import ArenaFrames, DecodeReply, DecodeRequest, encode_reply
-from infra.media.pixels import Medium, Pixels, is_out_of_memory, open_medium
+from infra.media.pixels import Pixels, is_out_of_memory, open_medium
 
 _TRIM_BYTES = 64 * 2**20  # an arena that grew beyond this releases its memory after use
 _ALARM_AFTER_S = 30.0  # beyond the parent's own watchdog
@@ -109,8 +109,7 @@ def _to_text(text: str) -> str:
 def _video(request: DecodeRequest, arena: Arena) -> DecodeReply:
     from infra.media.video import VideoReader, decode_frames
 
-    medium = open_medium(request.ref, request.limits)
-    try:
+    with open_medium(request.ref, request.limits) as medium:
         reader = VideoReader(medium, request.ref, request.limits)
         try:
             if request.probe:
@@ -130,15 +129,12 @@ def _video(request: DecodeRequest, arena: Arena) -> DecodeReply:
             return DecodeReply(header=header, frames=frames, streams=streams)
         finally:
             reader.close()
-    finally:
-        _close(medium)
 
 
 def _image(request: DecodeRequest, arena: Arena) -> DecodeReply:
     from infra.media.image import decode_picture, read_header, resize_for_plans
 
-    medium = open_medium(request.ref, request.limits)
-    try:
+    with open_medium(request.ref, request.limits) as medium:
         image, header, orientation = read_header(medium, request.limits)
         if request.probe:
             return DecodeReply(header=header)
@@ -151,15 +147,6 @@ def _image(request: DecodeRequest, arena: Arena) -> DecodeReply:
             height, width, _ = image_pixels.shape
             frames[name] = ArenaFrames(height, width, (offsets[id(image_pixels)],), (0.0,))
         return DecodeReply(header=header, frames=frames)
-    finally:
-        _close(medium)
-
-
-def _close(medium: Medium) -> None:
-    try:
-        medium.file.close()
-    except OSError:  # read only: nothing can be lost
-        return
 
 
 def _receive(file: IO[bytes]) -> bytes | None:

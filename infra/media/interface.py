@@ -18,7 +18,10 @@ VISUAL: tuple[Modality, ...] = ("video", "image", "multi_image")
 
 @dataclass(frozen=True)
 class MediaRef:
-    """One medium as a byte range: `uri` is a path or fsspec URI, `length` < 0 means to the end."""
+    """One medium as a byte range: `uri` is a path or fsspec URI, `length` < 0 means to the end.
+
+    sha256: of these bytes, in hex; a medium with other bytes is not decoded. "": not checked.
+    """
 
     uri: str
     offset: int = 0
@@ -26,6 +29,7 @@ class MediaRef:
     start_s: float = 0.0
     end_s: float = -1.0  # < 0: to the end
     kind: Literal["video", "image"] = "video"
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

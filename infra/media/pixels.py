@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -154,6 +156,11 @@ class ByteRangeFile(io.RawIOBase):
         super().close()
 
 
+#: Largest remote medium that is read whole (ours), and bytes hashed at a time.
+MAX_IN_MEMORY = 64 * 2**20
+_BLOCK = 2**20
+
+
 @dataclass(frozen=True)
 class Medium:
     """The opened bytes of a medium: a seekable binary file and its size, which is not 0."""
@@ -166,22 +173,65 @@ class Medium:
         return self.file
 
 
-def open_medium(ref: MediaRef, limits: Limits) -> Medium:
-    """Open the byte range of `ref`. Raises BadSample unreadable, truncated, empty, too_large."""
+@contextmanager
+def open_medium(ref: MediaRef, limits: Limits) -> Iterator[Medium]:
+    """Open the byte range of `ref` for a block. Raises BadSample unreadable, changed, truncated, empty, too_large.
+
+    With `ref.sha256`, all bytes are hashed first, and a local file must be the same file, unwritten, when the block
+    ends. A small remote object is read once, into memory, so that the bytes decoded are those that were hashed.
+    """
     is_local = storage.is_local(ref.uri)
     file, total = _open_local(ref.uri.removeprefix("file://")) if is_local else _open_remote(ref.uri)
-    size = ref.length if ref.length >= 0 else total - ref.offset
     try:
+        size = ref.length if ref.length >= 0 else total - ref.offset
+        state = _file_state(file)
+        if ref.sha256:
+            if state is None and 0 <= size <= MAX_IN_MEMORY:
+                with CodecGuard("unreadable"):
+                    file, total, ref = _read_range(file, ref, size), size, replace(ref, offset=0)
+            _check_hash(file, ref)
         if size < 0 or ref.offset + size > total:
             raise BadSample("truncated", f"bytes {ref.offset} to {ref.offset + size} of a file of {total}")
         if size == 0:
             raise BadSample("empty", "0 bytes")
         if size > limits.max_bytes:
             raise BadSample("too_large", f"{size} bytes, limit {limits.max_bytes}")
-    except BadSample:
-        file.close()
-        raise
-    return Medium(io.BufferedReader(ByteRangeFile(file, ref.offset, size), 1 << 16), size)
+        medium = Medium(io.BufferedReader(ByteRangeFile(file, ref.offset, size), 1 << 16), size)
+        try:
+            yield medium
+        finally:
+            if ref.sha256 and _file_state(file) != state:  # any other error may follow from it
+                raise BadSample("changed", "the file was written to while it was decoded")
+    finally:
+        with suppress(OSError):  # read only: nothing can be lost
+            file.close()
+
+
+def _file_state(file: IO[bytes]) -> tuple[int, int, int] | None:
+    """Size and times of a local file, which change when it is written to; None for others."""
+    if not isinstance(file, io.FileIO):
+        return None
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read_range(file: IO[bytes], ref: MediaRef, size: int) -> IO[bytes]:
+    with file:
+        file.seek(ref.offset)
+        return io.BytesIO(file.read(size))
+
+
+def _check_hash(file: IO[bytes], ref: MediaRef) -> None:
+    """Raises BadSample changed unless the bytes of `ref` have its sha256."""
+    digest = hashlib.sha256()
+    with CodecGuard("unreadable"):
+        file.seek(ref.offset)
+        remaining = ref.length
+        while block := file.read(_BLOCK if remaining < 0 else min(_BLOCK, remaining)):
+            digest.update(block)
+            remaining -= len(block) if remaining > 0 else 0
+    if digest.hexdigest() != ref.sha256:
+        raise BadSample("changed", "these are not the bytes that were ingested")
 
 
 def _open_local(path: str) -> tuple[IO[bytes], int]:

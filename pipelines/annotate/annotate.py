@@ -21,7 +21,16 @@ from annotators.dialogues.assignment import KindTable, assign_kind, solve_probab
 from annotators.dialogues.evidence import EvidenceItem, EvidenceSheet
 from annotators.dialogues.kinds import IMAGE_TEXT, DialogueKind, load_kind, load_kinds
 from infra import beam, progress, storage, tables
-from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest, write_scratch
+from infra.commit import (
+    Manifest,
+    collect_units,
+    need_manifest,
+    read_json,
+    read_manifest,
+    stage_fingerprint,
+    write_manifest,
+    write_scratch,
+)
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.llm.batch_files import import_answers, remove_requests
@@ -63,7 +72,8 @@ def run(run: Run) -> Manifest | None:
     todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
     started = time.monotonic()
     totals = _write_dialogues(run, settings, inputs, odds, todo)
-    manifest = write_manifest(folder, "dialogues", fingerprint([stamp, odds]), collect_units(folder, names, "annotate"))
+    units = collect_units(folder, names, "annotate")
+    manifest = write_manifest(folder, "dialogues", stage_fingerprint([stamp, odds], units), units)
     if todo:
         seconds = round(time.monotonic() - started, 1)
         summary = {**totals, "seconds": seconds, "videos": videos, "of": len(todo)}

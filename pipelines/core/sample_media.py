@@ -27,7 +27,7 @@ def media_refs(sample: Mapping[str, Any], root: str) -> list[MediaRef]:
     """References to the media of a row of samples, below the root of its source."""
     kind: Literal["video", "image"] = "video" if sample["modality"] == "video" else "image"
     return [
-        MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind)
+        MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind, m["sha256"])
         for m in sample["media"] or []
     ]
 

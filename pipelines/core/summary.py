@@ -9,14 +9,17 @@ from typing import Any
 from infra.commit import read_json, read_manifest, read_scratch
 from mixtures.cards import cards
 from pipelines.core.console import print_table, print_text
+from pipelines.core.environment import describe_failures, find_failures
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
+from pipelines.core.verdicts import ENVIRONMENT
 
 
 def print_run(run: Run) -> None:
     """Print the ledger, the dialogues and the shards."""
     print_ledger(read_json(run.at("ledger.json")))
     print_ignored(run.read_members())
+    print_text(*describe_failures(find_failures(run)))
     print_dialogues(run)
     manifest = read_manifest(run.at("members"))
     shards = [] if manifest is None else manifest.units
@@ -36,7 +39,8 @@ def print_ledger(ledger: Mapping[str, Any]) -> None:
         rows.append([modality, *(totals[outcome] for outcome in outcomes)])
     print_table("Inputs by outcome", ("modality", *outcomes), rows)
     causes = [*Counter(ledger["all"]["dropped"]).most_common()]
-    causes += [(f"failed at {stage}", count) for stage, count in Counter(ledger["all"]["failed"]).most_common()]
+    failed = Counter(ledger["all"]["failed"])
+    causes += [(f"failed {'by' if by == ENVIRONMENT else 'at'} {by}", count) for by, count in failed.most_common()]
     if causes:
         print_table("Dropped and failed inputs by cause", ("cause", "samples"), causes)
 

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from filters.rules import MISSING, Judgement
 from infra import tables
-from infra.columns import equals, is_null, is_valid, to_strings
+from infra.columns import equals, is_environment, is_null, is_valid, to_strings
 from pipelines.core import tombstones
 from pipelines.core.resolve import Resolved, Step
 
 #: The outcome of a row that passes all filters, before duplicates and resampling are decided.
 ALIVE = "alive"
+
+#: The filter of rows that failed by a fault of the machine or the storage, which the next run tries again.
+ENVIRONMENT = "environment"
 
 #: Verdicts before duplicates and resampling; outcome is alive, dropped or failed.
 JUDGED = pa.schema(
@@ -53,7 +56,7 @@ class _RowVerdicts:
         self.others: list[list[dict[str, object]]] = [[] for _ in range(n)]
         self.lacks_cells = np.zeros(n, dtype=bool)
 
-    def settle(self, rows: Mask | NDArray[np.int64], outcome: str, by: str, reasons: Any) -> None:
+    def settle(self, rows: Mask | NDArray[np.int64], outcome: str, by: Any, reasons: Any) -> None:
         self.outcome[rows], self.filter[rows], self.reason[rows] = outcome, by, reasons
 
     def is_open(self) -> Mask:
@@ -99,6 +102,8 @@ def judge_rows(
     errors = to_strings(samples["error"])
     broken, removed = is_valid(samples["error"]), tombstones.is_marked(samples["error"])
     verdicts.settle(broken, "failed", "ingest", errors[broken])
+    unread = is_environment(samples["error"])
+    verdicts.settle(unread, "failed", ENVIRONMENT, errors[unread])
     verdicts.settle(removed, "dropped", tombstones.FILTER, tombstones.extract_reasons(errors[removed]))
     for step in resolved.steps:
         measured = step_applies(resolved, step, modality, textless)
@@ -106,8 +111,9 @@ def judge_rows(
             is_measured = measured & np.isin(modality, sorted(resolved.annotators[name].modalities))
             failed = is_measured & is_valid(signals[f"{name}.error"])
             settled = failed & verdicts.is_open()
+            by = np.where(is_environment(signals[f"{name}.error"]), ENVIRONMENT, "measure")
             reasons = [f"{name}: {error}" for error in to_strings(signals[f"{name}.error"])[settled]]
-            verdicts.settle(settled, "failed", "measure", reasons)
+            verdicts.settle(settled, "failed", by[settled], reasons)
             measured &= ~failed
         if step.filter is None:
             continue

@@ -19,9 +19,10 @@ from mixtures.cards import cards
 from mixtures.shards.series import Series
 from mixtures.shards.shards import WrittenSample, write_tar
 from pipelines.core import tombstones
+from pipelines.core.environment import kind_of_reason
 from pipelines.core.run import Run
 from pipelines.core.signals import read_signals
-from pipelines.core.verdicts import tally
+from pipelines.core.verdicts import ENVIRONMENT, tally
 from pipelines.export.provenance import describe_run
 from pipelines.export.samples import ExportRow, ShardSample, build_sample
 from pipelines.export.shard_plan import ExportPlan
@@ -154,10 +155,11 @@ def build_card(
 
 
 def count_reasons(verdicts: pa.Table) -> dict[str, int]:
-    """Count the rows that were not kept by "filter: reason"; for failures at ingest, only by the kind of failure."""
+    """Count the rows that were not kept by "filter: reason"; failures at ingest and of the environment by kind only."""
     rows = verdicts.filter(pc.not_equal(verdicts["outcome"], "kept"))
     reasons = []
     for name, reason in zip(rows["filter"].to_pylist(), rows["reason"].to_pylist(), strict=True):
         text = str(reason).split(":")[0] if name == "ingest" else str(reason)
+        text = kind_of_reason(text) if name == ENVIRONMENT else text
         reasons.append(f"{name}: {text[:60]}")
     return cards.count_values(reasons)

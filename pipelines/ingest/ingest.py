@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from infra import beam, progress, storage, tables
+from infra.columns import is_environment
 from infra.commit import Manifest, Unit, collect_units, read_json, read_scratch, write_manifest, write_scratch
 from infra.config import Source
 from infra.errors import StageError
@@ -21,7 +21,7 @@ from pipelines.core.run import Run
 from pipelines.core.sample_media import source_root
 from pipelines.ingest.inventory import take_inventory
 from pipelines.ingest.sources.accounting import MemberAccount
-from pipelines.ingest.sources.captions import read_sidecars
+from pipelines.ingest.sources.captions import describe_read_error, read_sidecars
 from pipelines.ingest.sources.storable import dump_fields, get_field, to_storable_text
 from pipelines.ingest.units import cut_units
 
@@ -92,9 +92,11 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
         return {"units_kept": 1}
     root = source_root(source)
     samples = pa.Table.from_pylist([_build_sample(source, root, row, max_bytes) for row in rows], schema=tables.SAMPLES)
-    tables.write(uri, takedowns.apply(samples), fingerprint=inputs)
+    unread = int(is_environment(samples["error"]).sum())
+    tables.write(uri, takedowns.apply(samples), fingerprint=inputs, retry=unread > 0)
     write_scratch(stamp_uri, inputs_and_stamps, {})
-    return {"units_made": 1, "samples": len(rows), "total_ms": int(1000 * (time.monotonic() - begun))}
+    total_ms = int(1000 * (time.monotonic() - begun))
+    return {"units_made": 1, "samples": len(rows), "environment": unread, "total_ms": total_ms}
 
 
 def _build_sample(source: Source, root: str, item: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
@@ -128,13 +130,10 @@ def _build_sample(source: Source, root: str, item: Mapping[str, Any], max_bytes:
 
 def _hash_medium(uri: str, offset: int, length: int, max_bytes: int) -> tuple[str, str | None]:
     """(sha256 in hex, error) of a medium's bytes. One that is larger than `max_bytes` is not read."""
-    state = hashlib.sha256()
     try:
-        size = length if length >= 0 else storage.file_size(uri) - offset
+        size = length if length >= 0 else storage.retry(functools.partial(storage.file_size, uri)) - offset
         if size > max_bytes:
             return "", f"too_large: {size:,} bytes, more than measure.max_bytes ({max_bytes:,})"
-        for block in storage.read_blocks(uri, offset, length):
-            state.update(block)
+        return storage.retry(functools.partial(storage.sha256, uri, offset, length)), None
     except OSError as error:
-        return "", f"unreadable medium: {error.strerror or error}"
-    return state.hexdigest(), None
+        return "", describe_read_error("unreadable medium:", error)

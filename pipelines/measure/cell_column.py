@@ -6,16 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from annotators.interface import Annotator
-from infra.columns import to_mask
+from infra.columns import is_environment
 from infra.store import align
 from infra.tables import empty
-
-#: The error of a medium whose decoding exceeded the time limit: never stored, so that the next run tries again.
-WATCHDOG = "watchdog"
 
 Rows = NDArray[np.int64]
 
@@ -52,14 +48,14 @@ class CellColumn:
         self._new.append((rows, cells))
 
     def take_new(self) -> pa.Table | None:
-        """The cells added since the last call, with their ids and without victims of the watchdog; None if there are
+        """The cells added since the last call, with their ids and without errors of the environment; None if there are
         none."""
         if not self._new:
             return None
         ids = self._ids.take(pa.array(np.concatenate([rows for rows, _ in self._new])))
         cells = pa.concat_tables([cells for _, cells in self._new]).add_column(0, pa.field("id", pa.binary(16)), ids)
         self._new = []
-        return cells.filter(pa.array(~to_mask(pc.starts_with(cells["error"], WATCHDOG))))
+        return cells.filter(pa.array(~is_environment(cells["error"])))
 
     def select(self, names: Sequence[str], rows: Rows) -> pa.Table:
         """Columns of some rows, null where a row has no cell."""

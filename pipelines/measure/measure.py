@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 from infra import beam, progress, tables
 from infra.columns import equals, is_null
-from infra.commit import Manifest, collect_units, need_manifest, write_manifest
+from infra.commit import Manifest, collect_units, need_manifest, stage_fingerprint, write_manifest
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, content_ids
 from pipelines.core import tombstones
 from pipelines.core.cascade import cascade_fingerprint, stage_steps
+from pipelines.core.environment import request_ingest
 from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import borrow_decoder, decode_limits, source_root
@@ -54,7 +55,8 @@ def _run_stage(run: Run, stage: str, before: Manifest, job: str) -> Manifest:
     with progress.watch(job, len(inputs), count_done, what="units", quiet=run.quiet):
         beam.run_tasks(job, task, outdated, run.work(f"{stage}.counters.json"), run.runner)
     units = collect_units(run.at(stage), [*inputs], job)
-    return write_manifest(run.at(stage), stage, fingerprint({"before": before.fingerprint, "cascade": cascade}), units)
+    stamp = stage_fingerprint({"before": before.fingerprint, "cascade": cascade}, units)
+    return write_manifest(run.at(stage), stage, stamp, units)
 
 
 def _is_done(run: Run, stage: str, inputs: Mapping[str, str], unit: str) -> bool:
@@ -87,7 +89,10 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
             unitset = unitsets[resolved.annotators[annotator_name].keyed_by]
             stores[annotator_name].add(unitset, new_cells)
     signals = measurer.build_signals()
-    tables.write(run.at(stage, f"{name}.parquet"), signals, fingerprint=inputs[name], retry=media.watchdogs > 0)
+    retry = media.environment.total() > 0
+    if media.environment["changed"]:
+        request_ingest(run, name)
+    tables.write(run.at(stage, f"{name}.parquet"), signals, fingerprint=inputs[name], retry=retry)
     total_ms = int(1000 * (time.monotonic() - begun))
     return {**measurer.counters, "units": 1, "samples": samples.num_rows, "total_ms": total_ms}
 

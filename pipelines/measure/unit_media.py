@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from infra.errors import is_environment_error
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
 from pipelines.core.sample_media import media_refs
-from pipelines.measure.cell_column import WATCHDOG
+
+#: Seconds before each further try to open a medium whose bytes could not be read (ours).
+RETRY_AFTER_S = (0.2, 1.0)
 
 _NO_MEDIUM = DecodedMedia(error="no_medium: the sample names none")
 
 
 class UnitMedia:
-    """roots: the folder of each source; watchdogs: number of media whose decoding exceeded the time limit."""
+    """roots: the folder of each source; environment: number of media that failed for no fault of their own, by kind of
+    error."""
 
     def __init__(self, samples: pa.Table, roots: Mapping[str, str], decoder: Decoder) -> None:
-        self.watchdogs = 0
+        self.environment: Counter[str] = Counter()
         self._samples = samples.select(["source", "modality", "media"])
         self._roots = roots
         self._decoder = decoder
@@ -32,13 +39,14 @@ class UnitMedia:
             "decodes": self._decoder.decodes - decodes,
             "probes": self._decoder.probes - probes,
             "decode_ms": int(1000 * (self._decoder.decode_seconds - seconds)),
+            **{f"environment_{kind}": count for kind, count in sorted(self.environment.items())},
         }
 
     def probe(self, row: int) -> DecodedMedia:
         """The header of a sample's first medium, with the number of its media; the first error of any of them."""
         headers = []
         for ref in self._refs(row):
-            media = self._check(self._decoder.probe(ref))
+            media = self._request(functools.partial(self._decoder.probe, ref))
             if media.error is not None:
                 return media
             headers.append(media.header)
@@ -56,7 +64,7 @@ class UnitMedia:
             plans = {name: FramePlan("middle", plan.size, "skew") for name, plan in plans.items()}
         decoded = []
         for ref in refs:
-            media = self._check(self._decoder.decode(ref, plans, observers))
+            media = self._request(functools.partial(self._decoder.decode, ref, plans, observers))
             if media.error is not None:
                 return media
             decoded.append(media)
@@ -66,8 +74,16 @@ class UnitMedia:
         (sample,) = self._samples.slice(row, 1).to_pylist()
         return media_refs(sample, self._roots[sample["source"]])
 
-    def _check(self, media: DecodedMedia) -> DecodedMedia:
-        self.watchdogs += media.error is not None and media.error.startswith(WATCHDOG)
+    def _request(self, request: Callable[[], DecodedMedia]) -> DecodedMedia:
+        """Probe or decode one medium, again after errors that may pass; count those of the environment."""
+        media = request()
+        for pause_s in RETRY_AFTER_S:
+            if not (media.error or "").startswith("unreadable:"):
+                break
+            time.sleep(pause_s)
+            media = request()
+        if is_environment_error(media.error):
+            self.environment[str(media.error).partition(":")[0]] += 1
         return media
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -43,15 +44,24 @@ def parse_object(raw: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
+def describe_read_error(fault: str, error: OSError) -> str:
+    """The error of a sample of which a file cannot be read. fault: "unreadable WHAT", if it is one of the file itself;
+    one of the environment, which the next run tries again, begins with "unavailable WHAT"."""
+    if storage.is_environment_error(error):
+        fault = fault.replace("unreadable", "unavailable")
+    return f"{fault} {error.strerror or error}"
+
+
 def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str, Any], str | None]:
     """(caption, further fields, error) from the caption files of one medium; .txt takes precedence over .json."""
     text: str | None = None
     fields: dict[str, Any] = {}
     for path in sorted(paths, key=lambda p: not p.lower().endswith(".json")):
         try:
-            raw = storage.read_bytes(storage.join(root, path), 0, MAX_TEXT_BYTES + 1)
+            read = functools.partial(storage.read_bytes, storage.join(root, path), 0, MAX_TEXT_BYTES + 1)
+            raw = storage.retry(read)
         except OSError as error:
-            return None, {}, f"unreadable caption: {error.strerror or error}"
+            return None, {}, describe_read_error("unreadable caption:", error)
         if len(raw) > MAX_TEXT_BYTES:
             return None, {}, f"too_large: {path} has over {MAX_TEXT_BYTES} bytes"
         if not path.lower().endswith(".json"):

@@ -12,6 +12,7 @@ from infra.config import ConfigDocument, Source
 from infra.errors import ConfigError
 from infra.plugins import Registry
 from pipelines.ingest.sources.accounting import MemberAccount, check_listing, check_records
+from pipelines.ingest.sources.captions import describe_read_error
 from pipelines.ingest.sources.interface import (
     MEDIA_SUFFIXES,
     IgnoredMember,
@@ -150,12 +151,13 @@ def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[Sour
     """The items of a container in their order, and its ignored members; if it cannot be read to its end, the last item
     has an error. Raises StageError if the reader does not account for every member that it has read."""
     try:
-        for record in check_records(READERS[reader]().scan(source, container), container.path):
-            if isinstance(record, SourceItem):
-                record.stamp = f"{container.stamp} {record.stamp}".strip()
-            yield record
+        with storage.translate_remote_errors(source.path):
+            for record in check_records(READERS[reader]().scan(source, container), container.path):
+                if isinstance(record, SourceItem):
+                    record.stamp = f"{container.stamp} {record.stamp}".strip()
+                yield record
     except OSError as error:
-        message = f"unreadable archive: {error.strerror or error}"
+        message = describe_read_error("unreadable archive:", error)
         yield SourceItem(container.path, "", source.modality, stamp=container.stamp, error=message, members=0)
 
 

@@ -251,9 +251,10 @@ def test_packets_too_big_to_hold_are_read_twice(tmp_path, monkeypatch) -> None:
         seen = []
         for cache_bytes in (2**20, 100):
             monkeypatch.setattr(module, "_CACHED_BYTES", cache_bytes)
-            opened = module.VideoReader(open_medium(video(path, **span), Limits()), video(path, **span), Limits())
-            assert (opened.scan.packets is None) == (cache_bytes == 100)
-            seen.append([(time, frame.to_ndarray().tobytes()) for frame, time in opened.frames()])
+            with open_medium(video(path, **span), Limits()) as medium:
+                opened = module.VideoReader(medium, video(path, **span), Limits())
+                assert (opened.scan.packets is None) == (cache_bytes == 100)
+                seen.append([(time, frame.to_ndarray().tobytes()) for frame, time in opened.frames()])
         assert seen[0] == seen[1]
         assert len(seen[0]) in (20, 5)
 

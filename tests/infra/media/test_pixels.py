@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import math
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -48,9 +50,9 @@ def test_a_byte_range_is_the_slice(data: bytes, offset: int, steps: list[tuple[s
 
 def test_a_byte_range_has_no_name(tmp_path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"abcdef")
-    medium = open_medium(MediaRef(str(tmp_path / "a.mp4"), 2, 3), Limits())
-    assert medium.file.read() == b"cde"
-    assert not hasattr(medium.file.raw, "name")
+    with open_medium(MediaRef(str(tmp_path / "a.mp4"), 2, 3), Limits()) as medium:
+        assert medium.file.read() == b"cde"
+        assert not hasattr(medium.file.raw, "name")
 
 
 def test_other_stores_are_read_too() -> None:
@@ -58,10 +60,33 @@ def test_other_stores_are_read_too() -> None:
 
     with fsspec.open("memory://shelf/x.bin", "wb") as file:
         file.write(b"0123456789")
-    medium = open_medium(MediaRef("memory://shelf/x.bin", 3, 4), Limits())
-    assert (medium.size, medium.file.read()) == (4, b"3456")
-    with pytest.raises(BadSample, match="unreadable"):
-        open_medium(MediaRef("memory://shelf/none.bin"), Limits())
+    for sha256 in ("", hashlib.sha256(b"3456").hexdigest()):
+        with open_medium(MediaRef("memory://shelf/x.bin", 3, 4, sha256=sha256), Limits()) as medium:
+            assert (medium.size, medium.file.read()) == (4, b"3456")
+    with pytest.raises(BadSample, match="unreadable"), open_medium(MediaRef("memory://shelf/none.bin"), Limits()):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"012", b"0123x5", b"0123456789" * 2])
+def test_bytes_that_are_not_those_promised_are_changed_and_nothing_else(content: bytes, tmp_path) -> None:
+    path = tmp_path / "a.bin"
+    promised = MediaRef(str(path), 3, 3, sha256=hashlib.sha256(b"345").hexdigest())
+    path.write_bytes(b"0123456789")
+    with open_medium(promised, Limits()) as medium:
+        assert medium.file.read() == b"345"
+    path.write_bytes(content)
+    with nullcontext() if content[3:6] == b"345" else pytest.raises(BadSample, match="changed"):  # noqa: SIM117
+        with open_medium(promised, Limits()):
+            pass
+
+
+def test_a_file_that_is_written_to_while_it_is_open_is_changed(tmp_path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"0123456789")
+    promised = MediaRef(str(path), sha256=hashlib.sha256(b"0123456789").hexdigest())
+    with pytest.raises(BadSample, match="changed"), open_medium(promised, Limits()):
+        path.write_bytes(b"012345678x")
+        raise BadSample("decode", "which follows from it")
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000), st.sampled_from(["short", "long", "skew"]))

@@ -83,7 +83,7 @@ def test_a_medium_that_cannot_be_read_is_a_failed_row(
     monkeypatch.setattr(storage, "read_blocks", refused)
     ingest.run(run)
     good, bad = rows(run, "samples")
-    assert good["error"] is None and bad["error"] == "unreadable medium: Permission denied"
+    assert good["error"] is None and bad["error"] == "unavailable medium: Permission denied"
     assert bad["media"][0]["sha256"] == "" and bad["text"] == corpus.caption(1)
 
 

@@ -14,4 +14,4 @@ def test_sidecars(tmp_path: Path) -> None:
     )  # fmt: skip
     assert read_sidecars(str(tmp_path), ["a.json"])[0] == "json"
     assert read_sidecars(str(tmp_path), ["b.json"])[2] == "unreadable caption: b.json is not a JSON object"
-    assert (read_sidecars(str(tmp_path), ["gone.txt"])[2] or "").startswith("unreadable caption")
+    assert (read_sidecars(str(tmp_path), ["gone.txt"])[2] or "").startswith("unavailable caption")

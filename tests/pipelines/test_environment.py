@@ -1,0 +1,192 @@
+"""A fault of the machine or the storage costs a sample this run only: nothing is stored, and the next run mends it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines import stages
+from pipelines.core.environment import describe_failures, find_failures
+from pipelines.core.run import Run
+from tests import corpus
+from tests.infra.media.clips import write_video
+from tests.tiny import read_json_of, rows
+
+HOW: dict[str, Any] = {"filters": {"facts": {"min_side": 32}}, "duplicates": {"image": {}}}
+
+
+def pictures(folder: Path, numbers: list[int]) -> list[dict[str, Any]]:
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        (folder / f"{number:02d}.jpg").write_bytes(corpus.image_bytes(corpus.picture(number)))
+        (folder / f"{number:02d}.txt").write_text(corpus.caption(number))
+    return [{"name": "a", "path": str(folder), "modality": "image"}]
+
+
+def assert_same_as_undisturbed(run: Run, tmp_path: Path) -> None:
+    """The files of a mended run are those of a run of its own store over the same sources."""
+    content = run.config.model_dump(mode="json", exclude_unset=True)
+    content |= {"out": str(tmp_path / "undisturbed"), "store": str(tmp_path / "undisturbed-store")}
+    for source in content["sources"]:
+        source["path"] = source["path"].removeprefix("failing://")
+    path = corpus.write_config(tmp_path / "undisturbed.yaml", content)
+    undisturbed = stages.open_for_work(str(path), quiet=True)
+    stages.run_all(undisturbed)
+    assert read_json_of(run, "checksums.json") == read_json_of(undisturbed, "checksums.json")
+
+
+class FailingFileSystem(LocalFileSystem):
+    """A local file system that fails to open paths with an error, so many times each."""
+
+    protocol = "failing"
+    cachable = False
+    faults: ClassVar[Counter[str]] = Counter()
+    error: ClassVar[Exception] = OSError()
+
+    def _open(self, path: str, *rest: Any, **how: Any) -> Any:
+        name = Path(path).name
+        if self.faults[name] > 0:
+            self.faults[name] -= 1
+            raise self.error
+        return super()._open(path, *rest, **how)
+
+
+class ForeignError(Exception):
+    """An error of a network library, which knows nothing of OSError."""
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> type[FailingFileSystem]:
+    fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
+    monkeypatch.setattr(FailingFileSystem, "faults", Counter())
+    return FailingFileSystem
+
+
+FAULTS = [
+    OSError(errno.EIO, os.strerror(errno.EIO)),
+    OSError(errno.ESTALE, os.strerror(errno.ESTALE)),
+    OSError("no number"),
+    ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)),
+    PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+    FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)),
+    TimeoutError("too slow"),
+    ForeignError("the peer hung up"),
+]
+
+
+@pytest.mark.parametrize("name", ["01.jpg", "01.txt"])
+@pytest.mark.parametrize("error", FAULTS, ids=repr)
+def test_ingest_stores_no_fault_of_the_storage(
+    name: str, error: Any, failing: type[FailingFileSystem], tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    (source,) = pictures(tmp_path / "in", [0, 1])
+    source = {**source, "path": f"failing://{source['path']}", "modality": "image"}
+    run = make_run([source])
+    failing.error, failing.faults[name] = error, 100
+    stages.STAGES["ingest"](run)
+    good, bad = rows(run, "samples")
+    assert good["error"] is None and bad["error"].startswith("unavailable ")
+    failing.faults.clear()
+    stages.STAGES["ingest"](run)
+    assert [row["error"] for row in rows(run, "samples")] == [None, None]
+
+
+def test_a_fault_that_passes_is_not_seen(
+    failing: type[FailingFileSystem], tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    (source,) = pictures(tmp_path / "in", [0])
+    run = make_run([{**source, "path": f"failing://{source['path']}"}])
+    failing.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    failing.faults.update({"00.jpg": 2, "00.txt": 2})
+    stages.STAGES["ingest"](run)
+    assert [row["error"] for row in rows(run, "samples")] == [None]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_without_permissions(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(pictures(tmp_path / "in", [0, 1]), **HOW)
+    (tmp_path / "in" / "01.jpg").chmod(0)
+    stages.run_all(run)
+    assert find_failures(run).kinds == {"unavailable medium": 1}
+    (tmp_path / "in" / "01.jpg").chmod(0o644)
+    stages.run_all(run)
+    assert_same_as_undisturbed(run, tmp_path)
+
+
+def test_a_medium_that_is_away_while_it_is_measured(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(pictures(tmp_path / "in", [0, 1, 2]), **HOW)
+    stages.STAGES["ingest"](run)
+    shutil.move(tmp_path / "in" / "01.jpg", tmp_path / "away.jpg")
+    for stage in ("measure", "decide", "export"):
+        stages.STAGES[stage](run)
+    failures = find_failures(run)
+    assert failures.kinds == {"unreadable": 1} and failures.named[0].startswith("a 01.jpg: facts: unreadable: ")
+    shutil.move(tmp_path / "away.jpg", tmp_path / "in" / "01.jpg")
+    stages.run_all(run)
+    assert find_failures(run).kinds == {}
+    assert_same_as_undisturbed(run, tmp_path)
+
+
+def test_a_file_that_changes_between_ingest_and_measure(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(pictures(tmp_path / "in", [0, 1, 2]), **HOW)
+    stages.STAGES["ingest"](run)
+    path = tmp_path / "in" / "01.jpg"
+    before = path.stat()
+    path.write_bytes(corpus.image_bytes(corpus.picture(7)).ljust(before.st_size, b"\0")[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # neither its size nor its time tell
+    for stage in ("measure", "decide", "export"):
+        stages.STAGES[stage](run)
+    failures = find_failures(run)
+    assert failures.kinds == {"changed": 1}
+    assert describe_failures(failures)[0] == "1 inputs changed while the run was at work: run the same command again"
+    stages.run_all(run)
+    assert find_failures(run).kinds == {}
+    assert_same_as_undisturbed(run, tmp_path)
+
+
+def test_a_decoder_that_the_system_kills(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    (tmp_path / "in").mkdir()
+    clip = write_video(tmp_path / "in" / "a.mp4", step=1, count=100, width=1280, height=720)
+    (tmp_path / "in" / "a.txt").write_text(corpus.caption(1))
+    run = make_run(
+        [{"name": "v", "path": str(tmp_path / "in"), "modality": "video"}],
+        filters={"caption": None},
+        duplicates={"video": {}},
+    )
+    stages.STAGES["ingest"](run)
+    done = threading.Event()
+    killer = threading.Thread(target=kill_readers, args=(clip, done))
+    killer.start()
+    stages.STAGES["measure"](run)
+    done.set()
+    killer.join()
+    stages.STAGES["decide"](run)
+    assert find_failures(run).kinds == {"killed": 1}
+    stages.run_all(run)
+    assert find_failures(run).kinds == {}
+    assert_same_as_undisturbed(run, tmp_path)
+
+
+def kill_readers(path: Path, done: threading.Event) -> None:
+    """Kill every child that reads a medium, as a machine without memory does, until `done`."""
+    while not done.is_set():
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                is_decoder = b"infra.media.decoder_child" in (process / "cmdline").read_bytes()
+                if is_decoder and any(fd.readlink() == path for fd in (process / "fd").iterdir()):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except OSError:
+                continue
+        time.sleep(0.001)
