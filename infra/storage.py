@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -455,6 +456,27 @@ def publish(temporary: Path, uri: str, expected_sha256: str | None) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+#: Suffix of files set aside. They are damaged: nothing reads them, and a person may delete them.
+DAMAGED_SUFFIX = ".damaged"
+
+
+def set_aside(uri: str, consequence: str) -> None:
+    """Rename a damaged file, and say so on stderr: it stays for a person to look at. consequence: what follows.
+
+    Where the folder is read-only the file stays as it is.
+    """
+    outcome = f"set aside as {uri.rsplit('/', 1)[-1]}{DAMAGED_SUFFIX}"
+    try:
+        if is_local(uri):
+            local_path(uri).replace(local_path(uri + DAMAGED_SUFFIX))
+        else:
+            filesystem, path = _remote(uri)
+            filesystem.mv(path, path + DAMAGED_SUFFIX)
+    except OSError as error:
+        outcome = f"it cannot be renamed ({error.strerror or error})"
+    print(f"reelmill: {uri} is damaged: {outcome}; {consequence}", file=sys.stderr)  # noqa: T201
 
 
 def remove(uri: str) -> None:

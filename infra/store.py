@@ -1,14 +1,18 @@
 """The store: every signal ever measured, by annotator and its fingerprint. No stored cell is computed again.
 
-    STORE/cells/ANNOTATOR/MAKER/UNITSET/ROWSET.parquet     columns: id (16 bytes), the annotator's columns, error
+    STORE/cells/ANNOTATOR/MAKER/UNITSET/ROWSET-CHECKSUM.parquet   columns: id (16 bytes), the annotator's columns, error
 
-UNITSET identifies a unit's ordered content ids, ROWSET the ids in one part. Parts are immutable; a look-up lists one
-folder and unites its parts, so that no index needs to be kept consistent.
+UNITSET identifies a unit's ordered content ids, ROWSET the ids in one part, CHECKSUM its bytes. Parts are immutable; a
+look-up lists one folder and unites its parts, so that no index needs to be kept consistent. A damaged part is renamed
+and missing from then on.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +25,9 @@ from infra.columns import to_ints
 from infra.hashing import digest, rows_fingerprint
 
 ID = pa.binary(16)
+
+#: Suffix of parts; files with another one, such as parts set aside, are not read.
+PART = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,28 @@ class Cells:
 
     def read(self, unitset: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """All cells of a unit, in no particular order, each id once; None if there are none. columns: beside the id."""
-        folder = storage.join(self.folder, unitset)
-        columns = None if columns is None else ["id", *columns]
-        parts = [tables.read(storage.join(folder, name), columns) for name in storage.list_names(folder)]
+        names = storage.list_names(storage.join(self.folder, unitset))
+        parts = [self.read_part(unitset, name, columns) for name in names if name.endswith(PART)]
+        parts = [part for part in parts if part is not None]
         if not parts:
             return None
         cells = pa.concat_tables(parts).combine_chunks()
         return cells if len(parts) == 1 else drop_repeated_ids(cells)  # runs may measure one id twice
+
+    def read_part(self, unitset: str, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """The cells of one part; None if it is lost, or damaged: then it is set aside, and its cells are missing."""
+        uri = storage.join(self.folder, unitset, name)
+        checksum = name.removesuffix(PART).partition("-")[2]
+        for _ in range(2):  # the fault may be the reader's
+            try:
+                content = storage.retry(functools.partial(storage.read_bytes, uri))
+            except FileNotFoundError:
+                return None
+            if checksum in ("", checksum_bytes(content)):  # parts of older versions have none
+                with suppress(*tables.DAMAGE):
+                    return tables.parse(content, None if columns is None else ["id", *columns])
+        storage.set_aside(uri, "its cells are measured again")
+        return None
 
     def add(self, unitset: str, cells: pa.Table) -> None:
         """Store new cells as one immutable part; of rows with the same id the first is stored."""
@@ -51,8 +73,9 @@ class Cells:
         if not cells.num_rows:
             return
         cells = cells.take(pc.sort_indices(cells["id"]))
-        name = f"{rows_fingerprint(cells['id'])}.parquet"
-        tables.write(storage.join(self.folder, unitset, name), cells)
+        content = tables.to_bytes(cells)
+        name = f"{rows_fingerprint(cells['id'])}-{checksum_bytes(content)}{PART}"
+        storage.write_bytes(storage.join(self.folder, unitset, name), content)
 
     def parts(self) -> list[tuple[str, str]]:
         """Every (unitset, part name) of this maker, sorted."""
@@ -60,7 +83,13 @@ class Cells:
             (unitset, name)
             for unitset in storage.list_folders(self.folder)
             for name in storage.list_names(storage.join(self.folder, unitset))
+            if name.endswith(PART)
         ]
+
+
+def checksum_bytes(content: bytes) -> str:
+    """16 hex digits of the sha256 of a part's bytes, a part of its name."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def drop_repeated_ids(cells: pa.Table) -> pa.Table:

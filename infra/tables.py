@@ -295,6 +295,11 @@ def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         return _open(file).read(columns=None if columns is None else list(columns), use_threads=False)
 
 
+def parse(content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table, or some of its columns, in the bytes of a file. Raises one of DAMAGE for damaged bytes."""
+    return _open(io.BytesIO(content)).read(columns=None if columns is None else list(columns), use_threads=False)
+
+
 def read_group(uri: str, group: int) -> pa.Table:
     """One row group of a table."""
     with storage.open_read(uri) as file:

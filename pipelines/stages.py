@@ -24,6 +24,8 @@ from pipelines.measure import measure
 
 
 def _decide(run: Run) -> Manifest:
+    if lost := decide.find_lost_cells(run):
+        measure.run(run, again=lost)
     manifest = decide.run(run)
     measure.run_late(run)
     return manifest

@@ -32,17 +32,35 @@ from pipelines.core.verdicts import ALIVE, add_ledgers, judge_rows, tally
 from pipelines.decide.duplicates import duplicates
 
 
-def run(run: Run) -> Manifest:
-    """Bring RUN/verdicts and RUN/ledger.json up to date and return the manifest."""
+def _judge_and_stamp(run: Run) -> tuple[list[str], str, str]:
+    """(units, fingerprint of the inputs of the search for duplicates, fingerprint of those of verdicts), after judging
+    every unit."""
     resolved = resolve(run)
     names, stamp = judge_units(run)
     settings = [stamp, resolved.duplicates.model_dump(mode="json"), run.config.seed]
     resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
-    stamp = fingerprint([*settings, resample])
+    return names, fingerprint(settings), fingerprint([*settings, resample])
+
+
+def find_lost_cells(run: Run) -> list[str]:
+    """Units of which the store has lost vectors that the search for duplicates is about to read, by damage or because
+    someone removed them; none where verdicts are up to date."""
+    names, _, stamp = _judge_and_stamp(run)
+    if _read_current_manifest(run, names, stamp) is not None:
+        return []
+    task, counters = functools.partial(duplicates.count_lost_cells, run), run.work("vectors.counters.json")
+    lost = beam.run_tasks("look up vectors", task, names, counters, _runner(run))
+    return [name for name in names if lost.get(name)]
+
+
+def run(run: Run) -> Manifest:
+    """Bring RUN/verdicts and RUN/ledger.json up to date and return the manifest."""
+    resolved = resolve(run)
+    names, search_stamp, stamp = _judge_and_stamp(run)
     if (current := _read_current_manifest(run, names, stamp)) is not None:
         write_ledger(run, names)
         return current
-    duplicates.run(run, names, fingerprint(settings))
+    duplicates.run(run, names, search_stamp)
     if resolved.resample is not None:
         for modality in resolved.resample.modalities:
             _count_ngrams(run, resolved, modality, names, stamp)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from infra import beam, progress, tables
 from infra.columns import equals, is_null
@@ -23,9 +23,10 @@ from pipelines.measure.unit_measurer import UnitMeasurer
 from pipelines.measure.unit_media import UnitMedia
 
 
-def run(run: Run) -> Manifest:
-    """Bring RUN/signals up to date and return its manifest."""
-    return _run_stage(run, "signals", need_manifest(run.out, "samples"), "measure")
+def run(run: Run, again: Sequence[str] = ()) -> Manifest:
+    """Bring RUN/signals up to date and return its manifest. again: units to measure even if they are up to date,
+    because the store has lost some of their cells."""
+    return _run_stage(run, "signals", need_manifest(run.out, "samples"), "measure", again)
 
 
 def run_late(run: Run) -> Manifest | None:
@@ -36,7 +37,7 @@ def run_late(run: Run) -> Manifest | None:
     return _run_stage(run, "late", need_manifest(run.out, "verdicts"), "measure late")
 
 
-def _run_stage(run: Run, stage: str, before: Manifest, job: str) -> Manifest:
+def _run_stage(run: Run, stage: str, before: Manifest, job: str, again: Sequence[str] = ()) -> Manifest:
     """before: the manifest of the stage that this one follows."""
     steps = stage_steps(run, stage)
     cascade = cascade_fingerprint(resolve(run), steps)
@@ -45,7 +46,7 @@ def _run_stage(run: Run, stage: str, before: Manifest, job: str) -> Manifest:
         unit.name: fingerprint({"before": takedowns.original_sha256(before.stage, unit), "cascade": cascade})
         for unit in before.units
     }
-    outdated = [name for name in inputs if not _is_done(run, stage, inputs, name)]
+    outdated = [name for name in inputs if name in again or not _is_done(run, stage, inputs, name)]
     copy_stored_cells(run, steps, outdated)
     task = functools.partial(measure_unit, run, stage, inputs)
 

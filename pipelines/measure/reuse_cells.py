@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra import beam, storage, tables
+from infra import beam, storage
 from infra.commit import need_manifest
 from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import Cells, content_ids
@@ -84,8 +83,8 @@ def _copy_cells(run: Run, cells: Cells, units: Sequence[Unit]) -> None:
 
 
 def _stored_ids(cells: Cells, part_path: PartPath) -> Iterator[tuple[bytes, PartPath]]:
-    ids = tables.read(storage.join(cells.folder, *part_path), ["id"])["id"]
-    return ((id_, part_path) for id_ in ids.to_pylist())
+    part = cells.read_part(*part_path, [])
+    return ((id_, part_path) for id_ in ([] if part is None else part["id"].to_pylist()))
 
 
 def _unit_ids(run: Run, unit: Unit) -> Iterator[tuple[bytes, Unit]]:
@@ -110,10 +109,12 @@ def _write_part(run: Run, cells: Cells, group: tuple[Unit, Iterable[tuple[PartPa
         ids_of.setdefault((unitset, part_name), []).append(id_)
     copies = []
     for part_path in sorted(ids_of):
-        with storage.open_read(storage.join(cells.folder, *part_path)) as file:
-            table = pq.ParquetFile(file).read(use_threads=False)
-        ids = pa.array(sorted(ids_of[part_path]), type=pa.binary(16))
-        copies.append(table.filter(pa.compute.is_in(table["id"], value_set=ids)))
+        part = cells.read_part(*part_path)
+        if part is not None:
+            ids = pa.array(sorted(ids_of[part_path]), type=pa.binary(16))
+            copies.append(part.filter(pa.compute.is_in(part["id"], value_set=ids)))
+    if not copies:
+        return 0
     table = pa.concat_tables(copies)
     cells.add(_hash_unit(run, name)[keyed_by], table)
     return int(table.num_rows)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +72,28 @@ def test_content_is_what_annotators_see_and_not_where_it_lies() -> None:
         for of, values in found.items()
     }
     assert same == {"text": {"moved", "span", "bytes", "twice"}, "media": {"moved", "text"}, "pair": {"moved"}}
+
+
+def test_a_damaged_part_is_renamed_and_its_cells_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = store.Cells(str(tmp_path), "facts", "m" * 32)
+    place.add("unit", cells(1, 2))
+    place.add("unit", cells(3))
+    ((_, first), (_, second)) = place.parts()
+    path = Path(place.folder) / "unit" / first
+    sound = path.read_bytes()
+    expected = place.read("unit")
+    assert expected is not None
+    for position in range(0, len(sound), 7):
+        for damaged in (sound[:position], sound[:position] + bytes([sound[position] ^ 4]) + sound[position + 1 :]):
+            path.write_bytes(damaged)
+            rest = place.read("unit")
+            assert rest is not None and rest.num_rows == expected.num_rows - tables.parse(sound).num_rows
+            assert place.parts() == [("unit", second)]
+            assert path.with_name(f"{first}.damaged").read_bytes() == damaged
+            assert first in capsys.readouterr().err
+    path.write_bytes(sound)
+    assert place.read("unit").equals(expected)  # type: ignore[union-attr]
+    (Path(place.folder) / "unit" / second).unlink()
+    assert place.read("unit", ["value"]).num_rows == tables.parse(sound).num_rows  # type: ignore[union-attr]

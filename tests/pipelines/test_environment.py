@@ -24,7 +24,7 @@ from tests import corpus
 from tests.infra.media.clips import write_video
 from tests.tiny import read_json_of, rows
 
-HOW: dict[str, Any] = {"filters": {"facts": {"min_side": 32}}, "duplicates": {"image": {}}}
+HOW: dict[str, Any] = {"filters": {"facts": {"min_side": 32}}, "duplicates": {"image": {"threshold": 0.95}}}
 
 
 def pictures(folder: Path, numbers: list[int]) -> list[dict[str, Any]]:
@@ -190,3 +190,27 @@ def kill_readers(path: Path, done: threading.Event) -> None:
             except OSError:
                 continue
         time.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["flip", "delete", "store"])
+def test_a_store_that_lost_cells_is_measured_again(how: str, tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(pictures(tmp_path / "in", [0, 1]), **HOW)
+    stages.STAGES["ingest"](run)
+    stages.STAGES["measure"](run)
+    damage_store(tmp_path / "store", how)
+    stages.run_all(run)  # its signals are up to date: only the search for duplicates reads the store
+    assert read_json_of(run, "ledger.json")["all"]["kept"] == 2
+    assert len(list((tmp_path / "store" / "cells" / "fingerprint").rglob("*.parquet"))) == 1
+    assert len(list((tmp_path / "store").rglob("*.damaged"))) == (how == "flip")
+
+
+def damage_store(store: Path, how: str) -> None:
+    (part,) = (store / "cells" / "fingerprint").rglob("*.parquet")
+    if how == "store":
+        shutil.rmtree(store)
+    elif how == "delete":
+        part.unlink()
+    else:
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 16
+        part.write_bytes(content)

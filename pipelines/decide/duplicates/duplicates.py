@@ -7,7 +7,7 @@ intermediate files: sample/, times/, centroids.npy, cells/ (vectors by cell), hi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +39,17 @@ def run(run: Run, units: Sequence[str], inputs: str) -> None:
     folder = run.at("duplicates")
     groups = collect_units(folder, tables_, "decide")
     write_manifest(folder, "duplicates", fingerprint([inputs, [unit.sha256 for unit in groups]]), groups)
+
+
+def count_lost_cells(run: Run, unit: str) -> Mapping[str, int]:
+    """Task: count the rows of a unit that the search needs and whose fingerprints the store lacks, under its name."""
+    count = 0
+    for modality in MODALITIES:
+        if resolve(run).duplicates.for_modality(modality) is not None:
+            search = DuplicateSearch(run, modality, (unit,), "")
+            annotator = "minhash" if modality == "text" else "fingerprint"
+            count += search.count_lost(unit, annotator, search.read_row_ids(unit))
+    return {unit: count} if count else {}
 
 
 def _search(search: DuplicateSearch) -> DuplicateSearch:

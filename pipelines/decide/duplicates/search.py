@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from infra import beam
 from infra.columns import equals
 from infra.commit import read_manifest, unit_index
+from infra.errors import StageError
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, align, content_ids
 from pipelines.core import shuffle_files
@@ -91,13 +92,25 @@ class DuplicateSearch:
 
     def read_cells(self, unit: str, annotator: str, row_ids: Ids) -> pa.Table:
         """Read an annotator's cells from the store, for these rows of a unit and in their order."""
+        cells, position = self._look_up(unit, annotator, row_ids, None)
+        if cells is None or (position < 0).any():
+            what = f"the store has lost cells of {annotator} for {unit}"
+            raise StageError(what, where=self.run.store, hint="run the same command again")
+        return cells.take(pa.array(position))
+
+    def count_lost(self, unit: str, annotator: str, row_ids: Ids) -> int:
+        """Count those of a unit's rows for which the store has no sound cell of an annotator."""
+        return int((self._look_up(unit, annotator, row_ids, [])[1] < 0).sum()) if len(row_ids) else 0
+
+    def _look_up(
+        self, unit: str, annotator: str, row_ids: Ids, columns: Sequence[str] | None
+    ) -> tuple[pa.Table | None, NDArray[np.int64]]:
+        """(cells of a unit, the position in them of each of some rows, -1 where there is none)."""
         resolved = resolve(self.run)
         samples = self.run.read("samples", unit, ["modality", "text", "media"])
         ids = content_ids(samples)[resolved.annotators[annotator].keyed_by]
-        cells = Cells(self.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids))
-        position = align(ids.take(pa.array(unit_rows(row_ids))), cells)
-        assert cells is not None and (position >= 0).all(), f"{annotator} of {unit} is not in the store"
-        return cells.take(pa.array(position))
+        cells = Cells(self.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids), columns)
+        return cells, align(ids.take(pa.array(unit_rows(row_ids))), cells)
 
 
 def first_row_id(unit: str) -> np.uint64:
