@@ -67,9 +67,9 @@ def first_table(text: str) -> list[tuple[str, str]]:
 def test_commands_and_their_options_exist(name: str) -> None:
     for verb, rest in _CALL.findall(read(name)):
         assert verb in COMMANDS, f"{name}: there is no `reelmill {verb}`"
-        known = {option for parameter in COMMANDS[verb].params for option in parameter.opts} | {"--help"}
+        options = {option for parameter in COMMANDS[verb].params for option in parameter.opts} | {"--help"}
         for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", rest):
-            assert option in known, f"{name}: `reelmill {verb}` has no {option}"
+            assert option in options, f"{name}: `reelmill {verb}` has no {option}"
 
 
 def test_every_command_stands_in_the_readme() -> None:
@@ -101,29 +101,29 @@ def examples() -> Iterator[tuple[str, str]]:
                 yield name, body
 
 
-def check(data: dict[str, Any], name: str) -> None:
+def check(document_keys: dict[str, Any], name: str) -> None:
     """Every key against the class that declares it; no weights are opened."""
     document = read_document(name, "{}")
-    config = validate(document, Config, {**STUB, **data})
+    config = validate(document, Config, {**STUB, **document_keys})
     general = {}
-    for key, value in config.measure.items():
+    for key, section in config.measure.items():
         if key in ANNOTATORS:
-            validate(document, ANNOTATORS[key].settings_class(), value, ("measure", key))
+            validate(document, ANNOTATORS[key].settings_class(), section, ("measure", key))
         else:
-            general[key] = value
+            general[key] = section
     validate(document, Measure, general, ("measure",))
-    for key, value in config.filters.items():
+    for key, section in config.filters.items():
         assert key in FILTERS, f"{name}: there is no filter {key!r}"
-        validate(document, FILTERS[key].settings_class(), value, ("filters", key))
+        validate(document, FILTERS[key].settings_class(), section, ("filters", key))
     validate(document, Duplicates, config.duplicates, ("duplicates",))
     if config.resample is not None:
         validate(document, importlib.import_module("filters.resample").ResampleSettings, config.resample, ("resample",))
 
 
 def test_config_examples_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = list(examples())
-    assert any(name == "README.md" for name, _ in found)
-    for name, body in found:
+    blocks = list(examples())
+    assert any(name == "README.md" for name, _ in blocks)
+    for name, body in blocks:
         for variable in re.findall(r"\$\{(\w+)\}", body):
             monkeypatch.setenv(variable, "0" * 64)  # serves as a path and as a sha256
         document = read_document(name, body)
@@ -255,7 +255,9 @@ def test_paths_of_the_code_exist(name: str) -> None:
 @pytest.mark.parametrize("name", [*NAMES, "DECISIONS.md"])
 def test_documents_name_nothing_that_a_reader_cannot_see(name: str) -> None:
     text = read(name)
-    for other in re.findall(r"\b([A-Z]{3,}\.md)\b", text):
-        assert any((place / other).exists() for place in (ROOT, ROOT / "docs")), f"{name}: there is no {other}"
+    for mentioned in re.findall(r"\b([A-Z]{3,}\.md)\b", text):
+        assert any((folder / mentioned).exists() for folder in (ROOT, ROOT / "docs")), (
+            f"{name}: there is no {mentioned}"
+        )
     home = re.findall(r"(?<![\w.:/~}>])/(?!path|data|models|some|mnt|tmp|dev)[a-z]\w*/\w+", text)
     assert not home, f"{name}: a path of somebody's machine: {home[0]}"

@@ -26,9 +26,9 @@ HEAVY = ("apache_beam", "torch", "torchvision", "open_clip", "cv2", "faiss", "av
 
 
 def sources(room: str) -> list[Path]:
-    found = sorted((ROOT / room).rglob("*.py"))
-    assert found
-    return found
+    paths = sorted((ROOT / room).rglob("*.py"))
+    assert paths
+    return paths
 
 
 def imported(path: Path, *, top_level: bool = False) -> set[str]:
@@ -40,16 +40,16 @@ def imported(path: Path, *, top_level: bool = False) -> set[str]:
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
     }
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if top_level and id(node) in inside:
             continue
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
+            names |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(str(node.module))
-    return found
+            names.add(str(node.module))
+    return names
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -85,10 +85,10 @@ def test_importing_every_module_loads_nothing_heavy_and_says_nothing() -> None:
         f"for name in {modules!r}: importlib.import_module(name)\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "[]\n"
-    assert result.stderr == ""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "[]\n"
+    assert process.stderr == ""
 
 
 def test_the_wheel_holds_the_five_rooms_and_nothing_else() -> None:

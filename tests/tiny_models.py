@@ -32,8 +32,12 @@ def _seeded(make: Any, config: Any, seed: int) -> Any:
 
 
 def _processor(folder: str, side: int) -> str:
-    value = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": side, "width": side}}
-    (Path(folder) / "preprocessor_config.json").write_text(json.dumps(value))
+    preprocessor = {
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "size": {"height": side, "width": side},
+    }
+    (Path(folder) / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return folder
 
 

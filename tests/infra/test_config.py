@@ -45,13 +45,13 @@ def checked(text: str) -> Config:
     return validate(document, Config, document.content)
 
 
-def failure(text: str, kind: type[Strict] = Config, place: config.Place = ()) -> ConfigError:
+def failure(text: str, kind: type[Strict] = Config, path: config.Place = ()) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         document = read_document("c.yaml", text)
-        data = document.content
-        for part in place:
-            data = data[part]  # type: ignore[index]
-        validate(document, kind, data, place)
+        section = document.content
+        for key in path:
+            section = section[key]  # type: ignore[index]
+        validate(document, kind, section, path)
     return caught.value
 
 
@@ -80,13 +80,13 @@ PLAIN = st.recursive(
 
 
 @settings(max_examples=100, deadline=None)
-@given(value=st.dictionaries(st.text("abc_", min_size=1, max_size=3), PLAIN, max_size=4), flow=st.booleans())
-def test_reading_is_pyyaml_s_safe_load(value: dict[str, Any], flow: bool) -> None:
-    text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True)
+@given(mapping=st.dictionaries(st.text("abc_", min_size=1, max_size=3), PLAIN, max_size=4), flow=st.booleans())
+def test_reading_is_pyyaml_s_safe_load(mapping: dict[str, Any], flow: bool) -> None:
+    text = yaml.safe_dump(mapping, default_flow_style=flow, allow_unicode=True)
     document = read_document("c.yaml", text)
     assert document.content == yaml.safe_load(text)
     lines = text.splitlines()
-    for key in value:
+    for key in mapping:
         number = int(document.where((key,)).rpartition(":")[2])
         assert key in lines[number - 1]
 
@@ -226,8 +226,8 @@ def test_a_word_where_a_word_or_number_is_wanted() -> None:
 
 
 def test_switches_stay_switches() -> None:
-    found = validate(read_document("c.yaml", "a: 1"), Outer, {"flag": True, "anything": False, "share": "0.25"})
-    assert (found.flag, found.anything, found.share) == (True, False, 0.25)
+    outer = validate(read_document("c.yaml", "a: 1"), Outer, {"flag": True, "anything": False, "share": "0.25"})
+    assert (outer.flag, outer.anything, outer.share) == (True, False, 0.25)
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -244,8 +244,8 @@ def test_short_forms_of_sources() -> None:
 
 
 def test_sections_left_empty_are_their_defaults() -> None:
-    found = checked(BASE + "filters:\nmeasure:\nduplicates:\nresample:\n")
-    assert (found.filters, found.measure, found.duplicates, found.resample) == ({}, {}, {}, None)
+    empty = checked(BASE + "filters:\nmeasure:\nduplicates:\nresample:\n")
+    assert (empty.filters, empty.measure, empty.duplicates, empty.resample) == ({}, {}, {}, None)
 
 
 def test_the_order_of_filters_is_the_file_s() -> None:

@@ -62,18 +62,18 @@ def documents(path: Path) -> list[Any]:
     return list(yaml.safe_load_all(path.read_text("utf-8")))
 
 
-def one(name: str) -> Any:
-    (found,) = documents(VLLM / name)
-    return found
+def read_document(name: str) -> Any:
+    (document,) = documents(VLLM / name)
+    return document
 
 
-SERVE = one("base/serve.yaml")
-SET = one("base/statefulset.yaml")
+SERVE = read_document("base/serve.yaml")
+SET = read_document("base/statefulset.yaml")
 POD = SET["spec"]["template"]["spec"]
 (SERVER,) = POD["containers"]
-JOB = one("weights/fetch.yaml")
+JOB = read_document("weights/fetch.yaml")
 (FETCH,) = JOB["spec"]["template"]["spec"]["containers"]
-COMPOSE = one("compose.yaml")["services"]
+COMPOSE = read_document("compose.yaml")["services"]
 
 
 def seconds(text: str) -> int:
@@ -103,7 +103,7 @@ def test_every_file_parses_and_has_no_key_twice(path: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_kustomization_names_each_file_beside_it(folder: str) -> None:
-    kustomization = one(f"{folder}/kustomization.yaml")
+    kustomization = read_document(f"{folder}/kustomization.yaml")
     named = {*kustomization.get("resources", ()), *(p["path"] for p in kustomization.get("patches", ()) if "path" in p)}
     for generator in kustomization.get("configMapGenerator", ()):
         named |= set(generator["files"])
@@ -132,27 +132,27 @@ def built(folder: str) -> dict[str, Any]:
     command = kustomize()
     if command is None:
         pytest.skip("neither kustomize nor kubectl is installed")
-    result = subprocess.run([*command, str(VLLM / folder)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    objects = list(yaml.safe_load_all(result.stdout))
-    found = {thing["kind"]: thing for thing in objects}
-    assert len(found) == len(objects)
-    assert all(thing["metadata"]["namespace"] == "reelmill" for thing in objects)
-    return found
+    process = subprocess.run([*command, str(VLLM / folder)], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    objects = list(yaml.safe_load_all(process.stdout))
+    by_kind = {manifest["kind"]: manifest for manifest in objects}
+    assert len(by_kind) == len(objects)
+    assert all(manifest["metadata"]["namespace"] == "reelmill" for manifest in objects)
+    return by_kind
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_adds_gpus_and_nothing_else(overlay: str) -> None:
-    found = built(overlay)
-    assert set(found) == {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy", "ConfigMap"}
-    pod = found["StatefulSet"]["spec"]["template"]["spec"]
+    objects = built(overlay)
+    assert set(objects) == {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy", "ConfigMap"}
+    pod = objects["StatefulSet"]["spec"]["template"]["spec"]
     (server,) = pod["containers"]
     gpus = OVERLAYS[overlay]
     assert server["args"] == [*SERVER["args"], f"--tensor-parallel-size={gpus}"]
     assert server["resources"]["limits"].pop("nvidia.com/gpu") == str(gpus)
-    assert found["StatefulSet"]["spec"]["replicas"] > 1
+    assert objects["StatefulSet"]["spec"]["replicas"] > 1
     assert set(pod.pop("nodeSelector")) == {"nvidia.com/gpu.product"}
-    config = found["ConfigMap"]
+    config = objects["ConfigMap"]
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "config"]
     assert volume["configMap"].pop("name") == config["metadata"]["name"] != "llama-config"
     assert yaml.safe_load(config["data"]["serve.yaml"]) == SERVE
@@ -171,8 +171,8 @@ def test_the_weights_are_built_alone() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlays_patch_what_the_base_has(overlay: str) -> None:
     # The same without kustomize: names that a merge goes by.
-    kustomization = one(f"{overlay}/kustomization.yaml")
-    patch = one(f"{overlay}/gpus.yaml")
+    kustomization = read_document(f"{overlay}/kustomization.yaml")
+    patch = read_document(f"{overlay}/gpus.yaml")
     assert kustomization["resources"] == ["../base"]
     assert (patch["kind"], patch["metadata"]["name"]) == (SET["kind"], SET["metadata"]["name"])
     assert [c["name"] for c in patch["spec"]["template"]["spec"]["containers"]] == [SERVER["name"]]
@@ -189,9 +189,9 @@ def test_overlays_patch_what_the_base_has(overlay: str) -> None:
 
 
 def test_settings_are_options_of_vllm_with_values_of_their_kind() -> None:
-    for name, value in SERVE.items():
+    for name, setting in SERVE.items():
         assert name in FLAGS, f"vLLM {VERSION} has no --{name}"
-        assert type(value) is FLAGS[name], name
+        assert type(setting) is FLAGS[name], name
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -241,7 +241,7 @@ def test_the_environment_is_the_same_in_pod_compose_and_image() -> None:
     pod = variables(SERVER)
     assert pod["PYTHONPATH"] == "/etc/reelmill"
     assert SERVE["middleware"] == ["guard.Guard"]
-    composed = {name: value for name, value in COMPOSE["vllm"]["environment"].items() if name != "VLLM_API_KEY"}
+    composed = {name: setting for name, setting in COMPOSE["vllm"]["environment"].items() if name != "VLLM_API_KEY"}
     text = (VLLM / "Dockerfile").read_text("utf-8")
     (block,) = re.findall(r"^ENV (.*?)\n\n", text, re.M | re.S)
     image = dict(word.split("=", 1) for word in block.replace("\\\n", " ").split())
@@ -254,7 +254,11 @@ def test_the_environment_is_the_same_in_pod_compose_and_image() -> None:
 
 
 def test_names_and_labels_fit() -> None:
-    service, budget, policy = one("base/service.yaml"), one("base/disruption.yaml"), one("base/network.yaml")
+    service, budget, policy = (
+        read_document("base/service.yaml"),
+        read_document("base/disruption.yaml"),
+        read_document("base/network.yaml"),
+    )
     label = SET["spec"]["template"]["metadata"]["labels"]
     assert SET["spec"]["selector"]["matchLabels"] == label
     assert service["spec"]["selector"] == label
@@ -269,8 +273,8 @@ def test_names_and_labels_fit() -> None:
 
 def test_the_port_is_one() -> None:
     (port,) = SERVER["ports"]
-    (exposed,) = one("base/service.yaml")["spec"]["ports"]
-    (rule,) = one("base/network.yaml")["spec"]["ingress"]
+    (exposed,) = read_document("base/service.yaml")["spec"]["ports"]
+    (rule,) = read_document("base/network.yaml")["spec"]["ingress"]
     assert port["containerPort"] == SERVE["port"] == exposed["port"]
     assert exposed["targetPort"] == port["name"] == rule["ports"][0]["port"]
     assert COMPOSE["vllm"]["ports"] == [f"127.0.0.1:{SERVE['port']}:{SERVE['port']}"]
@@ -297,8 +301,8 @@ def test_a_server_has_time_to_drain_and_is_killed_soon_after() -> None:
     wait = int(command[1])
     assert command == ["sleep", str(wait)]
     assert SERVE["shutdown-timeout"] > 0
-    left = POD["terminationGracePeriodSeconds"] - wait - SERVE["shutdown-timeout"]
-    assert 15 <= left <= 60
+    spare_seconds = POD["terminationGracePeriodSeconds"] - wait - SERVE["shutdown-timeout"]
+    assert 15 <= spare_seconds <= 60
     assert 15 <= seconds(COMPOSE["vllm"]["stop_grace_period"]) - SERVE["shutdown-timeout"] <= 60
     # Code 0 is what vLLM leaves with when its engine has died.
     assert COMPOSE["vllm"]["restart"] in ("always", "unless-stopped")
@@ -309,7 +313,7 @@ def test_volumes_are_there_and_the_weights_are_only_read() -> None:
     mounts = {mount["name"]: mount for mount in SERVER["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in POD["volumes"]}
     assert mounts["weights"]["readOnly"] is True
-    claim = one("weights/claim.yaml")
+    claim = read_document("weights/claim.yaml")
     claims = [POD["volumes"], JOB["spec"]["template"]["spec"]["volumes"]]
     for volumes in claims:
         (weights,) = [volume for volume in volumes if volume["name"] == "weights"]
@@ -322,7 +326,9 @@ def test_volumes_are_there_and_the_weights_are_only_read() -> None:
 
 
 def test_no_secret_is_in_a_file() -> None:
-    assert not [thing for path in VLLM.rglob("*.yaml") for thing in documents(path) if thing.get("kind") == "Secret"]
+    assert not [
+        manifest for path in VLLM.rglob("*.yaml") for manifest in documents(path) if manifest.get("kind") == "Secret"
+    ]
     asked = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in SERVER["env"] if "valueFrom" in entry}
     assert not asked["VLLM_API_KEY"].get("optional", False)
     assert COMPOSE["vllm"]["environment"]["VLLM_API_KEY"].startswith("${VLLM_API_KEY:?")
@@ -345,12 +351,12 @@ def test_pods_have_no_more_rights_than_they_need(pod: Any) -> None:
 
 
 def test_the_servers_reach_nobody() -> None:
-    policy = one("base/network.yaml")["spec"]
+    policy = read_document("base/network.yaml")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
     (rule,) = policy["ingress"]
-    ((name, value),) = rule["from"][0]["podSelector"]["matchLabels"].items()
-    assert f'`{name}: "{value}"`' in DOC
+    ((name, label),) = rule["from"][0]["podSelector"]["matchLabels"].items()
+    assert f'`{name}: "{label}"`' in DOC
 
 
 KEY = "a key of 16 chars"
@@ -514,16 +520,16 @@ def test_sizes_of_weights_and_cache() -> None:
 def test_sequences_that_fit(replica: str, gpus: int, mib: int) -> None:
     assert f"{mib:,} MiB" in DOC
     usable = gpus * mib / 1024 * SERVE["gpu-memory-utilization"]
-    left = usable - fp8_bytes() / 2**30 - 6 * gpus
+    cache_gib = usable - fp8_bytes() / 2**30 - 6 * gpus
     token = 2 * LAYERS * KV_HEADS * HEAD / 2**30
-    cells = [f"{usable:.1f} GiB", "67.7 GiB", f"{left:.1f} GiB"]
-    cells += [f"{left / (2 * token):,.0f}", f"{left / token:,.0f}"]
+    cells = [f"{usable:.1f} GiB", "67.7 GiB", f"{cache_gib:.1f} GiB"]
+    cells += [f"{cache_gib / (2 * token):,.0f}", f"{cache_gib / token:,.0f}"]
     (line,) = [line for line in DOC.splitlines() if line.startswith(f"| {replica} | ")]
     written = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert written[:3] == cells[:3]
-    for said, exact in zip(written[3:], cells[3:], strict=True):
-        assert round(float(exact.replace(",", "")), -3) == float(said.replace(",", ""))
-    typical, longest = left / (2 * token) / 950, left / (2 * token) / 2524
+    for rounded, exact in zip(written[3:], cells[3:], strict=True):
+        assert round(float(exact.replace(",", "")), -3) == float(rounded.replace(",", ""))
+    typical, longest = cache_gib / (2 * token) / 950, cache_gib / (2 * token) / 2524
     assert re.search(rf"\b{typical:.0f}\b", DOC)
     assert re.search(rf"\b{longest:.0f}\b", DOC)
     if gpus == 1:
@@ -560,8 +566,8 @@ def test_how_many_replicas() -> None:
 def test_endpoints_in_document_and_example_are_replicas() -> None:
     (block,) = re.findall(r"^```yaml\n(.*?)^```", DOC, re.M | re.S)
     example = one_of(ROOT / "examples" / "dialogues.yaml")
-    service = one("base/service.yaml")["metadata"]["name"]
-    most = one("h200/kustomization.yaml")["replicas"][0]["count"]
+    service = read_document("base/service.yaml")["metadata"]["name"]
+    most = read_document("h200/kustomization.yaml")["replicas"][0]["count"]
     for annotate in (yaml.safe_load(block)["annotate"], example["annotate"]):
         urls = [endpoint["url"] for endpoint in annotate["endpoints"]]
         assert urls == [f"http://{service}-{i}.{service}:{SERVE['port']}/v1" for i in range(len(urls))]
@@ -572,5 +578,5 @@ def test_endpoints_in_document_and_example_are_replicas() -> None:
 
 
 def one_of(path: Path) -> Any:
-    (found,) = documents(path)
-    return found
+    (document,) = documents(path)
+    return document

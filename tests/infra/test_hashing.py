@@ -23,26 +23,26 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_canonical_json_is_the_value_on_one_line(value: Any) -> None:
+def test_canonical_json_is_the_value_on_one_line(document: Any) -> None:
     try:
-        data = hashing.canonical_json(value)
+        line = hashing.canonical_json(document)
     except UnicodeEncodeError:
         return  # a lone surrogate, which no UTF-8 file can hold
-    assert json.loads(data) == value
-    assert data.endswith(b"\n") and data.count(b"\n") == 1
+    assert json.loads(line) == document
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
 
 
 @given(st.dictionaries(st.text(alphabet="abcdé"), st.integers(), min_size=2), st.randoms())
-def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, int], random: Any) -> None:
-    pairs = list(value.items())
+def test_canonical_json_does_not_depend_on_the_order_of_keys(mapping: dict[str, int], random: Any) -> None:
+    pairs = list(mapping.items())
     random.shuffle(pairs)
-    assert hashing.canonical_json(dict(pairs)) == hashing.canonical_json(value)
+    assert hashing.canonical_json(dict(pairs)) == hashing.canonical_json(mapping)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [-math.inf]}])
-def test_canonical_json_has_no_words_for_what_json_has_none(value: Any) -> None:
+@pytest.mark.parametrize("document", [math.nan, math.inf, {"a": [-math.inf]}])
+def test_canonical_json_has_no_words_for_what_json_has_none(document: Any) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        hashing.canonical_json(value)
+        hashing.canonical_json(document)
 
 
 def test_digest_tells_where_parts_end() -> None:
@@ -54,10 +54,10 @@ PARTS = st.tuples(*[st.text(max_size=6)] * 5)
 
 
 @given(PARTS, PARTS)
-def test_keys_are_26_characters_and_differ_where_a_part_does(one: Any, other: Any) -> None:
-    key = hashing.sample_key(*one)
+def test_keys_are_26_characters_and_differ_where_a_part_does(first: Any, second: Any) -> None:
+    key = hashing.sample_key(*first)
     assert re.fullmatch("[a-z2-7]{26}", key)
-    assert (key == hashing.sample_key(*other)) == (one == other)
+    assert (key == hashing.sample_key(*second)) == (first == second)
 
 
 def test_key_is_a_contract() -> None:
@@ -67,14 +67,14 @@ def test_key_is_a_contract() -> None:
 
 def test_draws_are_uniform_and_a_function_of_seed_key_and_purpose() -> None:
     keys = [f"k{i}" for i in range(20_000)]
-    found = hashing.draw_fractions(1, keys, "resample")
-    assert found.min() >= 0 and found.max() < 1
+    draws = hashing.draw_fractions(1, keys, "resample")
+    assert draws.min() >= 0 and draws.max() < 1
     # Kolmogorov–Smirnov at one in a thousand; and another seed or purpose has nothing to do with it.
-    gap = np.abs(np.sort(found) - np.arange(len(found)) / len(found)).max()
-    assert gap < 1.95 / math.sqrt(len(found))
-    for other in (hashing.draw_fractions(2, keys, "resample"), hashing.draw_fractions(1, keys, "mix")):
-        assert abs(np.corrcoef(found, other)[0, 1]) < 0.03
-    assert (hashing.draw_fractions(1, keys[::-1], "resample")[::-1] == found).all()
+    gap = np.abs(np.sort(draws) - np.arange(len(draws)) / len(draws)).max()
+    assert gap < 1.95 / math.sqrt(len(draws))
+    for independent in (hashing.draw_fractions(2, keys, "resample"), hashing.draw_fractions(1, keys, "mix")):
+        assert abs(np.corrcoef(draws, independent)[0, 1]) < 0.03
+    assert (hashing.draw_fractions(1, keys[::-1], "resample")[::-1] == draws).all()
     assert (hashing.draw_integers(1, ["a"], "x") == hashing.draw_integers(1, ["b", "a"], "x")[1:]).all()
     assert len(hashing.draw_integers(1, [], "x")) == 0
 

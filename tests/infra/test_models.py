@@ -107,16 +107,17 @@ def test_a_script_loads_once_with_its_hash(script: tuple[Path, str]) -> None:
 def test_threads_that_load_together_get_one_instance(script: tuple[Path, str], tmp_path: Path) -> None:
     copy = tmp_path / "copy.pt"
     copy.write_bytes(script[0].read_bytes())
-    found: list[int] = []
+    instances: list[int] = []
     threads = [
-        threading.Thread(target=lambda: found.append(id(models.load_script(str(copy), script[1])))) for _ in range(4)
+        threading.Thread(target=lambda: instances.append(id(models.load_script(str(copy), script[1]))))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
-    assert len(set(found)) == 1
+    assert len(instances) == 4
+    assert len(set(instances)) == 1
 
 
 def test_a_script_with_another_hash_is_never_loaded(script: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +148,12 @@ def test_a_url_is_downloaded_once_and_checked_each_time(
 ) -> None:
     url, asked = f"{server[0]}/{script[0].name}", server[1]
     cache = tmp_path / "cache"
-    data = models.fetch(url, script[1], str(cache))
-    assert data == script[0].read_bytes()
-    assert models.fetch(url, script[1], str(cache)) == data
+    content = models.fetch(url, script[1], str(cache))
+    assert content == script[0].read_bytes()
+    assert models.fetch(url, script[1], str(cache)) == content
     assert len(asked) == 1
     (cache / script[1]).write_bytes(b"damaged")
-    assert models.fetch(url, script[1], str(cache)) == data
+    assert models.fetch(url, script[1], str(cache)) == content
     assert len(asked) == 2
     assert [p.name for p in cache.iterdir()] == [script[1]]
 
@@ -201,10 +202,10 @@ def test_the_maker_holds_the_weights_and_no_path(tiny_clip: Path) -> None:
 
 def test_the_maker_tells_architectures_and_tags_apart(tiny_clip: Path) -> None:
     weights = str(tiny_clip / "open_clip_model.safetensors")
-    one = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-32", weights), "cpu", "float32", 1)
-    other = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-16", weights), "cpu", "float32", 1)
-    assert one != other
-    assert one["weights"] is None
+    base = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-32", weights), "cpu", "float32", 1)
+    larger = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-16", weights), "cpu", "float32", 1)
+    assert base != larger
+    assert base["weights"] is None
 
 
 @pytest.mark.parametrize(
@@ -282,10 +283,10 @@ def test_the_demos_clip_loads_and_tells_colours_apart() -> None:
     right = 0
     for i in range(12):
         scene = scenes.make_scene(5, "train", f"models test {i}", subjects_n=1, tint="sepia")
-        other = "blue" if scene.subjects[0].colour != "blue" else "orange"
+        another_colour = "blue" if scene.subjects[0].colour != "blue" else "orange"
         caption = scene.describe(still=True)
         picture = clip.encode_images([Film(scene, 160, 120).frame(0.0)])
-        words = clip.encode_texts([caption, caption.replace(scene.subjects[0].colour, other)])
+        words = clip.encode_texts([caption, caption.replace(scene.subjects[0].colour, another_colour)])
         own, wrong = (picture @ words.T)[0]
         right += int(own > wrong)
     assert right >= 10

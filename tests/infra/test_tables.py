@@ -27,9 +27,9 @@ def test_equal_rows_are_equal_bytes_however_they_were_chunked(rows: list[dict[st
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
     pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
-    data = tables.to_bytes(table, fingerprint="f")
-    assert tables.to_bytes(pa.concat_tables(pieces), fingerprint="f") == data
-    assert pq.read_table(io.BytesIO(data)).to_pylist() == rows
+    content = tables.to_bytes(table, fingerprint="f")
+    assert tables.to_bytes(pa.concat_tables(pieces), fingerprint="f") == content
+    assert pq.read_table(io.BytesIO(content)).to_pylist() == rows
 
 
 def test_what_a_table_was_made_from_decides_whether_it_is_done(tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_what_a_table_was_made_from_decides_whether_it_is_done(tmp_path: Path) -
 def test_a_damaged_table_is_not_done(tmp_path: Path) -> None:
     path = tmp_path / "u.parquet"
     whole = tables.to_bytes(pa.table({"a": list(range(100))}), fingerprint="one")
-    for data in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2], whole[:-8] + b"\xff" * 8, b"x" * 50,
+    for damaged in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2], whole[:-8] + b"\xff" * 8, b"x" * 50,
                  whole[:-200] + b"\xff" * 180 + whole[-20:], whole[:-60] + b"\0" * 52 + whole[-8:]):  # fmt: skip
-        path.write_bytes(data)
+        path.write_bytes(damaged)
         assert not tables.is_done(str(path), "one")
 
 
@@ -65,7 +65,7 @@ def test_row_groups_are_read_alone(tmp_path: Path) -> None:
 def test_an_empty_table_of_every_schema_can_be_written_and_read(name: str, tmp_path: Path) -> None:
     uri = str(tmp_path / "e.parquet")
     tables.write(uri, tables.empty(tables.SCHEMAS[name]), fingerprint="f")
-    found = tables.read(uri)
-    assert found.num_rows == 0 and found.schema.equals(tables.SCHEMAS[name])
+    table = tables.read(uri)
+    assert table.num_rows == 0 and table.schema.equals(tables.SCHEMAS[name])
     assert tables.SCHEMAS[name].names[0] == "key"
-    assert found.schema.metadata[b"reelmill.version"] == str(tables.VERSION).encode()
+    assert table.schema.metadata[b"reelmill.version"] == str(tables.VERSION).encode()

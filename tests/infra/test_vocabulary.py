@@ -56,11 +56,11 @@ def test_signs_that_are_not_separated_stay_with_their_word():
 def test_a_metaclip_list_loads(tmp_path):
     entries = ["dog", "New York", "U.S.", "0", "99", "dog", "fotografía", "日本"]
     path = tmp_path / "metadata.json"
-    data = json.dumps(entries).encode()
-    path.write_bytes(data)
+    content = json.dumps(entries).encode()
+    path.write_bytes(content)
     loaded = vocabulary.load(path)
     assert list(loaded.entries) == entries
-    assert loaded.sha256 == hashlib.sha256(data).hexdigest()
+    assert loaded.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_saving_gives_back_the_same_and_the_same_bytes(tmp_path):
@@ -72,7 +72,7 @@ def test_saving_gives_back_the_same_and_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("content", "says"),
     [
         (b"", "not JSON"),
         (b'["dog",\n"cat"', "not JSON"),
@@ -89,9 +89,9 @@ def test_saving_gives_back_the_same_and_the_same_bytes(tmp_path):
         (b"[" * 100_000, "nested"),
     ],
 )
-def test_a_bad_file_is_explained(tmp_path, data, says):
+def test_a_bad_file_is_explained(tmp_path, content, says):
     path = tmp_path / "bad.json"
-    path.write_bytes(data)
+    path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         vocabulary.load(path)
     assert says in caught.value.what

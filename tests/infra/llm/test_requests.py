@@ -87,13 +87,13 @@ def test_half_a_surrogate_pair_is_the_samples_fault() -> None:
 
 
 @given(answers)
-def test_answers_survive_the_cache(given: Completion) -> None:
-    assert Completion.from_json(given.to_json()) == given
+def test_answers_survive_the_cache(completion: Completion) -> None:
+    assert Completion.from_json(completion.to_json()) == completion
     with fresh() as cache:
         sent = make_request(1)
         assert cache.get(sent.key) is None and len(cache) == 0
-        assert cache.put(sent.key, sent.model, given) == given
-        assert cache.get(sent.key) == given and len(cache) == 1
+        assert cache.put(sent.key, sent.model, completion) == completion
+        assert cache.get(sent.key) == completion and len(cache) == 1
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def write_sound(path: Path) -> Path:
 def levels(pixels: np.ndarray, step: int = 10) -> list[int]:
     """The numbers of frames written by `write_video`, from their bottom right corner."""
     corner = pixels[:, -pixels.shape[1] // 4 :, -pixels.shape[2] // 4 :].mean(axis=(1, 2, 3))
-    return [round(float(value - 20) / step) for value in corner]
+    return [round(float(pixel - 20) / step) for pixel in corner]
 
 
 def arrow(width: int = 40, height: int = 24) -> np.ndarray:

@@ -32,19 +32,19 @@ from infra.media.pixels import (
     st.integers(0, 50),
     st.lists(st.tuples(st.sampled_from(["read", "seek", "end", "on"]), st.integers(0, 120)), max_size=12),
 )
-def test_a_byte_range_is_the_slice(data: bytes, offset: int, steps: list[tuple[str, int]]) -> None:
-    length = max(0, len(data) - offset) // 2
-    ours = io.BufferedReader(ByteRangeFile(io.BytesIO(data), offset, length), 16)
-    theirs = io.BytesIO(data[offset : offset + length])
-    for step, value in steps:
+def test_a_byte_range_is_the_slice(content: bytes, offset: int, steps: list[tuple[str, int]]) -> None:
+    length = max(0, len(content) - offset) // 2
+    ours = io.BufferedReader(ByteRangeFile(io.BytesIO(content), offset, length), 16)
+    theirs = io.BytesIO(content[offset : offset + length])
+    for step, argument in steps:
         if step == "read":
-            assert ours.read(value) == theirs.read(value)
+            assert ours.read(argument) == theirs.read(argument)
         elif step == "seek":
-            assert ours.seek(value) == theirs.seek(value)
+            assert ours.seek(argument) == theirs.seek(argument)
         elif step == "on":
-            assert ours.seek(value, io.SEEK_CUR) == theirs.seek(value, io.SEEK_CUR)
+            assert ours.seek(argument, io.SEEK_CUR) == theirs.seek(argument, io.SEEK_CUR)
         else:
-            assert ours.seek(-min(value, length), io.SEEK_END) == theirs.seek(-min(value, length), io.SEEK_END)
+            assert ours.seek(-min(argument, length), io.SEEK_END) == theirs.seek(-min(argument, length), io.SEEK_END)
         assert ours.tell() == theirs.tell()
 
 

@@ -83,7 +83,7 @@ def test_pairs_hold_the_truth_and_admit_what_they_do_not_know() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3)), min_size=1, max_size=5))
 def test_sums_of_estimates(parts: list[tuple[float, float, float]]) -> None:
-    estimates = [Estimate(value, value - below, value + above) for value, below, above in parts]
+    estimates = [Estimate(centre, centre - below, centre + above) for centre, below, above in parts]
     estimate = forecast.add(estimates)
     assert estimate.value == pytest.approx(sum(p.value for p in estimates))
     assert estimate.low >= sum(p.low for p in estimates) - 1e-6

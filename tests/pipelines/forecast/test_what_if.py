@@ -40,8 +40,8 @@ RARE = [f"oddity{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 def texts(rows: int) -> list[str]:
     """Documents of 4 to 40 words, some shouted, every fifth followed by copies of itself."""
     rng = np.random.default_rng(7)
-    found: list[str] = []
-    while len(found) < rows:
+    documents: list[str] = []
+    while len(documents) < rows:
         size = int(rng.integers(4, 40))
         words = [str(w) for w in rng.choice(WORDS, size)]
         if rng.random() < 0.4:
@@ -49,10 +49,10 @@ def texts(rows: int) -> list[str]:
         text = " ".join(words)
         if rng.random() < 0.15:
             text = text.upper()
-        found.append(text)
-        if len(found) % 5 == 0:
-            found += [text + "!", text.capitalize()]
-    return found[:rows]
+        documents.append(text)
+        if len(documents) % 5 == 0:
+            documents += [text + "!", text.capitalize()]
+    return documents[:rows]
 
 
 def config(folder: Path, rows: int = 240, **changes: Any) -> Path:
@@ -93,7 +93,7 @@ LOOSE = {
 }
 
 
-def made(path: Path) -> str:
+def decide_run(path: Path) -> str:
     run = stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
@@ -104,16 +104,16 @@ def truth(folder: Path, settings: list[str]) -> dict[str, Any]:
     """The ledger of a real run with these settings, which shares nothing with the other run but its inputs."""
     document = yaml.safe_load((folder / "config.yaml").read_text())
     for setting in settings:
-        place, value = what_if.parse(setting)
+        keys, setting_value = what_if.parse(setting)
         level = document
-        for part in place[:-1]:
-            level = level[part]
-        level[place[-1]] = value
+        for key in keys[:-1]:
+            level = level[key]
+        level[keys[-1]] = setting_value
     name = hashlib.sha256("".join(settings).encode()).hexdigest()[:8]
     document |= {"store": str(folder / f"store-{name}"), "out": str(folder / f"run-{name}")}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
-    return dict(json.loads((Path(made(path)) / "ledger.json").read_text()))
+    return dict(json.loads((Path(decide_run(path)) / "ledger.json").read_text()))
 
 
 def assert_holds(answer: Mapping[str, Any], ledger: Mapping[str, Any]) -> None:
@@ -133,15 +133,15 @@ def assert_holds(answer: Mapping[str, Any], ledger: Mapping[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("what-if")
-    made(config(path))
+    decide_run(config(path))
     return path
 
 
 def snapshot(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for part in ("run", "store")
-        for file in sorted((folder / part).rglob("*"))
+        for subfolder in ("run", "store")
+        for file in sorted((folder / subfolder).rglob("*"))
         if file.is_file()
     }
 
@@ -189,11 +189,11 @@ def test_nothing_set_anew_changes_nothing_and_needs_no_other_files(folder: Path,
 def test_without_the_store_groups_give_an_interval(folder: Path, tmp_path: Path) -> None:
     run = moved(folder, tmp_path)
     settings = ["filters.quality.document.min_words=20", "resample.t=1000000"]
-    known = what_if.run(str(folder / "run"), settings)
-    assert known["exact"]
+    with_store = what_if.run(str(folder / "run"), settings)
+    assert with_store["exact"]
     guess = what_if.run(str(run), settings)
     low, high = guess["modalities"]["text"]["kept"]["then"]
-    assert low <= known["modalities"]["text"]["kept"]["then"][0] <= high
+    assert low <= with_store["modalities"]["text"]["kept"]["then"][0] <= high
     assert high < guess["modalities"]["text"]["kept"]["now"]
     with pytest.raises(StageError, match="fingerprints"):
         what_if.run(str(run), ["duplicates.text.threshold=0.5", *settings])

@@ -33,9 +33,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -60,26 +60,26 @@ class Visit:
     def __init__(self, browser: Any, base: str, width: int = 1280) -> None:
         self.base = base
         self.page = browser.new_page(viewport={"width": width, "height": 800})
-        self.said: list[str] = []
+        self.complaints: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("requestfailed", lambda request: self.failed(request))
         self.page.on("request", lambda request: self.asked.append(request.url))
 
     def failed(self, request: Any) -> None:
         if request.resource_type != "media":  # a film that is left before it has come is no fault
-            self.said.append(f"failed: {request.url}")
+            self.complaints.append(f"failed: {request.url}")
 
-    def go(self, place: str) -> Any:
-        self.page.goto(f"{self.base}/index.html#/{place}")
+    def go(self, fragment: str) -> Any:
+        self.page.goto(f"{self.base}/index.html#/{fragment}")
         until(self.page, "RM.rows.ready === RM.rows.count && !RM.rows.missing")
         self.page.wait_for_selector("main > *")
         return self.page
 
     def done(self) -> None:
         """It said nothing, asked nobody else, and nothing that a sample says was run."""
-        assert self.said == []
+        assert self.complaints == []
         assert all(url.startswith((self.base, "data:")) for url in self.asked), self.asked
         assert self.page.evaluate("window.hacked") is None
         assert self.page.evaluate("Object.prototype.hacked") is None
@@ -88,13 +88,13 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any, report_folder: Path) -> Iterator[Visit]:
-    found = Visit(browser, f"file://{report_folder}")
-    yield found
-    found.done()
+    opened = Visit(browser, f"file://{report_folder}")
+    yield opened
+    opened.done()
 
 
 @pytest.fixture(scope="module")
-def told(run: Run) -> ReportRows:
+def rows(run: Run) -> ReportRows:
     return read_rows(open_judged_run(run.out))
 
 
@@ -103,7 +103,7 @@ def until(page: Any, condition: str) -> None:
     page.evaluate(f"async () => {{ while (!({condition})) await new Promise((next) => setTimeout(next, 10)); }}")
 
 
-def found(page: Any, count: int) -> None:
+def wait_for_count(page: Any, count: int) -> None:
     """Wait until the list says that it holds `count` samples."""
     page.wait_for_selector(f".count[data-found='{count}']", timeout=10_000)
 
@@ -131,11 +131,11 @@ def keys(page: Any) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("place", ["disk", "http"])
+@pytest.mark.parametrize("scheme", ["disk", "http"])
 def test_every_page_opens_from_disk_and_over_http(
-    browser: Any, report_folder: Path, served: str, run: Run, place: str
+    browser: Any, report_folder: Path, served: str, run: Run, scheme: str
 ) -> None:
-    visit = Visit(browser, f"file://{report_folder}" if place == "disk" else served)
+    visit = Visit(browser, f"file://{report_folder}" if scheme == "disk" else served)
     for name in PAGES:
         page = visit.go(name)
         page.wait_for_selector("h1" if name != "samples" else ".row")
@@ -147,97 +147,99 @@ def test_every_page_opens_from_disk_and_over_http(
     visit.done()
 
 
-def test_every_input_is_a_row(visit: Visit, told: ReportRows) -> None:
+def test_every_input_is_a_row(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples")
-    found(page, len(told))
-    assert keys(page) == told.keys
+    wait_for_count(page, len(rows))
+    assert keys(page) == rows.keys
 
 
-def test_hostile_words_are_shown_and_do_nothing(visit: Visit, told: ReportRows) -> None:
+def test_hostile_words_are_shown_and_do_nothing(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples?source=photos&sort=quality.words")
-    places = told.samples["container"].to_pylist()
-    rows = [places.index(f"{number:02}.jpg") for number in range(len(world.HOSTILE))]
-    raw = told.samples["text"].to_pylist()
-    assert sum(words in told.texts[row] for words, row in zip(world.HOSTILE, rows, strict=True)) >= 4  # others: cleaned
-    assert all(words in raw[row] for words, row in zip(world.HOSTILE, rows, strict=True))
-    for row in rows:
-        page.goto(f"{visit.base}/index.html#/samples?key={told.keys[row]}")
-        page.wait_for_selector(f".panel[data-key='{told.keys[row]}'] .said")
-        assert page.locator(".panel .said").first.text_content() == told.texts[row]
-        if raw[row] != told.texts[row]:
+    places = rows.samples["container"].to_pylist()
+    hostile = [places.index(f"{number:02}.jpg") for number in range(len(world.HOSTILE))]
+    raw = rows.samples["text"].to_pylist()
+    # The other texts are shown cleaned.
+    assert sum(words in rows.texts[row] for words, row in zip(world.HOSTILE, hostile, strict=True)) >= 4
+    assert all(words in raw[row] for words, row in zip(world.HOSTILE, hostile, strict=True))
+    for row in hostile:
+        page.goto(f"{visit.base}/index.html#/samples?key={rows.keys[row]}")
+        page.wait_for_selector(f".panel[data-key='{rows.keys[row]}'] .said")
+        assert page.locator(".panel .said").first.text_content() == rows.texts[row]
+        if raw[row] != rows.texts[row]:
             assert page.locator(".panel .said").nth(1).text_content() == raw[row]
         assert page.locator(".panel script, .panel svg, .panel [onerror], .list script").count() == 0
     page = visit.go("")
     assert page.locator(".lead").first.inner_text() == "Made for a test. <b>Not bold.</b>"
 
 
-def test_filters_search_and_sort(visit: Visit, told: ReportRows) -> None:
+def test_filters_search_and_sort(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples")
     page.select_option("select[name=outcome]", "dropped")
-    found(page, int((told.outcome == "dropped").sum()))
+    wait_for_count(page, int((rows.outcome == "dropped").sum()))
     page.select_option("select[name=filter]", "quality")
     both = [
         key
-        for key, o, b in zip(told.keys, told.outcome, told.stopped_by, strict=True)
+        for key, o, b in zip(rows.keys, rows.outcome, rows.stopped_by, strict=True)
         if (o, b) == ("dropped", "quality")
     ]
-    found(page, len(both))
-    assert keys(page) == both and 0 < len(both) < len(told)
+    wait_for_count(page, len(both))
+    assert keys(page) == both and 0 < len(both) < len(rows)
     page.click(".clear")
-    found(page, len(told))
+    wait_for_count(page, len(rows))
     page.fill("input[type=search]", "SIGN that")
-    said = [key for key, text in zip(told.keys, told.texts, strict=True) if "sign that" in text]
-    found(page, len(said))
-    assert keys(page) == said and len(said) >= len(world.HOSTILE) - 1
-    page.fill("input[type=search]", told.keys[7][:12])
-    found(page, 1)
+    matching = [key for key, text in zip(rows.keys, rows.texts, strict=True) if "sign that" in text]
+    wait_for_count(page, len(matching))
+    assert keys(page) == matching and len(matching) >= len(world.HOSTILE) - 1
+    page.fill("input[type=search]", rows.keys[7][:12])
+    wait_for_count(page, 1)
     page = visit.go("samples?sort=facts.bytes&dir=down")
-    found(page, len(told))
-    values = told.read_number("facts.bytes")
-    order = sorted(range(len(told)), key=lambda row: (np.isnan(values[row]), -np.nan_to_num(values[row]), row))
-    page.wait_for_selector(f".row[aria-posinset='1'][data-key='{told.keys[order[0]]}']")
-    assert keys(page) == [told.keys[row] for row in order]
+    wait_for_count(page, len(rows))
+    values = rows.read_number("facts.bytes")
+    order = sorted(range(len(rows)), key=lambda row: (np.isnan(values[row]), -np.nan_to_num(values[row]), row))
+    page.wait_for_selector(f".row[aria-posinset='1'][data-key='{rows.keys[order[0]]}']")
+    assert keys(page) == [rows.keys[row] for row in order]
 
 
-def test_the_list_by_keyboard(visit: Visit, told: ReportRows) -> None:
+def test_the_list_by_keyboard(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples")
-    found(page, len(told))
+    wait_for_count(page, len(rows))
 
-    def chosen() -> str:
+    def selected_key() -> str:
         page.wait_for_timeout(30)
         return str(page.evaluate("RM.place().query.get('key') || ''"))
 
-    for key, row in (("ArrowDown", 0), ("ArrowDown", 1), ("j", 2), ("ArrowUp", 1), ("End", len(told) - 1), ("Home", 0)):
+    for key, row in (("ArrowDown", 0), ("ArrowDown", 1), ("j", 2), ("ArrowUp", 1), ("End", len(rows) - 1), ("Home", 0)):
         page.keyboard.press(key)
-        assert chosen() == told.keys[row]
-        page.wait_for_selector(f".panel[data-key='{told.keys[row]}'] .said")
+        assert selected_key() == rows.keys[row]
+        page.wait_for_selector(f".panel[data-key='{rows.keys[row]}'] .said")
     assert (
-        page.locator(f"#{page.get_attribute('.list', 'aria-activedescendant')}").get_attribute("data-key") == chosen()
+        page.locator(f"#{page.get_attribute('.list', 'aria-activedescendant')}").get_attribute("data-key")
+        == selected_key()
     )
     page.keyboard.press("/")
     page.keyboard.type("kettle")
     until(page, "+document.querySelector('.count').dataset.found < RM.rows.count")
     page.fill("input[type=search]", "")
     page.keyboard.press("Escape")
-    assert chosen() == "" and page.evaluate("document.activeElement.className") == "list"
+    assert selected_key() == "" and page.evaluate("document.activeElement.className") == "list"
 
 
-def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit, told: ReportRows) -> None:
-    row = next(i for i, by in enumerate(told.stopped_by) if by == "motion")
-    page = visit.go(f"samples?key={told.keys[row]}")
+def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit, rows: ReportRows) -> None:
+    row = next(i for i, by in enumerate(rows.stopped_by) if by == "motion")
+    page = visit.go(f"samples?key={rows.keys[row]}")
     page.wait_for_selector(".panel .said")
     text = page.locator(".panel").inner_text()
-    verdict, sample = told.verdicts.slice(row, 1).to_pylist()[0], told.samples.slice(row, 1).to_pylist()[0]
-    for part in ("static", str(verdict["threshold"]), sample["media"][0]["sha256"], sample["container"], "CC0-1.0"):
-        assert part in text
-    kept = next(i for i, o in enumerate(told.outcome) if o == "kept" and told.modality[i] == "video")
-    page = visit.go(f"samples?key={told.keys[kept]}")
+    verdict, sample = rows.verdicts.slice(row, 1).to_pylist()[0], rows.samples.slice(row, 1).to_pylist()[0]
+    for detail in ("static", str(verdict["threshold"]), sample["media"][0]["sha256"], sample["container"], "CC0-1.0"):
+        assert detail in text
+    kept = next(i for i, o in enumerate(rows.outcome) if o == "kept" and rows.modality[i] == "video")
+    page = visit.go(f"samples?key={rows.keys[kept]}")
     page.wait_for_selector(".panel .turns li")
     cited = page.locator(".panel .cite").all_inner_texts()
     assert cited and set(cited) <= set(page.locator(".panel .evidence tr.cited th").all_inner_texts())
 
 
-def test_clips_play_and_pictures_are_there(visit: Visit, told: ReportRows) -> None:
+def test_clips_play_and_pictures_are_there(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples?modality=video")
     page.wait_for_selector(".row .moves")
     row = page.locator(".row:has(.moves)").first
@@ -269,20 +271,20 @@ TYPED = """async (asked) => {
 }"""
 
 
-def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, told: ReportRows) -> None:
+def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, rows: ReportRows) -> None:
     finished = open_judged_run(run.out)
     page = visit.go("thresholds")
     for more in page.locator("details.more > summary").all():
         more.click()
     asked: dict[str, list[float]] = {}
     expected: dict[str, list[list[int]]] = {}
-    for threshold in thresholds(finished.resolved, told, finished.run.captions_optional):
+    for threshold in thresholds(finished.resolved, rows, finished.run.captions_optional):
         name = ".".join((threshold.filter, *threshold.path))
         asked[name] = [float(np.median(threshold.value[np.isfinite(threshold.value)])), 2.0]
         expected[name] = []
         for at in asked[name]:
-            certain, possible = recounted(finished, told, threshold, at)
-            kept = int((certain & (told.outcome == "kept")).sum())
+            certain, possible = recounted(finished, rows, threshold, at)
+            kept = int((certain & (rows.outcome == "kept")).sum())
             expected[name].append([int(certain.sum()), int(possible.sum()), kept])
     assert page.locator("article.threshold").count() == len(asked)
     assert page.evaluate(TYPED, asked) == expected
@@ -301,10 +303,10 @@ def test_a_slider_moves_by_keyboard_and_back(visit: Visit) -> None:
     assert card.locator(".answer").inner_text() == before
 
 
-def test_duplicates_stand_side_by_side(visit: Visit, told: ReportRows) -> None:
+def test_duplicates_stand_side_by_side(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("duplicates")
     page.wait_for_selector(".group")
-    copies = int((told.outcome == "duplicate").sum())
+    copies = int((rows.outcome == "duplicate").sum())
     assert copies >= 2 and page.locator(".member.copy").count() == copies
     page.locator(".chooser button[value=video]").click()
     assert page.locator(".group").count() == 1
@@ -320,7 +322,7 @@ def test_nothing_runs_out_of_a_narrow_window(browser: Any, report_folder: Path, 
 
 
 def test_a_list_longer_than_an_element_may_be_high(
-    browser: Any, report_folder: Path, told: ReportRows, tmp_path: Path
+    browser: Any, report_folder: Path, rows: ReportRows, tmp_path: Path
 ) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(report_folder, copied)
@@ -330,15 +332,15 @@ def test_a_list_longer_than_an_element_may_be_high(
     script.write_text(code.replace("HIGHEST = 15_000_000", "HIGHEST = 1_000"))  # 16 rows and a bit
     visit = Visit(browser, f"file://{copied}")
     page = visit.go("samples")
-    found(page, len(told))
+    wait_for_count(page, len(rows))
     assert page.evaluate("document.querySelector('.sizer').clientHeight") == 1000
-    assert keys(page) == told.keys
+    assert keys(page) == rows.keys
     page.focus(".list")
-    for key, row in (("Home", 0), ("End", len(told) - 1), ("ArrowUp", len(told) - 2), ("PageUp", None)):
+    for key, row in (("Home", 0), ("End", len(rows) - 1), ("ArrowUp", len(rows) - 2), ("PageUp", None)):
         page.keyboard.press(key)
         page.wait_for_timeout(50)
         if row is not None:
-            assert page.locator(".row[aria-selected=true]").get_attribute("data-key") == told.keys[row]
+            assert page.locator(".row[aria-selected=true]").get_attribute("data-key") == rows.keys[row]
         box, inside = page.locator(".row[aria-selected=true]").bounding_box(), page.locator(".list").bounding_box()
         # A pixel of the bar is nine of the list here.
         assert inside["y"] - 9 <= box["y"] and box["y"] + box["height"] <= inside["y"] + inside["height"] + 9

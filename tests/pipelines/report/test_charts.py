@@ -15,13 +15,15 @@ VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")) | st.integers(0, 
 def test_every_known_value_is_counted_once(values: list[float], mark: float | None, seed: int) -> None:
     column = np.array(values, dtype=np.float64)
     kept = np.random.default_rng(seed).random(len(column)) < 0.5
-    found = charts.build_histogram(column, kept, [] if mark is None else [mark])
-    known = np.isfinite(column)
-    if found is None:
-        assert not known.any()
+    histogram = charts.build_histogram(column, kept, [] if mark is None else [mark])
+    finite = np.isfinite(column)
+    if histogram is None:
+        assert not finite.any()
         return
-    assert sum(found["kept"]) == int((known & kept).sum()) and sum(found["others"]) == int((known & ~kept).sum())
-    assert found["count"] == int(known.sum())
+    assert sum(histogram["kept"]) == int((finite & kept).sum()) and sum(histogram["others"]) == int(
+        (finite & ~kept).sum()
+    )
+    assert histogram["count"] == int(finite.sum())
 
 
 @given(VALUES, st.floats(-1e3, 1e3))
@@ -33,7 +35,9 @@ def test_edges_ascend_and_take_in_the_threshold(values: list[float], mark: float
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "ü", ""]), st.booleans()), max_size=40))
 def test_shares_sum_to_the_rows(rows: list[tuple[str, bool]]) -> None:
-    found = charts.count_kept([name for name, _ in rows], np.array([kept for _, kept in rows], dtype=bool))
-    assert sum(n for _, n, _ in found) == len(rows) and sum(k for _, _, k in found) == sum(k for _, k in rows)
-    for name, n, kept in found:
-        assert n == sum(other == name for other, _ in rows) and kept == sum(k for other, k in rows if other == name)
+    counts = charts.count_kept([name for name, _ in rows], np.array([kept for _, kept in rows], dtype=bool))
+    assert sum(n for _, n, _ in counts) == len(rows) and sum(k for _, _, k in counts) == sum(k for _, k in rows)
+    for name, n, kept in counts:
+        assert n == sum(row_name == name for row_name, _ in rows) and kept == sum(
+            k for row_name, k in rows if row_name == name
+        )

@@ -23,24 +23,24 @@ VALUES = st.recursive(
 )
 
 
-def held(data: bytes) -> Any:
+def read_script(script: bytes) -> Any:
     """The value in a script, read by the JSON rules that a browser has."""
-    text = data.decode("utf-8")
-    found = re.fullmatch(r'\(window\.REELMILL=window\.REELMILL\|\|\{\}\)\["x"\]=JSON\.parse\((.*)\);\n', text, re.S)
-    assert found is not None
-    return json.loads(json.loads(found[1]))
+    text = script.decode("utf-8")
+    match = re.fullmatch(r'\(window\.REELMILL=window\.REELMILL\|\|\{\}\)\["x"\]=JSON\.parse\((.*)\);\n', text, re.S)
+    assert match is not None
+    return json.loads(json.loads(match[1]))
 
 
 @settings(max_examples=50)
 @given(VALUES)
-def test_a_script_gives_back_its_value(value: Any) -> None:
-    assert held(build_script("x", value)) == value
+def test_a_script_gives_back_its_value(document: Any) -> None:
+    assert read_script(build_script("x", document)) == document
 
 
 @settings(max_examples=50)
 @given(VALUES)
-def test_no_tag_and_no_line_separator_stands_in_a_script(value: Any) -> None:
-    text = build_script("x", value).decode("utf-8")
+def test_no_tag_and_no_line_separator_stands_in_a_script(document: Any) -> None:
+    text = build_script("x", document).decode("utf-8")
     assert not set(text) & set("<>\u2028\u2029") and text.count("\n") == 1
 
 
@@ -50,8 +50,8 @@ def unpacked(packed: dict[str, Any]) -> np.ndarray:
     stored = np.frombuffer(base64.b64decode(packed["data"]), dtype=kinds[packed["kind"]])
     if packed["kind"] == "f64":
         return stored
-    found = stored.astype(np.float64) / packed["scale"]
-    return found if packed["null"] is None else np.where(stored == packed["null"], np.nan, found)
+    numbers = stored.astype(np.float64) / packed["scale"]
+    return numbers if packed["null"] is None else np.where(stored == packed["null"], np.nan, numbers)
 
 
 SCORES = st.floats(-3000, 3000).map(lambda x: round(x, 6))
@@ -60,15 +60,15 @@ WHOLE = st.integers(-(2**40), 2**40).map(float)
 
 @given(st.lists(st.none() | SCORES | WHOLE | st.floats(allow_nan=False), max_size=20))
 def test_numbers_come_back_as_the_very_same_doubles(values: list[float | None]) -> None:
-    given_ = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    np.testing.assert_array_equal(unpacked(pack_numbers(given_)), given_)
+    column = np.array([np.nan if number is None else number for number in values], dtype=np.float64)
+    np.testing.assert_array_equal(unpacked(pack_numbers(column)), column)
 
 
 @given(st.lists(st.none() | SCORES, min_size=1, max_size=20))
 def test_scores_take_four_bytes_at_most(values: list[float | None]) -> None:
-    given_ = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    in_range = np.abs(np.nan_to_num(given_)).max() < 2147
-    assert not in_range or pack_numbers(given_)["kind"] in ("u8", "u16", "i32")
+    column = np.array([np.nan if number is None else number for number in values], dtype=np.float64)
+    in_range = np.abs(np.nan_to_num(column)).max() < 2147
+    assert not in_range or pack_numbers(column)["kind"] in ("u8", "u16", "i32")
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20))

@@ -18,11 +18,11 @@ from pipelines.report import report
 from pipelines.report.report_rows import read_rows
 from pipelines.report.thumbnails import choose_rows
 from tests.pipelines.report import world
-from tests.pipelines.report.test_data_scripts import held
+from tests.pipelines.report.test_data_scripts import read_script
 
 
 def read_data(folder: Path, name: str) -> object:
-    return held((folder / "data" / f"{name}.js").read_bytes().replace(f'["{name}"]'.encode(), b'["x"]', 1))
+    return read_script((folder / "data" / f"{name}.js").read_bytes().replace(f'["{name}"]'.encode(), b'["x"]', 1))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -42,12 +42,12 @@ def test_an_earlier_report_is_replaced_whole_and_anything_else_is_left_alone(run
     report.run(run.out, str(out), quiet=True, thumbs=0, clips=0)
     assert not (out / "data" / "stale.js").exists() and not (out / "thumbs").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.txt").write_text("years of work")
+    unrelated = tmp_path / "other"
+    unrelated.mkdir()
+    (unrelated / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="something other than a report"):
-        report.run(run.out, str(other), quiet=True)
-    assert files(other) == {"thesis.txt": b"years of work"}
+        report.run(run.out, str(unrelated), quiet=True)
+    assert files(unrelated) == {"thesis.txt": b"years of work"}
 
 
 def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
 
 def test_no_path_of_this_machine_stands_in_it(run: Run, report_folder: Path) -> None:
     root = str(Path(run.out).parent).encode()
-    for name, data in files(report_folder).items():
-        assert root not in data, name
+    for name, content in files(report_folder).items():
+        assert root not in content, name
 
 
 def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path) -> None:
@@ -74,10 +74,10 @@ def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path
     assert media["shown"] == len(shown)
     for outcome in set(rows.outcome.tolist()):
         for by in set(rows.stopped_by.tolist()):
-            mine = {
+            keys = {
                 k for k, o, b in zip(rows.keys, rows.outcome, rows.stopped_by, strict=True) if (o, b) == (outcome, by)
             }
-            assert len(mine & shown) <= 9
+            assert len(keys & shown) <= 9
     assert dict(media["missing"]).keys() == {"decode", "truncated"} & dict(media["missing"]).keys() != set()
     for path in report_folder.glob("thumbs/*/*.jpg"):
         with Image.open(path) as image:
@@ -98,18 +98,18 @@ def test_draws_are_keyed_and_grow(run: Run) -> None:
 def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
     shutil.copytree(run.out, folder)
-    value = json.loads((folder / "run.json").read_bytes())
+    run_card = json.loads((folder / "run.json").read_bytes())
     raw = tmp_path / "raw"
-    for source in value["config"]["sources"]:
+    for source in run_card["config"]["sources"]:
         if source["name"] == "clips":
             shutil.copytree(source["path"], raw)
             shutil.copyfile(raw / "0.mp4", raw / "still.mp4")
             source["path"] = str(raw)
         else:
             source["path"] = str(tmp_path / "nowhere")
-    (folder / "run.json").write_text(json.dumps(value))
-    found = report.run(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
-    why = found["without_picture"]
+    (folder / "run.json").write_text(json.dumps(run_card))
+    summary = report.run(str(folder), str(tmp_path / "out"), quiet=True, clips=0)
+    why = summary["without_picture"]
     assert why["changed"] == 1 and why["not found"] >= 3
     rows = read_rows(open_judged_run(str(folder)))
     kept = [
@@ -128,9 +128,9 @@ def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
     assert np.sum(meta["vshards"]["samples"]) == n and meta["repeated"] == repeated > 0
     for v in range(3):
         for name, counts in zip(meta["modalities"], meta["vshards"]["samples"], strict=True):
-            place = [group["name"] for group in mixture.manifest["groups"]].index(name)
+            group_index = [group["name"] for group in mixture.manifest["groups"]].index(name)
             rows = zip(members["vshard"].to_pylist(), members["group"].to_pylist(), strict=True)
-            assert counts[v] == sum(row == (v, place) for row in rows)
+            assert counts[v] == sum(row == (v, group_index) for row in rows)
     assert meta["ratios"][0]["achieved"]["samples"] == round(groups["text"] / groups["image"], 4)
     sources = next(rows for column, rows in meta["tables"] if column == "source")
     assert sum(row[1] for row in sources) == n and sum(row[2] for row in sources) == n - repeated
@@ -161,6 +161,6 @@ def test_the_command_writes_pages_of_what_its_audit_found_sound_and_of_nothing_e
     shutil.copytree(run.out, copy)
     ledger = copy / "ledger.json"
     ledger.write_bytes(ledger.read_bytes().replace(b"kept", b"kepf", 1))
-    code, told_ = command(str(copy), "--html", str(tmp_path / "other"), "--json")
-    assert code == 1 and "no report was written" in told_ and not (tmp_path / "other").exists()
+    code, printed = command(str(copy), "--html", str(tmp_path / "other"), "--json")
+    assert code == 1 and "no report was written" in printed and not (tmp_path / "other").exists()
     assert command(run.out, "--html", str(copy))[0] == 2

@@ -50,19 +50,19 @@ def recounted(
 
 
 def test_thresholds_of_every_filter_in_the_cascade_are_found(world: Any) -> None:
-    finished, _, found = world
+    finished, _, effects = world
     names = {filter_.name for filter_ in finished.resolved.filters}
-    assert {threshold.filter for threshold in found} == names - {"caption"}
-    assert len(found) > 20
+    assert {threshold.filter for threshold in effects} == names - {"caption"}
+    assert len(effects) > 20
 
 
 @settings(max_examples=40)
 @given(data=st.data())
 def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.DataObject) -> None:
-    finished, rows, found = world
-    threshold = data.draw(st.sampled_from(found))
-    known = sorted({float(x) for x in threshold.value if np.isfinite(x)})
-    at = data.draw(st.sampled_from(known) | st.floats(known[0] - 1, known[-1] + 1))
+    finished, rows, effects = world
+    threshold = data.draw(st.sampled_from(effects))
+    values = sorted({float(x) for x in threshold.value if np.isfinite(x)})
+    at = data.draw(st.sampled_from(values) | st.floats(values[0] - 1, values[-1] + 1))
     certain, possible = recounted(finished, rows, threshold, at)
     passed = threshold.passed(at)
     np.testing.assert_array_equal(passed & (threshold.rest == PASSES), certain)
@@ -70,33 +70,33 @@ def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.
 
 
 def test_an_interval_opens_where_cells_are_missing(world: Any) -> None:
-    finished, rows, found = world
-    words = next(t for t in found if t.filter == "quality" and t.path == ("min_words",))
+    finished, rows, effects = world
+    words = next(t for t in effects if t.filter == "quality" and t.path == ("min_words",))
     _, possible = recounted(finished, rows, words, 2.0)
     assert possible.sum() == 1  # the clip of two words was never asked how it moves
     np.testing.assert_array_equal(words.passed(2.0) & (words.rest == OPEN), possible)
 
 
 def test_as_it_was_is_the_run_itself(world: Any) -> None:
-    _, rows, found = world
+    _, rows, effects = world
     alive = np.isin(rows.outcome, ["kept", "duplicate"]) | (rows.stopped_by == "resample")
-    for threshold in found:
+    for threshold in effects:
         np.testing.assert_array_equal(threshold.today & (threshold.rest == PASSES), alive)
         if threshold.now is not None:
             np.testing.assert_array_equal(threshold.passed(threshold.now) & (threshold.rest == PASSES), alive)
 
 
 def test_counts_by_value_add_up_to_the_rows(world: Any) -> None:
-    _, rows, found = world
-    for threshold in found:
-        for part in sliders.count_by_value(threshold, rows):
-            mine = rows.modality == part["modality"]
-            values = unpacked(part["value"])
+    _, rows, effects = world
+    for threshold in effects:
+        for counts in sliders.count_by_value(threshold, rows):
+            of_modality = rows.modality == counts["modality"]
+            values = unpacked(counts["value"])
             for at in [*values.tolist()[:5], 0.0]:
                 side = {"min": values >= at, "max": values <= at, "below": values < at}[threshold.side]
                 for i, (name, rest) in enumerate((("passes", PASSES), ("open", OPEN))):
-                    total = part["fixed"][i] + int(unpacked(part[name])[side].sum())
-                    assert total == int((mine & threshold.passed(at) & (threshold.rest == rest)).sum())
+                    total = counts["fixed"][i] + int(unpacked(counts[name])[side].sum())
+                    assert total == int((of_modality & threshold.passed(at) & (threshold.rest == rest)).sum())
 
 
 # -- filters whose rules are not plain limits, on rows of every kind ---------------------------------------------------
@@ -127,10 +127,10 @@ def test_values_are_what_the_filter_holds_its_thresholds_against(seed: int, name
     signals = pa.table(columns)
     own = kind.settings_class()()
     for threshold in kind.thresholds:
-        path, side, value = tuple(threshold.key.split(".")), threshold.direction, threshold.numbers(signals)
+        path, side, numbers = tuple(threshold.key.split(".")), threshold.direction, threshold.numbers(signals)
         ends = (np.inf, -np.inf) if side == "min" else (-np.inf, np.inf)
         always, sometimes = (kind(with_value(own, path, end)).judge(signals).passed for end in ends)
-        for at in rng.choice(value[np.isfinite(value)], 4):
-            held = {"min": value >= at, "max": value <= at, "below": value < at}[side]
+        for at in rng.choice(numbers[np.isfinite(numbers)], 4):
+            met = {"min": numbers >= at, "max": numbers <= at, "below": numbers < at}[side]
             real = kind(with_value(own, path, float(at))).judge(signals).passed
-            np.testing.assert_array_equal(always | (sometimes & held), real, err_msg=f"{name} {path} {at}")
+            np.testing.assert_array_equal(always | (sometimes & met), real, err_msg=f"{name} {path} {at}")

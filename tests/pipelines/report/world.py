@@ -38,7 +38,7 @@ def make(folder: Path) -> Run:
     _clips(raw / "clips")
     _texts(raw / "texts")
     _albums(raw / "albums")
-    value = {
+    settings = {
         "name": "world",
         "seed": 3,
         "store": str(folder / "store"),
@@ -61,7 +61,7 @@ def make(folder: Path) -> Run:
         "annotate": {},
         "export": {"shard_samples": 6, "description": "Made for a test. <b>Not bold.</b>"},
     }
-    path = corpus.write_config(folder / "config.yaml", value)
+    path = corpus.write_config(folder / "config.yaml", settings)
     run = stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
     stages.run_all(run)
     return run
@@ -126,19 +126,19 @@ def _albums(folder: Path) -> None:
 def mix(run: Run, folder: Path) -> Mixture:
     """Every second member of the run, half of them as repeats, in three virtual shards."""
     members = read_rows(open_judged_run(run.out)).members.sort_by("key")
-    chosen = members.filter(pa.array(np.arange(members.num_rows) % 2 == 0))
-    kinds = chosen["modality"].to_pylist()
+    every_second = members.filter(pa.array(np.arange(members.num_rows) % 2 == 0))
+    kinds = every_second["modality"].to_pylist()
     names = sorted(set(kinds))
-    n = chosen.num_rows
+    n = every_second.num_rows
     table = pa.table(
         {
-            "key": chosen["key"],
+            "key": every_second["key"],
             "vshard": pa.array(np.arange(n) * 3 // n, pa.int32()),
             "position": pa.array(np.zeros(n), pa.int32()),
             "group": pa.array([names.index(kind) for kind in kinds], pa.int32()),
             "shard": pa.array(np.zeros(n), pa.int32()),
             "repeat": pa.array(np.arange(n) % 2, pa.int32()),
-            **{name: chosen[name] for name in ("offset", "size", "tokens", "seconds", "bytes")},
+            **{name: every_second[name] for name in ("offset", "size", "tokens", "seconds", "bytes")},
         },
         schema=tables.MIXTURE,
     )
@@ -148,7 +148,7 @@ def mix(run: Run, folder: Path) -> Mixture:
         for name in names
     ]  # fmt: skip
     share = kinds.count("text") / n
-    value = {
+    fields = {
         "seed": 1, "unit": "samples", "groups": groups, "shards": [], "vshards": 3, "materialized": None,
         "recipe": {"ratios": [{"column": "modality", "of": "text", "to": "image", "between": [1, 9]}]},
         "constraints": [{"label": "modality <b>text</b>", "low": 0.1, "high": 0.9,
@@ -157,4 +157,4 @@ def mix(run: Run, folder: Path) -> Mixture:
         "totals": {"samples": n, "tokens": 1, "seconds": 1.0, "bytes": 1},
         "warnings": ["<script>window.hacked = 10</script>"],
     }  # fmt: skip
-    return write_mixture(str(folder), value, table)
+    return write_mixture(str(folder), fields, table)

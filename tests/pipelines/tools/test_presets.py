@@ -48,17 +48,17 @@ def opened(name: str, folder: Path) -> Run:
 
 
 @pytest.fixture
-def found(variables: None, tmp_path: Path) -> dict[str, Resolved]:
+def presets(variables: None, tmp_path: Path) -> dict[str, Resolved]:
     return {name: resolve(opened(name, tmp_path)) for name in PRESETS}
 
 
-def test_video_filters_stand_in_the_papers_order(found: dict[str, Resolved]) -> None:
-    assert [f.name for f in found["llama3-video"].filters] == VIDEO_ORDER
-    assert [f.name for f in found["apollo"].filters if f.name != "facts"] == VIDEO_ORDER
+def test_video_filters_stand_in_the_papers_order(presets: dict[str, Resolved]) -> None:
+    assert [f.name for f in presets["llama3-video"].filters] == VIDEO_ORDER
+    assert [f.name for f in presets["apollo"].filters if f.name != "facts"] == VIDEO_ORDER
 
 
-def test_image_steps_stand_in_the_papers_order(found: dict[str, Resolved]) -> None:
-    image = found["llama3-image"]
+def test_image_steps_stand_in_the_papers_order(presets: dict[str, Resolved]) -> None:
+    image = presets["llama3-image"]
     assert [f.name for f in image.filters] == ["caption", "language", "quality", "alignment"]
     assert image.duplicates.image is not None and image.duplicates.image.threshold == 0.75
     assert image.resample.rule == "sqrt" and image.resample.modalities == ("image",)
@@ -66,8 +66,8 @@ def test_image_steps_stand_in_the_papers_order(found: dict[str, Resolved]) -> No
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_weights_are_known_ones_with_their_threshold(found: dict[str, Resolved], name: str) -> None:
-    resolved = found[name]
+def test_weights_are_known_ones_with_their_threshold(presets: dict[str, Resolved], name: str) -> None:
+    resolved = presets[name]
     maker = resolved.annotators["alignment"].fingerprint_inputs()
     assert (maker["model"], maker["weights"]) == ("ViT-B-32", "openai")
     settings = {f.name: f.settings for f in resolved.filters}
@@ -75,8 +75,8 @@ def test_weights_are_known_ones_with_their_threshold(found: dict[str, Resolved],
     assert resolved.annotators["fingerprint"].fingerprint_inputs()["weights_sha256"] == SHA256
 
 
-def test_texts_meet_language_before_quality(found: dict[str, Resolved]) -> None:
-    asked = [f.name for f in found["apollo"].filters if "text" in f.modalities]
+def test_texts_meet_language_before_quality(presets: dict[str, Resolved]) -> None:
+    asked = [f.name for f in presets["apollo"].filters if "text" in f.modalities]
     assert asked == ["language", "quality"]
 
 

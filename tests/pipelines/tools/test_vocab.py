@@ -26,7 +26,7 @@ PARAGRAPHS = ["new york is a city", "the city of new york\nis large", "a dog and
 def plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks run one after another, without Beam, which takes seconds to start; one test below keeps it."""
 
-    def run_tasks(job: str, function: Any, tasks: list[str], result: str, runner: Runner) -> dict[str, int]:
+    def run_tasks(job: str, function: Any, tasks: list[str], output: str, runner: Runner) -> dict[str, int]:
         return sum_counters([function(task) for task in tasks])
 
     monkeypatch.setattr(vocab.beam, "run_tasks", run_tasks)
@@ -97,7 +97,7 @@ def test_an_interrupted_build_goes_on_from_its_counts(
         vocab.run([str(text_file)], str(out), settings=VocabularySettings(min_count=10**6, numbers=False), quiet=True)
     assert not out.exists() and (tmp_path / "v.json.work").is_dir()
     counted: list[object] = []
-    monkeypatch.setattr(vocab, "read_texts", lambda *given: counted.append(given) or iter(()))
+    monkeypatch.setattr(vocab, "read_texts", lambda *arguments: counted.append(arguments) or iter(()))
     summary = vocab.run([str(text_file)], str(out), settings=FEW, quiet=True)
     assert not counted and summary["texts"] == 3 * len(PARAGRAPHS)
     # Other text under the same name is counted anew.
