@@ -45,10 +45,9 @@ from clock import cpu
 from infra import tables
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, MediaRef
-from infra.storage import join
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
-from pipelines.core.sample_media import borrow_decoder, decode_limits, source_root
+from pipelines.core.sample_media import MediaRoot, borrow_decoder, decode_limits, media_root
 from pipelines.ingest import ingest
 from pipelines.measure import measure
 
@@ -105,7 +104,7 @@ def stage(folder: Path, name: str, target_rows: int = 50_000) -> None:
 def loop(run: Run, samples: list[pa.Table]) -> int:
     """B; returns how many rows reached the end."""
     resolved = resolve(run)
-    roots = {source.name: source_root(source) for source in run.config.sources}
+    roots = {source.name: media_root(run, source) for source in run.config.sources}
     reached = 0
     with borrow_decoder(decode_limits(resolved.measure)) as door:
         for table in samples:
@@ -114,11 +113,11 @@ def loop(run: Run, samples: list[pa.Table]) -> int:
     return reached
 
 
-def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, str], door: Decoder) -> int:
+def chunk(resolved: Resolved, rows: pa.Table, roots: dict[str, MediaRoot], door: Decoder) -> int:
     """The cascade on rows of one modality."""
     modality = rows["modality"][0].as_py()
     refs = [
-        MediaRef(join(roots[source], m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], modality)
+        MediaRef(roots[source].locate(m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], modality)
         for source, media in zip(rows["source"].to_pylist(), rows["media"].to_pylist(), strict=True)
         for m in media or []
     ]

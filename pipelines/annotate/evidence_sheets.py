@@ -23,7 +23,7 @@ from pipelines.annotate.llm_client import open_server_client, share_endpoints
 from pipelines.annotate.settings import AnnotateSettings, CaptionerSettings
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
-from pipelines.core.sample_media import borrow_decoder, decode_limits, media_refs, source_root
+from pipelines.core.sample_media import borrow_decoder, decode_limits, media_refs, media_root
 from pipelines.core.signals import read_signals
 
 SHEETS = pa.schema(
@@ -115,7 +115,7 @@ def _build_requests(
     count = min(max(math.ceil(seconds / captioner.every_s), 1), captioner.max_captions)
     plan = FramePlan("uniform", captioner.size, "long", count=count * captioner.frames)
     source = next(s for s in run.config.sources if s.name == sample["source"])
-    (ref,) = media_refs(sample, source_root(source))
+    (ref,) = media_refs(sample, media_root(run, source))
     with borrow_decoder(decode_limits(resolve(run).measure)) as decoder:
         decoded = decoder.decode(ref, {"captioner": plan}, {})
     if decoded.error is not None:

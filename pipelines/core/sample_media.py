@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra import storage
@@ -13,6 +14,7 @@ from infra.media.decoder import Decoder, Limits
 from infra.media.interface import MediaRef
 from infra.media.pixels import share_of_memory
 from infra.pool import Pool
+from pipelines.core.run import Run
 from pipelines.core.settings import Measure
 
 
@@ -23,11 +25,29 @@ def source_root(source: Source) -> str:
     return source.path
 
 
-def media_refs(sample: Mapping[str, Any], root: str) -> list[MediaRef]:
-    """References to the media of a row of samples, below the root of its source."""
+@dataclass(frozen=True)
+class MediaRoot:
+    """The folders that the paths of media are relative to: that of the source, and, for paths that begin with "/", that
+    of the run, which has the expanded archives."""
+
+    source: str
+    run: str
+
+    def locate(self, path: str) -> str:
+        """The URI of a medium."""
+        return storage.join(self.run if path.startswith("/") else self.source, path)
+
+
+def media_root(run: Run, source: Source) -> MediaRoot:
+    """The folders of a source's media in a run."""
+    return MediaRoot(source_root(source), run.out)
+
+
+def media_refs(sample: Mapping[str, Any], root: MediaRoot) -> list[MediaRef]:
+    """References to the media of a row of samples."""
     kind: Literal["video", "image"] = "video" if sample["modality"] == "video" else "image"
     return [
-        MediaRef(storage.join(root, m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind, m["sha256"])
+        MediaRef(root.locate(m["uri"]), m["offset"], m["length"], m["start_s"], m["end_s"], kind, m["sha256"])
         for m in sample["media"] or []
     ]
 

@@ -20,7 +20,7 @@ from infra.hashing import draw_integers
 from infra.media.decoder import Decoder, Limits
 from infra.media.interface import FramePlan
 from pipelines.core.run import Run, open_run
-from pipelines.core.sample_media import media_refs, source_root
+from pipelines.core.sample_media import media_refs, media_root
 
 COLUMNS = 6
 TILE = (210, 150)
@@ -88,7 +88,7 @@ def _draw(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 
 def _tile(run: Run, decoder: Decoder, sample: dict[str, Any]) -> Image.Image:
     source = next(s for s in run.config.sources if s.name == sample["source"])
-    ref = media_refs(sample, source_root(source))[0]
+    ref = media_refs(sample, media_root(run, source))[0]
     decoded = decoder.decode(ref, {"picture": FramePlan("middle", 320, "long")}, {})
     tile = Image.new("RGB", TILE, (235, 235, 235))
     if decoded.error is None:

@@ -17,7 +17,7 @@ from mixtures.reading.conversations import build_conversation, build_llava_turns
 from mixtures.shards.series import number_media
 from mixtures.shards.shards import Member, get_suffix
 from pipelines.core.run import Run
-from pipelines.core.sample_media import source_root
+from pipelines.core.sample_media import media_root
 from pipelines.core.signals import read_signals
 
 
@@ -138,7 +138,7 @@ def _media_members(run: Run, row: ExportRow) -> Iterator[Member]:
     source = next(source for source in run.config.sources if source.name == row.sample["source"])
     suffixes = number_media(row.sample["modality"], list_suffixes(row.sample, row.signals.get("facts.container")))
     for medium, suffix in zip(row.media, suffixes, strict=True):
-        uri = storage.join(source_root(source), medium["uri"])
+        uri = media_root(run, source).locate(medium["uri"])
         size = medium["length"] if medium["length"] >= 0 else _file_size(uri)
         blocks = storage.read_blocks(uri, medium["offset"], medium["length"])
         yield Member(suffix, blocks=blocks, size=size, sha256=medium["sha256"], where=uri)

@@ -20,7 +20,7 @@ from infra.errors import StageError
 from mixtures.shards import shards
 from mixtures.shards.series import Series
 from pipelines.core.run import Run
-from pipelines.core.sample_media import source_root
+from pipelines.core.sample_media import media_root
 from pipelines.core.signals import read_signals
 from pipelines.export.samples import build_captions, list_suffixes
 
@@ -75,8 +75,8 @@ def _media_bytes(run: Run, sample: Mapping[str, Any], measured: int | None) -> i
         return sum(lengths)
     if measured is not None and len(media) == 1:
         return int(measured)
-    root = next(source_root(source) for source in run.config.sources if source.name == sample["source"])
-    uris = [storage.join(root, medium["uri"]) for medium in media]
+    root = next(media_root(run, source) for source in run.config.sources if source.name == sample["source"])
+    uris = [root.locate(medium["uri"]) for medium in media]
     return sum(storage.local_path(uri).stat().st_size for uri in uris if storage.is_local(uri) and storage.is_file(uri))
 
 

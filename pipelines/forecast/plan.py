@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,14 @@ def run(config_path: str, *, share: float = 0.01, workers: int = 1, quiet: bool 
 
 def _forecast(run: Run, scratch: str, share: float) -> dict[str, Any]:
     resolved = resolve(run)
-    items, accounts = take_inventory(_move(run, storage.join(scratch, "inventory")))
+    inventory_run, sample_run = (_move(run, storage.join(scratch, name)) for name in ("inventory", "sample"))
+    items, accounts = take_inventory(inventory_run)
+    expanded = Path(inventory_run.work("expanded"))
+    if expanded.is_dir():  # media are ranges of these tars, below the run that measures them
+        Path(sample_run.work()).mkdir(parents=True)
+        expanded.rename(sample_run.work("expanded"))
     sample = ItemSample(items, [source.name for source in run.config.sources], run.config.seed, share)
     full_texts = read_full_texts(run, resolved, sample, scratch)
-    sample_run = _move(run, storage.join(scratch, "sample"))
     sampled_items = sample.copy_items(
         sample_run.out,
         lambda names, modality: (

@@ -18,7 +18,7 @@ from infra.hashing import canonical_json, fingerprint, sample_key
 from pipelines.core import tombstones
 from pipelines.core.resolve import check_measure
 from pipelines.core.run import Run
-from pipelines.core.sample_media import source_root
+from pipelines.core.sample_media import MediaRoot, media_root
 from pipelines.ingest.inventory import take_inventory
 from pipelines.ingest.sources.accounting import MemberAccount
 from pipelines.ingest.sources.captions import describe_read_error, read_sidecars
@@ -90,7 +90,7 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     is_done = tables.is_done(uri, inputs) and read_scratch(stamp_uri, inputs_and_stamps) is not None
     if is_done and not takedowns.has_unmarked(uri):
         return {"units_kept": 1}
-    root = source_root(source)
+    root = media_root(run, source)
     samples = pa.Table.from_pylist([_build_sample(source, root, row, max_bytes) for row in rows], schema=tables.SAMPLES)
     unread = int(is_environment(samples["error"]).sum())
     tables.write(uri, takedowns.apply(samples), fingerprint=inputs, retry=unread > 0)
@@ -99,17 +99,17 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     return {"units_made": 1, "samples": len(rows), "environment": unread, "total_ms": total_ms}
 
 
-def _build_sample(source: Source, root: str, item: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
+def _build_sample(source: Source, root: MediaRoot, item: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
     """The row of samples of an item: reads its caption files and hashes its media."""
     error, text, extra = item["error"], item["text"], item["extra"] or "{}"
     fields: Mapping[str, Any] = {}
     if item["sidecars"] and error is None and text is None:
-        text, fields, error = read_sidecars(root, item["sidecars"])
+        text, fields, error = read_sidecars(root.source, item["sidecars"])
         text = None if text is None else to_storable_text(text)
         extra = dump_fields(fields) if fields else extra
     media = []
     for medium in item["media"] or []:
-        sha256, problem = _hash_medium(storage.join(root, medium["uri"]), medium["offset"], medium["length"], max_bytes)
+        sha256, problem = _hash_medium(root.locate(medium["uri"]), medium["offset"], medium["length"], max_bytes)
         error = error or problem
         media.append({**medium, "start_s": 0.0, "end_s": -1.0, "sha256": sha256})
     hashes = "".join(medium["sha256"] for medium in media)

@@ -61,7 +61,7 @@ def scan_container(run: Run, task: str) -> Mapping[str, int]:
     content = read_json(run.work("inventory", f"s{number:03d}.json"))
     container = storage.Entry(**content["containers"][index])
     account = MemberAccount()
-    items = account.count(registry.scan(source, content["reader"], container))
+    items = account.count(registry.scan(source, content["reader"], container, run.work("expanded")))
     uris = _write_parts(run, f"s{number:03d}-{index:06d}", items)
     storage.write_bytes(_scan_uri(run, number, index), canonical_json({"parts": uris, "account": account.to_json()}))
     return {"containers": 1}

@@ -16,7 +16,7 @@ from pipelines.core.cascade import cascade_fingerprint, stage_steps
 from pipelines.core.environment import request_ingest
 from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.core.run import Run
-from pipelines.core.sample_media import borrow_decoder, decode_limits, source_root
+from pipelines.core.sample_media import borrow_decoder, decode_limits, media_root
 from pipelines.measure.cell_column import CellColumn
 from pipelines.measure.reuse_cells import copy_stored_cells
 from pipelines.measure.unit_measurer import UnitMeasurer
@@ -82,7 +82,7 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
         stores[annotator_name] = Cells(run.store, annotator_name, resolved.makers[annotator_name])
         stored = stores[annotator_name].read(unitsets[annotator.keyed_by], needed)
         columns[annotator_name] = CellColumn(annotator, needed, ids[annotator.keyed_by], stored)
-    roots = {source.name: source_root(source) for source in run.config.sources}
+    roots = {source.name: media_root(run, source) for source in run.config.sources}
     with borrow_decoder(decode_limits(resolved.measure)) as decoder:
         media = UnitMedia(samples, roots, decoder)
         measurer = UnitMeasurer(resolved, steps, samples, columns, media, run.captions_optional)

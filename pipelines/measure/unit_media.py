@@ -13,7 +13,7 @@ import pyarrow as pa
 from infra.errors import is_environment_error
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, FramePlan, Frames, MediaRef, StreamObserver
-from pipelines.core.sample_media import media_refs
+from pipelines.core.sample_media import MediaRoot, media_refs
 
 #: Seconds before each further try to open a medium whose bytes could not be read (ours).
 RETRY_AFTER_S = (0.2, 1.0)
@@ -22,10 +22,10 @@ _NO_MEDIUM = DecodedMedia(error="no_medium: the sample names none")
 
 
 class UnitMedia:
-    """roots: the folder of each source; environment: number of media that failed for no fault of their own, by kind of
+    """roots: the folders of each source; environment: number of media that failed for no fault of their own, by kind of
     error."""
 
-    def __init__(self, samples: pa.Table, roots: Mapping[str, str], decoder: Decoder) -> None:
+    def __init__(self, samples: pa.Table, roots: Mapping[str, MediaRoot], decoder: Decoder) -> None:
         self.environment: Counter[str] = Counter()
         self._samples = samples.select(["source", "modality", "media"])
         self._roots = roots

@@ -20,7 +20,7 @@ from infra.media.decoder import Decoder
 from infra.media.interface import FramePlan, Frames, MediaRef
 from mixtures.shards.unpack import get_number
 from pipelines.core.finished_run import JudgedRun
-from pipelines.core.sample_media import media_refs, source_root
+from pipelines.core.sample_media import media_refs, media_root
 from pipelines.report.report_rows import ReportRows
 
 #: Longer side of pictures and clips, in pixels, and JPEG quality (ours).
@@ -120,14 +120,14 @@ class MediaLocations:
     def __init__(self, judged: JudgedRun, rows: ReportRows) -> None:
         self.run = judged.run
         self.rows = rows
-        self.roots = {source.name: source_root(source) for source in judged.run.config.sources}
+        self.roots = {source.name: media_root(judged.run, source) for source in judged.run.config.sources}
         self.members = {row["key"]: row for row in rows.members.select(["key", "shard", "members"]).to_pylist()}
 
     def find(self, row: int) -> list[tuple[MediaRef, str]]:
         """(reference, expected sha256) of each of a row's media."""
         sample = self.rows.samples.slice(row, 1).to_pylist()[0]
         media, member = sample["media"] or [], self.members.get(sample["key"])
-        refs = media_refs(sample, self.roots.get(sample["source"], ""))
+        refs = media_refs(sample, self.roots[sample["source"]])
         tar = "" if member is None else self.run.at("shards", f"{member['shard']}.tar")
         if member is not None and storage.is_file(tar):
             files = [m for m in member["members"] if not m["name"].endswith((".json", ".txt"))]

@@ -244,6 +244,7 @@ def _content_ids(samples: pa.Table) -> set[bytes]:
 def _list_sources(state: TakedownScan, sample: Mapping[str, Any]) -> None:
     source = next(s for s in state.run.config.sources if s.name == sample["source"])
     for medium in sample["media"] or ():
-        uri = storage.join(source_root(source), medium["uri"])
+        path = sample["container"] if medium["uri"].startswith("/") else medium["uri"]
+        uri = storage.join(source_root(source), path)
         if len(state.in_sources) < MAX_LISTED and storage.is_file(uri):
             state.in_sources.append(uri)

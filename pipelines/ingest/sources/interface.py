@@ -57,8 +57,9 @@ class SourceItem:
     """One row of ITEM_SCHEMA.
 
     container: path of the file that the item is in, relative to the source; position: the item's name in it, unique.
-    media: uri relative to the source, with the byte range (length -1: to the end). sidecars: files with the caption,
-    read when the unit is ingested. size: expected bytes, from which units are cut. stamp: changes when the files do.
+    media: uri relative to the source (to the run if it begins with "/"), with the byte range (length -1: to the end).
+    sidecars: files with the caption, read when the unit is ingested. size: expected bytes, from which units are cut.
+    stamp: changes when the files do.
     members: number of members read that the item accounts for: 1 for a row of a table, 3 for a medium with its .txt and
     .json, 0 for the failure of a whole container. Readers build items with `build_item`, which leaves out no field.
     """
@@ -134,6 +135,10 @@ class SourceReader:
 
     #: Lower-case suffixes of containers.
     suffixes: tuple[str, ...] = ()
+
+    #: The folder of the run for expanded archives, and its path in media: "/" and the path below the run.
+    scratch: str = ""
+    scratch_path: str = "/work/expanded"
 
     def list_items(
         self, source: Source, entries: Sequence[storage.Entry], excluded: Sequence[storage.Entry]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -108,9 +109,10 @@ def probe_source(source: Source) -> str:
     reader, listing = list_source(source)
     account = MemberAccount()
     list(account.count([*listing.items, *listing.ignored]))
-    for container in listing.containers:
-        if next(account.count(scan(source, reader, container)), None) is not None:
-            break
+    with tempfile.TemporaryDirectory(prefix="reelmill-") as scratch:
+        for container in listing.containers:
+            if next(account.count(scan(source, reader, container, scratch)), None) is not None:
+                break
     check_inputs(source, reader, account)
     counts = {"inputs": len(listing.items), "containers": len(listing.containers), "ignored": len(listing.ignored)}
     return f"{reader}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}"
@@ -147,12 +149,17 @@ def _suffix_of(path: str) -> str:
     return suffix.lower() if len(suffix) < 16 else "no suffix"
 
 
-def scan(source: Source, reader: str, container: storage.Entry) -> Iterator[SourceItem | IgnoredMember]:
+def scan(source: Source, reader: str, container: storage.Entry, scratch: str) -> Iterator[SourceItem | IgnoredMember]:
     """The items of a container in their order, and its ignored members; if it cannot be read to its end, the last item
-    has an error. Raises StageError if the reader does not account for every member that it has read."""
+    has an error. scratch: folder for expanded archives.
+
+    Raises StageError if the reader does not account for every member that it has read.
+    """
+    instance = READERS[reader]()
+    instance.scratch = scratch
     try:
         with storage.translate_remote_errors(source.path):
-            for record in check_records(READERS[reader]().scan(source, container), container.path):
+            for record in check_records(instance.scan(source, container), container.path):
                 if isinstance(record, SourceItem):
                     record.stamp = f"{container.stamp} {record.stamp}".strip()
                 yield record

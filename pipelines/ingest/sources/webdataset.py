@@ -2,157 +2,210 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import re
-import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from infra import storage
 from infra.config import Source
-from pipelines.ingest.sources.captions import parse_object, pick_caption
+from pipelines.ingest.archives.expand import expand
+from pipelines.ingest.archives.tar_index import ArchiveIndex, TarMember, index_tar
+from pipelines.ingest.sources.captions import has_caption, join_turns, parse_object, pick_caption
 from pipelines.ingest.sources.interface import (
     MAX_TEXT_BYTES,
     MEDIA_SUFFIXES,
+    IgnoredMember,
+    MembersRead,
     ReaderRecord,
     SourceItem,
     SourceReader,
     build_item,
     file_uri,
-    leaves_source,
     make_unique,
 )
-from pipelines.ingest.sources.storable import to_storable_name
+from pipelines.ingest.sources.signatures import HEAD_BYTES, recognise
+from pipelines.ingest.sources.storable import decode_text
+from pipelines.ingest.tables.streams import COMPRESSION_SUFFIXES, is_compressed
 
-#: WebDataset's rule: the key ends at the first dot of the base name.
-_MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+#: Suffixes of captions, the first takes precedence; JSON has further fields.
+_TEXT_SUFFIXES = ("txt", "caption", "text")
+_CAPTION_SUFFIXES = (*_TEXT_SUFFIXES, "json")
 
-Members = dict[str, tarfile.TarInfo]
+#: A numbered image of a sample with several: KEY.0.jpg.
+_NUMBERED = re.compile(r"(?s)(.+)\.(\d+)\.[A-Za-z0-9]+")
 
 
 class WebDatasetReader(SourceReader):
-    """The reader of `format: webdataset`."""
+    """The reader of `format: webdataset`. Compressed tars are expanded into the run's scratch."""
 
-    suffixes = (".tar",)
+    suffixes = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in COMPRESSION_SUFFIXES))
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
-        with storage.open_read(file_uri(source, container.path)) as file:
-            index = _index_archive(file)
-            items = [
-                item
-                for key, members in index.samples.items()
-                for item in _sample_items(source, container, file, key, members)
-            ]
-        for position, error in index.faults:
-            items.append(build_item(source, container.path, position, fields={}, error=error))
-        yield from sorted(items, key=lambda item: item.position)
+        tar_uri, uri, fault = file_uri(source, container.path), container.path, ""
+        if is_compressed(tar_uri):
+            name = f"{source.name}/{container.path}"
+            target, fault = expand(tar_uri, container.size, container.stamp, self.scratch, name)
+            tar_uri, uri = storage.join(self.scratch, target), f"{self.scratch_path}/{target}"
+        with storage.open_read(tar_uri) as file:
+            index = index_tar(file, lambda name, file, size: _recognise(source.modality, name, file, size))
+            yield from _Archive(source, container.path, uri, file, index).records()
+        broken = fault or index.broken
+        if broken:
+            error = f"unreadable archive: {broken}"
+            yield build_item(source, container.path, "", fields={}, error=error, members=0)
 
 
-@dataclass
-class _ArchiveIndex:
-    """The members of a tar: key -> suffix -> member, and (position, error) of each fault."""
-
-    samples: dict[str, Members] = field(default_factory=dict)
-    faults: list[tuple[str, str]] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    positions: set[str] = field(default_factory=lambda: {""})  # "" is the archive itself
-
-    def add(self, member: tarfile.TarInfo) -> None:
-        """File a member under its sample, or as a fault. Names that are no sample's are skipped."""
-        name = to_storable_name(member.name)
-        match = _MEMBER.match(name)
-        key, suffix = ("", "") if match is None else (match.group(1), match.group(2).lower())
-        problem = ""
-        if not member.isreg() or member.issparse():
-            problem = "hostile member: a link, a device, or a file with holes"
-        elif leaves_source(name):
-            problem = "hostile member: its path leaves the archive"
-        elif name in self.names:
-            problem = "duplicate member: the name stands in this archive twice"
-        elif match is not None and suffix in self.samples.get(key, {}):
-            problem = "duplicate member: another differs from it only in the case of its suffix"
-        if problem:
-            self.faults.append((make_unique(name, self.positions, f"@{member.offset}"), problem))
-            return
-        member.name = name
-        self.names.add(name)
-        self.positions.add(name)
-        if match is not None and not PurePosixPath(name).name.startswith("__"):
-            self.samples.setdefault(key, {})[suffix] = member
+def _recognise(modality: str, name: str, file: IO[bytes], size: int) -> frozenset[str]:
+    """Kinds of a member's medium: by its suffix, otherwise by its first bytes."""
+    kinds = frozenset(kind for kind in ("image", "video") if name.lower().endswith(MEDIA_SUFFIXES[kind]))
+    is_caption = name.lower().endswith(tuple(f".{suffix}" for suffix in _CAPTION_SUFFIXES))
+    if kinds or is_caption or modality == "text":
+        return kinds
+    return recognise(file.read(min(size, HEAD_BYTES)), name)
 
 
-def _index_archive(file: IO[bytes]) -> _ArchiveIndex:
-    """Read the headers of a tar; damage ends the index with a fault of the archive."""
-    index = _ArchiveIndex()
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    broken = ""
-    try:
-        with tarfile.open(fileobj=file, mode="r:", ignore_zeros=False) as archive:
-            for member in archive:
-                if member.isreg() and not member.issparse() and member.offset_data + member.size > size:
-                    broken = f"the archive breaks off at byte {size}"
-                    break
-                if not member.isdir():
-                    index.add(member)
+class _Archive:
+    """The records of one tar. captions: caption members by stem and suffix; unused: those that no medium has."""
+
+    def __init__(self, source: Source, path: str, uri: str, file: IO[bytes], index: ArchiveIndex) -> None:
+        self.source = source
+        self.path = path
+        self.uri = uri
+        self.file = file
+        self.index = index
+        self.faults = list(index.faults)
+        self.ignored = list(index.ignored)
+        self.captions: dict[str, dict[str, TarMember]] = {}
+        media = [member for member in index.members if not self._file_caption(member)]
+        self.groups = self._group(media)
+        self.unused = dict(self.captions)
+
+    def _file_caption(self, member: TarMember) -> bool:
+        """Put a caption with those of its stem; False for a member that is none."""
+        if member.suffix not in _CAPTION_SUFFIXES:
+            return False
+        first = self.captions.setdefault(member.stem, {}).setdefault(member.suffix, member)
+        if first is not member:
+            error = f"duplicate member: its name differs from {first.name!r} only in the case of the suffix"
+            self.faults.append((member.name, error))
+        return True
+
+    def _group(self, members: Sequence[TarMember]) -> dict[str, list[TarMember]]:
+        """Media of the source's modality by the name of their sample: numbered images together in the order of their
+        numbers, otherwise each by itself. Other members are ignored."""
+        modality = self.source.modality
+        groups: dict[str, list[tuple[int, TarMember]]] = {}
+        for member in members:
+            numbered = _NUMBERED.fullmatch(member.name) if modality == "multi_image" else None
+            if (modality in member.kinds) or (numbered and "image" in member.kinds):
+                name, number = (numbered[1], int(numbered[2])) if numbered else (member.name, 0)
+                groups.setdefault(name, []).append((number, member))
             else:
-                # tarfile takes damage between two members for the end of the archive, which is a block of zeros.
-                file.seek(archive.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    broken = f"the archive has no end, or is damaged at byte {archive.offset}"
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        broken = f"the archive cannot be read: {error}"
-    if broken:
-        index.faults.append(("", f"unreadable archive: {broken}"))
-    return index
+                kind = min(member.kinds, default="")
+                reason = f"{kind} in a source of modality {modality}" if kind else "no known format"
+                self.ignored.append((member.name, reason))
+        return {
+            name: [member for _, member in sorted(group, key=lambda pair: (pair[0], pair[1].name))]
+            for name, group in groups.items()
+        }
 
+    def records(self) -> Iterator[ReaderRecord]:
+        """Items in the order of their positions, and what is ignored. Captions are read as they are yielded."""
+        yield MembersRead(self.index.read)
+        for name, reason in self.ignored:
+            yield IgnoredMember(self.path, name, reason)
+        jobs: list[tuple[str, Callable[[], ReaderRecord]]] = [
+            (name, functools.partial(self._fault_item, name, error)) for name, error in self.faults
+        ]
+        if self.source.modality == "text":
+            used = {name for name, _ in jobs}
+            for stem in self.captions:
+                position = make_unique(stem, used, "@text")
+                jobs.append((position, functools.partial(self._text_item, position, stem)))
+        else:
+            for name, group in self.groups.items():
+                build = functools.partial(self._media_item, group, *self._take_captions(name, group[0]))
+                jobs.append((group[0].name, build))
+            for stem, captions in self.unused.items():
+                jobs.append((min(m.name for m in captions.values()), functools.partial(self._orphan, stem)))
+        for _, build_record in sorted(jobs, key=lambda job: job[0]):
+            yield build_record()
 
-def _sample_items(
-    source: Source, container: storage.Entry, file: IO[bytes], key: str, members: Mapping[str, tarfile.TarInfo]
-) -> Iterator[SourceItem]:
-    """The items of one sample: one per medium, or one of all its numbered images."""
-    text, fields = _read_caption(file, members)
-    if source.modality == "text" and text is not None:
-        yield build_item(source, container.path, key, fields=fields, text=text)
-        return
-    media = _group_media(source.modality, members)
-    if not media and text is not None:
-        error = "orphan caption: its sample has no medium"
-        name = members[min(members)].name
-        yield build_item(source, container.path, name, fields=fields, text=text, error=error)
-    for group in media:
-        yield build_item(
-            source,
-            container.path,
+    def _take_captions(self, name: str, member: TarMember) -> tuple[str | None, int]:
+        """(stem of the captions of a sample or None, number of caption members that no sample before it has).
+
+        A caption has the medium's name up to its last dot, or up to an earlier one: WebDataset's key ends at the first.
+        """
+        stem = name if name != member.name else member.stem
+        folder, slash, base = stem.rpartition("/")
+        parts = base.split(".")
+        for count in range(len(parts), 0, -1):
+            candidate = folder + slash + ".".join(parts[:count])
+            if candidate in self.captions:
+                return candidate, len(self.unused.pop(candidate, {}))
+        return None, 0
+
+    def _fault_item(self, position: str, error: str) -> SourceItem:
+        return build_item(self.source, self.path, position, fields={}, error=error)
+
+    def _text_item(self, position: str, stem: str) -> SourceItem:
+        text, fields, error = self._read_captions(stem)
+        if not any(suffix in self.captions[stem] for suffix in _TEXT_SUFFIXES):
+            keys = (self.source.text_column, "text", "content")
+            text = next((fields[key] for key in keys if isinstance(fields.get(key), str)), text)
+        if text is None and error is None:
+            error = f"broken row: there is no text under {self.source.text_column!r} or another usual key"
+        members = len(self.captions[stem])
+        return build_item(self.source, self.path, position, fields=fields, text=text, error=error, members=members)
+
+    def _media_item(self, group: Sequence[TarMember], stem: str | None, captions: int) -> SourceItem:
+        text, fields, error = (None, {}, None) if stem is None else self._read_captions(stem)
+        return build_item(
+            self.source,
+            self.path,
             group[0].name,
             fields=fields,
-            media=[{"uri": container.path, "offset": m.offset_data, "length": m.size} for m in group],
             text=text,
+            media=[{"uri": self.uri, "offset": m.offset, "length": m.size} for m in group],
             size=sum(member.size for member in group),
+            error=error,
+            members=len(group) + captions,
         )
 
+    def _orphan(self, stem: str) -> ReaderRecord:
+        """A caption without a medium; JSON that is no caption is ignored."""
+        captions = self.captions[stem]
+        position = min(member.name for member in captions.values())
+        text, fields, error = self._read_captions(stem)
+        if set(captions) == {"json"} and not has_caption(fields):
+            return IgnoredMember(self.path, position, "JSON that is no caption")
+        error, members = error or "orphan caption: its sample has no medium", len(captions)
+        return build_item(self.source, self.path, position, fields=fields, text=text, error=error, members=members)
 
-def _read_caption(file: IO[bytes], members: Mapping[str, tarfile.TarInfo]) -> tuple[str | None, dict[str, Any]]:
-    """(caption, further fields) of a sample; a text member takes precedence over the JSON member."""
-    fields = parse_object(_read_member(file, members["json"])) or {} if "json" in members else {}
-    suffix = next((name for name in ("txt", "caption", "text") if name in members), None)
-    if suffix is None:
-        return pick_caption(fields), fields
-    return _read_member(file, members[suffix]).decode("utf-8", "replace"), fields
+    def _read_captions(self, stem: str) -> tuple[str | None, dict[str, Any], str | None]:
+        """(caption, further fields, error) of the captions of a stem."""
+        contents = []
+        for member in self.captions[stem].values():
+            self.file.seek(member.offset)
+            contents.append((member.name, self.file.read(min(member.size, MAX_TEXT_BYTES + 1))))
+        return _combine(contents)
 
 
-def _group_media(modality: str, members: Mapping[str, tarfile.TarInfo]) -> list[list[tarfile.TarInfo]]:
-    """The media of a sample: its numbered images together in the order of their numbers, otherwise each by itself."""
-    if modality == "multi_image":
-        numbered = [name for name in members if re.fullmatch(r"\d+\.[a-z0-9]+", name)]
-        numbered.sort(key=lambda name: int(name.split(".")[0]))
-        return [[members[name] for name in numbered]] if numbered else []
-    suffixes = {suffix.lstrip(".") for suffix in MEDIA_SUFFIXES[modality]}
-    return [[members[name]] for name in sorted(members) if name.rsplit(".", 1)[-1] in suffixes]
-
-
-def _read_member(file: IO[bytes], member: tarfile.TarInfo) -> bytes:
-    file.seek(member.offset_data)
-    return file.read(min(member.size, MAX_TEXT_BYTES))
+def _combine(contents: Sequence[tuple[str, bytes]]) -> tuple[str | None, dict[str, Any], str | None]:
+    """(caption, further fields, error) of the (name, content) of a sample's captions; .txt precedes .json."""
+    text: str | None = None
+    fields: dict[str, Any] = {}
+    for name, raw in sorted(contents, key=lambda file: (not file[0].lower().endswith(".json"), file[0])):
+        if len(raw) > MAX_TEXT_BYTES:
+            return None, {}, f"too_large: {name} has over {MAX_TEXT_BYTES} bytes"
+        if not name.lower().endswith(".json"):
+            text = decode_text(raw)
+            continue
+        parsed = parse_object(raw)
+        if parsed is None:
+            return None, {}, f"unreadable caption: {name} is not a JSON object"
+        fields = parsed
+        turns = fields.get("conversations")
+        text = pick_caption(fields) or (join_turns(turns) if isinstance(turns, list) else None)
+    return text, fields, None

@@ -54,12 +54,23 @@ def open_unpacked(uri: str) -> Iterator[IO[bytes]]:
     """A table's bytes, unpacked while they are read."""
     with storage.open_read(uri) as file:
         size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        head = file.read(6)
-        file.seek(0)
-        kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+        kind = _find_kind(file)
         with io.BufferedReader(UnpackedStream(_unpack(file, kind), kind, budget_for(size)), 2**20) as reader:
             yield reader
+
+
+def is_compressed(uri: str) -> bool:
+    """Whether a file is compressed, by its first bytes."""
+    with storage.open_read(uri) as file:
+        return bool(_find_kind(file))
+
+
+def _find_kind(file: IO[bytes]) -> str:
+    """The compression of a file, "" for none; the file is at its beginning afterwards."""
+    file.seek(0)
+    head = file.read(6)
+    file.seek(0)
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
 
 
 def _unpack(file: IO[bytes], kind: str) -> Any:

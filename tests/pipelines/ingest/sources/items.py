@@ -21,8 +21,9 @@ def read_items(source: Source) -> list[SourceItem]:
     """All items of a source, listed and scanned; they can be stored, and no two have one position."""
     reader, listing = list_source(source)
     items = list(listing.items)
+    scratch = str(Path(source.path).parent / f"{Path(source.path).name}-expanded")
     for container in listing.containers:
-        items += [record for record in scan(source, reader, container) if isinstance(record, SourceItem)]
+        items += [record for record in scan(source, reader, container, scratch) if isinstance(record, SourceItem)]
     pa.Table.from_pylist([item.to_row() for item in items], schema=ITEM_SCHEMA)
     positions = [(item.container, item.position) for item in items]
     assert len(set(positions)) == len(positions)

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-import pytest
+import gzip
+import io
+import os
+import tarfile
+import tempfile
+from collections import Counter
+from pathlib import Path
 
-from infra.errors import StageError
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError, StageError
 from pipelines.ingest.sources.accounting import MAX_EXAMPLES, MemberAccount, check_listing, check_records
 from pipelines.ingest.sources.interface import IgnoredMember, Listing, MembersRead, SourceItem
+from pipelines.ingest.sources.registry import list_source, scan
+from tests.pipelines.ingest.sources.items import make_source
+
+JPEG = b"\xff\xd8\xff\xe0"
+MODALITIES = st.sampled_from(["image", "video", "text", "multi_image"])
+
+#: Names that collide, that share stems, that are hidden, and that have no suffix or an odd one.
+NAMES = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "d/", "d.e/", ".h/", "./"]),
+    st.sampled_from(["a", "a.1", "b", ".b", "__m__", "é", "e\u0301", "a::b", "x y"]),
+    st.sampled_from(["", ".jpg", ".JPG", ".jfif", ".mp4", ".txt", ".json", ".0.jpg", ".1.jpg", ".cls", ".md", ".tar"]),
+)
+CONTENTS = st.sampled_from([b"", JPEG, b"text", b'{"caption": "c", "text": "t"}', b"[1]", b"{"])
+KINDS = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, b"Z")
+MEMBERS = st.lists(st.tuples(NAMES, st.sampled_from((tarfile.REGTYPE,) * 8 + KINDS), CONTENTS), max_size=12)
 
 
 def test_a_reader_that_loses_a_member_is_a_bug_that_stops_the_job() -> None:
@@ -30,3 +56,78 @@ def test_an_account_adds_up_containers_and_names_some_of_what_is_ignored() -> No
     assert (account.inputs, account.members, account.ignored_members) == (1, 3, MAX_EXAMPLES + 6)
     assert account.ignored["folder"].examples == ["a.tar: d"]
     assert len(account.ignored["no known suffix"].examples) == MAX_EXAMPLES
+
+
+def account(folder: Path, modality: str) -> tuple[MemberAccount, Counter[str]]:
+    """The account of a source, and the number of times that each container is named by an item or ignored member."""
+    source = make_source(folder, modality)
+    try:
+        reader, listing = list_source(source)
+    except ConfigError:  # nothing is recognised, and the message names everything
+        return MemberAccount(), Counter()
+    total = MemberAccount()
+    containers: Counter[str] = Counter({entry.path: 1 for entry in listing.containers})
+    list(total.count([*listing.items, *listing.ignored]))
+    total.members += len(listing.containers)
+    for container in listing.containers:
+        records = list(scan(source, reader, container, str(folder.parent / "scratch")))
+        containers[container.path] += sum(record.members for record in records)
+        list(total.count(records))
+    return total, containers
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(MEMBERS, min_size=1, max_size=3), MODALITIES, st.sampled_from(["a.tar", "a.tar.gz"]))
+def test_every_member_of_a_tar_is_in_an_item_or_ignored(archives: list[list[tuple[str, bytes, bytes]]], modality: str,
+                                                        name: str) -> None:  # fmt: skip
+    content, count = b"", 0
+    for members in archives:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for member_name, kind, member_content in members:
+                info = tarfile.TarInfo(member_name)
+                info.type, info.linkname, info.size = (
+                    kind,
+                    "target",
+                    len(member_content) if kind == tarfile.REGTYPE else 0,
+                )
+                archive.addfile(info, io.BytesIO(member_content))
+        buffer.seek(0)
+        with tarfile.open(fileobj=buffer) as archive:
+            count += len(archive.getmembers())
+        content += buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "in").mkdir()
+        (Path(folder) / "in" / name).write_bytes(content if name == "a.tar" else gzip.compress(content))
+        total, containers = account(Path(folder) / "in", modality)
+    assert containers[name] == 1 + count
+    assert total.members + total.ignored_members == 1 + count
+
+
+@settings(max_examples=60, deadline=None)
+@given(MEMBERS, MODALITIES)
+def test_every_file_of_a_folder_is_in_an_item_or_ignored(
+    members: list[tuple[str, bytes, bytes]], modality: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "in"
+        root.mkdir()
+        for name, kind, content in members:
+            path = root / name.replace(".tar", ".bin")
+            path.parent.mkdir(exist_ok=True)
+            if os.path.lexists(path):
+                continue
+            if kind == tarfile.SYMTYPE:
+                path.symlink_to(root)
+            elif kind == tarfile.LNKTYPE:
+                path.symlink_to("/etc/passwd")
+            elif kind == tarfile.FIFOTYPE:
+                os.mkfifo(path)
+            else:
+                path.write_bytes(content)
+        names = [path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
+        hidden = {path for path in names if path.relative_to(root).parts[0] == ".h"}
+        total, _ = account(root, modality)
+        expected = len(names) - len(hidden) + (root / ".h").exists()  # a hidden folder is one member
+    if total.inputs:
+        assert total.members + total.ignored_members == expected

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import json
+import lzma
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import storage
+from infra.errors import StageError
+from pipelines.ingest.archives import expand, tar_index
+from pipelines.ingest.sources.interface import IgnoredMember
+from pipelines.ingest.sources.registry import list_source, scan
 from tests.corpus import add_member
 from tests.pipelines.ingest.sources.items import fates, make_source, read_items
 
@@ -41,9 +52,9 @@ def test_hostile_members_are_failed_rows_each(tmp_path: Path) -> None:
         add_member(archive, "fine.jpg", b"z")
     items = read_items(make_source(tmp_path))
     assert len(items) == 10
-    assert [item.position for item in items if item.error is None] == ["fine.jpg"]
+    assert [item.position for item in items if item.error is None] == ["fine.JPG", "fine.jpg"]
     assert sorted((item.error or "").split(":")[0] for item in items if item.error) == (
-        ["duplicate member"] * 2 + ["hostile member"] * 7
+        ["duplicate member"] + ["hostile member"] * 7
     )
     assert all(not item.media for item in items if item.error)
 
@@ -104,3 +115,152 @@ def _damaged(draws: st.DataObject, folder: Path) -> None:
         whole[draws.draw(st.integers(0, 3000))] = draws.draw(st.integers(0, 255))
     (folder / "a.tar").write_bytes(bytes(whole[: draws.draw(st.integers(0, len(whole)))]))
     read_items(make_source(folder))
+
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+def tar_bytes(members: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members:
+            add_member(archive, name, content)
+    return buffer.getvalue()
+
+
+def ignored(folder: Path, **settings: str) -> dict[str, str]:
+    source = make_source(folder, **settings)
+    reader, listing = list_source(source)
+    records = [r for c in listing.containers for r in scan(source, reader, c, str(folder.parent / "expanded"))]
+    return {record.position: record.reason for record in records if isinstance(record, IgnoredMember)}
+
+
+def test_captions_belong_to_the_longest_common_name(tmp_path: Path) -> None:
+    names = ["v1.0.jpg", "v1.1.jpg", "v1.1.txt", "v1.0.txt", "a.jpg", "a.seg.jpg", "a.txt", "x.y/b.jpg", "x.y/b.txt"]
+    write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names])
+    assert {item.position: item.text for item in read_items(make_source(tmp_path))} == {
+        "v1.0.jpg": "v1.0.txt", "v1.1.jpg": "v1.1.txt", "a.jpg": "a.txt", "a.seg.jpg": "a.txt", "x.y/b.jpg": "x.y/b.txt"
+    }  # fmt: skip
+
+
+def test_members_that_are_no_input_are_counted_with_their_reason(tmp_path: Path) -> None:
+    members = [("1.jpg", b"x"), ("plain", JPEG), ("b.jfif", b""), ("README", b"text"), ("._1.jpg", b"x"),
+               ("1.cls", b"3"), (".git/x.jpg", b""), ("__info__", b""),
+               ("v.mp4", b""), ("1.npy", b"\x93NUMPY"), ("s.json", b'{"n": 1}'),
+               ("./2.jpg", b"x"), ("__3__.jpg", b"x")]  # fmt: skip
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        folder = tarfile.TarInfo("folder/")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, content in members:
+            add_member(archive, name, content)
+    items = read_items(make_source(tmp_path))
+    assert [item.position for item in items] == ["./2.jpg", "1.jpg", "__3__.jpg", "b.jfif", "plain"]
+    assert not any(item.error for item in items)
+    assert ignored(tmp_path) == {
+        "README": "no known format", "1.cls": "no known format", "1.npy": "no known format", "._1.jpg": "hidden",
+        ".git/x.jpg": "hidden", "__info__": "name that WebDataset reserves",
+        "v.mp4": "video in a source of modality image", "s.json": "JSON that is no caption", "folder": "folder",
+    }  # fmt: skip
+
+
+def test_archives_one_after_the_other_are_read_to_the_last(tmp_path: Path) -> None:
+    first, second = tar_bytes([("1.jpg", b"x")]), tar_bytes([("2.jpg", b"y"), ("1.jpg", b"z")])
+    (tmp_path / "a.tar").write_bytes(first + b"\0" * 3072 + second)
+    assert fates(read_items(make_source(tmp_path))) == {
+        "1.jpg": None, "2.jpg": None, f"1.jpg@{len(first) + 4096}": "duplicate member"
+    }  # fmt: skip
+    (tmp_path / "a.tar").write_bytes(first + b"no tar" * 200)
+    assert fates(read_items(make_source(tmp_path))) == {"1.jpg": None, "": "unreadable archive"}
+
+
+@pytest.mark.parametrize("size", [-512, -(2**40), 2**70, 2**33])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.DIRTYPE, b"Z"])
+def test_a_member_of_any_size_ends_the_archive_at_worst(tmp_path: Path, size: int, kind: bytes) -> None:
+    info = tarfile.TarInfo("2.jpg")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (size % 256**12).to_bytes(12, "big") if size < 0 else b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header[:512]):06o}\0 ".encode()
+    first, second = tar_bytes([("1.jpg", b"x")])[:1024], tar_bytes([("3.jpg", b"x")])
+    (tmp_path / "a.tar").write_bytes(first + bytes(header[:512]) + second)
+    errors = fates(read_items(make_source(tmp_path)))
+    assert errors["1.jpg"] is None and (errors.get("") == "unreadable archive" or kind == tarfile.DIRTYPE)
+
+
+def test_a_tower_of_headers_a_huge_header_or_many_members_cost_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 10
+    tower = (info.tobuf() + b"10 path=a\n".ljust(512, b"\0")) * 3000
+    info.size = 2**21
+    huge = info.tobuf() + b"2097152 path=".ljust(2**21 - 1, b"a") + b"\n"
+    for content in (tower, huge):
+        (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", b"x")])[:1024] + content + bytes(1024))
+        assert fates(read_items(make_source(tmp_path))) == {"1.jpg": None, "": "unreadable archive"}
+    write_tar(tmp_path / "a.tar", [("n" * 5000 + ".jpg", b"x"), ("1.jpg", b"x"), ("2.jpg", b"x"), ("3.jpg", b"x")])
+    monkeypatch.setattr(tar_index, "MAX_MEMBERS", 3)
+    errors = fates(read_items(make_source(tmp_path)))
+    assert errors == {"1.jpg": None, "2.jpg": None, "n" * 64 + "…": "hostile member", "": "unreadable archive"}
+
+
+def test_texts_have_licence_and_origin_and_say_where_they_are_missing(tmp_path: Path) -> None:
+    members = [("a.json", {"text": "A", "license": "CC0", "url": "u"}), ("b.json", {"content": "B", "license": "MIT"}),
+               ("c.json", {"license": "CC0"}), ("d.json", {"license": "BSD", "text": "no"})]  # fmt: skip
+    raw = [(name, json.dumps(content).encode()) for name, content in members]
+    raw += [("d.txt", b"D"), ("e.json", b"{"), ("f.txt", b"x" * (16 * 2**20 + 1)), ("g.jpg", JPEG)]
+    write_tar(tmp_path / "a.tar", raw)
+    items = read_items(make_source(tmp_path, "text", licence_column="license", origin_column="url"))
+    assert {item.position: (item.text, item.licence, item.origin, item.error and item.error.split(":")[0])
+            for item in items} == {
+        "a": ("A", "CC0", "u", None), "b": ("B", "MIT", None, None), "c": (None, "CC0", None, "broken row"),
+        "d": ("D", "BSD", None, None), "e": (None, None, None, "unreadable caption"),
+        "f": (None, None, None, "too_large"),
+    }  # fmt: skip
+    assert ignored(tmp_path, modality="text") == {"g.jpg": "image in a source of modality text"}
+
+
+def test_a_broken_json_beside_a_medium_is_a_failure_of_the_sample(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("1.jpg", b"x"), ("1.txt", b"fine"), ("1.json", b"[1]"), ("2.jpg", b"y")])
+    assert fates(read_items(make_source(tmp_path))) == {"1.jpg": "unreadable caption", "2.jpg": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("a.tar.gz", gzip.compress), ("a.tgz", gzip.compress), ("a.tar", gzip.compress), ("a.tar.bz2", bz2.compress),
+     ("a.tar.xz", lzma.compress), ("a.tar.zst", lambda raw: pa.compress(raw, "zstd", asbytes=True))],
+)  # fmt: skip
+def test_compressed_tars_are_expanded_once(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(pack(tar_bytes([("1.jpg", b"one"), ("1.txt", b"caption")])))
+    (item,) = read_items(make_source(tmp_path / "in"))
+    (medium,) = item.media
+    assert (item.container, item.position, item.text) == (name, "1.jpg", "caption")
+    assert medium["uri"].startswith("/work/expanded/")
+    path = tmp_path / "in-expanded" / medium["uri"].rpartition("/")[2]
+    assert storage.read_bytes(str(path), medium["offset"], medium["length"]) == b"one"
+    before = path.stat().st_mtime_ns
+    read_items(make_source(tmp_path / "in"))
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_damaged_or_endless_compressed_tar_is_one_failure_beside_what_could_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expand, "FREE_BYTES", 3 * 2**20)
+    monkeypatch.setattr(expand, "MAX_RATIO", 0)
+    (tmp_path / "in").mkdir()
+    whole = gzip.compress(tar_bytes([("1.jpg", b"x" * 2**20), ("2.jpg", b"y" * 2**23)]))
+    for content in (whole, whole[:-20]):
+        (tmp_path / "in" / "a.tar.gz").write_bytes(content)
+        assert fates(read_items(make_source(tmp_path / "in"))) == {"1.jpg": None, "": "unreadable archive"}
+
+
+def test_a_scratch_that_cannot_be_written_is_no_fault_of_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tar.gz").write_bytes(gzip.compress(tar_bytes([("1.jpg", b"x")])))
+    (tmp_path / "in-expanded").write_bytes(b"")
+    with pytest.raises(StageError, match="cannot be expanded"):
+        read_items(make_source(tmp_path / "in"))
