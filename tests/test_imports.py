@@ -1,4 +1,4 @@
-"""The house's rules: imports run one way, Beam stays in its rooms, importing does nothing heavy."""
+"""Packages import in one direction, few modules import Beam, and importing loads no heavy library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("infra", "annotators", "filters", "mixtures", "pipelines")
-#: What each room may import, beside itself.
+PACKAGES = ("infra", "annotators", "filters", "mixtures", "pipelines")
+#: What each package may import, beside itself.
 BELOW = {
     "infra": set(),
     "annotators": {"infra"},
@@ -25,8 +25,8 @@ HEAVY = ("apache_beam", "torch", "torchvision", "open_clip", "cv2", "faiss", "av
          "fasttext", "transformers", "datasets", "webdataset", "skimage", "matplotlib")  # fmt: skip
 
 
-def sources(room: str) -> list[Path]:
-    paths = sorted((ROOT / room).rglob("*.py"))
+def sources(package: str) -> list[Path]:
+    paths = sorted((ROOT / package).rglob("*.py"))
     assert paths
     return paths
 
@@ -52,32 +52,32 @@ def imported(path: Path, *, top_level: bool = False) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_run_one_way(room: str) -> None:
-    allowed = BELOW[room] | {room}
-    for path in sources(room):
-        wrong = {name for name in imported(path) if name.split(".")[0] in set(ROOMS) - allowed}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_in_one_direction(package: str) -> None:
+    allowed = BELOW[package] | {package}
+    for path in sources(package):
+        wrong = {name for name in imported(path) if name.split(".")[0] in set(PACKAGES) - allowed}
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:
-    for room in ROOMS:
-        for path in sources(room):
+    for package in PACKAGES:
+        for path in sources(package):
             assert not {name.split(".")[0] for name in imported(path)} & {"tests", "benchmarks"}, path
 
 
 def test_beam_is_imported_only_where_pipelines_are_built() -> None:
-    for room in ROOMS:
-        for path in sources(room):
+    for package in PACKAGES:
+        for path in sources(package):
             if any(name.split(".")[0] == "apache_beam" for name in imported(path)):
-                assert room == "pipelines" or path == ROOT / "infra" / "beam.py", path
+                assert package == "pipelines" or path == ROOT / "infra" / "beam.py", path
 
 
-def test_importing_every_module_loads_nothing_heavy_and_says_nothing() -> None:
+def test_importing_every_module_loads_no_heavy_library_and_prints_nothing() -> None:
     # infra.media.decoder_child and what it runs live in a process of their own and may import what they like there.
     modules = []
-    for room in ROOMS:
-        for path in sources(room):
+    for package in PACKAGES:
+        for path in sources(package):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             modules.append(name.removesuffix(".__init__"))
     program = (
@@ -91,13 +91,13 @@ def test_importing_every_module_loads_nothing_heavy_and_says_nothing() -> None:
     assert process.stderr == ""
 
 
-def test_the_wheel_holds_the_five_rooms_and_nothing_else() -> None:
+def test_the_wheel_contains_the_five_packages_and_nothing_else() -> None:
     from setuptools import find_packages
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     where = project["tool"]["setuptools"]["packages"]["find"]
     packages = find_packages(str(ROOT), include=where["include"], exclude=where.get("exclude", ()))
-    assert {name.split(".")[0] for name in packages} == set(ROOMS)
-    for room in ROOMS:
-        for path in sources(room):
+    assert {name.split(".")[0] for name in packages} == set(PACKAGES)
+    for package in PACKAGES:
+        for path in sources(package):
             assert ".".join(path.parent.relative_to(ROOT).parts) in packages, f"{path} would not be in the wheel"

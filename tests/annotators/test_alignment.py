@@ -91,7 +91,7 @@ def test_both_are_annotators_with_their_plans(tiny: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(48, 64), (32, 57), (32, 32), (70, 33), (20, 18)])
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
-def test_the_score_is_open_clips_own(shape: tuple[int, int], mode: str, tmp_path: Path) -> None:
+def test_the_score_equals_that_of_open_clip(shape: tuple[int, int], mode: str, tmp_path: Path) -> None:
     folder = make(tmp_path, resize_mode=mode)
     pixels = picture(1, *shape)
     table = measure(Alignment(local(folder)), ["a red ball"], [decoded("alignment", pixels)])
@@ -160,7 +160,7 @@ def test_rows_without_text_or_picture_are_errors(tiny: Path) -> None:
     assert table.column("score").null_count == len(media)
 
 
-def test_the_maker_follows_the_weights_and_not_the_place(tiny: Path, tmp_path: Path) -> None:
+def test_fingerprint_inputs_follow_the_weights_and_not_their_path(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     same, changed = make(tmp_path / "a"), make(tmp_path / "b", spoil=0.5)

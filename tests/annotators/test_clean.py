@@ -45,7 +45,7 @@ def measure(texts: list[str | None], modality: str = "image", **options: object)
         ("\u200b \x00", ""),
     ],
 )
-def test_caption(raw: str, clean: str) -> None:
+def test_caption_cleaning_by_example(raw: str, clean: str) -> None:
     assert caption(raw) == clean
 
 
@@ -91,7 +91,7 @@ def test_cleaning_leaves_no_dirt_and_is_the_same_alone(raw: str) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="ab <>&;/pé\u0301\u200b\u200d\n\tTHE.", max_size=50))
-def test_captions_are_settled_after_one_pass(raw: str) -> None:
+def test_cleaning_a_cleaned_caption_changes_nothing(raw: str) -> None:
     once = measure([raw])[0]
     assert measure([once])[0] == once
 
@@ -105,7 +105,7 @@ def test_absurd_captions_are_bounded() -> None:
     assert len(document("x" * 2_000_000)) == 1_000_000
 
 
-def test_maker_names_every_parameter() -> None:
+def test_fingerprint_inputs_name_every_parameter() -> None:
     assert Clean(CleanSettings()).fingerprint_inputs() == {
         "caption_chars": 10_000,
         "document_chars": 1_000_000,

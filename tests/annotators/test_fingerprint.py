@@ -43,7 +43,7 @@ def vectors(table: pa.Table, row: int, column: str = "vectors") -> np.ndarray:
     return np.frombuffer(values[column], "<f2").reshape(-1, values["dim"])
 
 
-def test_it_is_an_annotator_and_its_plan_is_as_set() -> None:
+def test_the_annotator_reads_frames_as_its_settings_say() -> None:
     annotator = Fingerprint(FingerprintSettings())
     assert isinstance(annotator, Annotator)
     plan = annotator.plan
@@ -190,7 +190,7 @@ def test_sscd_rows_do_not_depend_on_chunk_or_order(batch: int, tmp_path: Path) -
     assert together == measure(annotator, *media[::-1]).to_pylist()[::-1]
 
 
-def test_the_maker_follows_what_the_numbers_depend_on(tmp_path: Path) -> None:
+def test_fingerprint_inputs_follow_what_the_vectors_depend_on(tmp_path: Path) -> None:
     makers = [
         dict(Fingerprint(FingerprintSettings()).fingerprint_inputs()),
         dict(Fingerprint(FingerprintSettings(mirror=True)).fingerprint_inputs()),

@@ -78,7 +78,7 @@ def test_columns_round_and_have_their_types() -> None:
     assert table.to_pylist()[0] == {"mean": 0.333333, "frames": 1, "error": None}
 
 
-def test_what_is_not_written_says_so() -> None:
+def test_a_method_that_is_not_implemented_raises_an_error() -> None:
     with pytest.raises(NotImplementedError, match="neither measure nor measure_one"):
         Annotator.measure_one(Brightness(), {}, None)
 

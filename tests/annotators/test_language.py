@@ -77,7 +77,7 @@ def test_english_stays_with_its_foreign_words() -> None:
     assert [text for text, keep in zip(ENGLISH, kept(ENGLISH), strict=True) if not keep] == []
 
 
-def test_other_languages_go_even_when_short() -> None:
+def test_other_languages_are_dropped_even_when_short() -> None:
     assert [text for text, keep in zip(FOREIGN, kept(FOREIGN), strict=True) if keep] == []
 
 
@@ -98,7 +98,7 @@ def test_letters_scripts_and_documents() -> None:
     assert long["english_share"] == pytest.approx(1 / 3, abs=0.01)
 
 
-def test_maker_pins_the_weights() -> None:
+def test_fingerprint_inputs_pin_the_weights() -> None:
     maker = Language(LanguageSettings()).fingerprint_inputs()
     assert maker["model"] == "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
 

@@ -76,7 +76,7 @@ def test_the_signature_is_the_same_in_another_process_and_for_ever() -> None:
     assert len(printed) == 128 * 4 * 2
 
 
-def test_maker_and_parameters() -> None:
+def test_fingerprint_inputs_name_the_parameters() -> None:
     assert MinHash(MinHashSettings(seed=2)).fingerprint_inputs() != MinHash(MinHashSettings()).fingerprint_inputs()
     assert (signatures(["a b c d e f"], seed=2) != signatures(["a b c d e f"])).any()
     assert MinHash.store_only == {"signature"}

@@ -122,13 +122,13 @@ def test_a_still_picture_scores_next_to_nothing() -> None:
         assert watch(encode(frames, codec, "mp4" if codec == "libx264" else "webm"))["score"] < 0.002
 
 
-def test_faster_is_more() -> None:
+def test_a_faster_pan_has_a_higher_score() -> None:
     scores = [watch(encode(pan(speed, 16)))["score"] for speed in (0.1, 0.5, 1.5, 4)]
     assert scores == sorted(scores)
     assert scores[0] > 0.002
 
 
-def test_frames_shown_twice_are_not_taken_for_a_still() -> None:
+def test_repeated_frames_are_not_mistaken_for_a_still_video() -> None:
     once = watch(encode(pan(2.0, 40)))
     twice = watch(encode([frame for frame in pan(2.0, 20) for _ in range(2)]))
     assert 0.4 * once["score"] / 2 < twice["score"] < 1.2 * once["score"] / 2
@@ -276,7 +276,7 @@ def test_without_anchors_b_frames_are_read(monkeypatch: pytest.MonkeyPatch) -> N
 
 @given(st.sampled_from([1, 2, 4]), st.sampled_from([8, 24, 30, 50, 60, 240]))
 @settings(deadline=None, max_examples=20)
-def test_about_as_many_frames_are_read_as_wanted(gap: int, rate: int) -> None:
+def test_about_as_many_frames_are_read_as_configured(gap: int, rate: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         shown = [Shown(1, [])] + [Shown(2 if i % gap == 0 else 3, [BACK]) for i in range(1, 4 * rate)]
         frames, _ = read(patch, shown, float(rate))
@@ -310,7 +310,7 @@ def test_a_slow_subject_before_a_still_background_moves() -> None:
         assert watch(encode(frames, g=group))["score"] > 0.001
 
 
-def test_motion_counts_where_the_looks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_motion_counts_only_between_pictures_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at 0, 5, 10 and the last frame, 12: the same twice, then another picture."""
     pictures = iter([np.tile(np.arange(4, dtype=np.uint8) * 40, (4, 1))] * 2 + [np.eye(4, dtype=np.uint8) * 200] * 2)
     monkeypatch.setattr(motion.Gray8, "of", lambda *_: next(pictures))
@@ -334,11 +334,11 @@ def test_tiny_frames_have_a_flow() -> None:
     assert flow.steps == [pytest.approx(0.0, abs=1e-3)]
 
 
-def test_makers_name_what_the_score_depends_on() -> None:
+def test_fingerprint_inputs_name_what_the_score_depends_on() -> None:
     assert Motion().fingerprint_inputs().keys() >= {"vector_codecs", "looks", "reads_a_second", "flow"}
 
 
-def test_frames_are_given_back_as_soon_as_they_are_seen() -> None:
+def test_motion_vectors_are_released_as_soon_as_they_are_read() -> None:
     """PyAV's frame.side_data ties frame and vectors into a cycle that only the garbage collector undoes."""
     video = encode(pan(1.0, 20))
     gc.collect()

@@ -110,7 +110,7 @@ def test_no_rows(annotator):
     assert annotator.measure(chunk([], []), []).num_rows == 0
 
 
-def test_the_maker_names_the_vocabulary_by_its_bytes(annotator, tmp_path):
+def test_fingerprint_inputs_name_the_vocabulary_by_its_bytes(annotator, tmp_path):
     longer = tmp_path / "other.json"
     longer.write_text(json.dumps(["dog", "brown dog", "cat"]))
     copy = tmp_path / "copy.json"
@@ -128,7 +128,7 @@ def test_construction_loads_nothing_and_a_missing_file_is_a_config_error():
         absent.fingerprint_inputs()
 
 
-def test_it_travels_without_its_tables(annotator):
+def test_pickling_leaves_the_lookup_tables_out(annotator):
     before = annotator.measure(chunk(["dog"], ["dog"]), [None])
     sent = pickle.dumps(annotator)
     assert len(sent) < 2_000

@@ -38,7 +38,7 @@ def test_a_plain_caption() -> None:
     assert (row["sentences"], row["terminal_lines"], row["urls"], row["bad_words"]) == (1, 1.0, 0, 0)
 
 
-def test_capitals_are_those_of_the_raw_text() -> None:
+def test_capitals_are_counted_in_the_raw_text() -> None:
     row = signals_of("A dog runs across the field", "A DOG RUNS ACROSS THE FIELD")
     assert (row["upper_share"], row["shouted_share"]) == (1.0, 1.0)
     row = signals_of("NASA and ESA launch the JWST")
@@ -91,7 +91,7 @@ def test_bad_words_are_whole_words_or_phrases(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(alphabet="aA bé\n.#9犬…", max_size=30), min_size=1, max_size=6))
-def test_rows_do_not_depend_on_each_other_and_shares_are_shares(texts: list[str]) -> None:
+def test_rows_do_not_depend_on_each_other_and_shares_are_between_0_and_1(texts: list[str]) -> None:
     rows = measure(list(texts))
     assert rows == [measure([text])[0] for text in texts]
     assert rows[::-1] == measure(texts[::-1])

@@ -42,7 +42,7 @@ def test_shares_equal_the_plain_loop_for_every_text_of_a_chunk(texts: list[list[
             assert shares[name][row] == pytest.approx(share), (name, tokens)
 
 
-def test_a_text_said_twice_is_half_repetition() -> None:
+def test_half_of_a_doubled_text_is_repetition() -> None:
     text = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs"]
     shares = ngram_shares(pa.array([text, text * 2]), TOP, REPEATED)
     assert shares["dup_5gram"].tolist() == [0.0, 0.5]
@@ -55,7 +55,7 @@ def test_overlaps_are_counted_once() -> None:
     assert shares["dup_2gram"].tolist() == [0.8]
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_columns_and_empty_texts_have_no_repetition() -> None:
     empty = pa.array([], pa.list_(pa.string()))
     assert all(len(share) == 0 for share in ngram_shares(empty, TOP, REPEATED).values())
     assert ngram_shares(pa.array([[]], pa.list_(pa.string())), TOP, REPEATED)["dup_2gram"].tolist() == [0.0]

@@ -78,7 +78,7 @@ def test_a_cut_is_found_at_its_frame(rate: int) -> None:
 
 
 @pytest.mark.parametrize("frame", range(20, 32))
-def test_it_does_not_matter_where_a_cut_lies_between_looks(frame: int) -> None:
+def test_a_cut_is_found_at_any_offset_between_sampled_frames(frame: int) -> None:
     assert cuts([*shot(1, frame), *shot(2, 40)]) == [frame]
 
 
@@ -110,11 +110,11 @@ def test_cuts_in_films_whose_frames_are_repeated() -> None:
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.5, 2.0, 4.0])
-def test_a_pan_has_none(speed: float) -> None:
+def test_a_pan_has_no_cut(speed: float) -> None:
     assert cuts(shot(3, 48, speed)) == []
 
 
-def test_light_that_comes_and_goes_is_none() -> None:
+def test_changing_light_is_no_cut() -> None:
     frames = shot(4, 60)
     lit = [
         np.clip(frame.astype(int) + (60 if i // 15 % 2 else 0), 0, 255).astype(np.uint8)
@@ -124,7 +124,7 @@ def test_light_that_comes_and_goes_is_none() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 7])
-def test_a_flash_is_none(length: int) -> None:
+def test_a_flash_is_no_cut(length: int) -> None:
     for at in range(20, 26):
         frames = shot(5, 60)
         frames[at : at + length] = flat(255, length)
@@ -138,13 +138,13 @@ def test_a_slow_dissolve_is_missed() -> None:
     assert cuts(mixed) == []
 
 
-def test_noise_and_near_black_have_none() -> None:
+def test_noise_and_near_black_frames_have_no_cut() -> None:
     chance = np.random.default_rng(0)
     assert cuts([chance.integers(16, 20, (HEIGHT, WIDTH)).astype(np.uint8) for _ in range(30)]) == []
     assert cuts(flat(16, 30)) == []
 
 
-def test_something_that_moves_through_the_picture_is_none() -> None:
+def test_an_object_moving_through_the_picture_is_no_cut() -> None:
     frames = shot(6, 48)
     for i, frame in enumerate(frames):
         cv2.circle(frame, (2 * i, 36), 14, 255, -1)
@@ -161,17 +161,17 @@ def test_times_count_from_the_first_frame() -> None:
     assert watch(frames, start=7, container="avi")["times"] == [1.0]
 
 
-def test_frames_without_a_rate_are_looked_at_all_the_same() -> None:
+def test_frames_without_a_frame_rate_are_compared_too() -> None:
     assert watch([*shot(1, 24), *shot(2, 24)], fps=0.0)["times"] == [1.0]
     assert watch([*shot(1, 24), *shot(2, 24)], fps=float("nan"))["times"] == [1.0]
 
 
-def test_the_size_may_change_under_way() -> None:
+def test_the_frame_size_may_change_within_a_video() -> None:
     small = [frame[::2, ::2] for frame in shot(1, 24, 0)]
     assert cuts([*shot(1, 24, 0), *small]) == []
 
 
-def test_few_frames() -> None:
+def test_videos_of_no_frame_and_of_few_frames() -> None:
     assert watch([]) == {"error": "no_shots: no frames"}
     assert watch(shot(1, 1)) == {"times": [], "count": 1}
     assert watch(shot(1, 2)) == {"times": [], "count": 1}
@@ -180,7 +180,7 @@ def test_few_frames() -> None:
 # The difference
 
 
-def test_difference() -> None:
+def test_the_difference_of_two_frames_by_hand() -> None:
     a, b = (Thumbnail(scene(seed)[:12, :16]) for seed in (1, 2))
     black, dark, grey, white = (Thumbnail(np.full((12, 16), level, np.uint8)) for level in (16, 17, 99, 235))
     assert difference(a, a) == (0.0, 0.0)

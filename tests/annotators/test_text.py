@@ -25,23 +25,23 @@ from annotators.text import count, ratio, shouting, strings
         ("СОБАКА БЕЖИТ ПО ПОЛЮ", 1.0),
     ],
 )
-def test_names_in_capitals_are_no_shouting(text: str, share: float) -> None:
+def test_capitals_of_names_do_not_count_as_shouting(text: str, share: float) -> None:
     assert shouting([text]).tolist() == [share]
 
 
-def test_partly_shouted_lies_between() -> None:
+def test_shouting_is_the_share_of_shouted_letters() -> None:
     assert shouting(["CUTE DOG RUNS ACROSS the park"])[0] == pytest.approx(17 / 24)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(max_size=40), max_size=8))
-def test_shouting_is_a_share_and_knows_no_neighbours(texts: list[str]) -> None:
+def test_shouting_is_between_0_and_1_and_does_not_depend_on_other_rows(texts: list[str]) -> None:
     shares = shouting(texts)
     assert ((shares >= 0) & (shares <= 1)).all()
     assert shares.tolist() == [shouting([text])[0] for text in texts]
 
 
-def test_strings_reads_what_utf8_does_not_allow() -> None:
+def test_strings_with_invalid_utf8_are_read() -> None:
     damaged = pa.array([b"ok", b"a\xff\xedb", None], pa.binary()).cast(pa.string(), safe=False)
     if damaged.type != pa.string():  # some Arrow builds check even unsafe casts
         pytest.skip("this Arrow does not build damaged strings")

@@ -19,7 +19,7 @@ def signals(scores: list[float | None]) -> pa.Table:
     return pa.table({"motion.score": pa.array(scores, pa.float64())})
 
 
-def test_both_ends_pass_and_name_their_reason() -> None:
+def test_both_bounds_pass_and_failures_name_the_violated_bound() -> None:
     verdict = judge(signals([0.0099, 0.01, 0.2, 0.2001]), MotionThresholds(min_score=0.01, max_score=0.2))
     assert verdict.passed.tolist() == [False, True, True, False]
     assert verdict.reason.tolist() == ["static", "", "", "frantic"]
@@ -48,7 +48,7 @@ def test_settings_are_strict(bad: dict[str, float]) -> None:
         MotionThresholds(**bad)
 
 
-def test_a_band_without_room_is_refused() -> None:
+def test_a_minimum_above_the_maximum_is_refused() -> None:
     with pytest.raises(ValidationError, match="max_score"):
         MotionThresholds(min_score=0.5, max_score=0.1)
 

@@ -35,6 +35,6 @@ def test_a_looser_limit_keeps_all_that_a_tighter_one_kept(areas: list[float], a:
     assert (loose.passed | ~tight.passed).all()
 
 
-def test_a_share_is_a_share() -> None:
+def test_a_share_outside_0_and_1_is_refused() -> None:
     with pytest.raises(ValidationError):
         OverlayThresholds(max_area=5)

@@ -120,7 +120,7 @@ def same(a, b):
     return a.to_table().equals(b.to_table(), check_metadata=True)
 
 
-def test_the_table_comes_back():
+def test_the_frequency_table_survives_writing_and_reading():
     counts = count_frequencies(column([[1, 2], [], [2]]), SIZE)
     assert same(NgramCounts.from_table(counts.to_table()), counts)
     assert same(NgramCounts.from_table(merge_frequencies([]).to_table()), merge_frequencies([]))
@@ -199,7 +199,7 @@ def test_the_keep_rate_is_the_probability(rule, expected):
         assert draw.min() >= 0 and draw.max() < 1
 
 
-def test_seeds_are_worlds_of_their_own():
+def test_draws_of_different_seeds_are_independent():
     p = np.full(4_000, 0.5)
     a, b = (draw_kept(keys(4_000), p, seed)[0] for seed in (1, 2))
     assert abs((a == b).mean() - 0.5) < 4 * 0.5 / np.sqrt(4_000)
@@ -226,7 +226,7 @@ def test_ngrams_that_never_occur_and_empty_counts():
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.floats(0, 1))
-def test_no_count_comes_nearer_to_the_share(counts, share):
+def test_the_tail_threshold_is_the_nearest_count_to_the_share(counts, share):
     ascending = sorted(counts)
     total = sum(counts)
     t = find_tail_threshold(np.array(counts), share)

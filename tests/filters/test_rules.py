@@ -32,7 +32,7 @@ def test_lost_rows_are_missing_whatever_the_rules_say() -> None:
     assert math.isnan(verdicts.numbers[0])
 
 
-def test_a_rule_is_asked_of_the_rows_that_it_applies_to() -> None:
+def test_a_rule_judges_only_the_rows_that_it_applies_to() -> None:
     numbers, first = np.array([1.0, 1.0, math.nan]), np.array([True, False, False])
     rules = [Rule("small", numbers, "min", 3.0, first), Rule("large", numbers, "max", 2.0, ~first)]
     verdicts = judge_by_rules(rules, np.zeros(3, dtype=bool))

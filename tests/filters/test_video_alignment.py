@@ -19,10 +19,10 @@ def test_its_own_column_and_modality() -> None:
     assert VideoAlignmentFilter.modalities == {"video"}
 
 
-def test_no_limit_is_a_mistake() -> None:
+def test_settings_without_a_limit_are_refused() -> None:
     with pytest.raises(ValueError, match="min_score"):
         judge(pa.table({"video_alignment.score": [0.3]}), AlignmentThresholds())
 
 
-def test_no_threshold_is_made_up() -> None:
+def test_there_is_no_default_threshold() -> None:
     assert VideoAlignmentFilter().default_min_score("ViT-B-32", "openai") is None

@@ -109,7 +109,7 @@ def test_reading_is_pyyaml_s_safe_load(mapping: dict[str, Any], flow: bool) -> N
         ("a: " + "[" * 5000, "c.yaml", "nested too deeply"),
     ],
 )
-def test_what_is_no_plain_yaml_is_told_with_its_line(text: str, where: str, word: str) -> None:
+def test_unsupported_yaml_is_an_error_with_its_line(text: str, where: str, word: str) -> None:
     with pytest.raises(ConfigError, match=word) as caught:
         read_document("c.yaml", text)
     assert caught.value.where == where
@@ -212,7 +212,7 @@ def test_the_same_with_the_message_that_people_see() -> None:
         ("x:\n  either: word\n", 2, "x.either: must be a mapping", "more after"),
     ],
 )
-def test_places_within_tuples_optionals_and_unions(text: str, where: int, what: str, hint: str) -> None:
+def test_errors_inside_tuples_optionals_and_unions_name_the_key(text: str, where: int, what: str, hint: str) -> None:
     error = failure(text, Outer, ("x",))
     assert error.where == f"c.yaml:{where}"
     assert what in error.what and hint in error.hint
@@ -220,12 +220,12 @@ def test_places_within_tuples_optionals_and_unions(text: str, where: int, what: 
     assert "Inner" not in error.what and "float" not in error.what.partition(": ")[0]
 
 
-def test_a_word_where_a_word_or_number_is_wanted() -> None:
+def test_a_wrong_word_where_a_word_or_number_is_expected() -> None:
     error = failure("resample:\n  rule: sqrt\n  unmatched: maybe\n", Resample, ("resample",))
     assert error.where == "c.yaml:3" and error.what.startswith("resample.unmatched: ")
 
 
-def test_switches_stay_switches() -> None:
+def test_booleans_stay_booleans() -> None:
     outer = validate(read_document("c.yaml", "a: 1"), Outer, {"flag": True, "anything": False, "share": "0.25"})
     assert (outer.flag, outer.anything, outer.share) == (True, False, 0.25)
 

@@ -221,7 +221,7 @@ def test_the_revision_is_a_commit_and_the_same_everywhere() -> None:
     assert SERVE["served-model-name"] == "meta-llama/Llama-3.1-70B-Instruct"
 
 
-def test_one_image_pinned() -> None:
+def test_one_image_is_pinned_everywhere() -> None:
     images = {SERVER["image"], FETCH["image"], COMPOSE["vllm"]["image"], COMPOSE["weights"]["image"]}
     assert images == {IMAGE}
     assert re.findall(r"^FROM (.*)$", (VLLM / "Dockerfile").read_text("utf-8"), re.M) == [IMAGE]
@@ -271,7 +271,7 @@ def test_names_and_labels_fit() -> None:
     assert POD["enableServiceLinks"] is False
 
 
-def test_the_port_is_one() -> None:
+def test_the_port_is_the_same_everywhere() -> None:
     (port,) = SERVER["ports"]
     (exposed,) = read_document("base/service.yaml")["spec"]["ports"]
     (rule,) = read_document("base/network.yaml")["spec"]["ingress"]
@@ -350,7 +350,7 @@ def test_pods_have_no_more_rights_than_they_need(pod: Any) -> None:
         assert "memory" in container["resources"]["limits"]
 
 
-def test_the_servers_reach_nobody() -> None:
+def test_servers_have_no_outgoing_network() -> None:
     policy = read_document("base/network.yaml")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
@@ -412,7 +412,7 @@ def test_the_guard_lets_the_key_through() -> None:
         assert ask(path, "POST") == 404
 
 
-def test_what_vllm_leaves_open_is_closed() -> None:
+def test_endpoints_that_vllm_leaves_open_are_closed() -> None:
     # Routes of vLLM 0.32.0 that its own --api-key does not guard, as it lists them at start.
     for path in ("/invocations", "/ping", "/load", "/detokenize", "/generative_scoring", "/scale_elastic_ep", "/docs"):
         assert ask(path) == ask(path, headers=bearer(KEY)) == 404
@@ -428,13 +428,13 @@ def test_what_vllm_leaves_open_is_closed() -> None:
     st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PUT"]),
     st.one_of(st.text(alphabet=string.printable, max_size=24), st.just(KEY[:-1]), st.just(KEY + "x")),
 )
-def test_nobody_without_the_key_asks_anything(path: str, method: str, key: str) -> None:
+def test_requests_without_the_key_are_refused(path: str, method: str, key: str) -> None:
     open_to_all = path in guard.OPEN and method == "GET"
     assert (ask(path, method, bearer(key)) == "passed") == (open_to_all or (path in guard.KEYED and key == KEY))
 
 
 @pytest.mark.parametrize("key", [None, "", "short"])
-def test_without_a_good_key_no_server(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+def test_the_server_does_not_start_without_a_good_key(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("VLLM_API_KEY", key)
@@ -455,7 +455,7 @@ def scripts() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "script"), scripts())
-def test_weights_appear_whole_or_not_at_all(tmp_path: Path, name: str, script: str) -> None:
+def test_weights_appear_completely_or_not_at_all(tmp_path: Path, name: str, script: str) -> None:
     assert [*FETCH["command"]] == COMPOSE["weights"]["entrypoint"] == ["sh", "-euc"]
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin" / "hf"
@@ -517,7 +517,7 @@ def test_sizes_of_weights_and_cache() -> None:
 
 
 @pytest.mark.parametrize(("replica", "gpus", "mib"), [("one H200", 1, 143_771), ("two H100", 2, 81_559)])
-def test_sequences_that_fit(replica: str, gpus: int, mib: int) -> None:
+def test_the_documented_number_of_sequences_fits_into_memory(replica: str, gpus: int, mib: int) -> None:
     assert f"{mib:,} MiB" in DOC
     usable = gpus * mib / 1024 * SERVE["gpu-memory-utilization"]
     cache_gib = usable - fp8_bytes() / 2**30 - 6 * gpus
@@ -536,7 +536,7 @@ def test_sequences_that_fit(replica: str, gpus: int, mib: int) -> None:
         assert abs(SERVE["max-num-seqs"] - typical) < 5
 
 
-def test_how_many_replicas() -> None:
+def test_the_documented_number_of_replicas() -> None:
     published = {cells[0]: [float(cell.replace(",", "")) for cell in cells[1:]] for cells in rows("Speed")}
     steps = rows("Number of replicas")
     written, *_, total = [[int(cell.replace(",", "")) for cell in cells[1:]] for cells in steps]

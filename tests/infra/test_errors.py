@@ -18,14 +18,14 @@ from infra.errors import BadSample, ConfigError, MissingExtra, ReelmillError, St
         BadSample("empty"),
     ],
 )
-def test_errors_come_back_from_a_worker_as_they_went(error: Exception) -> None:
+def test_errors_survive_the_way_from_a_worker(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert again.__dict__ == error.__dict__
 
 
-def test_what_a_person_reads() -> None:
+def test_the_message_that_people_see() -> None:
     assert str(ConfigError("no", where="c.yaml:3", hint="yes")) == "c.yaml:3: no\n  yes"
     assert str(ConfigError("no")) == "no"
     assert 'pip install -c constraints.txt -e ".[models]"' in str(MissingExtra("torch", "models", "alignment"))

@@ -40,12 +40,12 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys(mapping: dict[str, 
 
 
 @pytest.mark.parametrize("document", [math.nan, math.inf, {"a": [-math.inf]}])
-def test_canonical_json_has_no_words_for_what_json_has_none(document: Any) -> None:
+def test_canonical_json_refuses_numbers_that_are_not_finite(document: Any) -> None:
     with pytest.raises(ValueError, match="JSON"):
         hashing.canonical_json(document)
 
 
-def test_digest_tells_where_parts_end() -> None:
+def test_digests_depend_on_where_parts_end() -> None:
     assert hashing.digest(b"ab", b"c") != hashing.digest(b"a", b"bc") != hashing.digest(b"abc")
     assert len(hashing.digest(b"", size=8)) == 8
 
@@ -60,7 +60,7 @@ def test_keys_are_26_characters_and_differ_where_a_part_does(first: Any, second:
     assert (key == hashing.sample_key(*second)) == (first == second)
 
 
-def test_key_is_a_contract() -> None:
+def test_keys_never_change_between_versions() -> None:
     # Stores and mixtures made by earlier versions name samples so.
     assert hashing.sample_key("photos", "a/б.jpg", "", "0" * 64, "a caption") == "y6gyr7ca2eewdpqahkrdgppdya"
 
@@ -84,7 +84,7 @@ def test_file_sha256(tmp_path: Path) -> None:
     assert hashing.file_sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_rows_fingerprint_sees_order_and_borders_but_not_chunks() -> None:
+def test_fingerprints_of_rows_depend_on_order_and_cell_boundaries_but_not_on_chunks() -> None:
     def of(*values: str) -> str:
         return hashing.rows_fingerprint(pa.array(values, pa.string()))
 

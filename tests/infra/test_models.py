@@ -182,7 +182,7 @@ def test_clip_loads_from_a_folder_without_the_network(tiny_clip: Path) -> None:
     np.testing.assert_allclose([np.linalg.norm(image), np.linalg.norm(text)], 1, atol=1e-12)
 
 
-def test_the_input_size_and_the_maker_need_no_torch(tiny_clip: Path) -> None:
+def test_input_size_and_fingerprint_need_no_torch(tiny_clip: Path) -> None:
     code = (
         "import sys; from infra import models; "
         f"s = models.ClipSource('local-dir:{tiny_clip}'); "
@@ -193,14 +193,14 @@ def test_the_input_size_and_the_maker_need_no_torch(tiny_clip: Path) -> None:
     assert done.stdout.split() == ["32", "336", "True", "False"], done.stderr
 
 
-def test_the_maker_holds_the_weights_and_no_path(tiny_clip: Path) -> None:
+def test_fingerprint_inputs_contain_the_weights_and_no_path(tiny_clip: Path) -> None:
     maker = models.clip_fingerprint_inputs(models.ClipSource(f"local-dir:{tiny_clip}"), "cpu", "float32", 1)
     weights = (tiny_clip / "open_clip_model.safetensors").read_bytes()
     assert maker["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert str(tiny_clip.parent) not in json.dumps(maker)
 
 
-def test_the_maker_tells_architectures_and_tags_apart(tiny_clip: Path) -> None:
+def test_fingerprint_inputs_distinguish_architectures_and_tags(tiny_clip: Path) -> None:
     weights = str(tiny_clip / "open_clip_model.safetensors")
     base = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-32", weights), "cpu", "float32", 1)
     larger = models.clip_fingerprint_inputs(models.ClipSource("ViT-B-16", weights), "cpu", "float32", 1)
@@ -275,7 +275,7 @@ def test_the_demos_weights_are_those_of_their_card(kind: str, file: str) -> None
     assert str(card["threshold"]) in (WEIGHTS / kind / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_demos_clip_loads_and_tells_colours_apart() -> None:
+def test_the_demos_clip_loads_and_distinguishes_colours() -> None:
     clip = models.load_clip(models.ClipSource(f"local-dir:{WEIGHTS / 'clip'}"))
     from pipelines.demo import scenes
     from pipelines.demo.film import Film

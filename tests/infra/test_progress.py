@@ -24,7 +24,7 @@ def test_quiet_or_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "")
 
 
-def test_lines_on_the_way_give_rate_and_time_left(
+def test_progress_lines_give_rate_and_remaining_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.05)

@@ -25,7 +25,7 @@ def spaced_by_hand(text: str, case: str) -> str:
 
 
 @given(st.text(), st.sampled_from(["lower", "keep"]))
-def test_spaced_is_the_rule(text, case):
+def test_padding_of_words_equals_the_rule_written_by_hand(text, case):
     assert vocabulary.pad_words(text, case) == (spaced_by_hand(text, case))
 
 

@@ -72,7 +72,7 @@ def test_a_materialized_mixture_reads_the_same(tmp_path: Path) -> None:
     assert all(record == by_key[key.split("-")[0]] for key, record in records.items())
 
 
-def test_far_mixtures_read_the_same(tmp_path: Path) -> None:
+def test_remote_mixtures_read_the_same(tmp_path: Path) -> None:
     here = small.write(tmp_path, COUNTS)
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path), "/loader-far", recursive=True)
@@ -119,7 +119,7 @@ def test_workers_read_the_same_steps(mix: Mixture, world: int, workers: int, bat
         assert alone.state_dict() == helped.state_dict()
 
 
-def test_a_dataloader_of_ones_own(mix: Mixture, planned: Counter[str]) -> None:
+def test_a_torch_dataloader_reads_the_same_batches(mix: Mixture, planned: Counter[str]) -> None:
     from torch.utils.data import DataLoader
 
     loader = Loader(mix, batch=4)
@@ -136,7 +136,7 @@ def test_a_dataloader_of_ones_own(mix: Mixture, planned: Counter[str]) -> None:
     assert [keys(batch) for batch in again.batches()] == batches[10:]
 
 
-def test_collate_runs_where_the_reading_is_done(mix: Mixture) -> None:
+def test_collate_runs_in_the_worker_that_reads(mix: Mixture) -> None:
     there = set(Loader(mix, batch=8).batches(workers=2, collate=where))
     assert len(there) == 2 and os.getpid() not in there
     assert set(Loader(mix, batch=8).batches(collate=where)) == {os.getpid()}
@@ -153,7 +153,7 @@ SPLIT = st.tuples(st.integers(1, 5), st.integers(1, 6))
 
 @settings(max_examples=25)
 @given(SPLIT, SPLIT, st.integers(1, 12))
-def test_going_on_with_another_split(mix: Mixture, before: tuple[int, int], after: tuple[int, int], steps: int) -> None:
+def test_resuming_with_another_split(mix: Mixture, before: tuple[int, int], after: tuple[int, int], steps: int) -> None:
     whole = keys(Loader(mix))
     world, batch = before
     steps = min(steps, 102 // (world * batch))
@@ -178,7 +178,7 @@ def test_going_on_with_another_split(mix: Mixture, before: tuple[int, int], afte
 
 @settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 200))
-def test_going_on_at_any_sample(mix: Mixture, world: int, batch: int, stop: int) -> None:
+def test_resuming_at_any_sample(mix: Mixture, world: int, batch: int, stop: int) -> None:
     def some(loader: Loader, count: int) -> list[str]:
         read = []
         while len(read) < count:
@@ -198,7 +198,7 @@ def test_going_on_at_any_sample(mix: Mixture, world: int, batch: int, stop: int)
     assert some(first, 30) == straight[stop:]
 
 
-def test_a_state_in_the_middle_of_a_step(mix: Mixture) -> None:
+def test_resuming_in_the_middle_of_a_step(mix: Mixture) -> None:
     first = Loader(mix, batch=4)
     samples = iter(first)
     read = [next(samples)["__key__"] for _ in range(6)]
@@ -325,7 +325,7 @@ def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh: Mixture) -> None:
         list(Loader(fresh, verify=True))
 
 
-def test_rows_that_are_not_all_there(fresh: Mixture) -> None:
+def test_missing_rows_are_an_error(fresh: Mixture) -> None:
     shorter = {**fresh.manifest, "members": {"rows": 50, "sha256": "x"}}
     with pytest.raises(StageError, match=r"there are 51 rows, 50 in mixture\.json"):
         Loader(Mixture(fresh.uri, shorter))
@@ -337,7 +337,7 @@ def test_rows_that_are_not_all_there(fresh: Mixture) -> None:
         open_mixture(fresh.uri)
 
 
-def test_a_reader_that_is_killed_costs_nothing_that_was_given(mix: Mixture) -> None:
+def test_a_killed_reader_loses_no_sample_that_was_delivered(mix: Mixture) -> None:
     whole = [keys(batch) for batch in Loader(mix, batch=2).batches()]
     loader = Loader(mix, batch=2)
     read: list[list[str]] = []
@@ -355,7 +355,7 @@ def test_a_reader_that_is_killed_costs_nothing_that_was_given(mix: Mixture) -> N
     assert read + [keys(batch) for batch in again.batches()] == whole
 
 
-def test_a_mixture_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_mixture_has_no_batches(tmp_path: Path) -> None:
     empty = small.write(tmp_path, {"text": 0}, vshards=1)
     loader = Loader(empty)
     assert list(loader) == [] and loader.composition()["samples"] == 0

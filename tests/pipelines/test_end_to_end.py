@@ -119,7 +119,7 @@ FATES = {
 }
 
 
-def test_every_fault_has_its_fate_and_all_else_is_kept_but_for_resampling(cold: Run) -> None:
+def test_every_planted_fault_has_its_outcome_and_all_other_samples_are_kept_or_resampled(cold: Run) -> None:
     fates = {}
     for sample, verdict in zip(rows(cold, "samples"), rows(cold, "verdicts"), strict=True):
         assert sample["key"] == verdict["key"]

@@ -31,7 +31,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_stage_by_stage_is_the_whole(
+def test_running_stage_by_stage_equals_a_whole_run(
     texts: list[dict[str, str]], make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -76,7 +76,7 @@ def test_a_wrong_config_is_exit_2_and_never_starts_work(
     assert "reelmill init" in capsys.readouterr().err
 
 
-def test_a_stage_out_of_turn_is_exit_1_and_says_what_to_run(
+def test_a_stage_out_of_order_is_exit_1_and_says_what_to_run(
     texts: list[dict[str, str]], make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -42,14 +42,14 @@ def least_deviation(counts: Classes, shares: Mapping[str, float]) -> float:
     return 2 * (1 - min(flows))
 
 
-def test_one_class_that_supports_everything_gets_the_shares() -> None:
+def test_videos_that_support_every_kind_get_the_target_shares() -> None:
     counts = {frozenset(SHARES): 1000}
     table = solve_probabilities(counts, SHARES)
     total = sum(SHARES.values())
     assert table[frozenset(SHARES)] == pytest.approx({name: share / total for name, share in SHARES.items()}, abs=1e-8)
 
 
-def test_rare_kinds_are_given_more_often_where_they_are_possible() -> None:
+def test_rare_kinds_are_assigned_more_often_where_they_are_possible() -> None:
     counts = {f("a", "b"): 900, f("a", "b", "c"): 100}
     table = solve_probabilities(counts, {"a": 50, "b": 45, "c": 5})
     assert table[f("a", "b", "c")]["c"] == pytest.approx(0.5)
@@ -58,7 +58,7 @@ def test_rare_kinds_are_given_more_often_where_they_are_possible() -> None:
     assert table[f("a", "b")]["a"] == pytest.approx(0.5, abs=0.03)
 
 
-def test_what_cannot_be_met_is_met_as_nearly_as_possible() -> None:
+def test_impossible_shares_are_approached_as_closely_as_possible() -> None:
     counts = {f("a"): 90, f("a", "b"): 10}
     table = solve_probabilities(counts, {"a": 50, "b": 50})
     assert table == {f("a"): {"a": 1.0}, f("a", "b"): {"a": 0.0, "b": 1.0}}
@@ -72,7 +72,7 @@ def test_videos_that_support_nothing_get_nothing_and_do_not_count() -> None:
     assert compute_expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.5})
 
 
-def test_a_class_without_videos_has_odds_all_the_same() -> None:
+def test_a_class_without_videos_has_probabilities_too() -> None:
     table = solve_probabilities({f("a", "b"): 0}, {"a": 3, "b": 1})
     assert table[f("a", "b")] == pytest.approx({"a": 0.75, "b": 0.25})
     assert solve_probabilities({}, {"a": 1}) == {}
@@ -92,7 +92,9 @@ targets = st.dictionaries(st.sampled_from(NAMES), st.floats(0, 50), min_size=1).
 
 
 @given(classes, targets)
-def test_odds_are_odds_and_their_deviation_is_the_least(counts: Classes, shares: Mapping[str, float]) -> None:
+def test_probabilities_sum_to_one_and_deviate_least_from_the_shares(
+    counts: Classes, shares: Mapping[str, float]
+) -> None:
     table = solve_probabilities(counts, shares)
     assert table.keys() == counts.keys()
     for supported, odds in table.items():
@@ -114,7 +116,7 @@ def test_the_order_of_the_counts_does_not_matter(counts: Classes, shares: Mappin
 # Drawing
 
 
-def test_draws_come_in_the_odds() -> None:
+def test_draws_follow_the_probabilities() -> None:
     table = {f("a", "b", "c"): {"a": 0.6, "b": 0.3, "c": 0.1}}
     keys = [f"key{i}" for i in range(20_000)]
     drawn = [assign_kind(key, f("a", "b", "c"), table, 7) for key in keys]
@@ -141,12 +143,12 @@ def test_a_data_set_meets_its_shares() -> None:
         assert drawn.count(name) / len(drawn) == pytest.approx(target, abs=4 * (target * (1 - target) / 10_000) ** 0.5)
 
 
-def test_the_last_crumb_of_rounding_goes_to_the_last_kind() -> None:
+def test_a_rounding_remainder_goes_to_the_last_kind() -> None:
     table = {f("a", "b"): {"a": 0.0, "b": 0.999999999}}
     assert {assign_kind(f"k{i}", f("a", "b"), table, 0) for i in range(100)} == {"b"}
 
 
-def test_who_supports_nothing_cannot_be_assigned() -> None:
+def test_a_video_that_supports_no_kind_cannot_be_assigned() -> None:
     with pytest.raises(ValueError, match="no kind"):
         assign_kind("k", f(), {f(): {}}, 0)
     with pytest.raises(KeyError):

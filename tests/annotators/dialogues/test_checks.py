@@ -57,7 +57,7 @@ LONG = (
 # Form
 
 
-def test_empty() -> None:
+def test_empty_turns_are_rejected() -> None:
     assert reason_of(" ", "He skis.") == "empty"
     assert reason_of("What does he do?", " \n") == "empty"
 
@@ -77,7 +77,7 @@ def test_empty() -> None:
         "<｜User｜> he skis",
     ],
 )
-def test_control(text: str) -> None:
+def test_control_characters_and_tokens_are_rejected(text: str) -> None:
     assert reason_of("What does he do?", text) == "control"
     assert reason_of(text, "The man skis down a slope.") == "control"
 
@@ -89,7 +89,7 @@ def test_what_looks_like_control_and_is_not(text: str) -> None:
     assert name(reason_of("What does he do?", text, numbers=False, coverage=0)) is None
 
 
-def test_length() -> None:
+def test_turns_too_short_or_too_long_are_rejected() -> None:
     assert name(reason_of("Who?", "The man skis.", question_chars=(5, 400))) == "length"
     assert name(reason_of("Who is it " * 50, "The man skis.")) == "length"
     assert name(reason_of("What does he do?", "He skis. " * 500)) == "length"
@@ -99,7 +99,7 @@ def test_length() -> None:
 # Citations
 
 
-def test_citations() -> None:
+def test_unknown_citations_are_rejected() -> None:
     assert reasons(Turn("What does he do?", "The man skis.", ()))[0] == "uncited"
     assert reason_of("What does he do?", "The man skis.", "c1", "c9") == "unknown_citation"
     assert reason_of("What does he do?", "The man skis.", "c1\n") == "unknown_citation"
@@ -120,7 +120,7 @@ def test_citations() -> None:
         "The man skis, see ids c1.",
     ],
 )
-def test_leaked_ids(answer: str) -> None:
+def test_evidence_ids_in_the_text_are_rejected(answer: str) -> None:
     assert reason_of("What does he do?", answer, "c1", "d1") == "leaked_id"
 
 
@@ -159,7 +159,7 @@ def test_what_looks_like_an_id_and_is_not(text: str, answer: str) -> None:
         "I can’t see it, but the man skis.",
     ],
 )
-def test_prompt_words(answer: str) -> None:
+def test_words_of_the_prompt_are_rejected(answer: str) -> None:
     assert name(reason_of("What does he do?", answer)) == "prompt_words"
     assert name(reason_of(answer, "The man skis down a steep slope.")) == "prompt_words"
 
@@ -210,7 +210,7 @@ def test_what_looks_like_prompt_words_and_is_not(text: str, answer: str) -> None
         "The man’s name isn’t known; I don’t know.",
     ],
 )
-def test_refusals(answer: str) -> None:
+def test_refusals_are_rejected(answer: str) -> None:
     assert reason_of("What does the man in the jacket do?", answer) == "refusal"
 
 
@@ -236,7 +236,7 @@ def test_what_looks_like_a_refusal_and_is_not(text: str, answer: str) -> None:
 # Repetition
 
 
-def test_loops() -> None:
+def test_repetition_within_an_answer_is_rejected() -> None:
     assert reason_of("What does he do?", "The man skis down a steep slope and " * 6) == "loops"
     assert reason_of("What does he do?", "skis " * 30) == "loops"
 
@@ -262,7 +262,7 @@ def test_short_answers_may_be_the_same() -> None:
     assert reasons(*turns, on=text) == (None, None)
 
 
-def test_given_away() -> None:
+def test_an_answer_that_its_question_gives_away_is_rejected() -> None:
     assert (
         reason_of("What does the man do who skis down the steep slope?", "He skis down the steep slope.")
         == "given_away"
@@ -314,7 +314,7 @@ def test_what_looks_like_a_time_beyond_the_end_and_is_not(text: str, answer: str
     assert name(reason_of("What is there to see?", answer, on=sheet(("caption", text)), numbers=False)) is None
 
 
-def test_without_a_length_any_time_may_be() -> None:
+def test_without_a_duration_no_time_is_outside() -> None:
     assert (
         reason_of(
             "When does he ski?", "He skis down at 0:45.", on=sheet(("caption", "He skis down at 0:45."), seconds=None)
@@ -339,7 +339,9 @@ def test_without_a_length_any_time_may_be() -> None:
         (4.0, 12.0, "span_uncovered"),
     ],
 )
-def test_spans(start: float | None, end: float | None, reason: str | None) -> None:
+def test_spans_of_time_must_lie_in_the_cited_evidence(
+    start: float | None, end: float | None, reason: str | None
+) -> None:
     turn = Turn("What is he doing there?", "He skis down the slope.", ("d2",), start, end)
     assert name(reasons(turn, of=TIMED)[0]) == reason
 
@@ -371,7 +373,7 @@ def test_a_span_needs_an_item_with_times_and_only_where_the_kind_has_one() -> No
         ("Was macht er?", "他在滑雪", "other_script"),
     ],
 )
-def test_coverage(question: str, answer: str, reason: str | None) -> None:
+def test_words_without_evidence_are_rejected(question: str, answer: str, reason: str | None) -> None:
     assert name(reason_of(question, answer)) == reason
 
 
@@ -427,7 +429,7 @@ def whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", label
     return check_dialogue(dialogue, SKI, of, CheckSettings(language=language), lambda text: label).whole
 
 
-def test_reasons_against_the_whole() -> None:
+def test_reasons_against_a_whole_dialogue() -> None:
     turn = Turn("What does he do?", "The man skis.", ("c1",))
     assert whole(Dialogue("conversation", ())) == "empty"
     assert whole(Dialogue("reasoning", (turn,))) == "wrong_kind: reasoning"

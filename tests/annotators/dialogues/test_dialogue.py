@@ -89,7 +89,7 @@ def test_times_must_be_there_and_finite() -> None:
         assert str(parse_dialogue(text, "stop", TIMED)).startswith("schema: turns/0/end_s "), payload
 
 
-def test_halves_of_characters_are_replaced_so_that_a_row_can_be_written() -> None:
+def test_lone_surrogates_are_replaced_so_that_a_row_can_be_written() -> None:
     parsed = parse_dialogue(answer(turn(answer="a \ud83d dog"), turn(answer="\ud83d\ude00")), "stop", TALK)
     assert isinstance(parsed, dialogue.Dialogue)
     assert [t.answer for t in parsed.turns] == ["a \ufffd dog", "\U0001f600"]
@@ -124,7 +124,7 @@ def test_any_json_is_read_or_has_a_reason(payload: Any) -> None:
     assert parsed == "not_json" or parsed.startswith("schema: ")
 
 
-def test_an_id_ends_where_its_line_ends() -> None:
+def test_an_id_does_not_match_with_a_trailing_newline() -> None:
     assert parse_dialogue(answer(turn(evidence=["c1\n"]), turn()), "stop", TALK) == "schema: turns/0/evidence/0 pattern"
 
 
@@ -146,7 +146,7 @@ def test_a_request_for_a_dialogue(name: str) -> None:
     assert json.loads(json.dumps(body)) == body
 
 
-def test_sampling_must_be_explicit_and_may_hold_more() -> None:
+def test_sampling_settings_must_be_complete_and_may_be_extended() -> None:
     with pytest.raises(KeyError):
         dialogue.build_generation_body(TALK, SHEET, "m", {"temperature": 0.7})
     assert dialogue.build_generation_body(TALK, SHEET, "m", {**SAMPLING, "seed": 4})["seed"] == 4
@@ -196,7 +196,7 @@ def test_verdicts(text: str, verdict: bool | None) -> None:
     assert parse_verdict(text) is verdict
 
 
-def test_a_blind_question_stands_alone() -> None:
+def test_a_blind_question_is_sent_without_evidence() -> None:
     body = dialogue.build_blind_body("What does the dog do?", "m", 5)
     assert body["messages"][1]["content"] == "What does the dog do?"
     assert body["n"] == 5
@@ -214,7 +214,7 @@ def test_reasons_for_an_answer() -> None:
     )
 
 
-def test_prompts_that_are_no_kinds_have_hashes_too() -> None:
+def test_prompts_other_than_kinds_have_hashes_too() -> None:
     hashes = dialogue.hash_prompts()
     assert set(hashes) == {"blind", "judge", "rationale"}
     assert len(set(hashes.values())) == 3
@@ -245,7 +245,7 @@ def test_prompts_that_are_no_kinds_have_hashes_too() -> None:
         ("犬", "犬。", True),
     ],
 )
-def test_short_answers_by_their_words(reference: str, another: str, expected: bool | None) -> None:
+def test_short_answers_are_compared_by_their_words(reference: str, another: str, expected: bool | None) -> None:
     assert match_short_answer(reference, another) is expected
 
 
@@ -294,11 +294,11 @@ def test_questions_that_ask_for_a_description(question: str) -> None:
         "",
     ],
 )
-def test_look_alikes_that_do_not(question: str) -> None:
+def test_questions_that_only_look_like_asking_for_a_description(question: str) -> None:
     assert not asks_for_description(question)
 
 
-def test_more_than_half_is_too_easy_and_half_is_not() -> None:
+def test_a_blind_rate_above_one_half_is_too_easy() -> None:
     assert compute_blind_rate([True, True, True, False, False]) == 0.6
     assert is_too_easy(compute_blind_rate([True] * 3 + [False] * 2))
     assert not is_too_easy(compute_blind_rate([True] * 2 + [False] * 3))
@@ -309,6 +309,6 @@ def test_more_than_half_is_too_easy_and_half_is_not() -> None:
     assert not is_too_easy(None)
 
 
-def test_marks_of_the_fence_are_those_that_items_cannot_hold() -> None:
+def test_markers_of_the_evidence_block_are_rejected_inside_items() -> None:
     assert evidence.has_markup(evidence.CLOSE)
     assert evidence.has_markup(evidence.OPEN)

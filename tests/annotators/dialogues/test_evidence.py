@@ -136,11 +136,11 @@ def test_forms_of_sources(extra: Any, expected: list[tuple[Any, ...]]) -> None:
         {"view": "from above"},
     ],
 )
-def test_what_is_of_no_such_form_is_passed_over(extra: Any) -> None:
+def test_extra_fields_of_unknown_form_are_ignored(extra: Any) -> None:
     assert [item.kind for item in make(None, extra, facts_duration=9.0).items] == ["facts"]
 
 
-def test_broken_extra_is_none() -> None:
+def test_broken_extra_json_is_ignored() -> None:
     for extra in ("{", "[" * 100_000, None, 3):
         assert (
             evidence.build_sheet({"text": "A dog.", "extra": extra}, {}, EvidenceSettings()).items[0].text == "A dog."
@@ -191,7 +191,7 @@ def test_no_motion_without_a_score() -> None:
         assert make(None, motion_score=score).items == ()
 
 
-def test_shots() -> None:
+def test_shots_become_an_evidence_item() -> None:
     assert [i.text for i in make(None, shots_times=[], facts_duration=4.0).of_kinds("shot")] == [
         "There is no hard cut in the video."
     ]
@@ -213,7 +213,7 @@ def test_tokens_are_estimated() -> None:
 
 
 @given(st.text(alphabet="ab é犬", max_size=300), st.integers(1, 40))
-def test_cutting(text: str, most: int) -> None:
+def test_text_is_truncated_to_a_number_of_tokens(text: str, most: int) -> None:
     text = " ".join(text.split())
     short = truncate(text, most)
     assert estimate_tokens(short) <= most
@@ -245,7 +245,7 @@ def test_a_sheet_is_bounded_and_stays_spread_over_the_video() -> None:
     assert [item.id for item in sheet.of_kinds("dense")] == [f"d{i + 1}" for i in range(len(starts))]
 
 
-def test_the_least_telling_goes_first() -> None:
+def test_the_least_informative_items_are_removed_first() -> None:
     signals = {"facts_duration": 20.0, "motion_score": 0.1, "shots_times": [10.0]}
     kept = []
     for most in range(64, 200, 4):
@@ -267,7 +267,7 @@ def test_hundred_kilobytes_of_text_and_a_million_entries() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_nothing_in_a_caption_ends_the_fence_or_speaks_to_a_tokenizer(text: str) -> None:
+def test_captions_cannot_close_the_evidence_block_or_contain_special_tokens(text: str) -> None:
     for sheet in (make(text), make(None, {"captions": [text]}), make(None, {"transcript": text}),
                   make(None, overlay_boxes=[{"text": text, "time": 0.0}]), make(None, clean_text=text),
                   make(None, None, [EvidenceItem("d1", "dense", None, None, text)])):  # fmt: skip
@@ -291,7 +291,7 @@ def test_neutral_text_holds_no_marks_and_stays_as_it_is(text: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_plain_text_of_anything(text: str) -> None:
+def test_clean_text_of_any_input(text: str) -> None:
     once = clean_text(text)
     assert not has_markup(once)
     once.encode()
@@ -306,7 +306,7 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
     assert not has_markup(text)
 
 
-def test_neutral_is_quick_on_hostile_text() -> None:
+def test_neutralising_hostile_text_is_fast() -> None:
     for text in ("<" * 100_000, "<a" * 50_000, "[" * 100_000, "< " * 50_000, "<|" * 50_000):
         assert not has_markup(neutralise(text))
 

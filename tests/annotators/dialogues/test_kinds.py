@@ -116,7 +116,7 @@ def test_hashes_are_those_of_what_is_sent() -> None:
 LONG = "A man in a red jacket skis down a steep slope and jumps over a ramp."
 
 
-def test_nothing_supports_nothing() -> None:
+def test_an_empty_sheet_supports_no_kind() -> None:
     measured = sheet(
         ("facts", "The video is 4 seconds long."),
         ("motion", "There is much motion."),
@@ -172,7 +172,7 @@ def test_egocentric_needs_a_view_that_the_captions_name(text: str, expected: boo
     assert supports("egocentric", sheet(("caption", text))) == expected
 
 
-def test_egocentric_by_the_sources_word() -> None:
+def test_egocentric_when_the_source_says_so() -> None:
     fact = "It is filmed from the first-person view of the person who wears the camera."
     assert supports("egocentric", sheet(("caption", "Somebody cuts carrots with a knife."), ("facts", fact)))
     assert not supports("egocentric", sheet(("facts", fact)))

@@ -82,7 +82,7 @@ def test_the_same_key_gives_the_same_dialogue_and_another_one_another() -> None:
     assert rules_writer.write(talk, FULL, 0, "a") != rules_writer.write(talk, FULL, 0, "b")
 
 
-def test_nothing_is_said_about_nothing() -> None:
+def test_an_empty_sheet_gives_no_dialogue() -> None:
     for name in ALL:
         assert rules_writer.write(load_kind(name), make(), 0, "a").turns == ()
 

@@ -32,11 +32,11 @@ def test_forms_of_a_word_have_one_stem(forms: tuple[str, ...]) -> None:
     "words",
     [("man", "many"), ("party", "part"), ("car", "carry"), ("sing", "single"), ("red", "reed"), ("bus", "business")],
 )
-def test_other_words_do_not(words: tuple[str, ...]) -> None:
+def test_different_words_have_different_stems(words: tuple[str, ...]) -> None:
     assert len({stem(word) for word in words}) == len(words)
 
 
-def test_what_says_nothing_is_left_out() -> None:
+def test_words_without_content_are_left_out() -> None:
     assert extract_features("The video shows a man who is in the 2 red cars, and then he jumps.").content == {
         "man",
         "red",
@@ -53,7 +53,7 @@ def test_scripts_without_blanks_are_pairs_of_characters() -> None:
     assert extract_features("犬").words == ("犬",)
 
 
-def test_shingles_and_likeness() -> None:
+def test_shingles_and_their_similarity() -> None:
     def alike(a: str, b: str) -> float:
         return wording.jaccard(
             wording.make_shingles(extract_features(a).words), wording.make_shingles(extract_features(b).words)
@@ -124,7 +124,7 @@ def test_scripts(text: str, non_latin: bool) -> None:
 
 
 @given(st.text(max_size=60))
-def test_anything_can_be_taken_apart(text: str) -> None:
+def test_features_are_extracted_from_any_text(text: str) -> None:
     features = extract_features(text)
     assert len(wording.make_shingles(features.words)) <= max(len(features.words) - 2, 1)
     assert all(number >= 0 for number, _ in features.times)

@@ -117,7 +117,7 @@ def test_text_that_is_there_half_the_time_counts_half() -> None:
     assert 0.4 * always < _look(_clip(_title))["area"] < 0.6 * always
 
 
-def test_text_over_a_passing_subject_is_told_though_the_camera_stands() -> None:
+def test_overlay_text_is_recognised_over_a_moving_subject_with_a_still_camera() -> None:
     def draw(frame: Picture, i: int) -> None:
         cv2.circle(frame, (40 + 35 * i, 130), 45, (200, 60, 30), -1)
         _write(frame, "middle of nowhere", (15, 135), 0.5)
@@ -144,7 +144,7 @@ def test_signs_move_with_the_camera_and_are_not_burned_in(speed: float) -> None:
     assert got["text_area"] > 0.01 and "EXIT" in got["text"]
 
 
-def test_a_subtitle_over_signs_is_told_from_them() -> None:
+def test_a_subtitle_is_distinguished_from_signs_behind_it() -> None:
     got = _look(_clip(_subtitle, _with_signs()))
     assert "people walk over" in got["overlay_text"]
     assert not any(sign in got["overlay_text"] for sign in ("EXIT", "PLATFORM", "TAXI"))
@@ -163,14 +163,14 @@ def test_a_label_on_a_moving_subject_is_not_burned_in(step: int) -> None:
 
 
 @pytest.mark.parametrize(("photo", "speed"), [("coffee", 0), ("rocket", 9)])
-def test_photographs_hold_no_overlay(photo: str, speed: float) -> None:
+def test_photographs_have_no_overlay(photo: str, speed: float) -> None:
     assert _look(_clip(_nothing, speed=speed, photo=photo))["area"] == 0
 
 
 # Where nothing moves
 
 
-def test_in_a_still_clip_place_decides() -> None:
+def test_in_a_still_clip_the_position_of_text_decides() -> None:
     assert _look(_clip(_subtitle, speed=0))["area"] > 0.01
 
     def sign(frame: Picture, i: int) -> None:
@@ -180,7 +180,7 @@ def test_in_a_still_clip_place_decides() -> None:
     assert got["area"] == 0 and got["text"] == "EXIT"
 
 
-def test_an_image_is_judged_by_place_and_has_no_time() -> None:
+def test_an_image_is_judged_by_the_position_of_text_and_has_no_time() -> None:
     clip = _clip(_subtitle)
     got = _look(Frames(clip.pixels[:1], clip.times[:1]), video=False)
     assert got["area"] > 0.01 and got["frames"] == 1
@@ -215,7 +215,7 @@ def test_rows_stand_alone_and_errors_are_not_scores() -> None:
     assert alone.to_pylist() == rows[4:]
 
 
-def test_the_maker_knows_weights_and_settings() -> None:
+def test_fingerprint_inputs_contain_weights_and_settings() -> None:
     maker = Overlay().fingerprint_inputs()
     json.dumps(maker)
     assert maker != Overlay(OverlaySettings(frames=3)).fingerprint_inputs()
@@ -294,7 +294,7 @@ def test_pictures_that_are_the_same_are_searched_once() -> None:
     assert np.array_equal(engine.searched, clip.pixels[[2, 6]])
 
 
-def test_text_that_comes_and_goes_has_all_pictures_told() -> None:
+def test_text_that_comes_and_goes_is_searched_in_all_pictures() -> None:
     def subtitle(frame: Picture, i: int) -> None:
         if i in (2, 3):
             _subtitle(frame, i)
@@ -315,7 +315,7 @@ rectangles = st.tuples(st.integers(0, 30), st.integers(0, 20), st.integers(1, 12
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rectangles, max_size=6))
-def test_covered_is_the_union(boxes: list[tuple[int, int, int, int]]) -> None:
+def test_covered_area_is_that_of_the_union_of_boxes(boxes: list[tuple[int, int, int, int]]) -> None:
     height, width = 34, 46
     cells = {(x + i, y + j) for x, y, w, h in boxes for i in range(w) for j in range(h)}
     quads = [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float32) for x, y, w, h in boxes]

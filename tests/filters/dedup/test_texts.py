@@ -53,7 +53,7 @@ def test_groups_are_those_of_all_pairs_that_share_a_band(n, seed, dtype):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 5))
-def test_every_bucket_is_searched_wholly(n, seed, buckets):
+def test_every_bucket_is_searched_completely(n, seed, buckets):
     table = signatures(n, 16, seed)
     rng = np.random.default_rng(seed)
     ids, keys = rng.permutation(n).astype(np.uint64), rng.integers(0, buckets, n).astype(np.uint64)

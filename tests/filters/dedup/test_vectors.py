@@ -99,7 +99,7 @@ def test_links_are_the_components_of_all_pairs(n, d, seed, tile):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 80), st.integers(0, 10**6), st.integers(1, 4))
-def test_rows_meet_by_cell(n, seed, probes):
+def test_pairs_are_compared_exactly_when_they_share_a_probed_cell(n, seed, probes):
     """A pair is compared if and only if one of the two probes the home of the other; partitions add up."""
     vectors, ids = crowded(n, 8, seed), names(n, seed)
     centroids = unit(np.random.default_rng(seed).standard_normal((7, 8))).astype(np.float32)
@@ -277,7 +277,7 @@ def planted(n, d, clumps, seed):
 
 
 @pytest.mark.parametrize("clumps", [0, 60])
-def test_cells_lose_next_to_nothing(clumps):
+def test_recall_of_cells_against_all_pairs(clumps):
     """Through training, calibration and probing: the recall of pairs against all pairs, and what it took."""
     n = 6000
     vectors, ids = planted(n, 128, clumps, 7), names(n, 7)

@@ -87,7 +87,7 @@ def test_odd_fields_of_sound_answers_are_stored(tmp_path: Path) -> None:
 
 @given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from(NO_ANSWERS), st.just(answer(KEYS[0])))))
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_bytes_stop_an_import(tmp_path: Path, lines: list[bytes]) -> None:
+def test_imports_survive_any_bytes(tmp_path: Path, lines: list[bytes]) -> None:
     counts, texts = import_bytes(tmp_path, b"\n".join(lines))
     assert counts.lines >= counts.broken + counts.put
     assert (KEYS[0] in texts) == any(line == answer(KEYS[0]) for line in b"\n".join(lines).split(b"\n"))

@@ -56,7 +56,7 @@ def answer(text: str = "text") -> Completion:
 # -- requests -------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_stands_for_all_that_is_sent_and_nothing_else() -> None:
+def test_a_key_covers_all_that_is_sent_and_nothing_else() -> None:
     sent = Request({"model": "m", "messages": [], "temperature": 0.0})
     assert sent.key == Request({"model": "m", "messages": [], "temperature": 0.0}).key == digest(sent.payload)
     assert len(sent.key) == 16 and sent.payload == b'{"model":"m","messages":[],"temperature":0.0}'
@@ -115,7 +115,7 @@ def test_the_first_answer_stays(tmp_path: Path) -> None:
         assert cache.get(sent.key) == answer("first")
 
 
-def test_what_was_given_up_is_never_kept() -> None:
+def test_requests_that_were_given_up_are_never_cached() -> None:
     with fresh() as cache, pytest.raises(ValueError, match="not a cacheable completion"):
         cache.put(make_request(1).key, "fake", Completion((), (), "fake", error="gave_up: 500"))
 
@@ -138,7 +138,7 @@ def _garbage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_other_format, _other_tables, _garbage, Path.mkdir])
-def test_a_file_that_is_something_else_is_left_alone(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_file_that_is_no_cache_is_left_alone(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "cache"
     spoil(path)
     before = path.read_bytes() if path.is_file() else b""
@@ -149,7 +149,7 @@ def test_a_file_that_is_something_else_is_left_alone(spoil: Callable[[Path], Non
     assert [results_.name for results_ in tmp_path.iterdir()] == ["cache"]
 
 
-def test_a_remote_place_is_no_place_for_it() -> None:
+def test_a_cache_at_a_remote_location_is_refused() -> None:
     with pytest.raises(ConfigError, match="local disk"):
         RequestCache("s3://bucket/cache")
 

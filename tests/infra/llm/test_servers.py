@@ -97,7 +97,7 @@ def test_an_answer_need_not_be_complete_in_what_does_not_matter() -> None:
         completion(choices=[{"index": i, "message": {"content": ""}} for i in range(2)]),
     ],
 )
-def test_what_is_no_answer_is_a_fault(raw: bytes) -> None:
+def test_a_malformed_answer_is_a_fault(raw: bytes) -> None:
     with pytest.raises(TransientFault) as caught:
         parse_completion(raw, 1)
     assert caught.value.text.isprintable()
@@ -155,7 +155,7 @@ def test_errors_are_read(raw: bytes, message: str, clear: bool) -> None:
         (200, "", None),
     ],
 )
-def test_what_is_the_items_own_fault(status: int, message: str, error: str | None) -> None:
+def test_faults_that_belong_to_the_request(status: int, message: str, error: str | None) -> None:
     raw = json.dumps({"error": {"message": message}}).encode()
     error_text = permanent_error(status, raw)
     assert error_text is None if error is None else str(error_text).startswith(f"{error}: ")
@@ -210,7 +210,7 @@ def test_a_poison_request_is_given_up_and_costs_the_others_nothing(name: str, tm
         run(job())
 
 
-def test_a_poison_request_that_is_alone_is_told_from_a_dead_server_by_a_probe() -> None:
+def test_a_probe_distinguishes_a_single_poison_request_from_a_dead_server() -> None:
     async def job() -> None:
         notes: list[str] = []
         async with FakeServer(poison={"question 1": "500"}) as fake, servers(fake, notes=notes, tries=4) as engine:
@@ -222,7 +222,7 @@ def test_a_poison_request_that_is_alone_is_told_from_a_dead_server_by_a_probe() 
     run(job())
 
 
-def test_when_all_are_given_up_it_is_not_their_fault(tmp_path: Path) -> None:
+def test_failing_every_request_is_a_fault_of_the_server(tmp_path: Path) -> None:
     async def job() -> None:
         with RequestCache(tmp_path / "cache") as cache:
             async with FakeServer(poison={"question": "500"}) as fake, servers(fake, tries=3) as engine:
@@ -286,7 +286,7 @@ def test_too_long_and_refused_are_answers_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("poison", "error"), [("413", "too_long: 413: not now"), ("422", "refused: 422: not now")])
-def test_other_refusals(poison: str, error: str) -> None:
+def test_other_refusals_are_answers_with_their_reason(poison: str, error: str) -> None:
     async def job() -> None:
         async with FakeServer(down=poison) as fake, servers(fake) as engine:
             assert (await engine.complete(make_request(1))).error == error
@@ -321,7 +321,7 @@ def test_a_server_that_answers_as_another_model_is_not_believed() -> None:
     run(job())
 
 
-def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_keys_are_sent_and_missing_ones_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     async def job() -> None:
         async with FakeServer(api_key="secret") as fake:
             endpoint = Endpoint(url=f"{fake.url}/v1/", api_key_env="FAKE_KEY")
@@ -343,7 +343,7 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     run(job())
 
 
-def test_a_wrong_path_is_told_at_once() -> None:
+def test_a_wrong_path_is_an_error_at_once() -> None:
     async def job() -> None:
         async with FakeServer() as fake, Servers([Endpoint(url=f"{fake.url}/api")], print) as engine:
             with pytest.raises(StageError, match="404") as caught:
@@ -361,12 +361,12 @@ def test_without_endpoints_there_is_nothing_to_ask() -> None:
 @pytest.mark.parametrize(
     "url", ["", "host:8000", "ftp://host", "http://", "http://me:secret@host", "http://host/v1?key=1", "http://host/#a"]
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_invalid_addresses_are_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         Endpoint(url=url)
 
 
-def test_addresses_are_taken_with_and_without_v1() -> None:
+def test_addresses_are_accepted_with_and_without_v1() -> None:
     for url in ("http://host:8000", "http://host:8000/", "http://host:8000/v1", "http://host:8000/v1/"):
         assert Endpoint(url=url).url == "http://host:8000"
     with pytest.raises(ValidationError):

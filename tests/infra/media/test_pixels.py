@@ -90,7 +90,7 @@ def test_a_file_that_is_written_to_while_it_is_open_is_changed(tmp_path) -> None
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000), st.sampled_from(["short", "long", "skew"]))
-def test_fitted(width: int, height: int, size: int, fit: str) -> None:
+def test_pictures_are_fitted_to_the_plan(width: int, height: int, size: int, fit: str) -> None:
     new_width, new_height = fit_size(width, height, size, fit)  # type: ignore[arg-type]
     if fit == "skew":
         assert (new_width, new_height) == (size, size)
@@ -126,7 +126,7 @@ def test_targets_ascend_within_the_duration_and_the_count(plan: FramePlan, durat
     assert len(times) - len(inside) <= int(plan.times == "rate" and plan.ends)
 
 
-def test_targets_by_hand() -> None:
+def test_target_times_by_hand() -> None:
     def rate(duration: float, count: int, ends: bool, fps: float = 1.0) -> list[float]:
         return plan_times(FramePlan("rate", 8, "short", count=count, fps=fps, ends=ends), duration, 1000)
 
@@ -141,12 +141,12 @@ def test_targets_by_hand() -> None:
     assert plan_times(FramePlan("middle", 8, "short"), 8.0, 1000) == [4]
 
 
-def test_on_white() -> None:
+def test_transparent_pixels_are_blended_on_white() -> None:
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]]], dtype=np.uint8)
     assert blend_on_white(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 224, 255]]]
 
 
-def test_resized_averages_areas() -> None:
+def test_resizing_averages_areas() -> None:
     rng = np.random.default_rng(3)
     pixels = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
     blocks = pixels.reshape(6, 2, 10, 2, 3).mean(axis=(1, 3))
@@ -154,7 +154,7 @@ def test_resized_averages_areas() -> None:
     assert resize(pixels, 20, 12).tolist() == pixels.tolist()
 
 
-def test_a_guard_turns_the_librarys_errors_and_only_those() -> None:
+def test_errors_of_the_codec_library_and_only_those_become_bad_samples() -> None:
     with pytest.raises(BadSample, match="decode: TypeError: odd"), CodecGuard("decode"):
         raise TypeError("odd")
     with pytest.raises(BadSample, match="empty"), CodecGuard("decode"):
@@ -168,7 +168,7 @@ def test_a_guard_turns_the_librarys_errors_and_only_those() -> None:
         raise KeyboardInterrupt
 
 
-def test_descriptions_name_no_address_and_no_path() -> None:
+def test_error_texts_name_no_memory_address_and_no_path() -> None:
     assert describe(FileNotFoundError(2, "No such file", "/a/secret/place")) == "FileNotFoundError: No such file"
     assert describe(ValueError("cannot identify <_io.BytesIO object at 0x7f1234abcd>")) == (
         "ValueError: cannot identify the file"

@@ -46,7 +46,7 @@ def test_a_page_says_what_the_card_says(cold: Run) -> None:
         assert seen.tags.count("svg") == len(shard_card["scores"])
 
 
-def test_what_stands_in_it_is_text_and_never_markup(cold: Run) -> None:
+def test_content_of_cards_is_shown_as_text_and_never_as_markup(cold: Run) -> None:
     shard_card = card(cold, "image-000000")
     plain = Seen(card_page.render_shard_page(shard_card))
     shard_card |= {"shard": EVIL, "licences": {EVIL: 1}, "sources": {EVIL: 1}, "reasons": {EVIL: 1}, "kinds": {EVIL: 1}}
@@ -57,7 +57,7 @@ def test_what_stands_in_it_is_text_and_never_markup(cold: Run) -> None:
     assert seen.text.count(EVIL) >= 7
 
 
-def test_it_fetches_nothing_and_runs_nothing(cold: Run) -> None:
+def test_a_card_page_fetches_nothing_and_runs_no_script(cold: Run) -> None:
     page = card_page.render_shard_page(card(cold, "image-000000"))
     seen = Seen(page)
     assert "default-src 'none'" in page

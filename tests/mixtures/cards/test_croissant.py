@@ -68,7 +68,7 @@ def test_records_are_read_through_mlcroissant(cold: Run, tmp_path: Path) -> None
     assert pictures and all(record["content"][0] == "JPEG" for record in pictures)
 
 
-def test_it_is_as_our_schema_has_it_and_says_every_filter(cold: Run) -> None:
+def test_croissant_matches_its_schema_and_describes_every_filter(cold: Run) -> None:
     document = read_croissant(cold)
     assert schemas.find_errors("croissant", document) == []
     protocol = document["rai:dataPreprocessingProtocol"]
@@ -83,14 +83,14 @@ def test_it_is_as_our_schema_has_it_and_says_every_filter(cold: Run) -> None:
 
 @pytest.mark.parametrize("name", ["name", "url", "description", "license", "creator", "datePublished", "distribution",
                                   "recordSet", "rai:dataBiases", "rai:personalSensitiveInformation"])  # fmt: skip
-def test_what_mlcroissant_lets_pass_our_schema_does_not(cold: Run, name: str) -> None:
+def test_the_schema_rejects_errors_that_mlcroissant_accepts(cold: Run, name: str) -> None:
     document = read_croissant(cold)
     del document[name]
     assert schemas.find_errors("croissant", document)
 
 
 @pytest.mark.parametrize("name", ["sha256", "contentUrl", "contentSize"])
-def test_a_tar_needs_its_hash_place_and_size(cold: Run, name: str) -> None:
+def test_a_tar_needs_hash_location_and_size(cold: Run, name: str) -> None:
     document = copy.deepcopy(read_croissant(cold))
     tar = next(entry for entry in document["distribution"] if entry["@type"] == "cr:FileObject")
     del tar[name]

@@ -8,7 +8,7 @@ from mixtures.reading.apollo_stages import STAGES, get_stage
 from mixtures.reading.contract import Contract
 
 
-def test_the_papers_table() -> None:
+def test_stages_have_the_settings_of_the_papers_table() -> None:
     align, vision, sft = STAGES.values()
     assert (align.trains, vision.trains, sft.trains) == (
         ("connector",),
@@ -34,6 +34,6 @@ def test_a_contract_that_fits_its_context() -> None:
     assert get_stage("align").contract().clips(long) == [25]
 
 
-def test_no_other_stage() -> None:
+def test_an_unknown_stage_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no stage 'sftt'"):
         get_stage("sftt")

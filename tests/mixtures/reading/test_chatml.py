@@ -27,7 +27,7 @@ def wrapped() -> Any:
     return fast()
 
 
-def test_the_template_to_the_letter() -> None:
+def test_the_prompt_equals_the_chatml_template() -> None:
     assert build_prompt(TALK) == (
         "<|im_start|>system\n\nYou are a helpful vision-language assistant.<|im_end|>\n"
         "<|im_start|>user\n<|video_token|><|video_token|>\n\nWhat moves?<|im_end|>\n"
@@ -46,7 +46,7 @@ def test_labels_are_what_the_assistant_says(small: Any) -> None:
     assert small.decode(learnt, skip_special_tokens=False) == "A red house.<|im_end|>To the left.<|im_end|>"
 
 
-def test_raw_text_is_learnt_whole(wrapped: Any) -> None:
+def test_raw_text_is_labelled_completely(wrapped: Any) -> None:
     ids, labels = tokenize([{"from": "gpt", "value": "The red house."}], wrapped)
     assert ids == labels and wrapped.decode(ids) == "The red house.<|endoftext|>"
 
@@ -57,7 +57,7 @@ TEXT = (
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
-def test_pieces_are_the_tokens_of_the_whole(small: Any, wrapped: Any, talk: list[tuple[str, str]]) -> None:
+def test_tokens_of_turns_equal_those_of_the_whole_prompt(small: Any, wrapped: Any, talk: list[tuple[str, str]]) -> None:
     turns = [{"from": who, "value": text} for pair in talk for who, text in zip(("human", "gpt"), pair, strict=True)]
     ids, labels = tokenize(turns, small)
     assert ids == small.encode(build_prompt(turns), add_special_tokens=False).ids

@@ -31,7 +31,7 @@ def test_rows_measured_on_the_released_sampler() -> None:
     assert (first, spans[-1], clips) == ([0, 12, 24, 36], "18.8-20.2", 11)
 
 
-def test_what_stands_for_a_video_byte_for_byte() -> None:
+def test_the_text_for_a_video_equals_that_of_the_released_loader() -> None:
     plan = plan_clips(100, 25.0, 4.0, Contract(tokens_per_frame=1))
     token = "<|video_token|>" * 4
     assert build_video_text(plan.times, 4.0, Contract(tokens_per_frame=1)) == (
@@ -97,7 +97,7 @@ def turns(*values: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(values)]
 
 
-def test_media_are_put_where_their_placeholders_stand() -> None:
+def test_media_are_inserted_at_their_placeholders() -> None:
     assert insert_media(turns("<image>\nWhy?", "So."), ["[V]"], "<image>") == turns("[V]\n\nWhy?", "So.")
     assert insert_media(turns("<image><image>\nWhich?", "A."), ["[1]", "[2]"], "<image>") == turns(
         "[1][2]\n\nWhich?", "A."

@@ -49,5 +49,5 @@ def test_an_image_is_a_clip_and_a_text_is_none() -> None:
     assert tokens.tolist() == [128, 384, 256, 0]
 
 
-def test_texts_are_estimated_and_said_to_be() -> None:
+def test_tokens_of_texts_are_estimated_and_marked_as_estimates() -> None:
     assert [estimate_text_tokens(text) for text in ("", "abcd", "abcde")] == [0, 1, 2]

@@ -27,7 +27,7 @@ CONTROL = [
 
 
 @given(st.lists(st.sampled_from(CONTROL)).map("".join))
-def test_no_control_token_is_left_or_made_by_taking_others_out(text: str) -> None:
+def test_stripping_control_tokens_leaves_none_and_creates_none(text: str) -> None:
     stripped = strip_control_tokens(text)
     assert not re.search(r"<\|[^<>|]*\|>|<(image|video|/?s)>", stripped, re.IGNORECASE)
     assert strip_control_tokens(stripped) == stripped
@@ -48,11 +48,11 @@ def test_a_caption_becomes_a_question_and_its_answer(modality: str, images: int,
     assert kind == "none" and len(turns) == 1
 
 
-def test_a_document_trains_as_it_is() -> None:
+def test_a_document_becomes_one_turn_as_it_is() -> None:
     assert build_conversation("text", "All of it.", 0) == ([{"from": "gpt", "value": "All of it."}], "document")
 
 
-def test_the_sources_own_turns_are_kept_where_they_are_sound() -> None:
+def test_valid_turns_of_the_source_are_kept() -> None:
     source_turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "<image>\nWhat?"},
               {"role": "assistant", "content": "That.<|im_end|>"}]  # fmt: skip
     turns, kind = build_conversation("image", "caption", 1, source_turns)
@@ -74,5 +74,5 @@ def test_the_sources_own_turns_are_kept_where_they_are_sound() -> None:
         [None],
     ],
 )
-def test_turns_that_are_not_sound_are_not_used(turns: list[Any]) -> None:
+def test_invalid_turns_of_the_source_are_not_used(turns: list[Any]) -> None:
     assert build_conversation("image", "caption", 1, turns)[1] == "caption"

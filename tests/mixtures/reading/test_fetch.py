@@ -80,7 +80,7 @@ def test_neighbours_are_one_request(afar: list[str]) -> None:
         assert fetcher.requests == requests
 
 
-def test_reading_goes_on_while_the_first_are_used(afar: list[str]) -> None:
+def test_reading_continues_while_the_first_ranges_are_used(afar: list[str]) -> None:
     fetcher = Fetcher(afar, cache_bytes=2000)
     stream = fetcher.stream(ByteRange(0, i * 500, 500) for i in range(12))
     next(stream)
@@ -90,7 +90,7 @@ def test_reading_goes_on_while_the_first_are_used(afar: list[str]) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("fetch")]
 
 
-def test_missing_and_short_files_are_told_with_the_sample(near: list[str], afar: list[str], tmp_path: Path) -> None:
+def test_errors_on_missing_and_short_files_name_the_sample(near: list[str], afar: list[str], tmp_path: Path) -> None:
     for files in ([str(tmp_path / "no.tar")], ["memory://fetch/no.tar"]):
         with pytest.raises(StageError, match=r"no\.tar: the shard of sample abc cannot be opened"):
             list(Fetcher(files).stream([ByteRange(0, 0, 10, "abc")]))
@@ -187,7 +187,7 @@ def test_ranges_over_http(server: Server, spans: list[ByteRange]) -> None:
     assert read == [contents(span.file)[span.offset : span.offset + span.size] for span in filled]
 
 
-def test_a_server_that_fails_now_and_then_is_asked_again(server: Server) -> None:
+def test_requests_that_fail_over_http_are_retried(server: Server) -> None:
     pauses: list[float] = []
     assert fetch_range(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == contents(0)[100:150]
     assert len(pauses) == 2 and pauses[0] < pauses[1]
@@ -202,7 +202,7 @@ def test_workers_that_are_forked_after_a_request_was_made(server: Server) -> Non
     assert [[sample["__key__"] for sample in batch] for batch in far.batches(workers=2)] == batches
 
 
-def test_what_cannot_be_had_over_http_is_told(server: Server) -> None:
+def test_errors_over_http_name_file_and_status(server: Server) -> None:
     pauses: list[float] = []
     with pytest.raises(StageError, match="sent the whole file instead of the requested range"):
         fetch_range(f"{server.base}/whole/0.tar", 100, 50, "k", pause=pauses.append)

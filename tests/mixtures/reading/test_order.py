@@ -23,7 +23,7 @@ def test_the_hash_is_splitmix64() -> None:
 
 
 @given(COUNTS, st.integers(0, 5), st.integers(0, 3), st.integers(1, 6), st.data())
-def test_any_part_of_the_stream_is_that_part_of_the_whole(
+def test_any_range_of_the_stream_equals_that_range_of_the_whole(
     counts: np.ndarray, seed: int, epoch: int, window: int, data: st.DataObject
 ) -> None:
     total = int(counts.sum())
@@ -85,7 +85,7 @@ SPLIT = (st.integers(0, 90), st.integers(1, 7), st.integers(1, 6), st.booleans()
 
 
 @given(*SPLIT)
-def test_ranks_share_every_place_once(count: int, world: int, batch: int, drop_last: bool) -> None:
+def test_ranks_share_every_position_once(count: int, world: int, batch: int, drop_last: bool) -> None:
     shares = [RankShare(rank, world, batch, drop_last) for rank in range(world)]
     taken = []
     for share in shares:
@@ -104,7 +104,7 @@ def test_ranks_share_every_place_once(count: int, world: int, batch: int, drop_l
     assert max(sizes) - min(sizes) <= (0 if drop_last else 1)
 
 
-def test_a_split_that_cannot_be_is_refused() -> None:
+def test_an_impossible_split_is_refused() -> None:
     for rank, world, batch in ((1, 1, 1), (-1, 2, 1), (0, 0, 1), (0, 1, 0)):
         with pytest.raises(ConfigError):
             RankShare(rank, world, batch)

@@ -17,7 +17,7 @@ from tests.mixtures.tokenizer import tokenizer
 @pytest.mark.parametrize(
     "row", [Row(1, "video", seconds=7.5), Row(2, "image"), Row(3, "multi_image"), Row(4, "text", words=40)]
 )
-def test_what_is_counted_is_the_loaders_prompt_without_the_tokens_of_media(row: Row, per_frame: int) -> None:
+def test_token_counts_are_those_of_the_loaders_prompt_without_media(row: Row, per_frame: int) -> None:
     contract = Contract(tokens_per_frame=per_frame)
     _, record = sample(row)
     media = {
@@ -39,7 +39,7 @@ def test_what_is_counted_is_the_loaders_prompt_without_the_tokens_of_media(row: 
     assert count_text_tokens(record, contract, reader) == len(exact) - seen
 
 
-def test_a_file_that_is_no_tokenizer_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_tokenizer_is_an_error(tmp_path: Path) -> None:
     tokenizer().save(str(tmp_path / "tok.json"))
     assert open_tokenizer(str(tmp_path / "tok.json")).encode("the red house").ids
     (tmp_path / "other.json").write_text('{"model": 1}')

@@ -76,7 +76,7 @@ def test_images_are_clips_of_equal_frames(decoder: SampleDecoder) -> None:
     assert two.frames.shape == (0, 4) and two.times.shape == (0, 2)
 
 
-def test_texts_open_nothing(decoder: SampleDecoder) -> None:
+def test_texts_are_read_without_opening_a_decoder(decoder: SampleDecoder) -> None:
     sample = decoder.decode(raw("text", []))
     assert sample.clips == [] and sample.data_type == "text" and sample.conversations[0]["value"] == "The story of 1."
 

@@ -88,7 +88,7 @@ def test_headers_are_read_and_renamed_as_tarfile_would(name: str, size: int) -> 
     assert rename_header(block, info.name) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
-def test_a_span_that_is_no_such_sample_is_named(tmp_path: Path) -> None:
+def test_a_span_without_the_sample_is_an_error(tmp_path: Path) -> None:
     written = make(tmp_path / "a.tar", ROWS)
     first, second = list(written.values())[:2]
     tar = str(tmp_path / "a.tar")

@@ -37,7 +37,7 @@ def keys(mixture: Mixture) -> list[str]:
     return [name_copy(row["key"], row["repeat"]) for row in mixture.members(["key", "repeat"]).to_pylist()]
 
 
-def test_energon_reads_every_sample_once_and_finds_its_own_index_to_be_ours(mixture: Mixture, tmp_path: Path) -> None:
+def test_energon_reads_every_sample_once_and_writes_the_same_index(mixture: Mixture, tmp_path: Path) -> None:
     from megatron.energon import (
         Cooker,
         DefaultTaskEncoder,
@@ -143,7 +143,7 @@ def test_the_features_of_a_record_are_those_that_datasets_finds_in_one() -> None
     assert {name: declared[name] for name in declared} == dict(features)
 
 
-def test_llava_gets_files_and_one_entry_for_each_sample_that_speaks(mixture: Mixture) -> None:
+def test_llava_export_has_files_and_one_entry_per_sample_with_turns(mixture: Mixture) -> None:
     folder = Path(mixture.uri, "llava")
     lines = json.loads((folder / "mixture.json").read_bytes())
     own = {row.key: sample(row) for row in rows_of(COUNTS)}
@@ -176,7 +176,7 @@ def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
         (turns(("human", "<image>"), ("gpt", "see <image>")), "image", 1, "placeholder"),
     ],
 )
-def test_turns_that_would_choke_that_trainer_are_named(
+def test_turns_that_the_llava_trainer_rejects_are_an_error(
     conversations: list[dict[str, str]], kind: str, media: int, words: str
 ) -> None:
     record = {"id": "k", "data_source": "s", "data_type": kind, "conversations": conversations}
@@ -184,7 +184,7 @@ def test_turns_that_would_choke_that_trainer_are_named(
         emit.build_llava_entry(record, "k", ["media/k.x"] * media, "a.tar")
 
 
-def test_who_asks_nothing_has_no_entry() -> None:
+def test_a_sample_without_a_question_has_no_llava_entry() -> None:
     record = {"id": "k", "data_source": "s", "data_type": "text", "conversations": turns(("gpt", "A story."))}
     assert emit.build_llava_entry(record, "k", [], "a.tar") is None
     asked = {**record, "conversations": turns(("human", "Why?"), ("gpt", "So."))}

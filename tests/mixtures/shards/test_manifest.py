@@ -25,7 +25,7 @@ def members(count: int) -> pa.Table:
     return pa.Table.from_pylist([row | {"position": i} for i in range(count)], schema=tables.MIXTURE)
 
 
-def test_a_mixture_is_there_when_its_manifest_is(tmp_path: Path) -> None:
+def test_a_mixture_exists_once_its_manifest_does(tmp_path: Path) -> None:
     uri = str(tmp_path / "mix")
     assert not is_mixture(uri)
     with pytest.raises(StageError, match="no mixture here") as caught:
@@ -40,7 +40,7 @@ def test_a_mixture_is_there_when_its_manifest_is(tmp_path: Path) -> None:
         (tmp_path / "mix" / "members.parquet").read_bytes()).hexdigest()  # fmt: skip
 
 
-def test_tars_lie_in_their_runs_and_ones_own_beside_the_manifest(tmp_path: Path) -> None:
+def test_shards_are_located_in_their_runs_and_materialized_tars_in_the_mixture(tmp_path: Path) -> None:
     mixture = write_mixture(str(tmp_path / "mix"), {**FIELDS, "materialized": [{"name": "mix-000000"}]}, members(1))
     assert Path(mixture.tar(0)).resolve() == tmp_path / "run" / "shards" / "a.tar"
     assert mixture.tar(1) == "s3://bucket/run/shards/b.tar" and mixture.tar(2) == "/data/run/shards/c.tar"

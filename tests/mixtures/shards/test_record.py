@@ -25,7 +25,7 @@ RECORDS = st.builds(
 
 
 @given(st.lists(RECORDS, max_size=5))
-def test_what_is_written_is_what_is_read(records: list[Record]) -> None:
+def test_records_are_read_as_they_were_written(records: list[Record]) -> None:
     lines = [canonical_json(msgspec.to_builtins(record)) for record in records]
     assert [parse_record(line) for line in lines] == records
     joined = b"".join(lines)

@@ -78,7 +78,7 @@ def test_suffixes_follow_the_content_and_mean_one_format(path: str, form: str | 
     assert shards.get_suffix(path, form) == suffix
 
 
-def test_series() -> None:
+def test_series_are_named_by_modality_and_suffixes() -> None:
     assert str(Series.of_sample("image", ["jpg"], has_caption=True)) == "image:jpg,json,txt"
     assert str(Series.of_sample("multi_image", ["jpg", "png"], has_caption=False)) == "multi_image:0.jpg,1.png,json"
     assert str(Series.of_sample("text", [], has_caption=False)) == "text:json"
@@ -96,7 +96,7 @@ def media(content: bytes, suffix: str = "jpg") -> shards.Member:
 
 
 @given(st.lists(st.lists(st.binary(max_size=1200), min_size=1, max_size=3), max_size=5))
-def test_what_is_written_is_read_and_lies_where_it_is_said_to(samples: list[list[bytes]]) -> None:
+def test_members_are_read_back_at_the_offsets_returned(samples: list[list[bytes]]) -> None:
     members = [(f"k{i}", [shards.Member(f"{j}.x", content=content) if j % 2 else media(content, f"{j}.x")
                          for j, content in enumerate(parts)]) for i, parts in enumerate(samples)]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ def test_members_are_those_that_tarfile_finds(
 
 
 @given(st.integers(0, 511), st.integers(1, 255))
-def test_a_byte_of_a_header_that_changes_is_seen_or_means_nothing(
+def test_a_changed_byte_of_a_header_is_detected_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int
 ) -> None:
     block = bytearray(
@@ -50,7 +50,7 @@ def test_a_byte_of_a_header_that_changes_is_seen_or_means_nothing(
         assert KEY in str(error) and "a.tar, byte 0" in str(error)
 
 
-def test_what_lies_here_is_told_with_shard_byte_and_key(tmp_path: Path) -> None:
+def test_errors_name_shard_byte_and_key(tmp_path: Path) -> None:
     block = packed(tmp_path, [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
     with pytest.raises(StageError, match=r"b\.tar, byte 4096: sample zzz is not here: found a member called") as caught:
         unpack_members(block, "zzz", "b.tar", 4096)
@@ -71,7 +71,7 @@ def test_what_lies_here_is_told_with_shard_byte_and_key(tmp_path: Path) -> None:
         unpack_members(memoryview(folder.getvalue()[:512]), KEY, "b.tar", 0)
 
 
-def test_records_are_the_samples_own() -> None:
+def test_a_record_of_another_sample_is_refused() -> None:
     good = {"json": b'{"id":"a","sha256":[""]}'}
     assert extract_record(good, "a", "t", 0)["sha256"] == [""]
     for members, words in (
@@ -85,7 +85,7 @@ def test_records_are_the_samples_own() -> None:
             extract_record(members, "a", "t", 0)
 
 
-def test_media_are_held_against_their_hashes() -> None:
+def test_media_are_verified_against_their_hashes() -> None:
     key, parts = small.sample(3, "multi_image")
     members = {member.suffix: member.content or b"" for member in parts}
     record = extract_record(members, key, "t", 0)

@@ -237,7 +237,7 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     return {"model": body["model"], "choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
 
 
-def test_what_a_model_writes_wrong_is_a_row_with_its_reason(make: Callable[..., Run]) -> None:
+def test_an_invalid_answer_is_a_row_with_its_reason(make: Callable[..., Run]) -> None:
     with running("--chars", "300") as babbling:  # made-up words, no JSON
         run = annotated(make("babble", served(babbling.url)))
     records = rows(run, "dialogues")
@@ -270,7 +270,7 @@ def test_faults_of_every_class_lose_nothing(make: Callable[..., Run], server: Ru
     assert covered(run) == covered(calm)
 
 
-def test_where_nobody_answers_the_job_stops_and_what_was_answered_stays(
+def test_without_any_endpoint_the_job_stops_and_answers_are_kept(
     make: Callable[..., Run], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = make("gone", served("http://127.0.0.1:1", patience_s=0.5))
@@ -320,12 +320,12 @@ def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run
         ({"endpoint": []}, "did you mean 'endpoints'"),
     ],
 )
-def test_a_wrong_config_never_starts(make: Callable[..., Run], annotate: Any, what: str) -> None:
+def test_a_wrong_config_starts_no_work(make: Callable[..., Run], annotate: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         make("wrong", annotate)
 
 
-def test_a_model_that_nobody_serves_is_told(make: Callable[..., Run]) -> None:
+def test_a_model_that_no_endpoint_serves_is_an_error(make: Callable[..., Run]) -> None:
     with pytest.raises(ConfigError, match="nothing serves fake"):
         annotated(make("unserved", {"model": "fake"}))
 
@@ -384,7 +384,7 @@ def obeying(body: dict[str, Any]) -> str:
     return json.dumps({name: setting["enum"][0] for name, setting in schema["properties"].items()})
 
 
-def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:
+def test_the_fingerprint_of_the_rules_covers_all_that_they_read() -> None:
     from pipelines.annotate.annotate import fingerprint_inputs
     from pipelines.annotate.settings import AnnotateSettings
 
@@ -399,7 +399,7 @@ def test_the_stamp_of_the_rules_holds_all_that_they_read() -> None:
     )
 
 
-def test_batch_files_have_nothing_to_say_to_the_rules(make: Callable[..., Run], tmp_path: Path) -> None:
+def test_batch_files_are_refused_where_rules_write(make: Callable[..., Run], tmp_path: Path) -> None:
     run = make("rulesbatch", {}, batch=str(tmp_path / "files"))
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)

@@ -163,7 +163,7 @@ def test_doctor_finds_that_the_schema_is_honoured(server: str) -> None:
     assert not check_servers([Endpoint(url=server)], "another")[0]["ok"]
 
 
-def test_what_is_too_long_is_that_rows_reason(server: str, videos: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_the_reason_of_its_row(server: str, videos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "long-one"
     folder.mkdir()
     shutil.copyfile(videos / "v000.mp4", folder / "v.mp4")

@@ -31,7 +31,7 @@ SOURCES = [{"name": "a", "path": ".", "modality": "image"}]
         ({"filters": {"facts": {"min_side": float("nan")}}}, "filters.facts.min_side", ""),
     ],
 )
-def test_mistakes_are_told_with_their_line(
+def test_config_errors_name_their_line(
     make_run: Callable[..., Run], changes: dict[str, Any], what: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -50,7 +50,7 @@ def test_resampling_needs_a_vocabulary(make_run: Callable[..., Run]) -> None:
         make_run(SOURCES, resample={"t": 1})
 
 
-def test_the_cascade_stands_in_the_configs_order_with_what_each_question_needs(make_run: Callable[..., Run]) -> None:
+def test_the_cascade_follows_the_config_and_adds_the_annotators_it_needs(make_run: Callable[..., Run]) -> None:
     resolved = resolve(make_run(SOURCES, filters={"quality": None, "language": None, "facts": None},
                                 duplicates={"image": {}, "text": {}}))  # fmt: skip
     assert [step.filter.name for step in resolved.steps if step.filter] == ["quality", "language", "facts"]
@@ -62,7 +62,7 @@ def test_the_cascade_stands_in_the_configs_order_with_what_each_question_needs(m
     assert not any(name.startswith("fingerprint.vectors") for name in schema.names)  # vectors stay in the store
 
 
-def test_makers_stand_for_what_makes_a_cell_and_not_for_what_judges_it(make_run: Callable[..., Run]) -> None:
+def test_fingerprints_of_annotators_do_not_depend_on_filters(make_run: Callable[..., Run]) -> None:
     def makers(name: str, **changes: Any) -> dict[str, str]:
         changes.setdefault("filters", {"language": None})
         return dict(resolve(make_run(SOURCES, name, **{"duplicates": {"image": {}}, **changes})).makers)
@@ -85,6 +85,6 @@ def test_a_threshold_belongs_to_its_model(make_run: Callable[..., Run], tmp_path
     assert resolved.duplicates.image and resolved.duplicates.image.threshold == 0.7
 
 
-def test_tiny_resolves(tiny: Tiny) -> None:
+def test_the_config_of_the_tests_resolves(tiny: Tiny) -> None:
     resolved = resolve(tiny.open("resolved"))
     assert [f.name for f in resolved.filters] == ["caption", "language", "quality", "facts", "motion"]

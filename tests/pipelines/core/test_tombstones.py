@@ -50,7 +50,7 @@ def test_a_table_that_holds_one_of_them_unmarked_is_noticed(tmp_path: Path) -> N
     assert not LIST.has_unmarked(uri)
 
 
-def test_what_was_rewritten_stands_for_what_it_was() -> None:
+def test_a_rewritten_table_is_accepted_for_its_original() -> None:
     assert LIST.original_sha256("samples", Unit("u000001", 1, "new")) == "old"
     assert LIST.original_sha256("samples", Unit("u000001", 1, "made again")) == "made again"
     assert LIST.original_sha256("verdicts", Unit("u000001", 1, "new")) == "new"

@@ -48,7 +48,7 @@ def fate(resolved: Resolved, **row: Any) -> tuple[Any, Any, Any, bool]:
 NOTHING = {"facts.width": None, "facts.height": None, "facts.duration": None, "facts.fps": None}
 
 
-def test_fates(resolved: Resolved) -> None:
+def test_outcomes_with_their_step_and_reason(resolved: Resolved) -> None:
     none = {**NOTHING, "motion.score": None}
     assert fate(resolved) == ("alive", None, None, False)
     assert fate(resolved, error="missing medium: x", **none) == ("failed", "ingest", "missing medium: x", False)
@@ -76,7 +76,7 @@ def test_the_first_filter_is_named_and_the_others_are_listed(resolved: Resolved)
 
 
 @pytest.mark.parametrize("names", list(itertools.permutations(["caption", "facts", "motion"])))
-def test_the_order_of_filters_decides_whom_they_name_and_not_who_is_left(
+def test_the_order_of_filters_changes_reasons_but_not_which_samples_remain(
     names: Sequence[str], make_run: Callable[..., Run]
 ) -> None:
     settings: dict[str, Any] = {"caption": None, "facts": {"min_side": 100}, "motion": {"min_score": 0.1}}

@@ -30,7 +30,7 @@ def decided(run: Run) -> Run:
     return run
 
 
-def test_resampling_is_the_keyed_lottery_that_it_says(cold: Run) -> None:
+def test_resampling_equals_the_formula_computed_by_hand(cold: Run) -> None:
     """Frequencies and chances worked out again by hand, from captions and the vocabulary."""
     verdicts, signals = rows(cold, "verdicts"), rows(cold, "signals")
     pool = [(v, s) for v, s in zip(verdicts, signals, strict=True)

@@ -119,7 +119,7 @@ def test_resampling_is_scored_against_its_probabilities() -> None:
     assert not report(kept & (rng.random(2000) < 0.8))["fair"]
 
 
-def test_a_rare_caption_that_is_dropped_is_not_fair() -> None:
+def test_dropping_a_caption_that_must_be_kept_is_counted_as_unfair() -> None:
     rows = [_row(0, "dropped", filter="resample", keep_probability=1.0)]
     assert not score([_truth(0)], _table(rows), {})["resample"]["fair"]
 

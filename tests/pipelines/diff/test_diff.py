@@ -80,7 +80,7 @@ def test_a_run_and_its_copy_are_the_same(runs: dict[str, Path], tmp_path: Path) 
     assert CliRunner().invoke(app, ["diff", str(runs["a"]), str(tmp_path / "copy")]).exit_code == 0
 
 
-def test_another_threshold_is_told_with_whom_it_stopped(runs: dict[str, Path]) -> None:
+def test_a_changed_threshold_is_reported_with_the_samples_it_stopped(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["strict"]
     changes = diff.run(str(a), str(b))
     assert not changes["same"]
@@ -103,7 +103,7 @@ def test_another_threshold_is_told_with_whom_it_stopped(runs: dict[str, Path]) -
     diff.show(changes)
 
 
-def test_who_stands_in_one_run_only(runs: dict[str, Path]) -> None:
+def test_samples_of_one_run_only_are_counted(runs: dict[str, Path]) -> None:
     a, b = runs["a"], runs["grown"]
     changes = diff.run(str(a), str(b))
     keys_a, keys_b = set(table(a, "samples")), set(table(b, "samples"))
@@ -134,7 +134,7 @@ def test_two_mixtures_of_one_run(runs: dict[str, Path]) -> None:
     assert CliRunner().invoke(app, ["diff", str(a), str(b), "--json"]).exit_code == 1
 
 
-def test_what_cannot_be_compared_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a run and"):
         diff.run(str(runs["a"]), str(runs["mix1"]))
     with pytest.raises(StageError, match="neither a run"):

@@ -35,7 +35,7 @@ def test_count_is_every_population_that_is_not_ruled_out(total: int, data: st.Da
     assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_counts_hold_the_truth() -> None:
+def test_intervals_of_counts_contain_the_true_count() -> None:
     rng = np.random.default_rng(5)
     inside = 0
     for successes in (30, 400, 3000, 9000):
@@ -46,14 +46,14 @@ def test_counts_hold_the_truth() -> None:
 
 
 @pytest.mark.parametrize("seen", [0, 3, 12])
-def test_a_census_is_a_point(seen: int) -> None:
+def test_a_full_sample_has_no_uncertainty(seen: int) -> None:
     assert forecast.count(seen, 12, 12) == Estimate(seen, seen, seen)
     assert forecast.pairs(seen, 12, 12) == Estimate(seen, seen, seen)
     values = np.arange(12.0)
     assert forecast.total(values, 12) == Estimate(66, 66, 66)
 
 
-def test_totals_hold_the_truth() -> None:
+def test_intervals_of_totals_contain_the_true_total() -> None:
     rng = np.random.default_rng(6)
     population = rng.gamma(2.0, 100.0, 5000) * (rng.random(5000) < 0.6)
     inside = 0
@@ -65,7 +65,7 @@ def test_totals_hold_the_truth() -> None:
     assert 365 <= inside < 400
 
 
-def test_pairs_hold_the_truth_and_admit_what_they_do_not_know() -> None:
+def test_intervals_of_pairs_contain_the_truth_and_are_wide_where_little_is_known() -> None:
     rng = np.random.default_rng(7)
     partner = np.arange(2000)
     partner[:600] = np.repeat(np.arange(300), 2)  # 300 pairs of copies

@@ -54,7 +54,7 @@ def real(truth: dict[str, Any], name: str) -> int:
     return int(truth["dropped"].get(name[8:], 0) if name.startswith("dropped ") else truth[name])
 
 
-def test_a_sample_encloses_the_truth(quarter: dict[str, Any], truth: dict[str, Any]) -> None:
+def test_intervals_of_a_sample_contain_the_true_counts(quarter: dict[str, Any], truth: dict[str, Any]) -> None:
     text = quarter["modalities"]["text"]
     assert text["inputs"] == truth["inputs"] == 300
     assert 50 <= text["sampled"] <= 110
@@ -68,7 +68,7 @@ def test_a_sample_encloses_the_truth(quarter: dict[str, Any], truth: dict[str, A
     canonical_json(quarter)
 
 
-def test_a_census_is_the_run(truth: dict[str, Any], path: Path) -> None:
+def test_a_full_sample_gives_the_counts_of_the_run(truth: dict[str, Any], path: Path) -> None:
     forecast = plan.run(str(path), share=1.0, quiet=True)
     text = forecast["modalities"]["text"]
     assert text["sampled"] == 300

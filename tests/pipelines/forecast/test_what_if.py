@@ -146,7 +146,7 @@ def snapshot(folder: Path) -> dict[str, str]:
     }
 
 
-def test_stricter_settings_are_foretold_exactly(folder: Path) -> None:
+def test_stricter_settings_are_predicted_exactly(folder: Path) -> None:
     """Groups of duplicates lose members and are searched with another threshold, frequencies and draws change."""
     settings = ["filters.quality.document.min_words=20", "duplicates.text.threshold=0.95", "resample.t=5"]
     before = snapshot(folder)
@@ -173,7 +173,7 @@ def test_looser_settings_are_an_interval_with_the_truth_in_it(folder: Path) -> N
     what_if.show(answer)
 
 
-def test_nothing_set_anew_changes_nothing_and_needs_no_other_files(folder: Path, tmp_path: Path) -> None:
+def test_no_setting_changes_nothing_and_needs_no_other_files(folder: Path, tmp_path: Path) -> None:
     """Not the vocabulary, not the sources, not the store."""
     run = moved(folder, tmp_path)
     answer = what_if.run(str(run), ["filters.quality.document.min_words=12", "resample.t=20"])
@@ -229,6 +229,6 @@ def test_mistakes_are_named(folder: Path, setting: str, message: str) -> None:
     assert "--set" in str(caught.value)
 
 
-def test_no_run_no_answer(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ReelmillError, match="no finished run"):
         what_if.run(str(tmp_path), ["resample.t=3"])

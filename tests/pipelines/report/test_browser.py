@@ -153,7 +153,7 @@ def test_every_input_is_a_row(visit: Visit, rows: ReportRows) -> None:
     assert keys(page) == rows.keys
 
 
-def test_hostile_words_are_shown_and_do_nothing(visit: Visit, rows: ReportRows) -> None:
+def test_hostile_text_is_shown_and_runs_no_script(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples?source=photos&sort=quality.words")
     places = rows.samples["container"].to_pylist()
     hostile = [places.index(f"{number:02}.jpg") for number in range(len(world.HOSTILE))]
@@ -200,7 +200,7 @@ def test_filters_search_and_sort(visit: Visit, rows: ReportRows) -> None:
     assert keys(page) == [rows.keys[row] for row in order]
 
 
-def test_the_list_by_keyboard(visit: Visit, rows: ReportRows) -> None:
+def test_the_list_is_navigated_by_keyboard(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples")
     wait_for_count(page, len(rows))
 
@@ -239,7 +239,7 @@ def test_a_sample_shows_its_verdict_its_scores_and_where_it_is_from(visit: Visit
     assert cited and set(cited) <= set(page.locator(".panel .evidence tr.cited th").all_inner_texts())
 
 
-def test_clips_play_and_pictures_are_there(visit: Visit, rows: ReportRows) -> None:
+def test_clips_play_and_pictures_load(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("samples?modality=video")
     page.wait_for_selector(".row .moves")
     row = page.locator(".row:has(.moves)").first
@@ -303,7 +303,7 @@ def test_a_slider_moves_by_keyboard_and_back(visit: Visit) -> None:
     assert card.locator(".answer").inner_text() == before
 
 
-def test_duplicates_stand_side_by_side(visit: Visit, rows: ReportRows) -> None:
+def test_duplicates_are_shown_side_by_side(visit: Visit, rows: ReportRows) -> None:
     page = visit.go("duplicates")
     page.wait_for_selector(".group")
     copies = int((rows.outcome == "duplicate").sum())
@@ -313,7 +313,7 @@ def test_duplicates_stand_side_by_side(visit: Visit, rows: ReportRows) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_runs_out_of_a_narrow_window(browser: Any, report_folder: Path, name: str) -> None:
+def test_no_content_overflows_a_narrow_window(browser: Any, report_folder: Path, name: str) -> None:
     visit = Visit(browser, f"file://{report_folder}", width=420)
     page = visit.go(name)
     page.wait_for_timeout(100)
@@ -321,7 +321,7 @@ def test_nothing_runs_out_of_a_narrow_window(browser: Any, report_folder: Path, 
     visit.done()
 
 
-def test_a_list_longer_than_an_element_may_be_high(
+def test_a_list_longer_than_the_maximum_height_of_an_element(
     browser: Any, report_folder: Path, rows: ReportRows, tmp_path: Path
 ) -> None:
     copied = tmp_path / "copied"

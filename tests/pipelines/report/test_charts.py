@@ -12,7 +12,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")) | st.integers(0, 
 
 
 @given(VALUES, st.none() | st.floats(-1e3, 1e3), st.integers(0, 2**32 - 1))
-def test_every_known_value_is_counted_once(values: list[float], mark: float | None, seed: int) -> None:
+def test_every_finite_value_is_counted_once(values: list[float], mark: float | None, seed: int) -> None:
     column = np.array(values, dtype=np.float64)
     kept = np.random.default_rng(seed).random(len(column)) < 0.5
     histogram = charts.build_histogram(column, kept, [] if mark is None else [mark])
@@ -27,7 +27,7 @@ def test_every_known_value_is_counted_once(values: list[float], mark: float | No
 
 
 @given(VALUES, st.floats(-1e3, 1e3))
-def test_edges_ascend_and_take_in_the_threshold(values: list[float], mark: float) -> None:
+def test_bin_edges_ascend_and_include_the_threshold(values: list[float], mark: float) -> None:
     borders = charts.choose_edges(np.array(values, dtype=np.float64), [mark])
     assert (np.diff(borders) > 0).all() and len(borders) == charts.BINS + 1
     assert borders[0] <= mark <= borders[-1]

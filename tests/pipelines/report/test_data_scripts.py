@@ -33,13 +33,13 @@ def read_script(script: bytes) -> Any:
 
 @settings(max_examples=50)
 @given(VALUES)
-def test_a_script_gives_back_its_value(document: Any) -> None:
+def test_a_script_evaluates_to_its_value(document: Any) -> None:
     assert read_script(build_script("x", document)) == document
 
 
 @settings(max_examples=50)
 @given(VALUES)
-def test_no_tag_and_no_line_separator_stands_in_a_script(document: Any) -> None:
+def test_a_script_contains_no_tag_and_no_line_separator(document: Any) -> None:
     text = build_script("x", document).decode("utf-8")
     assert not set(text) & set("<>\u2028\u2029") and text.count("\n") == 1
 
@@ -59,7 +59,7 @@ WHOLE = st.integers(-(2**40), 2**40).map(float)
 
 
 @given(st.lists(st.none() | SCORES | WHOLE | st.floats(allow_nan=False), max_size=20))
-def test_numbers_come_back_as_the_very_same_doubles(values: list[float | None]) -> None:
+def test_numbers_are_unpacked_to_identical_doubles(values: list[float | None]) -> None:
     column = np.array([np.nan if number is None else number for number in values], dtype=np.float64)
     np.testing.assert_array_equal(unpacked(pack_numbers(column)), column)
 
@@ -72,5 +72,5 @@ def test_scores_take_four_bytes_at_most(values: list[float | None]) -> None:
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20))
-def test_codes_come_back(values: list[int]) -> None:
+def test_codes_are_unpacked_unchanged(values: list[int]) -> None:
     assert unpacked(pack_codes(np.array(values, dtype=np.int64))).tolist() == values

@@ -56,7 +56,7 @@ def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_no_path_of_this_machine_stands_in_it(run: Run, report_folder: Path) -> None:
+def test_a_report_contains_no_local_path(run: Run, report_folder: Path) -> None:
     root = str(Path(run.out).parent).encode()
     for name, content in files(report_folder).items():
         assert root not in content, name
@@ -84,7 +84,7 @@ def test_pictures_are_bounded_and_the_page_says_so(run: Run, report_folder: Path
             assert max(image.size) <= 320
 
 
-def test_draws_are_keyed_and_grow(run: Run) -> None:
+def test_a_larger_selection_contains_the_smaller_one(run: Run) -> None:
     rows = read_rows(open_judged_run(run.out))
     able = rows.modality != "text"
     before = np.zeros(len(rows), dtype=bool)
@@ -95,7 +95,7 @@ def test_draws_are_keyed_and_grow(run: Run) -> None:
     np.testing.assert_array_equal(before, able)
 
 
-def test_media_that_are_gone_or_changed_are_not_shown(run: Run, tmp_path: Path) -> None:
+def test_media_that_are_missing_or_changed_are_not_shown(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
     shutil.copytree(run.out, folder)
     run_card = json.loads((folder / "run.json").read_bytes())
@@ -136,7 +136,9 @@ def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
     assert sum(row[1] for row in sources) == n and sum(row[2] for row in sources) == n - repeated
 
 
-def test_without_what_draws_charts_nothing_is_begun(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_chart_library_no_report_is_started(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(name: str) -> None:
         raise report.metadata.PackageNotFoundError(name)
 

@@ -69,7 +69,7 @@ def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.
     np.testing.assert_array_equal(passed & (threshold.rest == OPEN), possible)
 
 
-def test_an_interval_opens_where_cells_are_missing(world: Any) -> None:
+def test_missing_cells_widen_the_count_to_an_interval(world: Any) -> None:
     finished, rows, effects = world
     words = next(t for t in effects if t.filter == "quality" and t.path == ("min_words",))
     _, possible = recounted(finished, rows, words, 2.0)
@@ -77,7 +77,7 @@ def test_an_interval_opens_where_cells_are_missing(world: Any) -> None:
     np.testing.assert_array_equal(words.passed(2.0) & (words.rest == OPEN), possible)
 
 
-def test_as_it_was_is_the_run_itself(world: Any) -> None:
+def test_current_thresholds_reproduce_the_run(world: Any) -> None:
     _, rows, effects = world
     alive = np.isin(rows.outcome, ["kept", "duplicate"]) | (rows.stopped_by == "resample")
     for threshold in effects:
@@ -109,7 +109,7 @@ COLUMNS = {
 
 @settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(COLUMNS)))
-def test_values_are_what_the_filter_holds_its_thresholds_against(seed: int, name: str) -> None:
+def test_threshold_values_are_those_that_the_filter_compares(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
     n = 60
     kind = FILTERS[name]

@@ -15,7 +15,7 @@ from tests.fake_server import running
 from tests.tiny import rows
 
 
-def test_answers_about_a_sample_go_and_the_others_stay(tmp_path: Path) -> None:
+def test_answers_about_a_sample_are_removed_and_the_others_stay(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     for i in range(3):
         videos.mkdir(exist_ok=True)

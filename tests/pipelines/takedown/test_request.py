@@ -21,7 +21,7 @@ from pipelines.takedown.request import COLUMNS, TakedownRequest, build_request, 
         ("/data/raw/", "/data/raw"),
     ],
 )
-def test_the_same_address_written_otherwise(url: str, variant: str) -> None:
+def test_equivalent_urls_have_one_form(url: str, variant: str) -> None:
     assert normalise_url(url) == normalise_url(variant)
 
 
@@ -36,7 +36,7 @@ def test_the_same_address_written_otherwise(url: str, variant: str) -> None:
         ("clips/a.mp4", "a.mp4"),
     ],
 )
-def test_another_address(url: str, different: str) -> None:
+def test_different_urls_have_different_forms(url: str, different: str) -> None:
     assert normalise_url(url) != normalise_url(different)
 
 
@@ -95,7 +95,7 @@ def test_a_url_is_looked_for_in_origin_container_and_media(url: str, matches: li
     assert [i for i, reason in enumerate(why) if reason == "url"] == matches
 
 
-def test_a_list_that_is_none_is_an_error(tmp_path: Path) -> None:
+def test_a_malformed_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no samples to take down"):
         build_request()
     with pytest.raises(ConfigError, match="no such list"):

@@ -78,7 +78,7 @@ def test_gaps_are_filled_in_draw_order_and_all_else_stays(world: World) -> None:
     assert removed.encode() not in b"".join(path.read_bytes() for path in mixture.rglob("*.tar"))
 
 
-def test_what_cannot_be_filled_is_said(world: World) -> None:
+def test_gaps_that_cannot_be_filled_are_reported(world: World) -> None:
     mixture = make(world, repeats=1, size=12, shares={"modality": {"text": [0.5, 0.5], "video": [0.25, 0.25]}})
     clip = world.key("clip-1.mp4")  # all three stand in it
     summary = takedown.run([str(world.root)], build_request(keys=[clip]), quiet=True)
@@ -91,7 +91,7 @@ def test_what_cannot_be_filled_is_said(world: World) -> None:
     assert all(position == sum(v == vshard for v, _ in positions[:i]) for i, (vshard, position) in enumerate(positions))
 
 
-def test_a_sample_that_stood_twice_is_replaced_twice(world: World) -> None:
+def test_a_repeated_sample_is_replaced_twice(world: World) -> None:
     mixture = make(world)
     clip = world.key("clip-1.mp4")
     assert sum(row["key"] == clip for row in rows(mixture)) == 2
@@ -115,7 +115,7 @@ def test_a_mixture_that_lost_nothing_follows_the_new_offsets(world: World) -> No
     check(mixture, world)
 
 
-def test_mixtures_elsewhere_are_mended_when_they_are_named(world: World) -> None:
+def test_mixtures_in_other_folders_are_rewritten_when_named(world: World) -> None:
     mixture = make(world)
     key = rows(mixture)[0]["key"]
     assert takedown.run([str(world.run)], build_request(keys=[key]), quiet=True)["mixtures"] == []
@@ -127,7 +127,7 @@ def test_mixtures_elsewhere_are_mended_when_they_are_named(world: World) -> None
     assert takedown.run([str(mixture)], build_request(keys=[key]), quiet=True)["mixtures"] == []
 
 
-def test_a_mixture_whose_run_is_gone_is_named_and_left(world: World) -> None:
+def test_a_mixture_without_its_run_is_reported_and_left_alone(world: World) -> None:
     mixture = make(world, materialize=False)
     before = tree(mixture)
     world.run.rename(world.root / "elsewhere")
@@ -136,7 +136,7 @@ def test_a_mixture_whose_run_is_gone_is_named_and_left(world: World) -> None:
     assert tree(mixture) == before
 
 
-def test_nothing_of_it_is_left_in_the_mixture(world: World) -> None:
+def test_no_byte_of_a_removed_sample_remains_in_the_mixture(world: World) -> None:
     mixture = make(world)
     row = next(row for row in rows(mixture) if row["group"] == 2)
     text = world.rows("samples")[row["key"]]["text"]
@@ -166,7 +166,7 @@ print(seen)
 """
 
 
-def test_killed_while_a_mixture_is_mended(world: World, another: Callable[[str], World], tmp_path: Path) -> None:
+def test_killed_while_a_mixture_is_rewritten(world: World, another: Callable[[str], World], tmp_path: Path) -> None:
     mixture = make(world)
     key = rows(mixture)[0]["key"]
     takedown.run([str(world.run)], build_request(keys=[key]), quiet=True)  # the mixture is behind now

@@ -37,7 +37,7 @@ def write(folder: Path, name: str, samples: list[tuple[str, tuple[bytes, bytes]]
 
 
 @given(SAMPLES, st.data())
-def test_without_some_samples_it_is_the_tar_of_the_rest(
+def test_removing_samples_gives_the_tar_of_the_others(
     tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[bytes, bytes]], draws: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("tar")

@@ -16,7 +16,7 @@ def begin(folder: Path) -> Staging:
     return work
 
 
-def test_nothing_is_touched_before_it_is_decided(tmp_path: Path) -> None:
+def test_no_file_changes_before_the_commit(tmp_path: Path) -> None:
     begin(tmp_path)
     assert read_journal(str(tmp_path)) is None
     assert (tmp_path / "a").read_text() == "old"
@@ -25,7 +25,7 @@ def test_nothing_is_touched_before_it_is_decided(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moved", [[], ["a"], ["a", "below/b"]])
-def test_what_is_decided_is_finished_from_wherever_it_stopped(tmp_path: Path, moved: list[str]) -> None:
+def test_a_committed_takedown_is_finished_after_any_interruption(tmp_path: Path, moved: list[str]) -> None:
     begin(tmp_path).commit({"more": 1})
     for name in moved:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -51,7 +51,7 @@ def remove(world: World, *keys: str, **how: bool) -> dict[str, object]:
     return takedown.run([str(world.root)], build_request(keys=keys), quiet=True, **how)
 
 
-def test_a_dry_run_says_what_would_go_and_touches_nothing(world: World) -> None:
+def test_a_dry_run_reports_what_would_be_removed_and_changes_nothing(world: World) -> None:
     before = tree(world.root, work=True)
     summary = takedown.run([str(world.root)], build_request(sources=["clips"]), dry_run=True, quiet=True)
     assert tree(world.root, work=True) == before
@@ -61,7 +61,7 @@ def test_a_dry_run_says_what_would_go_and_touches_nothing(world: World) -> None:
     assert run["still_in_sources"] and run["stores"][0]["cells"] > 0
 
 
-def test_one_sample_goes_and_nothing_else_moves(world: World) -> None:
+def test_one_sample_is_removed_and_nothing_else_changes(world: World) -> None:
     key = world.key("picture-4.jpg")
     shard = world.rows("members")[key]["shard"]
     before = tree(world.run)
@@ -102,7 +102,7 @@ def test_the_tar_is_what_would_have_been_written_of_the_rest(world: World) -> No
     assert path.read_bytes() == again.read_bytes()
 
 
-def test_nothing_is_left_but_the_accounting_row(world: World) -> None:
+def test_only_the_accounting_row_of_a_removed_sample_remains(world: World) -> None:
     keys = [world.key("picture-4.jpg"), world.key("clip-1.mp4"), world.key("t7")]
     samples = world.rows("samples")
     raw = world.root / "raw"
@@ -150,7 +150,7 @@ def test_the_same_run_again_changes_nothing_and_a_lost_shard_comes_back_without_
     sound(world)
 
 
-def test_what_was_taken_down_stays_away_from_a_run_made_anew(world: World) -> None:
+def test_removed_samples_stay_out_of_a_new_run(world: World) -> None:
     removed, copy = world.key("picture-copy.jpg"), world.key("picture-2.jpg")
     assert world.rows("verdicts")[copy]["duplicate_of"] == removed
     summary = remove(world, removed)
@@ -177,7 +177,7 @@ def test_the_list_alone_keeps_a_sample_out_of_a_new_folder(world: World) -> None
         assert (new / "samples" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_with_duplicates_the_whole_group_goes(world: World) -> None:
+def test_with_duplicates_the_whole_group_is_removed(world: World) -> None:
     removed, copy = world.key("t3"), world.key("again")
     summary = remove(world, removed, with_duplicates=True)
     assert summary["runs"][0]["samples"] == 2  # type: ignore[index]
@@ -235,7 +235,7 @@ def test_a_source_a_licence_and_a_list_of_urls(world: World, tmp_path: Path) -> 
     assert "shards/video-000000.tar" not in readme and "video-000000 | 0 |" in readme
 
 
-def test_twice_is_once_and_one_after_another_is_both_at_once(another: Callable[[str], World]) -> None:
+def test_repeating_a_takedown_changes_nothing_and_the_order_does_not_matter(another: Callable[[str], World]) -> None:
     at_once, in_turn = another("one"), another("other")
     keys = [at_once.key("t7"), at_once.key("picture-4.jpg")]
     remove(at_once, *keys)
@@ -247,7 +247,7 @@ def test_twice_is_once_and_one_after_another_is_both_at_once(another: Callable[[
     assert tree(in_turn.run) == before
 
 
-def test_what_is_not_there_is_said(world: World, tmp_path: Path) -> None:
+def test_unknown_samples_are_reported(world: World, tmp_path: Path) -> None:
     assert remove(world, "nobody")["unmatched"] == ["nobody"]
     with pytest.raises(StageError, match="no run, mixture or store"):
         takedown.run([str(tmp_path / "world/raw")], build_request(keys=["x"]), quiet=True)
@@ -294,7 +294,7 @@ print(total)
 """
 
 
-def test_killed_anywhere_it_ends_in_the_same_bytes(finished: World, tmp_path: Path) -> None:
+def test_killed_anywhere_it_resumes_to_the_same_bytes(finished: World, tmp_path: Path) -> None:
     keys = ",".join(finished.key(name) for name in ("picture-4.jpg", "clip-1.mp4", "t7"))
     points = 6
     command = [sys.executable, "-c", KILLED, str(finished.root), str(tmp_path), keys, str(points)]

@@ -141,7 +141,7 @@ def test_a_clip_by_tag_is_looked_for_and_not_fetched(folder: Path) -> None:
     assert run_doctor(folder, missing)["measure.alignment.model"]["needed"]
 
 
-def test_files_and_places_that_are_not_there(folder: Path) -> None:
+def test_missing_files_and_folders_are_named(folder: Path) -> None:
     (folder / "store").write_text("in the way")
     more = "measure: {ngrams: {vocabulary: /nowhere.json}, quality: {bad_words: /nowhere.txt}}\n"
     more += "filters: {quality: {}}\nresample: {}\n"
@@ -177,7 +177,7 @@ def test_a_wrong_config_is_an_error_with_its_line(folder: Path) -> None:
         assert word in str(caught.value)
 
 
-def test_people_see_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_shows_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder) + "measure: {ngrams: {vocabulary: /nowhere.json}}\nresample: {}\n")
     doctor.show(doctor.run(str(config)))

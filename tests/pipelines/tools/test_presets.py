@@ -52,12 +52,12 @@ def presets(variables: None, tmp_path: Path) -> dict[str, Resolved]:
     return {name: resolve(opened(name, tmp_path)) for name in PRESETS}
 
 
-def test_video_filters_stand_in_the_papers_order(presets: dict[str, Resolved]) -> None:
+def test_video_filters_are_in_the_papers_order(presets: dict[str, Resolved]) -> None:
     assert [f.name for f in presets["llama3-video"].filters] == VIDEO_ORDER
     assert [f.name for f in presets["apollo"].filters if f.name != "facts"] == VIDEO_ORDER
 
 
-def test_image_steps_stand_in_the_papers_order(presets: dict[str, Resolved]) -> None:
+def test_image_steps_are_in_the_papers_order(presets: dict[str, Resolved]) -> None:
     image = presets["llama3-image"]
     assert [f.name for f in image.filters] == ["caption", "language", "quality", "alignment"]
     assert image.duplicates.image is not None and image.duplicates.image.threshold == 0.75
@@ -66,7 +66,7 @@ def test_image_steps_stand_in_the_papers_order(presets: dict[str, Resolved]) -> 
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_weights_are_known_ones_with_their_threshold(presets: dict[str, Resolved], name: str) -> None:
+def test_alignment_weights_come_with_the_published_threshold(presets: dict[str, Resolved], name: str) -> None:
     resolved = presets[name]
     maker = resolved.annotators["alignment"].fingerprint_inputs()
     assert (maker["model"], maker["weights"]) == ("ViT-B-32", "openai")
@@ -75,7 +75,7 @@ def test_weights_are_known_ones_with_their_threshold(presets: dict[str, Resolved
     assert resolved.annotators["fingerprint"].fingerprint_inputs()["weights_sha256"] == SHA256
 
 
-def test_texts_meet_language_before_quality(presets: dict[str, Resolved]) -> None:
+def test_language_comes_before_quality_for_texts(presets: dict[str, Resolved]) -> None:
     asked = [f.name for f in presets["apollo"].filters if "text" in f.modalities]
     assert asked == ["language", "quality"]
 
@@ -101,14 +101,14 @@ def test_unset_variables_are_named_with_their_line(
     assert caught.value.where == f"{tmp_path / name}.yaml:{line}"
 
 
-def test_a_misspelt_preset_is_told_the_nearest() -> None:
+def test_a_misspelt_preset_suggests_the_nearest_name() -> None:
     with pytest.raises(ConfigError) as caught:
         preset_text("llama3-vidoe")
     assert "llama3-video" in caught.value.hint
     assert caught.value.exit_code == 2
 
 
-def test_an_annotator_of_the_cascade_that_is_also_late_serves_the_other_modalities(
+def test_an_annotator_in_the_cascade_of_videos_runs_late_for_images(
     variables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In apollo, overlay text is measured of videos in the cascade and of images only when they are kept."""

@@ -58,7 +58,7 @@ def test_the_vocabulary_is_that_of_counting_all_at_once(text_file: Path, tmp_pat
     assert not (tmp_path / "vocabulary.json.work").exists()
 
 
-def test_pieces_and_partitions_do_not_change_a_byte(
+def test_the_number_of_spans_and_partitions_does_not_change_a_byte(
     plain_loop: None, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocab.run([str(text_file)], str(tmp_path / "one.json"), settings=FEW, quiet=True)
@@ -82,14 +82,14 @@ def test_every_line_is_in_one_span(rows: list[str], size: int, tmp_path_factory:
     assert [text for span in spans for text in vocab.read_texts(span, "text")] == rows
 
 
-def test_blank_lines_part_texts(tmp_path: Path) -> None:
+def test_blank_lines_separate_texts(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes(b"\n\na b\nc\n \n\nd\xff\n")
     span = vocab.FileSpan(str(path), 0, path.stat().st_size, "")
     assert list(vocab.read_texts(span, "text")) == ["a b\nc\n", "d\ufffd\n"]
 
 
-def test_an_interrupted_build_goes_on_from_its_counts(
+def test_an_interrupted_build_resumes_from_its_counts(
     plain_loop: None, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "v.json"
@@ -109,7 +109,7 @@ def test_an_interrupted_build_goes_on_from_its_counts(
     assert len(counted) == 2
 
 
-def test_titles_are_entries_as_they_stand(plain_loop: None, text_file: Path, tmp_path: Path) -> None:
+def test_titles_become_entries_unchanged(plain_loop: None, text_file: Path, tmp_path: Path) -> None:
     titles = tmp_path / "titles.txt"
     titles.write_text("The Lord of the Rings\n\nnew york\n")
     vocab.run([str(text_file)], str(tmp_path / "v.json"), titles=str(titles), settings=FEW, quiet=True)
@@ -117,7 +117,7 @@ def test_titles_are_entries_as_they_stand(plain_loop: None, text_file: Path, tmp
     assert entries[-1] == "The Lord of the Rings" and entries.count("new york") == 1
 
 
-def test_small_texts_are_told_about_settings_made_for_large_ones(
+def test_small_texts_give_a_warning_about_settings_for_large_ones(
     plain_loop: None, text_file: Path, tmp_path: Path
 ) -> None:
     summary = vocab.run(
@@ -126,7 +126,7 @@ def test_small_texts_are_told_about_settings_made_for_large_ones(
     assert any("PMI" in note for note in summary["notes"])
 
 
-def test_what_cannot_be_read_is_said_before_any_work(plain_loop: None, text_file: Path, tmp_path: Path) -> None:
+def test_unreadable_input_is_an_error_before_any_work(plain_loop: None, text_file: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "v.json")
     picture = tmp_path / "x.png"
     picture.write_bytes(b"")

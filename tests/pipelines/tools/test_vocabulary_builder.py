@@ -62,7 +62,7 @@ def test_parts_merge_to_the_whole_in_any_order(texts, cut, case, swap):
     assert same(merge([merged]), merged)
 
 
-def test_counts_travel():
+def test_counts_survive_pickling():
     counts = count(["new york new york", "a dog"], "lower")
     assert same(pickle.loads(pickle.dumps(counts)), counts)
 
@@ -89,7 +89,7 @@ def test_thresholds_and_order():
     assert build(counts, settings.model_copy(update={"min_count": 4, "min_pmi": 1.3})) == ["a", "b c", "b d", "a b"]
 
 
-def test_titles_come_last_once_each_and_keep_their_writing():
+def test_titles_come_last_once_each_and_keep_their_spelling():
     counts = count(["new york"] * 2, "lower")
     titles = ["New York", "U.S. Route 66", " ", "!", "u . s. route 66", "  Ōsaka ", "66"]
     settings = VocabularySettings(min_count=2, min_pmi=0, min_pair_count=3)
@@ -107,7 +107,7 @@ def test_ties_are_in_the_order_of_the_text_whatever_was_read_first():
 
 @settings(max_examples=50, deadline=None)
 @given(TEXTS, CASES)
-def test_all_that_is_built_can_be_found(texts, case):
+def test_every_entry_matches_its_own_text(texts, case):
     counts = count(texts, case)
     if not counts.total:
         return

@@ -25,9 +25,7 @@ def save(path: Path, model: VideoLanguageModel, optimizer: Any) -> None:
     checkpoint.save(path, tensors, {"stage": 1, "loader": {"epoch": 0}})
 
 
-def test_a_training_that_goes_on_makes_the_same_weights_to_the_last_bit(
-    built: VideoLanguageModel, tmp_path: Path
-) -> None:
+def test_a_resumed_training_gives_bitwise_equal_weights(built: VideoLanguageModel, tmp_path: Path) -> None:
     import torch
 
     batches = [[sample(1, 5, 9, n)] for n in range(4)]
@@ -84,7 +82,7 @@ def test_weights_of_another_model_are_rejected(built: VideoLanguageModel) -> Non
             checkpoint.restore(built, None, {name: tensor}, "c")
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(
+def test_the_old_checkpoint_remains_until_the_new_one_is_complete(
     built: VideoLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c"

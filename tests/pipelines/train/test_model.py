@@ -97,12 +97,12 @@ def test_the_picture_changes_the_loss_and_text_alone_needs_none(model: VideoLang
 
 
 @pytest.mark.parametrize("clips", [0, 2])
-def test_places_and_clips_that_do_not_agree_are_an_error(model: VideoLanguageModel, clips: int) -> None:
+def test_a_mismatch_of_placeholders_and_clips_is_an_error(model: VideoLanguageModel, clips: int) -> None:
     with pytest.raises(StageError, match=f"prompt has {TOKENS} visual tokens, its media give {clips * TOKENS}"):
         model.loss({**sample(1, 5, 9, 1), "vision_input": [media(clips, 1) if clips else []]})
 
 
-def test_clips_may_pass_the_encoders_in_pieces(model: VideoLanguageModel) -> None:
+def test_encoding_clips_in_batches_gives_the_same_tokens(model: VideoLanguageModel) -> None:
     import torch
 
     clips = [media(3, 1), [], media(2, 2)]
@@ -167,7 +167,9 @@ def test_a_two_tower_model_gives_its_vision_tower(tmp_path: Path) -> None:
     assert (encoder.video, encoder.width, encoder.grid(4)) == (False, 16, (4, 2, 2))
 
 
-def test_both_encoders_meet_on_the_larger_grid_or_the_one_given(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
+def test_both_encoders_are_resampled_to_the_larger_or_the_configured_grid(
+    tmp_path: Path, tiny_models: dict[str, Any]
+) -> None:
     import torch
 
     pair = [tiny_models["vision_encoders"][1], tiny.clip(tmp_path, side=48)]
@@ -202,7 +204,7 @@ def test_connectors_are_as_large_as_the_papers(width: int, tokens: int, publishe
     assert sum(parameter.numel() for parameter in connector.parameters()) == pytest.approx(published, rel=0.005)
 
 
-def test_the_same_seed_makes_the_same_connector_and_leaves_chance_alone(tiny_models: dict[str, Any]) -> None:
+def test_the_same_seed_makes_the_same_connector_and_keeps_the_global_random_state(tiny_models: dict[str, Any]) -> None:
     import torch
 
     before = torch.get_rng_state()
@@ -226,7 +228,7 @@ def test_folders_without_a_model_that_fits_are_named(tmp_path: Path, tiny_models
         load_encoder(str(tmp_path), 4)
 
 
-def test_colours_come_from_the_encoders_folder(
+def test_normalisation_comes_from_the_encoders_folder(
     tmp_path: Path, tiny_models: dict[str, Any], model: VideoLanguageModel
 ) -> None:
     language, pair = tiny_models["language_model"], tiny_models["vision_encoders"]

@@ -85,7 +85,7 @@ def test_the_connector_learns_through_a_frozen_language_model(stage: str, built:
     assert seen[-1] < seen[0] - 0.1  # of about log 259, all that random weights leave to be changed_weights
 
 
-def test_rates_are_the_tables_unless_the_config_has_others() -> None:
+def test_learning_rates_are_those_of_the_table_unless_configured() -> None:
     for size, rate, clips in [(1.54e9, 5e-5, 200), (3.09e9, 2e-5, 200), (7.62e9, 1e-5, 150), (27_008, 5e-5, 200)]:
         stage = stages.resolve_stage("sft", TrainStage(), int(size))
         assert stage.peak == {"vision": 0.0, "connector": 1e-4, "language": rate}
@@ -105,7 +105,7 @@ def test_rates_are_the_tables_unless_the_config_has_others() -> None:
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
-def test_the_rate_rises_to_its_peak_and_falls_towards_nothing(steps: int, warm_up: float) -> None:
+def test_the_learning_rate_warms_up_and_decays_towards_zero(steps: int, warm_up: float) -> None:
     rates = [stages.rate_factor(step, steps, warm_up) for step in range(steps)]
     warm = math.ceil(steps * warm_up)
     assert all(0 < rate <= 1 for rate in rates)
@@ -160,7 +160,7 @@ def test_text_alone_leaves_a_frozen_language_model_and_its_connector_alone(built
     assert not any(changed_weights(built, model).values())
 
 
-def test_only_matrices_decay(built: VideoLanguageModel) -> None:
+def test_weight_decay_applies_to_matrices_only(built: VideoLanguageModel) -> None:
     model, peak = copy_model(built), {"vision": 1e-3, "connector": 1e-3, "language": 0.0}
     groups = stages.begin(model, peak, Optimizer(weight_decay=0.1)).param_groups
     assert {(group["part"], group["weight_decay"]) for group in groups} == {
@@ -169,7 +169,7 @@ def test_only_matrices_decay(built: VideoLanguageModel) -> None:
     assert all((p.dim() > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
 
 
-def test_a_loss_that_is_no_number_stops_before_the_step(built: VideoLanguageModel) -> None:
+def test_a_loss_of_nan_stops_before_the_step(built: VideoLanguageModel) -> None:
     model, peak = copy_model(built), {"vision": 0.0, "connector": 1e-3, "language": 0.0}
     optimizer = stages.begin(model, peak, Optimizer())
     with pytest.raises(StageError, match="no longer a number"):

@@ -49,7 +49,7 @@ def in_child(action: Callable[..., None], *arguments: Any) -> int:
 # -- learning ---------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_falls_below_what_can_be_known_without_looking(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
+def test_the_loss_falls_below_that_of_a_model_without_pictures(tmp_path: Path, tiny_models: dict[str, Any]) -> None:
     mixture = worlds.mixture(tmp_path / "world", images=8, videos=0, pairs=0, texts=0)
     stages = worlds.only("sft", batch=8, epochs=50, lr={"connector": 2e-2, "language": 2e-2, "vision": 5e-3})
     summary = training.run(worlds.config(tmp_path / "run.yaml", tiny_models, mixture.uri, stages=stages, micro_batch=8))
@@ -98,7 +98,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path, texts: Pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_killed_training_ends_as_one_that_was_never_disturbed(
+def test_a_killed_training_resumes_to_the_same_weights(
     workers: int, tmp_path: Path, calm: tuple[dict[str, Any], Path], tiny_mixture: Path, texts: Path
 ) -> None:
     models, undisturbed = calm
@@ -137,7 +137,7 @@ def test_keys_are_those_of_the_loader_in_its_order_each_as_often_as_planned(
     loader.close()
 
 
-def test_a_finished_training_is_told_again_and_nothing_is_done(
+def test_a_finished_training_reports_its_summary_and_does_no_work(
     tmp_path: Path, tiny_models: dict[str, Any], texts: Path
 ) -> None:
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), stages=worlds.only("sft", batch=6))
@@ -157,7 +157,7 @@ def one_of_two(rank: int, config: str, port: int) -> None:
     assert bool(summary) == (rank == 0)
 
 
-def test_two_processes_go_on_with_the_same_steps_as_one(
+def test_two_processes_continue_with_the_same_steps_as_one(
     tmp_path: Path, tiny_models: dict[str, Any], tiny_mixture: Path, texts: Path
 ) -> None:
     import torch.multiprocessing
@@ -220,7 +220,7 @@ def test_mistakes_are_named_with_their_line(
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-def test_a_folder_keeps_to_its_config_but_for_what_decides_nothing(
+def test_only_keys_without_effect_on_the_weights_may_change_in_a_folder(
     tmp_path: Path, tiny_models: dict[str, Any], texts: Path
 ) -> None:
     same = {"stages": worlds.only("sft", batch=2), "checkpoint_every": 2}
@@ -234,7 +234,7 @@ def test_a_folder_keeps_to_its_config_but_for_what_decides_nothing(
     assert [line["step"] for line in lines(tmp_path / "run" / "log.jsonl")] == [0, 1, 2]
 
 
-def test_a_stage_can_have_a_mixture_of_its_own_and_begin_from_earlier_weights(
+def test_a_stage_may_have_its_own_mixture_and_start_from_earlier_weights(
     tmp_path: Path, tiny_models: dict[str, Any], tiny_mixture: Path
 ) -> None:
     import torch

@@ -26,19 +26,19 @@ WRITTEN: dict[str, Callable[[Path], list[Path]]] = {
 
 
 @pytest.mark.parametrize("name", schemas.NAMES)
-def test_a_schema_is_one(name: str) -> None:
+def test_every_schema_is_valid(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schemas.load_schema(name))
     assert schemas.load_schema(name)["title"]
     assert schemas.find_errors(name, [])  # none of them is a list
 
 
-def test_there_is_no_other_file(tmp_path: Path) -> None:
+def test_every_schema_file_is_listed(tmp_path: Path) -> None:
     folder = Path(str(schemas.__file__)).parent
     assert {path.stem for path in folder.glob("*.json")} == set(schemas.NAMES)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_a_run_writes_is_as_its_schema_has_it(cold: Run, name: str) -> None:
+def test_files_of_a_run_match_their_schemas(cold: Run, name: str) -> None:
     files = WRITTEN[name](Path(cold.out))
     assert files
     for path in files:
