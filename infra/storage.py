@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from infra.errors import StageError
+from infra.http_file import HttpFile
 
 T = TypeVar("T")
 
@@ -173,7 +175,8 @@ def open_read(uri: str) -> IO[bytes]:
     if is_local(uri):
         return open(local_path(uri), "rb", opener=_open_regular)
     filesystem, path = _remote(uri)
-    return filesystem.open(path, "rb")  # type: ignore[no-any-return]
+    file = filesystem.open(path, "rb")
+    return io.BufferedReader(HttpFile(file, filesystem, path), 2**16) if _is_http(uri) else file
 
 
 def _open_regular(path: str, flags: int) -> int:

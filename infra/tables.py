@@ -34,7 +34,7 @@ def _declare_struct(name: str, columns: Sequence[tuple[str, pa.DataType, str]]) 
 MEDIUM = _declare_struct(
     "samples.media",
     [
-        ("uri", pa.string(), "file, relative to the source's root"),
+        ("uri", pa.string(), "file, relative to the source's root; /PATH is relative to the run: an expanded tar"),
         ("offset", pa.int64(), "first byte"),
         ("length", pa.int64(), "bytes; below 0: to the end of the file"),
         ("start_s", pa.float64(), "start of the sample's span of a video, seconds"),

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
+import http.server
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +164,45 @@ def test_each_error_of_the_disk_says_what_to_do(tmp_path: Path, code: int) -> No
     assert "run the same command again" in caught.value.hint
     with pytest.raises(OSError, match="decoder"), storage.report_disk_errors(tmp_path / "a.tar"):
         raise OSError("decoder")
+
+
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and its address: a server that lists folders and does not know range requests."""
+    root = tmp_path / "www"
+    root.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield root, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_folders_behind_http_are_listed_and_their_files_read_at_any_byte(website: tuple[Path, str]) -> None:
+    root, address = website
+    names = ["a.jpg", "b c/#1 %41?.jpg", "b c/x::y.txt", "ü/ü.txt", "b c/d/deep"]
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode() + bytes(number))
+    entries = storage.list_files(f"{address}/")
+    assert {entry.path: entry.size for entry in entries} == {n: len(n.encode()) + i for i, n in enumerate(names)}
+    assert all(entry.stamp for entry in entries) and storage.list_files(address) == entries
+    assert [entry.path for entry in storage.list_files(f"{address}/b%20c/d/")] == ["deep"]
+    assert [entry.path for entry in storage.list_files(f"{address}/b%20c/d/deep")] == ["deep"]
+    for name in names:
+        uri = storage.join(f"{address}/", name)
+        assert storage.is_file(uri) and storage.read_bytes(uri) == (root / name).read_bytes()
+        assert storage.read_bytes(uri, 2, 3) == name.encode()[2:5]
+        assert storage.stat_file(address, name).size == (root / name).stat().st_size
+    assert not storage.is_file(f"{address}/b%20c") and not storage.exists(f"{address}/no")
+    assert storage.stat_file(address, "no").fault == "no such file"
+    (root / "large").write_bytes(os.urandom(12 * 2**20))
+    uri = storage.join(address, "large")
+    assert storage.sha256(uri) == storage.sha256(str(root / "large"))
+    assert storage.sha256(uri, 7 * 2**20, 1000) == storage.sha256(str(root / "large"), 7 * 2**20, 1000)
+    with storage.open_read(uri) as file:
+        assert file.seek(-5, os.SEEK_END) == 12 * 2**20 - 5 and len(file.read()) == 5

@@ -124,7 +124,7 @@ class _Indexer:
                 ends_at = member.offset_data + (member.size if member.isreg() and not member.issparse() else 0)
                 if member.size < 0 or archive.offset <= before:
                     self.index.broken = f"a member of {member.size} bytes at byte {member.offset}"
-                elif ends_at > self.size:
+                elif ends_at > self.size or archive.offset > self.size + _BLOCK:
                     self.index.broken = f"the archive breaks off at byte {self.size}"
                 elif self.index.read >= MAX_MEMBERS:
                     self.index.broken = f"it has more than {MAX_MEMBERS} members"

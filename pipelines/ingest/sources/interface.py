@@ -31,6 +31,9 @@ MEDIA_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "text": (".txt", ".md"),
 }  # fmt: skip
 
+#: The beginning of an address, or of a path on a Windows drive.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z]:[\\/]")
+
 #: A caption or text row larger than this is a failed input (ours).
 MAX_TEXT_BYTES = 16 * 2**20
 
@@ -264,4 +267,4 @@ def make_unique(position: str, used: set[str], mark: str) -> str:
 def leaves_source(path: str) -> bool:
     """Whether a path from outside is absolute, a URI, climbs upwards or contains NUL."""
     parts = path.replace("\\", "/").split("/")
-    return path.startswith(("/", "\\")) or ".." in parts or "\x00" in path or re.match(r"[A-Za-z]+:", path) is not None
+    return path.startswith(("/", "\\")) or ".." in parts or "\x00" in path or _ADDRESS.match(path) is not None
