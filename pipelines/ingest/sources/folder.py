@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from infra import storage
 from infra.config import Source
+from infra.errors import ConfigError
 from pipelines.core.sample_media import source_root
 from pipelines.ingest.sources.captions import has_caption, parse_object
 from pipelines.ingest.sources.captions_file import match_captions
@@ -53,6 +54,7 @@ class FolderReader(SourceReader):
         recognised, ignored = _recognise(source, root, unknown)
         media = sorted([*media, *recognised], key=lambda entry: entry.path)
         if table is not None:
+            _check_captions_file(source, table, [*entries, *excluded])
             matched = match_captions(source, table, media, excluded)
         elif source.modality == "text":
             matched = Listing([_text_item(source, entry) for entry in media], [], [], len(media))
@@ -64,6 +66,14 @@ class FolderReader(SourceReader):
             [*matched.ignored, *ignored, *ignore_files(excluded, "not in include")],
             matched.read + len(ignored) + len(excluded),
         )
+
+
+def _check_captions_file(source: Source, table: str, entries: Sequence[storage.Entry]) -> None:
+    """Raise ConfigError if the captions file is listed with a fault, such as a link that leaves the source."""
+    for entry in entries:
+        if entry.path == table and entry.fault:
+            what = f"source {source.name!r}: the captions file {table} cannot be read"
+            raise ConfigError(f"{what}: {describe_fault(entry)}")
 
 
 def _recognise(

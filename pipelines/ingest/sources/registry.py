@@ -21,6 +21,7 @@ from pipelines.ingest.sources.interface import (
     SourceItem,
     SourceReader,
     ignore_files,
+    normalise_name,
 )
 from pipelines.ingest.sources.storable import to_storable_name
 
@@ -80,7 +81,7 @@ def list_source(source: Source) -> tuple[str, Listing]:
     for entry in storage.list_entries(source.path, outside_links=source.follow_links == "all"):
         # A name that is not Unicode cannot be stored; its storable form opens nothing, so the file is a failed row.
         entry = replace(entry, path=to_storable_name(entry.path))
-        included = source.include is None or any(fnmatch.fnmatch(entry.path, glob) for glob in source.include)
+        included = source.include is None or any(_matches(entry.path, glob) for glob in source.include)
         (unread if entry.fault in _NEVER_READ else entries if included else excluded).append(entry)
     name = source.reader or source.format or _guess_format(source, entries)
     listing = READERS[name]().list_items(source, entries, excluded)
@@ -91,6 +92,10 @@ def list_source(source: Source) -> tuple[str, Listing]:
         kinds = Counter(f"{entry.reason}, {_suffix_of(entry.position)}" for entry in ignored)
         raise _unrecognised_error(source, name, kinds, [entry.position for entry in ignored])
     return name, listing
+
+
+def _matches(path: str, glob: str) -> bool:
+    return fnmatch.fnmatch(path, glob) or fnmatch.fnmatch(normalise_name(path), normalise_name(glob))
 
 
 def check_inputs(source: Source, reader: str, account: MemberAccount) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from infra import storage
 from infra.errors import ConfigError
 from pipelines.core.run import Run
+from pipelines.core.sample_media import media_refs, media_root
 from pipelines.ingest import ingest
 from tests import corpus
 from tests.tiny import read_json_of, rows
@@ -135,3 +141,40 @@ def test_licence_and_origin_come_from_the_row_before_the_config(tmp_path: Path, 
     samples = rows(run, "samples")
     assert [row["licence"] for row in samples] == ["CC0", "unclear"]
     assert {row["origin"] for row in samples} == {"https://example.org"} and {row["source"] for row in samples} == {"a"}
+
+
+def test_media_of_compressed_tars_are_ranges_of_an_expanded_one_that_is_made_again_when_lost(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    (tmp_path / "in").mkdir()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        corpus.add_member(archive, "1.jpg", b"one")
+        corpus.add_member(archive, "1.txt", b"a caption")
+    (tmp_path / "in" / "a.tar.gz").write_bytes(gzip.compress(buffer.getvalue()))
+    sources = [{"name": "tars", "path": str(tmp_path / "in"), "modality": "image"}]
+    run = make_run(sources)
+    ingest.run(run)
+    before = rows(run, "samples")
+    assert before[0]["media"][0]["sha256"] == hashlib.sha256(b"one").hexdigest()
+    (ref,) = media_refs(before[0], media_root(run, run.config.sources[0]))
+    assert storage.read_bytes(ref.uri, ref.offset, ref.length) == b"one"
+    storage.remove(run.work())
+    ingest.run(run)
+    assert rows(run, "samples") == before and storage.read_bytes(ref.uri, ref.offset, ref.length) == b"one"
+    os.utime(tmp_path / "in" / "a.tar.gz", (1, 1))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    moved = make_run([{**sources[0], "path": str(tmp_path / "moved")}], "moved-run")
+    ingest.run(moved)
+    assert rows(moved, "samples") == before
+
+
+def test_a_source_whose_tars_have_no_input_is_an_error(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as archive:
+        corpus.add_member(archive, "1.npy", b"x")
+        corpus.add_member(archive, "1.mp4", b"x")
+    run = make_run([{"name": "tars", "path": str(tmp_path / "in"), "modality": "image"}])
+    with pytest.raises(ConfigError, match=r"1 × no known format, such as a\.tar: 1\.npy") as error:
+        ingest.run(run)
+    assert "`modality: video` reads .mp4" in str(error.value.hint)
