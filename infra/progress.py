@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from infra.terminal import escape_controls, write_line
+
 #: Seconds between two lines where stderr is no terminal.
 LINE_EVERY_S = 15.0
 
@@ -49,7 +51,11 @@ class _WatchedJob:
             task = bar.add_task(self.job, total=self.total, completed=self.first, rate="")
             while not self.stop.wait(0.5):
                 done = self.count()
-                bar.update(task, completed=done, rate=f"{self.rate(done):,.1f} {self.what}/s{self.format_note()}")
+                bar.update(
+                    task,
+                    completed=done,
+                    rate=f"{self.rate(done):,.1f} {self.what}/s{escape_controls(self.format_note())}",
+                )
 
     def print_lines(self) -> None:
         """Print lines to a file or a pipe until stopped."""
@@ -57,13 +63,15 @@ class _WatchedJob:
             done = self.count()
             rate = self.rate(done)
             remaining = f", {(self.total - done) / rate:,.0f} s left" if rate > 0 else ""
-            _print(f"{self.job}: {done:,} of {self.total:,} {self.what}, {rate:,.1f}/s{remaining}{self.format_note()}")
+            write_line(
+                f"{self.job}: {done:,} of {self.total:,} {self.what}, {rate:,.1f}/s{remaining}{self.format_note()}"
+            )
 
     def print_summary(self) -> None:
         seconds = time.monotonic() - self.begun
         new = self.total - self.first
         rate = f", {new / seconds:,.1f} {self.what}/s" if seconds > 0.5 and new else ""
-        _print(f"{self.job}: {self.total:,} {self.what} in {seconds:,.1f} s{rate}")
+        write_line(f"{self.job}: {self.total:,} {self.what} in {seconds:,.1f} s{rate}")
 
 
 @contextmanager
@@ -91,7 +99,3 @@ def watch(
         watched.stop.set()
         thread.join()
     watched.print_summary()
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201

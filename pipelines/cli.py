@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import ReelmillError
+from infra.terminal import escape_json, protect_stderr, write_error, write_line
 
 #: Exit code after Ctrl-C, as typer gives it.
 INTERRUPTED = 130
@@ -47,7 +47,7 @@ def _runner(name: str, workers: int, options: list[str] | None = None) -> Any:
 def _print_json(content: Any) -> None:
     from infra.hashing import canonical_json
 
-    sys.stdout.write(canonical_json(content).decode())
+    sys.stdout.write(escape_json(canonical_json(content).decode("utf-8")))
     sys.stdout.flush()
 
 
@@ -263,7 +263,7 @@ def audit(
     _print_json([entry.to_json() for entry in audits]) if json else audit.show(audits)
     if not all(entry.ok for entry in audits):
         if html is not None:
-            sys.stderr.write("reelmill: no report was written, because the audit found problems\n")
+            write_line("reelmill: no report was written, because the audit found problems")
         raise typer.Exit(1)
     if html is not None:
         report.run(folder, html, quiet=json)
@@ -417,15 +417,15 @@ def main() -> None:
     # One thread per process, set before numpy loads: results must not depend on cores; workers give the parallelism.
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # threads: none is running yet
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, force=True)
+    protect_stderr()
     try:
         app(standalone_mode=True)
     except ReelmillError as error:
-        sys.stderr.write(f"reelmill: {error}\n")
+        write_error(error)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            sys.stderr.write("reelmill: interrupted; finished work is kept, run the same command to resume\n")
+            write_line("reelmill: interrupted; finished work is kept, run the same command to resume")
         raise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -11,6 +10,7 @@ from infra.errors import ConfigError
 from infra.llm.batch_files import BatchFiles
 from infra.llm.requests import CachedClient, CompletionBackend, RequestCache
 from infra.llm.servers import Endpoint, Servers
+from infra.terminal import write_line
 from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.core.run import Run
 
@@ -89,5 +89,4 @@ async def _open_cached(
 
 def notify(text: str) -> None:
     """Print a sentence on stderr for the person who waits."""
-    sys.stderr.write(f"annotate: {text}\n")
-    sys.stderr.flush()
+    write_line(f"annotate: {text}")

@@ -8,9 +8,12 @@ from collections.abc import Collection, Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from infra.terminal import escape_controls
+
 
 def open_console(*, stderr: bool = False) -> Console:
-    """A console that interprets nothing. A pipe has no width, and names must not be cut there."""
+    """A console that interprets nothing; text for it passes through `escape_controls`. A pipe has no width, and names
+    must not be cut there."""
     width = max(110, shutil.get_terminal_size().columns)
     return Console(width=width, markup=False, highlight=False, emoji=False, stderr=stderr)
 
@@ -19,7 +22,7 @@ def print_text(*lines: str) -> None:
     """Print lines of text; long ones wrap at the width of the terminal."""
     console = open_console()
     for line in lines:
-        console.print(line)
+        console.print(escape_controls(line))
 
 
 def print_table(
@@ -33,10 +36,10 @@ def print_table(
 
     left_aligned: columns that are aligned to the left; by default the first. The others are aligned to the right.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape_controls(title), title_justify="left")
     left_aligned = columns[:1] if left_aligned is None else left_aligned
     for name in columns:
-        table.add_column(name, overflow="fold", justify="left" if name in left_aligned else "right")
+        table.add_column(escape_controls(name), overflow="fold", justify="left" if name in left_aligned else "right")
     for row in rows:
         table.add_row(*map(_format_cell, row))
     open_console().print(table)
@@ -45,4 +48,4 @@ def print_table(
 def _format_cell(cell: object) -> str:
     if cell is None:
         return ""
-    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else escape_controls(str(cell), "\n")

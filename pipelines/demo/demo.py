@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from infra.beam import Runner
 from infra.commit import need_manifest, read_json
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
+from infra.terminal import write_line
 from pipelines.core.console import print_table, print_text
 from pipelines.core.run import Run
 from pipelines.decide.duplicates.settings import PDQ_THRESHOLD
@@ -63,7 +63,7 @@ def _open(config: Path, text: str, workers: int, quiet: bool) -> Run:
 
 def _report_progress(quiet: bool, text: str) -> None:
     if not quiet:
-        sys.stderr.write(text + "\n")
+        write_line(text)
 
 
 def weights() -> Path:

@@ -13,6 +13,7 @@ from rich.text import Text
 from infra import storage, tables
 from infra.commit import need_manifest
 from infra.hashing import draw_integers
+from infra.terminal import escape_controls
 from pipelines.core.console import open_console, print_text
 
 
@@ -42,12 +43,12 @@ def show(rows: list[dict[str, Any]], folder: str) -> None:
         print_text(f"{folder} contains no such dialogues")
     for row in rows:
         title = f"{row['key']}  {row['kind']}, {row['outcome']}, {row['model'] or 'written by rule'}"
-        table = Table(title=Text(title), title_justify="left", expand=True)
+        table = Table(title=Text(escape_controls(title)), title_justify="left", expand=True)
         table.add_column("evidence", ratio=2)
         table.add_column("dialogue", ratio=3)
         turns = [_format_turn(turn) for turn in row["turns"] or ()]
         if row["reason"]:
-            turns.append(Text(f"rejected: {row['reason']}", "red"))
+            turns.append(_escape(f"rejected: {row['reason']}", "red"))
         evidence = [_format_evidence(item) for item in row["evidence"] or ()]
         table.add_row(Text("\n").join(evidence), Text("\n\n").join(turns))
         open_console().print(table)
@@ -61,7 +62,7 @@ def _format_evidence(item: dict[str, Any]) -> Text:
         span = f"{start:.1f}s "
     else:
         span = f"{start:.1f}-{end:.1f}s "
-    return Text.assemble((item["id"], "bold"), " ", (span, "dim"), item["text"])
+    return Text.assemble(_escape(item["id"], "bold"), " ", (span, "dim"), _escape(item["text"]))
 
 
 def _format_turn(turn: dict[str, Any]) -> Text:
@@ -69,8 +70,17 @@ def _format_turn(turn: dict[str, Any]) -> Text:
     if turn["blind_rate"] is not None:
         citation += f"; answered blind {turn['blind_rate']:.0%}"
     text = Text.assemble(
-        ("Q", "bold"), f" {turn['question']}\n", ("A", "bold"), f" {turn['answer']}\n", (citation, "dim")
+        ("Q", "bold"),
+        _escape(f" {turn['question']}\n"),
+        ("A", "bold"),
+        _escape(f" {turn['answer']}\n"),
+        _escape(citation, "dim"),
     )
     if turn["outcome"] != "accepted" and turn["reason"]:
-        text.append(f"\n{turn['reason']}", "red")
+        text.append_text(_escape(f"\n{turn['reason']}", "red"))
     return text
+
+
+def _escape(text: str, style: str = "") -> Text:
+    """Text of strangers, over as many lines as it has."""
+    return Text(escape_controls(text, "\n"), style)
