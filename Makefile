@@ -5,15 +5,26 @@ BIN := $(VENV)/bin
 OUT ?= demo
 SEED ?= 1
 
-.PHONY: install demo test docs vllm browser lint types check clean
+.PHONY: install lock demo test docs vllm browser lint types check clean
 
 install: $(VENV)/.installed
 
-# The constraints pin everything; without them pip may bring another torch with several GB of CUDA packages.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Every file that pip installs has a sha256 in requirements.lock.
+$(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+# requirements.lock from pyproject.toml and constraints.txt, for CPython 3.11 on Linux x86_64.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	head -4 requirements.lock >.venv-lock/head
+	.venv-lock/bin/uv pip compile pyproject.toml --extra all --extra dev -c constraints.txt --python-version 3.11 \
+	  --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-header --no-annotate -q -o .venv-lock/lock
+	cat .venv-lock/head .venv-lock/lock >requirements.lock
+	rm -rf .venv-lock
 
 demo: install
 	$(BIN)/reelmill demo --out $(OUT) --seed $(SEED)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,6 +61,37 @@ def documented() -> dict[str, tuple[set[str], str]]:
 
 def test_the_page_lists_every_dependency_and_no_other() -> None:
     assert {name: extras for name, (extras, _) in documented().items()} == declared()
+
+
+PIN = re.compile(r"^([\w.-]+)==([^\s;#\\]+)", re.M)
+
+
+def read_pins(file: str) -> dict[str, str]:
+    return {normalise(name): version for name, version in PIN.findall((ROOT / file).read_text())}
+
+
+def test_the_lock_has_hashes_of_every_pin_and_of_every_requirement() -> None:
+    lock, constraints = read_pins("requirements.lock"), read_pins("constraints.txt")
+    assert {name: version for name, version in lock.items() if constraints.get(name, version) != version} == {}
+    for requirement in re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text()):
+        assert requirement.startswith("#") or re.search(r"--hash=sha256:[0-9a-f]{64}\b", requirement), requirement
+    extras = PROJECT["optional-dependencies"]
+    locked = [*PROJECT["dependencies"], "setuptools>=77"]
+    for extra in ("models", "ocr", "croissant", "demo", "train", "report", "energon", "dev"):
+        locked += extras[extra]
+    for text in locked:
+        requirement_ = Requirement(text)
+        if requirement_.name != "reelmill":
+            assert requirement_.specifier.contains(lock[normalise(requirement_.name)]), text
+
+
+def test_pip_accepts_the_lock_with_hashes_required() -> None:
+    installed = {normalise(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    if missing := {name: version for name, version in read_pins("requirements.lock").items()
+                   if installed.get(name) != version}:  # fmt: skip
+        pytest.skip(f"not installed from the lock: {missing}")
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "--require-hashes", "-q"]
+    subprocess.run([*command, "-r", str(ROOT / "requirements.lock")], check=True)
 
 
 def licences_of(name: str) -> list[str]:

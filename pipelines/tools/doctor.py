@@ -34,6 +34,8 @@ DECODERS: Mapping[str, tuple[str, ...]] = {
     "av1": ("libdav1d", "libaom-av1"),  # FFmpeg's own "av1" decodes in hardware only
     "mpeg4": ("mpeg4",),
 }
+#: First patch release of each Python whose tarfile has the fixes of CVE-2025-4517, its siblings and CVE-2025-8194.
+TARFILE_FIXED: Mapping[tuple[int, int], int] = {(3, 11): 14, (3, 12): 12, (3, 13): 6}
 _INSTALL = 'pip install -c constraints.txt -e ".{}"'
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?[^;]*(?:;.*extra == [\"']([^\"']+)[\"'])?")
 
@@ -76,8 +78,8 @@ def run(config: str | None = None) -> dict[str, Any]:
     run = None if config is None else open_run(config)
     needs = Requirements() if run is None else requirements_of(run)
     findings = [
-        _check_python(), *_check_packages(needs), *_check_codecs(needs), _check_faiss(), _check_torch(needs),
-        _check_ocr(needs), _check_language(needs),
+        _check_python(), _check_tarfile(), *_check_packages(needs), *_check_codecs(needs), _check_faiss(),
+        _check_torch(needs), _check_ocr(needs), _check_language(needs),
     ]  # fmt: skip
     if run is not None:
         findings += _check_config(run, needs)
@@ -107,6 +109,19 @@ def _check_python() -> DoctorFinding:
         f"{version} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "reelmill needs Python 3.11 or later",
     )
+
+
+def _check_tarfile(version: Sequence[int] = sys.version_info[:3]) -> DoctorFinding:
+    """Whether this Python's reader of tars has no published hole that a patch release has closed."""
+    major, minor, patch = version
+    fixed = TARFILE_FIXED.get((major, minor), 0)
+    detail = f"Python {major}.{minor}.{patch}"
+    if patch < fixed:
+        detail += (
+            " has published holes in tarfile (CVE-2025-4517, CVE-2025-8194); Reelmill reads tars and never extracts"
+        )
+    fix = f"install Python {major}.{minor}.{fixed} or later"
+    return DoctorFinding("tarfile", patch >= fixed, False, detail, fix)
 
 
 def requirements() -> dict[str, list[str]]:

@@ -47,7 +47,8 @@ def test_no_verb_prints_what_a_terminal_obeys(
     run = make_run(sources, f"out-{EVIL}".replace("\n", " "), filters={"quality": {}}, duplicates={"text": {}})
     config = str(run.document.path)
     for words in (("run", config), ("run", config, "--explain"), ("ingest", config), ("plan", config),
-                  ("doctor", config), ("run", config, "--json"), ("what-if", run.out, "--set", "filters.quality.document.min_words=2"),
+                  ("doctor", config), ("run", config, "--json"),
+                  ("what-if", run.out, "--set", "filters.quality.document.min_words=2"),
                   ("audit", run.out), ("audit", run.out, "--json"), ("diff", run.out, run.out),
                   ("mix", "--from", run.out, "--out", str(tmp_path / f"mix-{EVIL}")),
                   ("takedown", run.out, "--licence", EVIL, "--dry-run"), ("takedown", run.out, "--source", EVIL),

@@ -183,3 +183,12 @@ def test_the_console_shows_what_to_do(folder: Path, capsys: pytest.CaptureFixtur
     doctor.show(doctor.run(str(config)))
     shown = capsys.readouterr().out
     assert "MISSING" in shown and "reelmill vocab" in shown and "required and missing: 1" in shown
+
+
+@pytest.mark.parametrize(
+    ("version", "ok"),
+    [((3, 11, 13), False), ((3, 11, 14), True), ((3, 12, 3), False), ((3, 13, 6), True), ((3, 14, 0), True)],
+)
+def test_a_python_with_published_holes_in_tarfile_is_reported(version: tuple[int, int, int], ok: bool) -> None:
+    finding = doctor._check_tarfile(version)
+    assert finding.ok is ok and not finding.needed and ("CVE-2025-8194" in finding.detail) is not ok
