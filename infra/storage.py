@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -24,6 +23,7 @@ from typing import IO, Any, TypeVar
 
 from infra.errors import StageError
 from infra.http_file import HttpFile
+from infra.terminal import write_line
 
 T = TypeVar("T")
 
@@ -479,7 +479,7 @@ def set_aside(uri: str, consequence: str) -> None:
             filesystem.mv(path, path + DAMAGED_SUFFIX)
     except OSError as error:
         outcome = f"it cannot be renamed ({error.strerror or error})"
-    print(f"reelmill: {uri} is damaged: {outcome}; {consequence}", file=sys.stderr)  # noqa: T201
+    write_line(f"reelmill: {uri} is damaged: {outcome}; {consequence}")
 
 
 def remove(uri: str) -> None:

@@ -49,7 +49,7 @@ def test_a_name_cannot_forge_a_line_of_an_error(capsys: pytest.CaptureFixture[st
 
 #: Modules that write to a terminal; all others print through them.
 WRITERS = {
-    "infra/terminal.py", "infra/progress.py", "pipelines/core/console.py", "pipelines/cli.py",
+    "infra/terminal/stderr.py", "infra/progress.py", "pipelines/core/console.py", "pipelines/cli.py",
     "pipelines/tools/show.py",
 }  # fmt: skip
 

@@ -1,31 +1,14 @@
-"""Text for a terminal: names, captions and errors of strangers are shown, and never act on the terminal.
-
-Every line that is printed for a person passes through here, directly or by `pipelines.core.console`.
-"""
+"""Lines on stderr, escaped: progress, errors, records of logging, tracebacks of bugs."""
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import traceback
 from types import TracebackType
 
 from infra.errors import ReelmillError
-
-#: Control characters (C0, DEL, C1), separators of lines and paragraphs, characters that turn the direction of text, and
-#: halves of surrogate pairs, which cannot be printed at all.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def escape_controls(text: str, keep: str = "") -> str:
-    r"""`text` with every character that a terminal might obey as \x1b or \u202e. keep: such characters that stay."""
-    return _UNSAFE.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
-
-
-def escape_json(text: str) -> str:
-    r"""JSON with the same characters as \u001b inside strings, which is the same JSON. Line breaks stay."""
-    return _UNSAFE.sub(lambda match: match[0] if match[0] in "\n\t" else f"\\u{ord(match[0]):04x}", text)
+from infra.terminal.escaping import escape_controls
 
 
 def write_line(text: str) -> None:
