@@ -62,9 +62,9 @@ def outlives_its_call(node: ast.AST, at_module: bool) -> bool:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if any(base_of(target) in PROCESS_WIDE for target in targets):
             return True
-        value = node.value
-        is_empty = isinstance(value, ast.Dict | ast.List | ast.Set) and not list(ast.iter_child_nodes(value))[:1]
-        return at_module and (is_empty or (isinstance(value, ast.Call) and name_of(value) in SHARED | CONTAINERS))
+        assigned = node.value
+        is_empty = isinstance(assigned, ast.Dict | ast.List | ast.Set) and not list(ast.iter_child_nodes(assigned))[:1]
+        return at_module and (is_empty or (isinstance(assigned, ast.Call) and name_of(assigned) in SHARED | CONTAINERS))
     return False
 
 
@@ -80,14 +80,14 @@ def find_places(tree: ast.Module) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
     return visit(tree, [tree])
 
 
-def says_how(place: ast.AST, around: list[ast.AST], lines: list[str]) -> bool:
-    documented = [node for node in (*around, place) if isinstance(node, ast.Module | SCOPES)]
+def says_how(state: ast.AST, around: list[ast.AST], lines: list[str]) -> bool:
+    documented = [node for node in (*around, state) if isinstance(node, ast.Module | SCOPES)]
     texts = [ast.get_docstring(node) or "" for node in documented]
-    first = min([place.lineno, *(d.lineno for d in getattr(place, "decorator_list", ()))])  # type: ignore[attr-defined]
+    first = min([state.lineno, *(d.lineno for d in getattr(state, "decorator_list", ()))])  # type: ignore[attr-defined]
     above = first - 1
     while above > 0 and lines[above - 1].lstrip().startswith("#"):
         above -= 1
-    texts += lines[above : place.end_lineno]  # type: ignore[attr-defined]
+    texts += lines[above : state.end_lineno]  # type: ignore[attr-defined]
     return any(re.search(r"\bthreads: ", text, re.IGNORECASE) for text in texts)
 
 
@@ -95,7 +95,7 @@ def missing_statements(source: str) -> list[int]:
     """Line numbers of the places without a statement."""
     lines = source.splitlines()
     places = find_places(ast.parse(source))
-    return sorted({place.lineno for place, around in places if not says_how(place, around, lines)})  # type: ignore[attr-defined]
+    return sorted({state.lineno for state, around in places if not says_how(state, around, lines)})  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -53,16 +53,18 @@ def unclean_exit_task(marker: str, task: str) -> Mapping[str, int]:
 
 def test_tasks_run_once_each_and_their_counters_are_summed(tmp_path: Path) -> None:
     tasks = [f"t{i}" for i in range(20)]
-    result = str(tmp_path / "out" / "counters.json")
+    output = str(tmp_path / "out" / "counters.json")
     (tmp_path / "work").mkdir()
-    found = beam.run_tasks("job", functools.partial(write_task, str(tmp_path / "work")), tasks, result, beam.Runner())
-    assert found == {"tasks": 20, **{f"task {task}": 1 for task in tasks}}
+    counters = beam.run_tasks(
+        "job", functools.partial(write_task, str(tmp_path / "work")), tasks, output, beam.Runner()
+    )
+    assert counters == {"tasks": 20, **{f"task {task}": 1 for task in tasks}}
     assert {path.name for path in (tmp_path / "work").iterdir()} == set(tasks)
     assert {path.read_text() for path in (tmp_path / "work").iterdir()} == {str(os.getpid())}
-    assert beam.run_tasks("job", bad_task, [], result, beam.Runner()) == {}
+    assert beam.run_tasks("job", bad_task, [], output, beam.Runner()) == {}
 
 
-def test_a_mistake_comes_out_as_it_was_told(tmp_path: Path) -> None:
+def test_an_error_for_people_leaves_a_worker_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         beam.run_tasks("job", bad_task, ["known"], str(tmp_path / "r"), beam.Runner())
     assert str(caught.value) == "c.yaml:7: a mistake\n  mend it"
@@ -88,14 +90,14 @@ COUNTERS = st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)))
 
 
 @given(COUNTERS, COUNTERS)
-def test_counters_add_up_in_any_grouping(one: list[dict[str, int]], other: list[dict[str, int]]) -> None:
-    whole = beam.sum_counters([*one, *other])
-    assert beam.sum_counters([beam.sum_counters(other), beam.sum_counters(one)]) == whole
-    assert all(whole[name] == sum(c.get(name, 0) for c in [*one, *other]) for name in whole)
+def test_counters_add_up_in_any_grouping(first: list[dict[str, int]], second: list[dict[str, int]]) -> None:
+    whole = beam.sum_counters([*first, *second])
+    assert beam.sum_counters([beam.sum_counters(second), beam.sum_counters(first)]) == whole
+    assert all(whole[name] == sum(c.get(name, 0) for c in [*first, *second]) for name in whole)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Beam's threads miss the dead
-def test_workers_are_processes_and_a_dead_one_is_told(tmp_path: Path) -> None:
+def test_workers_are_processes_and_a_dead_worker_is_an_error(tmp_path: Path) -> None:
     tasks = [f"t{i}" for i in range(8)]
     (tmp_path / "work").mkdir()
     task = functools.partial(write_task, str(tmp_path / "work"))

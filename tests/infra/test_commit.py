@@ -34,29 +34,29 @@ def test_unit_names_count() -> None:
     assert commit.unit_index(commit.unit_name(1_234_567)) == 1_234_567
 
 
-def test_damaged_json_is_told_with_its_place(tmp_path: Path) -> None:
+def test_damaged_json_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "_manifest.json").write_text("{")
     with pytest.raises(StageError, match=r"_manifest\.json.*not valid JSON"):
         commit.read_manifest(str(tmp_path))
 
 
-def lock_file(tmp_path: Path, **held: object) -> Path:
+def lock_file(tmp_path: Path, **fields: object) -> Path:
     path = tmp_path / ".lock"
-    path.write_text(json.dumps(held))
+    path.write_text(json.dumps(fields))
     return path
 
 
-def test_the_lock_is_held_and_given_back(tmp_path: Path) -> None:
+def test_the_lock_is_taken_and_released(tmp_path: Path) -> None:
     with commit.lock(str(tmp_path)):
-        held = json.loads((tmp_path / ".lock").read_bytes())
-        assert held["pid"] == os.getpid() and time.time() - held["time"] < 30
+        lock_fields = json.loads((tmp_path / ".lock").read_bytes())
+        assert lock_fields["pid"] == os.getpid() and time.time() - lock_fields["time"] < 30
     assert not (tmp_path / ".lock").exists()
     with pytest.raises(KeyError), commit.lock(str(tmp_path)):
         raise KeyError
     assert not (tmp_path / ".lock").exists()
 
 
-def test_somebody_alive_keeps_others_out(tmp_path: Path) -> None:
+def test_a_live_process_keeps_others_out(tmp_path: Path) -> None:
     path = lock_file(tmp_path, host=socket.gethostname(), pid=os.getppid(), time=time.time())
     with pytest.raises(StageError, match=f"process {os.getppid()} .* is at work"), commit.lock(str(tmp_path)):
         pass
@@ -67,7 +67,7 @@ def test_somebody_alive_keeps_others_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("age", [commit.DEAD_AFTER_S + 1, 0.0])
-def test_the_dead_do_not(tmp_path: Path, age: float) -> None:
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, age: float) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = "elsewhere" if age else socket.gethostname()
@@ -105,7 +105,7 @@ def test_a_lock_cut_at_any_length_is_taken_over(tmp_path: Path) -> None:
             pass
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_lock_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".lock").symlink_to(tmp_path / "nowhere")
     with commit.lock(str(tmp_path)):
         assert not (tmp_path / "nowhere").exists()
@@ -114,7 +114,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_of_many_that_begin_together_one_works(tmp_path: Path) -> None:
+def test_only_one_of_many_simultaneous_processes_gets_the_lock(tmp_path: Path) -> None:
     code = (
         "import sys, threading\nfrom infra import commit\nfrom infra.errors import StageError\n"
         "sys.stdin.readline()\n"
@@ -149,7 +149,7 @@ def test_a_heartbeat_that_fails_is_followed_by_others(tmp_path: Path, monkeypatc
             time.sleep(0.01)
 
 
-def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_refreshed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     with commit.lock(str(tmp_path)):
         (tmp_path / ".lock").unlink()

@@ -17,7 +17,7 @@ from infra.errors import StageError
 
 
 @pytest.fixture(params=["local", "file", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "memory":
         import fsspec
 
@@ -27,11 +27,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         yield str(tmp_path / "in") if request.param == "local" else f"file://{tmp_path / 'in'}"
 
 
-def test_the_same_on_disk_and_behind_a_uri(place: str) -> None:
-    for name, data in (("b", b"bb"), ("a/x", b"0123456789"), ("a/.hidden", b"h"), (".secret/y", b"s")):
-        storage.write_bytes(storage.join(place, name), data)
-    uri = storage.join(place, "a", "x")
-    assert storage.exists(uri) and storage.is_file(uri) and not storage.is_file(storage.join(place, "a"))
+def test_local_paths_and_uris_behave_the_same(root: str) -> None:
+    for name, content in (("b", b"bb"), ("a/x", b"0123456789"), ("a/.hidden", b"h"), (".secret/y", b"s")):
+        storage.write_bytes(storage.join(root, name), content)
+    uri = storage.join(root, "a", "x")
+    assert storage.exists(uri) and storage.is_file(uri) and not storage.is_file(storage.join(root, "a"))
     assert storage.read_bytes(uri) == b"0123456789"
     assert storage.read_bytes(uri, 2, 3) == b"234" and storage.read_bytes(uri, 8, 9) == b"89"
     assert list(storage.read_blocks(uri, 1, 7, size=3)) == [b"123", b"456", b"7"]
@@ -39,26 +39,26 @@ def test_the_same_on_disk_and_behind_a_uri(place: str) -> None:
         list(storage.read_blocks(uri, 1, size=8)) == [b"12345678", b"9"] and list(storage.read_blocks(uri, 3, 0)) == []
     )
     assert storage.sha256(uri, 2, 3) == hashlib.sha256(b"234").hexdigest()
-    found = storage.list_files(place)
-    assert [(entry.path, entry.size) for entry in found] == [("a/x", 10), ("b", 2)]
+    listing = storage.list_files(root)
+    assert [(entry.path, entry.size) for entry in listing] == [("a/x", 10), ("b", 2)]
     assert [entry.path for entry in storage.list_files(uri)] == ["x"]
-    assert storage.list_names(place) == ["b"] and storage.list_names(storage.join(place, "no")) == []
-    assert storage.list_folders(place) == [".secret", "a"] and storage.list_folders(storage.join(place, "no")) == []
+    assert storage.list_names(root) == ["b"] and storage.list_names(storage.join(root, "no")) == []
+    assert storage.list_folders(root) == [".secret", "a"] and storage.list_folders(storage.join(root, "no")) == []
     storage.write_bytes(uri, b"new")
     assert storage.read_bytes(uri) == b"new"
-    storage.remove(storage.join(place, "a"))
-    storage.remove(storage.join(place, "a"))
+    storage.remove(storage.join(root, "a"))
+    storage.remove(storage.join(root, "a"))
     assert not storage.exists(uri)
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(uri)
 
 
-def test_publish_moves_what_was_written_and_refuses_what_was_not(place: str, tmp_path: Path) -> None:
-    for data, digest in ((b"good", hashlib.sha256(b"good").hexdigest()), (b"bad", "0" * 64)):
-        target = storage.join(place, data.decode())
+def test_publish_moves_what_was_written_and_refuses_what_was_not(root: str, tmp_path: Path) -> None:
+    for content, digest in ((b"good", hashlib.sha256(b"good").hexdigest()), (b"bad", "0" * 64)):
+        target = storage.join(root, content.decode())
         temporary = storage.temporary_for(target)
-        temporary.write_bytes(data)
-        if data == b"good":
+        temporary.write_bytes(content)
+        if content == b"good":
             storage.publish(temporary, target, digest)
             assert storage.read_bytes(target) == b"good" and not temporary.exists()
         else:
@@ -67,8 +67,8 @@ def test_publish_moves_what_was_written_and_refuses_what_was_not(place: str, tmp
             assert not storage.exists(target)
 
 
-def test_a_pending_file_appears_only_when_its_block_ends_well_and_its_sum_is_right(place: str) -> None:
-    uri = storage.join(place, "x")
+def test_a_pending_file_appears_only_when_its_block_ends_well_and_its_sum_is_right(root: str) -> None:
+    uri = storage.join(root, "x")
     with storage.publish_when_written(uri) as file:
         file.path.write_bytes(b"good")
         file.sha256 = hashlib.sha256(b"good").hexdigest()
@@ -102,7 +102,7 @@ def test_temporaries_are_hidden_and_differ(tmp_path: Path) -> None:
     assert len(names) == 50 and all(name.name.startswith(".") for name in names)
 
 
-def test_join() -> None:
+def test_joining_paths_and_uris() -> None:
     assert storage.join("a/", "/b/", "", "c") == "a/b/c"
     assert storage.join("s3://bucket", "x") == "s3://bucket/x"
     assert storage.join("http://h/a%20b/", "c d/#1%.jpg") == "http://h/a%20b/c%20d/%231%25.jpg"
@@ -113,17 +113,17 @@ def test_join() -> None:
 @pytest.mark.parametrize(
     "name", ["a::b", "a:::b::", "x1://y", "file://z", "s3://b/k", "::memory://q", "a b#?%*[c]", "é"]
 )
-def test_names_are_never_taken_for_protocols(place: str, name: str) -> None:
+def test_names_are_never_taken_for_protocols(root: str, name: str) -> None:
     assert storage.is_local(name) == (name == "file://z" or "://" not in name or name.startswith("::"))
-    uri = storage.join(place, name)
-    assert storage.is_local(uri) == storage.is_local(place)
+    uri = storage.join(root, name)
+    assert storage.is_local(uri) == storage.is_local(root)
     storage.write_bytes(uri, b"x")
     assert storage.read_bytes(uri) == b"x" and storage.is_file(uri)
     if "//" not in name:  # empty folder names are lost in a listing
-        assert [entry.path for entry in storage.list_files(place)] == [name]
-    storage.write_bytes(storage.join(place, "z"), b"")
-    assert storage.stat_file(place, name).size == 1
-    assert storage.stat_file(place, f"{name}.no").fault == "no such file"
+        assert [entry.path for entry in storage.list_files(root)] == [name]
+    storage.write_bytes(storage.join(root, "z"), b"")
+    assert storage.stat_file(root, name).size == 1
+    assert storage.stat_file(root, f"{name}.no").fault == "no such file"
 
 
 def test_a_pipe_a_socket_or_a_device_is_not_read(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_a_listing_follows_links_to_files_only_and_changes_with_the_file(tmp_pat
     (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    found = storage.list_files(str(tmp_path))
-    assert [entry.path for entry in found] == ["link", "real/a"]
+    listing = storage.list_files(str(tmp_path))
+    assert [entry.path for entry in listing] == ["link", "real/a"]
     os.utime(tmp_path / "real" / "a", ns=(1, 1))
-    assert storage.list_files(str(tmp_path))[1].stamp != found[1].stamp
+    assert storage.list_files(str(tmp_path))[1].stamp != listing[1].stamp
 
 
 @pytest.mark.parametrize(

@@ -20,28 +20,28 @@ def cells(*numbers: int) -> pa.Table:
 
 
 def test_parts_are_added_and_united(tmp_path: Path) -> None:
-    place = store.Cells(str(tmp_path), "facts", "m" * 32)
-    assert place.read("unit") is None and place.parts() == []
-    place.add("unit", cells(3, 1, 3))
-    place.add("unit", cells(2))
-    place.add("unit", cells())
-    place.add("unit", cells(1, 3))  # the same ids again: the same part
-    found = place.read("unit")
-    assert found is not None and sorted(found["value"].to_pylist()) == [1.0, 2.0, 3.0]
-    assert len(place.parts()) == 2
-    assert {unit for unit, _ in place.parts()} == {"unit"}
+    cell_store = store.Cells(str(tmp_path), "facts", "m" * 32)
+    assert cell_store.read("unit") is None and cell_store.parts() == []
+    cell_store.add("unit", cells(3, 1, 3))
+    cell_store.add("unit", cells(2))
+    cell_store.add("unit", cells())
+    cell_store.add("unit", cells(1, 3))  # the same ids again: the same part
+    read = cell_store.read("unit")
+    assert read is not None and sorted(read["value"].to_pylist()) == [1.0, 2.0, 3.0]
+    assert len(cell_store.parts()) == 2
+    assert {unit for unit, _ in cell_store.parts()} == {"unit"}
 
 
-def test_another_maker_sees_nothing(tmp_path: Path) -> None:
+def test_cells_of_another_fingerprint_are_not_read(tmp_path: Path) -> None:
     store.Cells(str(tmp_path), "facts", "one").add("unit", cells(1))
     assert store.Cells(str(tmp_path), "facts", "two").read("unit") is None
     assert store.Cells(str(tmp_path), "clean", "one").read("unit") is None
 
 
 @given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))
-def test_align_is_a_look_up(asked: list[int], held: list[int]) -> None:
-    table = cells(*dict.fromkeys(held))
-    values = list(dict.fromkeys(held))
+def test_align_looks_up_rows_by_id(asked: list[int], stored: list[int]) -> None:
+    table = cells(*dict.fromkeys(stored))
+    values = list(dict.fromkeys(stored))
     expected = [values.index(n) if n in values else -1 for n in asked]
     assert store.align(ids(*asked), table).tolist() == expected
     assert store.align(ids(*asked), None).tolist() == [-1] * len(asked)
@@ -50,11 +50,11 @@ def test_align_is_a_look_up(asked: list[int], held: list[int]) -> None:
 @given(st.lists(st.integers(0, 9)))
 def test_the_first_row_of_each_id_is_kept(numbers: list[int]) -> None:
     table = cells(*numbers).append_column("at", pa.array(np.arange(len(numbers))))
-    found = store.drop_repeated_ids(table)
-    assert found["at"].to_pylist() == [numbers.index(n) for n in dict.fromkeys(numbers)]
+    kept = store.drop_repeated_ids(table)
+    assert kept["at"].to_pylist() == [numbers.index(n) for n in dict.fromkeys(numbers)]
 
 
-def test_content_is_what_annotators_see_and_not_where_it_lies() -> None:
+def test_content_ids_depend_on_what_annotators_read_and_not_on_location() -> None:
     medium = {"uri": "a.jpg", "offset": 0, "length": -1, "start_s": 0.0, "end_s": -1.0, "sha256": "aa"}
     base = {"key": "k", "modality": "image", "media": [medium], "text": "words"}
     changed = {
@@ -66,10 +66,10 @@ def test_content_is_what_annotators_see_and_not_where_it_lies() -> None:
         "modality": {**base, "modality": "video"},
     }
     samples = pa.Table.from_pylist([base, *changed.values()], schema=tables.SAMPLES)
-    found = {name: column.to_pylist() for name, column in store.content_ids(samples).items()}
+    ids = {name: column.to_pylist() for name, column in store.content_ids(samples).items()}
     same = {
-        of: {name for name, value in zip(changed, values[1:], strict=True) if value == values[0]}
-        for of, values in found.items()
+        of: {name for name, changed_id in zip(changed, values[1:], strict=True) if changed_id == values[0]}
+        for of, values in ids.items()
     }
     assert same == {"text": {"moved", "span", "bytes", "twice"}, "media": {"moved", "text"}, "pair": {"moved"}}
 
@@ -77,23 +77,23 @@ def test_content_is_what_annotators_see_and_not_where_it_lies() -> None:
 def test_a_damaged_part_is_renamed_and_its_cells_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = store.Cells(str(tmp_path), "facts", "m" * 32)
-    place.add("unit", cells(1, 2))
-    place.add("unit", cells(3))
-    ((_, first), (_, second)) = place.parts()
-    path = Path(place.folder) / "unit" / first
+    cell_store = store.Cells(str(tmp_path), "facts", "m" * 32)
+    cell_store.add("unit", cells(1, 2))
+    cell_store.add("unit", cells(3))
+    ((_, first), (_, second)) = cell_store.parts()
+    path = Path(cell_store.folder) / "unit" / first
     sound = path.read_bytes()
-    expected = place.read("unit")
+    expected = cell_store.read("unit")
     assert expected is not None
     for position in range(0, len(sound), 7):
         for damaged in (sound[:position], sound[:position] + bytes([sound[position] ^ 4]) + sound[position + 1 :]):
             path.write_bytes(damaged)
-            rest = place.read("unit")
+            rest = cell_store.read("unit")
             assert rest is not None and rest.num_rows == expected.num_rows - tables.parse(sound).num_rows
-            assert place.parts() == [("unit", second)]
+            assert cell_store.parts() == [("unit", second)]
             assert path.with_name(f"{first}.damaged").read_bytes() == damaged
             assert first in capsys.readouterr().err
     path.write_bytes(sound)
-    assert place.read("unit").equals(expected)  # type: ignore[union-attr]
-    (Path(place.folder) / "unit" / second).unlink()
-    assert place.read("unit", ["value"]).num_rows == tables.parse(sound).num_rows  # type: ignore[union-attr]
+    assert cell_store.read("unit").equals(expected)  # type: ignore[union-attr]
+    (Path(cell_store.folder) / "unit" / second).unlink()
+    assert cell_store.read("unit", ["value"]).num_rows == tables.parse(sound).num_rows  # type: ignore[union-attr]

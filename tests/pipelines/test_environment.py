@@ -205,12 +205,12 @@ def test_a_store_that_lost_cells_is_measured_again(how: str, tmp_path: Path, mak
 
 
 def damage_store(store: Path, how: str) -> None:
-    (part,) = (store / "cells" / "fingerprint").rglob("*.parquet")
+    (part_file,) = (store / "cells" / "fingerprint").rglob("*.parquet")
     if how == "store":
         shutil.rmtree(store)
     elif how == "delete":
-        part.unlink()
+        part_file.unlink()
     else:
-        content = bytearray(part.read_bytes())
+        content = bytearray(part_file.read_bytes())
         content[len(content) // 2] ^= 16
-        part.write_bytes(content)
+        part_file.write_bytes(content)

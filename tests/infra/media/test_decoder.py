@@ -58,8 +58,8 @@ def image(path: Path | str) -> MediaRef:
     return MediaRef(str(path), kind="image")
 
 
-def still(door: Decoder, path: Path, data: bytes, size: int = 4096) -> tuple[np.ndarray, dict[str, object]]:
-    path.write_bytes(data)
+def still(door: Decoder, path: Path, content: bytes, size: int = 4096) -> tuple[np.ndarray, dict[str, object]]:
+    path.write_bytes(content)
     decoded = door.decode(image(path), {"a": FramePlan("middle", size, "long")}, {})
     assert decoded.error is None
     assert door.probe(image(path)).header == decoded.header
@@ -104,16 +104,16 @@ def still(door: Decoder, path: Path, data: bytes, size: int = 4096) -> tuple[np.
 def test_every_format_gives_every_frame_in_order(door, tmp_path, name, codec, how, called, container) -> None:
     path = write_video(tmp_path / name, codec=codec, **how)
     fps, step = how.get("fps", 10), how.get("step", 10)
-    found = door.decode(video(path), {"a": replace(EVERY, fps=fps)}, {"seen": Counter()})
-    assert found.error is None
+    decoded = door.decode(video(path), {"a": replace(EVERY, fps=fps)}, {"seen": Counter()})
+    assert decoded.error is None
     if codec == "gif":  # dithered
-        corners = found.frames["a"].pixels[:, -24:, -32:].mean(axis=(1, 2, 3))
+        corners = decoded.frames["a"].pixels[:, -24:, -32:].mean(axis=(1, 2, 3))
         assert np.allclose(corners, 20 + step * np.arange(20), atol=8)
     else:
-        assert levels(found.frames["a"].pixels, step) == list(range(20))
-    assert np.allclose(found.frames["a"].times, np.arange(20) / fps, atol=0.002)
-    assert found.streams["seen"]["frames"] == 20
-    header = dict(found.header)
+        assert levels(decoded.frames["a"].pixels, step) == list(range(20))
+    assert np.allclose(decoded.frames["a"].times, np.arange(20) / fps, atol=0.002)
+    assert decoded.streams["seen"]["frames"] == 20
+    header = dict(decoded.header)
     assert header["codec"] == called
     assert header["container"] == container
     assert (header["kind"], header["width"], header["height"]) == ("video", 64, how.get("height", 48))
@@ -133,22 +133,22 @@ def test_a_clip_is_decoded_once_for_all(clip: Path) -> None:
         "more": FramePlan("rate", 16, "long", count=99, fps=2, ends=True),
     }
     with Decoder() as door:
-        found = door.decode(video(clip), plans, {"x": Counter(motion_vectors=True), "y": Counter()})
+        decoded = door.decode(video(clip), plans, {"x": Counter(motion_vectors=True), "y": Counter()})
         assert (door.decodes, door.probes) == (1, 0)
         assert 0 < door.child_seconds < door.decode_seconds
-    assert found.streams["x"]["frames"] == found.streams["y"]["frames"] == 20
-    assert found.streams["x"]["ordered"]
-    assert found.streams["x"]["vectors"] > 10
-    assert found.streams["x"]["pid"] != os.getpid()
-    assert {name: frames.pixels.shape for name, frames in found.frames.items()} == {
+    assert decoded.streams["x"]["frames"] == decoded.streams["y"]["frames"] == 20
+    assert decoded.streams["x"]["ordered"]
+    assert decoded.streams["x"]["vectors"] > 10
+    assert decoded.streams["x"]["pid"] != os.getpid()
+    assert {name: frames.pixels.shape for name, frames in decoded.frames.items()} == {
         "one": (1, 24, 32, 3),
         "some": (4, 24, 24, 3),
         "more": (5, 12, 16, 3),
     }
-    assert found.frames["one"].times.tolist() == [1.0]
-    assert found.frames["some"].times.tolist() == [0.2, 0.7, 1.2, 1.7]  # the earlier of two that are as near
-    assert found.frames["more"].times.tolist() == [0.0, 0.5, 1.0, 1.5, 1.9]
-    assert levels(found.frames["more"].pixels) == [0, 5, 10, 15, 19]
+    assert decoded.frames["one"].times.tolist() == [1.0]
+    assert decoded.frames["some"].times.tolist() == [0.2, 0.7, 1.2, 1.7]  # the earlier of two that are as near
+    assert decoded.frames["more"].times.tolist() == [0.0, 0.5, 1.0, 1.5, 1.9]
+    assert levels(decoded.frames["more"].pixels) == [0, 5, 10, 15, 19]
 
 
 some_plan = st.builds(
@@ -177,28 +177,28 @@ def test_what_one_plan_gets_does_not_depend_on_the_others(door, clip, plans, wat
 def test_too_many_bytes_of_frames_thins_that_plan_only(clip: Path) -> None:
     big, small = FramePlan("rate", 48, "short", count=20, fps=10), FramePlan("rate", 8, "skew", count=20, fps=10)
     with Decoder(Limits(max_frame_bytes=5 * 64 * 48 * 3)) as door:
-        found = door.decode(video(clip), {"big": big, "small": small}, {})
-    assert levels(found.frames["big"].pixels) == [0, 5, 10, 14, 19]
-    assert len(found.frames["small"].pixels) == 20
+        decoded = door.decode(video(clip), {"big": big, "small": small}, {})
+    assert levels(decoded.frames["big"].pixels) == [0, 5, 10, 14, 19]
+    assert len(decoded.frames["small"].pixels) == 20
 
 
 def test_frames_by_number_are_those_frames_whatever_else_is_asked_for(door, clip) -> None:
     numbers = FramePlan("at", 48, "short", numbers=(0, 3, 4, 11, 500))
-    found = door.decode(video(clip), {"n": numbers, "other": FramePlan("rate", 48, "short", count=9, fps=3)}, {})
-    assert levels(found.frames["n"].pixels) == [0, 3, 4, 11, 19]
-    assert found.frames["n"].times.tolist() == [0.0, 0.3, 0.4, 1.1, 1.9]
+    decoded = door.decode(video(clip), {"n": numbers, "other": FramePlan("rate", 48, "short", count=9, fps=3)}, {})
+    assert levels(decoded.frames["n"].pixels) == [0, 3, 4, 11, 19]
+    assert decoded.frames["n"].times.tolist() == [0.0, 0.3, 0.4, 1.1, 1.9]
     with Decoder(Limits(max_frame_bytes=4 * 64 * 48 * 3)) as small:
         assert "too_large: 5 frames" in str(small.decode(video(clip), {"n": numbers}, {}).error)
 
 
 def test_a_short_video_gives_each_frame_once(door, tmp_path) -> None:
     path = write_video(tmp_path / "a.mp4", count=3)
-    found = door.decode(video(path), {"a": FramePlan("uniform", 48, "short", count=8)}, {})
-    assert levels(found.frames["a"].pixels) == [0, 1, 2]
+    decoded = door.decode(video(path), {"a": FramePlan("uniform", 48, "short", count=8)}, {})
+    assert levels(decoded.frames["a"].pixels) == [0, 1, 2]
     path = write_video(tmp_path / "b.mp4", count=1)
-    found = door.decode(video(path), {"a": replace(EVERY, ends=True)}, {})
-    assert found.frames["a"].times.tolist() == [0.0]
-    assert found.header["duration"] == pytest.approx(0.1)
+    decoded = door.decode(video(path), {"a": replace(EVERY, ends=True)}, {})
+    assert decoded.frames["a"].times.tolist() == [0.0]
+    assert decoded.header["duration"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -207,29 +207,29 @@ def test_a_short_video_gives_each_frame_once(door, tmp_path) -> None:
 )
 def test_display_matrix_is_applied(door, tmp_path, degrees, hflip, rotation, white) -> None:
     path = write_video(tmp_path / "a.mp4", degrees=degrees, hflip=hflip)
-    found = door.decode(video(path), {"a": EVERY}, {})
-    assert found.header["rotation"] == rotation
-    pixels = found.frames["a"].pixels[0].astype(int)
+    decoded = door.decode(video(path), {"a": EVERY}, {})
+    assert decoded.header["rotation"] == rotation
+    pixels = decoded.frames["a"].pixels[0].astype(int)
     turned = rotation in (90, 270)
     assert pixels.shape[:2] == ((64, 48) if turned else (48, 64))
-    assert (found.header["height"], found.header["width"]) == pixels.shape[:2]
+    assert (decoded.header["height"], decoded.header["width"]) == pixels.shape[:2]
     corners = {"tl": pixels[4, 4], "tr": pixels[4, -4], "bl": pixels[-4, 4], "br": pixels[-4, -4]}
     assert max(corners, key=lambda corner: corners[corner].sum()) == white
-    assert sum(value.mean() > 128 for value in corners.values()) == 1
+    assert sum(corner.mean() > 128 for corner in corners.values()) == 1
 
 
-def test_a_span_is_a_video_of_its_own(door, tmp_path) -> None:
+def test_a_span_is_decoded_like_a_separate_video(door, tmp_path) -> None:
     path = write_video(tmp_path / "a.mp4", count=78, step=3, options={"g": "10", "bf": "2", "crf": "1"})
     every = {"a": EVERY}
     for start, end, first, last in [(0.0, 1.0, 0, 9), (1.0, 2.0, 10, 19), (5.2, 6.0, 52, 59), (7.5, -1.0, 75, 77)]:
-        found = door.decode(video(path, start_s=start, end_s=end), every, {"x": Counter()})
-        assert found.error is None
-        assert levels(found.frames["a"].pixels, 3) == list(range(first, last + 1))
+        decoded = door.decode(video(path, start_s=start, end_s=end), every, {"x": Counter()})
+        assert decoded.error is None
+        assert levels(decoded.frames["a"].pixels, 3) == list(range(first, last + 1))
         expected = np.arange(first, last + 1) / 10 - start
-        assert np.allclose(found.frames["a"].times, expected, atol=1e-5)
-        assert found.streams["x"]["frames"] == found.header["frames"] == last + 1 - first
-        assert found.header["duration"] == pytest.approx((end if end > 0 else 7.8) - start)
-        assert door.probe(video(path, start_s=start, end_s=end)).header == found.header
+        assert np.allclose(decoded.frames["a"].times, expected, atol=1e-5)
+        assert decoded.streams["x"]["frames"] == decoded.header["frames"] == last + 1 - first
+        assert decoded.header["duration"] == pytest.approx((end if end > 0 else 7.8) - start)
+        assert door.probe(video(path, start_s=start, end_s=end)).header == decoded.header
     assert door.decode(video(path, start_s=9.0), every, {}).error == "no_frames: none in the span"
 
 
@@ -237,12 +237,12 @@ def test_a_span_of_a_file_without_index_is_the_same(door, tmp_path) -> None:
     how = {"count": 78, "step": 3, "options": {"g": "40", "bf": "2", "crf": "1"}}
     for name in ("a.mkv", "a.ts", "a.avi"):
         path = write_video(tmp_path / name, fps=25, **how)
-        found = door.decode(video(path, start_s=2.4, end_s=3.0), {"a": replace(EVERY, fps=25)}, {})
-        assert found.error is None
-        assert levels(found.frames["a"].pixels, 3) == list(range(60, 75))
+        decoded = door.decode(video(path, start_s=2.4, end_s=3.0), {"a": replace(EVERY, fps=25)}, {})
+        assert decoded.error is None
+        assert levels(decoded.frames["a"].pixels, 3) == list(range(60, 75))
 
 
-def test_packets_too_big_to_hold_are_read_twice(tmp_path, monkeypatch) -> None:
+def test_packets_too_big_to_keep_are_read_twice(tmp_path, monkeypatch) -> None:
     from infra.media import video as module
     from infra.media.pixels import open_medium
 
@@ -261,13 +261,13 @@ def test_packets_too_big_to_hold_are_read_twice(tmp_path, monkeypatch) -> None:
 
 def test_a_byte_range_of_an_archive(door, tmp_path, clip) -> None:
     picture = encoded(pillow(arrow()), "PNG")
-    data = clip.read_bytes()
-    (tmp_path / "a.tar").write_bytes(b"x" * 1000 + data + b"y" * 700 + picture + b"z" * 50)
-    inside = MediaRef(str(tmp_path / "a.tar"), 1000, len(data))
+    content = clip.read_bytes()
+    (tmp_path / "a.tar").write_bytes(b"x" * 1000 + content + b"y" * 700 + picture + b"z" * 50)
+    inside = MediaRef(str(tmp_path / "a.tar"), 1000, len(content))
     alone, ranged = (door.decode(ref, {"a": EVERY}, {}) for ref in (video(clip), inside))
     assert alone.header == ranged.header
     assert np.array_equal(alone.frames["a"].pixels, ranged.frames["a"].pixels)
-    ref = MediaRef(str(tmp_path / "a.tar"), 1000 + len(data) + 700, len(picture), kind="image")
+    ref = MediaRef(str(tmp_path / "a.tar"), 1000 + len(content) + 700, len(picture), kind="image")
     assert np.array_equal(door.decode(ref, {"a": EVERY}, {}).frames["a"].pixels[0], arrow())
     beyond = replace(inside, length=10**6)
     assert door.decode(beyond, {}, {}).error.startswith("truncated: bytes 1000 to 1001000 of a file of")
@@ -310,13 +310,13 @@ def test_all_eight_orientations_come_out_upright(door, tmp_path, kind) -> None:
     for orientation, pixels in stored.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        data = encoded(pillow(np.ascontiguousarray(pixels)), kind, exif=exif)
-        found, header = still(door, tmp_path / "a", data)
+        content = encoded(pillow(np.ascontiguousarray(pixels)), kind, exif=exif)
+        upright_pixels, header = still(door, tmp_path / "a", content)
         assert (header["width"], header["height"]) == (40, 24), orientation
-        assert np.abs(found.astype(int) - upright).mean() < 12, orientation
+        assert np.abs(upright_pixels.astype(int) - upright).mean() < 12, orientation
 
 
-def test_modes(door, tmp_path) -> None:
+def test_every_pixel_mode_becomes_rgb(door, tmp_path) -> None:
     from PIL import Image
 
     path = tmp_path / "a"
@@ -347,16 +347,16 @@ def test_modes(door, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_picture_counts(door, tmp_path, kind) -> None:
+def test_the_first_picture_of_an_animation_is_decoded(door, tmp_path, kind) -> None:
     pictures = [pillow(np.full((8, 8, 3), level, np.uint8)) for level in (0, 120, 240)]
     how = {} if kind == "TIFF" else {"duration": 100}
-    data = encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], **how)
-    pixels, header = still(door, tmp_path / "a", data)
+    content = encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], **how)
+    pixels, header = still(door, tmp_path / "a", content)
     assert header["frames"] == 3
     assert pixels.max() < 12
     if kind == "GIF":
-        found = door.decode(video(tmp_path / "a"), {"a": EVERY}, {})
-        assert found.frames["a"].pixels[:, 0, 0, 0].tolist() == pytest.approx([0, 120, 240], abs=2)
+        decoded = door.decode(video(tmp_path / "a"), {"a": EVERY}, {})
+        assert decoded.frames["a"].pixels[:, 0, 0, 0].tolist() == pytest.approx([0, 120, 240], abs=2)
 
 
 def test_an_image_gives_its_one_picture_to_every_plan(door, tmp_path) -> None:
@@ -369,28 +369,28 @@ def test_an_image_gives_its_one_picture_to_every_plan(door, tmp_path) -> None:
         "skew": FramePlan("middle", 30, "skew"),
         "larger": FramePlan("middle", 1000, "short"),
     }
-    found = door.decode(image(path), plans, {"x": Counter()})
-    assert {name: frames.pixels.shape[:3] for name, frames in found.frames.items()} == {
+    decoded = door.decode(image(path), plans, {"x": Counter()})
+    assert {name: frames.pixels.shape[:3] for name, frames in decoded.frames.items()} == {
         "short": (1, 24, 40),
         "long": (1, 24, 40),
         "same": (1, 24, 40),
         "skew": (1, 30, 30),
         "larger": (1, 240, 400),
     }
-    assert all(frames.times.tolist() == [0.0] for frames in found.frames.values())
-    assert found.streams == {}
-    assert np.array_equal(found.frames["short"].pixels[0], arrow())
+    assert all(frames.times.tolist() == [0.0] for frames in decoded.frames.values())
+    assert decoded.streams == {}
+    assert np.array_equal(decoded.frames["short"].pixels[0], arrow())
 
 
-def test_a_damaged_exif_block_turns_nothing(door, tmp_path) -> None:
-    data = encoded(pillow(arrow()), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
-    assert still(door, tmp_path / "a", data)[0].shape == (24, 40, 3)
+def test_a_damaged_exif_block_causes_no_rotation(door, tmp_path) -> None:
+    content = encoded(pillow(arrow()), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert still(door, tmp_path / "a", content)[0].shape == (24, 40, 3)
 
 
 # Bad samples
 
 
-def test_bytes_that_are_no_medium(door, tmp_path, clip) -> None:
+def test_bytes_that_are_no_medium_fail(door, tmp_path, clip) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 9)
     (tmp_path / "zeros").write_bytes(bytes(5000))
@@ -410,9 +410,9 @@ def test_bytes_that_are_no_medium(door, tmp_path, clip) -> None:
     assert door.decode(video(write_sound(tmp_path / "a.m4a")), {}, {}).error == "no_video: no video stream"
 
 
-def test_a_video_without_frames(door, tmp_path) -> None:
-    data = write_video(tmp_path / "a.ts", codec="mpeg2video", fps=25, noise=30).read_bytes()
-    (tmp_path / "b.ts").write_bytes(data[: 3 * 188])
+def test_a_video_without_frames_fails(door, tmp_path) -> None:
+    content = write_video(tmp_path / "a.ts", codec="mpeg2video", fps=25, noise=30).read_bytes()
+    (tmp_path / "b.ts").write_bytes(content[: 3 * 188])
     assert door.decode(video(tmp_path / "b.ts"), {}, {}).error == "no_frames: no packets of video"
 
 
@@ -429,10 +429,10 @@ def test_a_video_without_frames(door, tmp_path) -> None:
     ],
 )
 def test_a_truncated_video_fails(door, tmp_path, name, how) -> None:
-    data = write_video(tmp_path / name, noise=40, **how).read_bytes()
+    content = write_video(tmp_path / name, noise=40, **how).read_bytes()
     assert door.decode(video(tmp_path / name), {}, {}).error is None
     for share in (0.3, 0.6, 0.85):
-        (tmp_path / f"cut_{name}").write_bytes(data[: int(len(data) * share)])
+        (tmp_path / f"cut_{name}").write_bytes(content[: int(len(content) * share)])
         error = door.decode(video(tmp_path / f"cut_{name}"), {"a": EVERY}, {}).error
         assert error is not None, share
         assert error.split(":")[0] in ("truncated", "decode", "no_frames"), error
@@ -440,10 +440,10 @@ def test_a_truncated_video_fails(door, tmp_path, name, how) -> None:
 
 def test_damage_in_the_middle_fails_whatever_is_asked_for(door, tmp_path) -> None:
     path = write_video(tmp_path / "a.mp4", noise=40, count=40, step=2, options={"g": "10"})
-    data = bytearray(path.read_bytes())
-    middle = data.index(b"mdat") + len(data) // 2
-    data[middle : middle + 800] = bytes(800)
-    path.write_bytes(bytes(data))
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + len(content) // 2
+    content[middle : middle + 800] = bytes(800)
+    path.write_bytes(bytes(content))
     first = {"a": FramePlan("rate", 8, "short", fps=0.1)}
     errors = {door.decode(video(path), plans, {}).error for plans in ({}, first, {"a": EVERY})}
     assert len(errors) == 1
@@ -462,12 +462,12 @@ def test_trailing_garbage_is_forgiven(door, clip, tmp_path) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_a_truncated_image_fails(door, tmp_path, kind) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    data = encoded(pillow(noise), kind)
-    (tmp_path / "a").write_bytes(data[: len(data) // 2])
-    found = door.decode(image(tmp_path / "a"), {}, {})
-    assert found.error is not None
-    assert found.error.startswith("decode: ")
-    assert (dict(found.header), dict(found.frames)) == ({}, {})
+    content = encoded(pillow(noise), kind)
+    (tmp_path / "a").write_bytes(content[: len(content) // 2])
+    decoded = door.decode(image(tmp_path / "a"), {}, {})
+    assert decoded.error is not None
+    assert decoded.error.startswith("decode: ")
+    assert (dict(decoded.header), dict(decoded.frames)) == ({}, {})
 
 
 def test_limits_are_counted(clip, tmp_path) -> None:
@@ -483,9 +483,9 @@ def test_limits_are_counted(clip, tmp_path) -> None:
     with Decoder() as door:
         for limits, expected in cases:
             door.limits = limits
-            for found in (door.decode(video(clip), {}, {}), door.probe(video(clip))):
-                assert (found.error or "").startswith(expected or "")
-                assert (found.error is None) == (expected is None)
+            for decoded in (door.decode(video(clip), {}, {}), door.probe(video(clip))):
+                assert (decoded.error or "").startswith(expected or "")
+                assert (decoded.error is None) == (expected is None)
         door.limits = Limits(max_pixels=9999)
         assert door.probe(image(tmp_path / "a.png")).error == "too_large: 100 x 100 pixels, limit 9999"
         door.limits = Limits(max_pixels=100)
@@ -495,19 +495,19 @@ def test_limits_are_counted(clip, tmp_path) -> None:
 def test_a_bomb_is_refused_by_its_header(door, tmp_path) -> None:
     import zlib
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
 
     head = (60000).to_bytes(4) * 2 + b"\x08\x02\x00\x00\x00"
-    data = (
+    content = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10000))) + chunk(b"IEND", b"")
     )
-    (tmp_path / "a.png").write_bytes(data)
+    (tmp_path / "a.png").write_bytes(content)
     assert door.decode(image(tmp_path / "a.png"), {}, {}).error.startswith("too_large: ")
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_playlists_reach_no_other_file(tmp_path, relative, monkeypatch) -> None:
+def test_playlists_cannot_open_other_files(tmp_path, relative, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     segment = write_video(tmp_path / "seg.ts", codec="mpeg2video", fps=25)
     name = "seg.ts" if relative else str(segment)
@@ -524,8 +524,8 @@ def test_playlists_reach_no_other_file(tmp_path, relative, monkeypatch) -> None:
 
 
 def test_errors_are_the_same_words_in_every_child(tmp_path, clip) -> None:
-    for name, data in {"a": b"not a medium" * 50, "b": clip.read_bytes()[:900]}.items():
-        (tmp_path / name).write_bytes(data)
+    for name, content in {"a": b"not a medium" * 50, "b": clip.read_bytes()[:900]}.items():
+        (tmp_path / name).write_bytes(content)
     errors = []
     for _ in range(2):
         with Decoder() as door:
@@ -537,7 +537,7 @@ def test_errors_are_the_same_words_in_every_child(tmp_path, clip) -> None:
 # The child
 
 
-def test_a_crash_or_a_hang_costs_one_sample(clip) -> None:
+def test_a_crash_or_a_hang_fails_one_sample_only(clip) -> None:
     with Decoder() as door:
         fine = door.decode(video(clip), {"a": EVERY}, {})
         for how, error in [
@@ -554,10 +554,10 @@ def test_a_crash_or_a_hang_costs_one_sample(clip) -> None:
 
 
 def test_an_observer_that_gives_up_fails_alone(door, clip) -> None:
-    found = door.decode(video(clip), {"a": EVERY}, {"x": Misbehaving("give up"), "y": Counter()})
-    assert found.error is None
-    assert found.streams["x"] == {"error": "no_vectors: none at all"}
-    assert found.streams["y"]["frames"] == len(found.frames["a"].pixels) == 20
+    decoded = door.decode(video(clip), {"a": EVERY}, {"x": Misbehaving("give up"), "y": Counter()})
+    assert decoded.error is None
+    assert decoded.streams["x"] == {"error": "no_vectors: none at all"}
+    assert decoded.streams["y"]["frames"] == len(decoded.frames["a"].pixels) == 20
 
 
 def test_a_bug_stops_the_job(door, clip) -> None:
@@ -575,7 +575,7 @@ def test_a_child_that_dies_between_two_samples_is_replaced_and_costs_neither(cli
         assert door.decode(video(clip), {}, {}).error is None
 
 
-def test_what_an_earlier_medium_left_behind_is_no_fault_of_the_next(clip) -> None:
+def test_an_earlier_medium_does_not_fail_the_next(clip) -> None:
     with Decoder(Limits(memory=700 * 2**20)) as door:
         assert door.decode(video(clip), {}, {"x": Hoarding(300 * 2**20, keep=True)}).error is None
         assert door.decode(video(clip), {}, {"x": Hoarding(300 * 2**20)}).error is None
@@ -620,7 +620,7 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-def test_what_a_taken_over_child_sends_runs_no_code_here(clip, tmp_path) -> None:
+def test_replies_of_a_compromised_child_run_no_code(clip, tmp_path) -> None:
     def framed(content: bytes) -> bytes:
         return len(content).to_bytes(8, "little") + content
 
@@ -669,7 +669,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_closing_leaves_nothing_and_allows_another_start(clip) -> None:
+def test_closing_ends_the_child_and_allows_another_start(clip) -> None:
     door = Decoder()
     door.close()
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -740,7 +740,7 @@ def test_a_blank_picture_of_a_few_bytes_is_refused_before_it_takes_memory(door, 
     assert door.decode(image(tmp_path / "a.webp"), {}, {}).header["width"] == 2000
 
 
-def test_importing_the_door_loads_no_codec() -> None:
+def test_importing_the_decoder_loads_no_codec() -> None:
     script = "import sys, infra.media.decoder; print([n for n in ('av', 'cv2', 'PIL', 'fsspec') if n in sys.modules])"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
@@ -764,8 +764,8 @@ def test_the_broken_files_of_the_corpus(door) -> None:
             continue
         path = Path(str(CORPUS)) / row["path"]
         is_image = path.suffix in PICTURES
-        found = door.decode(image(path) if is_image else video(path), {"a": EVERY}, {})
+        decoded = door.decode(image(path) if is_image else video(path), {"a": EVERY}, {})
         sound = outcome.startswith("loads") or (outcome.startswith("decodes") and "decodes 0" not in outcome)
-        assert (found.error is None) == (sound and row["path"] not in STRICTER), (row["path"], found.error, outcome)
+        assert (decoded.error is None) == (sound and row["path"] not in STRICTER), (row["path"], decoded.error, outcome)
         checked += 1
     assert checked > 90

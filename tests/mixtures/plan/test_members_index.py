@@ -31,7 +31,7 @@ def all_members(run: Path) -> list[dict[str, object]]:
     return [row for unit in units for row in pq.read_table(run / "members" / f"{unit['name']}.parquet").to_pylist()]
 
 
-def test_the_index_is_the_members_side_by_side(run: Path) -> None:
+def test_the_index_concatenates_the_members_of_all_runs(run: Path) -> None:
     index = read_index([str(run)], ("modality", "source", "licence", "seconds", "images", "shard", "run"))
     rows = all_members(run)
     assert len(index) == len(rows) == 30 and len(index.shards) == 2 + 3 + 1 + 3
@@ -48,15 +48,15 @@ def test_the_index_is_the_members_side_by_side(run: Path) -> None:
 
 def test_cells_are_what_constraints_name_and_one_for_all_others(run: Path) -> None:
     recipe = Recipe(shares={"source": {"b": 0.5}, "seconds": {"0..4": 0.2, "6..": 0.1}})  # type: ignore[dict-item]
-    found = build_groups(read_index([str(run)], recipe.columns), recipe)
+    grouping = build_groups(read_index([str(run)], recipe.columns), recipe)
     rows = all_members(run)
-    assert len(set(found.names())) == len(found.cells)
-    for row, group in zip(rows, found.group, strict=True):
-        cell = found.cells[group]
+    assert len(set(grouping.names())) == len(grouping.cells)
+    for row, group in zip(rows, grouping.group, strict=True):
+        cell = grouping.cells[group]
         seconds = float(row["seconds"])  # type: ignore[arg-type]
         assert cell["modality"] == row["modality"] and cell["source"] == ("b" if row["source"] == "b" else None)
         assert cell["seconds"] == ("0..4" if seconds < 4 else "6.." if seconds >= 6 else None)
-    assert sorted(set(found.group.tolist())) == list(range(len(found.cells)))
+    assert sorted(set(grouping.group.tolist())) == list(range(len(grouping.cells)))
     capped = Recipe(max_source=0.5)
     every = build_groups(read_index([str(run)], capped.columns), capped)
     assert {cell["source"] for cell in every.cells} == {"a", "b"}  # a cap is on each of them
@@ -69,11 +69,11 @@ def test_a_sample_of_two_runs_is_taken_from_the_first(tmp_path: Path) -> None:
     keys = [key.decode() for key in index.key.view("S26").ravel()]
     draws = draw.draw_keys(0, "mix", index.key)
     rest, by_draw = drop_repeats(index, draws)
-    wanted = list(dict.fromkeys(keys))
-    assert rest.keys(np.arange(len(rest))).to_pylist() == wanted and rest.dropped == len(keys) - len(wanted) > 0
+    expected = list(dict.fromkeys(keys))
+    assert rest.keys(np.arange(len(rest))).to_pylist() == expected and rest.dropped == len(keys) - len(expected) > 0
     assert by_draw.tolist() == np.argsort(draw.draw_keys(0, "mix", rest.key), kind="stable").tolist()
     inside = {row.key for row in first}
-    for key, shard in zip(wanted, rest.shard, strict=True):
+    for key, shard in zip(expected, rest.shard, strict=True):
         assert rest.shards[shard].parent == (0 if key in inside else 1)
     assert len(rest.columns["source"][0]) == len(rest.numbers["seconds"]) == len(rest.offset) == len(rest)
 
@@ -136,7 +136,7 @@ def test_a_key_of_another_length_is_refused() -> None:
         (lambda run: (run / "members" / "_manifest.json").unlink(), "no finished members", "run"),
     ],
 )
-def test_a_damaged_run_is_named(run: Path, harm, what: str, where: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_run_is_an_error_with_its_path(run: Path, harm, what: str, where: str) -> None:  # type: ignore[no-untyped-def]
     harm(run)
     with pytest.raises(StageError, match=what) as caught:
         read_index([str(run)])
@@ -144,16 +144,16 @@ def test_a_damaged_run_is_named(run: Path, harm, what: str, where: str) -> None:
 
 
 def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def swap(run: Path, a: str, b: str) -> None:
     first, second = run / "shards" / a, run / "shards" / b
-    one, other = first.read_bytes(), second.read_bytes()
-    first.write_bytes(other)
-    second.write_bytes(one)
+    first_bytes, second_bytes = first.read_bytes(), second.read_bytes()
+    first.write_bytes(second_bytes)
+    second.write_bytes(first_bytes)
 
 
 def cut(path: Path) -> None:

@@ -26,30 +26,30 @@ def stock(cells: dict[str, int], amount: float | None = None, largest: float = 1
 
 
 def constraints(cells: dict[str, int], **recipe: Any) -> list[Constraint]:
-    found = Recipe(**recipe)
+    parsed = Recipe(**recipe)
     values = [{"modality": name.split("/")[0], "source": [*name.split("/"), "-"][1]} for name in cells]
-    given_ = tuple({column: value[column] for column in found.columns} for value in values)
-    sources = sorted({value["source"] for value in values})
-    return build_constraints(Groups(np.zeros(0, dtype=np.int32), given_), found, sources)
+    cell_columns = tuple({column: cell[column] for column in parsed.columns} for cell in values)
+    sources = sorted({cell["source"] for cell in values})
+    return build_constraints(Groups(np.zeros(0, dtype=np.int32), cell_columns), parsed, sources)
 
 
 def plan(cells: dict[str, int], *, size: int | str | None = None, repeats: int = 1, **recipe: Any) -> dict[str, int]:
     asked = constraints(cells, **recipe)
-    found = planner.plan_amounts(stock(cells), asked, unit="samples", size=size, repeats=repeats)
-    assert (found == np.round(found)).all() and (found >= 0).all()
-    return dict(zip(cells, found.astype(int).tolist(), strict=True))
+    amounts = planner.plan_amounts(stock(cells), asked, unit="samples", size=size, repeats=repeats)
+    assert (amounts == np.round(amounts)).all() and (amounts >= 0).all()
+    return dict(zip(cells, amounts.astype(int).tolist(), strict=True))
 
 
 def beyond(n: NDArray[np.float64], asked: list[Constraint]) -> Any:
     """By how many samples the worst constraint is missed: of a mixture (cells,), or of each of (n, cells)."""
     worst = np.zeros(n.shape[:-1])
     total = n.sum(axis=-1)
-    for one in asked:
-        value = n @ one.weights
-        if math.isfinite(one.low):
-            worst = np.maximum(worst, one.low * total - value)
-        if math.isfinite(one.high):
-            worst = np.maximum(worst, value - one.high * total)
+    for constraint in asked:
+        achieved = n @ constraint.weights
+        if math.isfinite(constraint.low):
+            worst = np.maximum(worst, constraint.low * total - achieved)
+        if math.isfinite(constraint.high):
+            worst = np.maximum(worst, achieved - constraint.high * total)
     return worst
 
 
@@ -79,8 +79,8 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Any]]:
 
 def every(most: list[int], asked: list[Constraint]) -> NDArray[np.float64]:
     """All mixtures that keep every constraint exactly."""
-    found = np.array(list(itertools.product(*(range(n + 1) for n in most))), dtype=float)
-    return found[(beyond(found, asked) < 1e-9) & (found.sum(axis=1) > 0)]
+    amounts = np.array(list(itertools.product(*(range(n + 1) for n in most))), dtype=float)
+    return amounts[(beyond(amounts, asked) < 1e-9) & (amounts.sum(axis=1) > 0)]
 
 
 @settings(max_examples=40)
@@ -93,11 +93,11 @@ def test_the_largest_mixture_is_no_smaller_than_the_best_of_all_and_keeps_its_ba
     exact = every([n * repeats for n in cells.values()], asked)
     best = exact.sum(axis=1).max(initial=0)
     try:
-        found = plan(cells, size="max", repeats=repeats, **recipe)
+        mixture = plan(cells, size="max", repeats=repeats, **recipe)
     except StageError:
         assert not len(exact)
         return
-    n = np.array(list(found.values()), dtype=float)
+    n = np.array(list(mixture.values()), dtype=float)
     assert n.sum() >= best and (n <= [c * repeats for c in cells.values()]).all()
     assert beyond(n, asked) < len(cells) + 1e-9
     if near(n, exact[exact.sum(axis=1) == n.sum()]):  # where whole numbers nearby can keep every band, they do
@@ -114,11 +114,11 @@ def test_a_mixture_of_a_size_has_that_size_the_fewest_repeats_and_its_bands(
     exact = every([n * repeats for n in cells.values()], asked)
     exact = exact[exact.sum(axis=1) == size]
     try:
-        found = plan(cells, size=size, repeats=repeats, **recipe)
+        mixture = plan(cells, size=size, repeats=repeats, **recipe)
     except StageError:
         assert not len(exact)
         return
-    n, once = np.array(list(found.values()), dtype=float), np.array(list(cells.values()))
+    n, once = np.array(list(mixture.values()), dtype=float), np.array(list(cells.values()))
     assert n.sum() == size and (n <= once * repeats).all() and beyond(n, asked) < len(cells) + 1e-9
     if near(n, exact):
         assert beyond(n, asked) < 1e-6
@@ -168,7 +168,7 @@ def test_every_size_up_to_the_largest_is_planned() -> None:
     assert plan(cells, shares=shares) == {"video": 75, "image": 45, "multi_image": 12, "text": 18}
 
 
-def test_where_the_solver_is_wrong_exact_arithmetic_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_arithmetic_corrects_errors_of_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     """HiGHS is replaced by one that finds every program infeasible, as a faulty version of it would."""
     monkeypatch.setattr(Program, "minimise", lambda self, cost: None)
     cells = {"video": 50, "image": 30, "multi_image": 8, "text": 12}
@@ -179,7 +179,7 @@ def test_where_the_solver_is_wrong_exact_arithmetic_decides(monkeypatch: pytest.
     assert planner._find_shares(rows, stock(cells).amount, 101.0) is None
 
 
-def test_shares_that_sum_to_one_but_for_their_decimals_are_met() -> None:
+def test_shares_that_sum_to_one_except_for_rounding_are_met() -> None:
     cells = {"video": 40, "image": 50, "text": 60}
     third = {"video": 0.333333, "image": 0.333333, "text": 0.333333}
     assert plan(cells, size=30, shares={"modality": third}) == {"video": 10, "image": 10, "text": 10}
@@ -189,10 +189,10 @@ def test_exact_shares_come_out_within_a_sample() -> None:
     cells = {"video": 1000, "image": 1000, "multi_image": 1000, "text": 1000}
     shares = {"text": 0.12, "image": 0.30, "multi_image": 0.18, "video": 0.40}
     for size in (1, 7, 99, 100, 1001, 1999):
-        found = plan(cells, size=size, shares={"modality": shares})
-        assert sum(found.values()) == size
+        mixture = plan(cells, size=size, shares={"modality": shares})
+        assert sum(mixture.values()) == size
         for name, share in shares.items():
-            assert abs(found[name] - share * size) < 1
+            assert abs(mixture[name] - share * size) < 1
     assert plan(cells, size=100, shares={"modality": shares}) == {
         "video": 40,
         "image": 30,
@@ -207,35 +207,35 @@ def test_the_default_recipe_plans_with_and_without_multi_image() -> None:
 
     apollo = read_recipe("apollo").model_dump(include={"shares", "ratios"})
     for more in ({}, {"multi_image": 50}):
-        found = plan({"video": 335, "image": 433, "text": 2670, **more}, **apollo)
-        total = sum(found.values())
-        assert 0.10 <= found["text"] / total <= 0.14 and 1.05 <= found["video"] / found["image"] <= 1.6
-        assert found["video"] == 335
+        mixture = plan({"video": 335, "image": 433, "text": 2670, **more}, **apollo)
+        total = sum(mixture.values())
+        assert 0.10 <= mixture["text"] / total <= 0.14 and 1.05 <= mixture["video"] / mixture["image"] <= 1.6
+        assert mixture["video"] == 335
 
 
-def test_bands_settle_in_their_middle_where_there_is_room() -> None:
+def test_ranges_are_met_in_their_middle_where_possible() -> None:
     from mixtures.plan.recipe import read_recipe
 
     apollo = read_recipe("apollo").model_dump(include={"shares", "ratios"})
-    found = plan({"video": 9000, "image": 9000, "multi_image": 900, "text": 9000}, size=1000, **apollo)
-    assert found["text"] == 120 and abs(found["video"] - 1.325 * found["image"]) <= 2
-    assert found["multi_image"] > 0  # a band from 0 has no middle to go to; it gets what the data have
+    mixture = plan({"video": 9000, "image": 9000, "multi_image": 900, "text": 9000}, size=1000, **apollo)
+    assert mixture["text"] == 120 and abs(mixture["video"] - 1.325 * mixture["image"]) <= 2
+    assert mixture["multi_image"] > 0  # a band from 0 has no middle to go to; it gets what the data have
 
 
 def test_what_no_constraint_decides_is_drawn_at_one_rate() -> None:
     cells = {"video/x": 100, "video/y": 300, "image/x": 1000, "text/z": 600}
     assert plan(cells, size=1000) == {"video/x": 50, "video/y": 150, "image/x": 500, "text/z": 300}
-    found = plan(cells, size=400, shares={"modality": {"video": 0.5}})
-    assert (found["video/x"], found["video/y"]) == (50, 150)
-    assert found["image/x"] == 125 and found["text/z"] == 75
+    mixture = plan(cells, size=400, shares={"modality": {"video": 0.5}})
+    assert (mixture["video/x"], mixture["video/y"]) == (50, 150)
+    assert mixture["image/x"] == 125 and mixture["text/z"] == 75
     capped = plan(cells, size=400, shares={"modality": {"video": 0.5}, "source": {"y": (0.0, 0.25)}})
     assert capped == {"video/x": 100, "video/y": 100, "image/x": 125, "text/z": 75}
 
 
 def test_no_source_has_more_than_its_cap() -> None:
     cells = {"video/x": 100, "video/y": 100, "video/z": 100, "text/t": 1000}
-    found = plan(cells, size=200, max_source=0.3)
-    assert max(found.values()) <= 60 and sum(found.values()) == 200
+    mixture = plan(cells, size=200, max_source=0.3)
+    assert max(mixture.values()) <= 60 and sum(mixture.values()) == 200
     with pytest.raises(StageError, match=r"max_source"):
         plan(cells, size=200, max_source=0.2)
 
@@ -246,12 +246,12 @@ def test_a_contradiction_names_the_constraints_that_make_it_and_no_others() -> N
               "ratios": [{"of": "video", "to": "image", "between": (1.0, 2.0)}]}  # fmt: skip
     with pytest.raises(StageError) as caught:
         plan(cells, **recipe)
-    said = caught.value.what
-    assert "source x 20 %" in said and "video to image 1 to 2" in said and "image 30 % to 90 %" in said
-    assert "text" not in said
+    message = caught.value.what
+    assert "source x 20 %" in message and "video to image 1 to 2" in message and "image 30 % to 90 %" in message
+    assert "text" not in message
 
 
-def test_a_share_of_what_is_not_there_says_so() -> None:
+def test_a_share_of_an_absent_value_is_an_error() -> None:
     with pytest.raises(StageError, match="requests absent data: modality multi_image 20 %") as caught:
         plan({"video": 10, "text": 10}, shares={"modality": {"multi_image": 0.2}})
     assert "video, text" in caught.value.hint
@@ -261,7 +261,7 @@ def test_a_share_of_what_is_not_there_says_so() -> None:
     }
 
 
-def test_missing_data_are_named_and_are_what_is_missing() -> None:
+def test_the_error_on_missing_data_names_exactly_what_is_missing() -> None:
     cells = {"video": 30, "image": 100, "text": 5}
     recipe = {"shares": {"modality": {"video": 0.5, "image": 0.4, "text": 0.1}}}
     with pytest.raises(StageError) as caught:
@@ -280,22 +280,22 @@ def test_in_other_units_bands_are_kept_off_their_ends_by_what_rounding_can_do() 
     cells = {"video": 100, "image": 100, "text": 1000}
     asked = constraints(cells, shares={"modality": {"text": (0.1, 0.2)}})
     there = stock(cells, amount=50.0, largest=80.0)
-    found = planner.plan_amounts(there, asked, unit="tokens", size=None, repeats=1)
-    total = found.sum()
-    assert found[2] + 40 <= 0.2 * (total - 40) + 0.01  # even where text is rounded up and all else down
+    amounts = planner.plan_amounts(there, asked, unit="tokens", size=None, repeats=1)
+    total = amounts.sum()
+    assert amounts[2] + 40 <= 0.2 * (total - 40) + 0.01  # even where text is rounded up and all else down
     narrow = planner.plan_amounts(stock(cells, amount=50.0, largest=4000.0), asked, unit="tokens", size=2000, repeats=1)
     assert narrow[2] == pytest.approx(0.15 * 2000, rel=1e-3)  # narrower than a sample: its middle
 
 
-def test_an_index_without_any_of_the_unit_is_told() -> None:
+def test_an_index_without_any_amount_in_the_unit_is_an_error() -> None:
     empty = Stock(np.zeros(1), np.zeros(1), np.array([5]), ["text"], ["text"])
     with pytest.raises(StageError, match="contain no seconds"):
         planner.plan_amounts(empty, [], unit="seconds", size=None, repeats=1)
 
 
-def test_many_cells_stay_quick_and_exact() -> None:
+def test_plans_over_many_cells_are_fast_and_exact() -> None:
     cells = {f"{modality}/{i}": 10 + i % 7 for modality in ("video", "image", "text") for i in range(100)}
     asked: dict[str, Any] = {"shares": {"modality": {"text": 0.12, "image": (0.3, 0.4)}}, "max_source": 0.02}
-    found = plan(cells, size=500, **asked)
-    assert sum(found.values()) == 500
-    assert abs(sum(n for name, n in found.items() if name.startswith("text")) - 60) < 1
+    mixture = plan(cells, size=500, **asked)
+    assert sum(mixture.values()) == 500
+    assert abs(sum(n for name, n in mixture.items() if name.startswith("text")) - 60) < 1

@@ -43,7 +43,7 @@ def test_a_wrong_ratio_says_what_is_wrong(text: str, words: str) -> None:
     assert caught.value.where == "--ratio" and caught.value.exit_code == 2
 
 
-def test_the_recipes_that_come_with_it_are_sound_and_apollo_is_the_default() -> None:
+def test_built_in_recipes_are_valid_and_apollo_is_the_default() -> None:
     for path in recipe.RECIPES.glob("*.yaml"):
         assert read_recipe(path.stem).name == path.stem
     apollo = read_recipe(recipe.DEFAULT)
@@ -51,11 +51,11 @@ def test_the_recipes_that_come_with_it_are_sound_and_apollo_is_the_default() -> 
     assert [(r.of, r.to, r.between) for r in apollo.ratios] == [("video", "image", (1.05, 1.6))]
 
 
-def test_what_the_command_line_says_replaces_the_files_keys(tmp_path: Path) -> None:
+def test_options_of_the_command_line_replace_keys_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "unit: tokens\nsize: 5\nseed: 3\ntokenizer: tok.json\n")
-    found = read_recipe(path, unit="bytes", size="1.5k", seed=None)
-    assert (found.unit, found.size, found.seed) == ("bytes", 1500, 3)
-    assert found.tokenizer == str(tmp_path / "tok.json")  # beside the recipe that names it
+    read = read_recipe(path, unit="bytes", size="1.5k", seed=None)
+    assert (read.unit, read.size, read.seed) == ("bytes", 1500, 3)
+    assert read.tokenizer == str(tmp_path / "tok.json")  # beside the recipe that names it
     assert read_recipe(path, tokenizer="own.json").tokenizer == "own.json"
 
 
@@ -84,8 +84,8 @@ def test_a_wrong_recipe_names_the_line(tmp_path: Path, text: str, words: str, li
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         read_recipe(path)
-    said = f"{caught.value.what} {caught.value.hint}"
-    assert re.search(words, said), said
+    message = f"{caught.value.what} {caught.value.hint}"
+    assert re.search(words, message), message
     assert caught.value.where == f"{path}:{line}"
 
 
@@ -98,18 +98,18 @@ def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
 
 
 def test_columns_and_values_that_constraints_name() -> None:
-    found = Recipe(
+    constrained = Recipe(
         shares={"source": {"x": (0.0, 0.1)}, "seconds": {"..5": 0.3}},  # type: ignore[dict-item]
         ratios=({"of": "video", "to": "image", "between": 2.0},),  # type: ignore[arg-type]
         max_source=0.5,
     )
-    assert found.columns == ("modality", "source", "seconds")
-    assert found.values("modality") == ["video", "image"] and found.values("source") == ["x"]
-    assert found.ratios[0].between == (2.0, 2.0)
+    assert constrained.columns == ("modality", "source", "seconds")
+    assert constrained.values("modality") == ["video", "image"] and constrained.values("source") == ["x"]
+    assert constrained.ratios[0].between == (2.0, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("share", "warnings"),
     [
         ({"text": 0.12, "image": 0.36, "video": 0.45}, []),
         ({"text": 0.15, "image": 0.25, "multi_image": 0.20, "video": 0.40}, []),
@@ -120,20 +120,22 @@ def test_columns_and_values_that_constraints_name() -> None:
         ({"text": 0.10, "video": 0.90}, ["much more video than images"]),
     ],
 )
-def test_what_contradicts_apollo_is_told_with_the_figures(share: dict[str, float], said: list[str]) -> None:
-    found = recipe.warn_about_shares(share)
-    assert len(found) == len(said)
-    for line, words in zip(found, said, strict=True):
+def test_deviations_from_apollo_are_warned_of_with_the_figures(share: dict[str, float], warnings: list[str]) -> None:
+    lines = recipe.warn_about_shares(share)
+    assert len(lines) == len(warnings)
+    for line, words in zip(lines, warnings, strict=True):
         assert words in line and "59.0" in line
 
 
-def test_a_recipe_on_disk_knows_a_tokenizer_by_content_alone() -> None:
-    value: dict[str, Any] = recipe.to_manifest(read_ratio("video=1", tokenizer="/home/me/tok.json"), "ab" * 32)
-    assert value["tokenizer"] == {"sha256": "ab" * 32} and "/home/me" not in str(value)
+def test_a_stored_recipe_identifies_a_tokenizer_by_content_only() -> None:
+    manifest_recipe: dict[str, Any] = recipe.to_manifest(
+        read_ratio("video=1", tokenizer="/home/me/tok.json"), "ab" * 32
+    )
+    assert manifest_recipe["tokenizer"] == {"sha256": "ab" * 32} and "/home/me" not in str(manifest_recipe)
 
 
-def test_the_recipe_in_the_documents_is_one(tmp_path: Path) -> None:
+def test_the_recipe_in_the_documents_is_valid(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "mixtures.md").read_text("utf-8")
     (body,) = re.findall(r"^```recipe\n(.*?)^```", text, re.M | re.S)
-    found = read_recipe(write(tmp_path, body))
-    assert found.size == 200_000_000 and found.columns == ("modality", "source", "licence", "kind", "seconds")
+    documented = read_recipe(write(tmp_path, body))
+    assert documented.size == 200_000_000 and documented.columns == ("modality", "source", "licence", "kind", "seconds")

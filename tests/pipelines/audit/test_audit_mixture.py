@@ -102,7 +102,7 @@ def list_numbers(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ..
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     if isinstance(content, int | float) and not isinstance(content, bool):
         return [path]
-    return [found for name, child in items for found in list_numbers(child, (*path, name))]
+    return [number_path for name, child in items for number_path in list_numbers(child, (*path, name))]
 
 
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
@@ -125,7 +125,7 @@ def test_a_fresh_mixture_is_clean_and_with_any_number_changed_it_is_not(
                 continue
             *keys, last = data.draw(st.sampled_from(numbers), path.name)
             content = json.loads(original)
-            target = functools.reduce(lambda value, key: value[key], keys, content)
+            target = functools.reduce(lambda node, key: node[key], keys, content)
             target[last] += 0.001 if isinstance(target[last], float) else 1
             path.write_bytes(canonical_json(content))
             with contextlib.suppress(StageError):  # the number of its version
@@ -136,7 +136,7 @@ def test_a_fresh_mixture_is_clean_and_with_any_number_changed_it_is_not(
         assert any(file == "members.parquet" for file, _ in named(folder))
 
 
-def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(original: Path) -> None:
+def test_published_files_of_a_mixture_match_their_schemas(original: Path) -> None:
     folder = original / "mix"
     published = [("mixture.json", "mixture"), ("card.json", "mixture-card"), ("croissant.json", "croissant")]
     published += [(f"shards/{path.name}", "tar-card") for path in (folder / "shards").glob("*.card.json")]
@@ -144,7 +144,7 @@ def test_what_is_published_of_a_mixture_is_as_its_schemas_have_it(original: Path
         assert schemas.find_errors(name, json.loads((folder / path).read_bytes())) == []
 
 
-def test_its_card_counts_what_its_rows_are(original: Path) -> None:
+def test_the_card_of_a_mixture_counts_its_rows(original: Path) -> None:
     """Against a plain loop over the members of the runs."""
     card = json.loads((original / "mix" / "card.json").read_bytes())
     manifest = json.loads((original / "mix" / "mixture.json").read_bytes())
@@ -189,7 +189,7 @@ def test_its_card_counts_what_its_rows_are(original: Path) -> None:
         ("vshard", lambda rows: [row.update(vshard=row["vshard"] + 1) for row in rows]),
     ],
 )
-def test_a_row_that_its_run_does_not_bear_out(copy: Path, field: str, change: Any) -> None:
+def test_a_row_that_contradicts_its_run_is_found(copy: Path, field: str, change: Any) -> None:
     rewrite(copy, change)
     assert ("members.parquet", field) in named(copy)
 
@@ -211,12 +211,12 @@ def test_a_row_that_its_run_does_not_bear_out(copy: Path, field: str, change: An
         ("value", lambda v: v.pop("seed")),
     ],
 )
-def test_a_field_of_the_manifest_that_its_rows_do_not_bear_out(copy: Path, field: str, change: Any) -> None:
+def test_a_field_of_the_manifest_that_contradicts_its_rows_is_found(copy: Path, field: str, change: Any) -> None:
     edit(copy / "mix" / "mixture.json", change)
     assert ("mixture.json", field) in named(copy)
 
 
-def test_a_seed_that_is_forged_is_not_the_cards(copy: Path) -> None:
+def test_a_forged_seed_differs_from_the_card(copy: Path) -> None:
     edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(seed=4))
     assert {("card.json", "manifest"), ("card.json", "seed")} <= named(copy)
 
@@ -239,7 +239,7 @@ def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
         path.write_bytes(good)
 
 
-def test_content_that_is_not_the_runs(copy: Path) -> None:
+def test_content_that_differs_from_the_run_is_found(copy: Path) -> None:
     """A tar of the mixture with another medium, and every hash of it made right."""
     path = sorted((copy / "mix" / "shards").glob("*.tar"))[0]
     tar = bytearray(path.read_bytes())
@@ -259,7 +259,7 @@ def test_a_run_that_changed_after_the_mixture_was_made(copy: Path) -> None:
     assert any(field.startswith("shards.") and field.endswith(".sha256") for _, field in findings)
 
 
-def test_what_is_missing_is_named(copy: Path) -> None:
+def test_missing_files_are_named(copy: Path) -> None:
     tar = sorted((copy / "mix" / "shards").glob("*.tar"))[0]
     tar.rename(tar.with_name("other.tar"))
     assert {(f"shards/{tar.name}", "file"), ("shards/other.tar", "file")} <= named(copy)
@@ -273,7 +273,7 @@ def test_another_version_is_refused(copy: Path) -> None:
         named(copy)
 
 
-def test_deep_decodes_what_the_tars_of_a_mixture_hold(original: Path) -> None:
+def test_deep_audit_decodes_the_media_of_a_mixture(original: Path) -> None:
     (report,) = audit.run(str(original / "mix"), deep=True, quiet=True)
     rows = pq.read_table(original / "mix" / "members.parquet", columns=["group"])["group"].to_pylist()
     groups = [group["modality"] for group in json.loads((original / "mix" / "mixture.json").read_bytes())["groups"]]

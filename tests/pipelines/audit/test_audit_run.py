@@ -95,7 +95,7 @@ def reissue(folder: Path) -> None:
 # -- as it is written -------------------------------------------------------------------------------------------
 
 
-def test_a_run_as_it_is_written_has_nothing_to_find(copy: Path) -> None:
+def test_a_fresh_run_has_no_findings(copy: Path) -> None:
     report = audited(copy)
     ledger = json.loads((copy / "ledger.json").read_bytes())["all"]
     assert report.ok, report.findings
@@ -103,7 +103,7 @@ def test_a_run_as_it_is_written_has_nothing_to_find(copy: Path) -> None:
     assert report.looked["bytes"] == sum(p.stat().st_size for p in [*covered(copy), copy / "run.json"])
 
 
-def test_forging_nothing_leaves_nothing_to_find(copy: Path) -> None:
+def test_rewriting_a_run_without_changes_has_no_findings(copy: Path) -> None:
     reissue(copy)
     assert audited(copy).ok
 
@@ -169,7 +169,7 @@ def first(folder: Path, shard: str) -> dict[str, Any]:
     return dict(json.loads(tar[member["offset"] : member["offset"] + member["size"]]))
 
 
-def test_columns_of_the_index_that_the_tar_does_not_bear_out(copy: Path) -> None:
+def test_columns_of_the_index_that_contradict_the_tar_are_found(copy: Path) -> None:
     changes: dict[str, Callable[[Any], Any]] = {
         "tokens": lambda v: v + 1,
         "text_tokens": lambda v: v - 1,
@@ -193,7 +193,7 @@ def test_columns_of_the_index_that_the_tar_does_not_bear_out(copy: Path) -> None
     assert named(copy) == {("members/text-000000.parquet", column) for column in changes}
 
 
-def test_a_licence_that_is_forged_in_all_places_but_the_samples(copy: Path) -> None:
+def test_a_licence_forged_everywhere_except_in_the_samples_is_found(copy: Path) -> None:
     record = first(copy, TEXT)
     old = record["licence"]
     new = "X" * len(old)
@@ -210,7 +210,7 @@ def test_a_licence_that_is_forged_in_all_places_but_the_samples(copy: Path) -> N
     assert named(copy) == {(f"{TEXT}.tar", "json.licence")}
 
 
-def test_a_medium_that_is_said_to_be_another(copy: Path) -> None:
+def test_a_forged_hash_in_the_json_of_a_sample_is_found(copy: Path) -> None:
     (old,) = first(copy, IMAGE)["sha256"]
     in_tar(copy, IMAGE, old.encode(), b"0" * 64)
     reissue(copy)
@@ -219,20 +219,20 @@ def test_a_medium_that_is_said_to_be_another(copy: Path) -> None:
     assert (findings[0].expected, findings[0].actual, findings[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
 
 
-def test_a_caption_that_says_two_things(copy: Path) -> None:
+def test_a_caption_that_differs_between_members_is_found(copy: Path) -> None:
     caption = first(copy, TEXT)["caption"]
     in_tar(copy, TEXT, f'"caption":"{caption[:10]}'.encode(), f'"caption":"{caption[:9]}~'.encode())
     reissue(copy)
     assert named(copy) == {(f"{TEXT}.tar", "txt")}
 
 
-def test_json_that_is_none(copy: Path) -> None:
+def test_invalid_json_is_found(copy: Path) -> None:
     in_tar(copy, TEXT, b'{"caption":', b'{"caption";')
     reissue(copy)
     assert (f"{TEXT}.tar", "json") in named(copy)
 
 
-def test_fields_of_a_card_that_the_bytes_do_not_bear_out(copy: Path) -> None:
+def test_fields_of_a_card_that_contradict_the_bytes_are_found(copy: Path) -> None:
     def forge(card: Any) -> None:
         for name in ("samples", "tokens", "seconds", "media_bytes"):
             card[name] += 1
@@ -263,13 +263,13 @@ def test_fields_of_a_card_that_the_bytes_do_not_bear_out(copy: Path) -> None:
         ("samples", lambda c: c.update(samples=-1)),
     ],
 )
-def test_a_card_that_is_no_card(copy: Path, field: str, change: Any) -> None:
+def test_an_invalid_card_is_found(copy: Path, field: str, change: Any) -> None:
     edit_json(copy / f"{TEXT}.card.json", change)
     reissue(copy)
     assert (f"{TEXT}.card.json", field) in named(copy)
 
 
-def test_two_cards_swapped(copy: Path) -> None:
+def test_two_swapped_cards_are_found(copy: Path) -> None:
     first_card, second_card = copy / f"{TEXT}.card.json", copy / "shards/text-000001.card.json"
     a, b = first_card.read_bytes(), second_card.read_bytes()
     first_card.write_bytes(b)
@@ -280,7 +280,7 @@ def test_two_cards_swapped(copy: Path) -> None:
     assert (f"{TEXT}.card.json", "shard") in named(copy)
 
 
-def test_two_tars_swapped(copy: Path) -> None:
+def test_two_swapped_tars_are_found(copy: Path) -> None:
     first_tar, second_tar = copy / f"{TEXT}.tar", copy / "shards/text-000001.tar"
     a, b = first_tar.read_bytes(), second_tar.read_bytes()
     first_tar.write_bytes(b)
@@ -289,7 +289,7 @@ def test_two_tars_swapped(copy: Path) -> None:
     assert {file for file, _ in named(copy)} >= {f"{TEXT}.tar", "shards/text-000001.tar"}
 
 
-def test_a_verdict_that_is_turned(copy: Path) -> None:
+def test_a_reversed_verdict_is_found(copy: Path) -> None:
     key = first(copy, TEXT)["id"]
     for path in (copy / "verdicts").glob("*.parquet"):
         if key in pq.read_table(path)["key"].to_pylist():
@@ -302,7 +302,7 @@ def test_a_verdict_that_is_turned(copy: Path) -> None:
     assert (name, "outcome") in findings and ("ledger.json", "all.kept") in findings
 
 
-def test_a_sample_that_was_dropped_and_is_said_to_be_kept(copy: Path) -> None:
+def test_a_dropped_sample_marked_as_kept_is_found(copy: Path) -> None:
     for path in sorted((copy / "verdicts").glob("*.parquet")):
         if "dropped" in pq.read_table(path)["outcome"].to_pylist():
             edit_rows(path, lambda rows: next(r for r in rows if r["outcome"] == "dropped").update(outcome="kept"))
@@ -311,7 +311,7 @@ def test_a_sample_that_was_dropped_and_is_said_to_be_kept(copy: Path) -> None:
     assert (f"verdicts/{path.name}", "kept") in named(copy)
 
 
-def test_a_ledger_that_books_from_one_filter_to_another(copy: Path) -> None:
+def test_a_ledger_that_moves_samples_between_filters_is_found(copy: Path) -> None:
     def move(ledger: Any) -> None:
         for entry in (ledger["all"], ledger["text"]):
             name = sorted(entry["dropped"])[0]
@@ -325,7 +325,7 @@ def test_a_ledger_that_books_from_one_filter_to_another(copy: Path) -> None:
     assert any(field.startswith("sum of cards and unsharded") for _, field in findings)
 
 
-def test_a_tar_that_croissant_does_not_know(copy: Path) -> None:
+def test_a_tar_missing_from_croissant_is_found(copy: Path) -> None:
     def forge(croissant: Any) -> None:
         for file in croissant["distribution"]:
             if file.get("contentUrl") == f"{TEXT}.tar":
@@ -363,7 +363,7 @@ def test_files_that_are_empty_or_zeros_are_found_all_of_them(copy: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["members/text-000000.parquet", "samples/u000000.parquet", "verdicts/u000000.parquet"])
-def test_a_table_that_is_no_table_though_its_hash_is_right(copy: Path, name: str) -> None:
+def test_an_unreadable_table_with_a_correct_hash_is_found(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-40] + content[-20:])
     reissue(copy)
@@ -380,7 +380,7 @@ def test_files_that_nothing_lists_are_named(copy: Path) -> None:
     assert named(copy) == {(name, "file") for name in names}
 
 
-def test_scratch_and_hidden_files_are_nobodys_business(copy: Path) -> None:
+def test_scratch_and_hidden_files_are_ignored(copy: Path) -> None:
     (copy / "work").mkdir()
     (copy / "work" / "a").write_bytes(b"x")
     (copy / ".lock").write_bytes(b"x")
@@ -401,7 +401,7 @@ def test_tables_of_another_version_are_refused(copy: Path) -> None:
 # -- the command ------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_and_where(copy: Path) -> None:
+def test_the_command_reports_what_and_where(copy: Path) -> None:
     runner = CliRunner()
     good = runner.invoke(app, ["audit", str(copy), "--json"])
     assert good.exit_code == 0 and json.loads(good.stdout)[0]["ok"] is True

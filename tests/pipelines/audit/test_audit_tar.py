@@ -75,7 +75,7 @@ def test_any_byte_outside_of_contents_is_found(tmp_path: Path) -> None:
         assert find_fields(bytes(changed), members), f"byte {offset}"
 
 
-def test_contents_are_not_its_business_but_lengths_are(tmp_path: Path) -> None:
+def test_lengths_of_members_are_checked_and_contents_are_not(tmp_path: Path) -> None:
     tar, members = write_samples(tmp_path, [(700, 20), (5, 5)])
     offset = members["members"][0][0]["offset"].as_py()
     assert find_fields(tar[:offset] + b"x" + tar[offset + 1 :], members) == set()
@@ -126,7 +126,7 @@ def _overflow(rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("change", [_rename, _shift, _grow, _swap, _lose, _far, _negative, _overflow])
-def test_an_index_that_is_not_the_tars_is_found(tmp_path: Path, change: Any) -> None:
+def test_an_index_of_another_tar_is_found(tmp_path: Path, change: Any) -> None:
     tar, members = write_samples(tmp_path, [(700, 20), (5, 5), (9, 9)])
     rows = members.to_pylist()
     change(rows)

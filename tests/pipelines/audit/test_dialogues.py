@@ -38,7 +38,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_cards_say_of_dialogues_what_their_table_says(original: Path, tmp_path: Path) -> None:
+def test_cards_agree_with_the_table_of_dialogues(original: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(original, copy, ignore=shutil.ignore_patterns("work", ".lock"))
     assert named(copy) == set()
@@ -52,7 +52,7 @@ def test_cards_say_of_dialogues_what_their_table_says(original: Path, tmp_path: 
     assert ("shards/video-000000.card.json", "dialogues") in named(copy)
 
 
-def test_a_run_behind_a_uri_is_audited_all_the_same(cold: Run) -> None:
+def test_a_run_behind_a_uri_is_audited_like_a_local_one(cold: Run) -> None:
     import fsspec
 
     uri = "memory://audited/run"

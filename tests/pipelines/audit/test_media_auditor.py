@@ -33,7 +33,7 @@ def every_sample(folder: Path, key: str, stage: str, change: Any) -> None:
             edit_rows(path, lambda rows: [change(row) for row in rows if row["key"] == key])
 
 
-def test_a_sound_run_stays_sound_and_every_medium_is_looked_at(copy: Path) -> None:
+def test_a_sound_run_has_no_findings_and_every_medium_is_decoded(copy: Path) -> None:
     (report,) = audit.run(str(copy), deep=True, quiet=True)
     assert report.ok, report.findings
     kept = [row for path in (copy / "members").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
@@ -41,7 +41,7 @@ def test_a_sound_run_stays_sound_and_every_medium_is_looked_at(copy: Path) -> No
     assert report.looked["media"] == len(media) > 10
 
 
-def test_a_medium_replaced_together_with_all_hashes_of_files(copy: Path) -> None:
+def test_a_medium_replaced_together_with_all_file_hashes_is_found(copy: Path) -> None:
     member = medium(copy, IMAGE)
     path = copy / f"{IMAGE}.tar"
     tar = bytearray(path.read_bytes())
@@ -52,7 +52,7 @@ def test_a_medium_replaced_together_with_all_hashes_of_files(copy: Path) -> None
     assert (f"{IMAGE}.tar", "media.sha256") in named(copy)
 
 
-def test_a_medium_that_is_no_medium_with_every_hash_forged(copy: Path) -> None:
+def test_a_broken_medium_with_every_hash_forged_is_found(copy: Path) -> None:
     member, record = medium(copy, VIDEO), first(copy, VIDEO)
     path = copy / f"{VIDEO}.tar"
     tar = bytearray(path.read_bytes())
@@ -69,7 +69,7 @@ def test_a_medium_that_is_no_medium_with_every_hash_forged(copy: Path) -> None:
     assert any(field == "key" and file.startswith("samples/") for file, field in findings)
 
 
-def test_facts_that_the_medium_does_not_bear_out(copy: Path) -> None:
+def test_facts_that_contradict_the_medium_are_found(copy: Path) -> None:
     record = first(copy, VIDEO)
     width, wrong = record["width"], record["width"] + 1
     in_tar(copy, VIDEO, f'"width":{width}'.encode(), f'"width":{wrong}'.encode())
@@ -78,7 +78,7 @@ def test_facts_that_the_medium_does_not_bear_out(copy: Path) -> None:
     assert (f"{VIDEO}.tar", "media.width") in named(copy)
 
 
-def test_a_text_that_is_not_what_its_key_says(copy: Path) -> None:
+def test_a_text_that_contradicts_its_key_is_found(copy: Path) -> None:
     key = first(copy, "shards/text-000000")["id"]
     every_sample(copy, key, "samples", lambda row: row.update(text=row["text"] + " And more."))
     reissue(copy)

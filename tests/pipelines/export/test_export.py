@@ -25,7 +25,7 @@ def images(folder: Path, count: int = 4) -> list[dict[str, Any]]:
     return [{"name": "a", "path": str(folder), "modality": "image"}]
 
 
-def test_a_medium_that_changed_after_ingest_stops_export_and_ingest_mends_it(
+def test_a_medium_changed_after_ingest_stops_export_until_ingested_again(
     tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
     run = make_run(images(tmp_path / "in"), filters={"caption": None})
@@ -42,7 +42,7 @@ def test_a_medium_that_changed_after_ingest_stops_export_and_ingest_mends_it(
     assert read_json_of(run, "ledger.json")["all"]["kept"] == 4
 
 
-def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
+def test_the_forecast_size_of_a_sample_is_its_size_in_the_shard(cold: Run) -> None:
     index = {row["key"]: row for row in rows(cold, "members")}
     checked = 0
     for path in sorted(Path(cold.at("samples")).glob("*.parquet")):
@@ -57,7 +57,7 @@ def test_what_is_forecast_of_a_sample_is_what_it_takes(cold: Run) -> None:
     assert checked == len(index)
 
 
-def test_a_shard_that_is_lost_is_written_again_to_the_byte(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(images(tmp_path / "in", 5), filters={"caption": None}, export={"shard_samples": 2})
     stages.run_all(run)
     before = {path.name: path.read_bytes() for path in Path(run.at("shards")).iterdir()}
@@ -69,9 +69,7 @@ def test_a_shard_that_is_lost_is_written_again_to_the_byte(tmp_path: Path, make_
     assert read_json_of(run, "work/export.counters.json")["shards_kept"] == 1
 
 
-def test_a_run_that_shrank_leaves_no_shard_of_its_past_in_the_checksums(
-    tmp_path: Path, make_run: Callable[..., Run]
-) -> None:
+def test_a_smaller_run_keeps_no_old_shard_in_the_checksums(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(images(tmp_path / "in", 5), filters={"caption": None}, export={"shard_samples": 2})
     stages.run_all(run)
     for number in (2, 3, 4):
@@ -128,7 +126,7 @@ def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, 
     }
 
 
-def test_a_run_that_keeps_nothing_is_a_result(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+def test_a_run_that_keeps_no_sample_is_exported(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(images(tmp_path / "in", 2), filters={"facts": {"min_side": 5000}})
     stages.run_all(run)
     ledger = read_json_of(run, "ledger.json")["all"]

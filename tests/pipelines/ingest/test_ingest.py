@@ -47,7 +47,7 @@ def test_keys_are_unique_and_do_not_depend_on_where_the_source_lies(
     assert not {row["key"] for row in rows(renamed, "samples")} & set(keys)
 
 
-def test_only_units_whose_files_changed_are_made_again(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+def test_only_units_with_changed_files_are_ingested_again(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(folder(tmp_path), units={"target_rows": 2})
     count = len(ingest.run(run).units)
     before = rows(run, "samples")

@@ -37,13 +37,13 @@ ITEMS = st.lists(
 
 
 @given(ITEMS, ITEMS)
-def test_what_comes_later_moves_no_boundary(items: list[tuple[str, int]], more: list[tuple[str, int]]) -> None:
+def test_later_items_move_no_boundary(items: list[tuple[str, int]], more: list[tuple[str, int]]) -> None:
     short = cutter().find_ends(table(items))
     assert cutter().find_ends(table([*items, *more]))[: len(short)] == short
 
 
 @given(ITEMS, st.integers(0, 60))
-def test_parts_may_be_cut_anywhere(items: list[tuple[str, int]], cut: int) -> None:
+def test_units_do_not_depend_on_how_the_listing_is_split(items: list[tuple[str, int]], cut: int) -> None:
     whole, split = cutter(), cutter()
     cut = min(cut, len(items))
     first, second = split.find_ends(table(items[:cut])), split.find_ends(table(items[cut:]))

@@ -56,7 +56,7 @@ def test_nan_from_a_model_is_a_failure_and_no_low_score(tmp_path: Path, make_run
     assert fates[2][:2] == ("failed", "measure") and fates[2][2].startswith("fingerprint: model")
 
 
-def test_a_victim_of_the_clock_is_failed_not_stored_and_redone(
+def test_a_timed_out_sample_fails_is_not_stored_and_is_measured_again(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(images(tmp_path / "in", [1, 2, 3]), filters={"facts": {"min_side": 32}}, duplicates={"image": {}})

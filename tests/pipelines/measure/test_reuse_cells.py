@@ -13,7 +13,7 @@ from tests import corpus
 from tests.tiny import read_json_of
 
 
-def test_cells_are_found_wherever_they_were_measured(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+def test_cells_are_reused_from_any_unit_that_measured_them(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     for name, numbers in (("one", range(6)), ("two", range(3, 9))):
         (tmp_path / name).mkdir()
         for number in numbers:

@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run and a materialized mixture of it with repeats, side by side."""
     folder = tmp_path_factory.mktemp("world")
     write_run(folder / "run", rows_of(COUNTS), per_shard=8)
-    made(folder)
+    write_tars(folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def recipe(**keys: Any) -> Recipe:
     return Recipe(**{"size": 60, "repeats": 2, "virtual": {"samples": 12}, **keys})
 
 
-def made(folder: Path, workers: int = 1, **keys: Any) -> Mixture:
+def write_tars(folder: Path, workers: int = 1, **keys: Any) -> Mixture:
     runner = Runner(workers=workers)
     return mix.run(
         [str(folder / "run")], recipe(**keys), str(folder / "mix"), materialize=True, runner=runner, quiet=True
@@ -60,25 +60,25 @@ def test_each_tar_is_its_virtual_shard_and_the_manifest_says_which(world: Path) 
     mixture = open_mixture(str(world / "mix"))
     rows = mixture.members().to_pylist()
     assert len(mixture.manifest["materialized"]) == mixture.manifest["vshards"] == 5
-    for v, one in enumerate(mixture.manifest["materialized"]):
+    for v, tar_fields in enumerate(mixture.manifest["materialized"]):
         path = Path(mixture.own_tar(v))
-        data = path.read_bytes()
-        mine = [row for row in rows if row["vshard"] == v]
-        assert one == {
+        content = path.read_bytes()
+        members = [row for row in rows if row["vshard"] == v]
+        assert tar_fields == {
             "name": path.stem,
-            "samples": len(mine),
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "samples": len(members),
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
         }
         at = 0
-        for row in mine:  # offsets are the running sum of sizes
+        for row in members:  # offsets are the running sum of sizes
             source = Path(mixture.tar(row["shard"])).read_bytes()[row["offset"] : row["offset"] + row["size"]]
-            copy = data[at : at + row["size"]]
+            copy = content[at : at + row["size"]]
             assert copy == source or (row["repeat"] and copy[512:] and copy != source)
             at += row["size"]
         with tarfile.open(path) as tar:
             names = [name.split(".", 1)[0] for name in tar.getnames()]
-            assert list(dict.fromkeys(names)) == [name_copy(row["key"], row["repeat"]) for row in mine]
+            assert list(dict.fromkeys(names)) == [name_copy(row["key"], row["repeat"]) for row in members]
     assert sum(row["repeat"] > 0 for row in rows) == 13
 
 
@@ -93,8 +93,8 @@ def test_plain_webdataset_reads_every_sample_once(world: Path) -> None:
     assert all(sample["json"]["id"] == row["key"] for sample, row in zip(read, rows, strict=True))
 
 
-def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(own: Path, world: Path) -> None:
-    made(own)
+def test_a_killed_command_resumes_to_the_same_bytes(own: Path, world: Path) -> None:
+    write_tars(own)
     whole = files(own)
     assert whole == files(world)
     manifest = (own / "mix" / "mixture.json").read_bytes()
@@ -105,7 +105,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(own: Path, world:
     short = own / "mix" / "shards" / "mix-000004.tar"
     short.write_bytes(short.read_bytes()[:-512])
     (own / "mix" / "shards" / ".mix-000001.tar.99-abc.tmp").write_bytes(b"what a kill leaves")
-    made(own)
+    write_tars(own)
     assert files(own) == whole and (own / "mix" / "mixture.json").read_bytes() == manifest
     assert stay.stat().st_mtime_ns == before
     assert told_counters(own) == {
@@ -120,45 +120,47 @@ def told_counters(folder: Path) -> dict[str, int]:
 
 
 def test_workers_give_the_same_bytes(own: Path, world: Path) -> None:
-    made(own, workers=2)
+    write_tars(own, workers=2)
     assert files(own) == files(world)
 
 
-def test_planning_again_keeps_the_tars_and_another_mixture_in_the_folder_ends_them(own: Path) -> None:
-    made(own)
+def test_replanning_keeps_the_tars_and_another_mixture_in_the_folder_removes_them(own: Path) -> None:
+    write_tars(own)
     again = mix.run([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
     assert again.manifest["materialized"] is not None and len(files(own)) == 5
-    other = mix.run([str(own / "run")], recipe(size=24), str(own / "mix"), replace=True, quiet=True)
-    assert other.manifest["materialized"] is None and not (own / "mix" / "shards").exists()
+    replacement = mix.run([str(own / "run")], recipe(size=24), str(own / "mix"), replace=True, quiet=True)
+    assert replacement.manifest["materialized"] is None and not (own / "mix" / "shards").exists()
 
 
 def harmed(folder: Path) -> StageError:
     mix.run([str(folder / "run")], recipe(), str(folder / "mix"), quiet=True)
     with pytest.raises(StageError) as caught:
-        made(folder)
-    value = read_manifest(folder / "mix")
-    assert value["materialized"] is None  # nothing claims to be finished
+        write_tars(folder)
+    manifest = read_manifest(folder / "mix")
+    assert manifest["materialized"] is None  # nothing claims to be finished
     for path in (folder / "mix" / "shards").glob(".*"):
         raise AssertionError(f"{path} was left")
     return caught.value
 
 
 @pytest.mark.parametrize("name", ["text-000000", "image-000001", "video-000000"])
-def test_a_flipped_byte_anywhere_in_a_shard_stops_it_and_mending_goes_on(own: Path, world: Path, name: str) -> None:
+def test_a_flipped_byte_in_a_shard_is_an_error_and_the_repaired_shard_resumes(
+    own: Path, world: Path, name: str
+) -> None:
     path = own / "run" / "shards" / f"{name}.tar"
-    data = bytearray(path.read_bytes())
-    at = int(np.random.default_rng(len(name)).integers(len(data)))
-    data[at] ^= 4
-    path.write_bytes(data)
+    content = bytearray(path.read_bytes())
+    at = int(np.random.default_rng(len(name)).integers(len(content)))
+    content[at] ^= 4
+    path.write_bytes(content)
     error = harmed(own)
     assert Path(error.where).resolve() == path.resolve() and error.exit_code == 1 and "audit" in error.hint
-    data[at] ^= 4
-    path.write_bytes(data)
-    made(own)
+    content[at] ^= 4
+    path.write_bytes(content)
+    write_tars(own)
     assert files(own) == files(world)
 
 
-def test_of_a_tar_of_which_little_is_taken_each_medium_is_checked(own: Path) -> None:
+def test_media_of_sparsely_used_tars_are_verified(own: Path) -> None:
     asked = {"size": 6, "repeats": 1, "shares": {"modality": {"video": 1.0}}}
     good = mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
     rows = good.members().to_pylist()
@@ -167,12 +169,12 @@ def test_of_a_tar_of_which_little_is_taken_each_medium_is_checked(own: Path) -> 
     few = next(i for i in range(len(good.manifest["shards"])) if i not in plan["whole"])
     shutil.rmtree(own / "mix")
     path = own / "run" / "shards" / f"{good.manifest['shards'][few]['name']}.tar"
-    data = bytearray(path.read_bytes())
+    content = bytearray(path.read_bytes())
     offset = next(at for shard, at in taken if shard == few)
     with tarfile.open(path) as tar:
         medium = next(info for info in tar if info.offset >= offset and info.name.endswith(".mp4"))
-    data[medium.offset_data + 5] ^= 1
-    path.write_bytes(data)
+    content[medium.offset_data + 5] ^= 1
+    path.write_bytes(content)
     with pytest.raises(StageError, match="differ from the sha256 in its JSON") as caught:
         mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
     assert Path(caught.value.where.split(", byte")[0]).name == path.name
@@ -185,24 +187,24 @@ def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
     from pipelines.mix.materialize import materialize
 
     first, second = shards / "text-000000.tar", shards / "text-000001.tar"
-    one, other = first.read_bytes(), second.read_bytes()
-    first.write_bytes(other.ljust(len(one), b"\0")[: len(one)])
+    first_bytes, second_bytes = first.read_bytes(), second.read_bytes()
+    first.write_bytes(second_bytes.ljust(len(first_bytes), b"\0")[: len(first_bytes)])
     with pytest.raises(StageError, match=r"another shard|is not the one|not at byte") as caught:
         materialize(mixture, quiet=True)
     assert "text-00000" in caught.value.where
-    first.write_bytes(one[:2048])
+    first.write_bytes(first_bytes[:2048])
     with pytest.raises(StageError, match=r"ends before byte|sha256 differs") as caught:
         materialize(mixture, quiet=True)
     first.unlink()
     with pytest.raises(StageError, match="a shard is missing") as caught:
         materialize(mixture, quiet=True)
     assert caught.value.where.endswith("text-000000.tar")
-    first.write_bytes(one)
+    first.write_bytes(first_bytes)
     assert materialize(mixture, quiet=True).manifest["materialized"]
 
 
-def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world: Path) -> None:
-    sizes = sorted(one["bytes"] for one in read_manifest(world / "mix")["materialized"])
+def test_after_a_full_disk_the_same_command_resumes(own: Path, world: Path) -> None:
+    sizes = sorted(tar_fields["bytes"] for tar_fields in read_manifest(world / "mix")["materialized"])
     limit = sizes[-1] - 512  # a real limit of the system on the size of a file: the largest tar does not fit
     program = (
         "import resource, sys\n"
@@ -221,5 +223,5 @@ def test_a_full_disk_tears_nothing_and_the_same_command_goes_on(own: Path, world
     )
     assert read_manifest(own / "mix")["materialized"] is None
     assert set(files(own).values()) <= set(files(world).values())  # those that fitted, whole
-    assert made(own).manifest["materialized"] == read_manifest(world / "mix")["materialized"]
+    assert write_tars(own).manifest["materialized"] == read_manifest(world / "mix")["materialized"]
     assert files(own) == files(world)

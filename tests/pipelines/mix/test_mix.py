@@ -37,32 +37,32 @@ def rows(mixture: Any) -> list[dict[str, Any]]:
     return list(mixture.members().to_pylist())
 
 
-def test_a_mixture_is_its_plan_and_its_parents_rows(run: Path, tmp_path: Path) -> None:
+def test_a_mixture_contains_the_planned_rows_of_its_parents(run: Path, tmp_path: Path) -> None:
     mixture = mix.run(
         [str(run)], recipe(shares={"modality": {"text": 0.2, "video": (0.3, 0.4)}}), str(tmp_path / "mix")
     )
-    value = read_manifest(tmp_path / "mix")
-    assert value == mixture.manifest and value["parents"][0]["run"] == "../" * len(
+    manifest = read_manifest(tmp_path / "mix")
+    assert manifest == mixture.manifest and manifest["parents"][0]["run"] == "../" * len(
         (tmp_path / "mix").relative_to(run.parents[1]).parts) + str(run.relative_to(run.parents[1]))  # fmt: skip
     source = {row["key"]: row for row in all_members(run)}
-    found = rows(mixture)
-    assert len({row["key"] for row in found}) == len(found) == value["totals"]["samples"]
-    for row in found:
+    members = rows(mixture)
+    assert len({row["key"] for row in members}) == len(members) == manifest["totals"]["samples"]
+    for row in members:
         member = source[row["key"]]
         assert all(row[name] == member[name] for name in ("offset", "size", "tokens", "seconds", "bytes"))
-        assert value["shards"][row["shard"]]["name"] == member["shard"]
-        assert value["groups"][row["group"]]["modality"] == member["modality"]
-    for g, group in enumerate(value["groups"]):
-        mine = [row for row in found if row["group"] == g]
-        assert group["samples"] == len(mine) and group["bytes"] == sum(row["bytes"] for row in mine)
-        assert group["tokens"] == sum(row["tokens"] for row in mine)
+        assert manifest["shards"][row["shard"]]["name"] == member["shard"]
+        assert manifest["groups"][row["group"]]["modality"] == member["modality"]
+    for g, group in enumerate(manifest["groups"]):
+        of_group = [row for row in members if row["group"] == g]
+        assert group["samples"] == len(of_group) and group["bytes"] == sum(row["bytes"] for row in of_group)
+        assert group["tokens"] == sum(row["tokens"] for row in of_group)
         assert group["available"] == COUNTS[group["modality"]]
     for unit in UNITS:
-        share = {g["modality"]: g[unit] / value["totals"][unit] for g in value["groups"]}
-        assert value["achieved"][unit] == pytest.approx(share, abs=1e-6)
-    assert {shard["name"] for shard in value["shards"]} == {source[row["key"]]["shard"] for row in found}
-    order = [(row["vshard"], row["position"]) for row in found]
-    assert order == sorted(order) and value["vshards"] == -(-len(found) // 20)
+        share = {g["modality"]: g[unit] / manifest["totals"][unit] for g in manifest["groups"]}
+        assert manifest["achieved"][unit] == pytest.approx(share, abs=1e-6)
+    assert {shard["name"] for shard in manifest["shards"]} == {source[row["key"]]["shard"] for row in members}
+    order = [(row["vshard"], row["position"]) for row in members]
+    assert order == sorted(order) and manifest["vshards"] == -(-len(members) // 20)
 
 
 def test_the_same_command_gives_the_same_bytes_and_another_seed_other_samples(run: Path, tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_other_samples(ru
     mix.run([str(run)], asked, str(tmp_path / "a"))  # again, over itself
     for name in ("mixture.json", "members.parquet", "README.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    other = mix.run([str(run)], asked.model_copy(update={"seed": 1}), str(tmp_path / "c"))
+    reseeded = mix.run([str(run)], asked.model_copy(update={"seed": 1}), str(tmp_path / "c"))
     first = {row["key"] for row in open_mixture(str(tmp_path / "a")).members().to_pylist()}
-    assert 0 < len(first & {row["key"] for row in rows(other)}) < 100
+    assert 0 < len(first & {row["key"] for row in rows(reseeded)}) < 100
     assert str(tmp_path).encode() not in (tmp_path / "a" / "mixture.json").read_bytes()
 
 
@@ -83,22 +83,22 @@ def test_every_virtual_shard_is_at_the_ratio(run: Path, tmp_path: Path, unit: st
     shares = {"video": 1.0} if unit == "seconds" else {"text": 0.1, "image": 0.35, "multi_image": 0.05, "video": 0.5}
     text = ",".join(f"{name}={share}" for name, share in shares.items())
     mixture = mix.run([str(run)], read_ratio(text, unit=unit, virtual={"samples": 20}), str(tmp_path / "mix"))
-    value, found = mixture.manifest, rows(mixture)
-    assert value["vshards"] >= 3
-    amount = [1 if unit == "samples" else row[unit] for row in found]
+    manifest, members = mixture.manifest, rows(mixture)
+    assert manifest["vshards"] >= 3
+    amount = [1 if unit == "samples" else row[unit] for row in members]
     total = sum(amount)
     largest = {}
-    for g, group in enumerate(value["groups"]):
-        mine = [a for row, a in zip(found, amount, strict=True) if row["group"] == g]
-        if not mine:
+    for g, group in enumerate(manifest["groups"]):
+        amounts = [a for row, a in zip(members, amount, strict=True) if row["group"] == g]
+        if not amounts:
             continue
-        largest[g] = max(mine)
-        wanted = shares[group["modality"]] * total
-        assert abs(sum(mine) - wanted) <= (1 if unit == "samples" else largest[g])
-    for v in range(value["vshards"]):
+        largest[g] = max(amounts)
+        expected = shares[group["modality"]] * total
+        assert abs(sum(amounts) - expected) <= (1 if unit == "samples" else largest[g])
+    for v in range(manifest["vshards"]):
         for g, most in largest.items():
-            here = sum(a for row, a in zip(found, amount, strict=True) if row["group"] == g and row["vshard"] == v)
-            ideal = sum(a for row, a in zip(found, amount, strict=True) if row["group"] == g) / value["vshards"]
+            here = sum(a for row, a in zip(members, amount, strict=True) if row["group"] == g and row["vshard"] == v)
+            ideal = sum(a for row, a in zip(members, amount, strict=True) if row["group"] == g) / manifest["vshards"]
             assert abs(here - ideal) <= most + 1e-9, (v, g)
 
 
@@ -129,9 +129,9 @@ def test_another_recipe_in_the_folder_is_left_alone_unless_replaced(run: Path, t
         mix.run([str(run)], recipe(size=51), str(out))
     assert "--replace" in caught.value.hint and (out / "mixture.json").read_bytes() == before
     assert mix.run([str(run)], recipe(size=51), str(out), replace=True).manifest["totals"]["samples"] == 51
-    other = write_run(tmp_path / "other", rows_of({"video": 5, "image": 4, "text": 60}))
+    another_run = write_run(tmp_path / "other", rows_of({"video": 5, "image": 4, "text": 60}))
     with pytest.raises(ConfigError, match="over other runs"):
-        mix.run([str(other)], recipe(size=51), str(out))
+        mix.run([str(another_run)], recipe(size=51), str(out))
 
 
 def test_a_folder_that_is_no_mixture_is_left_alone(run: Path, tmp_path: Path) -> None:
@@ -149,25 +149,28 @@ def test_two_runs_with_samples_in_common(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / str(i), rows_of({"text": 20}, start=10 * i, sources=["a"]))) for i in range(2)]
     mixture = mix.run(runs, recipe(), str(tmp_path / "mix"))
     assert mixture.manifest["totals"]["samples"] == 30 and any(
-        "10 samples" in one for one in mixture.manifest["warnings"]
+        "10 samples" in warning for warning in mixture.manifest["warnings"]
     )
     assert [parent["run"] for parent in mixture.manifest["parents"]] == ["../0", "../1"]
-    found = rows(mixture)
-    assert sum(mixture.manifest["shards"][row["shard"]]["parent"] == 0 for row in found) == 20
+    members = rows(mixture)
+    assert sum(mixture.manifest["shards"][row["shard"]]["parent"] == 0 for row in members) == 20
 
 
 def test_a_share_of_a_run_and_of_columns_of_numbers(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"r{i}", rows_of({"video": 40}, start=40 * i), name=f"n{i}") for i in range(2)]
     asked = recipe(size=20, shares={"run": {"n1": 0.25}, "seconds": {"..4": 0.5}})
-    mixture = mix.run([str(one) for one in runs], asked, str(tmp_path / "mix"))
-    found = rows(mixture)
-    assert sum(row["seconds"] < 4 for row in found) == 10
-    assert sum(mixture.manifest["shards"][row["shard"]]["parent"] == 1 for row in found) == 5
-    achieved = {(one["column"], one["value"]): one["achieved"]["samples"] for one in mixture.manifest["constraints"]}
+    mixture = mix.run([str(path) for path in runs], asked, str(tmp_path / "mix"))
+    members = rows(mixture)
+    assert sum(row["seconds"] < 4 for row in members) == 10
+    assert sum(mixture.manifest["shards"][row["shard"]]["parent"] == 1 for row in members) == 5
+    achieved = {
+        (constraint["column"], constraint["value"]): constraint["achieved"]["samples"]
+        for constraint in mixture.manifest["constraints"]
+    }
     assert achieved == {("run", "n1"): 0.25, ("seconds", "..4"): 0.5}
 
 
-def test_a_value_that_no_sample_has_is_most_often_misspelt(run: Path) -> None:
+def test_an_unknown_value_suggests_the_nearest_one(run: Path) -> None:
     with pytest.raises(StageError, match="no sample has the licence 'CC0-1'") as caught:
         plan_mixture.plan_mixture([str(run)], recipe(shares={"licence": {"CC0-1": 0.5}}), "out")
     assert "did you mean 'CC0-1.0'" in caught.value.hint
@@ -185,9 +188,9 @@ def test_text_is_counted_by_a_tokenizer_once_and_kept_beside_the_run(run: Path, 
     mixture = mix.run([str(own)], asked, str(tmp_path / "mix"), quiet=True)
     kept = sorted((own / "work" / "tokens").rglob("*.parquet"))
     assert len(kept) == len(list((own / "shards").glob("*.tar")))
-    stamps = [one.stat().st_mtime_ns for one in kept]
+    stamps = [path.stat().st_mtime_ns for path in kept]
     mix.run([str(own)], asked, str(tmp_path / "mix2"), quiet=True)
-    assert [one.stat().st_mtime_ns for one in kept] == stamps
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
     assert "tok.json" not in json.dumps(mixture.manifest["recipe"])
     estimate = {
         row["key"]: row["tokens"] for row in plan_mixture.plan_mixture([str(run)], recipe(), "out").members.to_pylist()
@@ -196,22 +199,24 @@ def test_text_is_counted_by_a_tokenizer_once_and_kept_beside_the_run(run: Path, 
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    found = CliRunner().invoke(app, ["mix", *arguments])
-    if isinstance(found.exception, (ConfigError, StageError)):
-        return found.exception.exit_code, str(found.exception)
-    return found.exit_code, found.stdout
+    outcome = CliRunner().invoke(app, ["mix", *arguments])
+    if isinstance(outcome.exception, (ConfigError, StageError)):
+        return outcome.exception.exit_code, str(outcome.exception)
+    return outcome.exit_code, outcome.stdout
 
 
 def test_the_command_prints_one_json_value_or_tables_for_people(run: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "mix")
     ratio = "text=0.12,image=0.30,multi_image=0.05,video=0.53"
-    code, said = call("--from", str(run), "--ratio", ratio, "--size", "0.1k", "--seed", "4", "--out", out, "--json")
+    code, printed = call("--from", str(run), "--ratio", ratio, "--size", "0.1k", "--seed", "4", "--out", out, "--json")
     assert code == 0
-    value = json.loads(said)
-    assert said.encode() == canonical_json(value) and value["totals"]["samples"] == 100 and value["seed"] == 4
-    assert value["achieved"]["samples"]["text"] == 0.12
-    code, said = call("--from", str(run), "--ratio", ratio, "--size", "100", "--seed", "4", "--out", out)
-    assert code == 0 and "% of samples" in said and "12 %" in said and "virtual shards: 1" in said
+    manifest = json.loads(printed)
+    assert (
+        printed.encode() == canonical_json(manifest) and manifest["totals"]["samples"] == 100 and manifest["seed"] == 4
+    )
+    assert manifest["achieved"]["samples"]["text"] == 0.12
+    code, printed = call("--from", str(run), "--ratio", ratio, "--size", "100", "--seed", "4", "--out", out)
+    assert code == 0 and "% of samples" in printed and "12 %" in printed and "virtual shards: 1" in printed
 
 
 @pytest.mark.parametrize(
@@ -229,18 +234,20 @@ def test_the_command_prints_one_json_value_or_tables_for_people(run: Path, tmp_p
         (["--ratio", "video=1", "--emit", "energon"], 2, "reads tars"),
     ],
 )
-def test_mistakes_have_their_exit_codes(run: Path, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
-    found, said = call("--from", str(run), "--out", str(tmp_path / "mix"), *arguments)
-    assert (found, words in said) == (code, True), said
+def test_errors_have_their_exit_codes(run: Path, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    exit_code, printed = call("--from", str(run), "--out", str(tmp_path / "mix"), *arguments)
+    assert (exit_code, words in printed) == (code, True), printed
 
 
 def test_runs_may_follow_the_first_without_an_option(run: Path, tmp_path: Path) -> None:
-    other = write_run(tmp_path / "other", rows_of({"video": 5}, start=900))
-    code, said = call("--from", str(run), str(other), "--ratio", "video=1", "--out", str(tmp_path / "mix"), "--json")
-    assert code == 0 and json.loads(said)["totals"]["samples"] == 65
+    second_run = write_run(tmp_path / "other", rows_of({"video": 5}, start=900))
+    code, printed = call(
+        "--from", str(run), str(second_run), "--ratio", "video=1", "--out", str(tmp_path / "mix"), "--json"
+    )
+    assert code == 0 and json.loads(printed)["totals"]["samples"] == 65
 
 
-def test_the_default_is_apollos_band(run: Path, tmp_path: Path) -> None:
+def test_the_default_recipe_meets_the_ranges_of_apollo(run: Path, tmp_path: Path) -> None:
     mixture = mix.run([str(run)], read_recipe("apollo"), str(tmp_path / "mix"))
     share = mixture.manifest["achieved"]["samples"]
     assert 0.10 <= share["text"] <= 0.14 and 1.05 <= share["video"] / share["image"] <= 1.6

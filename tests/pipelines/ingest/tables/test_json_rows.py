@@ -93,7 +93,7 @@ def test_rows_after_one_that_is_too_large_are_read(layout: str, filler: str, mon
     assert rows[-1] == ({"a": 3}, None) and (None, "too_large") in rows, first
 
 
-def test_what_is_no_json_is_one_failed_row() -> None:
+def test_a_file_that_is_no_json_is_one_failed_row() -> None:
     assert read("\x00\x01 nothing\n of this\n") == [(None, "unreadable table")]
     assert read("", "a.jsonl") == read("\n\n", "a.jsonl") == read("[]") == []
     deep = "[" * 100_000 + "]" * 100_000

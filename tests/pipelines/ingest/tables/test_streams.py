@@ -55,7 +55,9 @@ def test_damage_of_a_compressed_table_ends_it_with_a_failed_row(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
-def test_a_bomb_is_read_up_to_its_limit(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_read_up_to_its_limit(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streams, "FREE_BYTES", 2**20)
     monkeypatch.setattr(streams, "MAX_RATIO", 10)
     (tmp_path / "a.jsonl").write_bytes(PACKERS[suffix](b'{"text": "one"}\n' * 2**16 + b"\n" * 2**23))
@@ -86,7 +88,7 @@ def test_an_odd_byte_of_utf_16_is_a_failed_row(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.csv")[-1] == "unreadable table"
 
 
-def test_a_fault_of_the_storage_is_no_fault_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_error_is_not_blamed_on_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for packed in (TABLES["a.jsonl"], gzip.compress(TABLES["a.jsonl"])):
         (tmp_path / "a.jsonl").write_bytes(packed)
         stream = streams.UnpackedStream(BrokenFile(), "gzip", 100)
