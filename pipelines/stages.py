@@ -126,6 +126,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
     return {
         "run": run.out,
         "ledger": read_json(run.at("ledger.json")),
+        "members": run.read_members(),
         "shards": [unit.name for unit in (read_manifest(run.at("members")) or Manifest("", "", ())).units],
         "states": _read_states(run),
         "environment": find_failures(run).kinds,

@@ -30,7 +30,7 @@ def write_dataset_card(run: Run, names: Sequence[str]) -> None:
     about = describe_dataset(run)
     description = croissant.build_croissant(about, cards, ledger["all"])
     storage.write_bytes(run.at(CROISSANT), canonical_json(description))
-    storage.write_bytes(run.at("README.md"), build_readme(about, cards, ledger).encode())
+    storage.write_bytes(run.at("README.md"), build_readme(about, cards, ledger, run.read_members()).encode())
 
 
 def list_files(names: Sequence[str]) -> list[str]:
@@ -47,8 +47,16 @@ def describe_dataset(run: Run) -> croissant.DatasetInfo:
     )
 
 
-def build_readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]], ledger: Mapping[str, Any]) -> str:
-    """Build the data-set card: metadata for the Hugging Face Hub, then Markdown for people."""
+def build_readme(
+    about: croissant.DatasetInfo,
+    cards: Sequence[Mapping[str, Any]],
+    ledger: Mapping[str, Any],
+    members: Mapping[str, Any],
+) -> str:
+    """Build the data-set card: metadata for the Hugging Face Hub, then Markdown for people.
+
+    members: the account of every member that was read, by source.
+    """
     lines = ["---", f"pretty_name: {about.name}", "license: other", "configs:"]
     full = [card for card in cards if card["samples"]]  # loaders fail on shards that a take-down emptied
     for series, shards in sorted(croissant.group_by_series(full).items()):
@@ -71,6 +79,13 @@ def build_readme(about: croissant.DatasetInfo, cards: Sequence[Mapping[str, Any]
         outcomes.append((name, counts["inputs"], counts["kept"], dropped, counts["duplicates"], failed))
     lines += _table("Inputs by outcome", head, outcomes)
     lines += _table("Dropped samples by filter", ("filter", "samples"), sorted(ledger["all"]["dropped"].items()))
+    ignored = [
+        (source, reason, count["members"])
+        for source, account in sorted(members.items())
+        for reason, count in sorted(account["ignored"].items())
+    ]
+    if ignored:
+        lines += _table("Files, tar members and rows that are no input", ("source", "reason", "members"), ignored)
     for heading, field in (("Licences", "licences"), ("Sources", "sources"), ("Kinds of text", "kinds"),
                            ("Languages", "languages")):  # fmt: skip
         rows = [(name or "not stated", count) for name, count in croissant.sum_counts(cards, field).items()]

@@ -77,6 +77,10 @@ def test_every_input_is_accounted_for(cold: Run) -> None:
     assert ledger["all"]["inputs"] == len(rows(cold, "samples")) == len(rows(cold, "verdicts")) == 79
     assert {m: ledger[m]["inputs"] for m in ("image", "video", "text")} == {"image": 31, "video": 7, "text": 41}
     assert ledger["all"]["ignored"] == 1
+    accounts = read_json_of(cold, "samples/_members.json").values()
+    reasons = [reason for account in accounts for reason in account["ignored"]]
+    readme = Path(cold.at("README.md")).read_text("utf-8")
+    assert len(reasons) == 1 and "no input" in readme and reasons[0] in readme
     total = Counter(_flat(ledger["all"]["unsharded"]))
     for path in Path(cold.at("shards")).glob("*.card.json"):
         total.update(_flat(json.loads(path.read_bytes())["ledger"]))

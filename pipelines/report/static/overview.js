@@ -58,6 +58,7 @@ RM.pages[""] = (() => {
     const sum = (name) => meta.shards.reduce((total, shard) => total + shard[name], 0);
     const entries = [
       [fmt.count(all.inputs), "inputs"],
+      ...(all.ignored ? [[fmt.count(all.ignored), "read, and no input"]] : []),
       [fmt.count(all.kept), `kept, ${fmt.share(all.kept, all.inputs)}`],
       [fmt.count(sum("tokens")), "tokens"],
       [fmt.seconds(sum("seconds")), "of video"],
