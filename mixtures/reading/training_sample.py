@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,10 @@ class TrainingSample:
 
 
 class SampleDecoder:
-    """Decoder of raw samples. Every process, forks included, starts its own child."""
+    """Decoder of raw samples. Every process, forks included, starts its own child.
+
+    Threads: safe, one sample at a time, since a sample's bytes and its child are the decoder's.
+    """
 
     def __init__(self, contract: Contract, frame_size: int = FRAME_SIZE, limits: Limits | None = None) -> None:
         self.contract = contract
@@ -64,6 +68,7 @@ class SampleDecoder:
         self._decoder = Decoder(self.limits)
         self._fd, self._path = -1, ""
         self._owner = os.getpid()
+        self._in_use = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleDecoder, (self.contract, self.frame_size, self.limits)
@@ -87,6 +92,10 @@ class SampleDecoder:
         """
         if self._owner != os.getpid():  # child and file belong to the parent
             self._start()
+        with self._in_use:
+            return self._decode(sample)
+
+    def _decode(self, sample: Mapping[str, Any]) -> TrainingSample:
         record = sample["json"]
         modality = str(record["data_type"])
         names = list_media(sample)

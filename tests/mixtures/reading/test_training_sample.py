@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_a_video_of_fewer_frames_than_were_measured_ends_with_its_last(decoder: 
     sample = decoder.decode(raw("video", [video(tmp_path, count=30)], n_frames=50, fps=10.0, duration=5.0))
     assert sample.frames.max() > 29
     assert [levels(clip, 4) for clip in sample.clips] == np.minimum(sample.frames, 29).tolist()
+
+
+def test_threads_that_share_a_decoder_get_their_own_samples(decoder: SampleDecoder) -> None:
+    greys = [10 * number for number in range(24)]
+    pictures = [encoded(Image.fromarray(np.full((30, 20, 3), grey, dtype=np.uint8)), "PNG") for grey in greys]
+    samples = [raw("image", [picture]) for picture in pictures]
+    with ThreadPoolExecutor(8) as threads:
+        decoded = list(threads.map(decoder.decode, samples))
+    assert [int(sample.clips[0][0, 0, 0, 0]) for sample in decoded] == greys
 
 
 def test_images_are_clips_of_equal_frames(decoder: SampleDecoder) -> None:
