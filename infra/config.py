@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -48,17 +49,30 @@ def _takes_bool(annotation: Any) -> bool:
     return annotation in (Any, bool) or any(map(_takes_bool, get_args(annotation)))
 
 
+def _drop_defaults(fields: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: field for name, field in fields.items() if name not in defaults or field != defaults[name]}
+
+
 class Captions(Strict):
     """Location of a source's captions.
 
     file: a JSONL, CSV or Parquet table (relative to the source's path); None means a .txt or .json beside each medium.
     optional: a medium may lack a caption.
+    many: which of several captions of a medium to use: the first, all (an input for each), all joined by line breaks,
+        or one drawn by a hash of seed, source and medium.
     """
 
     file: str | None = None
     media_column: str = "file"
     text_column: str = "text"
     optional: bool = False
+    many: Literal["first", "all", "join", "random"] = "first"
+    seed: int = Field(default=0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_default_many(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out defaults that fingerprints of older runs do not contain."""
+        return _drop_defaults(dump(self), {"many": "first", "seed": 0})
 
 
 class Source(Strict):
@@ -68,6 +82,8 @@ class Source(Strict):
     format: folder (media files), webdataset (tars), table (JSONL, CSV or Parquet of text), llava (LLaVA JSON);
         by default inferred from the file names.
     reader: name of a reader from an installed package, in place of format.
+    encoding: of tables and captions that are text and not UTF-8, such as cp1252; UTF-16 with a byte order mark needs
+        none.
     include: glob patterns relative to path; files that match none are counted as ignored.
     follow_links: "inside" follows links to files of the source only, "all" any link to a file; links to folders never.
     mean_bytes: expected size of an item, from which units are cut; None takes the modality's default.
@@ -83,6 +99,7 @@ class Source(Strict):
     captions: Captions = Captions()
     id_column: str | None = None
     text_column: str = "text"
+    encoding: str | None = None
     licence: str = "unknown"
     licence_column: str | None = None
     origin: str = ""
@@ -97,11 +114,18 @@ class Source(Strict):
 
     @model_serializer(mode="wrap")
     def _without_default_reader(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `reader` where it is not given: fingerprints of older runs do not contain it."""
-        fields: dict[str, Any] = dump(self)
-        if self.reader is None:
-            fields.pop("reader", None)
-        return fields
+        """Leave out what is not given and fingerprints of older runs do not contain."""
+        return _drop_defaults(dump(self), {"reader": None, "encoding": None})
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                codecs.lookup(encoding)
+            except LookupError:
+                raise ValueError(f"{encoding!r} is no encoding that Python knows") from None
+        return encoding
 
     @field_validator("captions", mode="before")
     @classmethod

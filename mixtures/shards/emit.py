@@ -90,7 +90,8 @@ def write_llava(mixture: Mixture) -> list[str]:
 def build_llava_entry(record: dict[str, Any], name: str, media: list[str], where: str) -> dict[str, Any] | None:
     """Build one entry of a LLaVA JSON; None for a document or for media without a conversation.
 
-    Raises StageError unless human and gpt alternate, no turn is empty, and the first turn has a placeholder per medium.
+    Raises StageError unless human and gpt alternate, no turn is empty, and the human's turns have a placeholder per
+    medium.
     """
     turns = record["conversations"]
     if len(turns) < 2:
@@ -102,7 +103,7 @@ def build_llava_entry(record: dict[str, Any], name: str, media: list[str], where
         raise StageError(
             f"the turns of {record['id']} do not alternate, or one is empty", where=where, hint=EXPORT_AGAIN
         )
-    if counts[0] != expected or (expected and sum(counts) != expected):
+    if sum(counts[::2]) != expected or (expected and sum(counts) != expected):
         raise StageError(f"{record['id']} does not have one placeholder per medium", where=where, hint=EXPORT_AGAIN)
     line = {"id": name, "data_source": record["data_source"], "conversations": turns}
     if media:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from infra import storage
 from infra.hashing import canonical_json
 from mixtures.reading.contract import RELEASED, estimate_text_tokens
-from mixtures.reading.conversations import build_conversation, build_llava_turns, strip_control_tokens
+from mixtures.reading.conversations import build_conversation, build_llava_turns, find_turns, strip_control_tokens
 from mixtures.shards.series import number_media
 from mixtures.shards.shards import Member, get_suffix
 from pipelines.core.run import Run
@@ -103,8 +103,7 @@ def _build_turns(row: ExportRow) -> tuple[list[dict[str, str]], str]:
         turns, kind = build_conversation(modality, row.caption, media, build_llava_turns(dialogue["turns"]))
         return turns, dialogue["kind"] if kind == "conversation" else kind
     extra = json.loads(row.sample["extra"] or "{}")
-    source_turns = extra.get("conversations") or extra.get("messages")
-    return build_conversation(modality, row.caption, media, source_turns if isinstance(source_turns, list) else ())
+    return build_conversation(modality, row.caption, media, find_turns(extra) or ())
 
 
 def build_record(row: ExportRow, turns: Sequence[Mapping[str, str]], kind: str, tokens: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _build_sample(source: Source, root: MediaRoot, item: Mapping[str, Any], max_
     error, text, extra = item["error"], item["text"], item["extra"] or "{}"
     fields: Mapping[str, Any] = {}
     if item["sidecars"] and error is None and text is None:
-        text, fields, error = read_sidecars(root.source, item["sidecars"])
+        text, fields, error = read_sidecars(source, root.source, item["container"], item["sidecars"])
         text = None if text is None else to_storable_text(text)
         extra = dump_fields(fields) if fields else extra
     media = []

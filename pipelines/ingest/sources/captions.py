@@ -1,38 +1,80 @@
-"""Captions beside media, in JSON objects and in conversations."""
+"""Captions: in rows, in JSON objects beside media, in conversations; one or several of a medium."""
 
 from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra import storage
+from infra.config import Source
+from infra.hashing import digest
+from mixtures.reading import conversations
 from pipelines.ingest.sources.interface import MAX_TEXT_BYTES
 from pipelines.ingest.sources.storable import decode_text
 
-_CAPTION_KEYS = ("caption", "text", "description", "title")
+#: Keys of the caption in a JSON object beside a medium, in order of precedence; `captions.text_column` comes before
+#: them where the config sets it.
+CAPTION_KEYS = ("caption", "text", "description", "title")
 
 
-def pick_caption(fields: Mapping[str, Any]) -> str | None:
-    """The caption in a JSON object: the first of its usual keys with a string."""
-    return next((fields[key] for key in _CAPTION_KEYS if isinstance(fields.get(key), str)), None)
+def read_cell(fields: Mapping[str, Any], column: str) -> tuple[list[str], str | None]:
+    """(texts, error) of a cell: a text, a list of texts, or nothing."""
+    cell = fields.get(column)
+    texts = [text for text in (cell if isinstance(cell, list) else [cell]) if text is not None]
+    if all(isinstance(text, str) for text in texts):
+        return texts, None
+    return [], f"broken row: the column {column!r} has something that is no text"
+
+
+def read_texts(
+    fields: Mapping[str, Any], columns: Sequence[str], modality: str, media: int = 1
+) -> tuple[list[str], str | None]:
+    """(texts, error) of a row or JSON object: of the first of `columns` that has any, otherwise of its conversation.
+
+    media: how many the sample has, each of which needs a placeholder.
+    """
+    problem = None
+    for column in columns:
+        texts, fault = read_cell(fields, column)
+        if texts:
+            return texts, None
+        problem = problem or fault
+    turns = conversations.find_turns(fields)
+    return ([], problem) if turns is None else read_conversation(turns, modality, media)
+
+
+def read_conversation(turns: Sequence[Any], modality: str, media: int) -> tuple[list[str], str | None]:
+    """([text], None) of the turns that will be trained on, ([], error) where none are sound."""
+    sound, reason = conversations.read_turns(turns, modality, media)
+    return ([conversations.join_turns(sound)], None) if sound else ([], f"broken conversation: {reason}")
+
+
+def select_captions(source: Source, texts: Sequence[str], name: str) -> list[str]:
+    """The captions of a medium to use, by `captions.many`; several only for `all`. name: of the medium."""
+    if len(texts) < 2 or source.captions.many == "all":
+        return list(texts)
+    if source.captions.many == "join":
+        return ["\n".join(texts)]
+    return [texts[draw_caption(source, len(texts), name) if source.captions.many == "random" else 0]]
+
+
+def draw_caption(source: Source, count: int, name: str) -> int:
+    """A number below `count`, drawn by a hash of seed, source and medium."""
+    words = (str(source.captions.seed), source.name, name, "caption")
+    return int.from_bytes(digest(*(word.encode() for word in words), size=8), "little") % count
+
+
+def caption_columns(source: Source) -> tuple[str, ...]:
+    """The keys of a JSON object beside a medium that may have its caption."""
+    is_set = source.captions.text_column != "text"
+    return (source.captions.text_column, *CAPTION_KEYS) if is_set else CAPTION_KEYS
 
 
 def has_caption(fields: Mapping[str, Any]) -> bool:
     """Whether a JSON object has anything under a usual key of captions or conversations."""
-    return any(fields.get(key) for key in (*_CAPTION_KEYS, "captions", "conversations", "messages"))
-
-
-def join_turns(turns: Sequence[Any]) -> str | None:
-    """The text of a conversation, one line per turn, without media placeholders; None if there is none."""
-    lines = []
-    for turn in turns:
-        text = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
-        if isinstance(text, str):
-            lines.append(re.sub(r"<(image|video)>\n?", "", text).strip())
-    return "\n".join(line for line in lines if line) or None
+    return any(fields.get(key) for key in (*CAPTION_KEYS, "captions", "conversations", "messages"))
 
 
 def parse_object(raw: bytes) -> dict[str, Any] | None:
@@ -52,26 +94,49 @@ def describe_read_error(fault: str, error: OSError) -> str:
     return f"{fault} {error.strerror or error}"
 
 
-def read_sidecars(root: str, paths: Sequence[str]) -> tuple[str | None, dict[str, Any], str | None]:
-    """(caption, further fields, error) from the caption files of one medium; .txt takes precedence over .json."""
-    text: str | None = None
-    fields: dict[str, Any] = {}
-    for path in sorted(paths, key=lambda p: not p.lower().endswith(".json")):
+def read_sidecars(source: Source, root: str, name: str, paths: Sequence[str]) -> CaptionText:
+    """The caption files of a medium or the file of a text. name: of the medium."""
+    contents = []
+    for path in paths:
         try:
             read = functools.partial(storage.read_bytes, storage.join(root, path), 0, MAX_TEXT_BYTES + 1)
-            raw = storage.retry(read)
+            contents.append((path, storage.retry(read)))
         except OSError as error:
             return None, {}, describe_read_error("unreadable caption:", error)
+    return combine_captions(source, name, contents, caption_columns(source))
+
+
+def combine_captions(
+    source: Source, name: str, contents: Sequence[tuple[str, bytes]], columns: Sequence[str], media: int = 1
+) -> CaptionText:
+    """The caption in files of a sample; text takes precedence over JSON, which has further fields.
+
+    name: of the medium. contents: (name, up to MAX_TEXT_BYTES + 1 bytes) of each file. columns: keys of the caption in
+    JSON. media: how many the sample has.
+    """
+    text: str | None = None
+    fields: dict[str, Any] = {}
+    for path, raw in sorted(contents, key=lambda file: (not file[0].lower().endswith(".json"), file[0])):
         if len(raw) > MAX_TEXT_BYTES:
-            return None, {}, f"too_large: {path} has over {MAX_TEXT_BYTES} bytes"
+            return None, fields, f"too_large: {path} has over {MAX_TEXT_BYTES} bytes"
         if not path.lower().endswith(".json"):
-            text = decode_text(raw)
+            text, problem = decode_text(raw, source.encoding)
+            if problem:
+                return None, fields, problem
             continue
         parsed = parse_object(raw)
         if parsed is None:
             return None, {}, f"unreadable caption: {path} is not a JSON object"
         fields = parsed
-        text = pick_caption(fields)
-        if text is None and isinstance(fields.get("conversations"), list):
-            text = join_turns(fields["conversations"])
+        texts, problem = read_texts(fields, columns, source.modality, media)
+        captions = select_captions(source, texts, name)
+        if len(captions) > 1:
+            problem = "unreadable caption: `captions.many: all` is for captions files, the JSON has a list"
+        if problem and len(contents) == 1:
+            return None, fields, problem
+        text = captions[0] if captions else None
     return text, fields, None
+
+
+#: (text, further fields, error).
+CaptionText = tuple[str | None, dict[str, Any], str | None]

@@ -37,6 +37,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z]:[\\/]")
 #: A caption or text row larger than this is a failed input (ours).
 MAX_TEXT_BYTES = 16 * 2**20
 
+#: Longest path and name that Linux opens.
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
+
 ITEM_SCHEMA = pa.schema(
     [
         ("container", pa.string()),
@@ -268,3 +271,14 @@ def leaves_source(path: str) -> bool:
     """Whether a path from outside is absolute, a URI, climbs upwards or contains NUL."""
     parts = path.replace("\\", "/").split("/")
     return path.startswith(("/", "\\")) or ".." in parts or "\x00" in path or _ADDRESS.match(path) is not None
+
+
+def find_path_fault(path: str) -> str | None:
+    """Why a path that a row names cannot be opened, whatever is there: it leaves the source, or is longer than file
+    systems allow."""
+    if leaves_source(path):
+        return f"hostile path: {path[:200]!r} leaves the source"
+    encoded = path.encode("utf-8", "surrogatepass")
+    if len(encoded) > MAX_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MAX_NAME_BYTES:
+        return f"hostile path: {path[:40]!r}… has {len(encoded)} bytes, which no file system allows"
+    return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from infra import storage
 from infra.config import Source
+from mixtures.reading.conversations import MEDIA_TOKEN, find_turns
 from pipelines.core.sample_media import source_root
-from pipelines.ingest.sources.captions import join_turns
+from pipelines.ingest.sources.captions import read_conversation, read_texts, select_captions
 from pipelines.ingest.sources.interface import (
     Listing,
     MembersRead,
@@ -17,16 +17,21 @@ from pipelines.ingest.sources.interface import (
     SourceReader,
     build_item,
     file_uri,
+    find_path_fault,
     ignore_files,
-    leaves_source,
 )
-from pipelines.ingest.sources.rows import get_text, read_positions
+from pipelines.ingest.sources.rows import Row, name_columns, read_positions
+from pipelines.ingest.tables.streams import with_compression
+
+#: Keys of a row that name media, with the modality of one medium and of several.
+MEDIA_KEYS = (("video", "video", "video"), ("image", "image", "multi_image"), ("images", "image", "multi_image"))
 
 
 class LlavaReader(SourceReader):
-    """The reader of `format: llava`."""
+    """The reader of `format: llava`. An `id` names what its row is about, often a picture of several rows: it is the
+    position of a row only where `id_column` says so."""
 
-    suffixes = (".json", ".jsonl")
+    suffixes = with_compression(".json", ".jsonl")
 
     def list_items(
         self, source: Source, entries: Sequence[storage.Entry], excluded: Sequence[storage.Entry]
@@ -38,23 +43,14 @@ class LlavaReader(SourceReader):
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
         root = source_root(source)
-        for position, row, problem in read_positions(file_uri(source, container.path), source.id_column or "id"):
+        for position, row, problem in read_positions(source, file_uri(source, container.path), source.id_column):
             yield MembersRead(1)
             if row is None:
                 yield build_item(source, container.path, position, fields={}, error=problem)
                 continue
-            paths, modality = _media_paths(row)
-            files: list[storage.Entry] = []
-            for path in paths:
-                target = storage.join(root, path)
-                if leaves_source(path):
-                    problem = f"hostile path: {path!r} leaves the source"
-                elif not storage.is_file(target):
-                    problem = problem or f"missing medium: there is no {path}"
-                else:
-                    files += storage.list_files(target)
-            turns = row.get("conversations")
-            text = join_turns(turns) if isinstance(turns, list) else get_text(row, source.text_column)
+            paths, modality, fault = _media_paths(row)
+            files, missing = _find_files(root, paths)
+            text, broken = _read_text(source, row, modality, len(paths), f"{container.path}:{position}")
             yield build_item(
                 source,
                 container.path,
@@ -65,20 +61,49 @@ class LlavaReader(SourceReader):
                 modality=modality,
                 size=sum(file.size for file in files) or len(text or ""),
                 stamp=" ".join(file.stamp for file in files),
-                error=problem,
+                error=problem or fault or missing or broken,
             )
 
 
-def _media_paths(row: Mapping[str, Any]) -> tuple[list[str], str]:
-    """The media that a row names, and its modality."""
-    for key, single, several in (
-        ("video", "video", "video"),
-        ("image", "image", "multi_image"),
-        ("images", "image", "multi_image"),
-    ):
-        paths = row.get(key)
-        if isinstance(paths, str):
-            return [paths], single
-        if isinstance(paths, list) and paths:
-            return [str(path) for path in paths], single if len(paths) == 1 else several
-    return [], "text"
+def _media_paths(row: Row) -> tuple[list[str], str, str | None]:
+    """(paths, modality, error) of the media that a row names; an empty name, null and [] name none."""
+    for key, single, several in MEDIA_KEYS:
+        if not (paths := row.get(key)):
+            continue
+        paths = paths if isinstance(paths, list) else [paths]
+        if not all(isinstance(path, str) and path for path in paths):
+            return [], single, f"broken row: {key!r} is neither a path nor a list of paths"
+        return paths, single if len(paths) == 1 else several, None
+    named = next((key for key, _, _ in MEDIA_KEYS if key in row), None)
+    if named and any(MEDIA_TOKEN.search(str(turn)) for turn in find_turns(row) or ()):
+        return [], "text", f"missing medium: the conversation has a placeholder, but {named!r} is empty"
+    return [], "text", None
+
+
+def _find_files(root: str, paths: Sequence[str]) -> tuple[list[storage.Entry], str | None]:
+    """(files, error) of the media that a row names."""
+    files: list[storage.Entry] = []
+    for path in paths:
+        if fault := find_path_fault(path):
+            return [], fault
+        target = storage.join(root, path)
+        if not storage.is_file(target):
+            return [], f"missing medium: there is no {path}"
+        files += storage.list_files(target)
+    return files, None
+
+
+def _read_text(source: Source, row: Row, modality: str, media: int, name: str) -> tuple[str | None, str | None]:
+    """(text, error) of a row: of its conversation, else of its text column."""
+    turns = find_turns(row)
+    if turns is not None:
+        texts, fault = read_conversation(turns, modality, media)
+    else:
+        texts, fault = read_texts(row, (source.text_column,), modality, media)
+    captions = select_captions(source, texts, name)
+    if len(captions) > 1:
+        return None, "broken row: `captions.many: all` is for captions files and tables, the row has a list of texts"
+    if not captions and not fault and not source.captions.optional:
+        columns = name_columns(row)
+        fault = f"broken row: no conversation, no text in the column {source.text_column!r}; the row has {columns}"
+    return captions[0] if captions else None, fault

@@ -179,7 +179,10 @@ def _guess_format(source: Source, entries: Sequence[storage.Entry]) -> str:
     if any(name.endswith(READERS["webdataset"].suffixes) for name in names):
         return "webdataset"
     if source.modality == "text":
-        return "table" if any(name.endswith(READERS["table"].suffixes) for name in names) else "folder"
+        tables = [name for name in names if name.endswith(READERS["table"].suffixes)]
+        # A .json beside a text describes the text.
+        has_texts = any(name.endswith(MEDIA_SUFFIXES["text"]) for name in names)
+        return "table" if any(not (has_texts and name.endswith(".json")) for name in tables) else "folder"
     if source.modality == "multi_image" or (len(names) == 1 and names[0].endswith(READERS["llava"].suffixes)):
         return "llava"
     return "folder"

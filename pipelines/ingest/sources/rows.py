@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from infra.config import Source
 from infra.errors import BadSample
 from pipelines.ingest.sources.interface import make_unique
 from pipelines.ingest.sources.storable import to_storable_text
 from pipelines.ingest.tables.delimited import read_delimited
 from pipelines.ingest.tables.json_rows import read_json
 from pipelines.ingest.tables.parquet import read_parquet
-from pipelines.ingest.tables.streams import open_text, open_unpacked, strip_compression
+from pipelines.ingest.tables.streams import open_text, open_unpacked, starts_as_json, strip_compression
 
 Row = dict[str, Any]
 
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_CSV_SUFFIXES = (".csv", ".tsv")
 
-def read_positions(uri: str, id_column: str | None) -> Iterator[tuple[str, Row | None, str | None]]:
+#: Names of columns in a message (ours).
+_MAX_NAMES = 12
+
+
+def read_positions(source: Source, uri: str, id_column: str | None) -> Iterator[tuple[str, Row | None, str | None]]:
     """(unique position, row, error) of each row; the row is None where it could not be read. A position is the row's
     id, or its number where it has none."""
     used: set[str] = set()
-    for number, row, error in read_rows(uri):
+    for number, row, error in read_rows(uri, text_column=source.text_column, encoding=source.encoding):
         position = f"row={number}"
         if error is not None or not isinstance(row, dict):
             yield make_unique(position, used, "@row"), None, error or "broken row: not an object"
@@ -57,17 +64,21 @@ def read_rows(
 def _read_text(
     uri: str, name: str, text_column: str | None, encoding: str | None
 ) -> Iterator[tuple[int, Any, str | None]]:
-    with open_unpacked(uri) as file, open_text(file, encoding) as text:
-        if name.endswith((".csv", ".tsv")):
-            yield from read_delimited(text, name, text_column)
-        else:
-            yield from read_json(text, name)
+    with open_unpacked(uri) as file:
+        is_json = name.endswith(_JSON_SUFFIXES) or (not name.endswith(_CSV_SUFFIXES) and starts_as_json(file))
+        with open_text(file, encoding) as text:
+            yield from read_json(text, name) if is_json else read_delimited(text, name, text_column)
 
 
-def get_text(row: Mapping[str, Any], column: str) -> str | None:
-    """A column's text; None if it is not a string."""
-    text = row.get(column)
-    return text if isinstance(text, str) else None
+def ends_table(error: str) -> bool:
+    """Whether the error of a row says that the table cannot be read on."""
+    return error.startswith(("unreadable table", "too_large: the table"))
+
+
+def name_columns(names: Collection[str]) -> str:
+    """Names of columns, for a message."""
+    shown = [name[:40] for name in list(names)[:_MAX_NAMES]]
+    return ", ".join(map(repr, shown)) + (", …" if len(names) > _MAX_NAMES else "") if shown else "no columns"
 
 
 def drop_keys(row: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:

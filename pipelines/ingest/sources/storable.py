@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +18,14 @@ def to_storable_text(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def decode_text(raw: bytes) -> str:
-    """Text from bytes: UTF-8, or UTF-16 where a byte order mark says so; what is neither becomes U+FFFD."""
-    is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return raw.decode("utf-16" if is_utf16 else "utf-8-sig", "replace")
+def decode_text(raw: bytes, encoding: str | None) -> tuple[str | None, str | None]:
+    """(text, error) of the bytes of a caption or document: in `encoding`, else UTF-8, UTF-16 or UTF-32 by its first
+    bytes."""
+    try:
+        return raw.decode(encoding or json.detect_encoding(raw)), None
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{raw[error.start]:02x} at {error.start}"
+        return None, f"unreadable text: not {error.encoding} ({where}), give `encoding` of the source"
 
 
 def to_storable_name(raw: str) -> str:

@@ -6,29 +6,46 @@ from collections.abc import Iterator
 
 from infra import storage
 from infra.config import Source
-from pipelines.ingest.sources.captions import join_turns
+from pipelines.ingest.sources.captions import read_texts, select_captions
 from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, SourceReader, build_item, file_uri
-from pipelines.ingest.sources.rows import drop_keys, get_text, read_positions
+from pipelines.ingest.sources.rows import Row, drop_keys, name_columns, read_positions
+from pipelines.ingest.tables.streams import with_compression
 
 
 class TableReader(SourceReader):
     """The reader of `format: table`."""
 
-    suffixes = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+    suffixes = with_compression(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
-        for position, row, problem in read_positions(file_uri(source, container.path), source.id_column):
+        for position, row, problem in read_positions(source, file_uri(source, container.path), source.id_column):
             yield MembersRead(1)
             if row is None:
                 yield build_item(source, container.path, position, fields={}, modality="text", error=problem)
                 continue
-            turns = row.get("conversations") or row.get("messages")
-            text = get_text(row, source.text_column)
-            if text is None and isinstance(turns, list):
-                text = join_turns(turns)
-            if text is None and problem is None:
-                problem = f"broken row: there is no text in the column {source.text_column!r}"
+            texts, fault = _read_texts(source, row, f"{container.path}:{position}")
             extra = drop_keys(row, (source.text_column,))
-            yield build_item(
-                source, container.path, position, fields=row, text=text, modality="text", extra=extra, error=problem
-            )
+            for number, text in enumerate(texts or [None]):
+                yield build_item(
+                    source,
+                    container.path,
+                    position if number == 0 else f"{position}@text={number}",
+                    fields=row,
+                    text=text,
+                    modality="text",
+                    extra=extra,
+                    error=problem or fault,
+                    members=int(number == 0),
+                )
+
+
+def _read_texts(source: Source, row: Row, name: str) -> tuple[list[str], str | None]:
+    """(texts, error) of a row. A list of texts may be the paragraphs of a document: the config decides."""
+    texts, fault = read_texts(row, (source.text_column,), "text", 0)
+    if len(texts) > 1 and "many" not in source.captions.model_fields_set:
+        column = f"the column {source.text_column!r}"
+        return [], f"broken row: {column} has a list of {len(texts)} texts, set captions.many to use it"
+    if not texts and not fault:
+        columns = name_columns(row)
+        fault = f"broken row: there is no text in the column {source.text_column!r}; the row has {columns}"
+    return select_captions(source, texts, name), fault

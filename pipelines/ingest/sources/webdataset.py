@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO
 
 from infra import storage
 from infra.config import Source
 from pipelines.ingest.archives.expand import expand
 from pipelines.ingest.archives.tar_index import ArchiveIndex, TarMember, index_tar
-from pipelines.ingest.sources.captions import has_caption, join_turns, parse_object, pick_caption
+from pipelines.ingest.sources.captions import (
+    CAPTION_KEYS,
+    CaptionText,
+    caption_columns,
+    combine_captions,
+    has_caption,
+)
 from pipelines.ingest.sources.interface import (
     MAX_TEXT_BYTES,
     MEDIA_SUFFIXES,
@@ -25,7 +31,6 @@ from pipelines.ingest.sources.interface import (
     make_unique,
 )
 from pipelines.ingest.sources.signatures import HEAD_BYTES, recognise
-from pipelines.ingest.sources.storable import decode_text
 from pipelines.ingest.tables.streams import COMPRESSION_SUFFIXES, is_compressed
 
 #: Suffixes of captions, the first takes precedence; JSON has further fields.
@@ -70,6 +75,7 @@ class _Archive:
 
     def __init__(self, source: Source, path: str, uri: str, file: IO[bytes], index: ArchiveIndex) -> None:
         self.source = source
+        self.columns = caption_columns(source)
         self.path = path
         self.uri = uri
         self.file = file
@@ -150,17 +156,15 @@ class _Archive:
         return build_item(self.source, self.path, position, fields={}, error=error)
 
     def _text_item(self, position: str, stem: str) -> SourceItem:
-        text, fields, error = self._read_captions(stem)
-        if not any(suffix in self.captions[stem] for suffix in _TEXT_SUFFIXES):
-            keys = (self.source.text_column, "text", "content")
-            text = next((fields[key] for key in keys if isinstance(fields.get(key), str)), text)
+        columns = (self.source.text_column, "text", "content", *CAPTION_KEYS)
+        text, fields, error = self._read_captions(stem, columns, 0)
         if text is None and error is None:
             error = f"broken row: there is no text under {self.source.text_column!r} or another usual key"
         members = len(self.captions[stem])
         return build_item(self.source, self.path, position, fields=fields, text=text, error=error, members=members)
 
     def _media_item(self, group: Sequence[TarMember], stem: str | None, captions: int) -> SourceItem:
-        text, fields, error = (None, {}, None) if stem is None else self._read_captions(stem)
+        text, fields, error = (None, {}, None) if stem is None else self._read_captions(stem, self.columns, len(group))
         return build_item(
             self.source,
             self.path,
@@ -177,35 +181,16 @@ class _Archive:
         """A caption without a medium; JSON that is no caption is ignored."""
         captions = self.captions[stem]
         position = min(member.name for member in captions.values())
-        text, fields, error = self._read_captions(stem)
+        text, fields, error = self._read_captions(stem, self.columns)
         if set(captions) == {"json"} and not has_caption(fields):
             return IgnoredMember(self.path, position, "JSON that is no caption")
         error, members = error or "orphan caption: its sample has no medium", len(captions)
         return build_item(self.source, self.path, position, fields=fields, text=text, error=error, members=members)
 
-    def _read_captions(self, stem: str) -> tuple[str | None, dict[str, Any], str | None]:
-        """(caption, further fields, error) of the captions of a stem."""
+    def _read_captions(self, stem: str, columns: Sequence[str], media: int = 1) -> CaptionText:
+        """(caption, further fields, error) of the captions of a stem. columns: keys of the caption in JSON."""
         contents = []
         for member in self.captions[stem].values():
             self.file.seek(member.offset)
             contents.append((member.name, self.file.read(min(member.size, MAX_TEXT_BYTES + 1))))
-        return _combine(contents)
-
-
-def _combine(contents: Sequence[tuple[str, bytes]]) -> tuple[str | None, dict[str, Any], str | None]:
-    """(caption, further fields, error) of the (name, content) of a sample's captions; .txt precedes .json."""
-    text: str | None = None
-    fields: dict[str, Any] = {}
-    for name, raw in sorted(contents, key=lambda file: (not file[0].lower().endswith(".json"), file[0])):
-        if len(raw) > MAX_TEXT_BYTES:
-            return None, {}, f"too_large: {name} has over {MAX_TEXT_BYTES} bytes"
-        if not name.lower().endswith(".json"):
-            text = decode_text(raw)
-            continue
-        parsed = parse_object(raw)
-        if parsed is None:
-            return None, {}, f"unreadable caption: {name} is not a JSON object"
-        fields = parsed
-        turns = fields.get("conversations")
-        text = pick_caption(fields) or (join_turns(turns) if isinstance(turns, list) else None)
-    return text, fields, None
+        return combine_captions(self.source, f"{self.path}:{stem}", contents, columns, media)

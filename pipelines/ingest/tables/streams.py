@@ -50,12 +50,13 @@ def budget_for(size: int) -> int:
 
 
 @contextmanager
-def open_unpacked(uri: str) -> Iterator[IO[bytes]]:
+def open_unpacked(uri: str) -> Iterator[io.BufferedReader]:
     """A table's bytes, unpacked while they are read."""
     with storage.open_read(uri) as file:
         size = file.seek(0, io.SEEK_END)
         kind = _find_kind(file)
-        with io.BufferedReader(UnpackedStream(_unpack(file, kind), kind, budget_for(size)), 2**20) as reader:
+        stream: Any = UnpackedStream(_unpack(file, kind), kind, budget_for(size))
+        with io.BufferedReader(stream, 2**20) as reader:
             yield reader
 
 
@@ -112,15 +113,19 @@ class UnpackedStream(io.RawIOBase):
         return len(block)
 
 
-def open_text(file: IO[bytes], encoding: str | None) -> TextIO:
+def open_text(file: io.BufferedReader, encoding: str | None) -> TextIO:
     """The text of a table: in `encoding`, otherwise UTF-8, or UTF-16 or UTF-32 where its first bytes are.
 
     Bytes that are not in the encoding become lone surrogates, which `find_fault` reports.
     """
-    assert isinstance(file, io.BufferedReader)
     encoding = encoding or json.detect_encoding(file.peek(4)[:4])
     errors = "surrogatepass" if encoding.lower().startswith(("utf-16", "utf-32")) else "surrogateescape"
     return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+
+
+def starts_as_json(file: io.BufferedReader) -> bool:
+    """Whether the first character that is not blank opens an object or array."""
+    return file.peek(64).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1] in (b"{", b"[")
 
 
 def find_fault(text: str) -> str | None:

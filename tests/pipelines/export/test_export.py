@@ -101,14 +101,11 @@ def test_text_in_the_picture_is_joined_as_configured(make_run: Callable[..., Run
 
 def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     images(tmp_path / "in")
-    turns = [
-        {"from": "human", "value": "<image><image>\nCompare the two boats."},
-        {"from": "gpt", "value": "One is large."},
-    ]
+    answer = {"from": "gpt", "value": "One is large."}
     named = [["0.jpg", "1.jpg"], ["2.jpg", "3.jpg", "0.jpg"], ["1.jpg", "2.jpg"]]
-    (tmp_path / "in" / "rows.json").write_text(
-        json.dumps([{"id": str(i), "image": names, "conversations": turns} for i, names in enumerate(named)])
-    )
+    questions = [{"from": "human", "value": "<image>" * len(names) + "\nCompare the boats."} for names in named]
+    rows = [{"image": names, "conversations": [q, answer]} for names, q in zip(named, questions, strict=True)]
+    (tmp_path / "in" / "rows.json").write_text(json.dumps(rows))
     run = make_run([{"name": "m", "path": str(tmp_path / "in"), "modality": "multi_image", "format": "llava",
                      "include": "*.json"}])  # fmt: skip
     stages.run_all(run)

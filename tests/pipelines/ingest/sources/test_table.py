@@ -74,8 +74,37 @@ def test_a_damaged_parquet_is_one_failed_row(tmp_path: Path) -> None:
     assert len(items) == 3 and all((item.error or "").startswith("unreadable table") for item in items)
 
 
-def test_conversations_give_their_text_without_placeholders(tmp_path: Path) -> None:
-    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}, {"role": "x"}, 3]
-    jsonl(tmp_path / "a.jsonl", [json.dumps({"conversations": turns}).encode()])
-    (item,) = read_items(make_source(tmp_path, "text"))
-    assert item.text == "What?\nThat."
+def test_conversations_give_the_text_that_will_be_trained_on(tmp_path: Path) -> None:
+    speeches = [("system", "s"), ("user", "What?"), ("assistant", "a")]
+    messages = [{"role": role, "content": text} for role, text in speeches]
+    greeting, last = {"from": "gpt", "value": "Hello"}, {"from": "human", "value": "Thanks"}
+    question, reply = {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}
+    conversations = [[question, reply], [greeting, question, reply], [question, reply, last], [question, reply, reply],
+                     [question, {"from": "robot", "value": "x"}], [greeting], [question, 3], [last]]  # fmt: skip
+    rows = [{"messages": messages}, *({"conversations": turns} for turns in conversations)]
+    jsonl(tmp_path / "a.jsonl", [json.dumps(row).encode() for row in rows])
+    items = read_items(make_source(tmp_path, "text"))
+    assert [item.text for item in items] == ["What?\na", "Why?\nSo.", "Why?\nSo.", "Why?\nSo.", *[None] * 5]
+    assert all((item.error or "").startswith("broken conversation") for item in items[4:])
+
+
+@pytest.mark.parametrize("many", ["first", "join", "random", "all"])
+def test_a_list_of_texts_is_used_as_the_config_says_and_never_cut_in_silence(tmp_path: Path, many: str) -> None:
+    jsonl(tmp_path / "a.jsonl", [b'{"id": 1, "text": ["a", "b"]}', b'{"id": 2, "text": ["c"]}'])
+    broken, single = read_items(make_source(tmp_path, "text"))
+    assert "set captions.many" in (broken.error or "") and single.text == "c"
+    texts = [item.text for item in read_items(make_source(tmp_path, "text", captions={"many": many}))]
+    expected = {
+        "first": [["a", "c"]],
+        "join": [["a\nb", "c"]],
+        "all": [["a", "b", "c"]],
+        "random": [["a", "c"], ["b", "c"]],
+    }
+    assert texts in expected[many]
+
+
+def test_a_row_without_text_names_its_columns(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", [b'{"content": "x", "id": 3}', b'{"text": 3}'])
+    first, second = read_items(make_source(tmp_path, "text"))
+    assert first.error == "broken row: there is no text in the column 'text'; the row has 'content', 'id'"
+    assert second.error == "broken row: the column 'text' has something that is no text"
