@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixtures.cards.croissant import describe_processing
+from mixtures.cards.croissant import describe_processing, format_settings
 from mixtures.plan.recipe import UNITS
 
 #: Size of a histogram in SVG units.
@@ -85,7 +85,8 @@ def render_shard_page(card: Mapping[str, Any]) -> str:
     not_kept = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
     details = [
         ("Reasons for drops", build_share_rows(card["reasons"])),
-        ("Dialogues", _describe_dialogues(made_by["dialogues"] if dialogues is None else dialogues)),
+        ("Dialogues", _describe_dialogues("none in this shard" if dialogues is None else dialogues)),
+        ("Writer of the run's dialogues", _describe_dialogues(made_by["dialogues"])),
         ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made_by["models"].items())]),
         ("Made from", [(u["unit"], _format_span(u["rows"]), f"{u['kept']:,} kept") for u in made_by["lineage"]]),
         ("Made by", [("run", made_by["name"]), ("seed", made_by["seed"]), ("Reelmill", made_by["reelmill"]),
@@ -119,7 +120,6 @@ def render_mixture_page(card: Mapping[str, Any]) -> str:
                    for constraint in card["constraints"]]  # fmt: skip
     shares = [(modality, *(f"{name} {card['achieved'][name][modality]:.2%}" for name in UNITS))
               for modality in card["achieved"][unit]]  # fmt: skip
-    checked = ", ".join(card["evaluation_sets"]) or "none: no run was checked against an evaluation set"
     details = [
         ("Shares of modalities", shares),
         ("Target shares and achieved shares", constraints),
@@ -127,7 +127,6 @@ def render_mixture_page(card: Mapping[str, Any]) -> str:
                     for g in card["groups"]]),
         ("Copies of a sample", [(f"copy {int(n) + 1}", f"{count:,}") for n, count in sorted(card["repeats"].items())]),
         ("Made from", [(p["name"], f"seed {p['seed']}", f"members {p['members']}") for p in card["parents"]]),
-        ("Checked against evaluation sets", [(checked,)]),
         ("Warnings", [(warning,) for warning in card["warnings"]]),
     ]  # fmt: skip
     return render_page(
@@ -195,7 +194,7 @@ def _describe_dialogues(dialogues: Any) -> list[tuple[str, str]]:
         return [(str(dialogues), "")]
     rows = []
     for name, entry in dialogues.items():
-        text = ", ".join(f"{k} {v}" for k, v in entry.items()) if isinstance(entry, Mapping) else str(entry)
+        text = format_settings(entry) if isinstance(entry, Mapping) else str(entry)
         rows.append((name.replace("_", " "), text or "none"))
     return rows
 

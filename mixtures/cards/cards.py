@@ -171,10 +171,9 @@ def build_mixture_card(
     """Build the card of a mixture.
 
     manifest: contents of mixture.json; repeats: number of first, second, … copies of samples; counts: column ->
-    category -> {unit: amount}; parents: for each run {name, members, seed, reelmill, evaluation_sets, dialogues}, the
-    last two from its shards' cards.
+    category -> {unit: amount}; parents: for each run {name, members, seed, reelmill, dialogues}, the last three
+    from its shards' cards.
     """
-    checked = sorted({name for parent in parents for name in parent["evaluation_sets"]})
     return {
         "card": VERSION,
         "mixture": manifest["recipe"]["name"],
@@ -193,7 +192,6 @@ def build_mixture_card(
         "licences": dict(counts["licence"]),
         "kinds": dict(counts["kind"]),
         "languages": dict(counts["language"]),
-        "evaluation_sets": checked,
         "vshards": manifest["vshards"],
         "shards": [{"name": s["name"], "parent": s["parent"], "sha256": s["sha256"]} for s in manifest["shards"]],
         "tars": [] if manifest["materialized"] is None else [dict(tar) for tar in manifest["materialized"]],

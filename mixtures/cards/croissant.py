@@ -299,10 +299,15 @@ def _describe_annotation(made_by: Mapping[str, Any]) -> list[str]:
     writer = made_by.get("dialogues")
     if not isinstance(writer, Mapping):
         return [f"Dialogues: {writer}."]
-    return [
-        f"Dialogues were written by {writer.get('model')} (revision {writer.get('revision')}) from evidence "
-        "about each sample, without seeing pixels; each turn cites its evidence and was checked."
-    ]
+    if "model" not in writer:
+        lines = [f"Dialogues: {writer.get('generator')}."]
+    else:
+        lines = [
+            f"Dialogues were written by {writer['model']} (revision {writer.get('revision')}) from evidence "
+            "about each sample, without seeing pixels; each turn cites its evidence and was checked."
+        ]
+    steps = [f"{name} by {step['model']}, prompt {step['prompt']}" for name, step in writer.get("steps", {}).items()]
+    return [*lines, f"Further steps: {'; '.join(steps)}."] if steps else lines
 
 
 def _list_tools(made_by: Mapping[str, Any]) -> list[str]:
@@ -312,7 +317,8 @@ def _list_tools(made_by: Mapping[str, Any]) -> list[str]:
     ]
     writer = made_by.get("dialogues")
     if isinstance(writer, Mapping):
-        tools.append(f"dialogues: {writer.get('model')}, revision {writer.get('revision')}")
+        if "model" in writer:
+            tools.append(f"dialogues: {writer['model']}, revision {writer.get('revision')}")
         if writer.get("captioner"):
             tools.append(f"captions as evidence: {writer['captioner']}")
     return tools or ["none"]
@@ -324,9 +330,7 @@ def _list_biases(
     detected = {name: count for name, count in languages.items() if name}
     lines = [f"By source: {_format_shares(sources)}."]
     lines.append(
-        f"By language of the text: {_format_shares(detected)}."
-        if detected
-        else "The language of the text was not asked."
+        f"By language of the text: {_format_shares(detected)}." if detected else "No language of the text was recorded."
     )
     filters = {f["name"] for made_by in histories for f in made_by.get("filters", ())}
     if filters & {"alignment", "video_alignment"}:

@@ -7,10 +7,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from annotators.dialogues import dialogue, evidence
 from annotators.dialogues.checks import CheckSettings
 from annotators.dialogues.evidence import EvidenceSettings
-from annotators.dialogues.kinds import SHARES, load_kinds
+from annotators.dialogues.kinds import IMAGE_TEXT, SHARES, load_kind, load_kinds
 from infra.config import Strict
+from infra.hashing import fingerprint
 from infra.llm.servers import Endpoint
 
 #: Names of the generators on cards: the rule-based writer, which needs no server, and a language model.
@@ -118,21 +120,41 @@ class AnnotateSettings(Strict):
 
 
 def describe_generator(settings: AnnotateSettings | None) -> Any:
-    """Return the writer of dialogues for a card: a model with its prompts, the rules, or none."""
+    """Return the writer of dialogues for a card: a model, the rules, or none, with every prompt that is sent."""
     if settings is None:
         return "none: captions and the sources' own conversations only"
+    captioner = {} if settings.captioner is None else {"captioner": settings.captioner.model}
+    steps = _list_steps(settings)
     if settings.generator == RULES:
-        return "rules: written by rule from the evidence, by no language model"
-    kinds = load_kinds()
+        by_rule = "rules: written by rule from the evidence, by no language model"
+        return {"generator": by_rule, **captioner, "steps": steps} if captioner else by_rule
+    kinds = [load_kind(name) for name in (*settings.kinds, *([IMAGE_TEXT] if settings.ocr_questions else []))]
     return {
         "generator": settings.generator,
         "model": settings.served_model,
         "revision": settings.revision or "not stated",
         "shares": dict(settings.kinds),
-        "prompts": {name: {"version": kinds[name].version, "prompt": kinds[name].prompt_hash,
-                           "schema": kinds[name].schema_hash} for name in sorted(settings.kinds)},
+        "prompts": {kind.name: {"version": kind.version, "prompt": kind.prompt_hash, "schema": kind.schema_hash}
+                    for kind in sorted(kinds, key=lambda kind: kind.name)},
+        "steps": steps,
         "sampling": settings.sampling.model_dump(mode="json"),
         "candidates": settings.candidates,
         "blind": None if settings.blind is None else settings.blind.model_dump(mode="json"),
         "captioner": None if settings.captioner is None else settings.captioner.model,
     }  # fmt: skip
+
+
+def _list_steps(settings: AnnotateSettings) -> dict[str, dict[str, str]]:
+    """List the steps besides the kinds that send a prompt, with its hash and the model that answers."""
+    hashes, steps = dialogue.hash_prompts(), {}
+    if settings.captioner is not None:
+        prompt = fingerprint(evidence.CAPTION)
+        steps["captions as evidence"] = {"model": settings.captioner.model, "prompt": prompt}
+    if settings.generator == RULES:
+        return steps
+    is_asked = {"rationale": settings.rationales, "blind": settings.blind is not None,
+                "judge": settings.blind is not None and settings.blind.judge}  # fmt: skip
+    for name, prompt in hashes.items():
+        if is_asked[name]:
+            steps[name] = {"model": settings.served_model, "prompt": prompt}
+    return steps

@@ -71,7 +71,6 @@ def _describe_parent(mixture: Mixture, parent: int) -> dict[str, Any]:
         "seed": made_by.get("seed"),
         "reelmill": made_by.get("reelmill"),
         "dialogues": made_by.get("dialogues"),
-        "evaluation_sets": list_evaluation_sets(made_by),
     }
 
 
@@ -81,12 +80,6 @@ def _read_made_by(mixture: Mixture, parent: int) -> Mapping[str, Any]:
     if not names:
         return {}
     return dict(read_json(storage.join(mixture.run(parent), "shards", f"{names[0]}.card.json")).get("made_by", {}))
-
-
-def list_evaluation_sets(made_by: Mapping[str, Any]) -> list[str]:
-    """List the names of the evaluation sets that a run was checked against: duplicates.protect of a card's made_by."""
-    protected = made_by.get("duplicates", {}).get("protect") or ()
-    return sorted(str(entry.get("name", entry)) if isinstance(entry, Mapping) else str(entry) for entry in protected)
 
 
 def _build_tar_cards(

@@ -122,7 +122,10 @@ def _train(search: DuplicateSearch, total: int) -> dict[str, Any]:
     if cached is not None and storage.is_file(vectors_uri) and storage.sha256(vectors_uri) == cached["sha256"]:
         return dict(cached)
     seed = search.run.config.seed
-    candidates = pa.concat_tables([tables.read(search.at("sample", f"{unit}.parquet")) for unit in search.units])
+    samples = [
+        tables.read(search.at("sample", f"{unit}.parquet")).replace_schema_metadata(None) for unit in search.units
+    ]
+    candidates = pa.concat_tables([tables.empty(SAMPLE), *samples])
     ids = candidates["id"].to_numpy()
     count = dedup_cells.cluster_count(total)
     margin, probed = 0.0, 1.0
