@@ -37,7 +37,7 @@ def protect_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_EscapingFormatter(logging.BASIC_FORMAT))
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
-    sys.excepthook = _write_traceback
+    sys.excepthook = _write_traceback  # threads: of the process, set before any other runs
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter is no reason to stop
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
