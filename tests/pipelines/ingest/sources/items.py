@@ -13,7 +13,7 @@ from pipelines.ingest.sources.interface import ITEM_SCHEMA, SourceItem
 from pipelines.ingest.sources.registry import list_source, scan
 
 
-def make_source(path: Path, modality: str = "image", **settings: Any) -> Source:
+def make_source(path: Path | str, modality: str = "image", **settings: Any) -> Source:
     return Source.model_validate({"name": "s", "path": str(path), "modality": modality, **settings})
 
 

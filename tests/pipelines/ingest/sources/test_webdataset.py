@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from infra import storage
 from infra.errors import StageError
 from pipelines.ingest.archives import expand, tar_index
-from pipelines.ingest.sources.interface import IgnoredMember
+from pipelines.ingest.sources.interface import IgnoredMember, SourceItem
 from pipelines.ingest.sources.registry import list_source, scan
 from tests.corpus import add_member
 from tests.pipelines.ingest.sources.items import fates, make_source, read_items
@@ -278,3 +278,33 @@ def test_a_scratch_that_cannot_be_written_is_no_fault_of_the_archive(tmp_path: P
     (tmp_path / "in-expanded").write_bytes(b"")
     with pytest.raises(StageError, match="cannot be expanded"):
         read_items(make_source(tmp_path / "in"))
+
+
+def test_folders_and_tars_on_an_object_store(tmp_path: Path) -> None:
+    root = f"memory://{tmp_path.name}"
+    files = {"x::y #1.jpg": JPEG, "x::y #1.txt": b"caption", "plain": JPEG, ".hidden": b"", "a.doc": b""}
+    for name, content in files.items():
+        storage.write_bytes(storage.join(root, "in", name), content)
+    source = make_source(storage.join(root, "in"))
+    _, listing = list_source(source)
+    assert [(item.container, item.sidecars) for item in listing.items] == [
+        ("plain", []),
+        ("x::y #1.jpg", ["x::y #1.txt"]),
+    ]
+    assert {entry.position: entry.reason for entry in listing.ignored} == {
+        ".hidden": "hidden",
+        "a.doc": "no known format",
+    }
+    for name, content in (
+        ("a.tar", tar_bytes([("1.jpg", b"x")])),
+        ("b.tar.gz", gzip.compress(tar_bytes([("2", JPEG)]))),
+    ):
+        storage.write_bytes(storage.join(root, "tars", name), content)
+    source = make_source(storage.join(root, "tars"))
+    reader, listing = list_source(source)
+    records = [r for entry in listing.containers for r in scan(source, reader, entry, storage.join(root, "scratch"))]
+    items = [record for record in records if isinstance(record, SourceItem)]
+    assert [(item.position, item.error) for item in items] == [("1.jpg", None), ("2", None)]
+    expanded = items[1].media[0]
+    uri = storage.join(root, "scratch", expanded["uri"].rpartition("/")[2])
+    assert storage.read_bytes(uri, expanded["offset"], expanded["length"]) == JPEG
