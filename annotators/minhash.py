@@ -27,7 +27,7 @@ class MinHashSettings(Strict):
 
     num_perm: int = Field(default=128, ge=8, le=4096)
     ngram: int = Field(default=5, ge=1)
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**64)
 
 
 class MinHash(Annotator):

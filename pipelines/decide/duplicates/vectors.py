@@ -24,7 +24,8 @@ from infra.hashing import mix64
 from pipelines.core import shuffle_files
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids
 
-FRAME_BITS = 10
+#: Bits of a frame's number: twice the frames that `measure.fingerprint.max_frames` allows, plain and mirrored.
+FRAME_BITS = 14
 MIRRORED = 1 << (FRAME_BITS - 1)
 
 #: Training candidates per unit: enough for 256 cells; data sets with more cells have more units.
