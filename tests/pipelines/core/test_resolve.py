@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError
+from pipelines.core import resolve as resolving
 from pipelines.core.resolve import ordered, resolve
 from pipelines.core.run import Run
 from pipelines.decide.duplicates.settings import PDQ_THRESHOLD
@@ -88,3 +89,16 @@ def test_a_threshold_belongs_to_its_model(make_run: Callable[..., Run], tmp_path
 def test_the_config_of_the_tests_resolves(tiny: Tiny) -> None:
     resolved = resolve(tiny.open("resolved"))
     assert [f.name for f in resolved.filters] == ["caption", "language", "quality", "facts", "motion"]
+
+
+def test_every_maker_depends_on_the_version_of_all_cells(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells of earlier versions may be of another sample, whichever annotator measured them."""
+    run = make_run(SOURCES, filters={"caption": {}, "language": {}, "motion": {}})
+    makers = resolve(run).makers
+    monkeypatch.setattr(resolving, "CELLS_VERSION", 1)
+    resolving._resolve.cache_clear()
+    before = resolve(run).makers
+    resolving._resolve.cache_clear()
+    assert makers.keys() == before.keys() and not set(makers.values()) & set(before.values())
