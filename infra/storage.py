@@ -465,18 +465,20 @@ def publish(temporary: Path, uri: str, expected_sha256: str | None) -> None:
 DAMAGED_SUFFIX = ".damaged"
 
 
-def set_aside(uri: str, consequence: str) -> None:
+def set_aside(uri: str, consequence: str, target: str = "") -> None:
     """Rename a damaged file, and say so on stderr: it stays for a person to look at. consequence: what follows.
 
-    Where the folder is read-only the file stays as it is.
+    target: its new location, by default beside it. Where the folder is read-only the file stays as it is.
     """
-    outcome = f"set aside as {uri.rsplit('/', 1)[-1]}{DAMAGED_SUFFIX}"
+    target = target or uri + DAMAGED_SUFFIX
+    outcome = f"set aside as {target}"
     try:
         if is_local(uri):
-            local_path(uri).replace(local_path(uri + DAMAGED_SUFFIX))
+            local_path(target).parent.mkdir(parents=True, exist_ok=True)
+            local_path(uri).replace(local_path(target))
         else:
             filesystem, path = _remote(uri)
-            filesystem.mv(path, path + DAMAGED_SUFFIX)
+            filesystem.mv(path, _remote(target)[1])
     except OSError as error:
         outcome = f"it cannot be renamed ({error.strerror or error})"
     write_line(f"reelmill: {uri} is damaged: {outcome}; {consequence}")

@@ -10,9 +10,10 @@ from typing import Any
 from infra import storage
 from infra.beam import Runner
 from infra.commit import Manifest, lock, read_json, read_manifest
-from infra.errors import ConfigError
+from infra.errors import ConfigError, StageError
 from pipelines.annotate import annotate
 from pipelines.core.environment import find_failures
+from pipelines.core.integrity import set_aside_damage
 from pipelines.core.resolve import resolve
 from pipelines.core.run import LOCAL, Run, open_run
 from pipelines.decide import decide
@@ -21,6 +22,7 @@ from pipelines.export.provenance import describe_filters, fingerprint_config, wr
 from pipelines.ingest import ingest
 from pipelines.ingest.sources.registry import check_readers
 from pipelines.measure import measure
+from pipelines.takedown.staging import read_journal
 
 
 def _decide(run: Run) -> Manifest:
@@ -75,6 +77,12 @@ def run_stage(run: Run, name: str) -> Manifest:
     """Run one stage under the run's lock."""
     with lock(run.out):
         begun = time.time()
+        if damaged := _verify(run):
+            raise StageError(
+                f"{len(damaged):,} files of this run were damaged: {', '.join(damaged[:3])}",
+                where=run.out,
+                hint="`reelmill run` with this config makes them again",
+            )
         manifest = STAGES[name](run)
         if manifest is None:
             raise ConfigError(
@@ -89,6 +97,7 @@ def run_stage(run: Run, name: str) -> Manifest:
 def run_all(run: Run) -> None:
     """Run every stage; finished work is not repeated."""
     with lock(run.out):
+        _verify(run)
         states = _read_states(run)
         for name, stage in STAGES.items():
             begun = time.time()
@@ -96,6 +105,14 @@ def run_all(run: Run) -> None:
                 continue
             states[name] = {"seconds": round(time.time() - begun, 1)}
         write_run_json(run, states)
+
+
+def _verify(run: Run) -> list[str]:
+    """Set aside what is damaged in a run; returns its paths. Raises StageError if a take-down was interrupted."""
+    if read_journal(run.out) is not None:
+        hint = "run the same `reelmill takedown` again: it goes on from where it stopped"
+        raise StageError("a take-down was interrupted here", where=run.out, hint=hint)
+    return set_aside_damage(run)
 
 
 def summarize_stage(name: str, manifest: Manifest) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from pipelines.annotate.llm_client import cache_path, notify, open_client, share
 from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.annotate.writing import DialogueDraft, build_row, write_dialogue
 from pipelines.core import tombstones
+from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 
@@ -70,6 +71,8 @@ def run(run: Run) -> Manifest | None:
     }
     folder = run.at("dialogues")
     todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
+    if todo:
+        withdraw_checksums(run)
     started = time.monotonic()
     totals = _write_dialogues(run, settings, inputs, odds, todo)
     units = collect_units(folder, names, "annotate")

@@ -26,6 +26,7 @@ from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.vocabulary import load
 from pipelines.core.cascade import apply_cutoffs, cascade_fingerprint, compute_cutoffs
+from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, add_ledgers, judge_rows, tally
@@ -60,6 +61,7 @@ def run(run: Run) -> Manifest:
     if (current := _read_current_manifest(run, names, stamp)) is not None:
         write_ledger(run, names)
         return current
+    withdraw_checksums(run)
     duplicates.run(run, names, search_stamp)
     if resolved.resample is not None:
         for modality in resolved.resample.modalities:
@@ -170,7 +172,7 @@ def mask_survivors(judged: pa.Table, groups: Mapping[str, dict[str, Any]]) -> Ma
 def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[str], stamp: str) -> None:
     """Count the document frequencies of the survivors of a modality, and write them with the threshold T."""
     uri = run.at("resample", f"{modality}.parquet")
-    if tables.is_done(uri, stamp):
+    if tables.is_done(uri, stamp) and storage.is_file(run.at("resample", f"{modality}.json")):
         return
     settings: Any = resolved.annotators["ngrams"]
     size = len(load(settings.settings.vocabulary).entries)

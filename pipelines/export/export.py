@@ -17,6 +17,7 @@ from infra.columns import to_strings
 from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
 from infra.hashing import canonical_json, fingerprint
 from mixtures.cards import cards
+from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.run import Run
 from pipelines.core.verdicts import add_ledgers, tally
 from pipelines.export.dataset_card import write_dataset_card
@@ -38,6 +39,9 @@ def run(run: Run) -> Manifest:
     inputs = [verdicts.fingerprint, *(m.fingerprint if m else None for m in (late, dialogues))]
     stamp = fingerprint([*inputs, settings, sources, cards.VERSION])
     units = [unit.name for unit in verdicts.units]
+    before = read_manifest(run.at("members"))
+    if before is None or before.fingerprint != stamp:
+        withdraw_checksums(run)
     plan, plan_counters = functools.partial(plan_unit, run, stamp), run.work("export-plan.json")
     beam.run_tasks("plan shards", plan, units, plan_counters, run.runner_for(verdicts.rows))
     names = plan_layout(run, units).layout.names()

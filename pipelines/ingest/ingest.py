@@ -16,6 +16,7 @@ from infra.config import Source
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
 from pipelines.core import tombstones
+from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.resolve import check_measure
 from pipelines.core.run import Run
 from pipelines.core.sample_media import MediaRoot, media_root
@@ -93,6 +94,7 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     root = media_root(run, source)
     samples = pa.Table.from_pylist([_build_sample(source, root, row, max_bytes) for row in rows], schema=tables.SAMPLES)
     unread = int(is_environment(samples["error"]).sum())
+    withdraw_checksums(run)
     tables.write(uri, takedowns.apply(samples), fingerprint=inputs, retry=unread > 0)
     write_scratch(stamp_uri, inputs_and_stamps, {})
     total_ms = int(1000 * (time.monotonic() - begun))

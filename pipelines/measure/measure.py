@@ -14,6 +14,7 @@ from infra.store import Cells, content_ids
 from pipelines.core import tombstones
 from pipelines.core.cascade import cascade_fingerprint, stage_steps
 from pipelines.core.environment import request_ingest
+from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.resolve import Resolved, ordered, resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import borrow_decoder, decode_limits, media_root
@@ -47,6 +48,8 @@ def _run_stage(run: Run, stage: str, before: Manifest, job: str, again: Sequence
         for unit in before.units
     }
     outdated = [name for name in inputs if name in again or not _is_done(run, stage, inputs, name)]
+    if outdated:
+        withdraw_checksums(run)
     copy_stored_cells(run, steps, outdated)
     task = functools.partial(measure_unit, run, stage, inputs)
 

@@ -12,10 +12,11 @@ from infra.commit import MANIFEST, Manifest, read_json, read_manifest
 from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import content_ids
 from pipelines.core import tombstones
+from pipelines.core.integrity import COVERED
 from pipelines.core.run import Run
 from pipelines.core.tombstones import Tombstones
 from pipelines.decide.decide import write_ledger
-from pipelines.export import export, provenance
+from pipelines.export import export
 from pipelines.export.dataset_card import list_files, write_dataset_card
 from pipelines.takedown import cached_answers, rewrite_rows, rewrite_shards, rewrite_stores, staging
 from pipelines.takedown.discover import normalise
@@ -36,7 +37,7 @@ def stage(scan: TakedownScan) -> dict[str, Any]:
     """
     run, after = scan.run, scan.merge_tombstones()
     work = staging.Staging(run.out)
-    manifests = {name: read_manifest(run.at(name)) for name in provenance.COVERED}
+    manifests = {name: read_manifest(run.at(name)) for name in COVERED}
     #: stage -> unit -> (sha256, rows) of rewritten tables
     changed: dict[str, dict[str, tuple[str, int]]] = {}
     verdicts: dict[str, pa.Table] = {}

@@ -1,0 +1,87 @@
+"""A damaged file of a run is made again, bit by bit, and never signed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ReelmillError
+from pipelines import stages
+from pipelines.audit import audit
+from pipelines.core.run import Run
+from tests import corpus
+
+#: Files that describe this machine or the work, and not the result.
+NOT_COMPARED = ("run.json",)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files that audit covers, by path."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(folder)): path for path in paths}
+    return {
+        name: path.read_bytes()
+        for name, path in sorted(names.items())
+        if not name.startswith(("work/", ".")) and name not in NOT_COMPARED
+    }
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def texts(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text(corpus.document(number))
+    run = make_run([{"name": "t", "path": str(tmp_path / "in"), "modality": "text"}], duplicates={"text": {}})
+    stages.run_all(run)
+    return run
+
+
+def test_a_flipped_bit_in_any_file_of_a_finished_run_is_mended(texts: Run, tmp_path: Path) -> None:
+    folder = Path(texts.out)
+    expected = contents(folder)
+    assert {name.split("/")[0] for name in expected} >= {"samples", "signals", "verdicts", "duplicates", "members"}
+    for name, content in expected.items():
+        flip(folder / name, len(content) // 2)
+        stages.run_all(texts)
+        assert contents(folder) == expected, name
+    assert all(report.ok for report in audit.run(str(folder), quiet=True))
+    # Of each file that was damaged a copy is kept.
+    assert len(list((folder / "work" / "damaged").iterdir())) >= len(expected) - 1
+
+
+def test_a_stage_by_itself_names_damage_and_the_whole_run_mends_it(texts: Run) -> None:
+    folder = Path(texts.out)
+    expected = contents(folder)
+    flip(folder / "signals" / "u000000.parquet", 40)
+    with pytest.raises(ReelmillError, match=r"signals/u000000\.parquet"):
+        stages.run_stage(texts, "export")
+    stages.run_all(texts)
+    assert contents(folder) == expected
+
+
+def test_damage_is_seen_before_a_run_was_finished_too(texts: Run) -> None:
+    folder = Path(texts.out)
+    expected = contents(folder)
+    for name in ("signals/u000000.parquet", "verdicts/_manifest.json", "shards/text-000000.tar"):
+        (folder / "checksums.json").unlink()
+        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+        stages.run_all(texts)
+        assert contents(folder) == expected, name
+
+
+def test_folders_that_were_removed_are_made_again(texts: Run) -> None:
+    folder = Path(texts.out)
+    expected = contents(folder)
+    for name in ("signals", "duplicates", "shards", "work"):
+        shutil.rmtree(folder / name)
+        stages.run_all(texts)
+        assert contents(folder) == expected, name
