@@ -3,6 +3,7 @@
 ReelmillError           something stopped: what, where, what to do     exit 1
 ├── ConfigError         wrong usage or configuration, before any work  exit 2
 ├── StageError          a stage could not finish                       exit 1
+│   └── SourceChanged   a medium is not what it was at ingest          exit 1
 └── MissingExtra        an optional part is not installed              exit 2
 BadSample               one input is bad: becomes a row, never stops the job
 """
@@ -41,6 +42,10 @@ class ConfigError(ReelmillError):
 
 class StageError(ReelmillError):
     """A stage could not finish."""
+
+
+class SourceChanged(StageError):
+    """A medium is not what it was at ingest."""
 
 
 class MissingExtra(ReelmillError):

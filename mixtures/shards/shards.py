@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.errors import StageError
+from infra.errors import SourceChanged, StageError
 from infra.media.interface import MODALITIES
 from infra.storage import report_disk_errors
 from mixtures.shards.series import Series
@@ -149,7 +149,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Sequence[Member]]]) -> tu
     return file.digest(), written
 
 
-_AGAIN = "its source has changed: run `reelmill ingest` again"
+_AGAIN = "its source has changed: `reelmill run` ingests it again"
 
 
 class _HashingWriter:
@@ -187,6 +187,6 @@ def _read_checked(member: Member) -> Iterator[bytes]:
         ) from None
     if count != member.size:
         longer = "longer" if count > member.size else "shorter"
-        raise StageError(f"a medium is {longer} than it was at ingest", where=member.where, hint=_AGAIN)
+        raise SourceChanged(f"a medium is {longer} than it was at ingest", where=member.where, hint=_AGAIN)
     if state.hexdigest() != member.sha256:
-        raise StageError("a medium is not what it was at ingest", where=member.where, hint=_AGAIN)
+        raise SourceChanged("a medium is not what it was at ingest", where=member.where, hint=_AGAIN)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from filters import histogram_columns
 from infra import storage, tables
 from infra.columns import equals, to_ints, to_mask
+from infra.errors import SourceChanged
 from infra.hashing import canonical_json, fingerprint
 from mixtures.cards import cards
 from mixtures.shards.series import Series
 from mixtures.shards.shards import WrittenSample, write_tar
 from pipelines.core import tombstones
-from pipelines.core.environment import kind_of_reason
+from pipelines.core.environment import kind_of_reason, request_ingest
 from pipelines.core.run import Run
 from pipelines.core.signals import read_signals
 from pipelines.core.verdicts import ENVIRONMENT, tally
@@ -61,9 +62,14 @@ def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
         return {"shards_kept": 1}
     rows, card_inputs = _read_rows(run, plan, series, index)
     samples = [build_sample(run, row) for row in sorted(rows, key=lambda row: str(row.sample["key"]))]
-    with storage.publish_when_written(tar_uri) as tar:
-        tar.sha256, written = write_tar(tar.path, ((sample.record["id"], sample.members) for sample in samples))
-        size = tar.path.stat().st_size
+    try:
+        with storage.publish_when_written(tar_uri) as tar:
+            tar.sha256, written = write_tar(tar.path, ((sample.record["id"], sample.members) for sample in samples))
+            size = tar.path.stat().st_size
+    except SourceChanged:
+        for stretch in card_inputs.lineage:
+            request_ingest(run, stretch["unit"])
+        raise
     members = _build_members(name, samples, written)
     tables.write(members_uri, members, fingerprint=inputs)
     tar_facts = {"sha256": tar.sha256, "bytes": size}

@@ -17,6 +17,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from infra.errors import StageError
 from pipelines import stages
 from pipelines.core.environment import describe_failures, find_failures
 from pipelines.core.run import Run
@@ -153,6 +154,20 @@ def test_a_file_that_changes_between_ingest_and_measure(tmp_path: Path, make_run
     assert describe_failures(failures)[0] == "1 inputs changed while the run was at work: run the same command again"
     stages.run_all(run)
     assert find_failures(run).kinds == {}
+    assert_same_as_undisturbed(run, tmp_path)
+
+
+def test_a_file_that_changes_between_measure_and_export(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(pictures(tmp_path / "in", [0, 1]), filters={"caption": None}, duplicates={})
+    for stage in ("ingest", "measure", "decide"):
+        stages.STAGES[stage](run)
+    path = tmp_path / "in" / "01.jpg"
+    before = path.stat()
+    path.write_bytes(corpus.image_bytes(corpus.picture(7)).ljust(before.st_size, b"\0")[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(StageError, match="not what it was at ingest"):
+        stages.STAGES["export"](run)
+    stages.run_all(run)
     assert_same_as_undisturbed(run, tmp_path)
 
 
