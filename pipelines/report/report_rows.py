@@ -112,7 +112,7 @@ def read_rows(judged: JudgedRun) -> ReportRows:
     return ReportRows(
         _concat(samples, tables.SAMPLES),
         _concat(verdicts, tables.VERDICTS),
-        _concat(signals, pa.schema([("key", pa.string())])),
+        _concat(signals, judged.resolved.schema((*judged.resolved.steps, *judged.resolved.late))),
         _concat(list(_iterate_stage(run, "members")), tables.MEMBERS),
         _concat(list(_iterate_stage(run, "duplicates")), tables.DUPLICATES),
     )
