@@ -183,6 +183,11 @@ def _guess_format(source: Source, entries: Sequence[storage.Entry]) -> str:
         # A .json beside a text describes the text.
         has_texts = any(name.endswith(MEDIA_SUFFIXES["text"]) for name in names)
         return "table" if any(not (has_texts and name.endswith(".json")) for name in tables) else "folder"
-    if source.modality == "multi_image" or (len(names) == 1 and names[0].endswith(READERS["llava"].suffixes)):
+    is_parquet = any(name.endswith(".parquet") for name in names)
+    is_single_table = len(names) == 1 and names[0].endswith(READERS["llava"].suffixes)
+    if is_single_table or (source.modality == "multi_image" and not is_parquet):
         return "llava"
+    has_media = any(name.endswith(MEDIA_SUFFIXES[source.modality] or MEDIA_SUFFIXES["image"]) for name in names)
+    if not has_media and source.captions.file is None and is_parquet:
+        return "table"
     return "folder"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from infra.config import Source
@@ -23,11 +23,13 @@ _CSV_SUFFIXES = (".csv", ".tsv")
 _MAX_NAMES = 12
 
 
-def read_positions(source: Source, uri: str, id_column: str | None) -> Iterator[tuple[str, Row | None, str | None]]:
+def read_positions(
+    source: Source, uri: str, id_column: str | None, media: Sequence[str] = ()
+) -> Iterator[tuple[str, Row | None, str | None]]:
     """(unique position, row, error) of each row; the row is None where it could not be read. A position is the row's
-    id, or its number where it has none."""
+    id, or its number where it has none. media: columns of a Parquet file whose cells stay bytes."""
     used: set[str] = set()
-    for number, row, error in read_rows(uri, text_column=source.text_column, encoding=source.encoding):
+    for number, row, error in read_rows(uri, text_column=source.text_column, encoding=source.encoding, media=media):
         position = f"row={number}"
         if error is not None or not isinstance(row, dict):
             yield make_unique(position, used, "@row"), None, error or "broken row: not an object"
@@ -41,7 +43,7 @@ def read_positions(source: Source, uri: str, id_column: str | None) -> Iterator[
 
 
 def read_rows(
-    uri: str, *, text_column: str | None = None, encoding: str | None = None
+    uri: str, *, text_column: str | None = None, encoding: str | None = None, media: Sequence[str] = ()
 ) -> Iterator[tuple[int, Any, str | None]]:
     """(number, row, error) of each row. text_column: where a CSV has its text. encoding: of a table that is text.
 
@@ -51,7 +53,7 @@ def read_rows(
     number = 0
     try:
         if name.endswith(".parquet"):
-            rows = read_parquet(uri, text_column)
+            rows = read_parquet(uri, text_column, media)
         else:
             rows = _read_text(uri, name, text_column, encoding)
         for number, row, error in rows:

@@ -1,4 +1,4 @@
-"""Tables of text: JSONL, CSV, TSV or Parquet, one item per row."""
+"""Tables of text: JSONL, CSV, TSV or Parquet, one item per row; Parquet may also have media."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from infra import storage
 from infra.config import Source
 from pipelines.ingest.sources.captions import read_texts, select_captions
+from pipelines.ingest.sources.embedded_media import scan_embedded_media
 from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, SourceReader, build_item, file_uri
 from pipelines.ingest.sources.rows import Row, drop_keys, name_columns, read_positions
 from pipelines.ingest.tables.streams import with_compression
@@ -18,6 +19,9 @@ class TableReader(SourceReader):
     suffixes = with_compression(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
+        if source.modality != "text":
+            yield from scan_embedded_media(source, container, self.scratch, self.scratch_path)
+            return
         for position, row, problem in read_positions(source, file_uri(source, container.path), source.id_column):
             yield MembersRead(1)
             if row is None:
