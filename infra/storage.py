@@ -74,9 +74,13 @@ def join(uri: str, *names: str) -> str:
     if is_local(uri):
         return "/".join([uri.rstrip("/"), *names])
     head, chain, tail = uri.partition("::") if "://" in uri.partition("::")[0] else (uri, "", "")
-    quote = urllib.parse.quote if _is_http(uri) else functools.partial(re.sub, ":(?=:)", ":\0")
+    quote = _quote if _is_http(uri) else functools.partial(re.sub, ":(?=:)", ":\0")
     start = head if head.endswith("://") else f"{head.rstrip('/')}/" if names else head
     return start + "/".join(map(quote, names)) + chain + tail
+
+
+def _quote(name: str) -> str:
+    return urllib.parse.quote(name, errors="surrogatepass")  # no name of a file has a lone surrogate, but a row may
 
 
 def _remote(uri: str) -> tuple[Any, str]:

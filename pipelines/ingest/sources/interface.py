@@ -229,17 +229,17 @@ def ignore_files(entries: Sequence[storage.Entry], reason: str) -> list[IgnoredM
     return [IgnoredMember("", entry.path, entry.fault or reason) for entry in entries]
 
 
-def find_file(source: Source, root: str, path: str) -> storage.Entry:
-    """The entry of the file that a path from a table names, below `root`, the folder of the source.
+def find_file(source: Source, root: str, path: str) -> tuple[storage.Entry | None, str | None]:
+    """(entry, None) of the file that a row names below `root`, the folder of the source, or (None, error).
 
-    A path in another Unicode form names the same file. An entry with a fault must not be read: a hostile path has the
-    fault of a link that leaves the folder.
+    A path in another Unicode form names the same file; the entry has the path that can be opened.
     """
-    if leaves_source(path):
-        return storage.Entry(path, 0, "", "link that leaves the folder")
+    if error := find_path_fault(path):
+        return None, error
     forms = dict.fromkeys((path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))))
     entries = [storage.stat_file(root, form, outside_links=source.follow_links == "all") for form in forms]
-    return next((entry for entry in entries if entry.fault != "no such file"), entries[0])
+    entry = next((entry for entry in entries if entry.fault != "no such file"), entries[0])
+    return (None, describe_fault(entry)) if entry.fault else (entry, None)
 
 
 def normalise_name(path: str) -> str:

@@ -17,7 +17,7 @@ from pipelines.ingest.sources.interface import (
     SourceReader,
     build_item,
     file_uri,
-    find_path_fault,
+    find_file,
     ignore_files,
 )
 from pipelines.ingest.sources.rows import Row, name_columns, read_positions
@@ -49,7 +49,7 @@ class LlavaReader(SourceReader):
                 yield build_item(source, container.path, position, fields={}, error=problem)
                 continue
             paths, modality, fault = _media_paths(row)
-            files, missing = _find_files(root, paths)
+            files, missing = _find_files(source, root, paths)
             text, broken = _read_text(source, row, modality, len(paths), f"{container.path}:{position}")
             yield build_item(
                 source,
@@ -57,7 +57,7 @@ class LlavaReader(SourceReader):
                 position,
                 fields=row,
                 text=text,
-                media=[{"uri": path, "offset": 0, "length": -1} for path in paths],
+                media=[{"uri": file.path, "offset": 0, "length": -1} for file in files],
                 modality=modality,
                 size=sum(file.size for file in files) or len(text or ""),
                 stamp=" ".join(file.stamp for file in files),
@@ -80,16 +80,14 @@ def _media_paths(row: Row) -> tuple[list[str], str, str | None]:
     return [], "text", None
 
 
-def _find_files(root: str, paths: Sequence[str]) -> tuple[list[storage.Entry], str | None]:
+def _find_files(source: Source, root: str, paths: Sequence[str]) -> tuple[list[storage.Entry], str | None]:
     """(files, error) of the media that a row names."""
     files: list[storage.Entry] = []
     for path in paths:
-        if fault := find_path_fault(path):
-            return [], fault
-        target = storage.join(root, path)
-        if not storage.is_file(target):
-            return [], f"missing medium: there is no {path}"
-        files += storage.list_files(target)
+        file, error = find_file(source, root, path)
+        if file is None:
+            return [], error
+        files.append(file)
     return files, None
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,24 @@ def test_a_row_without_any_text_is_broken_unless_captions_are_optional(tmp_path:
     assert item.error == "broken row: no conversation, no text in the column 'text'; the row has 'image', 'prompt'"
     (item,) = read_rows(tmp_path, {"image": "a.jpg"}, captions="optional")
     assert item.error is None and item.media
+
+
+def test_a_link_out_of_the_source_is_not_followed_and_names_are_compared_in_any_form(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.jpg").write_bytes(b"x")
+    root.mkdir()
+    (root / "link.jpg").symlink_to(tmp_path / "outside" / "secret.jpg")
+    (root / "folder").symlink_to(tmp_path / "outside")
+    (root / unicodedata.normalize("NFD", "café.jpg")).write_bytes(b"y")
+    (root / "inside.jpg").symlink_to(root / unicodedata.normalize("NFD", "café.jpg"))
+    turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
+    names = ["link.jpg", "folder/secret.jpg", unicodedata.normalize("NFC", "café.jpg"), "inside.jpg", "x1:/y.jpg"]
+    rows = [{"image": name, "conversations": turns} for name in names]
+    (root / "rows.json").write_text(json.dumps(rows))
+    items = read_items(make_source(root, format="llava"))
+    kinds = [item.error and item.error.split(":")[0] for item in items]
+    assert kinds == ["hostile path", "hostile path", None, None, "missing medium"]
+    items = read_items(make_source(root, format="llava", follow_links="all"))
+    assert [bool(item.media) for item in items] == [True] * 4 + [False]
+    assert all((root / medium["uri"]).is_file() for item in items for medium in item.media)
