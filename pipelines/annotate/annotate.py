@@ -240,6 +240,9 @@ class _SpanWriter:
         """Yield (unit, row number, sheet's row) as writers ask for them; empty units are committed at once."""
         for name in self.names:
             sheets = self.run.read_work("evidence", name).to_pylist()
+            footer = tables.read_footer(self.run.work("evidence", f"{name}.parquet"))
+            if footer is not None and footer[2]:  # sheets that lack captions are made again, and so are their dialogues
+                self.retry_units.add(name)
             self.rows[name], self.remaining[name] = [None] * len(sheets), len(sheets)
             if not sheets:
                 self._commit(name)

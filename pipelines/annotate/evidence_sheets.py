@@ -16,11 +16,13 @@ from annotators.dialogues.evidence import EvidenceItem
 from annotators.dialogues.kinds import IMAGE_TEXT, supports
 from infra import tables
 from infra.columns import equals, to_strings
+from infra.errors import is_environment_error
 from infra.hashing import fingerprint
-from infra.llm.requests import Request
+from infra.llm.requests import GAVE_UP, Request
 from infra.media.interface import FramePlan
 from pipelines.annotate.llm_client import open_server_client, share_endpoints
 from pipelines.annotate.settings import AnnotateSettings, CaptionerSettings
+from pipelines.core.environment import request_ingest
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import borrow_decoder, decode_limits, media_refs, media_root
@@ -49,7 +51,9 @@ def make_sheets(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     uri = run.work("evidence", f"{name}.parquet")
     inputs = fingerprint([stamp, name])
     if not tables.is_intact(uri, inputs):
-        tables.write(uri, asyncio.run(_build_table(run, name)), fingerprint=inputs)
+        lacking: list[str] = []
+        table = asyncio.run(_build_table(run, name, lacking))
+        tables.write(uri, table, fingerprint=inputs, retry=bool(lacking))
     counts: dict[str, int] = {"_units": 1}
     for supported in tables.read(uri, ["supports"])["supports"].to_pylist():
         joined = JOIN.join(supported)
@@ -57,7 +61,8 @@ def make_sheets(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     return counts
 
 
-async def _build_table(run: Run, name: str) -> pa.Table:
+async def _build_table(run: Run, name: str, lacking: list[str]) -> pa.Table:
+    """lacking: is given the errors of the environment for which sheets lack captions; the next run tries again."""
     settings = resolve(run).annotate
     assert settings is not None
     verdicts = run.read("verdicts", name, ["modality", "outcome"])
@@ -66,7 +71,9 @@ async def _build_table(run: Run, name: str) -> pa.Table:
     indices = pa.array(np.flatnonzero(kept))
     samples = run.read("samples", name).take(indices).to_pylist()
     signals = read_signals(run, name).take(indices).to_pylist()
-    captions = await _caption_videos(run, settings, samples, signals)
+    captions = await _caption_videos(run, settings, samples, signals, lacking)
+    if any(error.startswith("changed:") for error in lacking):
+        request_ingest(run, name)
     rows = []
     for i, sample in enumerate(samples):
         sheet = evidence.build_sheet(sample, signals[i], settings.evidence, captions.get(i, ()))
@@ -79,7 +86,11 @@ async def _build_table(run: Run, name: str) -> pa.Table:
 
 
 async def _caption_videos(
-    run: Run, settings: AnnotateSettings, samples: Sequence[Mapping[str, Any]], signals: Sequence[Mapping[str, Any]]
+    run: Run,
+    settings: AnnotateSettings,
+    samples: Sequence[Mapping[str, Any]],
+    signals: Sequence[Mapping[str, Any]],
+    lacking: list[str],
 ) -> dict[int, Sequence[EvidenceItem]]:
     """Dense captions by the captioner, by the index of each video in `samples`; {} without a captioner."""
     captioner = settings.captioner
@@ -93,8 +104,10 @@ async def _caption_videos(
         async def caption(i: int) -> Sequence[EvidenceItem]:
             async with limit:
                 seconds = float(signals[i].get("facts.duration") or 0.0)
-                segments = _build_requests(run, captioner, samples[i], seconds)
+                segments = _build_requests(run, captioner, samples[i], seconds, lacking)
                 completions = await asyncio.gather(*(client.complete(request) for _, _, request in segments))
+            errors = [completion.error for completion in completions if completion.error is not None]
+            lacking.extend(error for error in errors if error.startswith(GAVE_UP))
             return [
                 EvidenceItem(f"d{number}", "dense", start, end, completion.texts[0].strip())
                 for number, ((start, end, _), completion) in enumerate(zip(segments, completions, strict=True), 1)
@@ -106,7 +119,7 @@ async def _caption_videos(
 
 
 def _build_requests(
-    run: Run, captioner: CaptionerSettings, sample: Mapping[str, Any], seconds: float
+    run: Run, captioner: CaptionerSettings, sample: Mapping[str, Any], seconds: float, lacking: list[str]
 ) -> list[tuple[float, float, Request]]:
     """(start, end, request) per segment of `every_s` seconds; none if the video cannot be decoded, which measure
     reports."""
@@ -119,6 +132,8 @@ def _build_requests(
     with borrow_decoder(decode_limits(resolve(run).measure)) as decoder:
         decoded = decoder.decode(ref, {"captioner": plan}, {})
     if decoded.error is not None:
+        if is_environment_error(decoded.error):
+            lacking.append(decoded.error)
         return []
     jpegs = [
         base64.b64encode(cv2.imencode(".jpg", p[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()

@@ -287,6 +287,30 @@ def test_a_captioner_is_shown_frames_and_its_words_are_evidence(make: Callable[.
     assert all(item["start_s"] is not None and item["end_s"] > item["start_s"] for item in dense)
 
 
+def test_a_video_that_was_away_is_shown_to_the_captioner_by_the_next_run(
+    make: Callable[..., Run], server: Running, tmp_path: Path
+) -> None:
+    eyes = {"model": "fake", "endpoints": [{"url": server.url}], "every_s": 0.2, "frames": 2, "size": 64}
+    run = make("away", served(server.url, captioner=eyes, blind=None))
+    for stage in ("ingest", "measure", "decide"):
+        stages.STAGES[stage](run)
+    kept = [row["outcome"] == "kept" for row in rows(run, "verdicts")]
+    name = rows(run, "samples")[kept.index(True)]["container"]
+    path = Path(run.config.sources[0].path) / name
+    path.rename(tmp_path / "away.mp4")
+    try:
+        stages.STAGES["annotate"](run)
+    finally:
+        (tmp_path / "away.mp4").rename(path)
+    assert any(not _dense_captions(row) for row in rows(run, "dialogues"))
+    stages.STAGES["annotate"](run)
+    assert all(map(_dense_captions, rows(run, "dialogues")))
+
+
+def _dense_captions(row: dict[str, Any]) -> list[str]:
+    return [item["text"] for item in row["evidence"] if item["kind"] == "dense" and "red ball" in item["text"]]
+
+
 def test_rationales_and_several_candidates(make: Callable[..., Run], server: Running) -> None:
     run = annotated(make("more", served(server.url, kinds={"reasoning": 1}, candidates=3, rationales=True, blind=None)))
     records = [row for row in rows(run, "dialogues") if row["outcome"] == "accepted"]
