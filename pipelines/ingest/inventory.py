@@ -18,6 +18,9 @@ from pipelines.ingest.sources.interface import ITEM_SCHEMA, SourceItem
 #: Rows of a part.
 PART_ROWS = 20_000
 
+#: Characters of text after which a part ends, since it is in memory until it is written (ours).
+PART_CHARACTERS = 64 * 2**20
+
 
 def take_inventory(run: Run) -> tuple[list[list[str]], list[MemberAccount]]:
     """Write the inventory; returns the URIs of its parts and the account of its members, per source."""
@@ -70,6 +73,7 @@ def scan_container(run: Run, task: str) -> Mapping[str, int]:
 def _write_parts(run: Run, name: str, items: Iterable[SourceItem]) -> list[str]:
     uris: list[str] = []
     rows: list[dict[str, object]] = []
+    text_size = 0
 
     def flush() -> None:
         uri = run.work("inventory", f"{name}-{len(uris):05d}.parquet")
@@ -79,8 +83,10 @@ def _write_parts(run: Run, name: str, items: Iterable[SourceItem]) -> list[str]:
 
     for item in items:
         rows.append(item.to_row())
-        if len(rows) >= PART_ROWS:
+        text_size += len(item.text or "")
+        if len(rows) >= PART_ROWS or text_size >= PART_CHARACTERS:
             flush()
+            text_size = 0
     if rows:
         flush()
     return uris
