@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 OUT ?= demo
 SEED ?= 1
 
-.PHONY: install lock demo test docs vllm browser lint types check clean
+# The S3 server of the tests (Apache-2.0), built with Go 1.25 or newer in about three minutes.
+S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+.PHONY: install lock demo test docs vllm browser s3 lint types check clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +55,12 @@ browser:
 	  { command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
 	  echo "no Chromium and no apt-get: tests of the pages will be skipped"
 
+# An S3 server on this machine, for the tests of s3://; without it they are skipped.
+s3: .s3-server/versitygw
+
+.s3-server/versitygw:
+	GOBIN=$(CURDIR)/.s3-server go install $(S3_SERVER)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +71,4 @@ types: install
 check: lint types test
 
 clean:
-	rm -rf $(VENV) .venv-vllm build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .s3-server build dist *.egg-info

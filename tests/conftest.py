@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def cold(tiny: Tiny) -> Run:
     """A finished run that found an empty store."""
     return tiny.run("cold")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An S3 server on this machine; s3:// URIs lead to it. Tests are skipped where it has not been built."""
+    from tests import remote
+
+    with remote.serve_s3(tmp_path_factory.mktemp("s3")):
+        yield
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import pytest
 
 from infra import storage
 from infra.errors import StageError
+from tests import remote
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    if request.param == "memory":
-        import fsspec
-
-        yield f"memory://{tmp_path.name}"
-        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+    if request.param in ("memory", "s3"):
+        (tmp_path / "nothing").mkdir()
+        with remote.publish(request.param, tmp_path / "nothing", request) as uri:
+            yield uri
     else:
         yield str(tmp_path / "in") if request.param == "local" else f"file://{tmp_path / 'in'}"
 
