@@ -89,7 +89,7 @@ NO_LOCKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("content", NO_LOCKS, ids=lambda content: repr(content[:60]))
+@pytest.mark.parametrize("content", NO_LOCKS, ids=range(len(NO_LOCKS)))
 def test_a_file_that_is_no_lock_is_taken_over(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".lock").write_bytes(content)
     with commit.lock(str(tmp_path)):
