@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -140,9 +142,10 @@ def test_a_heartbeat_that_fails_is_followed_by_others(tmp_path: Path, monkeypatc
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     run = tmp_path / "run"
     with commit.lock(str(run)):
-        (run / ".lock").unlink()
-        run.rmdir()
-        run.write_text("in the way of the folder")
+        while not run.is_file():  # a heartbeat may make the folder again in between
+            shutil.rmtree(run, ignore_errors=True)
+            with contextlib.suppress(IsADirectoryError):
+                run.write_text("in the way of the folder")
         time.sleep(0.1)
         run.unlink()
         while not (run / ".lock").exists():
