@@ -27,7 +27,7 @@ _UNKNOWN, _BREAK = -1, -2
 
 
 class NgramsSettings(Strict):
-    """vocabulary: path of a JSON list of strings (MetaCLIP's form; `reelmill vocab` writes one).
+    """vocabulary: path or fsspec URI of a JSON list of strings (MetaCLIP's form; `reelmill vocab` writes one).
     case: "lower" compares words in lower case (ours: Llama 3 does not say); "keep" distinguishes them, as MetaCLIP.
     """
 

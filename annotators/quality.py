@@ -4,9 +4,9 @@ section 2.2), and further ones for captions."""
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from annotators import text as words
 from annotators.interface import Annotator, Column
 from annotators.repetition import duplicate_shares, ngram_shares
+from infra import storage
 from infra.config import Strict
 from infra.errors import ConfigError
-from infra.hashing import file_sha256
 from infra.media.interface import MODALITIES, DecodedMedia
 
 TOP = (2, 3, 4)
@@ -66,8 +66,8 @@ _COLUMNS: Mapping[str, Column] = {
 
 
 class QualitySettings(Strict):
-    """bad_words: path of a UTF-8 list, one word or phrase per line; None: none are counted (C4 drops pages that contain
-    any word of its list)."""
+    """bad_words: path or URI of a UTF-8 list, one word or phrase per line; None: none are counted (C4 drops pages that
+    contain any word of its list)."""
 
     bad_words: str | None = None
 
@@ -85,7 +85,7 @@ class Quality(Annotator):
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         path = self.settings.bad_words
-        return {"bad_words": None if path is None else file_sha256(path)}
+        return {"bad_words": None if path is None else hashlib.sha256(_read_list(path)).hexdigest()}
 
     def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:
         size = chunk.num_rows
@@ -174,9 +174,16 @@ def _to_flags(values: pa.Array) -> NDArray[np.bool_]:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
 
 
+def _read_list(path: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read the list of bad words: {error.strerror or error}", where=path) from None
+
+
 @functools.cache  # threads: safe, it is text
 def _build_pattern(path: str) -> str:
-    entries = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
+    entries = [line.strip() for line in _read_list(path).decode().splitlines()]
     entries = sorted({re.escape(entry) for entry in entries if entry}, key=lambda entry: (-len(entry), entry))
     if not entries:
         raise ConfigError("the list of bad words is empty", where=path)

@@ -84,10 +84,11 @@ def _quote(name: str) -> str:
 
 
 def _remote(uri: str) -> tuple[Any, str]:
-    """(fsspec file system, path in it)."""
+    """(fsspec file system, path in it). What other processes have written since the last call is seen."""
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.invalidate_cache()  # listings, which s3fs keeps for ever
     return filesystem, path.replace("\0", "")  # see `join`
 
 
@@ -271,10 +272,17 @@ def _scan_remote(uri: str) -> Iterator[Entry]:
     if _is_http(uri):
         infos = _fetch_infos(filesystem, [name for name in infos if not {"?", "#"} & set(name[len(base) :])])
     for name, info in infos.items():
+        if _is_folder_object(info):
+            continue
         relative = name[len(base) :].lstrip("/")
         entry = _remote_entry(urllib.parse.unquote(relative) if _is_http(uri) else relative, info)
         is_hidden = any(folder.startswith(".") for folder in relative.split("/"))
         yield replace(entry, fault="hidden") if is_hidden else entry
+
+
+def _is_folder_object(info: Mapping[str, Any]) -> bool:
+    """Whether an empty object stands for a folder, as consoles of object stores make them."""
+    return str(info["name"]).endswith("/") and not info.get("size")
 
 
 def _fetch_infos(filesystem: Any, urls: Sequence[str]) -> dict[str, Any]:
@@ -357,7 +365,7 @@ def _list_children(uri: str, *, folders: bool) -> list[str]:
     if not filesystem.isdir(path):
         return []
     kind = "directory" if folders else "file"
-    infos = filesystem.ls(path, detail=True)
+    infos = [info for info in filesystem.ls(path, detail=True) if folders or not _is_folder_object(info)]
     return sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] for info in infos if info["type"] == kind)
 
 

@@ -79,7 +79,7 @@ def load(path: str | Path) -> Vocabulary:
     """
     where = str(path)
     try:
-        content = Path(path).read_bytes()
+        content = storage.read_bytes(where)
     except FileNotFoundError:
         raise ConfigError("no such vocabulary file", where=where, hint=_SHAPE) from None
     except OSError as error:

@@ -205,7 +205,7 @@ def _texts(folder: Path) -> None:
     (folder / "texts.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def config(root: Path, store: Path, out: Path, **changes: Any) -> dict[str, Any]:
+def config(root: Path, store: Path | str, out: Path, **changes: Any) -> dict[str, Any]:
     """A configuration over the corpus, with every stage at work and no model that has to be downloaded."""
     content: dict[str, Any] = {
         "name": "tiny",

@@ -27,9 +27,9 @@ class Tiny:
     def store(self) -> Path:
         return self.folder / "store"
 
-    def open(self, name: str, *, store: Path | None = None, workers: int = 1, **changes: Any) -> Run:
+    def open(self, name: str, *, store: Path | str | None = None, workers: int = 1, **changes: Any) -> Run:
         """The run called `name`, its config written and checked. `changes` replace top-level keys."""
-        content = corpus.config(self.root, store or self.store, self.folder / name, **changes)
+        content = corpus.config(self.root, store or self.store, self.folder / name) | changes
         path = corpus.write_config(self.folder / f"{name}.yaml", content)
         return stages.open_for_work(str(path), out=None, replace=False, runner=Runner(workers=workers), quiet=True)
 

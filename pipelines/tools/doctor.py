@@ -437,7 +437,7 @@ def _check_bad_words(name: str, settings: Any) -> list[DoctorFinding]:
     if path is None:
         return []
     return [
-        DoctorFinding(f"{name}.bad_words", Path(path).is_file(), True, path, "the file does not exist: check the path")
+        DoctorFinding(f"{name}.bad_words", storage.is_file(path), True, path, "the file does not exist: check the path")
     ]
 
 

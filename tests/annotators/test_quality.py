@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.quality import Quality, QualitySettings
+from infra import storage
 from infra.errors import ConfigError
 
 
@@ -73,6 +74,13 @@ def test_stop_words_are_counted_once_each() -> None:
 def test_empty_and_null_are_zeros() -> None:
     for row in measure(["", None, "   "]):
         assert {signal for name, signal in row.items() if name not in ("error", "chars")} == {0}
+
+
+def test_a_list_of_bad_words_may_be_any_uri_and_must_exist() -> None:
+    storage.write_bytes("memory://bad-words/list.txt", b"darn")
+    assert measure(["Darn!"], bad_words="memory://bad-words/list.txt")[0]["bad_words"] == 1
+    with pytest.raises(ConfigError, match="cannot read the list of bad words"):
+        Quality(QualitySettings(bad_words="memory://bad-words/none.txt")).fingerprint_inputs()
 
 
 def test_bad_words_are_whole_words_or_phrases(tmp_path: Path) -> None:

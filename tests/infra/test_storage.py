@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from infra import storage
@@ -124,6 +125,32 @@ def test_names_are_never_taken_for_protocols(root: str, name: str) -> None:
     storage.write_bytes(storage.join(root, "z"), b"")
     assert storage.stat_file(root, name).size == 1
     assert storage.stat_file(root, f"{name}.no").fault == "no such file"
+
+
+def test_what_another_process_writes_is_seen_at_once(root: str, tmp_path: Path) -> None:
+    for name, content in (("a", b"1"), ("b/c", b"1")):
+        storage.write_bytes(storage.join(root, name), content)
+    assert storage.list_names(root) == ["a"] and len(storage.list_files(root)) == 2
+    filesystem, path = fsspec.core.url_to_fs(root, skip_instance_cache=True)  # of another process
+    for name, content in (("a", b"longer"), ("b/d", b"1"), ("new", b"22")):
+        filesystem.pipe_file(f"{path}/{name}", content)
+    assert storage.list_names(root) == ["a", "new"] and storage.list_names(storage.join(root, "b")) == ["c", "d"]
+    assert storage.exists(storage.join(root, "b", "d")) and storage.is_file(storage.join(root, "new"))
+    assert storage.file_size(storage.join(root, "a")) == storage.stat_file(root, "a").size == 6
+    assert storage.read_bytes(storage.join(root, "a")) == b"longer"
+    filesystem.rm_file(f"{path}/new")
+    assert not storage.exists(storage.join(root, "new"))
+
+
+def test_folders_that_are_objects_are_no_files(s3: None) -> None:
+    filesystem = fsspec.filesystem("s3")
+    filesystem.mkdir("markers")
+    filesystem.call_s3("put_object", Bucket="markers", Key="a folder/", Body=b"")
+    filesystem.pipe_file("markers/a folder/x", b"1")
+    filesystem.call_s3("put_object", Bucket="markers", Key="empty/", Body=b"")
+    assert [(entry.path, entry.fault) for entry in storage.list_entries("s3://markers")] == [("a folder/x", "")]
+    assert storage.list_names("s3://markers/a folder") == ["x"] and not storage.is_file("s3://markers/empty")
+    assert storage.list_names("s3://markers/empty") == [] and storage.list_entries("s3://markers/empty") == []
 
 
 def test_a_pipe_a_socket_or_a_device_is_not_read(tmp_path: Path) -> None:

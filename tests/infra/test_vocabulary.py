@@ -63,6 +63,11 @@ def test_a_metaclip_list_loads(tmp_path):
     assert loaded.sha256 == hashlib.sha256(content).hexdigest()
 
 
+def test_a_list_may_be_any_uri() -> None:
+    saved = vocabulary.save("memory://vocabulary/list.json", ["dog", "new york"])
+    assert vocabulary.load("memory://vocabulary/list.json") == saved
+
+
 def test_saving_gives_back_the_same_and_the_same_bytes(tmp_path):
     entries = ["dog", 'a "b" \\ c', "日本", "line\u2028break"]
     first = vocabulary.save(tmp_path / "deep" / "a.json", entries)
