@@ -167,15 +167,19 @@ class OcrText(Strict):
 
 
 class Export(Strict):
-    """Shards: at most `shard_bytes` of media and `shard_samples` samples each (conventions of the field)."""
+    """Shards: at most `shard_bytes` of media and `shard_samples` samples each (conventions of the field).
+
+    date_published (ISO 8601), creator, url, description: facts that only the publisher of the data set knows; a fact
+    that is not stated is absent from croissant.json.
+    """
 
     shard_bytes: int = Field(default=10**9, gt=0)
     shard_samples: int = Field(default=10_000, gt=0)
     captions_txt: bool = True
     ocr: OcrText = OcrText()
-    date_published: str = "1970-01-01"
-    creator: str = "unknown"
-    url: str = "https://example.org/"
+    date_published: str | None = Field(default=None, pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}")
+    creator: str | None = Field(default=None, min_length=1)
+    url: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9+.-]*:")
     description: str = ""
 
 

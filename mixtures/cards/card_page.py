@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixtures.cards.croissant import describe_processing, format_settings
+from mixtures.cards.croissant import describe_processing, describe_token_counts, format_settings
 from mixtures.plan.recipe import UNITS
 
 #: Size of a histogram in SVG units.
@@ -125,6 +125,7 @@ def render_mixture_page(card: Mapping[str, Any]) -> str:
         ("Target shares and achieved shares", constraints),
         ("Groups", [(g["name"], f"{g['samples']:,} of {g['available']:,} samples", f"{g['tokens']:,} tokens")
                     for g in card["groups"]]),
+        ("Tokens", [(describe_token_counts(card["recipe"]),)]),
         ("Copies of a sample", [(f"copy {int(n) + 1}", f"{count:,}") for n, count in sorted(card["repeats"].items())]),
         ("Made from", [(p["name"], f"seed {p['seed']}", f"members {p['members']}") for p in card["parents"]]),
         ("Warnings", [(warning,) for warning in card["warnings"]]),

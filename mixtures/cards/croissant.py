@@ -1,6 +1,6 @@
 """Croissant 1.1 with the RAI vocabulary: shards, records and processing of a data set. Pure.
 
-Vocabularies: MLCommons Croissant 1.1 and Croissant RAI 1.0. mlcroissant accepts a missing name, url or description;
+Vocabularies: MLCommons Croissant 1.1 and Croissant RAI 1.0. mlcroissant accepts a missing name or description;
 `mixtures/cards/schemas/croissant.json` does not.
 """
 
@@ -52,14 +52,33 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts about a data set that only its publisher knows. date: ISO 8601."""
+    """Facts about a data set that only its publisher knows. date: ISO 8601; None: not stated."""
 
     name: str
     description: str
-    url: str
-    creator: str
-    date: str
-    version: str
+    url: str | None = None
+    creator: str | None = None
+    date: str | None = None
+
+    def describe_publication(self) -> dict[str, Any]:
+        """Return the properties url, creator and datePublished, without those that are not stated."""
+        creator = None if self.creator is None else {"@type": "sc:Organization", "name": self.creator}
+        properties = {"url": self.url, "creator": creator, "datePublished": self.date}
+        return {name: fact for name, fact in properties.items() if fact is not None}
+
+
+@dataclass(frozen=True)
+class History:
+    """How the samples of one run were made. made_by: as on its shards' cards; has_dialogues: whether these shards
+    contain dialogues that its writer wrote and that were accepted."""
+
+    made_by: Mapping[str, Any]
+    has_dialogues: bool
+
+    @classmethod
+    def of_cards(cls, cards: Sequence[Mapping[str, Any]]) -> History:
+        """The history of a run from cards of its shards, at least one."""
+        return cls(cards[0]["made_by"], any((card.get("dialogues") or {}).get("accepted") for card in cards))
 
 
 def build_croissant(
@@ -80,23 +99,38 @@ def build_croissant(
             record_sets.append(_build_records(series, suffix, sum(card["samples"] for card in series_cards)))
     licences = sorted({name or "not stated" for card in cards for name in card["licences"]}) or ["not stated"]
     modalities = sorted({card["modality"] for card in cards})
-    dropped, failed = sum(ledger["dropped"].values()), sum(ledger["failed"].values())
-    histories = [cards[0]["made_by"]] if cards else []
-    collection = (
-        f"{ledger['inputs']:,} inputs were read; {ledger['kept']:,} were kept, {dropped:,} dropped by a filter, "
-        f"{ledger['duplicates']:,} were duplicates, {failed:,} failed."
-    )
-    rai = _build_rai(collection, histories, sum_counts(cards, "sources"), sum_counts(cards, "languages"))
+    histories = [History.of_cards(cards)] if cards else []
+    sources, languages = sum_counts(cards, "sources"), sum_counts(cards, "languages")
+    rai = _build_rai(describe_ledger(ledger), histories, sources, languages, describe_token_counts({}))
     return _build_dataset(about, licences, modalities, distribution, record_sets, rai)
+
+
+def describe_ledger(ledger: Mapping[str, Any]) -> str:
+    """Describe the outcomes of all inputs, with take-downs and faults of the environment apart."""
+    dropped, failed = dict(ledger["dropped"]), dict(ledger["failed"])
+    removed, environment = dropped.pop("takedown", 0), failed.pop("environment", 0)
+    outcomes = [
+        f"{ledger['kept']:,} were kept",
+        f"{sum(dropped.values()):,} dropped by filters or resampling",
+        f"{ledger['duplicates']:,} were duplicates",
+        f"{sum(failed.values()):,} failed",
+    ]
+    if environment:
+        outcomes.append(f"{environment:,} could not be read or measured by a fault of the machine or the storage")
+    if removed:
+        outcomes.append(f"{removed:,} were taken down")
+    text = f"{ledger['inputs']:,} inputs were read; {', '.join(outcomes)}."
+    ignored = ledger.get("ignored", 0)
+    return f"{text} {ignored:,} further files, members or rows were no input." if ignored else text
 
 
 def build_mixture_croissant(
     about: DatasetInfo,
     card: Mapping[str, Any],
     tars: Sequence[Mapping[str, Any]],
-    histories: Sequence[Mapping[str, Any]],
+    histories: Sequence[History],
 ) -> dict[str, Any]:
-    """Build the JSON-LD of a materialized mixture from its and its tars' cards; histories: made_by of each parent.
+    """Build the JSON-LD of a materialized mixture from its and its tars' cards; histories: of its parents.
 
     One FileObject per tar, and KEY.json of every sample as FileSet and RecordSet: other suffixes differ by modality.
     """
@@ -111,8 +145,16 @@ def build_mixture_croissant(
     modalities = sorted(card["achieved"]["samples"])
     records = [_build_records("mixture", "json", card["totals"]["samples"])]
     licences = sorted(name or "not stated" for name in card["licences"]) or ["not stated"]
-    rai = _build_rai(collection, histories, sources, languages)
+    rai = _build_rai(collection, histories, sources, languages, describe_token_counts(card["recipe"]))
     return _build_dataset(about, licences, modalities, files, records, rai)
+
+
+def describe_token_counts(recipe: Mapping[str, Any]) -> str:
+    """Describe how a mixture's text tokens were counted: estimated, or by the recipe's tokenizer."""
+    tokenizer = recipe.get("tokenizer")
+    if tokenizer is None:
+        return "Token counts of text are an estimate of four characters a token."
+    return f"Token counts of text were counted with the tokenizer of sha256 {tokenizer['sha256']}."
 
 
 def _build_dataset(
@@ -128,11 +170,8 @@ def _build_dataset(
         "@type": "sc:Dataset",
         "conformsTo": list(CONFORMS),
         "name": about.name,
-        "description": about.description or f"{about.name}: training data for video-language models.",
-        "url": about.url,
-        "creator": {"@type": "sc:Organization", "name": about.creator},
-        "datePublished": about.date,
-        "version": about.version,
+        "description": about.description,
+        **about.describe_publication(),
         "license": list(licences),
         "keywords": ["WebDataset", "video-language models", *modalities],
         "distribution": list(distribution),
@@ -237,37 +276,43 @@ def _build_field(record_set: str, name: str, kind: str, meaning: str, source: Ma
 
 
 def _build_rai(
-    collection: str, histories: Sequence[Mapping[str, Any]], sources: Mapping[str, int], languages: Mapping[str, int]
+    collection: str,
+    histories: Sequence[History],
+    sources: Mapping[str, int],
+    languages: Mapping[str, int],
+    tokens: str,
 ) -> dict[str, Any]:
-    """Build the RAI fields. histories: made_by of each run; sources, languages: samples by category."""
+    """Build the RAI fields. sources, languages: samples by category; tokens: how text tokens were counted."""
     return {
         "rai:dataCollection": collection,
         "rai:dataCollectionType": ["Secondary Data Analysis", "Software Collection"],
         "rai:dataCollectionRawData": (
-            f"Media, captions and documents as their sources had them: {_format_shares(sources)}."
+            f"Media and texts of these sources, with their shares of the samples: {_format_shares(sources)}."
         ),
-        "rai:dataPreprocessingProtocol": _collect_lines(histories, describe_processing) or ["Nothing was kept."],
+        "rai:dataPreprocessingProtocol": _collect_lines(histories, _describe_steps) or ["Nothing was kept."],
         "rai:dataAnnotationProtocol": " ".join(_collect_lines(histories, _describe_annotation)) or "None.",
         "rai:machineAnnotationTools": _collect_lines(histories, _list_tools) or ["none"],
         "rai:personalSensitiveInformation": [
-            "No step looks for personal data: faces, names and voices are as the sources had them, nothing is blurred.",
+            "No step of Reelmill's own looks for personal data: none searches for faces, names or voices, none blurs.",
             "A sample can be removed later from shards, dialogues and mixtures by key, source, licence or address.",
         ],
         "rai:dataBiases": _list_biases(sources, languages, histories),
-        "rai:dataLimitations": _list_limitations(histories),
+        "rai:dataLimitations": _list_limitations(histories, tokens),
         "rai:dataReleaseMaintenancePlan": [
             "Every tar is named with its sha256 here and on its card; `reelmill audit` holds both against the bytes."
         ],
     }
 
 
-def _collect_lines(
-    histories: Sequence[Mapping[str, Any]], describe: Callable[[Mapping[str, Any]], list[str]]
-) -> list[str]:
+def _collect_lines(histories: Sequence[History], describe: Callable[[History], list[str]]) -> list[str]:
     """Collect the distinct lines that describe each run; with several runs each line begins with the run's name."""
     several = len(histories) > 1
-    lines = [f"{run.get('name')}: {line}" if several else line for run in histories for line in describe(run)]
+    lines = [f"{run.made_by.get('name')}: {line}" if several else line for run in histories for line in describe(run)]
     return list(dict.fromkeys(lines))
+
+
+def _describe_steps(history: History) -> list[str]:
+    return describe_processing(history.made_by)
 
 
 def describe_processing(made_by: Mapping[str, Any]) -> list[str]:
@@ -280,7 +325,7 @@ def describe_processing(made_by: Mapping[str, Any]) -> list[str]:
             lines.append(f"Duplicates of {modality}: {format_settings(settings) or 'exact'}")
     if made_by.get("resample"):
         lines.append(f"Resampling by n-grams: {format_settings(made_by['resample'])}")
-    return lines or ["None: everything that could be read was kept."]
+    return lines or ["No filter, no search for duplicates and no resampling."]
 
 
 def format_settings(settings: Mapping[str, Any], prefix: str = "") -> str:
@@ -295,8 +340,12 @@ def format_settings(settings: Mapping[str, Any], prefix: str = "") -> str:
     return "; ".join(filter(None, entries))
 
 
-def _describe_annotation(made_by: Mapping[str, Any]) -> list[str]:
-    writer = made_by.get("dialogues")
+def _describe_annotation(history: History) -> list[str]:
+    writer = history.made_by.get("dialogues")
+    if not history.has_dialogues:
+        is_asked = isinstance(writer, Mapping) or str(writer).startswith("rules")
+        why = "a writer was configured, but no dialogue of it was accepted" if is_asked else writer
+        return [f"Dialogues: {why}."]
     if not isinstance(writer, Mapping):
         return [f"Dialogues: {writer}."]
     if "model" not in writer:
@@ -310,13 +359,14 @@ def _describe_annotation(made_by: Mapping[str, Any]) -> list[str]:
     return [*lines, f"Further steps: {'; '.join(steps)}."] if steps else lines
 
 
-def _list_tools(made_by: Mapping[str, Any]) -> list[str]:
+def _list_tools(history: History) -> list[str]:
+    made_by = history.made_by
     tools = [
         f"{name}, version {model['version']}, fingerprint {model['maker']}"
         for name, model in sorted(made_by.get("models", {}).items())
     ]
     writer = made_by.get("dialogues")
-    if isinstance(writer, Mapping):
+    if isinstance(writer, Mapping) and history.has_dialogues:
         if "model" in writer:
             tools.append(f"dialogues: {writer['model']}, revision {writer.get('revision')}")
         if writer.get("captioner"):
@@ -324,33 +374,27 @@ def _list_tools(made_by: Mapping[str, Any]) -> list[str]:
     return tools or ["none"]
 
 
-def _list_biases(
-    sources: Mapping[str, int], languages: Mapping[str, int], histories: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def _list_biases(sources: Mapping[str, int], languages: Mapping[str, int], histories: Sequence[History]) -> list[str]:
     detected = {name: count for name, count in languages.items() if name}
     lines = [f"By source: {_format_shares(sources)}."]
     lines.append(
         f"By language of the text: {_format_shares(detected)}." if detected else "No language of the text was recorded."
     )
-    filters = {f["name"] for made_by in histories for f in made_by.get("filters", ())}
+    filters = {f["name"] for history in histories for f in history.made_by.get("filters", ())}
     if filters & {"alignment", "video_alignment"}:
         lines.append(
-            "Samples were kept by an image-text model's score: what that model knows little of is kept less often."
+            "A filter drops by an image-text model's score: what that model knows little of is kept less often."
         )
-    if any(made_by.get("resample") for made_by in histories):
+    if any(history.made_by.get("resample") for history in histories):
         lines.append(
             "Resampling keeps frequent n-grams less often than they occur: shares are not those of the sources."
         )
     return lines
 
 
-def _list_limitations(histories: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "Token counts of text are an estimate of four characters a token unless a mixture counted them.",
-        "Licences are what the sources state; nobody checked them.",
-    ]
-    writers = [made_by.get("dialogues") for made_by in histories]
-    if any(isinstance(writer, Mapping) or str(writer).startswith("rules") for writer in writers):
+def _list_limitations(histories: Sequence[History], tokens: str) -> list[str]:
+    lines = [tokens, "Licences are what the sources, or the config for them, state; no step verifies them."]
+    if any(history.has_dialogues for history in histories):
         lines.append("Dialogues rest on captions, recognised text and measurements, and repeat their mistakes.")
     return lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,13 +23,24 @@ def write_dataset_card(run: Run, names: Sequence[str]) -> None:
     for name in storage.list_names(run.at(PAGES)):
         if name.removesuffix(".html") not in names:
             storage.remove(run.at(PAGES, name))
-    for card in cards:
-        page = card_page.render_shard_page(card).encode()
-        storage.write_bytes(run.at(PAGES, f"{card['shard']}.html"), page)
-    about = describe_dataset(run)
-    description = croissant.build_croissant(about, cards, ledger["all"])
-    storage.write_bytes(run.at(CROISSANT), canonical_json(description))
-    storage.write_bytes(run.at("README.md"), build_readme(about, cards, ledger, run.read_members()).encode())
+    for path, content in build_description(describe_dataset(run), cards, ledger, run.read_members()).items():
+        storage.write_bytes(run.at(path), content)
+
+
+def build_description(
+    about: croissant.DatasetInfo,
+    cards: Sequence[Mapping[str, Any]],
+    ledger: Mapping[str, Any],
+    members: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """Build the files that describe a run, by path: every statement follows from these arguments.
+
+    members: the account of every member that was read, by source.
+    """
+    files = {f"{PAGES}/{card['shard']}.html": card_page.render_shard_page(card).encode() for card in cards}
+    files[CROISSANT] = canonical_json(croissant.build_croissant(about, cards, ledger["all"]))
+    files["README.md"] = build_readme(about, cards, ledger, members).encode()
+    return files
 
 
 def list_files(names: Sequence[str]) -> list[str]:
@@ -41,10 +51,8 @@ def list_files(names: Sequence[str]) -> list[str]:
 def describe_dataset(run: Run) -> croissant.DatasetInfo:
     """Description of the data set as the config states it."""
     export = run.config.export
-    version = importlib.metadata.version("reelmill")
-    return croissant.DatasetInfo(
-        run.config.name, export.description, export.url, export.creator, export.date_published, version
-    )
+    description = export.description or f"{run.config.name}: training data for video-language models."
+    return croissant.DatasetInfo(run.config.name, description, export.url, export.creator, export.date_published)
 
 
 def build_readme(
@@ -64,9 +72,7 @@ def build_readme(
         lines += [f"  - shards/{card['shard']}.tar" for card in shards]
     if not full:
         lines[-1] = "configs: []"
-    lines += ["---", "", f"# {about.name}", ""]
-    if about.description:
-        lines += [about.description, ""]
+    lines += ["---", "", f"# {about.name}", "", about.description, ""]
     lines += [
         "Built with Reelmill. Each shard has a card (`shards/*.card.json`) and an HTML page (`cards/*.html`).",
         "`ledger.json` accounts for every input, `croissant.json` is the machine-readable description, and",
@@ -78,7 +84,11 @@ def build_readme(
         dropped, failed = sum(counts["dropped"].values()), sum(counts["failed"].values())
         outcomes.append((name, counts["inputs"], counts["kept"], dropped, counts["duplicates"], failed))
     lines += _table("Inputs by outcome", head, outcomes)
-    lines += _table("Dropped samples by filter", ("filter", "samples"), sorted(ledger["all"]["dropped"].items()))
+    lines += _table(
+        "Dropped samples by filter, resampling or take-down",
+        ("filter", "samples"),
+        sorted(ledger["all"]["dropped"].items()),
+    )
     ignored = [
         (source, reason, count["members"])
         for source, account in sorted(members.items())

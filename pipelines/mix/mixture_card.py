@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,16 +100,21 @@ def _build_tar_cards(
 
 
 def _build_croissant(mixture: Mixture, card: Mapping[str, Any], tar_cards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Build the mixture's Croissant; URL, creator and date are those of the first run."""
-    uri = storage.join(mixture.run(0), CROISSANT) if mixture.manifest["parents"] else ""
-    parent = read_json(uri) if uri and storage.is_file(uri) else {}
+    """Build the mixture's Croissant. URL, creator and date of publication are not stated: its runs' are not its own."""
     about = croissant.DatasetInfo(
         name=mixture.manifest["recipe"]["name"],
         description=f"A mixture of {', '.join(run['name'] for run in mixture.manifest['parents'])}.",
-        url=parent.get("url", "https://example.org/"),
-        creator=parent.get("creator", {}).get("name", "unknown"),
-        date=parent.get("datePublished", "1970-01-01"),
-        version=importlib.metadata.version("reelmill"),
     )
-    histories = [_read_made_by(mixture, i) for i in range(len(mixture.manifest["parents"]))]
-    return croissant.build_mixture_croissant(about, card, tar_cards, [made_by for made_by in histories if made_by])
+    histories = [_read_history(mixture, i) for i in range(len(mixture.manifest["parents"]))]
+    return croissant.build_mixture_croissant(about, card, tar_cards, [history for history in histories if history])
+
+
+def _read_history(mixture: Mixture, parent: int) -> croissant.History | None:
+    """Read the cards of the parent's shards in the mixture, until one of them has dialogues that were accepted; None
+    where the cards state no history."""
+    made_by, has_dialogues = _read_made_by(mixture, parent), False
+    for shard in mixture.manifest["shards"] if made_by else ():
+        if shard["parent"] == parent and not has_dialogues:
+            card = read_json(storage.join(mixture.run(parent), "shards", f"{shard['name']}.card.json"))
+            has_dialogues = croissant.History.of_cards([card]).has_dialogues
+    return croissant.History(made_by, has_dialogues) if made_by else None

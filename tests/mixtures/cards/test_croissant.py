@@ -78,11 +78,63 @@ def test_croissant_matches_its_schema_and_describes_every_filter(cold: Run) -> N
     assert f"{ledger['inputs']:,} inputs" in document["rai:dataCollection"]
     tars = {p.name for p in Path(cold.at("shards")).glob("*.tar")}
     assert {entry["name"] for entry in document["distribution"] if entry["@type"] == "cr:FileObject"} == tars
-    assert document["datePublished"] == cold.config.export.date_published
 
 
-@pytest.mark.parametrize("name", ["name", "url", "description", "license", "creator", "datePublished", "distribution",
-                                  "recordSet", "rai:dataBiases", "rai:personalSensitiveInformation"])  # fmt: skip
+def test_facts_that_only_the_publisher_knows_are_stated_or_absent(cold: Run) -> None:
+    facts = {"url", "creator", "datePublished", "version"}
+    assert not facts & set(read_croissant(cold))
+    about = croissant.DatasetInfo("pets", "Pets.", "https://pets.example/", "Zoo", "2026-01-02")
+    document = croissant.build_croissant(
+        about, [], {"inputs": 0, "kept": 0, "duplicates": 0, "dropped": {}, "failed": {}}
+    )
+    assert (document["url"], document["datePublished"]) == ("https://pets.example/", "2026-01-02")
+    assert document["creator"] == {"@type": "sc:Organization", "name": "Zoo"}
+    assert "version" not in document  # that of Reelmill is none of the data
+
+
+@pytest.mark.parametrize(
+    ("ledger", "sentence"),
+    [
+        ({"dropped": {"facts": 2}}, "2 dropped by filters or resampling"),
+        ({"dropped": {"takedown": 2, "facts": 1}}, "1 dropped by filters or resampling, 0 were duplicates, 0 failed, "
+         "2 were taken down."),
+        ({"failed": {"environment": 2, "ingest": 1}}, "1 failed, 2 could not be read or measured by a fault of"),
+        ({"ignored": 3}, "3 further files, members or rows were no input."),
+    ],
+)  # fmt: skip
+def test_the_outcomes_of_a_ledger_are_described_one_by_one(ledger: dict[str, Any], sentence: str) -> None:
+    empty = {"inputs": 3, "kept": 0, "duplicates": 0, "ignored": 0, "dropped": {}, "failed": {}}
+    assert sentence not in croissant.describe_ledger(empty)
+    assert sentence in croissant.describe_ledger({**empty, **ledger})
+
+
+WRITER = {"generator": "llm", "model": "seer", "revision": "r1", "steps": {}, "captioner": "eyes"}
+
+
+@pytest.mark.parametrize("writer", [WRITER, "rules: written by rule"])
+@pytest.mark.parametrize("dialogues", [None, {"accepted": 0}])
+def test_without_accepted_dialogues_no_sentence_says_that_any_were_written(writer: Any, dialogues: Any) -> None:
+    card = {"made_by": {"name": "a", "dialogues": writer}, "dialogues": dialogues}
+    rai = croissant._build_rai("", [croissant.History.of_cards([card])], {}, {}, "")
+    protocol = rai["rai:dataAnnotationProtocol"]
+    assert protocol == "Dialogues: a writer was configured, but no dialogue of it was accepted."
+    assert "seer" not in json.dumps(rai) and "repeat their mistakes" not in json.dumps(rai)
+    written = croissant._build_rai("", [croissant.History.of_cards([card, {"dialogues": {"accepted": 1}}])], {}, {}, "")
+    assert written["rai:dataAnnotationProtocol"] != protocol and "repeat their mistakes" in json.dumps(written)
+
+
+def test_no_step_is_called_none_and_not_everything_kept() -> None:
+    assert croissant.describe_processing({}) == ["No filter, no search for duplicates and no resampling."]
+
+
+def test_token_counts_are_an_estimate_only_where_no_tokenizer_counted() -> None:
+    assert "estimate" in croissant.describe_token_counts({"tokenizer": None})
+    counted = croissant.describe_token_counts({"tokenizer": {"sha256": "f00d"}})
+    assert "estimate" not in counted and "f00d" in counted
+
+
+@pytest.mark.parametrize("name", ["name", "description", "license", "distribution", "recordSet",
+                                  "rai:dataBiases", "rai:personalSensitiveInformation"])  # fmt: skip
 def test_the_schema_rejects_errors_that_mlcroissant_accepts(cold: Run, name: str) -> None:
     document = read_croissant(cold)
     del document[name]
@@ -98,7 +150,7 @@ def test_a_tar_needs_hash_location_and_size(cold: Run, name: str) -> None:
 
 
 def test_a_run_that_kept_nothing_is_described_too() -> None:
-    about = croissant.DatasetInfo("empty", "", "https://example.org/", "nobody", "2026-01-01", "0")
+    about = croissant.DatasetInfo("empty", "Nothing.")
     ledger = {"inputs": 2, "kept": 0, "duplicates": 0, "dropped": {"facts": 2}, "failed": {}}
     document = croissant.build_croissant(about, [], ledger)
     assert schemas.find_errors("croissant", document) == []

@@ -42,7 +42,7 @@ def test_a_card_names_the_prompt_of_every_function_that_builds_a_request() -> No
     named = {entry["prompt"] for entry in (*card["prompts"].values(), *card["steps"].values())}
     assert set(STEPS.values()) <= named
     assert {load_kind(name).prompt_hash for name in settings.SHARES} <= named
-    described = " ".join(croissant._describe_annotation({"dialogues": card}))
+    described = " ".join(croissant._describe_annotation(croissant.History({"dialogues": card}, True)))
     assert all(step["prompt"] in described and step["model"] in described for step in card["steps"].values())
 
 
@@ -66,5 +66,5 @@ def test_rules_over_a_models_captions_name_that_model() -> None:
     card = describe_generator(AnnotateSettings(captioner=EVERYTHING["captioner"]))
     assert "by rule" in card["generator"] and card["captioner"] == "seer"
     assert card["steps"]["captions as evidence"]["model"] == "seer"
-    assert "seer" in " ".join(croissant._describe_annotation({"dialogues": card}))
-    assert any("seer" in tool for tool in croissant._list_tools({"dialogues": card}))
+    assert "seer" in " ".join(croissant._describe_annotation(croissant.History({"dialogues": card}, True)))
+    assert any("seer" in tool for tool in croissant._list_tools(croissant.History({"dialogues": card}, True)))
