@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from infra.errors import StageError
+from infra.errors import BadSample, ConfigError, ReelmillError, StageError
 from infra.http_file import HttpFile
 from infra.terminal import write_line
 
@@ -87,7 +87,10 @@ def _remote(uri: str) -> tuple[Any, str]:
     """(fsspec file system, path in it). What other processes have written since the last call is seen."""
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:  # of a protocol that is unknown, or whose package is not installed
+        raise ConfigError(str(error), where=uri, hint="`pip install s3fs`, gcsfs or adlfs for object stores") from None
     filesystem.invalidate_cache()  # listings, which s3fs keeps for ever
     return filesystem, path.replace("\0", "")  # see `join`
 
@@ -153,11 +156,11 @@ def retry(read: Callable[[], T]) -> T:
 def translate_remote_errors(uri: str) -> Iterator[None]:
     """Raise the errors of a remote file system's libraries, which may be of any class, as OSError with a number.
 
-    Python's own errors are mistakes in code and pass, but for OSError.
+    Python's own errors are mistakes in code and pass, but for OSError; so do our own.
     """
     try:
         yield
-    except (ConnectionError, TimeoutError, PermissionError, FileNotFoundError):
+    except (ConnectionError, TimeoutError, PermissionError, FileNotFoundError, ReelmillError, BadSample):
         raise
     except Exception as error:
         is_numbered = isinstance(error, OSError) and error.errno is not None
@@ -165,6 +168,22 @@ def translate_remote_errors(uri: str) -> Iterator[None]:
         if is_local(uri) or is_numbered or is_mistake:
             raise
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def report_unreachable(uri: str) -> Iterator[None]:
+    """Raise the errors of a remote file system as StageError that says what to check; those of local ones pass."""
+    try:
+        with translate_remote_errors(uri):
+            yield
+    except OSError as error:
+        if is_local(uri):
+            raise
+        raise StageError(
+            f"the storage cannot be reached: {error.strerror or error}",
+            where=uri,
+            hint="check its address, the network, and the credentials in the environment, then run it again",
+        ) from None
 
 
 def file_size(uri: str) -> int:

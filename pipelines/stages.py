@@ -61,6 +61,9 @@ def open_for_work(
     run = dataclasses.replace(run, batch=batch)
     resolve(run)
     check_readers(run.config.sources, run.document)
+    for uri in (run.config.store, run.out):
+        with storage.report_unreachable(uri):
+            storage.exists(uri)
     run_json = run.at("run.json")
     finished = storage.is_file(run_json) and read_manifest(run.at("members")) is not None
     if finished and not replace and read_json(run_json).get("config_fingerprint") != fingerprint_config(run):

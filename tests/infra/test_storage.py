@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import fsspec
 import pytest
 
 from infra import storage
-from infra.errors import StageError
+from infra.errors import BadSample, ConfigError, StageError
 from tests import remote
 
 
@@ -140,6 +141,31 @@ def test_what_another_process_writes_is_seen_at_once(root: str, tmp_path: Path) 
     assert storage.read_bytes(storage.join(root, "a")) == b"longer"
     filesystem.rm_file(f"{path}/new")
     assert not storage.exists(storage.join(root, "new"))
+
+
+def test_a_storage_that_cannot_be_reached_is_named_and_our_own_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for name, setting in {
+        "ENDPOINT_URL": address,
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", setting)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with (
+        pytest.raises(StageError, match="the storage cannot be reached") as caught,
+        storage.report_unreachable("s3://b"),
+    ):
+        storage.exists("s3://b/x")
+    assert address in str(caught.value) and "credentials" in str(caught.value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    for error in (StageError("bug"), ConfigError("wrong"), BadSample("kind", "detail")):
+        with pytest.raises(type(error)), storage.translate_remote_errors("s3://b"):
+            raise error
+    with pytest.raises(ConfigError, match="Protocol not known"):
+        storage.exists("nosuch://b")
 
 
 def test_folders_that_are_objects_are_no_files(s3: None) -> None:

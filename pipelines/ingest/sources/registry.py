@@ -71,14 +71,17 @@ def list_source(source: Source) -> tuple[str, Listing]:
     Raises ConfigError if there is nothing at the source's path, if nothing there is recognised, or if its captions file
     does not exist.
     """
-    if not storage.exists(source.path):
-        raise ConfigError(
-            f"source {source.name!r}: there is nothing at {source.path}", hint="check the path and its ${VARIABLES}"
-        )
+    with storage.report_unreachable(source.path):
+        exists = storage.exists(source.path)
+        listed = storage.list_entries(source.path, outside_links=source.follow_links == "all") if exists else []
+    if not exists:
+        hint = "check the path and its ${VARIABLES}"
+        hint += "" if storage.is_local(source.path) else ", and whether the server answers"
+        raise ConfigError(f"source {source.name!r}: there is nothing at {source.path}", hint=hint)
     entries: list[storage.Entry] = []
     excluded: list[storage.Entry] = []
     unread: list[storage.Entry] = []
-    for entry in storage.list_entries(source.path, outside_links=source.follow_links == "all"):
+    for entry in listed:
         # A name that is not Unicode cannot be stored; its storable form opens nothing, so the file is a failed row.
         entry = replace(entry, path=to_storable_name(entry.path))
         included = source.include is None or any(_matches(entry.path, glob) for glob in source.include)
