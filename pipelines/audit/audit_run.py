@@ -159,10 +159,14 @@ def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShar
     ignored = files.read_json("samples/_ignored.json", "ignored")
     if ledger is None or ignored is None:
         return
-    _check_members(files, ignored)
+    unused = _check_members(files, ignored)
+    reported = {name: entry["unused_captions"] for name, entry in ledger.items() if "unused_captions" in entry}
+    findings.compare_json(path, "unused_captions", unused, reported)
     unsharded = ledger["all"].get("unsharded", {})
-    recorded = {name: {k: v for k, v in entry.items() if k != "unsharded"} for name, entry in ledger.items()}
-    findings.compare_json(path, "", units.build_ledger(ignored), recorded)
+    further = ("unsharded", "unused_captions")
+    recorded = {name: {k: v for k, v in entry.items() if k not in further} for name, entry in ledger.items()}
+    named = {name: count for name, count in ignored.items() if count or name in unused}
+    findings.compare_json(path, "", units.build_ledger(named), recorded)
     cards = [shard.card for shard in shards if shard.card is not None]
     if len(cards) < len(shards):
         return  # the missing card is a finding already
@@ -172,15 +176,20 @@ def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShar
         findings.compare_json(path, field, recorded["all"][name], total.get(name, 0))
 
 
-def _check_members(files: AuditFiles, ignored: Mapping[str, int]) -> None:
-    """The ignored members by reason must add up to those by modality. Runs of older versions have no reasons."""
+def _check_members(files: AuditFiles, ignored: Mapping[str, int]) -> dict[str, int]:
+    """The ignored members by reason must add up to those by modality; returns the captions that are not used, as the
+    ledger has them. Runs of older versions have neither."""
     path = "samples/_members.json"
     if path not in files.sizes:
-        return
+        return {}
     totals: Counter[str] = Counter()
+    unused: Counter[str] = Counter()
     for account in (files.read_json(path, "members") or {}).values():
         totals[account["modality"]] += sum(count["members"] for count in account["ignored"].values())
+        unused[account["modality"]] += account.get("unused_captions", 0)
     files.findings.compare_json(path, "ignored", dict(+totals), {k: n for k, n in ignored.items() if n})
+    unused["all"] = unused.total()
+    return dict(+unused)
 
 
 def _check_card_sources(files: AuditFiles, shards: list[AuditedShard], inputs: Mapping[str, str]) -> None:

@@ -144,8 +144,9 @@ class AuditUnits:
                 )
 
     def build_ledger(self, ignored: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        """Build the ledger from the verdicts. ignored: number of ignored members by modality."""
-        seen = {modality for modality, _, _ in self.tally} | {name for name, count in ignored.items() if count}
+        """Build the ledger from the verdicts. ignored: number of ignored members by modality, each of
+        which is in it."""
+        seen = {modality for modality, _, _ in self.tally} | set(ignored)
         ledger = {"all": _build_entry(self.tally, None, sum(ignored.values()))}
         for modality in seen & set(MODALITIES):
             ledger[modality] = _build_entry(self.tally, modality, ignored.get(modality, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,13 @@ class Run:
     def read_ignored(self) -> dict[str, int]:
         """Number of members of sources that are no input, per modality."""
         return dict(read_json(self.at("samples", "_ignored.json")))
+
+    def count_unused_captions(self) -> dict[str, int]:
+        """Number of captions that `captions.many` leaves out, by modality, where there are any."""
+        counts: Counter[str] = Counter()
+        for account in self.read_members().values():
+            counts[account["modality"]] += account.get("unused_captions", 0)
+        return dict(+counts)
 
     def read_members(self) -> dict[str, Any]:
         """The accounts of the members read, by source; {} for a run of an older version, which has none."""

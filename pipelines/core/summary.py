@@ -46,7 +46,8 @@ def print_ledger(ledger: Mapping[str, Any]) -> None:
 
 
 def print_ignored(accounts: Mapping[str, Any]) -> None:
-    """Print the members that were read and are no input, by source and reason; nothing if there are none."""
+    """Print the members that were read and are no input, by source and reason, and the number of captions that are not
+    used; nothing if there are none."""
     rows = [
         (source, reason, count["members"], ", ".join(count["examples"][:2]))
         for source, account in sorted(accounts.items())
@@ -55,6 +56,9 @@ def print_ignored(accounts: Mapping[str, Any]) -> None:
     if rows:
         columns = ("source", "reason", "members", "such as")
         print_table("Ignored: read, and no input", columns, rows, left_aligned=("source", "reason", "such as"))
+    for source, account in sorted(accounts.items()):
+        if count := account.get("unused_captions"):
+            print_text(f"source {source}: {count:,} captions of media with several are not used (captions.many)")
 
 
 def print_dialogues(run: Run) -> None:

@@ -282,10 +282,15 @@ def _draw_survivors(
 
 
 def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Write RUN/ledger.json: every input under exactly one outcome, per modality and in all."""
+    """Write RUN/ledger.json: every input under exactly one outcome, per modality and in all; and the number of captions
+    that are not used, where there are any."""
     ledgers = [tally(run.read("verdicts", name, ["modality", "outcome", "filter"]), {}) for name in names]
-    ignored = {modality: count for modality, count in run.read_ignored().items() if count}
+    unused = run.count_unused_captions()
+    ignored = {name: count for name, count in run.read_ignored().items() if count or name in unused}
     ledgers.append(tally(tables.empty(tables.VERDICTS), ignored))
     ledger: Mapping[str, Any] = add_ledgers(ledgers)  # type: ignore[arg-type]
+    for modality, count in {**unused, "all": sum(unused.values())}.items():
+        if count:
+            ledger[modality]["unused_captions"] = count
     storage.write_bytes(run.at("ledger.json"), canonical_json(ledger))
     return dict(ledger)

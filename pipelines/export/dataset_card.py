@@ -96,6 +96,9 @@ def build_readme(
     ]
     if ignored:
         lines += _table("Files, tar members and rows that are no input", ("source", "reason", "members"), ignored)
+    unused = [(source, count) for source, a in sorted(members.items()) if (count := a.get("unused_captions"))]
+    if unused:
+        lines += _table("Captions of media with several that are not used", ("source", "captions"), unused)
     for heading, field in (("Licences", "licences"), ("Sources", "sources"), ("Kinds of text", "kinds"),
                            ("Languages", "languages")):  # fmt: skip
         rows = [(name or "not stated", count) for name, count in croissant.sum_counts(cards, field).items()]

@@ -42,23 +42,33 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], accounts: Sequence[Me
         beam.run_tasks("ingest", task, sorted(units), run.work("ingest.counters.json"), run.runner)
     committed_units = collect_units(folder, sorted(units), "ingest")
     _check_keys(folder, committed_units)
-    members = _write_accounts(run, accounts)
+    members = _write_accounts(run, accounts, units)
     takedowns = tombstones.load(run.out)
     sha256s = [[unit.name, takedowns.original_sha256("samples", unit)] for unit in committed_units]
     return write_manifest(folder, "samples", fingerprint({"units": sha256s, "members": members}), committed_units)
 
 
-def _write_accounts(run: Run, accounts: Sequence[MemberAccount]) -> dict[str, Any]:
+def _write_accounts(run: Run, accounts: Sequence[MemberAccount], units: Mapping[str, Any]) -> dict[str, Any]:
     """Write samples/_members.json, the accounts by source, and _ignored.json, the ignored members by modality; returns
     the former."""
     members: dict[str, Any] = {}
     ignored: dict[str, int] = {}
+    if accounts:
+        _count_sidecars(run, accounts, units)
     for source, account in zip(run.config.sources, accounts, strict=bool(accounts)):
         members[source.name] = {"modality": source.modality, **account.to_json()}
         ignored[source.modality] = ignored.get(source.modality, 0) + account.ignored_members
     storage.write_bytes(run.at("samples", "_members.json"), canonical_json(members))
     storage.write_bytes(run.at("samples", "_ignored.json"), canonical_json(ignored))
     return members
+
+
+def _count_sidecars(run: Run, accounts: Sequence[MemberAccount], units: Mapping[str, Any]) -> None:
+    """Add the captions of files beside media, which are read with their unit, to the accounts of the sources."""
+    for name, ((number,), *_) in units.items():
+        counts = read_json(run.work("ingest", f"{name}.json"))["content"]
+        accounts[number].inputs += counts["further_samples"]
+        accounts[number].unused_captions += counts["unused_captions"]
 
 
 def _count_tables(folder: str) -> int:
@@ -88,26 +98,33 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     inputs_and_stamps = fingerprint({"input": inputs, "stamps": stamps})
     uri, stamp_uri = run.at("samples", f"{name}.parquet"), run.work("ingest", f"{name}.json")
     takedowns = tombstones.load(run.out)
-    is_done = tables.is_done(uri, inputs) and read_scratch(stamp_uri, inputs_and_stamps) is not None
+    is_done = tables.is_done(uri, inputs) and bool(read_scratch(stamp_uri, inputs_and_stamps))
     if is_done and not takedowns.has_unmarked(uri):
         return {"units_kept": 1}
     root = media_root(run, source)
-    samples = pa.Table.from_pylist([_build_sample(source, root, row, max_bytes) for row in rows], schema=tables.SAMPLES)
+    rows_read = [_build_samples(source, root, row, max_bytes) for row in rows]
+    samples = pa.Table.from_pylist([sample for built, _ in rows_read for sample in built], schema=tables.SAMPLES)
     unread = int(is_environment(samples["error"]).sum())
     withdraw_checksums(run)
     tables.write(uri, takedowns.apply(samples), fingerprint=inputs, retry=unread > 0)
-    write_scratch(stamp_uri, inputs_and_stamps, {})
+    counts = {"further_samples": len(samples) - len(rows), "unused_captions": sum(unused for _, unused in rows_read)}
+    write_scratch(stamp_uri, inputs_and_stamps, counts)
     total_ms = int(1000 * (time.monotonic() - begun))
-    return {"units_made": 1, "samples": len(rows), "environment": unread, "total_ms": total_ms}
+    return {"units_made": 1, "samples": len(samples), "environment": unread, "total_ms": total_ms}
 
 
-def _build_sample(source: Source, root: MediaRoot, item: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
-    """The row of samples of an item: reads its caption files and hashes its media."""
-    error, text, extra = item["error"], item["text"], item["extra"] or "{}"
+def _build_samples(
+    source: Source, root: MediaRoot, item: Mapping[str, Any], max_bytes: int
+) -> tuple[list[dict[str, Any]], int]:
+    """(rows of samples of an item, number of its captions that are not used): reads its caption files, of which there
+    may be a row for each caption, and hashes its media."""
+    error, texts, extra = item["error"], [item["text"]], item["extra"] or "{}"
     fields: Mapping[str, Any] = {}
-    if item["sidecars"] and error is None and text is None:
-        text, fields, error = read_sidecars(source, root.source, item["container"], item["sidecars"])
-        text = None if text is None else to_storable_text(text)
+    unused = 0
+    if item["sidecars"] and error is None and item["text"] is None:
+        read = read_sidecars(source, root.source, item["container"], item["sidecars"])
+        texts = [to_storable_text(text) for text in read.texts] or [None]
+        fields, error, unused = read.fields, read.error, read.unused
         extra = dump_fields(fields) if fields else extra
     media = []
     for medium in item["media"] or []:
@@ -115,19 +132,23 @@ def _build_sample(source: Source, root: MediaRoot, item: Mapping[str, Any], max_
         error = error or problem
         media.append({**medium, "start_s": 0.0, "end_s": -1.0, "sha256": sha256})
     hashes = "".join(medium["sha256"] for medium in media)
-    return {
-        "key": sample_key(source.name, item["container"], item["position"], hashes, text or ""),
+    sample = {
         "modality": item["modality"],
         "source": source.name,
         "container": item["container"],
-        "position": item["position"],
         "media": media,
-        "text": text,
         "licence": item["licence"] or get_field(fields, source.licence_column) or source.licence,
         "origin": item["origin"] or get_field(fields, source.origin_column) or source.origin,
         "extra": extra,
         "error": error,
     }
+    positions = [f"caption={number}" for number in range(len(texts))] if len(texts) > 1 else [item["position"]]
+    keys = [
+        sample_key(source.name, item["container"], position, hashes, text or "")
+        for position, text in zip(positions, texts, strict=True)
+    ]
+    rows = zip(keys, positions, texts, strict=True)
+    return [{**sample, "key": key, "position": position, "text": text} for key, position, text in rows], unused
 
 
 def _hash_medium(uri: str, offset: int, length: int, max_bytes: int) -> tuple[str, str | None]:

@@ -28,11 +28,12 @@ class IgnoredCount:
 @dataclass
 class MemberAccount:
     """The members of a source, or of one of its containers. inputs: items. members: those that the items account for.
-    ignored: by reason."""
+    ignored: by reason. unused_captions: of media with several, those that `captions.many` leaves out."""
 
     inputs: int = 0
     members: int = 0
     ignored: dict[str, IgnoredCount] = field(default_factory=dict)
+    unused_captions: int = 0
 
     def count(self, records: Iterable[SourceItem | IgnoredMember]) -> Iterator[SourceItem]:
         """Yield the items of `records` and count them and the ignored members."""
@@ -40,6 +41,7 @@ class MemberAccount:
             if isinstance(record, SourceItem):
                 self.inputs += 1
                 self.members += record.members
+                self.unused_captions += record.unused_captions
                 yield record
             else:
                 name = record.position if not record.container else f"{record.container}: {record.position}"
@@ -49,6 +51,7 @@ class MemberAccount:
         """Add the account of a container, as JSON."""
         self.inputs += account["inputs"]
         self.members += account["members"]
+        self.unused_captions += account["unused_captions"]
         for reason, count in account["ignored"].items():
             self.ignored.setdefault(reason, IgnoredCount()).add(count["members"], count["examples"])
 
@@ -59,7 +62,12 @@ class MemberAccount:
     def to_json(self) -> dict[str, Any]:
         """The account as in samples/_members.json, without the source's modality."""
         ignored = {reason: vars(count) for reason, count in self.ignored.items()}
-        return {"inputs": self.inputs, "members": self.members, "ignored": ignored}
+        return {
+            "inputs": self.inputs,
+            "members": self.members,
+            "ignored": ignored,
+            "unused_captions": self.unused_captions,
+        }
 
 
 def check_records(records: Iterable[ReaderRecord], where: str) -> Iterator[SourceItem | IgnoredMember]:

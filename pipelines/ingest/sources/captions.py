@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from infra import storage
@@ -17,6 +18,16 @@ from pipelines.ingest.sources.storable import decode_text
 #: Keys of the caption in a JSON object beside a medium, in order of precedence; `captions.text_column` comes before
 #: them where the config sets it.
 CAPTION_KEYS = ("caption", "text", "description", "title")
+
+
+@dataclass(frozen=True)
+class CaptionFiles:
+    """The captions in the files of a sample. texts: those to use; unused: number of the others; fields: of its JSON."""
+
+    texts: Sequence[str] = ()
+    unused: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
 
 
 def read_cell(fields: Mapping[str, Any], column: str) -> tuple[list[str], str | None]:
@@ -51,13 +62,15 @@ def read_conversation(turns: Sequence[Any], modality: str, media: int) -> tuple[
     return ([conversations.join_turns(sound)], None) if sound else ([], f"broken conversation: {reason}")
 
 
-def select_captions(source: Source, texts: Sequence[str], name: str) -> list[str]:
-    """The captions of a medium to use, by `captions.many`; several only for `all`. name: of the medium."""
+def select_captions(source: Source, texts: Sequence[str], name: str) -> tuple[list[str], int]:
+    """(captions of a medium to use, number of those that are not used), by `captions.many`; several only for `all`.
+    name: of the medium."""
     if len(texts) < 2 or source.captions.many == "all":
-        return list(texts)
+        return list(texts), 0
     if source.captions.many == "join":
-        return ["\n".join(texts)]
-    return [texts[draw_caption(source, len(texts), name) if source.captions.many == "random" else 0]]
+        return ["\n".join(texts)], 0
+    number = draw_caption(source, len(texts), name) if source.captions.many == "random" else 0
+    return [texts[number]], len(texts) - 1
 
 
 def draw_caption(source: Source, count: int, name: str) -> int:
@@ -94,7 +107,7 @@ def describe_read_error(fault: str, error: OSError) -> str:
     return f"{fault} {error.strerror or error}"
 
 
-def read_sidecars(source: Source, root: str, name: str, paths: Sequence[str]) -> CaptionText:
+def read_sidecars(source: Source, root: str, name: str, paths: Sequence[str]) -> CaptionFiles:
     """The caption files of a medium or the file of a text. name: of the medium."""
     contents = []
     for path in paths:
@@ -102,41 +115,36 @@ def read_sidecars(source: Source, root: str, name: str, paths: Sequence[str]) ->
             read = functools.partial(storage.read_bytes, storage.join(root, path), 0, MAX_TEXT_BYTES + 1)
             contents.append((path, storage.retry(read)))
         except OSError as error:
-            return None, {}, describe_read_error("unreadable caption:", error)
+            return CaptionFiles(error=describe_read_error("unreadable caption:", error))
     return combine_captions(source, name, contents, caption_columns(source))
 
 
 def combine_captions(
     source: Source, name: str, contents: Sequence[tuple[str, bytes]], columns: Sequence[str], media: int = 1
-) -> CaptionText:
-    """The caption in files of a sample; text takes precedence over JSON, which has further fields.
+) -> CaptionFiles:
+    """The captions in files of a sample; text takes precedence over JSON, which has further fields.
 
     name: of the medium. contents: (name, up to MAX_TEXT_BYTES + 1 bytes) of each file. columns: keys of the caption in
     JSON. media: how many the sample has.
     """
-    text: str | None = None
+    texts: list[str] = []
+    unused = 0
     fields: dict[str, Any] = {}
     for path, raw in sorted(contents, key=lambda file: (not file[0].lower().endswith(".json"), file[0])):
         if len(raw) > MAX_TEXT_BYTES:
-            return None, fields, f"too_large: {path} has over {MAX_TEXT_BYTES} bytes"
+            return CaptionFiles(fields=fields, error=f"too_large: {path} has over {MAX_TEXT_BYTES} bytes")
         if not path.lower().endswith(".json"):
             text, problem = decode_text(raw, source.encoding)
-            if problem:
-                return None, fields, problem
+            if text is None:
+                return CaptionFiles(fields=fields, error=problem)
+            texts, unused = [text], 0
             continue
         parsed = parse_object(raw)
         if parsed is None:
-            return None, {}, f"unreadable caption: {path} is not a JSON object"
+            return CaptionFiles(error=f"unreadable caption: {path} is not a JSON object")
         fields = parsed
-        texts, problem = read_texts(fields, columns, source.modality, media)
-        captions = select_captions(source, texts, name)
-        if len(captions) > 1:
-            problem = "unreadable caption: `captions.many: all` is for captions files, the JSON has a list"
+        every, problem = read_texts(fields, columns, source.modality, media)
         if problem and len(contents) == 1:
-            return None, fields, problem
-        text = captions[0] if captions else None
-    return text, fields, None
-
-
-#: (text, further fields, error).
-CaptionText = tuple[str | None, dict[str, Any], str | None]
+            return CaptionFiles(fields=fields, error=problem)
+        texts, unused = select_captions(source, every, name)
+    return CaptionFiles(texts, unused, fields)

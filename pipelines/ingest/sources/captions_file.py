@@ -118,6 +118,7 @@ class CaptionMatcher:
             return
         captions = [(row, text) for row in rows for text in row.texts]
         selected = self._select(captions or [(rows[0], None)], entry.path)
+        unused = max(0, len(captions) - len(selected)) if self.source.captions.many != "join" else 0
         used = rows if self.source.captions.many == "join" else [row for row, _ in selected]
         error = next((row.error for row in rows if row.error), None) if not captions else None
         counted = {row.number for row in used}.intersection(new)
@@ -133,6 +134,7 @@ class CaptionMatcher:
                 members=1 + len(counted) if number == 0 else 0,
             )
             item.position = f"caption={number}" if len(selected) > 1 else ""
+            item.unused_captions = unused if item.error is None else 0
             self.items.append(item)
         for row in rows:
             if row.number in new and row.number not in counted:

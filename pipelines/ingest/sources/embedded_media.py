@@ -16,7 +16,7 @@ from infra.config import Source
 from infra.errors import BadSample, StageError
 from infra.hashing import digest
 from pipelines.ingest.sources.captions import read_texts, select_captions
-from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, build_item, file_uri
+from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, build_caption_items, build_item, file_uri
 from pipelines.ingest.sources.rows import drop_keys, name_columns, read_positions
 from pipelines.ingest.tables.parquet import list_columns
 
@@ -50,20 +50,19 @@ def scan_embedded_media(
                 fields = drop_keys(row or {}, (column,))
                 texts, broken = read_texts(fields, (source.text_column,), source.modality, len(media))
                 error = problem or fault or broken or _missing_text(source, fields)
-                captions = select_captions(source, texts, f"{container.path}:{position}")
-                for number, text in enumerate(captions or [None]):
-                    yield build_item(
-                        source,
-                        container.path,
-                        position if number == 0 else f"{position}@caption={number}",
-                        fields=fields,
-                        text=text,
-                        media=media,
-                        extra=drop_keys(fields, (source.text_column,)),
-                        size=sum(map(len, contents)),
-                        error=error,
-                        members=int(number == 0),
-                    )
+                captions, unused = select_captions(source, texts, f"{container.path}:{position}")
+                yield from build_caption_items(
+                    source,
+                    container.path,
+                    position,
+                    captions,
+                    unused=unused,
+                    fields=fields,
+                    media=media,
+                    extra=drop_keys(fields, (source.text_column,)),
+                    size=sum(map(len, contents)),
+                    error=error,
+                )
         file.sha256 = state.hexdigest()
 
 

@@ -67,7 +67,9 @@ class SourceItem:
     sidecars: files with the caption, read when the unit is ingested. size: expected bytes, from which units are cut.
     stamp: changes when the files do.
     members: number of members read that the item accounts for: 1 for a row of a table, 3 for a medium with its .txt and
-    .json, 0 for the failure of a whole container. Readers build items with `build_item`, which leaves out no field.
+    .json, 0 for the failure of a whole container. unused_captions: number of captions of the medium that
+    `captions.many` leaves out; those of files that are read with the unit are counted by pipelines.ingest.ingest.
+    Readers build items with `build_item`, which leaves out no field.
     """
 
     container: str
@@ -83,6 +85,7 @@ class SourceItem:
     stamp: str = ""
     error: str | None = None
     members: int = 1
+    unused_captions: int = 0
 
     def to_row(self) -> dict[str, Any]:
         """The row, with all text in a form that can be stored."""
@@ -200,6 +203,29 @@ def build_item(
         error=error,
         members=members,
     )
+
+
+def build_caption_items(
+    source: Source,
+    container: str,
+    position: str,
+    captions: Sequence[str],
+    *,
+    unused: int = 0,
+    mark: str = "caption",
+    members: int = 1,
+    **fields: Any,
+) -> Iterator[SourceItem]:
+    """Build an item for each caption of a sample, or one without text.
+
+    unused: number of its captions that are not used. mark: of the positions after the first, which alone accounts for
+    members and unused captions. fields: as in build_item.
+    """
+    for number, text in enumerate(captions or [None]):
+        name = position if number == 0 else f"{position}@{mark}={number}"
+        item = build_item(source, container, name, text=text, members=members if number == 0 else 0, **fields)
+        item.unused_captions = unused if number == 0 and item.error is None else 0
+        yield item
 
 
 def build_file_item(source: Source, entry: storage.Entry, **fields: Any) -> SourceItem:

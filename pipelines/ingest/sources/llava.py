@@ -15,6 +15,7 @@ from pipelines.ingest.sources.interface import (
     MembersRead,
     ReaderRecord,
     SourceReader,
+    build_caption_items,
     build_item,
     file_uri,
     find_file,
@@ -50,16 +51,18 @@ class LlavaReader(SourceReader):
                 continue
             paths, modality, fault = _media_paths(row)
             files, missing = _find_files(source, root, paths)
-            text, broken = _read_text(source, row, modality, len(paths), f"{container.path}:{position}")
-            yield build_item(
+            texts, broken = _read_texts(source, row, modality, len(paths))
+            captions, unused = select_captions(source, texts, f"{container.path}:{position}")
+            yield from build_caption_items(
                 source,
                 container.path,
                 position,
+                captions,
+                unused=unused,
                 fields=row,
-                text=text,
                 media=[{"uri": file.path, "offset": 0, "length": -1} for file in files],
                 modality=modality,
-                size=sum(file.size for file in files) or len(text or ""),
+                size=sum(file.size for file in files) or sum(map(len, captions)),
                 stamp=" ".join(file.stamp for file in files),
                 error=problem or fault or missing or broken,
             )
@@ -91,17 +94,14 @@ def _find_files(source: Source, root: str, paths: Sequence[str]) -> tuple[list[s
     return files, None
 
 
-def _read_text(source: Source, row: Row, modality: str, media: int, name: str) -> tuple[str | None, str | None]:
-    """(text, error) of a row: of its conversation, else of its text column."""
+def _read_texts(source: Source, row: Row, modality: str, media: int) -> tuple[list[str], str | None]:
+    """(texts, error) of a row: of its conversation, else of its text column."""
     turns = find_turns(row)
     if turns is not None:
         texts, fault = read_conversation(turns, modality, media)
     else:
         texts, fault = read_texts(row, (source.text_column,), modality, media)
-    captions = select_captions(source, texts, name)
-    if len(captions) > 1:
-        return None, "broken row: `captions.many: all` is for captions files and tables, the row has a list of texts"
-    if not captions and not fault and not source.captions.optional:
+    if not texts and not fault and not source.captions.optional:
         columns = name_columns(row)
         fault = f"broken row: no conversation, no text in the column {source.text_column!r}; the row has {columns}"
-    return captions[0] if captions else None, fault
+    return texts, fault

@@ -8,7 +8,14 @@ from infra import storage
 from infra.config import Source
 from pipelines.ingest.sources.captions import read_texts, select_captions
 from pipelines.ingest.sources.embedded_media import scan_embedded_media
-from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, SourceReader, build_item, file_uri
+from pipelines.ingest.sources.interface import (
+    MembersRead,
+    ReaderRecord,
+    SourceReader,
+    build_caption_items,
+    build_item,
+    file_uri,
+)
 from pipelines.ingest.sources.rows import Row, drop_keys, name_columns, read_positions
 from pipelines.ingest.tables.streams import with_compression
 
@@ -27,23 +34,23 @@ class TableReader(SourceReader):
             if row is None:
                 yield build_item(source, container.path, position, fields={}, modality="text", error=problem)
                 continue
-            texts, fault = _read_texts(source, row, f"{container.path}:{position}")
-            extra = drop_keys(row, (source.text_column,))
-            for number, text in enumerate(texts or [None]):
-                yield build_item(
-                    source,
-                    container.path,
-                    position if number == 0 else f"{position}@text={number}",
-                    fields=row,
-                    text=text,
-                    modality="text",
-                    extra=extra,
-                    error=problem or fault,
-                    members=int(number == 0),
-                )
+            texts, fault = _read_texts(source, row)
+            captions, unused = select_captions(source, texts, f"{container.path}:{position}")
+            yield from build_caption_items(
+                source,
+                container.path,
+                position,
+                captions,
+                unused=unused,
+                mark="text",
+                fields=row,
+                modality="text",
+                extra=drop_keys(row, (source.text_column,)),
+                error=problem or fault,
+            )
 
 
-def _read_texts(source: Source, row: Row, name: str) -> tuple[list[str], str | None]:
+def _read_texts(source: Source, row: Row) -> tuple[list[str], str | None]:
     """(texts, error) of a row. A list of texts may be the paragraphs of a document: the config decides."""
     texts, fault = read_texts(row, (source.text_column,), "text", 0)
     if len(texts) > 1 and "many" not in source.captions.model_fields_set:
@@ -52,4 +59,4 @@ def _read_texts(source: Source, row: Row, name: str) -> tuple[list[str], str | N
     if not texts and not fault:
         columns = name_columns(row)
         fault = f"broken row: there is no text in the column {source.text_column!r}; the row has {columns}"
-    return select_captions(source, texts, name), fault
+    return texts, fault

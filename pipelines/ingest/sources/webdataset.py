@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
 from infra import storage
@@ -13,7 +13,7 @@ from pipelines.ingest.archives.expand import expand
 from pipelines.ingest.archives.tar_index import ArchiveIndex, TarMember, index_tar
 from pipelines.ingest.sources.captions import (
     CAPTION_KEYS,
-    CaptionText,
+    CaptionFiles,
     caption_columns,
     combine_captions,
     has_caption,
@@ -26,6 +26,7 @@ from pipelines.ingest.sources.interface import (
     ReaderRecord,
     SourceItem,
     SourceReader,
+    build_caption_items,
     build_item,
     file_uri,
     make_unique,
@@ -121,22 +122,22 @@ class _Archive:
         yield MembersRead(self.index.read)
         for name, reason in self.ignored:
             yield IgnoredMember(self.path, name, reason)
-        jobs: list[tuple[str, Callable[[], ReaderRecord]]] = [
-            (name, functools.partial(self._fault_item, name, error)) for name, error in self.faults
+        jobs: list[tuple[str, Callable[[], Iterable[ReaderRecord]]]] = [
+            (name, functools.partial(self._fault_items, name, error)) for name, error in self.faults
         ]
         if self.source.modality == "text":
             used = {name for name, _ in jobs}
             for stem in self.captions:
                 position = make_unique(stem, used, "@text")
-                jobs.append((position, functools.partial(self._text_item, position, stem)))
+                jobs.append((position, functools.partial(self._text_items, position, stem)))
         else:
             for name, group in self.groups.items():
-                build = functools.partial(self._media_item, group, *self._take_captions(name, group[0]))
+                build = functools.partial(self._media_items, group, *self._take_captions(name, group[0]))
                 jobs.append((group[0].name, build))
             for stem, captions in self.unused.items():
-                jobs.append((min(m.name for m in captions.values()), functools.partial(self._orphan, stem)))
-        for _, build_record in sorted(jobs, key=lambda job: job[0]):
-            yield build_record()
+                jobs.append((min(m.name for m in captions.values()), functools.partial(self._orphans, stem)))
+        for _, build_records in sorted(jobs, key=lambda job: job[0]):
+            yield from build_records()
 
     def _take_captions(self, name: str, member: TarMember) -> tuple[str | None, int]:
         """(stem of the captions of a sample or None, number of caption members that no sample before it has).
@@ -152,43 +153,56 @@ class _Archive:
                 return candidate, len(self.unused.pop(candidate, {}))
         return None, 0
 
-    def _fault_item(self, position: str, error: str) -> SourceItem:
-        return build_item(self.source, self.path, position, fields={}, error=error)
+    def _fault_items(self, position: str, error: str) -> Iterator[SourceItem]:
+        yield build_item(self.source, self.path, position, fields={}, error=error)
 
-    def _text_item(self, position: str, stem: str) -> SourceItem:
+    def _text_items(self, position: str, stem: str) -> Iterator[SourceItem]:
         columns = (self.source.text_column, "text", "content", *CAPTION_KEYS)
-        text, fields, error = self._read_captions(stem, columns, 0)
-        if text is None and error is None:
+        read, error = self._read_captions(stem, columns, 0), None
+        if not read.texts:
             error = f"broken row: there is no text under {self.source.text_column!r} or another usual key"
-        members = len(self.captions[stem])
-        return build_item(self.source, self.path, position, fields=fields, text=text, error=error, members=members)
+        return build_caption_items(
+            self.source,
+            self.path,
+            position,
+            read.texts,
+            unused=read.unused,
+            mark="text",
+            fields=read.fields,
+            error=read.error or error,
+            members=len(self.captions[stem]),
+        )
 
-    def _media_item(self, group: Sequence[TarMember], stem: str | None, captions: int) -> SourceItem:
-        text, fields, error = (None, {}, None) if stem is None else self._read_captions(stem, self.columns, len(group))
-        return build_item(
+    def _media_items(self, group: Sequence[TarMember], stem: str | None, captions: int) -> Iterator[SourceItem]:
+        read = CaptionFiles() if stem is None else self._read_captions(stem, self.columns, len(group))
+        return build_caption_items(
             self.source,
             self.path,
             group[0].name,
-            fields=fields,
-            text=text,
+            read.texts,
+            unused=read.unused,
+            fields=read.fields,
             media=[{"uri": self.uri, "offset": m.offset, "length": m.size} for m in group],
             size=sum(member.size for member in group),
-            error=error,
+            error=read.error,
             members=len(group) + captions,
         )
 
-    def _orphan(self, stem: str) -> ReaderRecord:
+    def _orphans(self, stem: str) -> Iterator[ReaderRecord]:
         """A caption without a medium; JSON that is no caption is ignored."""
         captions = self.captions[stem]
         position = min(member.name for member in captions.values())
-        text, fields, error = self._read_captions(stem, self.columns)
-        if set(captions) == {"json"} and not has_caption(fields):
-            return IgnoredMember(self.path, position, "JSON that is no caption")
-        error, members = error or "orphan caption: its sample has no medium", len(captions)
-        return build_item(self.source, self.path, position, fields=fields, text=text, error=error, members=members)
+        read = self._read_captions(stem, self.columns)
+        if set(captions) == {"json"} and not has_caption(read.fields):
+            yield IgnoredMember(self.path, position, "JSON that is no caption")
+            return
+        error, members = read.error or "orphan caption: its sample has no medium", len(captions)
+        yield from build_caption_items(
+            self.source, self.path, position, read.texts, fields=read.fields, error=error, members=members
+        )
 
-    def _read_captions(self, stem: str, columns: Sequence[str], media: int = 1) -> CaptionText:
-        """(caption, further fields, error) of the captions of a stem. columns: keys of the caption in JSON."""
+    def _read_captions(self, stem: str, columns: Sequence[str], media: int = 1) -> CaptionFiles:
+        """The captions of a stem. columns: keys of the caption in JSON."""
         contents = []
         for member in self.captions[stem].values():
             self.file.seek(member.offset)

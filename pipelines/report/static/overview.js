@@ -59,6 +59,7 @@ RM.pages[""] = (() => {
     const entries = [
       [fmt.count(all.inputs), "inputs"],
       ...(all.ignored ? [[fmt.count(all.ignored), "read, and no input"]] : []),
+      ...(all.unused_captions ? [[fmt.count(all.unused_captions), "captions not used"]] : []),
       [fmt.count(all.kept), `kept, ${fmt.share(all.kept, all.inputs)}`],
       [fmt.count(sum("tokens")), "tokens"],
       [fmt.seconds(sum("seconds")), "of video"],

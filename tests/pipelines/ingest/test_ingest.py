@@ -178,3 +178,31 @@ def test_a_source_whose_tars_have_no_input_is_an_error(tmp_path: Path, make_run:
     with pytest.raises(ConfigError, match=r"1 × no known format, such as a\.tar: 1\.npy") as error:
         ingest.run(run)
     assert "`modality: video` reads .mp4" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(("many", "texts", "unused"), [("first", ["a"], 2), ("all", ["a", "b", "c"], 0)])
+@pytest.mark.parametrize("is_tar", [False, True])
+def test_a_list_of_captions_in_a_json_is_used_as_configured_and_the_rest_is_counted(
+    tmp_path: Path, make_run: Callable[..., Run], many: str, texts: list[str], unused: int, is_tar: bool
+) -> None:
+    (tmp_path / "in").mkdir()
+    contents = {"1.jpg": b"\xff\xd8\xff", "1.json": b'{"caption": ["a", "b", "c"]}'}
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as archive:
+        for name, content in contents.items():
+            if is_tar:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+            else:
+                (tmp_path / "in" / name).write_bytes(content)
+    if not is_tar:
+        (tmp_path / "in" / "a.tar").unlink()
+    captions = {"many": many}
+    run = make_run([{"name": "s", "path": str(tmp_path / "in"), "modality": "image", "captions": captions}])
+    for _ in range(2):  # the second keeps the unit
+        ingest.run(run)
+        samples = rows(run, "samples")
+        assert sorted(row["text"] for row in samples) == texts
+        account = run.read_members()["s"]
+        assert (account["inputs"], account["unused_captions"]) == (len(texts), unused)
+        assert run.count_unused_captions() == ({"image": unused} if unused else {})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import tarfile
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,17 @@ from pipelines.ingest.sources.accounting import MAX_EXAMPLES, MemberAccount, che
 from pipelines.ingest.sources.interface import IgnoredMember, Listing, MembersRead, SourceItem
 from pipelines.ingest.sources.registry import list_source, scan
 from tests.pipelines.ingest.sources.items import make_source
+from tests.pipelines.ingest.sources.table_inputs import (
+    COMPRESSIONS,
+    ROWS,
+    TABLE_NAMES,
+    build_rows,
+    encode,
+    encode_parquet,
+)
+
+TAR_NAMES = [f"a.tar{packed}" for packed in COMPRESSIONS]
+MANY = st.sampled_from(["first", "all", "join", "random"])
 
 JPEG = b"\xff\xd8\xff\xe0"
 MODALITIES = st.sampled_from(["image", "video", "text", "multi_image"])
@@ -58,26 +70,28 @@ def test_an_account_adds_up_containers_and_names_some_of_what_is_ignored() -> No
     assert len(account.ignored["no known suffix"].examples) == MAX_EXAMPLES
 
 
-def account(folder: Path, modality: str) -> tuple[MemberAccount, Counter[str]]:
-    """The account of a source, and the number of times that each container is named by an item or ignored member."""
-    source = make_source(folder, modality)
+def account(folder: Path, modality: str, **settings: Any) -> tuple[MemberAccount, Counter[str], list[SourceItem]]:
+    """The account of a source, the number of times that each container is named by an item or ignored member, and the
+    items."""
+    source = make_source(folder, modality, **settings)
     try:
         reader, listing = list_source(source)
     except ConfigError:  # nothing is recognised, and the message names everything
-        return MemberAccount(), Counter()
+        return MemberAccount(), Counter(), []
     total = MemberAccount()
     containers: Counter[str] = Counter({entry.path: 1 for entry in listing.containers})
-    list(total.count([*listing.items, *listing.ignored]))
+    items = list(total.count([*listing.items, *listing.ignored]))
+    containers.update(member.container for member in listing.ignored if member.container)
     total.members += len(listing.containers)
     for container in listing.containers:
         records = list(scan(source, reader, container, str(folder.parent / "scratch")))
         containers[container.path] += sum(record.members for record in records)
-        list(total.count(records))
-    return total, containers
+        items += total.count(records)
+    return total, containers, items
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(MEMBERS, min_size=1, max_size=3), MODALITIES, st.sampled_from(["a.tar", "a.tar.gz"]))
+@given(st.lists(MEMBERS, min_size=1, max_size=3), MODALITIES, st.sampled_from(TAR_NAMES))
 def test_every_member_of_a_tar_is_in_an_item_or_ignored(archives: list[list[tuple[str, bytes, bytes]]], modality: str,
                                                         name: str) -> None:  # fmt: skip
     content, count = b"", 0
@@ -98,8 +112,8 @@ def test_every_member_of_a_tar_is_in_an_item_or_ignored(archives: list[list[tupl
         content += buffer.getvalue()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
-        (Path(folder) / "in" / name).write_bytes(content if name == "a.tar" else gzip.compress(content))
-        total, containers = account(Path(folder) / "in", modality)
+        (Path(folder) / "in" / name).write_bytes(COMPRESSIONS[name.removeprefix("a.tar")](content))
+        total, containers, _ = account(Path(folder) / "in", modality)
     assert containers[name] == 1 + count
     assert total.members + total.ignored_members == 1 + count
 
@@ -127,7 +141,86 @@ def test_every_file_of_a_folder_is_in_an_item_or_ignored(
                 path.write_bytes(content)
         names = [path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
         hidden = {path for path in names if path.relative_to(root).parts[0] == ".h"}
-        total, _ = account(root, modality)
+        total, _, _ = account(root, modality, format="folder")
         expected = len(names) - len(hidden) + (root / ".h").exists()  # a hidden folder is one member
     if total.inputs:
         assert total.members + total.ignored_members == expected
+
+
+def count_captions(items: Sequence[SourceItem]) -> int:
+    """The number of captions in the texts of items, each of which stands in one of them only."""
+    captions = [caption for item in items for caption in (item.text or "").split("\n") if caption]
+    assert len(captions) == len(set(captions))
+    return len(captions)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(TABLE_NAMES), ROWS, MANY)
+def test_every_row_of_a_table_is_in_an_item_or_ignored(name: str, drawn: Any, many: str) -> None:
+    rows = build_rows([("a", 1, 99), *drawn], name, "id")
+    content, count = encode(name, rows, [99, *(choice for _, _, choice in drawn)])
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "in").mkdir()
+        (Path(folder) / "in" / name).write_bytes(content)
+        total, containers, items = account(Path(folder) / "in", "text", format="table", captions={"many": many})
+    assert containers[name] == 1 + count
+    assert total.members + total.ignored_members == 1 + count
+    check_captions(rows, items, total)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(TABLE_NAMES), ROWS, MANY)
+def test_every_row_of_a_captions_file_is_in_an_item_or_ignored(name: str, drawn: Any, many: str) -> None:
+    """Of four names in rows three are media; a row that is repeated has a medium of several captions."""
+    rows = build_rows([("a", 1, 99), *drawn], name, "file")
+    content, count = encode(name, rows, [99, *(choice for _, _, choice in drawn)])
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "in"
+        root.mkdir()
+        (root / name).write_bytes(content)
+        for medium in "abc":
+            (root / f"{medium}.jpg").write_bytes(JPEG)
+        total, _, items = account(root, "image", captions={"file": name, "many": many})
+    assert total.members + total.ignored_members == 3 + count
+    media = [row for row in rows if row["file"] != "d.jpg"]
+    check_captions(media, [item for item in items if item.container != name], total)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([name for name in TABLE_NAMES if name.startswith("t.json")]), ROWS, MANY)
+def test_every_row_of_llava_is_in_an_item_or_ignored(name: str, drawn: Any, many: str) -> None:
+    rows = build_rows([("a", 1, 99), *drawn], name, "image")
+    content, count = encode(name, rows, [99, *(choice for _, _, choice in drawn)])
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "in"
+        root.mkdir()
+        (root / name).write_bytes(content)
+        for medium in "abc":
+            (root / f"{medium}.jpg").write_bytes(JPEG)
+        total, containers, items = account(root, "image", format="llava", captions={"many": many})
+    assert containers[name] == 1 + count
+    assert total.members + total.ignored_members == 1 + count
+    media = [row for row in rows if row["image"] != "d.jpg"]
+    check_captions(media, [item for item in items if item.media], total)
+
+
+@settings(max_examples=12, deadline=None)
+@given(ROWS, MANY)
+def test_every_row_with_embedded_media_is_in_an_item_or_ignored(drawn: Any, many: str) -> None:
+    rows = build_rows([("a", 1, 99), *drawn], "t.parquet", "id")
+    rows = [{**row, "image": {"bytes": JPEG if row["id"] != "d.jpg" else None, "path": row["id"]}} for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "in"
+        root.mkdir()
+        (root / "t.parquet").write_bytes(encode_parquet(rows))
+        (Path(folder) / "scratch").mkdir()
+        total, containers, items = account(root, "image", format="table", captions={"many": many})
+    assert containers["t.parquet"] == 1 + len(rows) == total.members + total.ignored_members
+    check_captions([row for row in rows if row["id"] != "d.jpg"], [item for item in items if item.media], total)
+
+
+def check_captions(rows: Sequence[Mapping[str, Any]], items: Sequence[SourceItem], total: MemberAccount) -> None:
+    """Every caption of sound rows is used or counted."""
+    count = sum(len([text for text in row["text"] if text]) if isinstance(row["text"], list) else bool(row["text"])
+                for row in rows)  # fmt: skip
+    assert count_captions(items) + total.unused_captions == count
