@@ -31,11 +31,11 @@ class CaptionFiles:
 
 
 def read_cell(fields: Mapping[str, Any], column: str) -> tuple[list[str], str | None]:
-    """(texts, error) of a cell: a text, a list of texts, or nothing."""
+    """(texts, error) of a cell: a text, a list of texts of which blank ones do not count, or nothing."""
     cell = fields.get(column)
     texts = [text for text in (cell if isinstance(cell, list) else [cell]) if text is not None]
     if all(isinstance(text, str) for text in texts):
-        return texts, None
+        return [text for text in texts if text.strip()] or texts[:1], None
     return [], f"broken row: the column {column!r} has something that is no text"
 
 

@@ -117,6 +117,7 @@ class CaptionMatcher:
             self.items.append(build_file_item(self.source, entry, fields={}, stamp=entry.stamp, error=error))
             return
         captions = [(row, text) for row in rows for text in row.texts]
+        captions = [(row, text) for row, text in captions if text.strip()] or captions[:1]
         selected = self._select(captions or [(rows[0], None)], entry.path)
         unused = max(0, len(captions) - len(selected)) if self.source.captions.many != "join" else 0
         used = rows if self.source.captions.many == "join" else [row for row, _ in selected]
