@@ -29,6 +29,9 @@ from infra.media.interface import Modality
 
 KeyPath = tuple[str | int, ...]
 
+#: Limit on whole numbers in settings: larger ones fit neither into tables nor into what libraries take.
+MAX_INTEGER = 2**64
+
 
 class Strict(BaseModel):
     """Base of every settings class: frozen, and unknown keys are errors. Values are not coerced to another type, except
@@ -42,6 +45,16 @@ class Strict(BaseModel):
         # YAML's yes, no, on and off are bools, and Python's bools are numbers: `seed: on` would be 1.
         if isinstance(setting, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"{str(setting).lower()} is no value for this key")
+        return setting
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_unstorable(cls, setting: Any) -> Any:
+        for scalar in setting if isinstance(setting, tuple) else (setting,):
+            if isinstance(scalar, int) and abs(scalar) >= MAX_INTEGER:
+                raise ValueError(f"whole numbers must be below {MAX_INTEGER:,}")
+            if isinstance(scalar, str) and "\0" in scalar:
+                raise ValueError("text must not contain the character NUL")
         return setting
 
 

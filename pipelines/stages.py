@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from infra import storage
+from infra import models, storage
 from infra.beam import Runner
 from infra.commit import Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError, StageError
@@ -59,7 +59,7 @@ def open_for_work(
     """
     run = open_run(path, text=text, overrides={"out": out}, runner=runner, quiet=quiet)
     run = dataclasses.replace(run, batch=batch)
-    resolve(run)
+    _check_devices(run)
     check_readers(run.config.sources, run.document)
     for uri in (run.config.store, run.out):
         with storage.report_unreachable(uri):
@@ -74,6 +74,20 @@ def open_for_work(
             "(mixtures made from this run will no longer verify)",
         )
     return run
+
+
+def _check_devices(run: Run) -> None:
+    """Raise ConfigError for a device that this machine lacks, if this machine does the work."""
+    for name, annotator in resolve(run).annotators.items():
+        on_cuda = getattr(annotator.settings, "device", "cpu") == "cuda"
+        if on_cuda and run.runner.name == LOCAL.name:
+            try:
+                models.check_device("cuda")
+            except ConfigError as error:
+                keys = ("measure", name, "device")
+                raise ConfigError(
+                    f"{'.'.join(keys)}: {error.what}", where=run.document.where(keys), hint=error.hint
+                ) from None
 
 
 def run_stage(run: Run, name: str) -> Manifest:

@@ -22,6 +22,7 @@ from infra.media.pixels import CodecGuard, Limits, Medium, Pixels, blend_on_whit
 # Containers of media. All that refer to other files or addresses (hls, dash, concat, image2, sdp, …) are excluded.
 CONTAINERS = "mov,matroska,avi,flv,live_flv,mpegts,mpeg,gif,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,rm,wtv,apng"
 
+MAX_FFMPEG_PIXELS = 2**31 - 1  # FFmpeg's own limit on pixels of a frame; its option takes no larger number
 _CACHED_BYTES = 256 * 2**20  # packets of a medium cached between the two passes; larger media are read twice
 _LEAD_S = 1.0  # decoding order runs at most this far ahead of presentation order
 _ATTACHED_PICTURE = 0x400
@@ -113,7 +114,7 @@ class VideoReader:
 
         # A stream's first frame is decoded while the file is opened, and its size may change midway: this stops the
         # decoder before it allocates.
-        options = {"max_pixels": str(self._limits.max_pixels)}
+        options = {"max_pixels": str(min(self._limits.max_pixels, MAX_FFMPEG_PIXELS))}
         with CodecGuard("decode"):
             self._container = av.open(
                 self._medium.rewound(),

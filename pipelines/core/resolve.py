@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from filters import FILTERS
 from filters.interface import Filter
 from filters.resample import ResampleSettings
 from infra.config import Config, ConfigDocument, Strict, validate
-from infra.errors import ConfigError
+from infra.errors import ConfigError, MissingExtra
 from infra.hashing import fingerprint
 from infra.media.interface import VISUAL
 from pipelines.annotate.settings import AnnotateSettings
@@ -128,11 +129,12 @@ def _resolve(key: _CacheKey) -> Resolved:
     annotators: dict[str, Annotator] = {}
     makers: dict[str, str] = {}
     for name, settings in checked.annotator_settings.items():
-        annotators[name] = ANNOTATORS[name](settings)
-        if run.makers is not None:
-            makers[name] = run.makers.get(name, "")
-        else:
-            makers[name] = _fingerprint_annotator(annotators[name], makers, run.document)
+        with _naming_lines(run.document, name, settings):
+            annotators[name] = ANNOTATORS[name](settings)
+            if run.makers is not None:
+                makers[name] = run.makers.get(name, "")
+            else:
+                makers[name] = _fingerprint_annotator(annotators[name], makers)
     _need_copy_thresholds(run.document, checked)
     return Resolved(
         annotators,
@@ -146,15 +148,36 @@ def _resolve(key: _CacheKey) -> Resolved:
     )
 
 
-def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str], document: ConfigDocument) -> str:
-    name = annotator.name
+@contextmanager
+def _naming_lines(document: ConfigDocument, name: str, settings: BaseModel) -> Iterator[None]:
+    """Raise what an annotator says of its settings, and of files that they name, as ConfigError with key and line."""
     try:
-        inputs = annotator.fingerprint_inputs()
-    except ConfigError as error:
+        yield
+    except MissingExtra as error:
         error.where = error.where or document.where(("measure", name))
         raise
+    except ConfigError as error:
+        if error.where.startswith(f"{document.path}:"):
+            raise
+        keys = ("measure", name, *_find_key(settings, error.where))
+        what = f"{'.'.join(keys)}: {error.where}: {error.what}" if error.where else f"{'.'.join(keys)}: {error.what}"
+        raise ConfigError(what, where=document.where(keys), hint=error.hint) from error
+    except OSError as error:
+        keys = ("measure", name, *_find_key(settings, str(error.filename)))
+        what = f"{'.'.join(keys)}: cannot read {str(error.filename)!r}: {error.strerror}"
+        raise ConfigError(what, where=document.where(keys), hint="give the path of a file") from error
+
+
+def _find_key(settings: BaseModel, path: str) -> tuple[str, ...]:
+    """The key whose text is `path`; () for none."""
+    return tuple(name for name in type(settings).model_fields if path and getattr(settings, name) == path)[:1]
+
+
+def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str]) -> str:
+    name = annotator.name
     depends_on = [makers[before] for before in with_dependencies([name]) if before != name]
     version = [CELLS_VERSION, annotator.VERSION]
+    inputs = annotator.fingerprint_inputs()
     return fingerprint({"annotator": name, "version": version, "maker": inputs, "reads": sorted(depends_on)})
 
 

@@ -14,9 +14,9 @@ class Measure(Strict):
 
     late: tuple[str, ...] = ()
     window_bytes: int = Field(default=256 * 2**20, gt=0)
-    watchdog_s: float = Field(default=120.0, gt=0)
+    watchdog_s: float = Field(default=120.0, gt=0, le=2_000_000)  # poll(2) waits at most 2**31 milliseconds
     max_pixels: int = Field(default=2**26, gt=0)
     max_frames: int = Field(default=100_000, gt=0)
     max_bytes: int = Field(default=16 * 2**30, gt=0)
     max_seconds: float = Field(default=6 * 3600.0, gt=0)
-    decode_memory: int | None = Field(default=None, ge=2**28)
+    decode_memory: int | None = Field(default=None, ge=2**28, lt=2**63)  # more is no limit of setrlimit(2)

@@ -41,14 +41,15 @@ class TextDuplicates(Strict):
 class Duplicates(Strict):
     """Which modalities are deduplicated, and how; a modality that is absent is not deduplicated.
 
-    buckets: number of partitions of each search; by default it follows from the amount of data.
+    buckets: number of partitions of each search, a file and a task each (names have five digits); by default it follows
+        from the amount of data.
     """
 
     image: ImageDuplicates | None = None
     multi_image: ImageDuplicates | None = None
     video: VideoDuplicates | None = None
     text: TextDuplicates | None = None
-    buckets: int | None = Field(default=None, ge=1)
+    buckets: int | None = Field(default=None, ge=1, le=100_000)
 
     def for_modality(self, modality: str) -> ImageDuplicates | TextDuplicates | None:
         """The settings of a modality; None where it is not deduplicated."""
