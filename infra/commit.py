@@ -122,8 +122,8 @@ def read_json(uri: str) -> Any:
     """The content of a JSON file. Raises StageError when it is damaged."""
     try:
         return json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        hint = "the file is damaged; run the stage again"
+    except (ValueError, RecursionError) as error:
+        hint = "the file is damaged: the `reelmill` command that wrote it writes it again"
         raise StageError(f"not valid JSON: {error}", where=uri, hint=hint) from None
 
 

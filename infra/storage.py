@@ -411,6 +411,9 @@ _DISK_ERRORS = {
     errno.EPERM: "give a folder that this user may write to",
     errno.ENAMETOOLONG: "give a shorter path",
     errno.EIO: "check the disk",
+    errno.EISDIR: "remove the folder that has the name of this file",
+    errno.EEXIST: "remove the file that has the name of this folder",
+    errno.ENOTDIR: "remove the file that has the name of a folder above",
 }
 
 
@@ -424,7 +427,7 @@ def report_disk_errors(path: Path) -> Iterator[None]:
             raise
         raise StageError(
             f"cannot write here: {os.strerror(error.errno)}",
-            where=str(path.parent),
+            where=str(path if error.errno == errno.EISDIR else path.parent),
             hint=f"{_DISK_ERRORS[error.errno]}, then run the same command again: what is finished is kept",
         ) from None
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from infra import models, storage
 from infra.beam import Runner
-from infra.commit import Manifest, lock, read_json, read_manifest
+from infra.commit import MANIFEST, Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError, StageError
 from pipelines.annotate import annotate
 from pipelines.core.environment import find_failures
+from pipelines.core.finished_run import RUN_JSON, find_run_json
 from pipelines.core.integrity import set_aside_damage
 from pipelines.core.resolve import resolve
 from pipelines.core.run import LOCAL, Run, open_run
@@ -64,9 +65,16 @@ def open_for_work(
     for uri in (run.config.store, run.out):
         with storage.report_unreachable(uri):
             storage.exists(uri)
-    run_json = run.at("run.json")
-    finished = storage.is_file(run_json) and read_manifest(run.at("members")) is not None
-    if finished and not replace and read_json(run_json).get("config_fingerprint") != fingerprint_config(run):
+    is_finished = storage.is_file(run.at(RUN_JSON)) and storage.is_file(run.at("members", MANIFEST))
+    run_json = find_run_json(run.out)
+    if is_finished and not replace and run_json is None:
+        raise ConfigError(
+            "the description of this run is damaged, so that its config is not known",
+            where=run.at(RUN_JSON),
+            hint="if this is the run of this config, give --replace: the file is written again, and finished work is "
+            "kept; otherwise give --out NEW (nothing is measured again, the store has the measurements)",
+        )
+    if is_finished and not replace and run_json and run_json["config_fingerprint"] != fingerprint_config(run):
         raise ConfigError(
             f"{run.out} contains a finished run of another config",
             where=run.document.where(("out",)),
@@ -139,8 +147,8 @@ def summarize_stage(name: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def _read_states(run: Run) -> dict[str, Any]:
-    uri = run.at("run.json")
-    return dict(read_json(uri).get("states", {})) if storage.is_file(uri) else {}
+    run_json = find_run_json(run.out)
+    return {} if run_json is None else dict(run_json["states"])
 
 
 def explain_config(run: Run) -> dict[str, Any]:

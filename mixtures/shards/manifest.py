@@ -101,19 +101,16 @@ def encode_members(members: pa.Table) -> bytes:
 
 
 def write_mixture(uri: str, manifest: Mapping[str, Any], members: pa.Table) -> Mixture:
-    """Write members.parquet, then mixture.json with its hash, which completes the mixture.
+    """Write members.parquet, then mixture.json with its hash, which completes the mixture."""
+    mixture = write_members(uri, manifest, encode_members(members), members.num_rows)
+    return rewrite_manifest(uri, mixture.manifest)
 
-    Existing tars stay part of it if they were made from the same members.
-    """
-    content = encode_members(members)
-    digest = hashlib.sha256(content).hexdigest()
-    existing = read_json(storage.join(uri, MANIFEST)) if is_mixture(uri) else {}
-    if existing.get("members", {}).get("sha256") == digest:
-        manifest = {**manifest, "materialized": existing.get("materialized")}
-    else:
-        storage.write_bytes(storage.join(uri, MEMBERS), content)
-    entry = {"rows": members.num_rows, "sha256": digest}
-    return rewrite_manifest(uri, {**manifest, "mixture": VERSION, "members": entry})
+
+def write_members(uri: str, manifest: Mapping[str, Any], content: bytes, rows: int) -> Mixture:
+    """Write members.parquet; returns the mixture that `rewrite_manifest` completes. content: of `encode_members`."""
+    storage.write_bytes(storage.join(uri, MEMBERS), content)
+    entry = {"rows": rows, "sha256": hashlib.sha256(content).hexdigest()}
+    return Mixture(uri, {**manifest, "mixture": VERSION, "members": entry})
 
 
 def rewrite_manifest(uri: str, manifest: Mapping[str, Any]) -> Mixture:

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra import storage
-from infra.commit import need_manifest, read_json
+from infra.commit import need_manifest
 from infra.config import Config, ConfigDocument, validate
 from infra.errors import StageError
 from pipelines.core.cascade import apply_cutoffs, compute_cutoffs
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
 
+RUN_JSON = "run.json"
+
+#: Keys of run.json, the fields of a run that its readers rely on.
+_KEYS = {"config": dict, "config_fingerprint": str, "explain": list, "makers": dict, "stages": dict, "states": dict}
+
 
 def read_run_json(folder: str) -> dict[str, Any]:
     """RUN/run.json.
 
-    Raises StageError if there is none.
+    Raises StageError if there is none, or if it is damaged.
     """
-    uri = storage.join(folder, "run.json")
+    uri = storage.join(folder, RUN_JSON)
     if not storage.is_file(uri):
         raise StageError("there is no finished run here", where=folder, hint="`reelmill run CONFIG` makes one")
-    return dict(read_json(uri))
+    run_json = find_run_json(folder)
+    if run_json is None:
+        hint = "`reelmill run CONFIG --replace` with the config of this run writes it again; finished work is kept"
+        raise StageError("the description of this run is damaged", where=uri, hint=hint)
+    return run_json
+
+
+def find_run_json(folder: str) -> dict[str, Any] | None:
+    """RUN/run.json; None if there is none, or if it is damaged."""
+    uri = storage.join(folder, RUN_JSON)
+    try:
+        run_json = json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else None
+    except (ValueError, RecursionError):
+        return None
+    is_sound = isinstance(run_json, dict) and all(isinstance(run_json.get(key), type_) for key, type_ in _KEYS.items())
+    return run_json if is_sound else None
 
 
 def restore_config(run_json: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> ConfigDocument:

@@ -10,6 +10,7 @@ from infra.commit import read_json, read_manifest
 from infra.errors import ConfigError, StageError
 from mixtures.shards.manifest import is_mixture
 from pipelines.core.console import print_text
+from pipelines.core.finished_run import read_run_json
 from pipelines.diff import diff_mixtures, diff_rows
 from pipelines.diff.compare import compare_files, compare_settings, flatten, show_files, show_rows, show_settings
 
@@ -43,7 +44,7 @@ def _detect_kind(uri: str) -> str:
 
 
 def _compare_runs(a: str, b: str) -> dict[str, Any]:
-    side_a, side_b = (read_json(storage.join(uri, "run.json")) for uri in (a, b))
+    side_a, side_b = (read_run_json(uri) for uri in (a, b))
     sums = [_read_checksums(uri) for uri in (a, b)]
     tars = [{name: sha256 for name, sha256 in side.items() if name.endswith(".tar")} for side in sums]
     files = compare_files(*sums)

@@ -12,10 +12,11 @@ from typing import Any
 from annotators import ANNOTATORS
 from filters import FILTERS
 from infra import storage, tables
-from infra.commit import read_json, read_manifest
+from infra.commit import read_manifest
 from infra.hashing import canonical_json, fingerprint
 from pipelines.annotate.settings import describe_generator
 from pipelines.core import tombstones
+from pipelines.core.finished_run import find_run_json
 from pipelines.core.integrity import CHECKSUMS, COVERED
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
@@ -69,7 +70,8 @@ def write_run_json(run: Run, states: Mapping[str, Any] | None = None) -> None:
     No checksum covers it, since it describes this machine.
     """
     resolved = resolve(run)
-    states_before = read_json(run.at("run.json")).get("states", {}) if storage.is_file(run.at("run.json")) else {}
+    run_json = find_run_json(run.out)
+    states_before = {} if run_json is None else run_json["states"]
     stages = {}
     for stage in COVERED:
         manifest = read_manifest(run.at(stage))

@@ -30,6 +30,9 @@ VERSION = 1
 #: A run's tar is hashed whole if at least this share of its bytes is copied; else each copied medium is (ours).
 WHOLE = 0.5
 
+#: Finished tars hashed at a time (ours).
+HASHERS = 4
+
 #: Maximum number of finished tars that wait for the check of their sources.
 AHEAD = 64
 
@@ -69,6 +72,49 @@ def materialize(mixture: Mixture, *, runner: Runner = LOCAL, quiet: bool = False
             )
         tars.append({key: note[key] for key in ("name", "samples", "bytes", "sha256")})
     return rewrite_manifest(mixture.uri, {**mixture.manifest, "materialized": tars})
+
+
+def verify_tars(mixture: Mixture, existing: Mapping[str, Any], *, must_exist: bool) -> list[dict[str, Any]] | None:
+    """Verify the tars that exist already, and set damaged ones aside; returns the entries of `materialized`, None
+    unless every virtual shard has its tar.
+
+    existing: the manifest before, {} if there is none. A tar is sound if its sha256 is that in the note about it or in
+    this manifest. Raises StageError if one that the manifest lists is missing or damaged and it `must_exist`.
+    """
+    stamp = _compute_stamp(mixture)
+    earlier = existing.get("materialized") if existing and stamp == _compute_stamp(Mixture("", existing)) else None
+    listed = {tar["name"]: tar["sha256"] for tar in earlier or ()}
+    counts = np.bincount(mixture.members(["vshard"])["vshard"].to_numpy(), minlength=int(mixture.manifest["vshards"]))
+    verify = functools.partial(_verify_tar, mixture.uri, stamp, listed)
+    with ThreadPoolExecutor(HASHERS) as pool:
+        tars = list(pool.map(verify, range(len(counts)), counts.tolist()))
+    entries = [tar for tar in tars if tar is not None]
+    adopt_tars(mixture, entries)
+    if len(entries) == len(tars) and entries:
+        return entries
+    if earlier and must_exist:
+        missing = name_shard(next(vshard for vshard, tar in enumerate(tars) if tar is None))
+        raise StageError(
+            "a tar of this mixture is missing or damaged",
+            where=storage.join(mixture.uri, "shards", f"{missing}.tar"),
+            hint="give --materialize: what is missing or damaged is written again",
+        )
+    return None
+
+
+def _verify_tar(uri: str, stamp: str, listed: Mapping[str, str], vshard: int, samples: int) -> dict[str, Any] | None:
+    """The entry of a tar of `samples`; None if it is missing, damaged (then it is set aside) or of another mixture."""
+    name = name_shard(vshard)
+    tar = storage.join(uri, "shards", f"{name}.tar")
+    note = read_scratch(_work(uri, f"{name}.json"), stamp) or {}
+    expected = {note.get("sha256"), listed.get(name)} - {None}
+    if not expected or not storage.is_file(tar):
+        return None
+    sha256 = storage.sha256(tar)
+    if sha256 not in expected:
+        storage.set_aside(tar, "it is written again", storage.join(uri, "work", "damaged", f"{name}.tar"))
+        return None
+    return {"name": name, "samples": samples, "bytes": storage.file_size(tar), "sha256": sha256}
 
 
 def adopt_tars(mixture: Mixture, tars: Sequence[Mapping[str, Any]]) -> None:

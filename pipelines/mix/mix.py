@@ -7,15 +7,17 @@ from typing import Any
 
 from infra import storage
 from infra.beam import Runner
-from infra.commit import lock, read_json
+from infra.commit import lock
 from infra.errors import ConfigError
 from infra.hashing import canonical_json
 from mixtures.plan.recipe import Recipe
 from mixtures.shards import emit
-from mixtures.shards.manifest import MANIFEST, Mixture, is_mixture, write_mixture
+from mixtures.shards.manifest import MANIFEST, Mixture, encode_members, is_mixture, rewrite_manifest, write_members
 from pipelines.core.run import LOCAL
+from pipelines.mix import materialize as tars
 from pipelines.mix import mixture_summary, plan_mixture
 from pipelines.mix.mixture_card import write_cards
+from pipelines.mix.mixture_damage import has_members, is_on_card, keep_damaged_copies, read_existing
 
 
 def run(
@@ -32,22 +34,28 @@ def run(
     """Plan a mixture of finished runs and write it to `out`; formats: to write beside it (emit.FORMATS).
 
     A mixture of the same recipe and runs is written again, to the same bytes; other contents are never overwritten.
-    Raises ConfigError where `out` contains another mixture (unless `replace`) or anything that is not a mixture.
+    Files that are damaged are set aside and written anew. Raises ConfigError where `out` contains another mixture
+    (unless `replace`) or anything that is not a mixture, StageError where only `materialize` makes a tar again.
     """
     _check_folder(out, replace)
     planned = plan_mixture.plan_mixture(runs, recipe, out, runner=runner, quiet=quiet)
-    existing = _read_existing(out)
-    if existing is not None and not replace and _identify(existing) != _identify(planned.manifest):
+    existing = read_existing(out)
+    members = encode_members(planned.members)
+    is_same = existing is None or _is_same(out, existing, planned.manifest, members)
+    if not is_same and not replace:
         raise ConfigError(
-            f"{out} holds another mixture: {_describe_difference(existing, planned.manifest)}",
+            f"{out} holds another mixture: {_describe_difference(existing or {}, planned.manifest)}",
             where="--out",
             hint="give a new folder (a mixture copies no media), or --replace",
         )
     with lock(out):
-        mixture = _write(out, planned, existing)
+        if not is_same:
+            _remove_mixture(out)
+        keep_damaged_copies(out, existing if is_same else None, members)
+        mixture = write_members(out, planned.manifest, members, planned.members.num_rows)
+        listed = tars.verify_tars(mixture, existing if is_same and existing else {}, must_exist=not materialize)
+        mixture = rewrite_manifest(out, {**mixture.manifest, "materialized": listed})
         if materialize:
-            from pipelines.mix import materialize as tars
-
             mixture = tars.materialize(mixture, runner=runner, quiet=quiet)
         storage.write_bytes(storage.join(out, "README.md"), mixture_summary.build_readme(mixture).encode())
         write_cards(mixture)
@@ -72,8 +80,12 @@ def _check_folder(out: str, replace: bool) -> None:
         )
 
 
-def _read_existing(out: str) -> dict[str, Any] | None:
-    return dict(read_json(storage.join(out, MANIFEST))) if is_mixture(out) else None
+def _is_same(out: str, existing: Mapping[str, Any], planned: Mapping[str, Any], members: bytes) -> bool:
+    """Whether a folder contains the planned mixture: the same recipe and runs, or, where mixture.json is damaged, the
+    same samples in the same order."""
+    if existing and _identify(existing) == _identify(planned):
+        return True
+    return not is_on_card(out) and has_members(out, members)
 
 
 def _identify(manifest: Mapping[str, Any]) -> bytes:
@@ -82,16 +94,15 @@ def _identify(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _describe_difference(existing: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    if not existing:
+        return f"{MANIFEST} is damaged, and the samples are others than those of this recipe and these runs"
     if existing.get("recipe") == planned["recipe"]:
         return "of the same recipe, over other runs or runs that have changed"
     keys = [key for key in planned["recipe"] if (existing.get("recipe") or {}).get(key) != planned["recipe"][key]]
     return f"its recipe differs in {', '.join(keys)}"
 
 
-def _write(out: str, planned: plan_mixture.PlannedMixture, existing: Mapping[str, Any] | None) -> Mixture:
-    if existing is not None and _identify(existing) != _identify(planned.manifest):
-        # Requested by --replace: the old mixture is removed first, so that none of its tars is mistaken for a new one.
-        storage.remove(storage.join(out, MANIFEST))
-        for name in ("shards", "cards", "work", "llava", ".nv-meta"):
-            storage.remove(storage.join(out, name))
-    return write_mixture(out, planned.manifest, planned.members)
+def _remove_mixture(out: str) -> None:
+    """Remove a mixture that --replace replaces, so that none of its tars is mistaken for a new one."""
+    for name in (MANIFEST, "shards", "cards", "work", "llava", ".nv-meta"):
+        storage.remove(storage.join(out, name))

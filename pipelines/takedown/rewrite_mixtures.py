@@ -127,6 +127,7 @@ def stage(mixture: Mixture) -> dict[str, Any]:
 def finish(uri: str, journal: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
     """Finish a committed update; safe to repeat. Returns the summary."""
     staging.apply(uri, journal)
+    storage.remove(storage.join(uri, "work", "damaged"))  # nobody can tell whether it contains what is taken down
     mixture = open_mixture(uri)
     if journal["tars"] is not None:
         rewrite_manifest(uri, {**mixture.manifest, "materialized": None})

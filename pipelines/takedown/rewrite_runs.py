@@ -12,6 +12,7 @@ from infra.commit import MANIFEST, Manifest, read_json, read_manifest
 from infra.hashing import canonical_json, rows_fingerprint
 from infra.store import content_ids
 from pipelines.core import tombstones
+from pipelines.core.finished_run import read_run_json
 from pipelines.core.integrity import COVERED
 from pipelines.core.run import Run
 from pipelines.core.tombstones import Tombstones
@@ -22,8 +23,9 @@ from pipelines.takedown import cached_answers, rewrite_rows, rewrite_shards, rew
 from pipelines.takedown.discover import normalise
 from pipelines.takedown.scan import TakedownScan
 
-#: Folders of RUN/work that contain texts or vectors and are recomputed when they are needed.
-SCRATCH = ("work/inventory", "work/duplicates")
+#: Folders of RUN/work that contain texts or vectors and are recomputed when they are needed; the damaged files may
+#: contain anything.
+SCRATCH = ("work/inventory", "work/duplicates", "work/damaged")
 
 #: Stages whose sha256 later stages use as input.
 INPUTS = ("samples", "verdicts")
@@ -109,7 +111,7 @@ def _reissue(run: Run, journal: dict[str, Any]) -> None:
         export.write_unsharded_counts(run, units)
         write_dataset_card(run, names)
         changed |= set(list_files(names))
-    run_json = {**read_json(run.at("run.json")), "takedown": tombstones.load(run.out).summarize()}
+    run_json = {**read_run_json(run.out), "takedown": tombstones.load(run.out).summarize()}
     storage.write_bytes(run.at("run.json"), canonical_json(run_json))
     if storage.is_file(run.at("checksums.json")):
         sums = read_json(run.at("checksums.json"))

@@ -10,7 +10,7 @@ from infra import tables
 from infra.errors import StageError
 from mixtures.reading.contract import Contract
 from mixtures.shards import manifest
-from mixtures.shards.manifest import is_mixture, open_mixture, rewrite_manifest, write_mixture
+from mixtures.shards.manifest import is_mixture, open_mixture, write_mixture
 
 FIELDS = {
     "contract": {"tokens_per_frame": 16},
@@ -45,15 +45,6 @@ def test_shards_are_located_in_their_runs_and_materialized_tars_in_the_mixture(t
     assert Path(mixture.tar(0)).resolve() == tmp_path / "run" / "shards" / "a.tar"
     assert mixture.tar(1) == "s3://bucket/run/shards/b.tar" and mixture.tar(2) == "/data/run/shards/c.tar"
     assert Path(mixture.own_tar(0)) == tmp_path / "mix" / "shards" / "mix-000000.tar"
-
-
-def test_tars_stay_part_of_a_mixture_only_while_its_members_stay(tmp_path: Path) -> None:
-    uri = str(tmp_path / "mix")
-    mixture = write_mixture(uri, FIELDS, members(3))
-    tars = [{"name": "mix-000000", "samples": 3, "bytes": 1, "sha256": "0"}]
-    rewrite_manifest(uri, {**mixture.manifest, "materialized": tars})
-    assert write_mixture(uri, FIELDS, members(3)).manifest["materialized"] == tars
-    assert write_mixture(uri, FIELDS, members(2)).manifest["materialized"] is None
 
 
 def test_the_same_mixture_is_the_same_bytes(tmp_path: Path) -> None:

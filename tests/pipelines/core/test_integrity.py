@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from infra.errors import ReelmillError
+from infra.errors import ConfigError, ReelmillError, StageError
 from pipelines import stages
 from pipelines.audit import audit
+from pipelines.core.finished_run import read_run_json
 from pipelines.core.run import Run
 from tests import corpus
 
@@ -76,6 +79,53 @@ def test_damage_is_seen_before_a_run_was_finished_too(texts: Run) -> None:
         (folder / name).write_bytes((folder / name).read_bytes()[:-100])
         stages.run_all(texts)
         assert contents(folder) == expected, name
+
+
+GARBLED = (b"", b"{", b"[]", b"{}\n", b"null", b'{"config":{}}\n', b"\xff\xfe", b"[" * 100_000)
+JSON_FILES = (
+    "samples/_ignored.json",
+    "samples/_members.json",
+    "ledger.json",
+    "croissant.json",
+    "checksums.json",
+    ".lock",
+)
+
+
+@pytest.mark.parametrize("name", [*JSON_FILES, "README.md", "run.json"])
+def test_a_garbled_file_is_written_again(name: str, texts: Run) -> None:
+    folder = Path(texts.out)
+    expected = contents(folder)
+    for content in (b"{", b"[]"):
+        (folder / name).write_bytes(content)
+        stages.run_all(texts)
+        assert contents(folder) == expected, content
+    assert json.loads((folder / "run.json").read_bytes())["config_fingerprint"]
+
+
+def test_a_garbled_run_json_is_written_again_on_request_only(texts: Run) -> None:
+    folder, config = Path(texts.out), texts.document.path
+    expected = contents(folder)
+    for content in GARBLED:
+        (folder / "run.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"run\.json: the description of this run is damaged") as caught:
+            stages.open_for_work(config)
+        assert "--replace" in caught.value.hint
+        with pytest.raises(StageError, match="damaged"):
+            read_run_json(str(folder))
+    stages.run_all(stages.open_for_work(config, replace=True, quiet=True))
+    assert contents(folder) == expected
+    stages.open_for_work(config)
+
+
+@pytest.mark.parametrize("name", [*JSON_FILES, "run.json", "samples/u000000.parquet"])
+def test_a_folder_in_place_of_a_file_is_named(name: str, texts: Run) -> None:
+    path = Path(texts.out) / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    with pytest.raises(ReelmillError, match=re.escape(str(path))) as caught:
+        stages.run_all(texts)
+    assert "remove" in caught.value.hint
 
 
 def test_folders_that_were_removed_are_made_again(texts: Run) -> None:
