@@ -30,8 +30,10 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 .5
 p.lead { color: var(--soft); margin: .2rem 0 0 }
 code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere }
 table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { color: var(--soft); font-weight: 500 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
+  overflow-wrap: anywhere } td:first-child { min-width: 5rem }
+th { color: var(--soft); font-weight: 500 } td.n, th.n { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem; margin: 1.4rem 0 }
 .facts b { display: block; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums }
 .facts span { color: var(--soft); font-size: .85rem }

@@ -289,9 +289,9 @@ def _build_rai(
         "rai:dataCollectionRawData": (
             f"Media and texts of these sources, with their shares of the samples: {_format_shares(sources)}."
         ),
-        "rai:dataPreprocessingProtocol": _collect_lines(histories, _describe_steps) or ["Nothing was kept."],
-        "rai:dataAnnotationProtocol": " ".join(_collect_lines(histories, _describe_annotation)) or "None.",
-        "rai:machineAnnotationTools": _collect_lines(histories, _list_tools) or ["none"],
+        "rai:dataPreprocessingProtocol": _collect_lines(histories, _describe_steps) or ["Not stated."],
+        "rai:dataAnnotationProtocol": " ".join(_collect_lines(histories, _describe_annotation)) or "Not stated.",
+        "rai:machineAnnotationTools": _collect_lines(histories, _list_tools) or ["not stated"],
         "rai:personalSensitiveInformation": [
             "No step of Reelmill's own looks for personal data: none searches for faces, names or voices, none blurs.",
             "A sample can be removed later from shards, dialogues and mixtures by key, source, licence or address.",

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from infra import storage, tables
 from infra.commit import MANIFEST
 from infra.errors import StageError
+from pipelines.audit.audit_descriptions import check_descriptions, check_reasons
 from pipelines.audit.audit_shard import AuditedShard, check_shard
 from pipelines.audit.audit_units import AuditUnits
 from pipelines.audit.files import DAMAGED, AuditFiles
@@ -68,7 +69,10 @@ def check_run(files: AuditFiles, deep: bool = False) -> dict[str, int]:
     if deep:
         check_keys(files, units)
     _compare_units(manifests, findings)
-    _check_ledger(files, units, shards)
+    ledger, members = _check_ledger(files, units, shards)
+    check_reasons(files, units, shards)
+    if ledger is not None:
+        check_descriptions(files, shards, ledger, members)
     _check_card_sources(files, shards, inputs)
     _check_croissant(files, shards)
     _check_manifests(files, manifests)
@@ -152,14 +156,19 @@ def _compare_units(manifests: Manifests, findings: AuditFindings) -> None:
             findings.compare_json(f"{stage}/{MANIFEST}", "units", samples, units)
 
 
-def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShard]) -> None:
-    """The ledger must be the tally of the verdicts, and the sum of the cards and of the rows booked to no shard."""
+def _check_ledger(
+    files: AuditFiles, units: AuditUnits, shards: list[AuditedShard]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The ledger must be the tally of the verdicts, and the sum of the cards and of the rows booked to no shard.
+
+    Returns the ledger, None where it or the counts of ignored members cannot be read, and the accounts of members.
+    """
     findings, path = files.findings, "ledger.json"
     ledger = files.read_json(path, "ledger")
     ignored = files.read_json("samples/_ignored.json", "ignored")
     if ledger is None or ignored is None:
-        return
-    unused = _check_members(files, ignored)
+        return None, {}
+    members, unused = _check_members(files, units, ignored)
     reported = {name: entry["unused_captions"] for name, entry in ledger.items() if "unused_captions" in entry}
     findings.compare_json(path, "unused_captions", unused, reported)
     unsharded = ledger["all"].get("unsharded", {})
@@ -169,27 +178,35 @@ def _check_ledger(files: AuditFiles, units: AuditUnits, shards: list[AuditedShar
     findings.compare_json(path, "", units.build_ledger(named), recorded)
     cards = [shard.card for shard in shards if shard.card is not None]
     if len(cards) < len(shards):
-        return  # the missing card is a finding already
+        return ledger, members  # the missing card is a finding already
     total = add_ledgers([*({"all": card["ledger"]} for card in cards), {"all": unsharded}])["all"]
     for name in ("inputs", "kept", "duplicates", "dropped", "failed"):
         field = f"sum of cards and unsharded: {name}"
         findings.compare_json(path, field, recorded["all"][name], total.get(name, 0))
+    return ledger, members
 
 
-def _check_members(files: AuditFiles, ignored: Mapping[str, int]) -> dict[str, int]:
-    """The ignored members by reason must add up to those by modality; returns the captions that are not used, as the
-    ledger has them. Runs of older versions have neither."""
+def _check_members(
+    files: AuditFiles, units: AuditUnits, ignored: Mapping[str, int]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The inputs of each source must be its verdicts, the ignored members by reason those by modality.
+
+    Returns the accounts of members by source, and the captions that are not used, as the ledger has them. Runs of
+    older versions have neither.
+    """
     path = "samples/_members.json"
     if path not in files.sizes:
-        return {}
+        return {}, {}
     totals: Counter[str] = Counter()
     unused: Counter[str] = Counter()
-    for account in (files.read_json(path, "members") or {}).values():
+    members = files.read_json(path, "members") or {}
+    for source, account in members.items():
+        files.findings.compare(path, f"{source}.inputs", units.sources[source], account["inputs"])
         totals[account["modality"]] += sum(count["members"] for count in account["ignored"].values())
         unused[account["modality"]] += account.get("unused_captions", 0)
     files.findings.compare_json(path, "ignored", dict(+totals), {k: n for k, n in ignored.items() if n})
     unused["all"] = unused.total()
-    return dict(+unused)
+    return dict(members), dict(+unused)
 
 
 def _check_card_sources(files: AuditFiles, shards: list[AuditedShard], inputs: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from infra import tables
 from infra.columns import Mask, equals, to_ints
 from infra.media.interface import MODALITIES
 from pipelines.audit.files import AuditFiles
+from pipelines.export.write_shard import count_reasons
 
 #: Rows of units cached in memory (ours: about 200 MB).
 CACHED_ROWS = 400_000
@@ -25,7 +26,7 @@ FACTS = {"width": "facts.width", "height": "facts.height", "seconds": "facts.dur
          "frames": "facts.frames", "language": "language.label"}  # fmt: skip
 
 _SAMPLES = ("key", "modality", "source", "container", "position", "licence", "origin", "media.list.element.sha256")
-_VERDICTS = ("key", "modality", "source", "outcome", "filter")
+_VERDICTS = ("key", "modality", "source", "outcome", "filter", "reason")
 
 OUTCOMES = ("kept", "dropped", "duplicate", "failed")
 
@@ -48,6 +49,10 @@ class AuditUnits:
         self.accounts: dict[str, UnitAccount] = {}
         #: (modality, outcome, filter) -> number of verdicts
         self.tally: Counter[tuple[str, str, str]] = Counter()
+        #: source -> number of verdicts
+        self.sources: Counter[str] = Counter()
+        #: "filter: reason" -> number of verdicts that are not kept
+        self.reasons: Counter[str] = Counter()
         self.samples = 0
         self.names = sorted({*manifests.get("samples", {}), *manifests.get("verdicts", {})})
         self.has_dialogues = "dialogues" in manifests
@@ -124,6 +129,8 @@ class AuditUnits:
         for *group, count in zip(*(grouped[column].to_pylist() for column in grouped.schema.names), strict=True):
             modality, name, filter_ = map(str, group)
             self.tally[(modality, name, filter_)] += count
+        self.reasons.update(count_reasons(verdicts))
+        self.sources.update(verdicts["source"].to_pylist())
         kept = equals(outcome, "kept")
         self.accounts[unit] = UnitAccount(kept, np.zeros(len(kept), dtype=bool))
 

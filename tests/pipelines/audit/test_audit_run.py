@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -18,10 +19,13 @@ from typer.testing import CliRunner
 from infra import tables
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
+from mixtures.cards import schemas
+from mixtures.cards.croissant import DatasetInfo
 from pipelines.audit import audit
 from pipelines.audit.audit import AuditReport
 from pipelines.cli import app
 from pipelines.core.run import Run
+from pipelines.export.dataset_card import build_description
 
 
 @pytest.fixture
@@ -87,6 +91,26 @@ def reissue(folder: Path) -> None:
                 file.update(sha256=hashlib.sha256(tar).hexdigest(), contentSize=f"{len(tar)} B")
 
     edit_json(folder / "croissant.json", redistribute)
+    describe_again(folder)
+    resign(folder)
+
+
+def describe_again(folder: Path) -> None:
+    """Write README.md, croissant.json and the pages anew from the cards and the ledger, if these can be read."""
+    units = json.loads((folder / "members/_manifest.json").read_bytes())["units"]
+    cards = [folder / f"shards/{unit['name']}.card.json" for unit in units]
+    contents = [json.loads(path.read_bytes()) for path in cards]
+    if any(schemas.find_errors("shard-card", content) for content in contents):
+        return
+    old = json.loads((folder / "croissant.json").read_bytes())
+    ledger, members = (json.loads((folder / name).read_bytes()) for name in ("ledger.json", "samples/_members.json"))
+    about = DatasetInfo(old["name"], old["description"])
+    for path, content in build_description(about, contents, ledger, members).items():
+        (folder / path).write_bytes(content)
+
+
+def resign(folder: Path) -> None:
+    """Make checksums.json right again, and nothing else."""
     sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in covered(folder) if p.name != "checksums.json"}  # fmt: skip
     (folder / "checksums.json").write_bytes(canonical_json(sums))
@@ -333,6 +357,77 @@ def test_a_tar_missing_from_croissant_is_found(copy: Path) -> None:
 
     edit_json(copy / "croissant.json", forge)
     assert ("croissant.json", f"distribution.{TEXT}.tar.sha256") in named(copy)
+
+
+# -- any one number, any one fact -------------------------------------------------------------------------------
+
+
+def list_numbers(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all numbers in a JSON value."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return [path]
+    return [number_path for name, child in items for number_path in list_numbers(child, (*path, name))]
+
+
+def is_unverified(path: tuple[Any, ...]) -> bool:
+    """Whether a number is on a card the range of rows of a unit (rows that are not kept are in no table by shard), or
+    the number of members of a source's inputs (several make one input)."""
+    return (path[:2] == ("made_by", "lineage") and path[3] == "rows") or path[1:] == ("members",)
+
+
+def change_number(content: Any, path: tuple[Any, ...]) -> None:
+    *keys, last = path
+    target = functools.reduce(lambda node, key: node[key], keys, content)
+    target[last] += 0.001 if isinstance(target[last], float) else 1
+
+
+@pytest.mark.parametrize("name", ["ledger.json", f"{TEXT}.card.json", "shards/video-000000.card.json",
+                                  "samples/_ignored.json", "samples/_members.json"])  # fmt: skip
+def test_any_number_changed_with_checksums_made_right_is_found(copy: Path, name: str) -> None:
+    original = (copy / name).read_bytes()
+    numbers = [path for path in list_numbers(json.loads(original)) if not is_unverified(path)]
+    random = np.random.default_rng(7)
+    for number in random.permutation(len(numbers))[:6].tolist():
+        content = json.loads(original)
+        change_number(content, numbers[number])
+        (copy / name).write_bytes(canonical_json(content))
+        resign(copy)
+        assert named(copy), numbers[number]
+
+
+@pytest.mark.parametrize("name", ["README.md", "croissant.json", "cards/text-000000.html"])
+def test_any_digit_of_a_description_changed_with_checksums_made_right_is_found(copy: Path, name: str) -> None:
+    original = (copy / name).read_bytes()
+    digits = [position for position, byte in enumerate(original) if chr(byte).isdigit()]
+    random = np.random.default_rng(8)
+    for position in random.choice(digits, 6, replace=False).tolist():
+        digit = str((int(chr(original[position])) + 1) % 10).encode()
+        (copy / name).write_bytes(original[:position] + digit + original[position + 1 :])
+        resign(copy)
+        assert name in {file for file, _ in named(copy)}, original[position - 40 : position + 40]
+
+
+@pytest.mark.parametrize("name", sorted(set(tables.MEMBERS.names) - {"members"}))
+def test_any_column_of_the_index_changed_in_any_row_is_found(copy: Path, name: str) -> None:
+    path = sorted((copy / "members").glob("video-*.parquet"))[0]
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        row = rows[len(rows) // 2]
+        row[name] = row[name] + 1 if isinstance(row[name], int | float) else f"{row[name]}x"
+
+    edit_rows(path, change)
+    reissue(copy)
+    assert path.stem in {Path(file).stem for file, _ in named(copy)}  # offsets are findings of the tar
+
+
+def test_a_reason_changed_in_a_verdict_is_found(copy: Path) -> None:
+    for path in sorted((copy / "verdicts").glob("*.parquet")):
+        if "dropped" in pq.read_table(path)["outcome"].to_pylist():
+            edit_rows(path, lambda rows: next(r for r in rows if r["outcome"] == "dropped").update(reason="forged"))
+            break
+    reissue(copy)
+    assert any("reasons" in field for _, field in named(copy))
 
 
 # -- what is missing, torn or too much --------------------------------------------------------------------------
