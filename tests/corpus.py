@@ -117,9 +117,7 @@ def _photos(folder: Path) -> None:
     (folder / "copy.jpg").write_bytes(image_bytes(picture(0), quality=60))
     (folder / "copy.json").write_text(json.dumps({"caption": caption(6), "licence": "CC0", "note": "lone \ud800"}))
     (folder / "control.jpg").write_bytes(image_bytes(picture(7)))
-    (folder / "control.txt").write_bytes(
-        b"\xef\xbb\xbfA red\x00 kite\x1b[31m over\x07 the <|im_start|>beach\xff at noon."
-    )
+    (folder / "control.txt").write_bytes(b"\xef\xbb\xbfA red\x00 kite\x1b[31m over\x07 the <|im_start|>beach at noon.")
     (folder / "shouted.jpg").write_bytes(image_bytes(picture(8)))
     (folder / "shouted.txt").write_text("THE BEST KITE OVER THE WHOLE BEACH TODAY")
     (folder / "silent.jpg").write_bytes(image_bytes(picture(9)))
@@ -217,7 +215,7 @@ def config(root: Path, store: Path | str, out: Path, **changes: Any) -> dict[str
             {"name": "captioned", "path": str(root / "captioned"), "modality": "image", "captions": "captions.jsonl",
              "licence_column": "licence"},
             {"name": "archive", "path": str(root / "archive"), "modality": "image"},
-            {"name": "llava", "path": str(root / "llava"), "modality": "image", "format": "llava"},
+            {"name": "llava", "path": str(root / "llava"), "modality": "image", "format": "llava", "id_column": "id"},
             {"name": "clips", "path": str(root / "clips"), "modality": "video"},
             {"name": "texts", "path": str(root / "texts"), "modality": "text", "id_column": "id"},
         ],

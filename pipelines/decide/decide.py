@@ -59,7 +59,9 @@ def run(run: Run) -> Manifest:
     resolved = resolve(run)
     names, search_stamp, stamp = _judge_and_stamp(run)
     if (current := _read_current_manifest(run, names, stamp)) is not None:
-        write_ledger(run, names)
+        if not _has_ledger(run, names):
+            withdraw_checksums(run)
+            write_ledger(run, names)
         return current
     withdraw_checksums(run)
     duplicates.run(run, names, search_stamp)
@@ -282,8 +284,28 @@ def _draw_survivors(
 
 
 def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Write RUN/ledger.json: every input under exactly one outcome, per modality and in all; and the number of captions
-    that are not used, where there are any."""
+    """Write RUN/ledger.json and return it."""
+    ledger = _build_ledger(run, names)
+    storage.write_bytes(run.at("ledger.json"), canonical_json(ledger))
+    return ledger
+
+
+def _has_ledger(run: Run, names: Sequence[str]) -> bool:
+    """Whether RUN/ledger.json is the ledger of these units, beside what export adds to it."""
+    try:
+        ledger = read_json(run.at("ledger.json")) if storage.is_file(run.at("ledger.json")) else None
+    except StageError:  # damaged
+        return False
+    totals = ledger.get("all") if isinstance(ledger, dict) else None
+    if not isinstance(totals, dict):
+        return False
+    totals.pop("unsharded", None)
+    return canonical_json(ledger) == canonical_json(_build_ledger(run, names))
+
+
+def _build_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Account for every input under exactly one outcome, per modality and in all; and for the number of captions that
+    are not used, where there are any."""
     ledgers = [tally(run.read("verdicts", name, ["modality", "outcome", "filter"]), {}) for name in names]
     unused = run.count_unused_captions()
     ignored = {name: count for name, count in run.read_ignored().items() if count or name in unused}
@@ -292,5 +314,4 @@ def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]
     for modality, count in {**unused, "all": sum(unused.values())}.items():
         if count:
             ledger[modality]["unused_captions"] = count
-    storage.write_bytes(run.at("ledger.json"), canonical_json(ledger))
     return dict(ledger)

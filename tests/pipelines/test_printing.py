@@ -44,7 +44,7 @@ def test_no_verb_prints_what_a_terminal_obeys(
     for number in range(3):
         (folder / f"{EVIL}{number}.txt").write_text(corpus.document(number) + EVIL)
     sources = [{"name": "t", "path": str(folder), "modality": "text", "licence": EVIL, "origin": EVIL}]
-    run = make_run(sources, f"out-{EVIL}".replace("\n", " "), filters={"quality": {}}, duplicates={"text": {}})
+    run = make_run(sources, f"out-{EVIL}".replace("\n", "-"), filters={"quality": {}}, duplicates={"text": {}})
     config = str(run.document.path)
     for words in (("run", config), ("run", config, "--explain"), ("ingest", config), ("plan", config),
                   ("doctor", config), ("run", config, "--json"),

@@ -165,7 +165,8 @@ class ChildPipe(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        ready, _, _ = select.select([self._fd], [], [], WATCHDOG_S)
-        if not ready:
+        poll = select.poll()  # unlike select, for descriptors of any number
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(WATCHDOG_S * 1000):
             raise OSError(errno.ETIMEDOUT, f"the process that reads Parquet gave nothing for {WATCHDOG_S:g} s")
         return os.readv(self._fd, [buffer])

@@ -36,7 +36,7 @@ def test_a_medium_changed_after_ingest_stops_export_until_ingested_again(
     path.write_bytes(good[:-1] + b"\0")
     with pytest.raises(StageError, match="not what it was at ingest") as caught:
         stages.STAGES["export"](run)
-    assert caught.value.where.endswith("2.jpg") and "reelmill ingest" in caught.value.hint
+    assert caught.value.where.endswith("2.jpg") and "reelmill run" in caught.value.hint
     assert not list(Path(run.at("shards")).glob("*")) and not Path(run.at("members", "_manifest.json")).exists()
     stages.run_all(run)
     assert read_json_of(run, "ledger.json")["all"]["kept"] == 4

@@ -93,7 +93,7 @@ def test_the_old_checkpoint_remains_until_the_new_one_is_complete(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(StageError, match="No space"):
             checkpoint.save(path, checkpoint.weights(built, ("connector",)), {"step": 2})
     assert checkpoint.load(path, state_only=True) == ({}, {"step": 1})
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
