@@ -260,8 +260,7 @@ def test_annotators(world: World, name: str) -> None:
     measured = 0
     with Decoder() as decoder:
         for changes in [[], *rounds]:
-            if (run := world.open(changes)) is None:
-                assert all(isinstance(setting, str | list) for _, setting in changes), changes
+            if (run := world.open(changes)) is None:  # refused at the start, by file, line and key
                 continue
             annotator = resolve(run).annotators[name]
             table = measure(annotator, decoder, world.folder, ("image", "video", "text"))
