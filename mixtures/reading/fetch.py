@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,6 +62,11 @@ class _Segment:
     blocks: dict[int, _Block] = field(default_factory=dict)  # by position in ranges; none for local files
 
 
+def _close_files(descriptors: OrderedDict[int, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
+
+
 class Fetcher:
     """Reader of byte ranges of `files` (paths or fsspec URIs). Belongs to one process and thread; a pickled copy starts
     empty.
@@ -86,6 +92,7 @@ class Fetcher:
 
     def _start(self) -> None:
         self._open: OrderedDict[int, int] = OrderedDict()
+        weakref.finalize(self, _close_files, self._open)  # for readers that are dropped and not closed
         self._buffer = bytearray()
         self.buffered = self.peak = self.requests = 0
 
@@ -98,8 +105,7 @@ class Fetcher:
 
     def close(self) -> None:
         """Close the open files; reading opens them again."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        _close_files(self._open)
 
     def stream(self, ranges: Iterable[ByteRange]) -> Generator[tuple[ByteRange, memoryview], None, None]:
         """Yield each range with its bytes, in order. The bytes may be overwritten when the next are requested.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from annotators.facts import Facts
 from infra import tables
 from infra.columns import Mask
+from infra.errors import is_environment_error
 from infra.hashing import sample_key
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, FramePlan, MediaRef
@@ -64,7 +65,9 @@ class MediaAuditor:
         refs = [MediaRef(self._files.at(tar), start, size, kind=kind) for start, size in spans]
         media = [self._decoder.decode(ref, {"audit": PLAN}, {}) for ref in refs]
         error = next((medium.error for medium in media if medium.error is not None), None)
-        if error is not None:
+        if is_environment_error(error):
+            findings.add(tar, "media", "enough memory and time on this machine to verify it", str(error), key)
+        elif error is not None:
             findings.add(tar, "media", "a medium that decodes", error, key)
         elif row["width"]:  # 0: the run did not measure facts
             self._check_facts(row, media[0], tar)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
+import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -102,6 +105,40 @@ def test_ingest_stores_no_fault_of_the_storage(
     failing.faults.clear()
     stages.STAGES["ingest"](run)
     assert [row["error"] for row in rows(run, "samples")] == [None, None]
+
+
+def test_a_file_that_cannot_be_recognised_for_a_fault_of_the_storage_is_not_ignored(
+    failing: type[FailingFileSystem], tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    (source,) = pictures(tmp_path / "in", [0, 1])
+    (tmp_path / "in" / "01.jpg").rename(tmp_path / "in" / "01")
+    run = make_run([{**source, "path": f"failing://{source['path']}"}])
+    failing.error, failing.faults["01"] = OSError(errno.EIO, os.strerror(errno.EIO)), 100
+    stages.STAGES["ingest"](run)
+    errors = {row["container"]: row["error"] for row in rows(run, "samples")}
+    assert errors["00.jpg"] is None and errors["01"].startswith("unavailable medium")
+    failing.faults.clear()
+    stages.STAGES["ingest"](run)
+    assert [row["error"] for row in rows(run, "samples")] == [None, None]
+
+
+def test_a_decoder_that_runs_out_of_memory(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = pictures(tmp_path / "in", [0])
+    wide = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    PIL.Image.fromarray(np.tile(wide, (120, 120, 1))).save(tmp_path / "in" / "wide.png", compress_level=1)
+    (tmp_path / "in" / "wide.txt").write_text(corpus.caption(9))
+    run = make_run(sources, **HOW)
+    with monkeypatch.context() as small:
+        small.setattr("pipelines.core.sample_media.share_of_memory", lambda: 2**28)
+        stages.run_all(run)
+    assert find_failures(run).kinds == {"memory": 1}
+    cells = [cell for part in Path(run.store).rglob("*.parquet") for cell in pq.read_table(part).to_pylist()]
+    assert cells and not [cell["error"] for cell in cells if (cell.get("error") or "").startswith("memory")]
+    stages.run_all(run)
+    assert find_failures(run).kinds == {}
+    assert_same_as_undisturbed(run, tmp_path)
 
 
 def test_a_fault_that_passes_is_not_seen(

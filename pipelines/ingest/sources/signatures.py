@@ -80,13 +80,15 @@ def _is_transport_stream(head: bytes) -> bool:
 
 
 def recognise_files(entries: Sequence[storage.Entry], uri_of: Callable[[str], str]) -> dict[str, frozenset[str]]:
-    """{path: kinds} of files, from one read of each; a file that cannot be read is neither."""
+    """{path: kinds} of files, from one read of each. A file that cannot be read may be either: as an input it fails
+    with the reason, and is not ignored."""
 
     def read(entry: storage.Entry) -> frozenset[str]:
         try:
-            head = storage.read_bytes(uri_of(entry.path), 0, HEAD_BYTES) if entry.size else b""
+            uri = uri_of(entry.path)
+            head = storage.retry(lambda: storage.read_bytes(uri, 0, HEAD_BYTES)) if entry.size else b""
         except OSError:
-            return _NEITHER
+            return _IMAGE | _VIDEO
         return recognise(head, entry.path)
 
     with ThreadPoolExecutor(_READS) as pool:

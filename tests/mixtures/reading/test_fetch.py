@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -99,6 +101,17 @@ def test_errors_on_missing_and_short_files_name_the_sample(near: list[str], afar
         assert bytes(next(stream)[1]) == contents(0)[:10]
         with pytest.raises(StageError, match=r"1\.tar: .* 10 of 20 bytes of sample abc from byte 5,990 exist"):
             next(stream)
+
+
+def test_a_reader_that_is_dropped_leaves_no_file_open(near: list[str]) -> None:
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    fetcher = Fetcher(near)
+    for _ in fetcher.stream(ByteRange(file, 0, 1, "k") for file in range(len(near))):
+        pass
+    assert set(os.listdir("/proc/self/fd")) > before  # noqa: PTH208
+    del fetcher
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_many_files_do_not_stay_open(tmp_path: Path) -> None:

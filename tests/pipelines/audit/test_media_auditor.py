@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
-from pipelines.audit import audit
+from pipelines.audit import audit, media_auditor
 from tests.pipelines.audit.test_audit_run import copy, edit_rows, first, in_tar, reissue
 
 __all__ = ["copy"]  # a fixture
@@ -50,6 +52,15 @@ def test_a_medium_replaced_together_with_all_file_hashes_is_found(copy: Path) ->
     reissue(copy)
     assert named(copy, deep=False) == set()
     assert (f"{IMAGE}.tar", "media.sha256") in named(copy)
+
+
+def test_a_medium_that_this_machine_cannot_decode_is_not_called_broken(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_auditor, "LIMITS", replace(media_auditor.LIMITS, watchdog_s=1e-3))
+    (report,) = audit.run(str(copy), deep=True, quiet=True)
+    (expected,) = {finding.expected for finding in report.findings}
+    assert expected == "enough memory and time on this machine to verify it"
 
 
 def test_a_broken_medium_with_every_hash_forged_is_found(copy: Path) -> None:
