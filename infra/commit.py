@@ -118,6 +118,14 @@ def need_manifest(run: str, stage: str) -> Manifest:
     return manifest
 
 
+def find_json(uri: str) -> Any:
+    """The content of a JSON file; None if it is missing or damaged."""
+    try:
+        return json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else None
+    except (ValueError, RecursionError):
+        return None
+
+
 def read_json(uri: str) -> Any:
     """The content of a JSON file. Raises StageError when it is damaged."""
     try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra import storage
-from infra.commit import need_manifest
+from infra.commit import find_json, need_manifest
 from infra.config import Config, ConfigDocument, validate
 from infra.errors import StageError
 from pipelines.core.cascade import apply_cutoffs, compute_cutoffs
@@ -39,11 +38,7 @@ def read_run_json(folder: str) -> dict[str, Any]:
 
 def find_run_json(folder: str) -> dict[str, Any] | None:
     """RUN/run.json; None if there is none, or if it is damaged."""
-    uri = storage.join(folder, RUN_JSON)
-    try:
-        run_json = json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else None
-    except (ValueError, RecursionError):
-        return None
+    run_json = find_json(storage.join(folder, RUN_JSON))
     is_sound = isinstance(run_json, dict) and all(isinstance(run_json.get(key), type_) for key, type_ in _KEYS.items())
     return run_json if is_sound else None
 

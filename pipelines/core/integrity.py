@@ -6,13 +6,11 @@ the next export there is no list, and tables are read instead: their pages have 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from infra import storage, tables
-from infra.commit import MANIFEST
+from infra.commit import MANIFEST, find_json
 from infra.errors import StageError
 from pipelines.core import tombstones
 from pipelines.core.run import Run
@@ -31,7 +29,7 @@ def set_aside_damage(run: Run) -> list[str]:
 
     Raises StageError for a damaged list of take-downs, which nothing can make again.
     """
-    checksums = _read_json(run.at(CHECKSUMS))
+    checksums = find_json(run.at(CHECKSUMS))
     paths = [CHECKSUMS] if checksums is None and storage.is_file(run.at(CHECKSUMS)) else []
     with ThreadPoolExecutor(HASHERS) as pool:
         if isinstance(checksums, dict):
@@ -73,19 +71,11 @@ def _find_unreadable(run: Run) -> Iterator[str]:
 
 
 def _is_sound_json(uri: str, *, is_manifest: bool) -> bool:
-    content = _read_json(uri)
+    content = find_json(uri)
     return isinstance(content, dict) and (not is_manifest or {"stage", "input", "units"} <= set(content))
 
 
 def _is_sound_card(run: Run, name: str) -> bool:
-    card = _read_json(run.at("shards", name))
+    card = find_json(run.at("shards", name))
     tar = card.get("tar") if isinstance(card, dict) else None
     return isinstance(tar, dict) and _has_sha256(run.at("shards", name.replace(".card.json", ".tar")), tar["sha256"])
-
-
-def _read_json(uri: str) -> Any:
-    """The content of a JSON file; None if it is missing or damaged."""
-    try:
-        return json.loads(storage.read_bytes(uri)) if storage.is_file(uri) else None
-    except (ValueError, RecursionError):
-        return None

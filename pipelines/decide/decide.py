@@ -15,6 +15,7 @@ from infra.columns import Mask, equals
 from infra.commit import (
     Manifest,
     collect_units,
+    find_json,
     need_manifest,
     read_json,
     read_manifest,
@@ -292,10 +293,7 @@ def write_ledger(run: Run, names: Sequence[str]) -> dict[str, dict[str, object]]
 
 def _has_ledger(run: Run, names: Sequence[str]) -> bool:
     """Whether RUN/ledger.json is the ledger of these units, beside what export adds to it."""
-    try:
-        ledger = read_json(run.at("ledger.json")) if storage.is_file(run.at("ledger.json")) else None
-    except StageError:  # damaged
-        return False
+    ledger = find_json(run.at("ledger.json"))
     totals = ledger.get("all") if isinstance(ledger, dict) else None
     if not isinstance(totals, dict):
         return False

@@ -15,9 +15,10 @@ from infra import storage
 from infra.config import Source
 from infra.errors import BadSample, StageError
 from infra.hashing import digest
-from pipelines.ingest.sources.captions import read_texts, select_captions
-from pipelines.ingest.sources.interface import MembersRead, ReaderRecord, build_caption_items, build_item, file_uri
-from pipelines.ingest.sources.rows import drop_keys, name_columns, read_positions
+from pipelines.ingest.sources.captions import read_texts
+from pipelines.ingest.sources.interface import ReaderRecord, build_item, file_uri
+from pipelines.ingest.sources.row_items import RowContent, scan_rows
+from pipelines.ingest.sources.rows import Row, drop_keys, name_columns
 from pipelines.ingest.tables.parquet import list_columns
 
 #: Types of columns with media, as Arrow prints them.
@@ -36,33 +37,25 @@ def scan_embedded_media(
         return
     target = f"{digest(source.name.encode(), container.path.encode(), size=16).hex()}.media"
     state, offset = hashlib.sha256(), 0
-    with storage.publish_when_written(storage.join(scratch, target)) as file:
-        with file.path.open("wb") as output:
-            for position, row, problem in read_positions(source, uri, source.id_column, (column,)):
-                yield MembersRead(1)
-                contents, fault = _read_media(source, (row or {}).get(column))
-                media = []
-                for content in contents:
-                    _write(output, content, scratch)
-                    state.update(content)
-                    media.append({"uri": f"{scratch_path}/{target}", "offset": offset, "length": len(content)})
-                    offset += len(content)
-                fields = drop_keys(row or {}, (column,))
-                texts, broken = read_texts(fields, (source.text_column,), source.modality, len(media))
-                error = problem or fault or broken or _missing_text(source, fields)
-                captions, unused = select_captions(source, texts, f"{container.path}:{position}")
-                yield from build_caption_items(
-                    source,
-                    container.path,
-                    position,
-                    captions,
-                    unused=unused,
-                    fields=fields,
-                    media=media,
-                    extra=drop_keys(fields, (source.text_column,)),
-                    size=sum(map(len, contents)),
-                    error=error,
-                )
+    with storage.publish_when_written(storage.join(scratch, target)) as file, file.path.open("wb") as output:
+
+        def read_row(row: Row) -> RowContent:
+            nonlocal offset
+            contents, fault = _read_media(source, row.get(column))
+            media = []
+            for content in contents:
+                _write(output, content, scratch)
+                state.update(content)
+                media.append({"uri": f"{scratch_path}/{target}", "offset": offset, "length": len(content)})
+                offset += len(content)
+            fields = drop_keys(row, (column,))
+            texts, broken = read_texts(fields, (source.text_column,), source.modality, len(media))
+            extra = drop_keys(fields, (source.text_column,))
+            further = {"media": media, "extra": extra, "size": sum(map(len, contents))}
+            return RowContent(texts, fault or broken or _missing_text(source, fields), further)
+
+        yield from scan_rows(source, container, read_row, media_columns=(column,))
+        output.flush()
         file.sha256 = state.hexdigest()
 
 

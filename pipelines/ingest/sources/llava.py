@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,19 +10,10 @@ from infra import storage
 from infra.config import Source
 from mixtures.reading.conversations import MEDIA_TOKEN, find_turns
 from pipelines.core.sample_media import source_root
-from pipelines.ingest.sources.captions import read_conversation, read_texts, select_captions
-from pipelines.ingest.sources.interface import (
-    Listing,
-    MembersRead,
-    ReaderRecord,
-    SourceReader,
-    build_caption_items,
-    build_item,
-    file_uri,
-    find_file,
-    ignore_files,
-)
-from pipelines.ingest.sources.rows import Row, name_columns, read_positions
+from pipelines.ingest.sources.captions import read_conversation, read_texts
+from pipelines.ingest.sources.interface import Listing, ReaderRecord, SourceReader, find_file, ignore_files
+from pipelines.ingest.sources.row_items import RowContent, scan_rows
+from pipelines.ingest.sources.rows import Row, name_columns
 from pipelines.ingest.tables.streams import with_compression
 
 #: Keys of a row that name media, with the modality of one medium and of several.
@@ -43,29 +35,20 @@ class LlavaReader(SourceReader):
         return replace(listing, ignored=ignore_files(excluded, "not in include"), read=read)
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
-        root = source_root(source)
-        for position, row, problem in read_positions(source, file_uri(source, container.path), source.id_column):
-            yield MembersRead(1)
-            if row is None:
-                yield build_item(source, container.path, position, fields={}, error=problem)
-                continue
-            paths, modality, fault = _media_paths(row)
-            files, missing = _find_files(source, root, paths)
-            texts, broken = _read_texts(source, row, modality, len(paths))
-            captions, unused = select_captions(source, texts, f"{container.path}:{position}")
-            yield from build_caption_items(
-                source,
-                container.path,
-                position,
-                captions,
-                unused=unused,
-                fields=row,
-                media=[{"uri": file.path, "offset": 0, "length": -1} for file in files],
-                modality=modality,
-                size=sum(file.size for file in files) or sum(map(len, captions)),
-                stamp=" ".join(file.stamp for file in files),
-                error=problem or fault or missing or broken,
-            )
+        return scan_rows(source, container, functools.partial(_read_row, source, source_root(source)))
+
+
+def _read_row(source: Source, root: str, row: Row) -> RowContent:
+    paths, modality, fault = _media_paths(row)
+    files, missing = _find_files(source, root, paths)
+    texts, broken = _read_texts(source, row, modality, len(paths))
+    further = {
+        "modality": modality,
+        "media": [{"uri": file.path, "offset": 0, "length": -1} for file in files],
+        "size": sum(file.size for file in files) or sum(map(len, texts)),
+        "stamp": " ".join(file.stamp for file in files),
+    }
+    return RowContent(texts, fault or missing or broken, further)
 
 
 def _media_paths(row: Row) -> tuple[list[str], str, str | None]:

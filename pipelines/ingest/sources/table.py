@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from infra import storage
 from infra.config import Source
-from pipelines.ingest.sources.captions import read_texts, select_captions
+from pipelines.ingest.sources.captions import read_texts
 from pipelines.ingest.sources.embedded_media import scan_embedded_media
-from pipelines.ingest.sources.interface import (
-    MembersRead,
-    ReaderRecord,
-    SourceReader,
-    build_caption_items,
-    build_item,
-    file_uri,
-)
-from pipelines.ingest.sources.rows import Row, drop_keys, name_columns, read_positions
+from pipelines.ingest.sources.interface import ReaderRecord, SourceReader
+from pipelines.ingest.sources.row_items import RowContent, scan_rows
+from pipelines.ingest.sources.rows import Row, drop_keys, name_columns
 from pipelines.ingest.tables.streams import with_compression
 
 
@@ -27,27 +22,13 @@ class TableReader(SourceReader):
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:
         if source.modality != "text":
-            yield from scan_embedded_media(source, container, self.scratch, self.scratch_path)
-            return
-        for position, row, problem in read_positions(source, file_uri(source, container.path), source.id_column):
-            yield MembersRead(1)
-            if row is None:
-                yield build_item(source, container.path, position, fields={}, modality="text", error=problem)
-                continue
-            texts, fault = _read_texts(source, row)
-            captions, unused = select_captions(source, texts, f"{container.path}:{position}")
-            yield from build_caption_items(
-                source,
-                container.path,
-                position,
-                captions,
-                unused=unused,
-                mark="text",
-                fields=row,
-                modality="text",
-                extra=drop_keys(row, (source.text_column,)),
-                error=problem or fault,
-            )
+            return scan_embedded_media(source, container, self.scratch, self.scratch_path)
+        return scan_rows(source, container, functools.partial(_read_row, source), modality="text", mark="text")
+
+
+def _read_row(source: Source, row: Row) -> RowContent:
+    texts, fault = _read_texts(source, row)
+    return RowContent(texts, fault, {"modality": "text", "extra": drop_keys(row, (source.text_column,))})
 
 
 def _read_texts(source: Source, row: Row) -> tuple[list[str], str | None]:

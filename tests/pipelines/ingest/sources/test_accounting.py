@@ -168,19 +168,24 @@ def test_every_row_of_a_table_is_in_an_item_or_ignored(name: str, drawn: Any, ma
     check_captions(rows, items, total)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.sampled_from(TABLE_NAMES), ROWS, MANY)
-def test_every_row_of_a_captions_file_is_in_an_item_or_ignored(name: str, drawn: Any, many: str) -> None:
-    """Of four names in rows three are media; a row that is repeated has a medium of several captions."""
-    rows = build_rows([("a", 1, 99), *drawn], name, "file")
-    content, count = encode(name, rows, [99, *(choice for _, _, choice in drawn)])
+def account_beside_media(name: str, content: bytes, **how: Any) -> Any:
+    """The account of a folder of a table and the media a.jpg, b.jpg and c.jpg."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "in"
         root.mkdir()
         (root / name).write_bytes(content)
         for medium in "abc":
             (root / f"{medium}.jpg").write_bytes(JPEG)
-        total, _, items = account(root, "image", captions={"file": name, "many": many})
+        return account(root, "image", **how)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(TABLE_NAMES), ROWS, MANY)
+def test_every_row_of_a_captions_file_is_in_an_item_or_ignored(name: str, drawn: Any, many: str) -> None:
+    """Of four names in rows three are media; a row that is repeated has a medium of several captions."""
+    rows = build_rows([("a", 1, 99), *drawn], name, "file")
+    content, count = encode(name, rows, [99, *(choice for _, _, choice in drawn)])
+    total, _, items = account_beside_media(name, content, captions={"file": name, "many": many})
     assert total.members + total.ignored_members == 3 + count
     media = [row for row in rows if row["file"] != "d.jpg"]
     check_captions(media, [item for item in items if item.container != name], total)
@@ -191,13 +196,7 @@ def test_every_row_of_a_captions_file_is_in_an_item_or_ignored(name: str, drawn:
 def test_every_row_of_llava_is_in_an_item_or_ignored(name: str, drawn: Any, many: str) -> None:
     rows = build_rows([("a", 1, 99), *drawn], name, "image")
     content, count = encode(name, rows, [99, *(choice for _, _, choice in drawn)])
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "in"
-        root.mkdir()
-        (root / name).write_bytes(content)
-        for medium in "abc":
-            (root / f"{medium}.jpg").write_bytes(JPEG)
-        total, containers, items = account(root, "image", format="llava", captions={"many": many})
+    total, containers, items = account_beside_media(name, content, format="llava", captions={"many": many})
     assert containers[name] == 1 + count
     assert total.members + total.ignored_members == 1 + count
     media = [row for row in rows if row["image"] != "d.jpg"]
