@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from infra import storage
+from infra.commit import find_json
 from infra.terminal import write_line
 from mixtures.cards import schemas
 from mixtures.shards.manifest import MANIFEST, MEMBERS, is_mixture
@@ -18,14 +18,14 @@ def read_existing(uri: str) -> dict[str, Any] | None:
     """Read mixture.json: None if there is none, {} if it is damaged."""
     if not is_mixture(uri):
         return None
-    manifest = _parse(_read(uri, MANIFEST))
+    manifest = find_json(storage.join(uri, MANIFEST))
     is_valid = isinstance(manifest, dict) and not schemas.find_errors("mixture", manifest)
     return manifest if is_valid else {}
 
 
 def is_on_card(uri: str) -> bool:
     """Whether card.json names mixture.json by its sha256: then it is as it was written."""
-    card = _parse(_read(uri, CARD))
+    card = find_json(storage.join(uri, CARD))
     return isinstance(card, dict) and card.get("manifest") == hashlib.sha256(_read(uri, MANIFEST)).hexdigest()
 
 
@@ -57,11 +57,3 @@ def _read(uri: str, name: str) -> bytes:
     """The bytes of a file, none if it is missing."""
     path = storage.join(uri, name)
     return storage.read_bytes(path) if storage.is_file(path) else b""
-
-
-def _parse(content: bytes) -> Any:
-    """The JSON in a file; None if it is damaged."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None

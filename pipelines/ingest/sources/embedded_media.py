@@ -13,7 +13,7 @@ from typing import Any
 
 from infra import storage
 from infra.config import Source
-from infra.errors import BadSample, StageError
+from infra.errors import BadSample
 from infra.hashing import digest
 from pipelines.ingest.sources.captions import read_texts
 from pipelines.ingest.sources.interface import ReaderRecord, build_item, file_uri
@@ -44,7 +44,8 @@ def scan_embedded_media(
             contents, fault = _read_media(source, row.get(column))
             media = []
             for content in contents:
-                _write(output, content, scratch)
+                with storage.report_disk_errors(file.path):
+                    output.write(content)
                 state.update(content)
                 media.append({"uri": f"{scratch_path}/{target}", "offset": offset, "length": len(content)})
                 offset += len(content)
@@ -55,7 +56,8 @@ def scan_embedded_media(
             return RowContent(texts, fault or broken or _missing_text(source, fields), further)
 
         yield from scan_rows(source, container, read_row, media_columns=(column,))
-        output.flush()
+        with storage.report_disk_errors(file.path):
+            output.flush()
         file.sha256 = state.hexdigest()
 
 
@@ -87,11 +89,3 @@ def _missing_text(source: Source, fields: Mapping[str, Any]) -> str | None:
         return None
     columns = name_columns(fields)
     return f"broken row: no column {source.text_column!r}; it has {columns}: set text_column, or `captions: optional`"
-
-
-def _write(output: Any, content: bytes, scratch: str) -> None:
-    try:
-        output.write(content)
-    except OSError as error:
-        hint = "free space for RUN/work, then run the same command again"
-        raise StageError(f"media of a table cannot be written: {error.strerror}", where=scratch, hint=hint) from error
