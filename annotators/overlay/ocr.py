@@ -68,6 +68,9 @@ def weights(settings: OcrSettings) -> Mapping[str, Path]:
     for role, path in paths.items():
         if not path.exists():
             raise ConfigError(f"{role}_model does not exist: {path}")
+        if path.is_dir() != (settings.engine == "paddle"):
+            wanted = "a folder" if settings.engine == "paddle" else "an .onnx file"
+            raise ConfigError(f"{role}_model is not {wanted}, which engine {settings.engine} reads: {path}")
     return paths
 
 

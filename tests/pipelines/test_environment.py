@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -208,40 +205,41 @@ def test_a_file_that_changes_between_measure_and_export(tmp_path: Path, make_run
     assert_same_as_undisturbed(run, tmp_path)
 
 
-def test_a_decoder_that_the_system_kills(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+#: Imported by Python itself at its start: kills a decoder's child at the moment at which it opens a file.
+KILLER = """
+import os, signal, sys
+if "infra.media.decoder_child" in sys.orig_argv:
+    def kill(event, arguments):
+        if event == "open" and arguments[0] == {path!r} and os.path.exists(__file__):
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(kill)
+"""
+
+
+def test_a_decoder_that_the_system_kills(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "in").mkdir()
-    clip = write_video(tmp_path / "in" / "a.mp4", step=1, count=100, width=1280, height=720)
+    clip = write_video(tmp_path / "in" / "a.mp4", step=1, count=10)
     (tmp_path / "in" / "a.txt").write_text(corpus.caption(1))
     run = make_run(
         [{"name": "v", "path": str(tmp_path / "in"), "modality": "video"}],
         filters={"caption": None},
         duplicates={"video": {}},
+        measure={"watchdog_s": 59},  # a limit that no other test has, so that a child is started for it
     )
     stages.STAGES["ingest"](run)
-    done = threading.Event()
-    killer = threading.Thread(target=kill_readers, args=(clip, done))
-    killer.start()
+    killer = tmp_path / "killer" / "sitecustomize.py"
+    killer.parent.mkdir()
+    killer.write_text(KILLER.format(path=str(clip)))
+    monkeypatch.syspath_prepend(killer.parent)  # the child's path is that of this process
     stages.STAGES["measure"](run)
-    done.set()
-    killer.join()
+    killer.unlink()
     stages.STAGES["decide"](run)
     assert find_failures(run).kinds == {"killed": 1}
     stages.run_all(run)
     assert find_failures(run).kinds == {}
     assert_same_as_undisturbed(run, tmp_path)
-
-
-def kill_readers(path: Path, done: threading.Event) -> None:
-    """Kill every child that reads a medium, as a machine without memory does, until `done`."""
-    while not done.is_set():
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                is_decoder = b"infra.media.decoder_child" in (process / "cmdline").read_bytes()
-                if is_decoder and any(fd.readlink() == path for fd in (process / "fd").iterdir()):
-                    os.kill(int(process.name), signal.SIGKILL)
-            except OSError:
-                continue
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("how", ["flip", "delete", "store"])

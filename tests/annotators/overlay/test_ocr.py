@@ -70,6 +70,8 @@ def test_weights_have_names_and_hashes(tmp_path: Path) -> None:
     assert replaced["det"] != hashes["det"] and replaced["rec"] == hashes["rec"]
     with pytest.raises(ConfigError, match=r"rec_model does not exist: .*b\.onnx"):
         ocr.weights(ocr.OcrSettings(rec_model=str(tmp_path / "b.onnx")))
+    with pytest.raises(ConfigError, match=r"det_model is not an .onnx file, which engine rapidocr reads"):
+        ocr.weights(ocr.OcrSettings(det_model=str(tmp_path)))
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
