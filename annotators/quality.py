@@ -27,11 +27,10 @@ REPEATED = (2, 5, 6, 7, 8, 9, 10)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 # Scripts written without blanks between words.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_RAW_CHARS = 1_000_000
 
 _SHARES = {
-    "upper_share": "share of capitals among the cased letters of the raw text",
-    "shouted_share": "share of letters in words all in capitals, of the raw text; names and acronyms do not count",
+    "upper_share": "share of capitals among the cased letters",
+    "shouted_share": "share of letters in words all in capitals; names and acronyms do not count",
     "symbol_ratio": "share of characters other than letters, marks, digits and blanks, of all but blanks",
     "digit_ratio": "share of digits, of all characters but blanks",
     "mean_word_length": "characters per token",
@@ -73,9 +72,10 @@ class QualitySettings(Strict):
 
 
 class Quality(Annotator):
-    """Statistics of clean.text; shares are in [0, 1], 0 where there is nothing to take a share of."""
+    """Statistics of clean.text, the text that is trained on, so repaired capitals count as repaired; shares are in [0, 1], 0 where there is nothing to take a share of."""
 
     name = "quality"
+    VERSION = 2
     keyed_by = "text"
     input = "text"
     modalities = frozenset(MODALITIES)
@@ -91,8 +91,7 @@ class Quality(Annotator):
         size = chunk.num_rows
         clean = words.strings(chunk["clean.text"])
         texts = pa.array(clean, pa.string())
-        raw = [t[:_RAW_CHARS] for t in words.strings(chunk["text"])]
-        characters, raw_characters = words.Characters.of(clean), words.Characters.of(raw)
+        characters = words.Characters.of(clean)
         visible = np.diff(characters.ends) - characters.count(words.SPACE)
 
         lines = pc.split_pattern(texts, "\n")
@@ -118,10 +117,8 @@ class Quality(Annotator):
             "words": word_count,
             "chars": np.diff(characters.ends),
             "letters": characters.count(words.LETTER),
-            "upper_share": words.ratio(
-                raw_characters.count(words.UPPER), raw_characters.count(words.UPPER | words.LOWER)
-            ),
-            "shouted_share": words.shouting(raw),
+            "upper_share": words.ratio(characters.count(words.UPPER), characters.count(words.UPPER | words.LOWER)),
+            "shouted_share": words.shouting(clean),
             "symbol_ratio": words.ratio(np.diff(characters.ends) - characters.count(ordinary), visible),
             "digit_ratio": words.ratio(characters.count(words.DIGIT), visible),
             "mean_word_length": words.ratio(token_chars, token_count),

@@ -18,7 +18,6 @@ from infra.media.interface import VISUAL
 #: (open_clip model, pretrained tag) -> raw cosine to keep. A threshold means nothing under other weights.
 #: 0.28 is LAION-2B's rule for English pairs as DataComp reproduces it (arXiv 2304.14108), on OpenAI's ViT-B/32 scores.
 PUBLISHED_THRESHOLDS: dict[tuple[str, str], float] = {
-    ("ViT-B-32", "openai"): 0.28,
     ("ViT-B-32-quickgelu", "openai"): 0.28,
 }
 

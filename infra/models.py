@@ -19,6 +19,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -323,6 +324,7 @@ def clip_files(source: ClipSource) -> ClipFiles:
                 hint="remove pretrained",
             )
         model, weights = f"local-dir:{folder}", _folder_weights(folder)
+    _check_activation(source, config, weights)
     sha256 = file_sha256(weights)
     if source.sha256 is not None and sha256 != check_sha256(source.sha256):
         raise ConfigError(f"{weights} is not the pinned file: its sha256 is {sha256}, the config says {source.sha256}")
@@ -343,6 +345,8 @@ def _architecture_weights(source: ClipSource) -> Path:
         return Path(source.pretrained).expanduser()
     hub = import_open_clip().pretrained
     tag = hub.get_pretrained_cfg(source.model, source.pretrained)
+    if tag and tag.get("quick_gelu"):  # before the download
+        _require_quick_gelu(source, _clip_config(source))
     if not tag:
         tags = ", ".join(hub.list_pretrained_tags_by_model(source.model)) or "none"
         raise ConfigError(
@@ -352,6 +356,43 @@ def _architecture_weights(source: ClipSource) -> Path:
         return Path(hub.download_pretrained(tag, cache_dir=source.cache))
     except (OSError, RuntimeError) as error:
         raise _download_error(f"{source.model} {source.pretrained}", error) from None
+
+
+def _check_activation(source: ClipSource, config: dict[str, Any], weights: Path) -> None:
+    """Check a weights file against its architecture. Its activation is known where it is OpenAI's TorchScript archive,
+    whose code names it, or where open_clip's config is beside it; a bare state dict does not say, and the
+    architecture's is used. Raises ConfigError."""
+    if _clip_folder(source) is not None:
+        return
+    beside = weights.parent / _CONFIG
+    if beside.is_file():
+        uses_quick_gelu = bool(_clip_config(ClipSource(f"local-dir:{weights.parent}")).get("quick_gelu"))
+        if uses_quick_gelu != bool(config.get("quick_gelu")):
+            names = {True: "QuickGELU", False: "GELU"}
+            raise ConfigError(
+                f"{weights} was trained with {names[uses_quick_gelu]}, and {source.model} has "
+                f"{names[not uses_quick_gelu]}: {beside} says so",
+                hint=f'set model: "local-dir:{weights.parent}" and remove pretrained',
+            )
+    elif _is_quick_gelu_archive(weights):
+        _require_quick_gelu(source, config)
+
+
+def _is_quick_gelu_archive(weights: Path) -> bool:
+    """Whether a file is a TorchScript archive whose code has a class QuickGELU, as OpenAI's files do."""
+    if not zipfile.is_zipfile(weights):
+        return False
+    with zipfile.ZipFile(weights) as archive:
+        return any("/code/" in name and b"QuickGELU" in archive.read(name) for name in archive.namelist())
+
+
+def _require_quick_gelu(source: ClipSource, config: dict[str, Any]) -> None:
+    if not config.get("quick_gelu"):
+        raise ConfigError(
+            f"the weights {source.pretrained} were trained with the activation QuickGELU, and {source.model} has GELU: "
+            "their scores would be wrong",
+            hint=f"set model: {source.model}-quickgelu",
+        )
 
 
 class ClipModel:

@@ -119,7 +119,7 @@ def _photos(folder: Path) -> None:
     (folder / "control.jpg").write_bytes(image_bytes(picture(7)))
     (folder / "control.txt").write_bytes(b"\xef\xbb\xbfA red\x00 kite\x1b[31m over\x07 the <|im_start|>beach at noon.")
     (folder / "shouted.jpg").write_bytes(image_bytes(picture(8)))
-    (folder / "shouted.txt").write_text("THE BEST KITE OVER THE WHOLE BEACH TODAY")
+    (folder / "shouted.txt").write_text("THE BEST KITE over the WHOLE beach TODAY")
     (folder / "silent.jpg").write_bytes(image_bytes(picture(9)))
     (folder / "orphan.txt").write_text("A caption whose picture was lost long ago.")
     (folder / "broken.jpg").write_bytes(image_bytes(picture(10))[:600])

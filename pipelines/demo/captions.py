@@ -86,10 +86,19 @@ def good_caption(
     raise ValueError(f"unknown caption style {style!r}: one of {', '.join(STYLES)}")
 
 
+def in_capitals(caption: str, rng: np.random.Generator) -> str:
+    """The caption in capitals throughout, as some people write: clean-up repairs it."""
+    return caption.removesuffix(".").upper() + ("", ".", "!")[int(rng.integers(3))]
+
+
 def shouted(caption: str, rng: np.random.Generator) -> str:
-    """The caption in capitals, with an exclamation."""
-    end = ("!!!", "!", " - CLICK NOW!", " WOW!!")[int(rng.integers(4))]
-    return caption.removesuffix(".").upper() + end
+    """The caption with its first words in capitals, 60 to 75 % of its letters, and an exclamation: an advertisement,
+    which clean-up leaves as it is, because the rest is in ordinary case."""
+    words = caption.removesuffix(".").split()
+    share = rng.uniform(0.6, 0.75) * sum(map(len, words))
+    loud = next(n for n in range(len(words)) if sum(map(len, words[: n + 1])) > share)
+    end = ("!!!", "!", " - click now!", " wow!!")[int(rng.integers(4))]
+    return " ".join([word.upper() for word in words[:loud]] + words[loud:]) + end
 
 
 def too_short(scene: DemoScene, rng: np.random.Generator) -> str:

@@ -259,7 +259,8 @@ def _one_word_off(planner: Planner, first: DemoScene, *name: str, video: bool) -
 
 
 def plan_caption_quality(planner: Planner) -> None:
-    """Shouted captions and captions of a word or two; hard: brief ones and ones with acronyms."""
+    """Captions with most words in capitals and captions of a word or two; hard: brief ones, ones with acronyms and
+    ones in capitals throughout, which are repaired."""
     for i, video in _both(planner, "quality"):
         scene = planner.scene("quality", str(i), video=video)
         rng = planner.rng("quality", str(i))
@@ -271,8 +272,11 @@ def plan_caption_quality(planner: Planner) -> None:
         planner.add(i, scene, caption, video=video, fault="quality", kind=kind)
     for i, video in _both(planner, "brief"):
         scene = planner.scene("brief", str(i), video=video)
-        style = ("brief", "capitals")[i % 2]
-        caption = planner.caption(scene, style, "brief", str(i), still=not video)
+        style = ("brief", "capitals", "repaired")[i % 3]
+        wording = "plain" if style == "repaired" else style
+        caption = planner.caption(scene, wording, "brief", str(i), still=not video)
+        if style == "repaired":
+            caption = captions.in_capitals(caption, planner.rng("brief", str(i)))
         planner.add(i, scene, caption, video=video, hard="quality", kind=style)
 
 

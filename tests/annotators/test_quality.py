@@ -39,9 +39,11 @@ def test_a_plain_caption() -> None:
     assert (row["sentences"], row["terminal_lines"], row["urls"], row["bad_words"]) == (1, 1.0, 0, 0)
 
 
-def test_capitals_are_counted_in_the_raw_text() -> None:
-    row = signals_of("A dog runs across the field", "A DOG RUNS ACROSS THE FIELD")
+def test_capitals_are_counted_in_the_text_that_is_trained_on() -> None:
+    row = signals_of("A DOG RUNS ACROSS THE FIELD", "a dog runs across the field")
     assert (row["upper_share"], row["shouted_share"]) == (1.0, 1.0)
+    row = signals_of("A dog runs across the field", "A DOG RUNS ACROSS THE FIELD")
+    assert row["shouted_share"] == 0.0
     row = signals_of("NASA and ESA launch the JWST")
     assert row["upper_share"] > 0.4
     assert row["shouted_share"] == 0.0

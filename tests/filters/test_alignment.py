@@ -32,8 +32,8 @@ def test_zero_is_a_threshold() -> None:
 
 
 def test_a_threshold_belongs_to_weights() -> None:
-    assert AlignmentFilter().default_min_score("ViT-B-32", "openai") == 0.28
-    assert AlignmentFilter().default_min_score("ViT-B-32", "/somewhere/own.pt") is None
+    assert AlignmentFilter().default_min_score("ViT-B-32-quickgelu", "openai") == 0.28
+    assert AlignmentFilter().default_min_score("ViT-B-32-quickgelu", "/somewhere/own.pt") is None
     assert all(-1 <= threshold <= 1 for threshold in PUBLISHED_THRESHOLDS.values())
     with pytest.raises(ValueError, match="min_score or keep_top"):
         judge(table([0.5]), AlignmentThresholds())

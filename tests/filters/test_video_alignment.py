@@ -25,4 +25,4 @@ def test_settings_without_a_limit_are_refused() -> None:
 
 
 def test_there_is_no_default_threshold() -> None:
-    assert VideoAlignmentFilter().default_min_score("ViT-B-32", "openai") is None
+    assert VideoAlignmentFilter().default_min_score("ViT-B-32-quickgelu", "openai") is None

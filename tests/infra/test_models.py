@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -216,11 +217,61 @@ def test_fingerprint_inputs_distinguish_architectures_and_tags(tiny_clip: Path) 
         (models.ClipSource("ViT-B-32"), "needs pretrained"),
         (models.ClipSource("ViT-B-32", "no_such_tag"), "neither a file nor a tag"),
         (models.ClipSource("ftp:place"), "unknown kind of model"),
+        (models.ClipSource("ViT-B-32", "openai"), "activation QuickGELU, and ViT-B-32 has GELU"),
     ],
 )
 def test_a_wrong_source_is_explained(source: models.ClipSource, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         models.clip_files(source)
+
+
+def test_the_activation_is_that_of_the_weights(tiny_clip: Path, tmp_path: Path) -> None:
+    """The same weights, loaded as QuickGELU and as GELU by what the config of their folder says."""
+    picture = np.random.default_rng(3).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    config = json.loads((tiny_clip / "open_clip_config.json").read_text())
+    vectors = {}
+    for quick_gelu in (True, False):
+        folder = tmp_path / str(quick_gelu)
+        folder.mkdir()
+        config["model_cfg"]["quick_gelu"] = quick_gelu
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+        shutil.copy(tiny_clip / "open_clip_model.safetensors", folder)
+        clip = models.load_clip(models.ClipSource(f"local-dir:{folder}"))
+        names = {type(module).__name__ for module in clip._model.modules()}
+        assert ("QuickGELU" in names, "GELU" in names) == (quick_gelu, not quick_gelu)
+        vectors[quick_gelu] = clip.encode_images([picture])
+    assert not np.allclose(vectors[True], vectors[False])
+    weights = tmp_path / "True" / "open_clip_model.safetensors"
+    with pytest.raises(ConfigError, match="was trained with QuickGELU, and ViT-B-32 has GELU"):
+        models.clip_files(models.ClipSource("ViT-B-32", str(weights)))
+    assert models.clip_files(models.ClipSource("ViT-B-32-quickgelu", str(weights))).weights == weights
+
+
+class QuickGELU(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def test_an_archive_as_openai_publishes_says_its_activation(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Sequential(QuickGELU())).save(str(tmp_path / "ViT-B-32.pt"))
+    torch.jit.script(torch.nn.Sequential(torch.nn.GELU())).save(str(tmp_path / "gelu.pt"))
+    with pytest.raises(ConfigError, match="activation QuickGELU, and ViT-B-32 has GELU"):
+        models.clip_files(models.ClipSource("ViT-B-32", str(tmp_path / "ViT-B-32.pt")))
+    for model, name in (("ViT-B-32-quickgelu", "ViT-B-32.pt"), ("ViT-B-32", "gelu.pt")):
+        assert models.clip_files(models.ClipSource(model, str(tmp_path / name))).weights == tmp_path / name
+
+
+def test_tags_and_architectures_agree_on_the_activation() -> None:
+    """Each tag that needs QuickGELU has an architecture with it, and that pair is accepted."""
+    import open_clip
+
+    quick = {model for model in open_clip.list_models() if model.endswith("-quickgelu")}
+    for model, tag in open_clip.list_pretrained():
+        if not open_clip.pretrained.get_pretrained_cfg(model, tag).get("quick_gelu") or model in quick:
+            continue
+        assert f"{model}-quickgelu" in quick
+        with pytest.raises(ConfigError, match=f"set model: {model}-quickgelu"):
+            models.clip_files(models.ClipSource(model, tag))
 
 
 def test_wrong_weights_are_explained(tiny_clip: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _photos(folder: Path) -> None:
         )
     for name, number, text in (
         ("copy", 0, corpus.caption(800)),
-        ("shouted", 20, "THE BEST KITE OVER THE WHOLE BEACH TODAY"),
+        ("shouted", 20, "THE BEST KITE over the WHOLE beach TODAY"),
         ("german", 21, "Ein kleines Boot liegt am Ufer des Sees und wartet auf den Morgen."),
         ("silent", 22, ""),
     ):

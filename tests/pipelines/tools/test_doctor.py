@@ -131,7 +131,7 @@ def test_weights_by_url_are_looked_for_and_not_fetched(folder: Path) -> None:
 
 def test_a_clip_by_tag_is_looked_for_and_not_fetched(folder: Path) -> None:
     pytest.importorskip("torch")
-    text = "measure: {{alignment: {{model: ViT-B-32, pretrained: {}, cache: '{}'}}}}\n"
+    text = "measure: {{alignment: {{model: ViT-B-32-quickgelu, pretrained: {}, cache: '{}'}}}}\n"
     text += "filters: {{alignment: {{min_score: 0.2}}}}\n"
     absent = run_doctor(folder, text.format("openai", folder / "cache"))["measure.alignment.model"]
     assert (absent["ok"], absent["needed"]) == (False, False) and "downloaded at first use" in absent["fix"]

@@ -69,7 +69,7 @@ def test_image_steps_are_in_the_papers_order(presets: dict[str, Resolved]) -> No
 def test_alignment_weights_come_with_the_published_threshold(presets: dict[str, Resolved], name: str) -> None:
     resolved = presets[name]
     maker = resolved.annotators["alignment"].fingerprint_inputs()
-    assert (maker["model"], maker["weights"]) == ("ViT-B-32", "openai")
+    assert (maker["model"], maker["weights"]) == ("ViT-B-32-quickgelu", "openai")
     settings = {f.name: f.settings for f in resolved.filters}
     assert settings["alignment"].min_score == 0.28  # type: ignore[attr-defined]
     assert resolved.annotators["fingerprint"].fingerprint_inputs()["weights_sha256"] == SHA256

@@ -1,0 +1,43 @@
+"""Judge the verdicts on footage, pictures and text whose right verdict is known; the last line is one JSON object.
+
+    python benchmarks/truth.py [--corpus FOLDER] [--only overlay duplicates text]
+
+Each set is made anew, in a temporary folder, by a module of its own: truth_overlay.py burns subtitles into real clips
+and draws pages of known words, truth_duplicates.py makes copies of real pictures, truth_text.py collects captions,
+sentences and pictures that people made. Their docstrings say how; docs/accuracy.md shows the last figures and the
+errors. --corpus: the folder of real media; the default is the environment variable REELMILL_CORPUS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+SETS = ("overlay", "duplicates", "text")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=os.environ.get("REELMILL_CORPUS"))
+    parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
+    arguments = parser.parse_args()
+    if arguments.corpus is None or not arguments.corpus.is_dir():
+        sys.exit("truth.py needs a folder of real media: --corpus FOLDER, or set REELMILL_CORPUS")
+    figures: dict[str, float | int] = {}
+    for name in arguments.only:
+        module = importlib.import_module(f"benchmarks.truth_{name}")
+        with tempfile.TemporaryDirectory() as scratch:
+            figures |= getattr(module, f"measure_{name}")(arguments.corpus, Path(scratch))
+        print(f"{name}: done", file=sys.stderr)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
