@@ -14,6 +14,7 @@ ANNOTATORS = Registry(
         "minhash": "annotators.minhash:MinHash",
         "ngrams": "annotators.ngrams:Ngrams",
         "facts": "annotators.facts:Facts",
+        "blank": "annotators.blank:Blank",
         "motion": "annotators.motion:Motion",
         "shots": "annotators.shots:Shots",
         "overlay": "annotators.overlay.overlay:Overlay",

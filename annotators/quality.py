@@ -72,7 +72,8 @@ class QualitySettings(Strict):
 
 
 class Quality(Annotator):
-    """Statistics of clean.text, the text that is trained on, so repaired capitals count as repaired; shares are in [0, 1], 0 where there is nothing to take a share of."""
+    """Statistics of clean.text, the text that is trained on: repaired capitals count as repaired. Shares are in [0, 1],
+    0 where there is nothing to take a share of."""
 
     name = "quality"
     VERSION = 2

@@ -14,6 +14,7 @@ FILTERS = Registry(
         "quality": "filters.quality:QualityFilter",
         "language": "filters.language:LanguageFilter",
         "facts": "filters.facts:FactsFilter",
+        "blank": "filters.blank:BlankFilter",
         "overlay": "filters.overlay:OverlayFilter",
         "alignment": "filters.alignment:AlignmentFilter",
         "video_alignment": "filters.video_alignment:VideoAlignmentFilter",

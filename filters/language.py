@@ -22,8 +22,12 @@ class LanguageThresholds(Strict):
     """allowed: languages to keep, as fastText's lid.176 names them (ISO 639).
     min_score: minimum probability of an allowed label; null: the likeliest label is enough (short captions score low).
 
-    Short texts: below undecided_letters letters and undecided_score the text is undecided and stays, unless
-    English is allowed and its probability is below undecided_english.
+    Short texts: below undecided_letters letters and undecided_score the text is undecided and stays, unless English is
+    allowed and its probability is below undecided_english, or below that of the likeliest language by more than
+    undecided_margin. So titles and names in English stay.
+
+    Longer texts: the model guesses English for languages that it does not know, with a low probability. A text labelled
+    English with less than min_english goes, unless mixed_share of its words are unmistakably English.
 
     English with foreign words ("a plate of boeuf bourguignon with pommes frites") is often labelled as the language
     of those words. It stays where at least mixed_share of its words are unmistakably English (the, with, of, ...)
@@ -34,9 +38,11 @@ class LanguageThresholds(Strict):
 
     allowed: tuple[str, ...] = Field(default=("en",), min_length=1)
     min_score: float | None = Field(default=None, ge=0, le=1)
-    undecided_letters: int = Field(default=20, ge=0)
+    undecided_letters: int = Field(default=40, ge=0)
     undecided_score: float = Field(default=0.5, ge=0, le=1)
     undecided_english: float = Field(default=0.05, ge=0, le=1)
+    undecided_margin: float = Field(default=0.3, ge=0, le=1)
+    min_english: float = Field(default=0.3, ge=0, le=1)
     close_english: float = Field(default=0.25, ge=0, le=1)
     mixed_english: float = Field(default=0.02, ge=0, le=1)
     mixed_share: float = Field(default=0.08, ge=0, le=1)
@@ -49,10 +55,16 @@ def latin_share(signals: pa.Table) -> Floats:
     return np.divide(latin, letters, out=np.where(letters == 0, 1.0, np.nan), where=letters > 0)
 
 
+def margin(signals: pa.Table) -> Floats:
+    """float64 (n,): by how much the likeliest language is more probable than English."""
+    return to_floats(signals["language.score"]) - to_floats(signals["language.english"])
+
+
 class LanguageFilter(Filter):
     """Reasons: "not_latin" (value: Latin share of the letters, threshold min_latin), "other_language" (value:
     probability of English, threshold: that of the likeliest language, which beat it), "low_score" (value: probability
-    of the allowed label, threshold min_score), "missing". Passed rows show the score and 0, or undecided_score."""
+    of the allowed label, threshold min_score or min_english), "missing". Passed rows show the score and 0, or
+    undecided_score."""
 
     name = "language"
     modalities = frozenset(MODALITIES)
@@ -62,6 +74,8 @@ class LanguageFilter(Filter):
         Threshold("undecided_letters", "language.letters", "below"),
         Threshold("undecided_score", "language.score", "below"),
         Threshold("undecided_english", "language.english", "min"),
+        Threshold("undecided_margin", "language.score", "max", compute=margin),
+        Threshold("min_english", "language.english", "min"),
         Threshold("close_english", "language.english", "min"),
         Threshold("mixed_english", "language.english", "min"),
         Threshold("mixed_share", "language.english_share", "min"),
@@ -78,7 +92,9 @@ class LanguageFilter(Filter):
         latin = latin_share(signals)
         labelled = _has_label(signals, settings.allowed)
         wrong_script = _has_label(signals, ("en",)) & labelled & ~(latin >= settings.min_latin)
-        weak = np.zeros(len(missing), dtype=bool) if settings.min_score is None else score < settings.min_score
+        limit = np.full(len(missing), np.nan if settings.min_score is None else settings.min_score)
+        limit[self._is_doubtful(signals)] = max(settings.min_score or 0.0, settings.min_english)
+        weak = score < limit
         undecided = self.is_undecided(signals)
         passed = ((labelled & ~wrong_script & ~weak) | self._is_mixed(signals) | undecided) & ~missing
 
@@ -86,7 +102,6 @@ class LanguageFilter(Filter):
             [passed, missing, wrong_script, labelled], ["", MISSING, "not_latin", "low_score"], default="other_language"
         )
         numbers = np.select([passed, wrong_script, labelled], [score, latin, score], default=english)
-        limit = np.nan if settings.min_score is None else settings.min_score
         threshold = np.select(
             [passed & undecided, passed, wrong_script, labelled],
             [settings.undecided_score, 0.0, settings.min_latin, limit],
@@ -102,9 +117,17 @@ class LanguageFilter(Filter):
         )
         if "en" in settings.allowed:
             short &= to_floats(signals["language.english"]) >= settings.undecided_english
+            short &= margin(signals) <= settings.undecided_margin
             short &= latin_share(signals) >= settings.min_latin
         decided = _has_label(signals, settings.allowed) | self._is_mixed(signals)
         return short & ~decided & ~is_missing(signals, self.required)
+
+    def _is_doubtful(self, signals: pa.Table) -> Mask:
+        """bool (n,): longer texts labelled English that have hardly any unmistakably English word."""
+        settings = self.settings
+        long = to_floats(signals["language.letters"]) >= settings.undecided_letters
+        has_words = to_floats(signals["language.english_share"]) >= settings.mixed_share
+        return _has_label(signals, ("en",)) & long & ~has_words
 
     def _is_mixed(self, signals: pa.Table) -> Mask:
         """bool (n,): English with foreign words, or English nearly as likely as the label."""
@@ -113,7 +136,8 @@ class LanguageFilter(Filter):
             return np.zeros(signals.num_rows, dtype=bool)
         english, english_share = to_floats(signals["language.english"]), to_floats(signals["language.english_share"])
         mixed = (english >= settings.mixed_english) & (english_share >= settings.mixed_share)
-        return (latin_share(signals) >= settings.min_latin) & (mixed | (english >= settings.close_english))
+        close = (english >= settings.close_english) & ~_has_label(signals, ("en",))
+        return (latin_share(signals) >= settings.min_latin) & (mixed | close)
 
 
 def _has_label(signals: pa.Table, languages: tuple[str, ...]) -> Mask:

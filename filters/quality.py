@@ -58,14 +58,14 @@ class QualityThresholds(Strict):
 
     min_words 3 and min_chars 6 are DataComp's basic filter (arXiv 2304.14108: more than two words, more than five
     characters). Llama 3 (arXiv 2407.21783) names minimum length and capitalisation and publishes no value. The others
-    are ours: max_words bounds pasted pages, max_shouted captions in capitals, max_symbol_ratio and max_digit_ratio
-    strings that are not language, max_dup_2gram repetitive lists (share of characters in repeated pairs
-    of words). max_urls and max_bad_words are off.
+    are ours: max_words bounds pasted pages, and dense captions by people and models, which may reach a thousand words,
+    pass; max_shouted captions in capitals, max_symbol_ratio and max_digit_ratio strings that are not language,
+    max_dup_2gram repetitive lists (share of characters in repeated pairs of words). max_urls and max_bad_words are off.
     """
 
     min_words: int | None = 3
     min_chars: int | None = 6
-    max_words: int | None = 512
+    max_words: int | None = 2_048
     max_shouted: float | None = 0.5
     max_symbol_ratio: float | None = 0.3
     max_digit_ratio: float | None = 0.4

@@ -163,6 +163,9 @@ def _to_finite(values: Any) -> NDArray[np.float64]:
 def resize_for_plans(pixels: Pixels, plans: Mapping[str, FramePlan]) -> dict[str, Pixels]:
     """By annotator, the picture at the size of its plan; equal sizes share one array."""
     height, width = pixels.shape[:2]
-    sizes = {name: fit_size(width, height, plan.size, plan.fit) for name, plan in plans.items()}
+    sizes = {
+        name: fit_size(width, height, plan.image_size or plan.size, "long" if plan.image_size else plan.fit)
+        for name, plan in plans.items()
+    }
     by_size = {size: resize(pixels, *size) for size in dict.fromkeys(sizes.values())}
     return {name: by_size[size] for name, size in sizes.items()}

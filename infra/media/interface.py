@@ -44,6 +44,7 @@ class FramePlan:
         end means the last frame. They are never thinned out: more than the limits allow are an error.
     fit "short"/"long": that side becomes `size` pixels, the aspect is kept, never enlarged;
         "skew": exactly size × size, aspect ignored.
+    image_size: long side of an image in pixels, aspect kept, never enlarged, where it is not to be that of a frame.
     """
 
     times: Literal["middle", "uniform", "rate", "at"]
@@ -53,6 +54,7 @@ class FramePlan:
     fps: float = 1.0
     ends: bool = False
     numbers: tuple[int, ...] = ()
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from annotators.fingerprint import Fingerprint, FingerprintSettings
+from annotators.fingerprint import Fingerprint, FingerprintSettings, measure_border, measure_chroma
 from annotators.interface import Annotator
-from infra.media.interface import DecodedMedia, Frames
+from infra.media.decoder import Decoder
+from infra.media.interface import DecodedMedia, Frames, MediaRef
 
 
 def photo(seed: int, high: int = 180, wide: int = 240) -> np.ndarray:
@@ -47,8 +49,37 @@ def test_the_annotator_reads_frames_as_its_settings_say() -> None:
     annotator = Fingerprint(FingerprintSettings())
     assert isinstance(annotator, Annotator)
     plan = annotator.plan
-    assert (plan.times, plan.fps, plan.ends, plan.count, plan.size, plan.fit) == ("rate", 1.0, True, 256, 256, "skew")
+    assert (plan.times, plan.fps, plan.ends, plan.count, plan.size, plan.fit) == ("rate", 1.0, True, 256, 512, "long")
+    assert plan.image_size == 4096
     assert annotator.store_only <= set(annotator.columns)
+
+
+def test_an_image_has_the_hash_that_pdq_gives_its_own_pixels(tmp_path: Path) -> None:
+    """pdqhash is the code of PDQ's authors: hashes of published lists were made from pictures at their own size."""
+    import pdqhash
+
+    pixels = np.asarray(PIL.Image.fromarray(photo(5)).resize((1210, 707), PIL.Image.Resampling.BICUBIC))
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    annotator = Fingerprint()
+    with Decoder() as decoder:
+        media = decoder.decode(MediaRef(str(tmp_path / "a.png"), kind="image"), {"fingerprint": annotator.plan}, {})
+    row = annotator.measure(pa.table({"key": ["a"], "modality": ["image"]}), [media]).to_pylist()[0]
+    bits = np.frombuffer(row["vectors"], "<f2") > 0
+    assert bits.tolist() == pdqhash.compute(pixels)[0].astype(bool).tolist()
+
+
+def test_chroma_and_plain_edges() -> None:
+    rng = np.random.default_rng(2)
+    colour = rng.integers(60, 256, (60, 80, 3), dtype=np.uint8)
+    grey = np.repeat(colour[..., :1], 3, axis=2)
+    assert measure_chroma(grey) == 0 < 0.1 < measure_chroma(colour)
+    boxed = np.zeros((80, 100, 3), np.uint8)
+    boxed[10:70, 10:90] = colour
+    assert measure_border(colour) == 0
+    assert measure_border(boxed) == pytest.approx(1 - 60 * 80 / 8000)
+    boxed[:10] = 255  # the columns at the sides are then of two colours
+    assert measure_border(boxed) == pytest.approx(20 / 80)
+    assert measure_border(np.full((8, 8, 3), 7, np.uint8)) == 1
 
 
 def test_pdq_bits_are_a_unit_vector_whose_cosine_counts_bits() -> None:

@@ -43,7 +43,7 @@ def test_top_label_decides() -> None:
 
 
 def test_short_and_unsure_is_undecided_and_stays() -> None:
-    short = GERMAN | {"letters": 19, "latin": 19, "score": 0.49, "english": 0.05}
+    short = GERMAN | {"letters": 39, "latin": 39, "score": 0.35, "english": 0.05}
     assert verdict(short) == (True, "")
     assert judge(table(short), LanguageThresholds()).threshold.tolist() == [0.5]
     assert LanguageFilter(LanguageThresholds()).is_undecided(table(short, ENGLISH, GERMAN)).tolist() == [
@@ -51,10 +51,23 @@ def test_short_and_unsure_is_undecided_and_stays() -> None:
         False,
         False,
     ]
-    assert verdict(short | {"letters": 20})[0] is False
-    assert verdict(short | {"score": 0.5})[0] is False
+    assert verdict(short | {"letters": 40})[0] is False
+    assert verdict(short | {"score": 0.36})[0] is False  # English is too far behind
+    assert verdict(short | {"score": 0.5, "english": 0.24}, close_english=1.0)[0] is False
     assert verdict(short | {"english": 0.04})[0] is False
     assert verdict(short | {"latin": 0})[0] is False
+
+
+def test_a_guess_of_english_is_not_enough_for_a_longer_text() -> None:
+    """The model guesses English for languages that it does not know (Xhosa, Somali, Oromo)."""
+    guess = ENGLISH | {"score": 0.29, "english": 0.29, "english_share": 0.07}
+    verdicts = judge(table(guess), LanguageThresholds())
+    assert (verdicts.passed[0], verdicts.reason[0]) == (False, "low_score")
+    assert (verdicts.numbers[0], verdicts.threshold[0]) == (0.29, 0.3)
+    assert verdict(guess | {"score": 0.3, "english": 0.3})[0]
+    assert verdict(guess | {"english_share": 0.08})[0]
+    assert verdict(guess | {"letters": 39, "latin": 39})[0]
+    assert verdict(guess, min_english=0.0)[0]
 
 
 def test_english_among_foreign_words_stays() -> None:

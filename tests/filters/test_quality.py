@@ -26,7 +26,7 @@ NGRAMS = [*(f"top_{n}gram" for n in (2, 3, 4)), *(f"dup_{n}gram" for n in range(
 CAPTION_FAULTS = [
     ("too_short", {"words": 2}, 3),
     ("too_short", {"chars": 5}, 6),
-    ("too_long", {"words": 513}, 512),
+    ("too_long", {"words": 2_049}, 2_048),
     ("shouted", {"shouted_share": 0.9}, 0.5),
     ("symbols", {"symbol_ratio": 0.31}, 0.3),
     ("digits", {"digit_ratio": 0.41}, 0.4),

@@ -22,6 +22,7 @@ from infra.commit import read_json, read_scratch, write_scratch
 from infra.errors import StageError
 from infra.hashing import mix64
 from pipelines.core import shuffle_files
+from pipelines.decide.duplicates.equal_bytes import link_equal_media, write_media_ids
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids
 
 #: Bits of a frame's number: twice the frames that `measure.fingerprint.max_frames` allows, plain and mirrored.
@@ -157,7 +158,8 @@ def _stack(blobs: pa.ChunkedArray) -> NDArray[np.float16]:
 
 
 def write_cells(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
-    """Task: write each vector of a unit to every partition in which it is searched."""
+    """Task: write each vector of a unit to every partition in which it is searched, and the ids of its media."""
+    write_media_ids(search, unit)
     uri = search.at("cells", f"{unit}.parquet")
     if tables.is_intact(uri, search.inputs):
         return {}
@@ -204,7 +206,7 @@ def read_partition(search: DuplicateSearch, name: str) -> PartitionVectors:
 
 
 def link_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task (images): link the vectors of one partition's cells."""
+    """Task (images): link the vectors of one partition's cells, and images of equal bytes."""
     uri = search.at("edges", f"{name}.parquet")
     if tables.is_intact(uri, search.inputs):
         return {}
@@ -214,6 +216,7 @@ def link_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
         a, b = dedup.link_cells(vectors.base, vectors.queries, search.threshold)
     a, b = vectors.to_rows(a), vectors.to_rows(b)
     distinct = a != b
-    a, b = build_forest(a[distinct], b[distinct])
+    heads, copies = link_equal_media(search, name)
+    a, b = build_forest(np.concatenate([a[distinct], heads]), np.concatenate([b[distinct], copies]))
     tables.write(uri, pa.table({"a": a, "b": b}), fingerprint=search.inputs)
     return {"edges": len(a)}

@@ -15,6 +15,7 @@ from infra import tables
 from infra.commit import unit_name
 from infra.hashing import mix64
 from pipelines.core import shuffle_files
+from pipelines.decide.duplicates.equal_bytes import link_equal_media
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, unit_indexes
 from pipelines.decide.duplicates.vectors import FRAME_BITS, MIRRORED, read_partition
 
@@ -52,12 +53,12 @@ def write_hits(search: DuplicateSearch, name: str) -> Mapping[str, int]:
 
 
 def match_partition(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task: find the pairs of one partition that share enough frames in order."""
+    """Task: find the pairs of one partition that share enough frames in order, and those of equal bytes."""
     uri = search.at("edges", f"{name}.parquet")
     if tables.is_intact(uri, search.inputs):
         return {}
     hits = shuffle_files.read(search.at("hits"), search.partition_names, int(name[1:]), HITS)
-    edges = list(_match_pairs(search, hits))
+    edges = [*_match_pairs(search, hits), *_pair_equal_media(search, name)]
     tables.write(uri, pa.Table.from_pylist(edges, schema=EDGES), fingerprint=search.inputs)
     return {"edges": len(edges)}
 
@@ -80,6 +81,13 @@ def _match_pairs(search: DuplicateSearch, hits: pa.Table) -> Iterator[dict[str, 
             "b_start": first.b_start,
             "b_end": last.b_end,
         }
+
+
+def _pair_equal_media(search: DuplicateSearch, name: str) -> Iterator[dict[str, object]]:
+    heads, copies = link_equal_media(search, name)
+    for a, b, seconds in zip(heads.tolist(), copies.tolist(), _read_times(search, copies), strict=True):
+        start, end = (float(seconds[0]), float(seconds[-1])) if len(seconds) else (None, None)
+        yield {"a": a, "b": b, "share": 1.0, "a_start": start, "a_end": end, "b_start": start, "b_end": end}
 
 
 def _read_times(search: DuplicateSearch, rows: Ids) -> list[NDArray[np.float64]]:

@@ -12,6 +12,7 @@ from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.stages import STAGES
 from tests import corpus
+from tests.infra.media.clips import write_video
 from tests.tiny import rows
 
 
@@ -45,8 +46,11 @@ def test_images_are_grouped_as_by_brute_force(tmp_path: Path, make_run: Callable
     group = list(range(len(keys)))
     for _ in keys:  # labels fall to the smallest that can be reached
         group = [min(group[j] for j in np.flatnonzero(edges[i])) for i in range(len(keys))]
+    size = {row["key"]: (folder / row["container"]).stat().st_size for row in rows(run, "samples")}
+    pixels = np.prod(corpus.picture(0).shape[:2])
+    order = {key: (-round(float(np.log2(size[key] / pixels))), key) for key in keys}  # the least compressed, in steps
     expected = {
-        key: min(k for k, g in zip(keys, group, strict=True) if g == label)
+        key: min((k for k, g in zip(keys, group, strict=True) if g == label), key=order.__getitem__)
         for key, label in zip(keys, group, strict=True)
     }
     assert len(set(group)) == 10
@@ -107,3 +111,26 @@ def _slides(path: Path, numbers: list[int]) -> None:
             frame.pts, frame.time_base = i, Fraction(1, 8)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
+
+
+def test_media_of_equal_bytes_are_duplicates_without_a_fingerprint(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    """Plain pictures and dark videos cannot be compared by their looks: only equal bytes are copies."""
+    for modality in ("image", "video"):
+        (tmp_path / modality).mkdir()
+    for name, shade in (("a", 0), ("b", 0), ("c", 3)):
+        plain = np.full((64, 64, 3), shade, np.uint8)
+        (tmp_path / "image" / f"{name}.png").write_bytes(corpus.image_bytes(plain, "PNG"))
+    dark = write_video(tmp_path / "video" / "a.mp4", step=0, count=10)
+    (tmp_path / "video" / "b.mp4").write_bytes(dark.read_bytes())
+    sources = [{"name": m, "path": str(tmp_path / m), "modality": m, "captions": "optional"}
+               for m in ("image", "video")]  # fmt: skip
+    run = decided(make_run(sources, units={"target_rows": 2}, filters={"facts": {"min_side": 32}},
+                           duplicates={"image": {}, "video": {}, "buckets": 2}))  # fmt: skip
+    containers = {row["key"]: row["container"] for row in rows(run, "samples")}
+    groups: dict[str, list[str]] = {}
+    for row in rows(run, "duplicates"):
+        groups.setdefault(row["survivor"], []).append(containers[row["key"]])
+        assert row["similarity"] in (None, 1.0)
+    assert sorted(map(sorted, groups.values())) == [["a.mp4", "b.mp4"], ["a.png", "b.png"]]
