@@ -16,7 +16,7 @@ from pydantic import Field
 
 from annotators.interface import Column, FrameAnnotator
 from annotators.overlay import ocr
-from annotators.overlay.scene import LARGE, Line, Scene, judge_lines, may_run, overlap
+from annotators.overlay.scene import LARGE, Line, Scene, is_in_caption_band, judge_lines, may_run, overlap, reads_alike
 from infra.media.interface import VISUAL, FramePlan, Frames
 
 _BOX = pa.struct(
@@ -26,8 +26,9 @@ _BOX = pa.struct(
 
 
 class OverlaySettings(ocr.OcrSettings):
-    """frames: pictures of a video in which text may be searched, spread evenly: first every second one, the others
-        only where they may add information. As many frames between them serve as evidence only.
+    """frames: pictures of a video in which text may be searched, spread evenly: first every second one (in videos of
+        more than 12 s all of them), the others only where they may add information. As many frames between them are
+        evidence, and searched only where a line like a caption was seen once.
     size: their long side in pixels; never enlarged.
     min_find, min_read: confidences (0..1) of the detector and of the recogniser below which a box is dropped. A box
         that cannot be read still counts when it stands still in a moving scene: a script unknown to the model.
@@ -43,7 +44,7 @@ class Overlay(FrameAnnotator):
     """Text in the picture, and which of it was burned in."""
 
     name = "overlay"
-    VERSION = 4
+    VERSION = 5
     keyed_by = "media"
     modalities = frozenset(VISUAL)
     columns: ClassVar[Mapping[str, Column]] = {
@@ -54,7 +55,7 @@ class Overlay(FrameAnnotator):
         "text": Column(pa.string(), "text read, in reading order, each line once, separated by newlines"),
         "overlay_text": Column(pa.string(), "burned-in text read, likewise"),
         "boxes": Column(pa.list_(_BOX), "one per line and frame read, corners as shares of the frame"),
-        "frames": Column(pa.int32(), "frames read: half of a video's where the others could add nothing"),
+        "frames": Column(pa.int32(), "frames read: only some of a video's where the others could add nothing"),
     }
     settings: OverlaySettings
 
@@ -76,12 +77,12 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySetti
     pixels = frames.pixels
     count, height, width = pixels.shape[:3]
     scene = Scene(pixels) if video and count > 1 else None
-    rounds = [list(range(count))] if scene is None else _split_rounds(count)
+    rounds = [list(range(count))] if scene is None else _split_rounds(count, float(np.ptp(frames.times)))
     seen: dict[int, int] = {}  # frame -> the frame searched in its place, usually itself
     lines: list[Line] = []
-    for asked in rounds:
-        if seen and not any(_needs_more_frames(line, height * width, settings, scene) for line in lines):
-            break
+    for at, asked in enumerate(rounds):
+        if scene is not None and at and not _wants_round(at, lines, (height, width), settings, scene):
+            continue
         first_new = len(lines)
         for i in asked:
             seen[i] = next((k for k in seen.values() if scene is not None and scene.same(i, k)), i)
@@ -143,20 +144,39 @@ def _to_box(line: Line, shape: tuple[int, int], time: float) -> dict[str, Any]:
     return box | {"time": time, "score": line.score, "overlay": line.overlay, "text": line.text}
 
 
-def _split_rounds(count: int) -> list[list[int]]:
-    """Split the frames into rounds of search: every second one is evidence only; of the others, half come first."""
-    read = list(range(0, count, 2))
-    return [read[1::2], read[::2]] if len(read) > 1 else [read]
+#: Seconds between the first and the last frame above which captions that come and go are missed by half of the frames.
+_LONG = 12.0
 
 
-def _needs_more_frames(line: Line, pixels: int, settings: OverlaySettings, scene: Scene | None) -> bool:
+def _split_rounds(count: int, seconds: float) -> list[list[int]]:
+    """Split the frames into rounds of search: of every second one half come first, in a long video all of them; the
+    frames between them are evidence, and searched last, for captions that stood in one frame only."""
+    read, between = list(range(0, count, 2)), list(range(1, count, 2))
+    if len(read) < 2:
+        return [read]
+    return [read, [], between] if seconds > _LONG else [read[1::2], read[::2], between]
+
+
+def _wants_round(
+    at: int, lines: Sequence[Line], shape: tuple[int, int], settings: OverlaySettings, scene: Scene
+) -> bool:
+    """Whether the lines seen so far call for the round `at` of the search."""
+    if at < 2:
+        return any(_needs_more_frames(line, shape[0] * shape[1], settings, scene) for line in lines)
+    if any(line.overlay and _is_text(line, shape[0] * shape[1], settings) for line in lines):
+        return False
+    alone = [line for line in lines if line.is_alone() and is_in_caption_band(line, shape)]
+    # The same words in another frame are a sign that moved.
+    return any(not any(s.frame != line.frame and reads_alike(s.text, line.text) for s in lines) for line in alone)
+
+
+def _needs_more_frames(line: Line, pixels: int, settings: OverlaySettings, scene: Scene) -> bool:
     """Whether more frames may settle this line: burned in but not always visible, a ticker, or seen only once."""
-    if scene is None or line.motion is None or not _is_text(line, pixels, settings):
+    if line.motion is None or not _is_text(line, pixels, settings):
         return False
     if line.overlay:
         return not line.motion.still.all()
-    elsewhere = (line.motion.still | line.motion.shifted) & (np.arange(scene.count) != line.frame)
-    return may_run(line, scene) or not elsewhere.any()
+    return may_run(line, scene) or line.is_alone()
 
 
 # Detection and recognition

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ class Line:
     @property
     def width(self) -> int:
         return self.rect[2] - self.rect[0]
+
+    def is_alone(self) -> bool:
+        """Whether its strokes are seen in its own frame only."""
+        if self.motion is None:
+            return False
+        elsewhere = self.motion.still | self.motion.shifted
+        return int(elsewhere.sum()) == int(elsewhere[self.frame])
 
 
 def overlap(a: Rect, b: Rect) -> float:
@@ -299,6 +307,8 @@ def judge_lines(lines: Sequence[Line], scene: Scene | None, shape: tuple[int, in
             if _is_ticker(row, scene):
                 for line in row:
                     line.overlay = True
+    for line in lines:
+        line.overlay = line.overlay or any(takes_turns(line, other, shape) for other in lines)
     # One line in two boxes, or the next subtitle in the row of the previous one.
     sure = [line for line in lines if line.overlay and line.certain]
     for line in lines:
@@ -322,6 +332,47 @@ def placed_like_overlay(quad: NDArray[np.float32], shape: tuple[int, int]) -> bo
     return bool(
         y < 0.2 or y > 0.8 or share[0] >= 0.7 or (abs(x - 0.5) < 0.04 and (share[0] >= 0.4 or share[1] >= 0.12))
     )
+
+
+def is_in_caption_band(line: Line, shape: tuple[int, int]) -> bool:
+    """Whether a line lies where captions stand, in the upper quarter or the lower two fifths, and reads as words."""
+    middle = (line.rect[1] + line.rect[3]) / 2 / shape[0]
+    is_level = line.width >= 1.5 * line.height
+    letters = sum(c.isalpha() for c in line.text)
+    return is_level and (middle < 0.25 or middle > 0.6) and line.score >= 0.7 and letters >= 3
+
+
+def takes_turns(line: Line, other: Line, shape: tuple[int, int]) -> bool:
+    """Whether two lines are captions of one place at different times: in another frame another text stands in the same
+    row of the caption band, as high and with the same centre or the same left edge, and the strokes of neither are
+    anywhere near in the frame of the other, so neither is one sign read in two ways."""
+    if line.frame == other.frame or line.motion is None or other.motion is None:
+        return False
+    if not is_in_caption_band(line, shape) or not is_in_caption_band(other, shape):
+        return False
+    if _remains(line, other.frame) or _remains(other, line.frame):
+        return False
+    size = max(line.height, other.height)
+    if not _same_row(line, other) or min(line.height, other.height) < 0.7 * size:
+        return False
+    left, right = abs(line.rect[0] - other.rect[0]), abs(line.rect[2] - other.rect[2])
+    centre = abs(line.rect[0] + line.rect[2] - other.rect[0] - other.rect[2]) / 2
+    is_aligned = centre <= max(0.015 * shape[1], 3) or min(left, right) <= max(0.008 * shape[1], 2)
+    return is_aligned and not reads_alike(line.text, other.text)
+
+
+def _remains(line: Line, frame: int) -> bool:
+    assert line.motion is not None
+    return bool(line.motion.still[frame] or line.motion.shifted[frame])
+
+
+def reads_alike(a: str, b: str) -> bool:
+    """Whether two readings may be of one text: one of at least three letters is part of the other, or 0.7
+    of their letters agree in order."""
+    a, b = ("".join(c for c in text.casefold() if c.isalnum()) for text in (a, b))
+    if min(len(a), len(b)) < 3:
+        return a == b
+    return a in b or b in a or SequenceMatcher(None, a, b, autojunk=False).ratio() >= 0.7
 
 
 def _same_row(a: Line, b: Line) -> bool:

@@ -126,6 +126,38 @@ def test_overlay_text_is_recognised_over_a_moving_subject_with_a_still_camera() 
     assert got["area"] > 0.01
 
 
+LINES = ("where are we going", "no idea", "we wait for the train", "come with me", "it is late", "so what now")
+
+
+def _each_frame_another(frame: Picture, i: int) -> None:
+    text = LINES[i % len(LINES)]
+    wide = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 1)[0][0]
+    _write(frame, text, ((WIDTH - wide) // 2, 165), 0.6, outline=True)
+
+
+@pytest.mark.parametrize("speed", [9, 12])
+def test_captions_of_which_no_two_frames_share_one_are_burned_in(speed: float) -> None:
+    got = _look(_clip(_each_frame_another, np.tile(_photo("coffee", 300, 320), (1, 3, 1)), speed=speed))
+    assert got["area"] > 0.01
+    assert len(got["overlay_text"].split("\n")) >= 2
+
+
+def test_captions_with_long_gaps_are_searched_between_the_pictures_too() -> None:
+    def draw(frame: Picture, i: int) -> None:
+        if i in (2, 5):
+            _each_frame_another(frame, i)
+
+    assert _look(_clip(draw))["frames"] == 8
+    assert len(_look(_clip(draw))["overlay_text"].split("\n")) == 2
+
+
+def test_other_words_in_the_same_row_elsewhere_are_signs() -> None:
+    def draw(frame: Picture, i: int) -> None:
+        _write(frame, LINES[i % len(LINES)], (10 + 29 * i % 97, 165), 0.4, outline=True)
+
+    assert _look(_clip(draw))["area"] == 0
+
+
 # Of the scene
 
 
