@@ -16,7 +16,7 @@ from pydantic import Field
 
 from annotators.interface import Column, FrameAnnotator
 from annotators.overlay import ocr
-from annotators.overlay.scene import LARGE, Line, Scene, is_in_caption_band, judge_lines, may_run, overlap, reads_alike
+from annotators.overlay.scene import LARGE, Line, Scene, is_in_caption_band, judge_lines, may_run, moves_about, overlap
 from infra.media.interface import VISUAL, FramePlan, Frames
 
 _BOX = pa.struct(
@@ -165,9 +165,9 @@ def _wants_round(
         return any(_needs_more_frames(line, shape[0] * shape[1], settings, scene) for line in lines)
     if any(line.overlay and _is_text(line, shape[0] * shape[1], settings) for line in lines):
         return False
-    alone = [line for line in lines if line.is_alone() and is_in_caption_band(line, shape)]
-    # The same words in another frame are a sign that moved.
-    return any(not any(s.frame != line.frame and reads_alike(s.text, line.text) for s in lines) for line in alone)
+    # Signs move: the pictures between would show them at so many more places.
+    alone = any(line.is_alone() and is_in_caption_band(line, shape) for line in lines)
+    return alone and not any(moves_about(line, lines) for line in lines)
 
 
 def _needs_more_frames(line: Line, pixels: int, settings: OverlaySettings, scene: Scene) -> bool:

@@ -307,8 +307,9 @@ def judge_lines(lines: Sequence[Line], scene: Scene | None, shape: tuple[int, in
             if _is_ticker(row, scene):
                 for line in row:
                     line.overlay = True
-    for line in lines:
-        line.overlay = line.overlay or any(takes_turns(line, other, shape) for other in lines)
+    placed = [line for line in lines if is_in_caption_band(line, shape) and not moves_about(line, lines)]
+    for line in placed:
+        line.overlay = line.overlay or any(takes_turns(line, other) for other in placed)
     # One line in two boxes, or the next subtitle in the row of the previous one.
     sure = [line for line in lines if line.overlay and line.certain]
     for line in lines:
@@ -342,23 +343,29 @@ def is_in_caption_band(line: Line, shape: tuple[int, int]) -> bool:
     return is_level and (middle < 0.25 or middle > 0.6) and line.score >= 0.7 and letters >= 3
 
 
-def takes_turns(line: Line, other: Line, shape: tuple[int, int]) -> bool:
-    """Whether two lines are captions of one place at different times: in another frame another text stands in the same
-    row of the caption band, as high and with the same centre or the same left edge, and the strokes of neither are
+def moves_about(line: Line, lines: Sequence[Line]) -> bool:
+    """Whether the words of a line, or a part of them, are read at another place of another frame: a sign that moved."""
+    return any(
+        seen.frame != line.frame and overlap(seen.rect, line.rect) < 0.5 and _reads_alike(seen.text, line.text)
+        for seen in lines
+    )
+
+
+def takes_turns(line: Line, other: Line) -> bool:
+    """Whether two lines of the caption band are captions of one place at different times: in another frame another
+    text stands in the same row, as high and with the same centre or the same left edge, and the strokes of neither are
     anywhere near in the frame of the other, so neither is one sign read in two ways."""
     if line.frame == other.frame or line.motion is None or other.motion is None:
-        return False
-    if not is_in_caption_band(line, shape) or not is_in_caption_band(other, shape):
         return False
     if _remains(line, other.frame) or _remains(other, line.frame):
         return False
     size = max(line.height, other.height)
     if not _same_row(line, other) or min(line.height, other.height) < 0.7 * size:
         return False
-    left, right = abs(line.rect[0] - other.rect[0]), abs(line.rect[2] - other.rect[2])
+    left = abs(line.rect[0] - other.rect[0])
     centre = abs(line.rect[0] + line.rect[2] - other.rect[0] - other.rect[2]) / 2
-    is_aligned = centre <= max(0.015 * shape[1], 3) or min(left, right) <= max(0.008 * shape[1], 2)
-    return is_aligned and not reads_alike(line.text, other.text)
+    is_aligned = centre <= max(0.3 * size, 3) or left <= max(0.2 * size, 2)
+    return is_aligned and not _reads_alike(line.text, other.text)
 
 
 def _remains(line: Line, frame: int) -> bool:
@@ -366,7 +373,7 @@ def _remains(line: Line, frame: int) -> bool:
     return bool(line.motion.still[frame] or line.motion.shifted[frame])
 
 
-def reads_alike(a: str, b: str) -> bool:
+def _reads_alike(a: str, b: str) -> bool:
     """Whether two readings may be of one text: one of at least three letters is part of the other, or 0.7
     of their letters agree in order."""
     a, b = ("".join(c for c in text.casefold() if c.isalnum()) for text in (a, b))

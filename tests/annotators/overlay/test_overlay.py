@@ -158,6 +158,18 @@ def test_other_words_in_the_same_row_elsewhere_are_signs() -> None:
     assert _look(_clip(draw))["area"] == 0
 
 
+def test_rows_of_a_board_that_pass_one_place_in_turn_are_signs() -> None:
+    scene = _photo("coffee", HEIGHT + 8 * 27, WIDTH + 120)
+    for row, text in enumerate(
+        ("PLATFORM NINE", "RETURN TICKET", "LEFT LUGGAGE", "DEPARTURES", "FRESH COFFEE", "WAY OUT")
+    ):
+        _write(scene, text, (90, 40 + 60 * row), 0.8, thick=2, outline=True)
+    frames = _clip(_nothing).pixels.copy()
+    for i in range(8):
+        frames[i] = scene[27 * i : 27 * i + HEIGHT, 40 : 40 + WIDTH]
+    assert _look(Frames(frames, np.arange(8) * 0.25))["area"] == 0
+
+
 # Of the scene
 
 
