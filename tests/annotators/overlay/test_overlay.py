@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from annotators.interface import FrameAnnotator
 from annotators.overlay import ocr
-from annotators.overlay.overlay import Overlay, OverlaySettings, clean, covered, look, transcript
+from annotators.overlay.overlay import Overlay, OverlaySettings, clean, covered, look, look_at_image, transcript
 from annotators.overlay.scene import Line, placed_like_overlay
 from infra.media.interface import DecodedMedia, Frames
 
@@ -239,6 +239,31 @@ def test_slanted_text_is_not_placed_like_an_overlay(degrees: float) -> None:
     assert placed_like_overlay(quad.astype(np.float32), (180, 320)) == (degrees == 0)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_turned_page_is_read_upright_and_its_boxes_lie_on_the_picture(turns: int) -> None:
+    page = np.full((500, 800, 3), 255, np.uint8)
+    for row in range(6):
+        _write(page, f"number {row} of the lines that stand here", (40, 60 + 50 * row), 0.9, BLACK, 2)
+    turned = np.ascontiguousarray(np.rot90(page, turns))
+    with ocr.borrow(OverlaySettings()) as engine:
+        got = look_at_image(Frames(turned[None], np.zeros(1)), engine, OverlaySettings())
+    assert got["text"].split("\n")[0].startswith("number 0") and len(got["text"].split("\n")) == 6
+    for box in got["boxes"]:
+        height, width = turned.shape[:2]
+        inside = turned[
+            int(box["y0"] * height) : int(box["y1"] * height), int(box["x0"] * width) : int(box["x1"] * width)
+        ]
+        assert inside.min() == 0
+
+
+@pytest.mark.parametrize(("score", "kept"), [(0.7, False), (0.8, True)])
+def test_text_of_an_image_that_was_read_badly_is_not_joined(score: float, kept: bool) -> None:
+    clip = _clip(_nothing)
+    engine = Scripted(LINE, "people walk", score)
+    got = look(Frames(clip.pixels[:1], np.zeros(1)), False, engine, OverlaySettings())
+    assert bool(got["text"]) is kept
+
+
 # The annotator
 
 
@@ -392,7 +417,7 @@ def test_real_pictures_are_read() -> None:
     read = 0
     for row in rows:
         picture = cv2.imread(str(root / row["path"]))[:, :, ::-1]
-        scale = min(480 / max(picture.shape[:2]), 1)
+        scale = min(1280 / max(picture.shape[:2]), 1)
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         got = _look(Frames(small[None], np.zeros(1)), video=False)
         read += all(word in got["text"].casefold() for word in row["ocr_text"])
