@@ -1,11 +1,10 @@
 """Judge the verdicts on footage, pictures and text whose right verdict is known; the last line is one JSON object.
 
-    python benchmarks/truth.py [--corpus FOLDER] [--only overlay duplicates text]
+    python benchmarks/truth.py [--corpus FOLDER] [--only overlay duplicates]
 
 Each set is made anew, in a temporary folder, by a module of its own: truth_overlay.py burns subtitles into real clips
-and draws pages of known words, truth_duplicates.py makes copies of real pictures, truth_text.py collects captions,
-sentences and pictures that people made. Their docstrings say how; docs/accuracy.md shows the last figures and the
-errors. --corpus: the folder of real media; the default is the environment variable REELMILL_CORPUS.
+and draws pages of known words, truth_duplicates.py makes copies of real pictures.
+Their docstrings say how. --corpus: the folder of real media; the default is the environment variable REELMILL_CORPUS.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-SETS = ("overlay", "duplicates", "text")
+SETS = ("overlay", "duplicates")
 
 
 def main() -> None:
