@@ -1,10 +1,11 @@
 """Judge the verdicts on footage, pictures and text whose right verdict is known; the last line is one JSON object.
 
-    python benchmarks/truth.py [--corpus FOLDER] [--only overlay duplicates]
+    python benchmarks/truth.py [--corpus FOLDER] [--only overlay duplicates text defaults]
 
 Each set is made anew, in a temporary folder, by a module of its own: truth_overlay.py burns subtitles into real clips
-and draws pages of known words, truth_duplicates.py makes copies of real pictures.
-Their docstrings say how. --corpus: the folder of real media; the default is the environment variable REELMILL_CORPUS.
+and draws pages of known words, truth_duplicates.py makes copies of real pictures, truth_text.py reads texts by people
+and draws blank pictures, truth_defaults.py counts what the filters drop of sets that people made. Their docstrings say
+how. --corpus: the folder of real media and texts; the default is the environment variable REELMILL_CORPUS.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-SETS = ("overlay", "duplicates")
+SETS = ("overlay", "duplicates", "text", "defaults")
 
 
 def main() -> None:
