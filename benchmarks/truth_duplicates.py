@@ -3,9 +3,9 @@
 Each of COCO's pictures in the corpus is saved once as the better copy and once as a worse one, of a kind that its
 number says: without a caption, grey, smaller, more compressed, with a letterbox, with a watermark. Both go through JPEG
 at quality 90 unless the kind says otherwise, and a hash says which of them has the smaller key. The share that stays
-rightly is of the pairs that the search finds; how many it does not find is a figure of its own. Burned-in text of
-images is not measured before the search for duplicates, so only bytes and keys tell a watermarked copy. Bits are
-compared with `pdqhash`, PDQ's authors' code, on the pixels that Pillow decodes at their own size.
+rightly is of the pairs that the search finds; how many it does not find is a figure of its own. The config reads text
+in pictures (`measure.late: [overlay]`), which alone tells a watermarked copy. Bits are compared with `pdqhash`, PDQ's
+authors' code, on the pixels that Pillow decodes at their own size.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def judge_pairs(scratch: Path, pairs: Mapping[str, str]) -> dict[str, bool | Non
         "store": str(scratch / "store"),
         "out": str(scratch / "run"),
         "sources": [{"name": "p", "path": str(scratch / "pictures"), "modality": "image", "captions": "optional"}],
-        "measure": {"fingerprint": {}},
+        "measure": {"fingerprint": {}, "late": ["overlay"]},
         "filters": {"facts": {"min_side": 32}},
         "duplicates": {"image": {}},
     })  # fmt: skip

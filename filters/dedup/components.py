@@ -136,17 +136,30 @@ def count_sizes(roots: Ids) -> dict[int, int]:
     return {int(size): int(count) for size, count in zip(sizes, counts, strict=True)}
 
 
-def choose_survivors(ids: Ids, roots: Ids, ranks: Sequence[ArrayLike], keys: Sequence[str]) -> Ids:
-    """Choose the survivor of each component: the highest rank, and of equal ranks the smallest key.
+def choose_survivors(
+    ids: Ids, roots: Ids, ranks: Sequence[ArrayLike], tolerances: Sequence[float], keys: Sequence[str]
+) -> Ids:
+    """Choose the survivor of each component, criterion by criterion; the smallest key decides between the last ones.
 
-    ids, roots: uint64 (n,), one row for each member, in any order. ranks: columns of numbers (n,), each breaks the ties
-    of those before it; compared when rounded to 6 decimals; NaN is below everything. keys: n different strings.
-    Returns uint64 (n,): for each row the id of its component's survivor (its own id where it survives).
+    A member stays a candidate where it is at most `tolerance` below the best candidate. Values are never compared in
+    pairs: "about equal" does not carry over from neighbour to neighbour, and the result would depend on their order.
+
+    ids, roots: uint64 (n,), one row for each member, in any order. ranks: columns of numbers (n,), higher is better,
+    compared when rounded to 6 decimals; NaN is below everything. tolerances: one for each column. keys: n different
+    strings. Returns uint64 (n,): for each row the id of its component's survivor (its own id where it survives).
     """
-    columns = [np.round(np.asarray(rank, dtype=np.float64), 6) for rank in ranks]
-    columns = [np.where(np.isnan(column), -np.inf, column) for column in columns]
-    order = np.lexsort((np.asarray(keys, dtype=np.str_), *(-column for column in reversed(columns)), roots))
-    starts = np.flatnonzero(np.r_[True, np.diff(roots[order]) != 0][: len(order)])
+    _, group = np.unique(roots, return_inverse=True)
+    candidate = np.ones(len(ids), dtype=bool)
+    for rank, tolerance in zip(ranks, tolerances, strict=True):
+        column = np.round(np.asarray(rank, dtype=np.float64), 6)
+        column = np.where(np.isnan(column), -np.inf, column)
+        best = np.full(len(ids), -np.inf)
+        np.maximum.at(best, group[candidate], column[candidate])
+        with np.errstate(invalid="ignore"):  # inf - inf: equal
+            behind = np.round(best[group] - column, 6)
+        candidate &= (behind <= tolerance) | np.isnan(behind)
+    order = np.lexsort((np.asarray(keys, dtype=np.str_), ~candidate, group))
+    starts = np.flatnonzero(np.r_[True, np.diff(group[order]) != 0][: len(order)])
     survivors = np.empty_like(ids)
     survivors[order] = np.repeat(ids[order[starts]], np.diff(np.r_[starts, len(order)]))
     return survivors

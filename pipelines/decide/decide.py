@@ -31,7 +31,7 @@ from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, add_ledgers, judge_rows, tally
-from pipelines.decide.duplicates import duplicates
+from pipelines.decide.duplicates import duplicates, picture_text
 
 
 def _judge_and_stamp(run: Run) -> tuple[list[str], str, str]:
@@ -40,6 +40,8 @@ def _judge_and_stamp(run: Run) -> tuple[list[str], str, str]:
     resolved = resolve(run)
     names, stamp = judge_units(run)
     settings = [stamp, resolved.duplicates.model_dump(mode="json"), run.config.seed]
+    if picture_text.is_measured_late(resolved):
+        settings.append(resolved.makers[picture_text.OVERLAY])
     resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
     return names, fingerprint(settings), fingerprint([*settings, resample])
 

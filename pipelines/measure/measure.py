@@ -6,8 +6,10 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+
 from infra import beam, progress, tables
-from infra.columns import equals, is_null
+from infra.columns import Mask, equals, is_null
 from infra.commit import Manifest, collect_units, need_manifest, stage_fingerprint, write_manifest
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, content_ids
@@ -15,7 +17,7 @@ from pipelines.core import tombstones
 from pipelines.core.cascade import cascade_fingerprint, stage_steps
 from pipelines.core.environment import request_ingest
 from pipelines.core.integrity import withdraw_checksums
-from pipelines.core.resolve import Resolved, ordered, resolve
+from pipelines.core.resolve import Resolved, Step, ordered, resolve
 from pipelines.core.run import Run
 from pipelines.core.sample_media import borrow_decoder, decode_limits, media_root
 from pipelines.measure.cell_column import CellColumn
@@ -70,12 +72,26 @@ def _is_done(run: Run, stage: str, inputs: Mapping[str, str], unit: str) -> bool
 def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> Mapping[str, int]:
     """Task: write one unit's signals and add the new cells to the store. inputs: unit -> fingerprint of its inputs."""
     begun = time.monotonic()
-    resolved = resolve(run)
     steps = stage_steps(run, stage)
     samples = run.read("samples", name)
     alive = is_null(samples["error"])
     if stage == "late":
         alive &= equals(run.read("verdicts", name, ["outcome"])["outcome"], "kept")
+    measurer, media = measure_rows(run, steps, name, samples, alive)
+    signals = measurer.build_signals()
+    retry = media.environment.total() > 0
+    if media.environment["changed"]:
+        request_ingest(run, name)
+    tables.write(run.at(stage, f"{name}.parquet"), signals, fingerprint=inputs[name], retry=retry)
+    total_ms = int(1000 * (time.monotonic() - begun))
+    return {**measurer.counters, "units": 1, "samples": samples.num_rows, "total_ms": total_ms}
+
+
+def measure_rows(
+    run: Run, steps: tuple[Step, ...], name: str, samples: pa.Table, rows: Mask
+) -> tuple[UnitMeasurer, UnitMedia]:
+    """Take some rows of a unit through these steps, and add their new cells to the store. rows: bool (n,)."""
+    resolved = resolve(run)
     ids = content_ids(samples)
     unitsets = {keyed_by: rows_fingerprint(values) for keyed_by, values in ids.items()}
     stores, columns = {}, {}
@@ -89,16 +105,10 @@ def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> 
     with borrow_decoder(decode_limits(resolved.measure)) as decoder:
         media = UnitMedia(samples, roots, decoder)
         measurer = UnitMeasurer(resolved, steps, samples, columns, media, run.captions_optional)
-        for annotator_name, new_cells in measurer.run(alive):
+        for annotator_name, new_cells in measurer.run(rows):
             unitset = unitsets[resolved.annotators[annotator_name].keyed_by]
             stores[annotator_name].add(unitset, new_cells)
-    signals = measurer.build_signals()
-    retry = media.environment.total() > 0
-    if media.environment["changed"]:
-        request_ingest(run, name)
-    tables.write(run.at(stage, f"{name}.parquet"), signals, fingerprint=inputs[name], retry=retry)
-    total_ms = int(1000 * (time.monotonic() - begun))
-    return {**measurer.counters, "units": 1, "samples": samples.num_rows, "total_ms": total_ms}
+    return measurer, media
 
 
 def list_needed_columns(resolved: Resolved, name: str) -> list[str]:

@@ -18,7 +18,7 @@ from infra.hashing import fingerprint
 from infra.media.interface import MODALITIES
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
-from pipelines.decide.duplicates import components, survivors, texts, vectors, videos
+from pipelines.decide.duplicates import components, picture_text, survivors, texts, vectors, videos
 from pipelines.decide.duplicates.search import DuplicateSearch, unit_indexes
 
 
@@ -33,6 +33,7 @@ def run(run: Run, units: Sequence[str], inputs: str) -> None:
         search = DuplicateSearch(run, modality, tuple(units), stamp)
         write_scratch(search.at("units.json"), "", list(units))
         search = _search(search)
+        picture_text.measure_members(search)
         search.run_tasks("ranks", survivors.write_ranks, search.units)
         search.run_tasks("survivors", survivors.write_survivors, search.partition_names)
         tables_ += [f"{modality}-{name}" for name in search.partition_names]

@@ -98,6 +98,14 @@ class DuplicateSearch:
             raise StageError(what, where=self.run.store, hint="run the same command again")
         return cells.take(pa.array(position))
 
+    def find_cells(self, unit: str, annotator: str, row_ids: Ids, columns: Sequence[str]) -> pa.Table:
+        """The same for some columns, null where the store has no cell."""
+        cells, position = self._look_up(unit, annotator, row_ids, columns)
+        if cells is None:
+            schema = resolve(self.run).annotators[annotator].schema()
+            return pa.table({name: pa.nulls(len(row_ids), schema.field(name).type) for name in columns})
+        return cells.take(pa.array(position, mask=position < 0))
+
     def count_lost(self, unit: str, annotator: str, row_ids: Ids) -> int:
         """Count those of a unit's rows for which the store has no sound cell of an annotator."""
         return int((self._look_up(unit, annotator, row_ids, [])[1] < 0).sum()) if len(row_ids) else 0

@@ -1,9 +1,9 @@
 """Choose the survivor of each group.
 
 Texts: the longest, then the smallest key. Media: the one with a caption, the longest video, the best aligned, the one
-of most pixels (plain edges do not count), in colour, the least compressed, without letterbox, without burned-in text;
-then the smallest key. What was not measured is skipped. Measurements of copies differ a little, so each is compared in
-steps (ours): otherwise noise would decide before the next criterion.
+of most pixels (plain edges do not count), in colour, the least compressed, without letterbox, with the least text in
+the picture; then the smallest key. Measurements of copies differ a little, so members that are about as good as the
+best one of their group go on to the next criterion: otherwise noise would decide.
 """
 
 from __future__ import annotations
@@ -22,16 +22,26 @@ from infra.columns import to_floats
 from infra.commit import unit_index
 from infra.hashing import mix64
 from pipelines.core import shuffle_files
+from pipelines.decide.duplicates.picture_text import read_text_area
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, first_row_id, unit_indexes, unit_rows
 
-#: Cosines of copies differ less than this: re-encoding, a watermark (ours).
-ALIGNMENT_STEP = 0.05
-#: Steps of pixels per doubling: numbers within 9 % count as equal (ours).
-PIXEL_STEPS = 8
 #: A picture with less chroma is grey: JPEG's noise (ours).
 MIN_CHROMA = 0.02
-#: Share of plain edges from which a picture is letterboxed (ours).
-MAX_BORDER = 0.02
+
+#: Criteria of media in order of importance, and how far below the best of its group a member counts as equal (ours).
+#: duration: seconds; containers state it to the frame. alignment: cosines of copies differ less than this. pixels:
+#: log2, 9 %. density: log2 of bytes per pixel and second, 41 %. border, text: shares of the picture.
+TOLERANCES: Mapping[str, float] = {
+    "caption": 0.0,
+    "duration": 0.1,
+    "video_alignment": 0.05,
+    "alignment": 0.05,
+    "pixels": 1 / 8,
+    "colour": MIN_CHROMA,
+    "density": 0.5,
+    "border": 0.02,
+    "text": 0.01,
+}
 
 #: Members of groups. vectors, frames: fingerprints and their number; for texts, signature and number of words.
 RANKS = pa.schema(
@@ -62,9 +72,9 @@ def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     positions = pa.array(unit_rows(rows))
     signals = search.run.read("signals", unit).take(positions)
     is_text = search.modality == "text"
+    signals = signals if is_text else read_text_area(search, unit, rows, signals)
     samples = search.run.read("samples", unit, ["key", "text"]).take(positions)
-    criteria = [to_floats(signals["minhash.words"])] if is_text else rank_media(signals, samples["text"])
-    ranks = np.stack(criteria, axis=1)
+    ranks = [to_floats(signals["minhash.words"])] if is_text else [*rank_media(signals, samples["text"]).values()]
     cells = search.read_cells(unit, "minhash" if is_text else "fingerprint", rows)
     vectors = cells["signature" if is_text else "vectors"].to_pylist()
     table = pa.table(
@@ -72,7 +82,7 @@ def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
             "row": rows,
             "root": roots,
             "key": samples["key"],
-            "ranks": list(ranks),
+            "ranks": list(np.stack(ranks, axis=1)),
             "vectors": [bytes(vector or b"") for vector in vectors],
             "frames": cells["words" if is_text else "frames"].cast(pa.int32()),
         },
@@ -82,8 +92,8 @@ def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     return {"members": len(rows)}
 
 
-def rank_media(signals: pa.Table, texts: pa.ChunkedArray) -> list[NDArray[np.float64]]:
-    """float64 (n,) per criterion, in order of importance; higher is better, -inf where nothing was measured.
+def rank_media(signals: pa.Table, texts: pa.ChunkedArray) -> dict[str, NDArray[np.float64]]:
+    """float64 (n,) per criterion of TOLERANCES; higher is better, -inf where nothing was measured.
 
     texts: raw captions, null where there is none."""
 
@@ -95,20 +105,20 @@ def rank_media(signals: pa.Table, texts: pa.ChunkedArray) -> list[NDArray[np.flo
     duration, border = read("facts.duration"), np.nan_to_num(read("fingerprint.border"))
     pixels = read("facts.width") * read("facts.height") * (1 - border)
     with np.errstate(divide="ignore", invalid="ignore"):
-        density = np.log2(read("facts.bytes") / (pixels * np.nan_to_num(duration, nan=1.0)))
-        ranks = [
-            caption.astype(np.float64),
-            # Containers state durations to the frame or to the millisecond.
-            np.round(duration, 1),
-            np.round(read("video_alignment.score") / ALIGNMENT_STEP),
-            np.round(read("alignment.score") / ALIGNMENT_STEP),
-            np.round(np.log2(pixels) * PIXEL_STEPS),
-            (read("fingerprint.chroma") >= MIN_CHROMA).astype(np.float64),
-            np.round(density),
-            -(border > MAX_BORDER).astype(np.float64),
-            -np.round(read("overlay.area") * 100),
-        ]
-    return [np.where(np.isfinite(rank), rank, -np.inf) for rank in ranks]
+        ranks = {
+            "caption": caption.astype(np.float64),
+            "duration": duration,
+            "video_alignment": read("video_alignment.score"),
+            "alignment": read("alignment.score"),
+            "pixels": np.log2(pixels),
+            # More than a little colour is not better.
+            "colour": np.minimum(read("fingerprint.chroma"), 3 * MIN_CHROMA),
+            "density": np.log2(read("facts.bytes") / (pixels * np.nan_to_num(duration, nan=1.0))),
+            "border": -border,
+            # Text of the scene is in every copy: what one has more was put over it.
+            "text": -read("overlay.text_area"),
+        }
+    return {name: np.where(np.isfinite(ranks[name]), ranks[name], -np.inf) for name in TOLERANCES}
 
 
 def write_survivors(search: DuplicateSearch, name: str) -> Mapping[str, int]:
@@ -121,7 +131,8 @@ def write_survivors(search: DuplicateSearch, name: str) -> Mapping[str, int]:
     rows, roots = members["row"].to_numpy(), members["root"].to_numpy()
     keys = members["key"].to_pylist()
     ranks = np.array(members["ranks"].to_pylist(), dtype=np.float64)
-    survivors = choose_survivors(rows, roots, list(ranks.T), keys)
+    tolerances = [0.0] if search.modality == "text" else [*TOLERANCES.values()]
+    survivors = choose_survivors(rows, roots, list(ranks.reshape(-1, len(tolerances)).T), tolerances, keys)
     positions = np.searchsorted(rows, survivors)
     if search.modality in ("video", "multi_image"):
         matches = _strongest_edges(search, rows)

@@ -1,5 +1,6 @@
 """Forests against a plain union-find."""
 
+import math
 import pickle
 
 import numpy as np
@@ -112,24 +113,38 @@ def test_packing_is_16_little_endian_bytes_a_pair():
         components.unpack(b"123")
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 4), st.sampled_from([0.0, 1.0, 1.0 + 1e-9, float("nan")]), st.integers(0, 1)),
-        max_size=20,
+#: Members of groups: (group, first criterion, second criterion).
+MEMBERS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from([0.0, 0.04, 0.08, 0.12, 0.12 + 1e-9, float("nan"), float("-inf"), float("inf")]),
+        st.integers(0, 2),
     ),
-    st.randoms(use_true_random=False),
+    max_size=20,
 )
-def test_survivor_is_the_best_rank_then_the_smallest_key(rows, chance):
-    keys = [f"k{i:02}" for i in range(len(rows))]
-    chance.shuffle(keys)
-    ids = np.arange(len(rows), dtype=np.uint64) + np.uint64(7)
-    roots = np.array([row[0] for row in rows], dtype=np.uint64)
-    kept = components.choose_survivors(ids, roots, [[r[1] for r in rows], [r[2] for r in rows]], keys)
 
-    def order(i):
-        rank = rows[i][1]
-        return (0 if rank != rank else -1 - round(rank, 6), -rows[i][2], keys[i])
 
-    for i, row in enumerate(rows):
-        best = min((j for j in range(len(rows)) if rows[j][0] == row[0]), key=order)
-        assert kept[i] == ids[best]
+def survivors_by_key(rows, order, tolerances):
+    """key -> key of the survivor, with the members given in an order."""
+    ids = np.array(order, dtype=np.uint64) + np.uint64(7)
+    roots = np.array([rows[i][0] for i in order], dtype=np.uint64)
+    ranks = [[rows[i][column] for i in order] for column in (1, 2)]
+    kept = components.choose_survivors(ids, roots, ranks, tolerances, [f"k{i:02}" for i in order])
+    return {f"k{i:02}": f"k{int(survivor) - 7:02}" for i, survivor in zip(order, kept, strict=True)}
+
+
+@given(MEMBERS, st.sampled_from([0.0, 0.04, 0.05]), st.sampled_from([0.0, 1.0]), st.randoms(use_true_random=False))
+def test_survivor_is_about_as_good_as_the_best_then_the_smallest_key(rows, first, second, chance):
+    """Brute force, one group and one criterion after the other; and the order of members changes nothing."""
+    order = list(range(len(rows)))
+    chance.shuffle(order)
+    kept = survivors_by_key(rows, order, [first, second])
+    assert kept == survivors_by_key(rows, sorted(order), [first, second])
+    for group in {row[0] for row in rows}:
+        members = [i for i in range(len(rows)) if rows[i][0] == group]
+        left = members
+        for column, tolerance in ((1, first), (2, second)):
+            values = {i: -math.inf if math.isnan(rows[i][column]) else round(rows[i][column], 6) for i in left}
+            best = max(values.values())
+            left = [i for i in left if values[i] == best or best - values[i] <= tolerance + 1e-7]
+        assert {kept[f"k{i:02}"] for i in members} == {f"k{min(left):02}"}

@@ -4,12 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 import pytest
+from numpy.typing import NDArray
 
 from infra import tables
 from infra.store import Cells, content_ids
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
+from pipelines.decide.duplicates.survivors import TOLERANCES
 from pipelines.stages import STAGES
 from tests import corpus
 from tests.infra.media.clips import write_video
@@ -40,19 +45,18 @@ def test_images_are_grouped_as_by_brute_force(tmp_path: Path, make_run: Callable
     for unitset, file_name in cells.parts():
         for row in tables.read(f"{cells.folder}/{unitset}/{file_name}").to_pylist():
             vectors[row["id"]] = np.frombuffer(row["vectors"], np.float16).astype(np.float64)
-    keys = [row["key"] for row in samples]
+    keys = [str(row["key"]) for row in samples]
     matrix = np.stack([vectors[row["id"]] for row in samples])
     edges = np.round(matrix @ matrix.T, 6) >= 0.8
     group = list(range(len(keys)))
     for _ in keys:  # labels fall to the smallest that can be reached
         group = [min(group[j] for j in np.flatnonzero(edges[i])) for i in range(len(keys))]
-    size = {row["key"]: (folder / row["container"]).stat().st_size for row in rows(run, "samples")}
-    pixels = np.prod(corpus.picture(0).shape[:2])
-    order = {key: (-round(float(np.log2(size[key] / pixels))), key) for key in keys}  # the least compressed, in steps
-    expected = {
-        key: min((k for k, g in zip(keys, group, strict=True) if g == label), key=order.__getitem__)
-        for key, label in zip(keys, group, strict=True)
-    }
+    size = {row["key"]: np.log2((folder / row["container"]).stat().st_size) for row in rows(run, "samples")}
+    expected: dict[str, str] = {}
+    for key, label in zip(keys, group, strict=True):
+        members = [k for k, g in zip(keys, group, strict=True) if g == label]
+        largest = max(size[k] for k in members)
+        expected[key] = min(k for k in members if largest - size[k] <= TOLERANCES["density"])
     assert len(set(group)) == 10
     duplicate_rows = {row["key"]: row for row in rows(run, "duplicates")}
     assert {key: duplicate_rows[key]["survivor"] if key in duplicate_rows else key for key in keys} == expected
@@ -60,6 +64,40 @@ def test_images_are_grouped_as_by_brute_force(tmp_path: Path, make_run: Callable
         survivor = expected[verdict["key"]]
         assert verdict["outcome"] == ("kept" if survivor == verdict["key"] else "duplicate")
         assert verdict["duplicate_of"] == (None if survivor == verdict["key"] else survivor)
+
+
+@pytest.mark.parametrize("marked", ["a", "b"])
+def test_the_copy_with_a_watermark_goes_where_the_config_reads_pictures(
+    marked: str, tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    """Text is read of the members of groups only, before the survivor is chosen; and of what is kept, as ever."""
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in (0, 1):  # the second is no copy of the first
+            picture = corpus.picture(number, 320, 240)
+            shown = _write_on(picture, "stockphoto.com") if name == marked and not number else picture
+            if name == "a" or not number:
+                content = corpus.image_bytes(shown, quality=90)
+                (tmp_path / "in" / name / f"{number}.jpg").write_bytes(content)
+    sources = [{"name": "a", "path": str(tmp_path / "in"), "modality": "image", "captions": "optional"}]
+    how = {"filters": {"facts": {"min_side": 32}}, "duplicates": {"image": {}}, "measure": {"late": ["overlay"]}}
+    run = decided(make_run(sources, **how))
+    container = {row["key"]: row["container"] for row in rows(run, "samples")}
+    outcomes = {container[row["key"]]: row["outcome"] for row in rows(run, "verdicts")}
+    other = "ab".replace(marked, "")
+    assert outcomes == {f"{marked}/0.jpg": "duplicate", f"{other}/0.jpg": "kept", "a/1.jpg": "kept"}
+    measured = Cells(run.store, "overlay", resolve(run).makers["overlay"])
+    parts = [measured.read_part(*part, []) for part in measured.parts()]
+    assert sum(part.num_rows for part in parts if part is not None) == 3
+    assert "overlay.text_area" not in rows(run, "signals")[0]
+
+
+def _write_on(picture: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
+    image = PIL.Image.fromarray(picture)
+    font = PIL.ImageFont.load_default(picture.shape[0] // 8)
+    centre = (picture.shape[1] // 2, picture.shape[0] // 2)
+    PIL.ImageDraw.Draw(image).text(centre, words, "white", font, anchor="mm", stroke_width=1, stroke_fill="black")
+    return np.asarray(image)
 
 
 def tables_of(run: Run) -> list[dict[str, object]]:
