@@ -201,7 +201,8 @@ def build_draft(row: dict[str, Any], picture: bytes, modality: str) -> Draft:
         "id": row["key"], "data_source": "made", "data_type": modality, "kind": kind, "conversations": turns,
         "caption": text, "licence": row["licence"], "origin": row["origin"], "container": row["container"],
         "position": row["position"], "sha256": [m["sha256"] for m in row["media"]] or [""], "width": 0, "height": 0,
-        "duration": 0.0, "fps": 0.0, "n_frames": 0, "language": "", "ocr_text": "", "tokens": tokens,
+        "duration": 0.0, "fps": 0.0, "n_frames": 0, "pixel_aspect": 0.0,
+        "language": "", "ocr_text": "", "tokens": tokens,
     }  # fmt: skip
     members = [Member("jpg", content=picture)] if images else []
     members += [Member("json", content=canonical_json(record)), Member("txt", content=text.encode())]

@@ -92,6 +92,7 @@ def sample(number: int, modality: str, media: dict[str, bytes], **facts: Any) ->
         "duration": 0.0,
         "fps": 0.0,
         "n_frames": 0,
+        "pixel_aspect": 0.0,
         "language": "en",
         "ocr_text": "",
         "tokens": 100,

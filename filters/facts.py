@@ -23,7 +23,8 @@ _VIDEO = frozenset({"video"})
 class FactsThresholds(Strict):
     """All optional; null: not applied.
 
-    min_side: shorter side in pixels, and max_aspect: longer by shorter side. 200 and 3 are DataComp's basic filter
+    min_side: shorter side in stored pixels, and max_aspect: longer by shorter side of the picture as it is shown, with
+    pixels that aren't square. 200 and 3 are DataComp's basic filter
     for images (arXiv 2304.14108). Llama 3 (arXiv 2407.21783) filters its videos by neither and reports 320p to 4K,
     nearly all between 1:2 and 2:1, more than 99 % under a minute; settings like these are min_side 320, max_aspect 2,
     max_duration 60. max_pixels, min_duration, max_duration (seconds), min_fps and codecs (names as FFmpeg gives
@@ -45,8 +46,10 @@ def shorter_side(signals: pa.Table) -> Floats:
 
 
 def aspect(signals: pa.Table) -> Floats:
-    """float64 (n,): longer by shorter side, infinite for a medium without extent."""
-    shorter, longer = shorter_side(signals), np.maximum(*_sides(signals))
+    """float64 (n,): longer by shorter side as shown, infinite for a medium without extent."""
+    width, height = _sides(signals)
+    width = width * to_floats(signals["facts.pixel_aspect"])
+    shorter, longer = np.minimum(width, height), np.maximum(width, height)
     no_ratio = np.where(np.isnan(shorter), np.nan, np.inf)
     return np.divide(longer, shorter, out=no_ratio, where=shorter > 0)
 
@@ -74,7 +77,7 @@ class FactsFilter(Filter):
         Threshold("max_duration", "facts.duration", "max", "too_lengthy", _VIDEO),
         Threshold("min_fps", "facts.fps", "min", "too_few_frames", _VIDEO),
     )
-    required = ("facts.width", "facts.height")
+    required = ("facts.width", "facts.height", "facts.pixel_aspect")
     reads = ("facts.codec",)
     histograms = ("facts.duration", "facts.width", "facts.height", "facts.aspect", "facts.fps")
     settings: FactsThresholds

@@ -15,6 +15,10 @@ MODALITIES: tuple[Modality, ...] = ("video", "image", "multi_image", "text")
 #: Those that have media.
 VISUAL: tuple[Modality, ...] = ("video", "image", "multi_image")
 
+#: Part of the fingerprint of every annotator that is given media: raised when the same bytes give other frames or
+#: facts. 2: joined recordings are one timeline, the default stream is decoded, pixels need not be square.
+DECODING_VERSION = 2
+
 
 @dataclass(frozen=True)
 class MediaRef:

@@ -7,6 +7,7 @@ whichever are requested: an annotator's frames never depend on the other annotat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadSample
+from infra.media.display import Orientation, pixel_aspect, shown_size
 from infra.media.interface import FramePlan, MediaRef, StreamObserver
 from infra.media.pixels import CodecGuard, Limits, Medium, Pixels, blend_on_white, fit_size, plan_times, resize
+from infra.media.timeline import Timeline
+from infra.media.whole_file import check_whole_file
 
 # Containers of media. All that refer to other files or addresses (hls, dash, concat, image2, sdp, …) are excluded.
 CONTAINERS = "mov,matroska,avi,flv,live_flv,mpegts,mpeg,gif,asf,ogg,ivf,h264,hevc,m4v,mpegvideo,mxf,nut,rm,wtv,apng"
@@ -26,7 +30,10 @@ MAX_FFMPEG_PIXELS = 2**31 - 1  # FFmpeg's own limit on pixels of a frame; its op
 _CACHED_BYTES = 256 * 2**20  # packets of a medium cached between the two passes; larger media are read twice
 _LEAD_S = 1.0  # decoding order runs at most this far ahead of presentation order
 _ATTACHED_PICTURE = 0x400
-_TRUNCATED_BELOW = 0.9  # of the frames that the container declares (ours: sound files in the wild lack up to 2 %)
+_TRUNCATED_BELOW = 0.9  # of the frames that an MP4's index locates (ours: sound files in the wild lack up to 2 %)
+# Their decoders give a frame of which a part was lost, without a word; those of H.264 and MPEG mark it.
+_SILENT_CODECS = ("hevc", "vvc")
+_JOIN_PACKETS = 1  # between a packet marked as corrupt and the keyframe after a join; the parser holds one back
 _DECODED_BELOW = 0.5  # of the packets: two fields in two packets, or hidden frames, stay above it (ours)
 
 
@@ -56,13 +63,15 @@ class PacketScan:
 class _PacketLog:
     """The packets read so far; stamps, sizes and durations are those of the packets that are shown."""
 
-    def __init__(self, max_packets: int) -> None:
+    def __init__(self, max_packets: int, trusts_decoder: bool) -> None:
         self.count = 0
         self.stamps: list[int] = []
         self.sizes: list[int] = []
         self.durations: list[int] = []
         self.all_have_times = True
         self._max_packets = max_packets
+        self._trusts_decoder = trusts_decoder
+        self._suspect: int | None = None  # number of a packet marked as corrupt, until a keyframe follows it
         self._cache: list[Any] | None = []
         self._cached_bytes = 0
 
@@ -75,8 +84,12 @@ class _PacketLog:
         self.count += 1
         if self.count > self._max_packets:
             raise BadSample("too_large", f"more than {self._max_packets} packets")
-        if packet.is_corrupt:
-            raise BadSample("truncated", f"packet {self.count} is cut short")
+        if packet.is_keyframe:
+            self._suspect = None
+        elif self._suspect is not None and self.count > self._suspect + _JOIN_PACKETS:
+            self.check_suspect()
+        if packet.is_corrupt and not self._trusts_decoder:
+            self._suspect = self.count
         if self._cache is not None:
             self._cache.append(packet)
             self._cached_bytes += packet.size
@@ -89,6 +102,15 @@ class _PacketLog:
         self.sizes.append(packet.size)
         self.durations.append(int(packet.duration or 0))
 
+    def check_suspect(self) -> None:
+        """Raise BadSample truncated after a packet marked as corrupt, whose decoder would not say what it lacks.
+
+        The mark is a hint: where recordings are joined, one of the last packets before is marked, and whole. There a
+        keyframe follows; where bytes are missing, one rarely does.
+        """
+        if self._suspect is not None:
+            raise BadSample("truncated", f"packet {self._suspect} or the next is cut short")
+
 
 class VideoReader:
     """An opened video and a span of it. Raises BadSample decode, no_video, no_frames, too_large, truncated."""
@@ -100,7 +122,7 @@ class VideoReader:
         self._end = ref.end_s if ref.end_s >= 0 else float("inf")
         self._whole = ref.start_s <= 0 and ref.end_s < 0
         if self._whole:
-            _check_segment(medium)
+            check_whole_file(medium)
         self._open()
         codec = self.stream.codec_context
         self._check_size(codec.width, codec.height)
@@ -124,13 +146,17 @@ class VideoReader:
                 options=options,
                 container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"},
             )
-            streams = [s for s in self._container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+            # As players and trainers choose: the default one, then the one with the most frames and bits.
+            best = self._container.streams.best("video")
+            ranked = sorted(self._container.streams.video, key=lambda stream: stream is not best)
+            streams = [s for s in ranked if not int(s.disposition) & _ATTACHED_PICTURE]
         if not streams:
             raise BadSample("no_video", "no video stream")
-        self.stream = streams[0]
-        codec = self.stream.codec_context
-        if codec is None:
+        playable = [stream for stream in streams if stream.codec_context is not None]
+        if not playable:
             raise BadSample("decode", "no decoder for its codec")
+        self.stream = playable[0]
+        codec = self.stream.codec_context
         with CodecGuard("decode"):
             codec.thread_count = 1
             codec.thread_type = "NONE"
@@ -142,26 +168,40 @@ class VideoReader:
 
     def _scan(self, seek: bool) -> PacketScan:
         """Read the packets of the span. With `seek`, from a keyframe shortly before it, where there is one."""
+        from av.format import Flags
+
         with CodecGuard("decode"):
-            declared_frames = int(self.stream.frames or 0)
-            # AVI has decoding times only, which it reports as presentation times.
-            is_avi = self._container.format.name == "avi"
+            name, self._may_leap = self._container.format.name, Flags.ts_discont in Flags(self._container.format.flags)
+            # Other containers' counts may be wrong: AVI counts repeated frames, which have no packets.
+            located_frames = int(self.stream.frames or 0) if name.startswith("mov,") else 0
+            is_avi = name == "avi"  # has decoding times only, which it reports as presentation times
             start = self.stream.start_time
             self._base = int(start) if start is not None else 0
             self._base_is_first = is_avi or start is None
             self._tick = Fraction(self.stream.time_base or Fraction(1, 1000))
             self._rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
-        self._seek_to = self._base + int((self._first - _LEAD_S) / self._tick) if seek and not is_avi else None
-        log = _PacketLog(self._limits.max_packets)
+        lead = self._base + int((self._first - _LEAD_S) / self._tick)
+        # A clock that starts anew or leaps has the same time in several places: the packets are read from the start.
+        self._seek_to = lead if seek and not is_avi and not self._may_leap else None
+        self._skipped = 0
+        log = self._new_log()
         for packet, stamp, has_time in self._packets():
             if self._seek_to is not None and log.count == 0 and not self._is_keyframe_before_span(packet, stamp):
                 self.close()
                 self._open()
                 return self._scan(seek=False)
+            if seek and self._may_leap and packet.is_keyframe and stamp <= lead:
+                self._skipped += log.count
+                log = self._new_log()
             log.add(packet, stamp, has_time)
-        if self._whole and log.count < _TRUNCATED_BELOW * declared_frames:
-            raise BadSample("truncated", f"{log.count} of {declared_frames} frames")
+        if self._end == float("inf"):
+            log.check_suspect()
+        if self._whole and log.count < _TRUNCATED_BELOW * located_frames:
+            raise BadSample("truncated", f"{log.count} of {located_frames} frames")
         return self._summarise(log, by_index=is_avi or not log.all_have_times)
+
+    def _new_log(self) -> _PacketLog:
+        return _PacketLog(self._limits.max_packets, self.stream.codec_context.name not in _SILENT_CODECS)
 
     def _is_keyframe_before_span(self, packet: Any, stamp: int) -> bool:
         return bool(packet.is_keyframe and (stamp - self._base) * self._tick <= self._first)
@@ -211,6 +251,7 @@ class VideoReader:
         with CodecGuard("decode"):
             packets = self._container.demux(self.stream)
         lead = int(_LEAD_S / self._tick)
+        timeline = Timeline(self._tick, 1 / self._rate, self._may_leap)
         number = 0
         while True:
             with CodecGuard("decode"):
@@ -220,6 +261,7 @@ class VideoReader:
             if packet.size == 0:  # the demuxer's end marker
                 continue
             number += 1
+            timeline.place(packet)
             pts, dts = packet.pts, packet.dts
             container_time = pts if pts is not None else dts
             if container_time is None:
@@ -236,10 +278,11 @@ class VideoReader:
     def frames(self) -> Iterator[tuple[Any, float]]:
         """(av.VideoFrame, seconds from the start of the span) of its frames, in presentation order. Once only."""
         scan = self.scan
+        packets: Iterator[Any] = iter(scan.packets or ())
         if scan.packets is None:
             self.close()
             self._open()
-        packets: Iterator[Any] = iter(scan.packets) if scan.packets is not None else (p for p, _, _ in self._packets())
+            packets = (packet for packet, _, _ in itertools.islice(self._packets(), self._skipped, None))
         codec = self.stream.codec_context
         before = 0.0
         shown = decoded = 0
@@ -276,6 +319,7 @@ class VideoReader:
             name = codec.codec.canonical_name
             audio = len(self._container.streams.audio) > 0
             container = self._container.format.name
+            aspect = pixel_aspect(self.stream.sample_aspect_ratio)
         seconds = scan.duration
         return {
             "kind": "video",
@@ -288,58 +332,20 @@ class VideoReader:
             "duration": seconds,
             "frames": scan.frames,
             "rotation": orientation.degrees,
+            "pixel_aspect": round(1 / aspect, 6) if orientation.swap else aspect,
             "audio": audio,
             "bit_rate": round(8 * scan.bytes / seconds) if seconds > 0 else 0,
             "bytes": self._medium.size,
         }
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """How a frame is brought upright: sides swapped first, then mirrored. degrees: clockwise, 0, 90, 180 or 270; of a
-    mirrored frame 0 or 90."""
-
-    swap: bool
-    left_right: bool
-    up_down: bool
-    degrees: int
-
-    @staticmethod
-    def from_frame(frame: Any) -> Orientation:
-        """From the display matrix, whose first two rows map the picture's x and y axes."""
-        try:
-            matrix = frame.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # PyAV cannot name some other side data, and then returns none at all
-            return Orientation.from_degrees(round(-frame.rotation / 90) * 90 % 360)
-        if matrix is None:
-            return Orientation.from_degrees(0)
-        xx, xy, _, yx, yy = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
-        swap = abs(xy) > abs(xx)
-        left_right, up_down = (yx < 0, xy < 0) if swap else (xx < 0, yy < 0)
-        for degrees in (0, 90, 180, 270):
-            if Orientation(swap, left_right, up_down, degrees) == Orientation.from_degrees(degrees):
-                return Orientation.from_degrees(degrees)
-        return Orientation(swap, left_right, up_down, 90 if swap else 0)
-
-    @staticmethod
-    def from_degrees(degrees: int) -> Orientation:
-        return Orientation(degrees in (90, 270), degrees in (90, 180), degrees in (180, 270), degrees)
-
-    def apply(self, pixels: Pixels) -> Pixels:
-        if self.swap:
-            pixels = pixels.transpose(1, 0, 2)
-        if self.left_right:
-            pixels = pixels[:, ::-1]
-        if self.up_down:
-            pixels = pixels[::-1]
-        return pixels
-
-
 class FrameSelector:
-    """The frames of a stream that one plan takes: for each time the nearest, each frame at most once."""
+    """The frames of a stream that one plan takes: for each time the nearest, each frame at most once. Their sizes are
+    those at which they are shown: a frame whose pixels aren't square is brought to its shape."""
 
     def __init__(self, plan: FramePlan, header: Mapping[str, Any], limits: Limits) -> None:
-        self.width, self.height = fit_size(int(header["width"]), int(header["height"]), plan.size, plan.fit)
+        shown = shown_size(int(header["width"]), int(header["height"]), float(header["pixel_aspect"]))
+        self.width, self.height = fit_size(*shown, plan.size, plan.fit)
         at_most = max(1, limits.max_frame_bytes // (self.width * self.height * 3))
         self._at = sorted(set(plan.numbers)) if plan.times == "at" else None
         if self._at is not None and len(self._at) > at_most:
@@ -473,19 +479,3 @@ def _rgb(frame: Any) -> Pixels:
 def _and_flush(packets: Iterator[Any]) -> Iterator[Any]:
     yield from packets
     yield None
-
-
-def _check_segment(medium: Medium) -> None:
-    """Compare a Matroska file's size with the one in its first bytes: the demuxer accepts a truncated file as complete.
-
-    Raises BadSample truncated.
-    """
-    head = medium.rewound().read(256)
-    at = head.find(b"\x18\x53\x80\x67") + 4
-    if not head.startswith(b"\x1a\x45\xdf\xa3") or at < 4 or at >= len(head) or head[at] == 0:
-        return
-    width = 9 - head[at].bit_length()  # bytes of the number: the leading zero bits of the first byte, plus one
-    number = int.from_bytes(head[at : at + width]) & ~(1 << (7 * width))
-    unknown = (1 << (7 * width)) - 1  # written live
-    if number != unknown and at + width + number > medium.size:
-        raise BadSample("truncated", f"{medium.size} of {at + width + number} bytes")

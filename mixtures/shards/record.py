@@ -20,8 +20,9 @@ class RecordTurn(
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The fields of KEY.json, all of them required. width, height: pixels; duration: seconds; sha256: of each
-    medium, [""] where there is none; tokens: text and media. Fields that a modality lacks are 0 or ""."""
+    """The fields of KEY.json, all of them required but the last. width, height: stored pixels; duration: seconds;
+    sha256: of each medium, [""] where there is none; tokens: text and media; pixel_aspect: width of a pixel by its
+    height. Fields that a modality lacks are 0 or ""."""
 
     id: str
     data_source: str
@@ -42,6 +43,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     language: str
     ocr_text: str
     tokens: int
+    pixel_aspect: float = 0.0  # shards of 0.1.0.dev lack it
 
 
 _DECODE = msgspec.json.Decoder(Record).decode

@@ -85,6 +85,7 @@ def _build_table(index: TarIndex, fields: Mapping[str, Sequence[Any]]) -> pa.Tab
             "sha256": pa.array([",".join(hashes) for hashes in fields["sha256"]], pa.string()),
             "width": pa.array(fields["width"], pa.int64()),
             "height": pa.array(fields["height"], pa.int64()),
+            "pixel_aspect": pa.array(fields["pixel_aspect"], pa.float64()),
             "fps": pa.array(fields["fps"], pa.float64()),
             "frames": pa.array(fields["n_frames"], pa.int64()),
         }

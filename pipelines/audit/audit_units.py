@@ -22,7 +22,8 @@ from pipelines.export.write_shard import count_reasons
 CACHED_ROWS = 400_000
 
 #: Field of a sample's JSON, as `check_records` names it -> the signal that it repeats.
-FACTS = {"width": "facts.width", "height": "facts.height", "seconds": "facts.duration", "fps": "facts.fps",
+FACTS = {"width": "facts.width", "height": "facts.height", "pixel_aspect": "facts.pixel_aspect",
+         "seconds": "facts.duration", "fps": "facts.fps",
          "frames": "facts.frames", "language": "language.label"}  # fmt: skip
 
 _SAMPLES = ("key", "modality", "source", "container", "position", "licence", "origin", "media.list.element.sha256")

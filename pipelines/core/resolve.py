@@ -19,7 +19,7 @@ from filters.resample import ResampleSettings
 from infra.config import Config, ConfigDocument, Strict, validate
 from infra.errors import ConfigError, MissingExtra
 from infra.hashing import fingerprint
-from infra.media.interface import VISUAL
+from infra.media.interface import DECODING_VERSION, VISUAL
 from pipelines.annotate.settings import AnnotateSettings
 from pipelines.core.run import Run
 from pipelines.core.settings import Measure
@@ -176,7 +176,7 @@ def _find_key(settings: BaseModel, path: str) -> tuple[str, ...]:
 def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str]) -> str:
     name = annotator.name
     depends_on = [makers[before] for before in with_dependencies([name]) if before != name]
-    version = [CELLS_VERSION, annotator.VERSION]
+    version = [CELLS_VERSION, annotator.VERSION, *([] if annotator.input == "text" else [DECODING_VERSION])]
     inputs = annotator.fingerprint_inputs()
     return fingerprint({"annotator": name, "version": version, "maker": inputs, "reads": sorted(depends_on)})
 

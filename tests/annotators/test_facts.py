@@ -52,6 +52,7 @@ def test_facts_of_each_kind(media: list[DecodedMedia]) -> None:
         "duration": 2.0,
         "frames": 20,
         "aspect": 0.75,
+        "pixel_aspect": 1.0,
         "rotation": 90,
         "audio": False,
         "images": None,
@@ -64,6 +65,7 @@ def test_facts_of_each_kind(media: list[DecodedMedia]) -> None:
         "height": 24,
         "frames": 1,
         "aspect": 1.666667,
+        "pixel_aspect": 1.0,
         "bytes": image["bytes"],
         "images": 1,
     }

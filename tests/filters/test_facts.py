@@ -14,15 +14,18 @@ def judge(signals: pa.Table, settings: FactsThresholds) -> Judgement:
     return FactsFilter(settings).judge(signals)
 
 
-VIDEO = {"modality": "video", "width": 640, "height": 360, "duration": 10.0, "fps": 25.0, "codec": "h264"}
-IMAGE = {"modality": "image", "width": 640, "height": 480, "duration": None, "fps": None, "codec": None}
+VIDEO = {"modality": "video", "width": 640, "height": 360, "pixel_aspect": 1.0, "duration": 10.0, "fps": 25.0,
+         "codec": "h264"}  # fmt: skip
+IMAGE = VIDEO | {"modality": "image", "height": 480, "duration": None, "fps": None, "codec": None}
 ALL = FactsThresholds(max_pixels=4_000_000, min_duration=2.0, max_duration=60.0, min_fps=16.0, codecs=("h264", "vp9"))
 
 
 def table(*rows: dict[str, object]) -> pa.Table:
-    kinds = {"width": pa.int32(), "height": pa.int32(), "duration": pa.float64(), "fps": pa.float64()}
-    names = ("width", "height", "duration", "fps", "codec")
-    columns = {f"facts.{name}": pa.array([row[name] for row in rows], kinds.get(name, pa.string())) for name in names}
+    kinds = {"width": pa.int32(), "height": pa.int32(), "codec": pa.string()}
+    columns = {
+        f"facts.{name}": pa.array([row[name] for row in rows], kinds.get(name, pa.float64()))
+        for name in VIDEO if name != "modality"
+    }  # fmt: skip
     return pa.table({"modality": [row["modality"] for row in rows], **columns})
 
 
@@ -32,6 +35,8 @@ def table(*rows: dict[str, object]) -> pa.Table:
         ({"height": 199}, "too_small", 199, 200),
         ({"width": 1081}, "too_wide", 1081 / 360, 3),
         ({"width": 360, "height": 1081}, "too_wide", 1081 / 360, 3),
+        ({"width": 240, "height": 240, "pixel_aspect": 4.0}, "too_wide", 4, 3),
+        ({"width": 240, "height": 240, "pixel_aspect": 0.25}, "too_wide", 4, 3),
         ({"width": 2001, "height": 2000}, "too_large", 4_002_000, 4_000_000),
         ({"duration": 1.9}, "too_brief", 1.9, 2),
         ({"duration": 61.0}, "too_lengthy", 61, 60),
@@ -45,12 +50,18 @@ def test_every_rule(fault: dict[str, object], reason: str, number: float, thresh
     assert (verdicts.numbers[1], verdicts.threshold[1]) == (pytest.approx(number), threshold)
 
 
+def test_a_squeezed_picture_has_the_shape_at_which_it_is_shown() -> None:
+    wide = VIDEO | {"width": 720, "height": 200, "pixel_aspect": 0.8}
+    tall = VIDEO | {"width": 200, "height": 600}  # exactly at the limit: 1 / 0.333333 would be above it
+    assert judge(table(wide, tall), ALL).passed.tolist() == [True, True]
+
+
 def test_images_have_no_duration() -> None:
     assert judge(table(IMAGE, IMAGE | {"modality": "multi_image"}), ALL).passed.tolist() == [True, True]
     assert judge(table(IMAGE | {"height": 100}), ALL).reason.tolist() == ["too_small"]
 
 
-@pytest.mark.parametrize("name", ["width", "height", "duration", "fps", "codec"])
+@pytest.mark.parametrize("name", ["width", "height", "pixel_aspect", "duration", "fps", "codec"])
 def test_what_is_asked_and_missing_fails_closed(name: str) -> None:
     verdicts = judge(table(VIDEO | {name: None}), ALL)
     assert (verdicts.passed[0], verdicts.reason[0]) == (False, "missing")

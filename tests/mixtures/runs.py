@@ -66,8 +66,8 @@ def sample(row: Row) -> tuple[list[shards.Member], dict[str, Any]]:
         "id": row.key, "data_source": row.source, "data_type": row.modality, "kind": kind, "conversations": turns,
         "caption": text, "licence": row.licence, "origin": "", "container": "hand", "position": str(row.number),
         "sha256": [hashlib.sha256(content).hexdigest() for _, content in media] or [""], "width": 0, "height": 0,
-        "duration": row.seconds, "fps": 8.0 if row.seconds else 0.0, "n_frames": int(8 * row.seconds),
-        "language": row.language, "ocr_text": "", "tokens": words,
+        "duration": row.seconds, "fps": 8.0 if row.seconds else 0.0, "pixel_aspect": 0.0,
+        "n_frames": int(8 * row.seconds), "language": row.language, "ocr_text": "", "tokens": words,
     }  # fmt: skip
     members = [shards.Member(suffix, content=content) for suffix, content in media]
     members.append(shards.Member("json", content=canonical_json(record)))

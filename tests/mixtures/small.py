@@ -36,6 +36,7 @@ def record(number: int, modality: str, media: list[bytes], **more: Any) -> dict[
         "duration": 0.0,
         "fps": 0.0,
         "n_frames": 0,
+        "pixel_aspect": 0.0,
         **more,
     }
 

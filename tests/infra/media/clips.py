@@ -32,16 +32,21 @@ def write_video(
     hflip: bool = False,
     noise: int = 0,
     step: int = 10,
+    every: int = 1,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """`count` frames at `fps`. Frame i is grey at level 20 + step·i, but for its top left quarter, which is white.
 
-    `noise` adds that many levels of keyed noise, so that the file has some size."""
+    `noise` adds that many levels of keyed noise, so that the file has some size. `every` n-th frame only is there, n
+    times as long."""
     import av
 
     with av.open(str(path), "w", container_options=dict(container or {})) as out:
         stream = out.add_stream(codec, rate=fps, options=dict(options or {}))
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.thread_count = 1
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if degrees is not None:
             stream.set_display_rotation(degrees, hflip=hflip)
         rng = np.random.default_rng(1)
@@ -52,7 +57,7 @@ def write_video(
             if noise:
                 picture = np.clip(picture + rng.integers(-noise, noise + 1, picture.shape), 0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.time_base = i, Fraction(1, fps)
+            frame.pts, frame.time_base = i * every, Fraction(1, fps)
             for packet in stream.encode(frame):
                 out.mux(packet)
         for packet in stream.encode(None):

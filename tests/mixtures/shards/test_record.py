@@ -20,7 +20,7 @@ RECORDS = st.builds(
     Record,
     conversations=st.lists(st.builds(RecordTurn, speaker=TEXT, text=TEXT), max_size=3),
     **dict.fromkeys(("width", "height", "n_frames", "tokens"), NUMBER),
-    **dict.fromkeys(("duration", "fps"), FLOAT),
+    **dict.fromkeys(("duration", "fps", "pixel_aspect"), FLOAT),
 )
 
 
@@ -51,7 +51,8 @@ def sound() -> dict[str, Any]:
     values: dict[type, Any] = {str: "", int: 0, float: 0.0}
     record = {name: values.get(kind, "") for name, kind in Record.__annotations__.items() if isinstance(kind, type)}
     return {**dict.fromkeys(FIELDS, ""), **record, "conversations": [], "sha256": [""],
-            **dict.fromkeys(("width", "height", "n_frames", "tokens"), 0), "duration": 0.0, "fps": 0.0}  # fmt: skip
+            **dict.fromkeys(("width", "height", "n_frames", "tokens"), 0), "duration": 0.0, "fps": 0.0,
+            "pixel_aspect": 0.0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
