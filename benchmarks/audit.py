@@ -120,6 +120,7 @@ class RunWriter:
             "source": "made", "container": "a.parquet", "position": f"row={number}", "text": text,
             "media": [medium] if is_image else [],
             "licence": "CC0-1.0", "origin": "made", "extra": "{}", "error": None,
+            "members": 1, "unused_captions": 0,
         }, picture  # fmt: skip
 
     def _commit_unit(self, rows: list[dict[str, Any]], is_kept: NDArray[np.bool_]) -> None:
@@ -159,7 +160,7 @@ class RunWriter:
             name=name, tar={"sha256": digest, "bytes": path.stat().st_size},
             series=Series(self.modality, ("jpg", "json", "txt") if self.modality == "image" else ("json", "txt")),
             members=members, signals=signals, score_columns=histogram_columns([]),
-            ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]},
+            ledger=ledger, reasons={"quality: short": ledger["dropped"]["quality"]}, unused_captions=0,
             made_by={"name": "made", "seed": 0, "reelmill": "0", "tables": tables.VERSION,
                      "manifests": dict.fromkeys(("samples", "signals", "verdicts"), "0" * 32),
                      "filters": [], "duplicates": {}, "resample": None, "models": {}, "dialogues": "none",
@@ -173,7 +174,8 @@ class RunWriter:
         for number in range(start // UNIT, (end - 1) // UNIT + 1):
             first, last = max(start - number * UNIT, 0), min(end - number * UNIT, UNIT) - 1
             is_kept = self.is_kept[number * UNIT + first : number * UNIT + last + 1]
-            spans.append({"unit": f"u{number:06d}", "rows": [first, last], "kept": int(is_kept.sum())})
+            kept = (first + np.flatnonzero(is_kept)).tolist()
+            spans.append({"unit": f"u{number:06d}", "rows": [kept[0], kept[-1]] if kept else [], "kept": len(kept)})
             table = tables.read(str(self.folder / "signals" / f"u{number:06d}.parquet"))
             rows = table.slice(first, last - first + 1).filter(pa.array(is_kept))
             signals.append(rows.replace_schema_metadata(None))

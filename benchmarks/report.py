@@ -212,6 +212,7 @@ def make_samples(rng: Any, sources: Any, digests: Any, words: Any, start: int, c
             "position": [f"{start + i:08}.bin" for i in range(count)], "media": media,
             "text": [" ".join(batch) for batch in parts], "licence": rng.choice(["CC0-1.0", "CC-BY-4.0", ""], count),
             "origin": ["made up"] * count, "extra": ["{}"] * count, "error": pa.nulls(count, pa.string()),
+            "members": np.ones(count, np.int64), "unused_captions": np.zeros(count, np.int64),
         },
         schema=tables.SAMPLES,
     )  # fmt: skip

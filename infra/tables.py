@@ -65,6 +65,8 @@ SAMPLES = _declare(
         ("origin", pa.string(), "provenance: from the row, else from the source"),
         ("extra", pa.string(), "the rest of the row, as JSON"),
         ("error", pa.string(), "reason of a failure at ingest; null: none"),
+        ("members", pa.int64(), "files, tar members or rows read that the sample accounts for"),
+        ("unused_captions", pa.int64(), "captions of its media that `captions.many` leaves out"),
     ],
 )
 

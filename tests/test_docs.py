@@ -176,6 +176,7 @@ def test_fields_of_a_card() -> None:
         score_columns=(),
         ledger={},
         reasons={},
+        unused_captions=0,
         made_by={},
     )
     assert [row[0] for row in first_table(section(read("docs/run-layout.md"), "## The card"))] == list(card)

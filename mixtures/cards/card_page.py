@@ -87,6 +87,7 @@ def render_shard_page(card: Mapping[str, Any]) -> str:
     not_kept = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
     details = [
         ("Reasons for drops", build_share_rows(card["reasons"])),
+        ("Captions of media with several", [("not used", f"{card['unused_captions']:,}")]),
         ("Dialogues", _describe_dialogues("none in this shard" if dialogues is None else dialogues)),
         ("Writer of the run's dialogues", _describe_dialogues(made_by["dialogues"])),
         ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made_by["models"].items())]),

@@ -118,6 +118,7 @@ def build_card(
     score_columns: Sequence[str],
     ledger: Mapping[str, Any],
     reasons: Mapping[str, int],
+    unused_captions: int,
     made_by: Mapping[str, Any],
     dialogues: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -125,8 +126,8 @@ def build_card(
 
     tar: {"sha256", "bytes"}; members: rows of the members table; signals: of the same samples; score_columns: columns
     of signals whose histograms the card shows where they were measured; ledger, reasons: of all inputs in this shard's
-    range, dropped ones too; made_by: run, code and models; dialogues: see `summarize_dialogues`, None where none were
-    requested.
+    range, dropped ones too; unused_captions: of the samples' media, those that `captions.many` leaves out; made_by:
+    run, code and models; dialogues: see `summarize_dialogues`, None where none were requested.
     """
     scores = {}
     for column in score_columns:
@@ -152,6 +153,7 @@ def build_card(
         "scores": scores,
         "ledger": dict(ledger),
         "reasons": dict(reasons),
+        "unused_captions": unused_captions,
         "dialogues": None if dialogues is None else dict(dialogues),
         "made_by": dict(made_by),
     }

@@ -189,7 +189,8 @@ def _check_ledger(
 def _check_members(
     files: AuditFiles, units: AuditUnits, ignored: Mapping[str, int]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """The inputs of each source must be its verdicts, the ignored members by reason those by modality.
+    """The inputs of each source must be its verdicts, its members those of its samples, and the ignored members by
+    reason those by modality.
 
     Returns the accounts of members by source, and the captions that are not used, as the ledger has them. Runs of
     older versions have neither.
@@ -202,8 +203,11 @@ def _check_members(
     members = files.read_json(path, "members") or {}
     for source, account in members.items():
         files.findings.compare(path, f"{source}.inputs", units.sources[source], account["inputs"])
+        files.findings.compare(path, f"{source}.members", units.members[source], account["members"])
+        unused_captions = account.get("unused_captions", 0)
+        files.findings.compare(path, f"{source}.unused_captions", units.unused_captions[source], unused_captions)
         totals[account["modality"]] += sum(count["members"] for count in account["ignored"].values())
-        unused[account["modality"]] += account.get("unused_captions", 0)
+        unused[account["modality"]] += unused_captions
     files.findings.compare_json(path, "ignored", dict(+totals), {k: n for k, n in ignored.items() if n})
     unused["all"] = unused.total()
     return dict(members), dict(+unused)

@@ -103,16 +103,18 @@ def _compare_card(files: AuditFiles, units: AuditUnits, name: str, records: pa.T
     findings.add_rows(
         tar, "json.data_type", records["key"], pc.not_equal(modality, card["modality"]), card["modality"], modality
     )
-    signals, complete = _check_lineage(files, units, name, records, card)
+    rows, complete = _check_lineage(files, units, name, records, card)
+    unused = sum(rows["unused_captions"].to_pylist()) if rows.num_rows else 0
     recomputed = cards.build_card(
         name=card["shard"],
         tar=card["tar"],
         series=Series.of_card(card),
         members=records,
-        signals=signals,
+        signals=rows,
         score_columns=histogram_columns(filter_["name"] for filter_ in card["made_by"]["filters"]),
         ledger=card["ledger"],
         reasons=card["reasons"],
+        unused_captions=unused if complete else card["unused_captions"],
         made_by=card["made_by"],
         dialogues=_summarize_dialogues(units, records, card),
     )
@@ -169,23 +171,19 @@ def _check_lineage(
         table = units.read(entry["unit"])
         if table is None:
             continue
-        low, high = entry["rows"] or (0, -1)
-        if high >= table.num_rows:
-            findings.add(path, f"{field}.rows", f"within {table.num_rows} rows", high)
-            continue
-        span = table.slice(low, high - low + 1)
-        position = pc.index_in(span["key"].combine_chunks(), value_set=keys)
+        position = pc.index_in(table["key"].combine_chunks(), value_set=keys)
         rows = np.flatnonzero(is_valid(position))
         findings.compare(path, f"{field}.kept", len(rows), entry["kept"])
+        findings.compare(path, f"{field}.rows", [int(rows[0]), int(rows[-1])] if len(rows) else [], entry["rows"])
         if not len(rows):
             continue
         samples = to_ints(position.drop_null())
         matched[samples] = True
-        matching = span.take(pa.array(rows))
+        matching = table.take(pa.array(rows))
         _compare_unit(records.take(pa.array(samples)), matching, entry["unit"], tar, findings)
         sharded = units.accounts[entry["unit"]].sharded
-        findings.add_rows(tar, "key", matching["key"], sharded[low + rows], "in one shard", "in two")
-        sharded[low + rows] = True
+        findings.add_rows(tar, "key", matching["key"], sharded[rows], "in one shard", "in two")
+        sharded[rows] = True
         matches.append(matching)
     findings.add_rows(tar, "key", keys, ~matched, "a sample of the units that its card names", "none")
     signals = pa.concat_tables(matches, promote_options="default") if matches else pa.table({})

@@ -26,7 +26,8 @@ FACTS = {"width": "facts.width", "height": "facts.height", "pixel_aspect": "fact
          "seconds": "facts.duration", "fps": "facts.fps",
          "frames": "facts.frames", "language": "language.label"}  # fmt: skip
 
-_SAMPLES = ("key", "modality", "source", "container", "position", "licence", "origin", "media.list.element.sha256")
+_SAMPLES = ("key", "modality", "source", "container", "position", "licence", "origin", "media.list.element.sha256",
+            "members", "unused_captions")  # fmt: skip
 _VERDICTS = ("key", "modality", "source", "outcome", "filter", "reason")
 
 OUTCOMES = ("kept", "dropped", "duplicate", "failed")
@@ -47,11 +48,15 @@ class AuditUnits:
         self._files = files
         self._manifests = manifests
         self._cache: OrderedDict[str, pa.Table | None] = OrderedDict()
+        self._summed: set[str] = set()
         self.accounts: dict[str, UnitAccount] = {}
         #: (modality, outcome, filter) -> number of verdicts
         self.tally: Counter[tuple[str, str, str]] = Counter()
         #: source -> number of verdicts
         self.sources: Counter[str] = Counter()
+        #: source -> sums of the columns `members` and `unused_captions` of its samples
+        self.members: Counter[str] = Counter()
+        self.unused_captions: Counter[str] = Counter()
         #: "filter: reason" -> number of verdicts that are not kept
         self.reasons: Counter[str] = Counter()
         self.samples = 0
@@ -92,6 +97,8 @@ class AuditUnits:
         verdicts = self._read_stage("verdicts", unit, tables.VERDICTS, _VERDICTS)
         if verdicts is not None and unit not in self.accounts:
             self._count(unit, verdicts)
+        if samples is not None and unit not in self._summed:
+            self._sum_members(unit, samples)
         if samples is None or verdicts is None:
             return None
         columns = [*histogram_columns(FILTERS), *FACTS.values()]
@@ -134,6 +141,13 @@ class AuditUnits:
         self.sources.update(verdicts["source"].to_pylist())
         kept = equals(outcome, "kept")
         self.accounts[unit] = UnitAccount(kept, np.zeros(len(kept), dtype=bool))
+
+    def _sum_members(self, unit: str, samples: pa.Table) -> None:
+        self._summed.add(unit)
+        sums = samples.group_by("source", use_threads=False).aggregate([("members", "sum"), ("unused_captions", "sum")])
+        for row in sums.to_pylist():
+            self.members[row["source"]] += row["members_sum"] or 0
+            self.unused_captions[row["source"]] += row["unused_captions_sum"] or 0
 
     def finish(self) -> None:
         """Read the units that no card names, and report kept samples that are in no shard."""

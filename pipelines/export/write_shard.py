@@ -33,22 +33,32 @@ from pipelines.export.shard_plan import ExportPlan
 class CardInputs:
     """Rows of each unit in the shard's range, from which its card is computed (with the shard's members).
 
-    signals, dialogues: of kept rows; verdicts: of all rows; lineage: unit, its first and last row, number kept.
+    signals, dialogues: of kept rows, and the number of their unused captions; verdicts: of all rows; lineage: unit, its
+    first and last kept row, number kept.
     """
 
     signals: list[pa.Table] = field(default_factory=list)
     verdicts: list[pa.Table] = field(default_factory=list)
     dialogues: list[dict[str, Any]] = field(default_factory=list)
+    unused_captions: int = 0
     lineage: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
-        self, signals: pa.Table, verdicts: pa.Table, dialogues: Sequence[dict[str, Any]], lineage: dict[str, Any]
+        self,
+        unit: str,
+        kept: NDArray[np.int64],
+        unused_captions: pa.ChunkedArray,
+        signals: pa.Table,
+        verdicts: pa.Table,
+        dialogues: Sequence[dict[str, Any]],
     ) -> None:
-        """Add the rows of one unit."""
+        """Add the rows of one unit. kept: (n,), ascending; unused_captions, signals: of these rows."""
+        self.unused_captions += int(pc.sum(unused_captions).as_py() or 0)
         self.signals.append(signals.replace_schema_metadata(None))
         self.verdicts.append(verdicts.replace_schema_metadata(None))
         self.dialogues += dialogues
-        self.lineage.append(lineage)
+        rows = [int(kept[0]), int(kept[-1])] if len(kept) else []
+        self.lineage.append({"unit": unit, "rows": rows, "kept": len(kept)})
 
 
 def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
@@ -98,12 +108,8 @@ def _read_rows(run: Run, plan: ExportPlan, series: str, index: int) -> tuple[lis
             rows.append(ExportRow(sample, facts, caption, dialogues.get(sample["key"])))
         unit_dialogues = [dialogues[key] for key in samples["key"].to_pylist() if key in dialogues]
         verdicts = run.read("verdicts", unit).take(pa.array(in_shard))
-        inputs.add(signals, verdicts, unit_dialogues, {"unit": unit, "rows": _span(in_shard), "kept": len(kept)})
+        inputs.add(unit, kept, samples["unused_captions"], signals, verdicts, unit_dialogues)
     return rows, inputs
-
-
-def _span(rows: NDArray[np.int64]) -> list[int]:
-    return [int(rows.min()), int(rows.max())] if len(rows) else []
 
 
 def read_dialogues(run: Run, unit: str, keys: pa.ChunkedArray, modality: str) -> dict[str, dict[str, Any]]:
@@ -155,6 +161,7 @@ def build_card(
         score_columns=histogram_columns(filter_["name"] for filter_ in made_by["filters"]),
         ledger=tally(verdicts, {})["all"],  # type: ignore[arg-type]
         reasons=count_reasons(verdicts),
+        unused_captions=inputs.unused_captions,
         dialogues=cards.summarize_dialogues(inputs.dialogues),
         made_by={**made_by, "lineage": inputs.lineage, **tombstones.describe_takedowns(verdicts)},
     )

@@ -102,22 +102,21 @@ def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     if is_done and not takedowns.has_unmarked(uri):
         return {"units_kept": 1}
     root = media_root(run, source)
-    rows_read = [_build_samples(source, root, row, max_bytes) for row in rows]
-    samples = pa.Table.from_pylist([sample for built, _ in rows_read for sample in built], schema=tables.SAMPLES)
+    built = [sample for row in rows for sample in _build_samples(source, root, row, max_bytes)]
+    samples = pa.Table.from_pylist(built, schema=tables.SAMPLES)
     unread = int(is_environment(samples["error"]).sum())
     withdraw_checksums(run)
     tables.write(uri, takedowns.apply(samples), fingerprint=inputs, retry=unread > 0)
-    counts = {"further_samples": len(samples) - len(rows), "unused_captions": sum(unused for _, unused in rows_read)}
+    unused = sum(sample["unused_captions"] for sample in built) - sum(row["unused_captions"] for row in rows)
+    counts = {"further_samples": len(samples) - len(rows), "unused_captions": unused}
     write_scratch(stamp_uri, inputs_and_stamps, counts)
     total_ms = int(1000 * (time.monotonic() - begun))
     return {"units_made": 1, "samples": len(samples), "environment": unread, "total_ms": total_ms}
 
 
-def _build_samples(
-    source: Source, root: MediaRoot, item: Mapping[str, Any], max_bytes: int
-) -> tuple[list[dict[str, Any]], int]:
-    """(rows of samples of an item, number of its captions that are not used): reads its caption files, of which there
-    may be a row for each caption, and hashes its media."""
+def _build_samples(source: Source, root: MediaRoot, item: Mapping[str, Any], max_bytes: int) -> list[dict[str, Any]]:
+    """The rows of samples of an item: reads its caption files, of which there may be a row for each caption, and hashes
+    its media."""
     error, texts, extra = item["error"], [item["text"]], item["extra"] or "{}"
     fields: Mapping[str, Any] = {}
     unused = 0
@@ -142,13 +141,17 @@ def _build_samples(
         "extra": extra,
         "error": error,
     }
+    unused += item["unused_captions"]
     positions = [f"caption={number}" for number in range(len(texts))] if len(texts) > 1 else [item["position"]]
     keys = [
         sample_key(source.name, item["container"], position, hashes, text or "")
         for position, text in zip(positions, texts, strict=True)
     ]
     rows = zip(keys, positions, texts, strict=True)
-    return [{**sample, "key": key, "position": position, "text": text} for key, position, text in rows], unused
+    samples = [{**sample, "key": key, "position": position, "text": text, "members": 0, "unused_captions": 0}
+               for key, position, text in rows]  # fmt: skip
+    samples[0].update(members=item["members"], unused_captions=unused)  # the first accounts for all
+    return samples
 
 
 def _hash_medium(uri: str, offset: int, length: int, max_bytes: int) -> tuple[str, str | None]:

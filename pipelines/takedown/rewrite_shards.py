@@ -87,10 +87,12 @@ def _build_card(
         unit = entry["unit"]
         table = new[unit] if unit in new else run.read("verdicts", unit)
         counted = plan.find_shards(unit) == card["shard"]
-        kept = pa.array(np.flatnonzero(counted & equals(table["outcome"], "kept")))
-        dialogues = read_dialogues(run, unit, table["key"].take(kept), card["modality"])
-        verdicts, signals = table.filter(pa.array(counted)), read_signals(run, unit).take(kept)
-        inputs.add(signals, verdicts, list(dialogues.values()), {**entry, "kept": len(kept)})
+        kept = np.flatnonzero(counted & equals(table["outcome"], "kept"))
+        rows = pa.array(kept)
+        dialogues = read_dialogues(run, unit, table["key"].take(rows), card["modality"])
+        unused = run.read("samples", unit, ["unused_captions"])["unused_captions"].take(rows)
+        verdicts, signals = table.filter(pa.array(counted)), read_signals(run, unit).take(rows)
+        inputs.add(unit, kept, unused, signals, verdicts, list(dialogues.values()))
     if sum(entry["kept"] for entry in inputs.lineage) != members.num_rows:
         raise StageError(
             f"the plan in {run.work('export')} does not match {card['shard']}",

@@ -54,6 +54,8 @@ ITEM_SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("stamp", pa.string()),
         ("error", pa.string()),
+        ("members", pa.int64()),
+        ("unused_captions", pa.int64()),
     ]
 )
 

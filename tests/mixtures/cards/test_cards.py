@@ -57,10 +57,12 @@ def test_a_card_sums_its_members() -> None:
         score_columns=["motion.score", "facts.width", "quality.words"],
         ledger={"inputs": 4},
         reasons={"motion: static": 1},
+        unused_captions=2,
         made_by={"name": "x"},
     )
     assert (card["samples"], card["tokens"], card["seconds"], card["media_bytes"]) == (3, 303, 4.5, 30)
     assert card["sources"] == {"a": 2, "b": 1} and card["licences"] == {"": 1, "CC0": 2}
+    assert card["unused_captions"] == 2
     assert card["modality"] == "video" and card["suffixes"] == ["json", "mp4"]
     assert sorted(card["scores"]) == ["facts.width", "motion.score"]
     assert card["scores"]["motion.score"]["count"] == 2
