@@ -31,7 +31,7 @@ def judged(resolved: Resolved, rows: Sequence[dict[str, Any]]) -> tuple[list[dic
         base = {"key": f"k{number}", "modality": "video", "source": "b", "text": "words", "error": None}
         samples.append({**base, **{k: v for k, v in row.items() if k in base}})
         signals.append({"key": f"k{number}", "clean.text": "words", "facts.width": 200, "facts.height": 200,
-                        "facts.duration": 1.0, "facts.fps": 8.0, "motion.score": 0.5,
+                        "facts.pixel_aspect": 1.0, "facts.duration": 1.0, "facts.fps": 8.0, "motion.score": 0.5,
                         **{k: v for k, v in row.items() if "." in k}})  # fmt: skip
     table = pa.Table.from_pylist(signals, schema=resolved.schema(resolved.steps))
     verdicts, unknown = judge_rows(
@@ -45,7 +45,7 @@ def fate(resolved: Resolved, **row: Any) -> tuple[Any, Any, Any, bool]:
     return verdict["outcome"], verdict["filter"], verdict["reason"], unknown
 
 
-NOTHING = {"facts.width": None, "facts.height": None, "facts.duration": None, "facts.fps": None}
+NOTHING = dict.fromkeys([f"facts.{name}" for name in ("width", "height", "pixel_aspect", "duration", "fps")])
 
 
 def test_outcomes_with_their_step_and_reason(resolved: Resolved) -> None:
