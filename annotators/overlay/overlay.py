@@ -49,7 +49,7 @@ class Overlay(FrameAnnotator):
     """Text in the picture, and which of it was burned in."""
 
     name = "overlay"
-    VERSION = 5
+    VERSION = 6
     keyed_by = "media"
     modalities = frozenset(VISUAL)
     columns: ClassVar[Mapping[str, Column]] = {

@@ -336,19 +336,30 @@ def placed_like_overlay(quad: NDArray[np.float32], shape: tuple[int, int]) -> bo
 
 
 def is_in_caption_band(line: Line, shape: tuple[int, int]) -> bool:
-    """Whether a line lies where captions stand, in the upper quarter or the lower two fifths, and reads as words."""
+    """Whether a line lies where captions stand, in the upper quarter or the lower two fifths, whole in the picture, and
+    reads as words."""
     middle = (line.rect[1] + line.rect[3]) / 2 / shape[0]
-    is_level = line.width >= 1.5 * line.height
+    is_level = line.width >= 1.5 * line.height and not _is_cut(line, shape[1])
     letters = sum(c.isalpha() for c in line.text)
     return is_level and (middle < 0.25 or middle > 0.6) and line.score >= 0.7 and letters >= 3
 
 
+def _is_cut(line: Line, width: int) -> bool:
+    """Whether a line runs out of the picture at its left or right border, as burned-in text hardly does."""
+    return line.rect[0] <= 2 or line.rect[2] >= width - 2
+
+
 def moves_about(line: Line, lines: Sequence[Line]) -> bool:
-    """Whether the words of a line, or a part of them, are read at another place of another frame: a sign that moved."""
-    return any(
-        seen.frame != line.frame and overlap(seen.rect, line.rect) < 0.5 and _reads_alike(seen.text, line.text)
-        for seen in lines
-    )
+    """Whether the words of a line, or a part of them, are read at two places in different frames: a sign that moved.
+    A part of a line whose strokes stand still was only cut out in another way."""
+    alike = [seen for seen in lines if seen is not line and _reads_alike(seen.text, line.text)]
+    return any(_is_displaced(a, b) for a in (line, *alike) for b in alike)
+
+
+def _is_displaced(a: Line, b: Line) -> bool:
+    if a.frame == b.frame or overlap(a.rect, b.rect) >= 0.5:
+        return False
+    return not any(x.motion is not None and x.motion.still[y.frame] for x, y in ((a, b), (b, a)))
 
 
 def takes_turns(line: Line, other: Line) -> bool:
@@ -379,7 +390,11 @@ def _reads_alike(a: str, b: str) -> bool:
     a, b = ("".join(c for c in text.casefold() if c.isalnum()) for text in (a, b))
     if min(len(a), len(b)) < 3:
         return a == b
-    return a in b or b in a or SequenceMatcher(None, a, b, autojunk=False).ratio() >= 0.7
+    if a in b or b in a:
+        return True
+    matcher = SequenceMatcher(None, a, b, autojunk=False)
+    # The upper bounds are cheap, and a screen full of text has thousands of pairs.
+    return matcher.real_quick_ratio() >= 0.7 and matcher.quick_ratio() >= 0.7 and matcher.ratio() >= 0.7
 
 
 def _same_row(a: Line, b: Line) -> bool:
@@ -405,37 +420,43 @@ def may_run(line: Line, scene: Scene) -> bool:
 
 def _is_ticker(row: Sequence[Line], scene: Scene) -> bool:
     """Whether a row is a ticker: wide lines in a border band, in at least half of the frames searched, that run along
-    the row at one speed while the picture beside the row does not run with them."""
-    import cv2
-
+    the row at one speed, by a quarter of their height from frame to frame or more, while the picture beside the row
+    does not run with them."""
     seen = len({line.frame for line in row})
     if not any(may_run(line, scene) for line in row) or 2 * seen < max(scene.count // 2, 3):
         return False
     across = scene.dx.mean(axis=-1)
     speeds, along = [], []
     for line in row:
-        x0, y0, x1, y1 = line.rect
-        quarter = (x1 - x0) // 4
-        strip = _rows_beyond(line, scene)
         for k in (line.frame - 1, line.frame + 1):
-            if not 0 <= k < scene.count or x1 - x0 < 24:
+            if not 0 <= k < scene.count or line.width < 24:
                 continue
-
-            def best(top: int, bottom: int) -> tuple[float, int]:
-                template = across[line.frame, top:bottom, x0 + quarter : x1 - quarter]  # noqa: B023
-                match = cv2.matchTemplate(across[k, top:bottom], template, cv2.TM_CCOEFF_NORMED)[0]  # noqa: B023
-                return float(match.max()), (int(match.argmax()) - x0 - quarter) * (k - line.frame)  # noqa: B023
-
-            score, speed = best(y0, y1)
+            score, speed, rise = _find_run(across, line, k, (line.rect[1], line.rect[3]))
             if score >= 0.3:
-                speeds.append(speed)
-                score, beyond_speed = best(*strip)
+                speeds.append(speed if abs(rise) <= 2 else 0)
+                score, beyond_speed, _ = _find_run(across, line, k, _rows_beyond(line, scene))
                 along.append(score >= 0.3 and abs(beyond_speed - speed) <= max(2, 0.15 * abs(speed)))
     if len(speeds) < 2:
         return False
     usual = float(np.median(speeds))
     steady = abs(np.array(speeds) - usual) <= max(2, 0.15 * abs(usual))
-    return bool(abs(usual) >= 1 and steady.mean() >= 0.5 and np.mean(along) < 0.5)
+    height = float(np.mean([line.height for line in row]))
+    return bool(abs(usual) >= height / 4 and steady.mean() >= 0.5 and np.mean(along) < 0.5)
+
+
+def _find_run(across: Gray, line: Line, frame: int, rows: tuple[int, int]) -> tuple[float, int, int]:
+    """Search the middle of a line's columns, in the rows (first, last), in a neighbouring frame, up to a third of the
+    line's height higher or lower. Returns the correlation, and the pixels per frame to the right and downwards."""
+    import cv2
+
+    top, bottom = rows
+    quarter, freedom = line.width // 4, max(line.height // 3, 2)
+    first_row, first_column = max(top - freedom, 0), line.rect[0] + quarter
+    template = across[line.frame, top:bottom, first_column : line.rect[2] - quarter]
+    match = cv2.matchTemplate(across[frame, first_row : bottom + freedom], template, cv2.TM_CCOEFF_NORMED)
+    y, x = divmod(int(match.argmax()), match.shape[1])
+    step = frame - line.frame
+    return float(match.max()), (x - first_column) * step, (y + first_row - top) * step
 
 
 def _rows_beyond(line: Line, scene: Scene) -> tuple[int, int]:
@@ -449,12 +470,9 @@ def _rows_beyond(line: Line, scene: Scene) -> tuple[int, int]:
 
 def _vanishes(line: Line, lines: Sequence[Line], scene: Scene) -> bool:
     """Whether a line appears once only and is absent from a neighbouring frame while its surroundings did not change.
-    Text of the scene does so only if it moved, and then it is read at another position."""
+    Text of the scene does so only if it moved, and then it is read at another position or runs out of the picture."""
     assert line.motion is not None
     near = [k for k in (line.frame - 1, line.frame + 1) if 0 <= k < scene.count]
     if not any(line.motion.calm[k] for k in near):
         return False
-    return not any(
-        seen.frame != line.frame and seen.text and seen.text == line.text and overlap(seen.rect, line.rect) < 0.5
-        for seen in lines
-    )
+    return not _is_cut(line, scene.width) and not moves_about(line, lines)

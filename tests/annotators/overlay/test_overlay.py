@@ -173,6 +173,21 @@ def test_rows_of_a_board_that_pass_one_place_in_turn_are_signs() -> None:
 # Of the scene
 
 
+def _page_under_a_camera(across: float, down: float, rows: int) -> Frames:
+    """A plain page, whose lines are the only texture, passes under the camera."""
+    page = np.full((HEIGHT + 60, WIDTH + 260, 3), 235, np.uint8)
+    for row in range(rows):
+        _write(page, f"{row} {LINES[row]} and {LINES[row + 1]}", (20, 190 - 45 * row), 0.7, BLACK, 2)
+    frames = [page[(y := round(8 + down * i)) : y + HEIGHT, (x := round(4 + across * i)) : x + WIDTH] for i in range(8)]
+    return Frames(np.stack(frames), np.arange(8) * 0.25)
+
+
+@pytest.mark.parametrize(("across", "down", "rows"), [(32, 0, 4), (4, 3, 1)], ids=["cut by the border", "drifting row"])
+def test_lines_of_a_page_that_moves_are_not_burned_in(across: float, down: float, rows: int) -> None:
+    got = _look(_page_under_a_camera(across, down, rows))
+    assert got["area"] == 0 and got["text_area"] > 0.01
+
+
 def _with_signs() -> Picture:
     scene = _photo("coffee", HEIGHT + 80, WIDTH + 120)
     for text, (x, y) in {"EXIT": (90, 90), "PLATFORM 9": (200, 190), "TAXI": (260, 110)}.items():
