@@ -9,8 +9,9 @@ shouting: captions of COCO that `clean` repairs as their authors wrote them.
 foreign: sentences of lingua's test set in 78 languages other than English. english: human and its English sentences.
 alt_text: alt-texts of the web, in any language: nobody labelled them, so the share dropped is no error rate.
 documents: answers in FiQA's forum and long texts, by the rules for documents.
-blank: pictures drawn here, black, white, of one colour, or noise of five kinds, saved as PNG or JPEG; and COCO's
-photographs, of which none is blank.
+blank: pictures drawn here, black, white, of one colour, or noise of seven kinds, saved as PNG or JPEG. The
+rule was chosen on other draws of the first five; grainy and streaked noise was added afterwards.
+photographs: COCO's, of which none is blank, and the same darkened to so many per cent of their levels.
 
 A set that the corpus lacks has size 0, and its share is 0.
 """
@@ -39,7 +40,8 @@ Picture = NDArray[np.uint8]
 HUMAN = ("captions_coco_val2017_a", "captions_msrvtt_test", "captions_multi30k_train2200", "longcaptions_iiw400")
 COCO = HUMAN[0]
 TEXT_FILTERS = ("caption", "language", "quality")
-DRAWN = 128
+DRAWN = 160
+DARKENED = (20, 10, 5, 2, 1)
 
 
 def measure_text(corpus: Path, scratch: Path) -> dict[str, float | int]:
@@ -137,9 +139,25 @@ def measure_blank(corpus: Path, folder: Path) -> dict[str, float | int]:
     for kind in DRAWINGS:
         of_kind = [flag for name, flag in kept.items() if kinds[name] == kind]
         figures |= {f"blank_{kind}_kept": share(of_kind), f"blank_{kind}_size": len(of_kind)}
-    photographs = keep_pictures(sorted((corpus / "images").glob("coco_*")))
-    dropped = [not flag for flag in photographs.values()]
-    return figures | {"blank_photographs_dropped": share(dropped), "blank_photographs_size": len(dropped)}
+    photographs = sorted((corpus / "images").glob("coco_*"))
+    figures["blank_photographs_size"] = len(photographs)
+    figures["blank_photographs_dropped"] = drop_share(photographs)
+    for percent in DARKENED:
+        dark = [darken(path, percent, folder) for path in photographs]
+        figures[f"blank_darkened_{percent}_dropped"] = drop_share(dark)
+    return figures
+
+
+def drop_share(paths: Sequence[Path]) -> float:
+    return share([not kept for kept in keep_pictures(paths).values()])
+
+
+def darken(path: Path, percent: int, folder: Path) -> Path:
+    """Write a photograph with its levels multiplied, as PNG."""
+    levels = np.asarray(PIL.Image.open(path).convert("RGB").reduce(2)) * (percent / 100)
+    darker = folder / f"{path.stem}-{percent}.png"
+    PIL.Image.fromarray(np.round(levels).astype(np.uint8)).save(darker)
+    return darker
 
 
 def keep_pictures(paths: Sequence[Path]) -> Mapping[str, bool]:
@@ -179,6 +197,21 @@ def _coarse(rng: Rng, size: tuple[int, int]) -> NDArray[np.float64]:
     return small.repeat(grain, axis=0).repeat(grain, axis=1)[: size[0], : size[1]]
 
 
+def _grainy(rng: Rng, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Noise under a blur, as of film."""
+    levels = rng.normal(0, 1, (*size, 3))
+    spread = float(rng.uniform(20, 60))
+    for _ in range(int(rng.integers(1, 4))):
+        levels = (levels + np.roll(levels, 1, axis=0) + np.roll(levels, 1, axis=1)) / 3
+    return 128 + levels * spread / levels.std()
+
+
+def _streaked(rng: Rng, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Noise whose grains are 2 to 8 pixels wide and one high, as of a disturbed analogue signal."""
+    wide = int(rng.integers(2, 9))
+    return rng.uniform(0, 255, (size[0], -(-size[1] // wide), 1)).repeat(wide, axis=1)[:, : size[1]] + np.zeros(3)
+
+
 #: Kind: levels of a picture of a size, float64 (h, w, 3), drawn at random.
 DRAWINGS: Mapping[str, Callable[[Rng, tuple[int, int]], NDArray[np.float64]]] = {
     "black": _plain(lambda rng: rng.choice([0, 16])),
@@ -189,6 +222,8 @@ DRAWINGS: Mapping[str, Callable[[Rng, tuple[int, int]], NDArray[np.float64]]] = 
     "grey_noise": lambda rng, size: 128 + rng.normal(0, rng.uniform(10, 60), (*size, 1)) + np.zeros(3),
     "speckle_noise": _speckle,
     "coarse_noise": _coarse,
+    "grainy_noise": _grainy,
+    "streaked_noise": _streaked,
 }
 
 

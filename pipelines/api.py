@@ -98,10 +98,15 @@ def judge(table: pa.Table, filters: SettingsByName) -> pa.Table:
         if field.name not in table.column_names:
             signals = signals.append_column(field.name, pa.nulls(table.num_rows, field.type))
     samples = table.select(["key", "modality", "text", "error"]).append_column("source", table["modality"])
-    verdicts, _ = judge_rows(resolved, samples, signals, frozenset(modalities))
+    verdicts, undecided = judge_rows(resolved, samples, signals, frozenset(modalities))
     kept = equals(verdicts["outcome"], ALIVE)
-    outcome = pa.array(np.where(kept, "kept", to_strings(verdicts["outcome"])), pa.string())
-    return verdicts.drop_columns(["source"]).set_column(2, "outcome", outcome).replace_schema_metadata(None)
+    replacements = {"outcome": np.select([undecided, kept], ["failed", "kept"], to_strings(verdicts["outcome"]))}
+    # Nothing is measured of a sample after its first failure: a missing value never passes.
+    for name, cause in (("filter", "measure"), ("reason", "not measured")):
+        replacements[name] = np.where(undecided, cause, verdicts[name].to_pylist())
+    for name, strings in replacements.items():
+        verdicts = verdicts.set_column(verdicts.schema.get_field_index(name), name, pa.array(strings, pa.string()))
+    return verdicts.drop_columns(["source"]).replace_schema_metadata(None)
 
 
 def run(config: Mapping[str, Any], *, workers: int = 1, replace: bool = False, quiet: bool = True) -> Run:

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
 import pytest
 
 from annotators.blank import Blank, measure_smoothness
+from filters.blank import BlankThresholds
 from infra.media.decoder import Decoder
 from infra.media.interface import Frames, MediaRef
 from tests import corpus
@@ -24,6 +27,21 @@ def test_one_colour_has_no_spread_and_noise_no_smoothness() -> None:
     assert spread > 70 and abs(smoothness) < 0.05
     spread, smoothness = measure(np.asarray(corpus.picture(3)))
     assert spread > 5 and smoothness > 0.3
+
+
+@pytest.mark.parametrize("grain", [1, 2])
+def test_coarse_noise_has_no_smoothness(grain: int) -> None:
+    small = np.random.default_rng(grain).integers(0, 256, (128 // grain + 1, 128 // grain + 1, 3), dtype=np.uint8)
+    assert measure(small.repeat(grain, 0).repeat(grain, 1)[:128, :128])[1] < BlankThresholds().min_smoothness
+
+
+def test_writing_is_not_noise() -> None:
+    """A page is smooth at one of the two sizes: at the other, lines and blanks between them take turns."""
+    page = PIL.Image.new("RGB", (128, 128), "white")
+    draw = PIL.ImageDraw.Draw(page)
+    for y in range(4, 124, 5):
+        draw.line((6, y, 60 + 17 * y % 60, y), fill=(40, 40, 40), width=2)
+    assert measure(np.asarray(page))[1] > BlankThresholds().min_smoothness
 
 
 def test_colours_of_one_brightness_have_a_spread() -> None:

@@ -11,7 +11,8 @@ from filters.blank import BlankFilter
     [
         (0.0, 1.0, "one_colour"),
         (1.99, 0.9, "one_colour"),
-        (2.0, 0.15, ""),
+        (2.0, 0.3, ""),
+        (60.0, 0.29, "noise"),
         (60.0, 0.9, ""),
         (70.0, 0.01, "noise"),
         (None, 0.9, "missing"),

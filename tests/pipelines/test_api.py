@@ -75,6 +75,14 @@ def test_judging_opens_no_file_and_names_what_decided(table: pa.Table) -> None:
         ("dropped", "facts", "too_small"), ("failed", "measure", "facts"), *3 * [kept]]  # fmt: skip
 
 
+def test_a_sample_that_was_not_measured_never_passes(folder: Path) -> None:
+    """Facts of a broken picture fail, so nothing else is measured of it, and no other filter may keep it."""
+    table = api.measure(str(folder / "broken.jpg"), ["facts", "blank"])
+    assert table["blank.spread"].to_pylist() == table["blank.error"].to_pylist() == [None]
+    verdict = api.judge(table, ["blank"]).to_pylist()[0]
+    assert (verdict["outcome"], verdict["filter"], verdict["reason"]) == ("failed", "measure", "not measured")
+
+
 def test_a_column_that_was_not_measured_is_named(table: pa.Table) -> None:
     with pytest.raises(ConfigError, match=r"no column motion\.score, which the filter motion reads") as caught:
         api.judge(table, ["motion"])
