@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infra.media.interface import MODALITIES
 from mixtures.cards.croissant import describe_processing, describe_token_counts, format_settings
 from mixtures.plan.recipe import UNITS
 
@@ -122,7 +123,7 @@ def render_mixture_page(card: Mapping[str, Any]) -> str:
     constraints = [(constraint["label"], *(f"{name} {constraint['achieved'][name]:.2%}" for name in UNITS))
                    for constraint in card["constraints"]]  # fmt: skip
     shares = [(modality, *(f"{name} {card['achieved'][name][modality]:.2%}" for name in UNITS))
-              for modality in card["achieved"][unit]]  # fmt: skip
+              for modality in filter(card["achieved"][unit].__contains__, MODALITIES)]  # fmt: skip
     details = [
         ("Shares of modalities", shares),
         ("Target shares and achieved shares", constraints),

@@ -51,7 +51,7 @@ def check_descriptions(
         if path == CROISSANT:
             files.findings.compare_json(path, "", _index(json.loads(content)), _index(recorded))
         elif path in files.sizes:
-            _compare_lines(files, path, content, storage.read_bytes(files.at(path)))
+            compare_lines(files, path, content, storage.read_bytes(files.at(path)))
 
 
 def _get_run_facts(made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _number_lists(content: Any) -> Any:
     return {name: _number_lists(entry) for name, entry in content.items()} if isinstance(content, dict) else content
 
 
-def _compare_lines(files: AuditFiles, path: str, expected: bytes, actual: bytes) -> None:
+def compare_lines(files: AuditFiles, path: str, expected: bytes, actual: bytes) -> None:
     """Name the first line of a description that differs."""
     if expected == actual:
         return

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from typing import Any
 
-from infra import tables
+from infra import storage, tables
 from infra.errors import StageError
 from mixtures.shards.manifest import MANIFEST as MIXTURE
 from mixtures.shards.manifest import MEMBERS, VERSION, Mixture
+from pipelines.audit.audit_descriptions import compare_lines
 from pipelines.audit.files import DAMAGED, AuditFiles
 from pipelines.audit.media_auditor import MediaAuditor
 from pipelines.audit.mixture_rows import AuditedMixture, check_order, check_references, check_runs, check_totals
 from pipelines.audit.mixture_tars import check_tars
-from pipelines.mix import mixture_card
+from pipelines.mix import mixture_card, mixture_summary
 
 
 def check_mixture(files: AuditFiles, deep: bool = False) -> dict[str, int]:
@@ -72,7 +74,8 @@ def _open(files: AuditFiles) -> AuditedMixture | None:
 
 
 def _check_cards(audited: AuditedMixture) -> None:
-    """Recompute card.json and the cards of the tars. Older mixtures without a card are not checked."""
+    """Recompute card.json and the cards of the tars, and where this version of Reelmill wrote them, README.md and the
+    pages: others word them differently. Older mixtures without a card are not checked."""
     files = audited.files
     if mixture_card.CARD not in files.sizes:
         return
@@ -82,7 +85,15 @@ def _check_cards(audited: AuditedMixture) -> None:
         files.findings.add(mixture_card.CARD, "file", "a card that can be recomputed", str(error))
         return
     for path, content in cards.items():
-        if path.endswith(".json"):
-            card = files.read_json(path)
-            if card is not None:
-                files.findings.compare_json(path, "", json.loads(content), card)
+        card = files.read_json(path) if path.endswith(".json") else None
+        if card is not None:
+            files.findings.compare_json(path, "", json.loads(content), card)
+    if audited.manifest.get("reelmill") != importlib.metadata.version("reelmill"):
+        return
+    pages = {path: content for path, content in cards.items() if not path.endswith(".json")}
+    pages[mixture_summary.README] = mixture_summary.build_readme(audited.mixture).encode()
+    for path, content in pages.items():
+        if path in files.sizes:
+            compare_lines(files, path, content, storage.read_bytes(files.at(path)))
+        else:
+            files.findings.add(path, "file", "a file", "no file")

@@ -57,7 +57,7 @@ def run(
         mixture = rewrite_manifest(out, {**mixture.manifest, "materialized": listed})
         if materialize:
             mixture = tars.materialize(mixture, runner=runner, quiet=quiet)
-        storage.write_bytes(storage.join(out, "README.md"), mixture_summary.build_readme(mixture).encode())
+        storage.write_bytes(storage.join(out, mixture_summary.README), mixture_summary.build_readme(mixture).encode())
         write_cards(mixture)
         for name in formats:
             {"energon": emit.write_energon, "llava": emit.write_llava}[name](mixture)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from infra.media.interface import MODALITIES
 from mixtures.plan.recipe import UNITS
 from mixtures.shards import features
 from mixtures.shards.manifest import MANIFEST, Mixture
 from pipelines.core.console import print_table, print_text
 from pipelines.export.dataset_card import escape_markdown
+
+README = "README.md"
 
 
 def build_readme(mixture: Mixture) -> str:
@@ -29,7 +32,7 @@ def build_readme(mixture: Mixture) -> str:
         numbers = " | ".join(f"{group[unit]:,.0f}" for unit in UNITS)
         lines.append(f"| {escape_markdown(group['name'])} | {group['available']:,} | {numbers} |")
     lines += ["", f"| share of | {' | '.join(UNITS)} |", f"|---{'|---:' * len(UNITS)}|"]
-    for modality in manifest["achieved"]["samples"]:
+    for modality in filter(manifest["achieved"]["samples"].__contains__, MODALITIES):
         shares = " | ".join(f"{100 * manifest['achieved'][unit][modality]:.2f} %" for unit in UNITS)
         lines.append(f"| {modality} | {shares} |")
     if manifest["warnings"]:

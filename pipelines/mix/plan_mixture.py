@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,7 @@ def describe_mixture(
             f"{index.dropped:,} samples stand in more than one of the runs: taken from the first that has them"
         )
     manifest = {
+        "reelmill": importlib.metadata.version("reelmill"),
         "seed": recipe.seed,
         "unit": recipe.unit,
         "recipe": to_manifest(recipe, None if recipe.tokenizer is None else file_sha256(recipe.tokenizer)),

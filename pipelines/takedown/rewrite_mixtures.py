@@ -133,7 +133,7 @@ def finish(uri: str, journal: Mapping[str, Any], *, quiet: bool) -> dict[str, An
         rewrite_manifest(uri, {**mixture.manifest, "materialized": None})
         materialize.adopt_tars(mixture, journal["tars"])
         mixture = materialize.materialize(mixture, quiet=quiet)
-    storage.write_bytes(storage.join(uri, "README.md"), mixture_summary.build_readme(mixture).encode())
+    storage.write_bytes(storage.join(uri, mixture_summary.README), mixture_summary.build_readme(mixture).encode())
     write_cards(mixture)
     for folder, write in _EMITTERS.items():
         if storage.exists(storage.join(uri, folder)):

@@ -233,10 +233,32 @@ def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
         good = path.read_bytes()
         path.write_bytes(bytes(content))
         try:
-            assert path.name in {Path(file).name for file, _ in named(copy)}, f"byte {offset} of {path.name}"
+            names = {path.name, "card.json"} if path.name == "mixture.json" else {path.name}  # it has that file's hash
+            assert names & {Path(file).name for file, _ in named(copy)}, f"byte {offset} of {path.name}"
         except StageError as error:  # the byte of its version
             assert path.name == "mixture.json" and "version" in error.what
         path.write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["README.md", "card.html", "cards"])
+def test_any_digit_changed_on_a_page_for_people_is_found(copy: Path, name: str) -> None:
+    folder = copy / "mix"
+    path = sorted(folder.glob("cards/*.html"))[0] if name == "cards" else folder / name
+    original = path.read_bytes()
+    digits = [position for position, byte in enumerate(original) if chr(byte).isdigit()]
+    for position in np.random.default_rng(8).choice(digits, 4, replace=False).tolist():
+        digit = str((int(chr(original[position])) + 1) % 10).encode()
+        path.write_bytes(original[:position] + digit + original[position + 1 :])
+        assert str(path.relative_to(folder)) in {file for file, _ in named(copy)}
+    path.unlink()
+    assert (str(path.relative_to(folder)), "file") in named(copy)
+
+
+def test_pages_of_another_version_are_not_compared(copy: Path) -> None:
+    for name in ("README.md", "card.html"):
+        (copy / "mix" / name).write_text("worded in another way")
+    edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(reelmill="0"))
+    assert {file for file, _ in named(copy)} == {"card.json"}  # it has the sha256 of mixture.json
 
 
 def test_content_that_differs_from_the_run_is_found(copy: Path) -> None:
