@@ -54,7 +54,8 @@ def presets(variables: None, tmp_path: Path) -> dict[str, Resolved]:
 
 def test_video_filters_are_in_the_papers_order(presets: dict[str, Resolved]) -> None:
     assert [f.name for f in presets["llama3-video"].filters] == VIDEO_ORDER
-    assert [f.name for f in presets["apollo"].filters if f.name != "facts"] == VIDEO_ORDER
+    own = ("facts", "blank")  # in no paper's order, and cheap: before those that read many frames
+    assert [f.name for f in presets["apollo"].filters if f.name not in own] == VIDEO_ORDER
 
 
 def test_image_steps_are_in_the_papers_order(presets: dict[str, Resolved]) -> None:
