@@ -109,9 +109,13 @@ def describe(error: Exception) -> str:
     """Describe a library's error in one line, without addresses and paths, which change from run to run."""
     text = getattr(error, "strerror", None)
     if not isinstance(text, str) or not text:
-        text = re.sub(r"(?:file )?(?:<_io[^<>]*>|<[^<>]* at 0x[0-9a-fA-F]+>)", "the file", str(error))
+        text = re.sub(r"(?:(file) )?(?:<_io[^<>]*>|<[^<>]* at 0x[0-9a-fA-F]+>)", _name_file, str(error))
     text = " ".join(text.split())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _name_file(found: re.Match[str]) -> str:
+    return "file" if found[1] else "the file"
 
 
 class ByteRangeFile(io.RawIOBase):

@@ -173,4 +173,5 @@ def test_error_texts_name_no_memory_address_and_no_path() -> None:
     assert describe(ValueError("cannot identify <_io.BytesIO object at 0x7f1234abcd>")) == (
         "ValueError: cannot identify the file"
     )
+    assert describe(ValueError("no image file <_io.BytesIO object at 0x7f1234abcd>")) == "ValueError: no image file"
     assert len(describe(ValueError("x" * 5000))) < 300
