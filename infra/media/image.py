@@ -32,8 +32,8 @@ def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], in
     """
     from PIL import Image
 
-    # Threads: these are settings of the decoder's child, which has one thread.
     _ignore_texts_of_png()
+    # Threads: both are settings of the decoder's child, which has one thread.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels  # for what a plugin allocates while it opens; the real check is below
     warnings.simplefilter("ignore")  # threads: as above
     webp_size = _read_webp_size(medium.rewound().read(30))
@@ -76,7 +76,7 @@ def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], in
 
 def _ignore_texts_of_png() -> None:
     """Texts and colour profiles in a PNG are not used, so their size is no reason to refuse the picture, as Pillow does
-    where one unpacks to more than 1 MB."""
+    where one unpacks to more than 1 MB. Threads: a setting of the decoder's child, which has one thread."""
     from PIL.PngImagePlugin import PngStream
 
     def skip(stream: Any, position: int, length: int) -> bytes:

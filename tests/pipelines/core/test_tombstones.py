@@ -18,6 +18,7 @@ def samples(*keys: str) -> pa.Table:
     rows = [
         {"key": key, "modality": "image", "source": "s", "container": "a.jpg", "position": "p", "media": [MEDIUM],
          "text": f"About {key}.", "licence": "by", "origin": "http://e.org", "extra": '{"x":1}',
+         "members": 3, "unused_captions": 2,
          "error": "broken" if key == "broken" else None}
         for key in keys
     ]  # fmt: skip
@@ -36,7 +37,7 @@ def test_erased_rows_keep_only_what_accounts_for_them() -> None:
     for row, error in ((after[1], "takedown: key"), (after[3], "takedown: url")):
         assert row == {"key": row["key"], "modality": "image", "source": "s", "licence": "by", "container": "",
                        "position": "", "media": [], "text": None, "origin": None, "extra": "{}",
-                       "error": error}  # fmt: skip
+                       "members": 3, "unused_captions": 2, "error": error}  # fmt: skip
     assert after[2] == {**before.to_pylist()[2], "error": f"takedown: {tombstones.COPY_REASON}"}
     assert LIST.apply(LIST.apply(before)).equals(LIST.apply(before))
     assert Tombstones().apply(before) is before

@@ -103,7 +103,7 @@ def test_counts_by_value_add_up_to_the_rows(world: Any) -> None:
 
 COLUMNS = {
     "language": ("label", "score", "english", "letters", "latin", "english_share"),
-    "facts": ("width", "height", "duration", "fps"),
+    "facts": ("width", "height", "pixel_aspect", "duration", "fps"),
 }
 
 
