@@ -117,7 +117,10 @@ class AuditUnits:
         return table
 
     def _append_signals(self, unit: str, table: pa.Table, signals: pa.Table, columns: list[str]) -> pa.Table:
-        late = self._read_stage("late", unit, None, columns) if unit in self._manifests.get("late", {}) else None
+        has_late = unit in self._manifests.get("late", {})
+        late = self._read_stage("late", unit, None, ["key", *columns]) if has_late else None
+        if late is not None and late.num_rows == table.num_rows:
+            self._files.findings.compare_columns(f"late/{unit}.parquet", "key", table["key"], table["key"], late["key"])
         for name in dict.fromkeys(columns):
             column = signals[name] if name in signals.schema.names else None
             if late is not None and late.num_rows == table.num_rows and name in late.schema.names:

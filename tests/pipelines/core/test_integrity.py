@@ -14,6 +14,7 @@ from infra.errors import ConfigError, ReelmillError, StageError
 from pipelines import stages
 from pipelines.audit import audit
 from pipelines.core.finished_run import read_run_json
+from pipelines.core.integrity import COVERED
 from pipelines.core.run import Run
 from tests import corpus
 
@@ -59,6 +60,51 @@ def test_a_flipped_bit_in_any_file_of_a_finished_run_is_mended(texts: Run, tmp_p
     assert all(report.ok for report in audit.run(str(folder), quiet=True))
     # Of each file that was damaged a copy is kept.
     assert len(list((folder / "work" / "damaged").iterdir())) >= len(expected) - 1
+
+
+@pytest.fixture
+def everything(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
+    """A run with every stage and modality: shards of images, videos and texts, dialogues, late signals, resampling."""
+    for modality in ("image", "video", "text"):
+        (tmp_path / modality).mkdir()
+    for number in range(2):
+        (tmp_path / "image" / f"{number}.jpg").write_bytes(corpus.image_bytes(corpus.picture(number)))
+        corpus.write_clip(tmp_path / "video" / f"{number}.mp4", number, frames=8)
+        for modality in ("image", "video"):
+            (tmp_path / modality / f"{number}.txt").write_text(corpus.caption(number))
+        (tmp_path / "text" / f"{number}.txt").write_text(corpus.document(number))
+    (tmp_path / "vocabulary.json").write_text(json.dumps([*corpus.THINGS, *corpus.PLACES]))
+    run = make_run(
+        [{"name": modality, "path": str(tmp_path / modality), "modality": modality} for modality in
+         ("image", "video", "text")],
+        filters={"caption": None, "facts": {"min_side": 32}},
+        measure={"ngrams": {"vocabulary": str(tmp_path / "vocabulary.json")}, "late": ["shots"]},
+        duplicates={"image": {}, "video": {}, "text": {}},
+        resample={"t": 1, "modalities": ["image"]},
+        annotate={},
+    )  # fmt: skip
+    stages.run_all(run)
+    (report,) = audit.run(run.out, quiet=True)
+    assert report.ok, report.findings
+    return run
+
+
+def test_a_flipped_bit_in_any_kind_of_file_of_a_whole_run_is_mended(everything: Run) -> None:
+    """One file of each kind: its folder, its suffix, and the modality of a shard."""
+    folder = Path(everything.out)
+    expected = contents(folder)
+    kinds = {re.sub(r"\d+", "N", name): name for name in expected if not name.startswith("samples/u")}
+    assert {name.split("/")[0] for name in kinds.values()} >= {*COVERED} - {"samples"}
+    assert {"shards/image-N.tar", "shards/video-N.tar", "dialogues/uN.parquet", "late/uN.parquet",
+            "resample/image.parquet", "resample/image.json", "duplicates/video-pN.parquet"} <= set(kinds)  # fmt: skip
+    names = sorted(kinds.values())
+    for number in range(4):  # files of four stages at a time
+        for name in names[number::4]:
+            flip(folder / name, len(expected[name]) // 2)
+        stages.run_all(everything)
+        assert contents(folder) == expected, names[number::4]
+    (report,) = audit.run(str(folder), quiet=True)
+    assert report.ok, report.findings
 
 
 def test_a_stage_by_itself_names_damage_and_the_whole_run_mends_it(texts: Run) -> None:
