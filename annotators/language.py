@@ -17,6 +17,7 @@ from infra.config import Strict
 from infra.errors import MissingExtra
 from infra.hashing import file_sha256
 from infra.media.interface import MODALITIES, DecodedMedia
+from infra.weights import model_files
 
 _LABEL = "__label__"
 _WORD = re.compile(r"[^\W\d_]+")
@@ -61,6 +62,7 @@ class Language(Annotator):
     settings: LanguageSettings
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
+        model_files.check_fasttext(_path(self.settings.model))
         return {"model": _sha256(self.settings.model), "max_chars": self.settings.max_chars}
 
     def measure(self, chunk: pa.Table, media: Sequence[DecodedMedia | None]) -> pa.Table:

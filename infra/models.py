@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from infra import storage
 from infra.errors import ConfigError, MissingExtra, StageError
 from infra.hashing import file_sha256
+from infra.weights import model_files
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -324,6 +325,7 @@ def clip_files(source: ClipSource) -> ClipFiles:
                 hint="remove pretrained",
             )
         model, weights = f"local-dir:{folder}", _folder_weights(folder)
+    model_files.check_weights(weights)
     _check_activation(source, config, weights)
     sha256 = file_sha256(weights)
     if source.sha256 is not None and sha256 != check_sha256(source.sha256):

@@ -20,6 +20,7 @@ from infra.config import Strict
 from infra.errors import ConfigError, MissingExtra
 from infra.hashing import file_sha256
 from infra.pool import Pool
+from infra.weights import model_files
 
 #: The models inside the rapidocr package: nothing is downloaded.
 _BUNDLED = {"det": "PP-OCRv6_det_small.onnx", "rec": "PP-OCRv6_rec_small.onnx"}
@@ -71,6 +72,8 @@ def weights(settings: OcrSettings) -> Mapping[str, Path]:
         if path.is_dir() != (settings.engine == "paddle"):
             wanted = "a folder" if settings.engine == "paddle" else "an .onnx file"
             raise ConfigError(f"{role}_model is not {wanted}, which engine {settings.engine} reads: {path}")
+        if path.is_file():
+            model_files.check_onnx(path)
     return paths
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -169,8 +170,14 @@ def _naming_lines(document: ConfigDocument, name: str, settings: BaseModel) -> I
 
 
 def _find_key(settings: BaseModel, path: str) -> tuple[str, ...]:
-    """The key whose text is `path`; () for none."""
-    return tuple(name for name in type(settings).model_fields if path and getattr(settings, name) == path)[:1]
+    """The key whose text is `path`, or names the folder that contains it; () for none."""
+    names = []
+    for name in type(settings).model_fields if path else ():
+        text = getattr(settings, name)
+        is_folder = isinstance(text, str) and text.startswith("local-dir:")
+        if text == path or (is_folder and Path(text.removeprefix("local-dir:")).expanduser() == Path(path).parent):
+            names.append(name)
+    return tuple(names[:1])
 
 
 def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str]) -> str:

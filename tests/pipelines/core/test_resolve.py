@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,31 @@ def test_config_errors_name_their_line(
     text = Path(file).read_text().splitlines()
     assert int(line) >= next(i for i, row in enumerate(text, 1) if row.startswith(name))
     assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("annotator", "key", "name"),
+    [("overlay", "det_model", "m.onnx"), ("overlay", "rec_model", "m.onnx"), ("language", "model", "lid.bin"),
+     ("alignment", "pretrained", "w.safetensors"), ("alignment", "pretrained", "w.pt")],
+)  # fmt: skip
+def test_a_file_without_a_model_is_refused_before_any_work(
+    make_run: Callable[..., Run], annotator: str, key: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"<!DOCTYPE html>" + bytes(3000))
+    settings = {key: str(tmp_path / name), **({"model": "ViT-B-32"} if annotator == "alignment" else {})}
+    with pytest.raises(ConfigError, match=rf"measure\.{annotator}\.{key}: .*{name}: this is not ") as caught:
+        make_run(SOURCES, measure={annotator: settings, "late": [annotator]}, filters={"facts": {}})
+    file, _, line = caught.value.where.rpartition(":")
+    assert file.endswith("run.yaml") and int(line) > 0
+    assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_a_model_without_weights_is_named_by_its_key(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(Path(__file__).parents[3] / "pipelines" / "demo" / "weights" / "clip", folder)
+    (folder / "open_clip_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ConfigError, match=r"measure\.alignment\.model: .*this is not a file of safetensors"):
+        make_run(SOURCES, measure={"alignment": {"model": f"local-dir:{folder}"}, "late": ["alignment"]})
 
 
 def test_resampling_needs_a_vocabulary(make_run: Callable[..., Run]) -> None:
