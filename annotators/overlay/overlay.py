@@ -18,6 +18,7 @@ from annotators.interface import Column, FrameAnnotator
 from annotators.overlay import ocr
 from annotators.overlay.scene import LARGE, Line, Scene, is_in_caption_band, judge_lines, may_run, moves_about, overlap
 from infra.media.interface import VISUAL, FramePlan, Frames
+from infra.media.pixels import fit_size, resize
 
 _BOX = pa.struct(
     [(name, pa.float32()) for name in ("x0", "y0", "x1", "y1", "time", "score")]
@@ -32,6 +33,7 @@ class OverlaySettings(ocr.OcrSettings):
     size: their long side in pixels; never enlarged.
     image_size: the same of an image, whose letters are mostly smaller: of a page, 0.6 of the words are read at 480
         pixels and 0.93 at 1280.
+    page_size: the same of an image with small print, which is searched in strips.
     image_min_read: the same as min_read, of images, whose text is joined to captions.
     min_find, min_read: confidences (0..1) of the detector and of the recogniser below which a box is dropped. A box
         that cannot be read still counts when it stands still in a moving scene: a script unknown to the model.
@@ -40,6 +42,7 @@ class OverlaySettings(ocr.OcrSettings):
     frames: int = Field(default=4, ge=1, le=64)
     size: int = Field(default=480, ge=64, le=2048)
     image_size: int = Field(default=1280, ge=64, le=4096)
+    page_size: int = Field(default=2560, ge=64, le=4096)
     min_find: float = Field(default=0.5, ge=0, le=1)
     min_read: float = Field(default=0.6, ge=0, le=1)
     image_min_read: float = Field(default=0.75, ge=0, le=1)
@@ -49,7 +52,7 @@ class Overlay(FrameAnnotator):
     """Text in the picture, and which of it was burned in."""
 
     name = "overlay"
-    VERSION = 6
+    VERSION = 7
     keyed_by = "media"
     modalities = frozenset(VISUAL)
     columns: ClassVar[Mapping[str, Column]] = {
@@ -67,8 +70,8 @@ class Overlay(FrameAnnotator):
     @property
     def plan(self) -> FramePlan:
         settings = self.settings
-        count = 2 * settings.frames
-        return FramePlan("uniform", settings.size, "long", count=count, image_size=settings.image_size)
+        count, image_size = 2 * settings.frames, max(settings.image_size, settings.page_size)
+        return FramePlan("uniform", settings.size, "long", count=count, image_size=image_size)
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         parameters = self.settings.model_dump(mode="json", exclude={"det_model", "rec_model"})
@@ -106,35 +109,110 @@ def look(frames: Frames, video: bool, engine: ocr.Engine, settings: OverlaySetti
     lines = [line for line in lines if _is_text(line, height * width, settings)]
     if not video:
         lines = [line for line in lines if line.score >= settings.image_min_read]
-    all_areas, overlay_areas = _measure_areas(lines, seen, (height, width))
+    return _to_columns(lines, seen, (height, width), frames.times if video else np.zeros(count))
+
+
+def _to_columns(
+    lines: Sequence[Line], seen: Mapping[int, int], shape: tuple[int, int], times: NDArray[np.float64]
+) -> dict[str, Any]:
+    all_areas, overlay_areas = _measure_areas(lines, seen, shape)
     return {
         "area": round(float(np.mean(overlay_areas)), 6),
         "text_area": round(float(np.mean(all_areas)), 6),
         "text": transcript(lines),
         "overlay_text": transcript([line for line in lines if line.overlay]),
-        "boxes": [_to_box(line, (height, width), float(frames.times[line.frame]) if video else 0.0) for line in lines],
+        "boxes": [_to_box(line, shape, float(times[line.frame])) for line in lines],
         "frames": len(seen),
     }
 
 
+# Images
+
 _TURN_LINES = 5  # widest lines of a page that are read both ways up to see whether it is turned
+_STRIP, _SHARED = 1000, 200  # height in pixels of the strips of a page, and of what two strips share
+#: Print is small where a square of so many pixels of the picture, the one with the most edges, has so many lines, of a
+#: median height below so many pixels once reduced to image_size: of lines of 12 pixels every word is read, of 10 half.
+_SQUARE, _SMALL_LINES, _SMALL = 640, 4, 11
 
 
 def look_at_image(frames: Frames, engine: ocr.Engine, settings: OverlaySettings) -> dict[str, Any]:
-    """Measure the columns of an image, of a turned page as if it were upright; boxes lie on the image as it is."""
-    turns = _count_turns(frames.pixels[0], engine, settings) if len(frames.pixels) == 1 else 0
-    upright_frames = Frames(np.ascontiguousarray(np.rot90(frames.pixels, turns, axes=(1, 2))), frames.times)
-    columns = look(upright_frames, False, engine, settings)
+    """Measure the columns of an image, of a turned page as if it were upright; boxes lie on the image as it is.
+    Several pictures of one sample are judged one by one, as they are."""
+    if len(frames.pixels) > 1:
+        return look(frames, False, engine, settings)
+    page, turns, lines = _search_image(frames.pixels[0], engine, settings)
+    shape = page.shape[0], page.shape[1]
+    _recognise(lines, 0, page[None], None, engine)
+    judge_lines(lines, None, shape)
+    lines = [line for line in lines if line.score >= settings.image_min_read]
+    lines = [line for line in lines if _is_text(line, shape[0] * shape[1], settings)]
+    columns = _to_columns(lines, {0: 0}, shape, np.zeros(1))
     for box in columns["boxes"] if turns else ():
         for _ in range(turns):  # back by a quarter, clockwise
             box["x0"], box["y0"], box["x1"], box["y1"] = 1 - box["y1"], box["x0"], 1 - box["y0"], box["x1"]
     return columns
 
 
-def _count_turns(picture: NDArray[np.uint8], engine: ocr.Engine, settings: OverlaySettings) -> int:
+def _search_image(
+    picture: NDArray[np.uint8], engine: ocr.Engine, settings: OverlaySettings
+) -> tuple[NDArray[np.uint8], int, list[Line]]:
+    """Find the lines of an image at image_size, or at its own size where it has small print. Returns the picture in
+    which the lines lie, upright; the quarters by which it was turned counter-clockwise; the lines."""
+    height, width = picture.shape[:2]
+    reduction = max(height, width) / settings.image_size
+    if reduction > 1.25:
+        square = _cut_densest(picture)
+        lines = _find_lines(square, 0, engine, settings)
+        sizes = [min(line.height, line.width) for line in lines]
+        if len(sizes) >= _SMALL_LINES and np.median(sizes) < _SMALL * reduction:
+            turns = _count_turns(square, lines, engine)
+            page = np.ascontiguousarray(np.rot90(picture, turns))
+            return page, turns, _find_in_strips(page, engine, settings)
+    small = resize(picture, *fit_size(width, height, settings.image_size, "long"))
+    lines = _find_lines(small, 0, engine, settings)
+    turns = _count_turns(small, lines, engine)
+    page = np.ascontiguousarray(np.rot90(small, turns))
+    return page, turns, _find_lines(page, 0, engine, settings) if turns else lines
+
+
+def _cut_densest(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut out the square of _SQUARE pixels with the most vertical edges, as letters have."""
+    edges = np.abs(np.diff(picture[::2, ::2, 1].astype(np.int16), axis=1))
+    side = _SQUARE // 2
+    rows, columns = ((*range(0, length - side, side // 2), max(length - side, 0)) for length in edges.shape)
+    corners = [(y, x) for y in rows for x in columns]
+    y, x = max(corners, key=lambda at: float(edges[at[0] : at[0] + side, at[1] : at[1] + side].mean()))
+    return np.ascontiguousarray(picture[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)])
+
+
+def split_strips(height: int) -> list[tuple[int, int]]:
+    """Cut a height into strips (first, last row) of equal height, at most _STRIP, that share _SHARED rows."""
+    count = max(-(-(height - _SHARED) // (_STRIP - _SHARED)), 1)
+    step = (height - _SHARED) / count
+    return [(round(k * step), min(round(k * step + step + _SHARED), height)) for k in range(count)]
+
+
+def _find_in_strips(picture: NDArray[np.uint8], engine: ocr.Engine, settings: OverlaySettings) -> list[Line]:
+    """Find lines in strips as wide as the picture, so that no line is cut across. A line in the rows that two strips
+    share is of the strip whose border is farther away."""
+    found: list[Line] = []
+    strips = split_strips(len(picture))
+    for top, bottom in strips:
+        first = top + _SHARED // 2 if top else 0
+        last = bottom - _SHARED // 2 if bottom < len(picture) else bottom
+        for line in _find_lines(np.ascontiguousarray(picture[top:bottom]), 0, engine, settings):
+            x0, y0, x1, y1 = line.rect
+            rect = (x0, y0 + top, x1, y1 + top)
+            is_inside = first - 3 <= (rect[1] + rect[3]) / 2 < last + 3
+            if is_inside and not any(overlap(rect, seen.rect) > 0.5 for seen in found):
+                quad = line.quad + np.array([0, top], np.float32)
+                found.append(Line(0, quad, line.detection_score, rect))
+    return found
+
+
+def _count_turns(picture: NDArray[np.uint8], lines: Sequence[Line], engine: ocr.Engine) -> int:
     """Return the quarters, 0 to 3, by which a page is to be turned counter-clockwise to be upright: its longest lines
     are read both ways. Pictures with fewer than three lines of text are never turned."""
-    lines = _find_lines(picture, 0, engine, settings)
     lines = sorted(lines, key=lambda line: max(line.width, line.height), reverse=True)[:_TURN_LINES]
     if len(lines) < 3:
         return 0
@@ -147,6 +225,9 @@ def _count_turns(picture: NDArray[np.uint8], engine: ocr.Engine, settings: Overl
     if max(as_it_is, over) < 0.8 or abs(over - as_it_is) < 0.1:
         return 0
     return (1 if as_it_is > over else 3) if is_tall else (2 if over > as_it_is else 0)
+
+
+# Videos
 
 
 def _find_lasting(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,16 @@ from hypothesis import strategies as st
 
 from annotators.interface import FrameAnnotator
 from annotators.overlay import ocr
-from annotators.overlay.overlay import Overlay, OverlaySettings, clean, covered, look, look_at_image, transcript
+from annotators.overlay.overlay import (
+    Overlay,
+    OverlaySettings,
+    clean,
+    covered,
+    look,
+    look_at_image,
+    split_strips,
+    transcript,
+)
 from annotators.overlay.scene import Line, placed_like_overlay
 from infra.media.interface import DecodedMedia, Frames
 
@@ -277,6 +287,40 @@ def test_text_of_an_image_that_was_read_badly_is_not_joined(score: float, kept: 
     engine = Scripted(LINE, "people walk", score)
     got = look(Frames(clip.pixels[:1], np.zeros(1)), False, engine, OverlaySettings())
     assert bool(got["text"]) is kept
+
+
+class Recording:
+    """Keeps the sizes of the pictures that a real engine searches."""
+
+    def __init__(self, engine: ocr.Engine) -> None:
+        self.engine, self.read, self.sizes = engine, engine.read, []
+
+    def find(self, picture: Picture) -> list[ocr.Region]:
+        self.sizes.append(picture.shape[:2])
+        return self.engine.find(picture)
+
+
+@pytest.mark.parametrize(("turns", "scale"), [(0, 0.4), (1, 0.35), (0, 1.2)])
+def test_small_print_of_a_large_page_is_searched_in_strips_and_each_line_read_once(turns: int, scale: float) -> None:
+    page = np.full((2560, 900, 3), 255, np.uint8)
+    for row in range(19):
+        _write(page, f"{row} small print", (40, 60 + 130 * row), scale, BLACK, 1)
+    turned = np.ascontiguousarray(np.rot90(page, turns))
+    with ocr.borrow(OverlaySettings()) as engine:
+        recording = Recording(engine)
+        got = look_at_image(Frames(turned[None], np.zeros(1)), recording, OverlaySettings())
+    assert recording.sizes == [(640, 640), *([(987, 900), (986, 900), (987, 900)] if scale < 1 else [(1280, 450)])]
+    side = "x" if turns else "y"
+    middles = sorted(1280 * (box[f"{side}0"] + box[f"{side}1"]) for box in got["boxes"])
+    assert [round((middle - 60 + 10 * scale) / 130) for middle in middles] == list(range(19))
+
+
+@given(st.integers(1, 5000))
+def test_strips_cover_a_page_and_share_rows(height: int) -> None:
+    strips = split_strips(height)
+    assert strips[0][0] == 0 and strips[-1][1] == height
+    assert all(0 < bottom - top <= 1001 for top, bottom in strips)
+    assert all(above - below >= 199 for (_, above), (below, _) in pairwise(strips))
 
 
 # The annotator
