@@ -200,6 +200,8 @@ def open_read(uri: str) -> IO[bytes]:
         return open(local_path(uri), "rb", opener=_open_regular)
     filesystem, path = _remote(uri)
     file = filesystem.open(path, "rb")
+    if isinstance(file, io.BytesIO):  # memory:// gives every reader the same file, with one position
+        return io.BytesIO(file.getvalue())
     return io.BufferedReader(HttpFile(file, filesystem, path), 2**16) if _is_http(uri) else file
 
 

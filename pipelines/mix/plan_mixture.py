@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -215,7 +216,11 @@ def _compare_with_targets(
 
 
 def _compute_relative_path(run: str, out: str) -> str:
-    """Compute the path from the mixture to a run, so that both can be moved together."""
+    """Compute the path from the mixture to a run, so that both can be moved together: in one bucket or on this disk."""
+    (run_scheme, _, run_path), (out_scheme, _, out_path) = run.partition("://"), out.partition("://")
+    is_one_bucket = run_scheme == out_scheme and run_path.split("/")[0] == out_path.split("/")[0]
+    if not storage.is_local(run) and is_one_bucket and "::" not in run + out:
+        return posixpath.relpath(run_path, out_path)
     if not storage.is_local(run) or not storage.is_local(out):
         return run if not storage.is_local(run) else os.path.realpath(storage.local_path(run))
     return os.path.relpath(os.path.realpath(storage.local_path(run)), os.path.realpath(storage.local_path(out)))

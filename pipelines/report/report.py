@@ -39,7 +39,7 @@ def run(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips
     replaced. Raises what `check_output` does, and StageError if there is no finished run or mixture.
     """
     check_output(out)
-    target = Path(out)
+    target = storage.local_path(out)
     work = storage.temporary_for(out)
     try:
         if is_mixture(folder):
@@ -61,10 +61,13 @@ def run(folder: str, out: str, *, quiet: bool = False, thumbs: int = 2000, clips
 def check_output(out: str) -> None:
     """Check that a report can be written to `out`, before any work.
 
-    Raises ConfigError if `out` contains something other than a report, MissingExtra if uPlot is not installed.
+    Raises ConfigError if `out` is no local path or contains something other than a report, MissingExtra if uPlot is not
+    installed.
     """
     _find_chart_files()
-    target = Path(out)
+    if not storage.is_local(out):
+        raise ConfigError("a report is a folder on this machine", where=out, hint="give a local folder, then copy it")
+    target = storage.local_path(out)
     if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError("this folder contains something other than a report", where=out, hint="give a new folder")
 
