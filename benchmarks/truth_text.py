@@ -11,6 +11,7 @@ alt_text: alt-texts of the web, in any language: nobody labelled them, so the sh
 documents: answers in FiQA's forum and long texts, by the rules for documents.
 blank: pictures drawn here, black, white, of one colour, or noise of seven kinds, saved as PNG or JPEG. The
 rule was chosen on other draws of the first five; grainy and streaked noise was added afterwards.
+blank_video: the same kinds as videos of 12 frames in H.264, at CRF 18, 28 and 40; noise is drawn anew for each frame.
 photographs: COCO's, of which none is blank, and the same darkened to so many per cent of their levels.
 
 A set that the corpus lacks has size 0, and its share is 0.
@@ -19,6 +20,7 @@ A set that the corpus lacks has size 0, and its share is 0.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +44,7 @@ COCO = HUMAN[0]
 TEXT_FILTERS = ("caption", "language", "quality")
 DRAWN = 160
 DARKENED = (20, 10, 5, 2, 1)
+CRFS = (18, 28, 40)
 
 
 def measure_text(corpus: Path, scratch: Path) -> dict[str, float | int]:
@@ -139,6 +142,8 @@ def measure_blank(corpus: Path, folder: Path) -> dict[str, float | int]:
     for kind in DRAWINGS:
         of_kind = [flag for name, flag in kept.items() if kinds[name] == kind]
         figures |= {f"blank_{kind}_kept": share(of_kind), f"blank_{kind}_size": len(of_kind)}
+    videos = list(keep_pictures(write_videos(folder)).values())
+    figures |= {"blank_video_kept": share(videos), "blank_video_size": len(videos)}
     photographs = sorted((corpus / "images").glob("coco_*"))
     figures["blank_photographs_size"] = len(photographs)
     figures["blank_photographs_dropped"] = drop_share(photographs)
@@ -150,6 +155,26 @@ def measure_blank(corpus: Path, folder: Path) -> dict[str, float | int]:
 
 def drop_share(paths: Sequence[Path]) -> float:
     return share([not kept for kept in keep_pictures(paths).values()])
+
+
+def write_videos(folder: Path) -> list[Path]:
+    """Write a video of 320 × 240 of each kind for each CRF, but no more than DRAWN."""
+    import av
+
+    paths = []
+    for kind, crf in itertools.islice(itertools.product(DRAWINGS, CRFS), DRAWN):
+        rng = np.random.default_rng(int(fingerprint(["blank_video", kind, str(crf)])[:16], 16))
+        paths.append(folder / f"{kind}-{crf}.mp4")
+        still = DRAWINGS[kind](rng, (240, 320))
+        with av.open(str(paths[-1]), "w") as out:
+            stream = out.add_stream("libx264", rate=10, options={"crf": str(crf), "threads": "1"})
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            for _ in range(12):
+                levels = DRAWINGS[kind](rng, (240, 320)) if kind.endswith("noise") else still
+                frame = av.VideoFrame.from_ndarray(np.clip(levels, 0, 255).astype(np.uint8), format="rgb24")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    return paths
 
 
 def darken(path: Path, percent: int, folder: Path) -> Path:

@@ -40,7 +40,7 @@ def test_figures_are_of_the_odd_texts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (figures["language_foreign_size"], figures["language_foreign_kept"]) == (1, 0.0)
     assert (figures["language_english_size"], figures["language_english_dropped"]) == (3, 0.0)
     assert (figures["quality_human_size"], figures["quality_human_dropped"]) == (3, 0.0)
-    assert figures["blank_size"] == 8
+    assert (figures["blank_size"], figures["blank_video_size"], figures["blank_video_kept"]) == (8, 8, 0.0)
     assert [figures[f"blank_{kind}_kept"] for kind in ("black", "white", "one_colour", "uniform_noise")] == [0.0] * 4
 
 
