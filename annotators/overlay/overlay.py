@@ -27,8 +27,8 @@ _BOX = pa.struct(
 
 
 class OverlaySettings(ocr.OcrSettings):
-    """frames: pictures of a video in which text may be searched, spread evenly: first every second one (in videos of
-        more than 12 s all of them), the others only where they may add information. As many frames between them are
+    """frames: pictures of a video in which text may be searched, spread evenly: first half of them (in videos of more
+        than 12 s three quarters), the others only where they may add information. As many frames between them are
         evidence, and searched only where a line like a caption was seen once.
     size: their long side in pixels; never enlarged.
     image_size: the same of an image, whose letters are mostly smaller: of a page, 0.6 of the words are read at 480
@@ -52,7 +52,7 @@ class Overlay(FrameAnnotator):
     """Text in the picture, and which of it was burned in."""
 
     name = "overlay"
-    VERSION = 7
+    VERSION = 8
     keyed_by = "media"
     modalities = frozenset(VISUAL)
     columns: ClassVar[Mapping[str, Column]] = {
@@ -273,12 +273,13 @@ _LONG = 12.0
 
 
 def _split_rounds(count: int, seconds: float) -> list[list[int]]:
-    """Split the frames into rounds of search: of every second one half come first, in a long video all of them; the
-    frames between them are evidence, and searched last, for captions that stood in one frame only."""
+    """Split the frames into rounds of search: of every second one half come first, in a long video three quarters, then
+    the rest of them; the frames between them are evidence, and searched last, for captions that stood in one only."""
     read, between = list(range(0, count, 2)), list(range(1, count, 2))
     if len(read) < 2:
         return [read]
-    return [read, [], between] if seconds > _LONG else [read[1::2], read[::2], between]
+    rest = read[::4] if seconds > _LONG else read[::2]
+    return [[i for i in read if i not in rest], rest, between]
 
 
 def _wants_round(

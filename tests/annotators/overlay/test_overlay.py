@@ -412,6 +412,14 @@ def test_without_text_half_of_the_pictures_and_the_mean_are_searched() -> None:
     assert not (clip.pixels == mean).all(axis=(1, 2, 3)).any()
 
 
+@pytest.mark.parametrize(("seconds", "searched"), [(8, [2, 6]), (30, [2, 4, 6])])
+def test_a_long_video_is_searched_in_more_pictures(seconds: float, searched: list[int]) -> None:
+    clip, engine = _clip(_nothing, speed=14), _blind()
+    times = (np.arange(8) + 0.5) * seconds / 8
+    assert look(Frames(clip.pixels, times), True, engine, OverlaySettings())["frames"] == len(searched)
+    assert np.array_equal(engine.searched[:-1], clip.pixels[searched])
+
+
 def test_pictures_that_are_the_same_are_searched_once() -> None:
     clip, engine = _clip(_nothing, speed=0), _blind()
     look(clip, True, engine, OverlaySettings())
