@@ -186,8 +186,8 @@ class Export(Strict):
     that is not stated is absent from croissant.json.
     """
 
-    shard_bytes: int = Field(default=10**9, gt=0)
-    shard_samples: int = Field(default=10_000, gt=0)
+    shard_bytes: int = Field(default=10**9, gt=0, le=2**40)
+    shard_samples: int = Field(default=10_000, gt=0, le=2**20)
     captions_txt: bool = True
     ocr: OcrText = OcrText()
     date_published: str | None = Field(default=None, pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}")

@@ -115,8 +115,9 @@ def lay_out(
     """Take the first `counts[g]` samples of each group (full passes, then the first few) and lay them out.
 
     orders: rows of each group by draw; on_disk: all rows in the order of `order_shards`; amounts: of each row in the
-    recipe's unit, None for samples. Virtual shard v is the v-th run of every group, interleaved. The passes over a
-    group follow one another, so repeats of a sample are far apart and samples near in a tar stay near.
+    recipe's unit, None for samples. Virtual shard v is the v-th run of every group, interleaved; those that no group
+    fills are left out. The passes over a group follow one another, so repeats of a sample are far apart and samples
+    near in a tar stay near.
     """
     rank = np.empty(len(on_disk), dtype=np.int64)
     rank[on_disk] = np.arange(len(on_disk), dtype=np.int64)
@@ -136,7 +137,8 @@ def lay_out(
     shard = np.concatenate(vshard)
     # Each group's rows ascend already, so a stable sort only merges them; equal spots keep the groups' order.
     final = np.argsort(shard + np.concatenate(spot), kind="stable")
-    shard = shard[final]
+    _, numbers = np.unique(shard[final], return_inverse=True)  # small groups leave some virtual shards without samples
+    shard = numbers.astype(np.int32)
     starts = np.searchsorted(shard, np.arange(vshards, dtype=np.int32))
     return Selection(
         np.concatenate(rows)[final],

@@ -72,12 +72,12 @@ class Ratio(Strict):
 class ContractSettings(Strict):
     """How the trainer's loader samples media: see `mixtures.reading.contract.Contract`, which has the same defaults."""
 
-    clip_seconds: int = Field(default=2, gt=0)
-    clip_frames: int = Field(default=4, gt=0)
-    tokens_per_frame: int = Field(default=32, gt=0)
-    context: int = Field(default=16_384, gt=0)
+    clip_seconds: int = Field(default=2, gt=0, le=86_400)
+    clip_frames: int = Field(default=4, gt=0, le=4096)
+    tokens_per_frame: int = Field(default=32, gt=0, le=65_536)
+    context: int = Field(default=16_384, gt=0, lt=2**31)
     clip_share: float = Field(default=0.65, gt=0, le=1)
-    max_clips: int | None = Field(default=None, gt=0)
+    max_clips: int | None = Field(default=None, gt=0, lt=2**31)
 
     def contract(self) -> Contract:
         return Contract(**self.model_dump())

@@ -26,6 +26,9 @@ from pipelines.export.samples import build_captions, list_suffixes
 
 LAYOUT = "export-layout.json"
 
+#: Largest sum of weights: they are added as int64.
+MAX_WEIGHT = 2**62
+
 #: weight: share of a shard's capacity that a row uses, 0 where it is not kept; caption: the text to train on.
 PLAN = pa.schema(
     [
@@ -158,6 +161,9 @@ def plan_layout(run: Run, units: Sequence[str]) -> ExportPlan:
             before = totals.get(name, 0) + np.cumsum(weight) - weight
             used.setdefault(name, set()).update((before[weight > 0] // capacity).tolist())
             totals[name] = totals.get(name, 0) + int(weight.sum())
+            if totals[name] > MAX_WEIGHT:
+                hint = "lower export.shard_samples, or split the sources among several runs"
+                raise StageError(f"too much data of the series {name} for shards of this size", hint=hint)
     layout = shards.build_layout({name: sorted(stretches) for name, stretches in used.items()}, capacity)
     plan = {
         "capacity": capacity,

@@ -68,7 +68,8 @@ def plan_mixture(
     names = [shard.sha256 for shard in index.shards]
     layout = draw.order_shards(recipe.seed, names, np.bincount(index.shard, minlength=len(names)).tolist())
     selection = draw.lay_out(orders, counts, layout, vshards, None if recipe.unit == "samples" else amounts)
-    return describe_mixture(survey, recipe, out, selection, vshards)
+    used = int(selection.vshard.max()) + 1 if len(selection.vshard) else vshards
+    return describe_mixture(survey, recipe, out, selection, used)
 
 
 def build_survey(

@@ -93,7 +93,8 @@ def plainly(
         for v in range(vshards):
             run = drawn[v * count // vshards : (v + 1) * count // vshards]
             laid += [(v, (i + 0.5) / len(run), group, row, repeat) for i, (repeat, row) in enumerate(run)]
-    return [(row, repeat, group, v) for v, _, group, row, repeat in sorted(laid, key=lambda entry: entry[:3])]
+    number = {v: i for i, v in enumerate(sorted({entry[0] for entry in laid}))}  # without those that are empty
+    return [(row, repeat, group, number[v]) for v, _, group, row, repeat in sorted(laid, key=lambda entry: entry[:3])]
 
 
 @given(st.data(), st.integers(1, 40), st.integers(1, 4), st.integers(1, 6))
@@ -154,3 +155,12 @@ def test_shards_are_ordered_by_hash_and_rows_within_them_as_before() -> None:
     hashes = {n: hashlib.blake2b(f"5\x00shard\x00{n}".encode(), digest_size=8).digest() for n in names}
     expected = [starts[n] + i for n in sorted(names, key=hashes.__getitem__) for i in range(rows[names.index(n)])]
     assert order == expected and order != list(range(9))
+
+
+def test_virtual_shards_that_no_group_fills_are_left_out() -> None:
+    """Five virtual shards for two groups of two rows: in each the same runs are empty."""
+    on_disk = np.arange(4, dtype=np.int64)
+    orders = [on_disk[:2], on_disk[2:]]
+    selection = draw.lay_out(orders, [2, 2], on_disk, 5)
+    assert selection.vshard.tolist() == [0, 0, 1, 1]
+    assert selection.position.tolist() == [0, 1, 0, 1]
