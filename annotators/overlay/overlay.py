@@ -52,7 +52,7 @@ class Overlay(FrameAnnotator):
     """Text in the picture, and which of it was burned in."""
 
     name = "overlay"
-    VERSION = 8
+    VERSION = 9
     keyed_by = "media"
     modalities = frozenset(VISUAL)
     columns: ClassVar[Mapping[str, Column]] = {

@@ -420,7 +420,7 @@ def may_run(line: Line, scene: Scene) -> bool:
 
 def _is_ticker(row: Sequence[Line], scene: Scene) -> bool:
     """Whether a row is a ticker: wide lines in a border band, in at least half of the frames searched, that run along
-    the row at one speed, by a quarter of their height from frame to frame or more, while the picture beside the row
+    the row at one speed, by 0.15 of their height from frame to frame or more, while the picture beside the row
     does not run with them."""
     seen = len({line.frame for line in row})
     if not any(may_run(line, scene) for line in row) or 2 * seen < max(scene.count // 2, 3):
@@ -441,7 +441,7 @@ def _is_ticker(row: Sequence[Line], scene: Scene) -> bool:
     usual = float(np.median(speeds))
     steady = abs(np.array(speeds) - usual) <= max(2, 0.15 * abs(usual))
     height = float(np.mean([line.height for line in row]))
-    return bool(abs(usual) >= height / 4 and steady.mean() >= 0.5 and np.mean(along) < 0.5)
+    return bool(abs(usual) >= 0.15 * height and steady.mean() >= 0.5 and np.mean(along) < 0.5)
 
 
 def _find_run(across: Gray, line: Line, frame: int, rows: tuple[int, int]) -> tuple[float, int, int]:

@@ -98,12 +98,16 @@ def _title(frame: Picture, i: int) -> None:
         _write(frame, "CHAPTER TWO", (30, 100), 1.2, thick=3, outline=True)
 
 
-def _ticker(frame: Picture, i: int) -> None:
+def _ticker(frame: Picture, i: int, step: int = 14) -> None:
     frame[150:176] = (20, 20, 90)
-    _write(frame, "markets rise again today while rain is near the coast", (60 - 14 * i, 169), 0.6)
+    _write(frame, "markets rise again today while rain is near the coast", (60 - step * i, 169), 0.6)
 
 
-BURNED = [_subtitle, _changing, _watermark, _ticker]  # lines and titles: below
+def _slow_ticker(frame: Picture, i: int) -> None:
+    _ticker(frame, i, 4)  # a fifth of its height from frame to frame, as in a clip of 2 s
+
+
+BURNED = [_subtitle, _changing, _watermark, _ticker, _slow_ticker]  # lines and titles: below
 
 
 @pytest.mark.parametrize("draw", BURNED)
