@@ -60,7 +60,10 @@ def plan_overlays(planner: Planner) -> None:
         scene = planner.scene("burned", str(i), video=True)
         kind = VIDEO_OVERLAYS[i % len(VIDEO_OVERLAYS)]
         caption = planner.caption(scene, "plain", "burned", str(i), still=False)
-        planner.add_medium(planner.shot(i, scene, overlay=kind), caption, fault="overlay", kind=kind)
+        length: dict[str, float] = {}
+        if i % (3 * len(VIDEO_OVERLAYS)) == 0:  # every third with subtitles is as long as clips in the wild
+            scene, length = replace(scene, camera_speed=scene.camera_speed / 8), {"fps": 8, "seconds": 30.0}
+        planner.add_medium(planner.shot(i, scene, overlay=kind, **length), caption, fault="overlay", kind=kind)
     for i in range(planner.counts["signs"]):
         labelled = i % 4 == 3
         scene = _with_lettering(planner, "signs", str(i), labelled=labelled)
