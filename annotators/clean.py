@@ -66,6 +66,7 @@ class Clean(Annotator):
     """
 
     name = "clean"
+    VERSION = 2
     keyed_by = "text"
     input = "text"
     modalities = frozenset(MODALITIES)
@@ -95,8 +96,12 @@ class Clean(Annotator):
 def caption(raw: str, limit: int = 10_000) -> str:
     """Clean a caption: one line of at most `limit` characters; capitals stay."""
     text = raw[: 4 * limit]
-    if not _PLAIN.fullmatch(text):
-        text = _repair(_remove_markup(text))
+    for _ in range(4):  # a repair may leave a tag that a character of no width had broken
+        before = text
+        if not _PLAIN.fullmatch(text):
+            text = _repair(_remove_markup(text))
+        if text == before or not ("<" in text or "&" in text):
+            break
     return " ".join(text.split())[:limit].rstrip()
 
 
