@@ -96,7 +96,9 @@ class Clean(Annotator):
 def caption(raw: str, limit: int = 10_000) -> str:
     """Clean a caption: one line of at most `limit` characters; capitals stay."""
     text = raw[: 4 * limit]
-    for _ in range(4):  # a repair may leave a tag that a character of no width had broken
+    # Web captions are often escaped twice, and a repair may leave a tag that a character of no width had broken; the
+    # bound keeps hostile nesting cheap.
+    for _ in range(4):
         before = text
         if not _PLAIN.fullmatch(text):
             text = _repair(_remove_markup(text))
@@ -128,15 +130,8 @@ def sentence_case(text: str) -> str:
 
 
 def _remove_markup(text: str) -> str:
-    # Web captions are often escaped twice; the bound keeps hostile nesting cheap.
-    for _ in range(4):
-        before = text
-        text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
-        if "<" in text:
-            text = _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _remove_hidden(text))
-        if text == before:
-            break
-    return text
+    text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
+    return _TAG.sub(lambda m: "" if _INLINE.match(m[0]) else " ", _remove_hidden(text)) if "<" in text else text
 
 
 def _remove_hidden(text: str) -> str:

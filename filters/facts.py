@@ -24,11 +24,11 @@ class FactsThresholds(Strict):
     """All optional; null: not applied.
 
     min_side: shorter side in stored pixels, and max_aspect: longer by shorter side of the picture as it is shown, with
-    pixels that aren't square. 200 and 3 are DataComp's basic filter
-    for images (arXiv 2304.14108). Llama 3 (arXiv 2407.21783) filters its videos by neither and reports 320p to 4K,
-    nearly all between 1:2 and 2:1, more than 99 % under a minute; settings like these are min_side 320, max_aspect 2,
-    max_duration 60. max_pixels, min_duration, max_duration (seconds), min_fps and codecs (names as FFmpeg gives
-    them) are off. Duration, rate and codec apply to videos only.
+    pixels that aren't square. 200 and 3 are DataComp's basic filter for images (arXiv 2304.14108). Llama 3 (arXiv
+    2407.21783) filters its videos by neither and reports 320p to 4K, nearly all between 1:2 and 2:1, more than 99 %
+    under a minute; settings like these are min_side 320, max_aspect 2, max_duration 60. max_pixels, min_duration,
+    max_duration (seconds), min_fps and codecs (names as FFmpeg gives them) are off. Duration, rate and codec apply to
+    videos only.
     """
 
     min_side: int | None = Field(default=200, ge=1)

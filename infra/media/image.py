@@ -68,6 +68,7 @@ def read_header(medium: Medium, limits: Limits) -> tuple[Any, dict[str, Any], in
         "mode": image.mode,
         "width": height if turned else width,
         "height": width if turned else height,
+        "pixel_aspect": 1.0,  # viewers ignore what a few formats declare
         "frames": frames,
         "bytes": medium.size,
     }

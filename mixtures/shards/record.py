@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     language: str
     ocr_text: str
     tokens: int
-    pixel_aspect: float = 0.0  # shards of 0.1.0.dev lack it
+    pixel_aspect: float = 0.0  # older shards lack it
 
 
 _DECODE = msgspec.json.Decoder(Record).decode
