@@ -1,6 +1,6 @@
 """Time an audit against one pass of hashlib.sha256 over the same files. Prints one JSON object as its last line.
 
-    python benchmarks/audit.py [--images 4000] [--texts 60000] [--rounds 5]
+    python -m benchmarks.audit [--images 4000] [--texts 60000] [--rounds 5]
 
 The script makes two whole runs from seed 0 in a temporary folder, laid out as `reelmill export` does:
 - images: members of 100 to 140 kB of random bytes named .jpg (nothing is decoded), captions of ten words, JSON and txt;
@@ -35,8 +35,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from filters import histogram_columns
 from infra import storage, tables

@@ -1,6 +1,6 @@
 """Compare the duplicate search with brute force: share of true pairs that end in one component, and share of the time.
 
-    python benchmarks/dedup.py --n 200000
+    python -m benchmarks.dedup --n 200000
 
 Two data sets of n unit rows in 512 dimensions, stored as float16, both made from a fixed seed:
     clustered   rows around 500 random topics, cosine about 0.45 (below 0.6) within a topic

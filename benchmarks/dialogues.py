@@ -1,7 +1,7 @@
 """Test dialogue requests at scale: losses and duplicates, speed against a bare loop, CPU time. Prints one JSON object
 as its last line.
 
-    python benchmarks/dialogues.py [--quick] [--server URL --model NAME] [--in-flight 64] [--tokens 1024]
+    python -m benchmarks.dialogues [--quick] [--server URL --model NAME] [--in-flight 64] [--tokens 1024]
 
 faults: prompts of 2 kB (half of it the same in all, as instructions are) and answers of 1 kB, through client, cache and
 servers. 10,000 requests, a share of 5 % failing with each of the ten classes of faults (one or two times in a row, by a
@@ -43,8 +43,6 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from annotators.dialogues import dialogue, evidence
 from annotators.dialogues.kinds import load_kinds, supports

@@ -44,8 +44,6 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks import inputs
 from benchmarks.clock import cpu
 from infra import tables

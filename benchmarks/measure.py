@@ -1,7 +1,7 @@
 """Time the measure stage on video: wall time per clip, and the share outside the decoder and the models. Prints one
 JSON object as its last line.
 
-    python benchmarks/measure.py [--clips 60] [--quick]
+    python -m benchmarks.measure [--clips 60] [--quick]
 
 Clips: x264, 3 s at 25 fps, 320x240, 480x270 and 640x360 in turn, every other with two lines of burned-in text; see
 inputs.py. All have captions. The config asks for clean-up, language, text quality, facts, overlay (PaddleOCR's models
@@ -23,10 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import inputs
-
+from benchmarks import inputs
 from infra.commit import read_json
 from pipelines.core.resolve import resolve
 from pipelines.core.run import open_run

@@ -1,6 +1,6 @@
 """Measure the cost and the accuracy of the motion score on H.264. Prints one JSON object as its last line.
 
-    python benchmarks/motion.py [--quick] [--clips DIR]        REELMILL_CORPUS=DIR adds the real clips
+    python -m benchmarks.motion [--quick] [--clips DIR]        REELMILL_CORPUS=DIR adds the real clips
 
 Generated clips: 3 s of a photograph from scikit-image's wheel (512 to 741 pixels wide, enlarged to the frame and
 mirrored beyond its edges), moved by sub-pixel warps and encoded by x264 (medium, CRF 23, 3 B-frames with pyramid, its
@@ -25,7 +25,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,8 +37,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from annotators.motion import Gray8, MotionObserver
 

@@ -1,6 +1,6 @@
 """Ingest sources that are odd but legal and count what a reader gets wrong. Prints one JSON object as its last line.
 
-    python benchmarks/odd_inputs.py [--seed 0] [--show 20]
+    python -m benchmarks.odd_inputs [--seed 0] [--show 20]
 
 The sources are those of odd_cases.py: 673 sources of five rows each over every reader and container, written anew from
 --seed into a temporary folder. `pipelines.ingest` runs over them in processes of their own, many sources in one config;
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -26,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.odd_cases import ExpectedRow, OddCase, make_cases
 

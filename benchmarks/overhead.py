@@ -1,7 +1,7 @@
 """Overhead of the measure stage over the functions that it calls, and whether its memory grows with the corpus.
 Prints one JSON object as its last line.
 
-    python benchmarks/overhead.py [--seconds 60] [--quick] [--no-memory]
+    python -m benchmarks.overhead [--seconds 60] [--quick] [--no-memory]
 
 Inputs: see inputs.py; of 100 samples 92 are documents, 7 images, 1 is a clip of 3 s; images and clips have captions.
 The config asks for clean-up, language, text quality, facts, motion (vectors) and duplicates in all modalities, so that
@@ -37,11 +37,8 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import inputs
-from clock import cpu
-
+from benchmarks import inputs
+from benchmarks.clock import cpu
 from infra import tables
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, MediaRef

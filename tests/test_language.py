@@ -101,7 +101,7 @@ def test_functions_and_classes_are_small() -> None:
 
 
 def test_folders_are_small_and_main_modules_have_a_function_run() -> None:
-    for folder in {path.parent for path, _ in parse(PACKAGES)}:
+    for folder in {path.parent for path, _ in parse(FOLDERS)}:
         modules = [path for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= MAX_MODULES, f"{folder} has {len(modules)} modules"
     verbs = [path for path in (ROOT / "pipelines").iterdir() if (path / f"{path.name}.py").is_file()]

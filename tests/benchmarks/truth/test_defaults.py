@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import truth_defaults
-from benchmarks.truth_text import COCO
-from tests.benchmarks.test_truth_text import CAPTIONS, write_rows
+from benchmarks.truth import defaults
+from benchmarks.truth.text import COCO
+from tests.benchmarks.truth.test_text import CAPTIONS, write_rows
 from tests.corpus import picture
 
 
@@ -17,7 +17,7 @@ def test_each_filter_is_counted_for_itself(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.fromarray(picture(1, 320, 240)).save(tmp_path / "images" / "coco_1.png")
     Image.new("RGB", (64, 48)).save(tmp_path / "images" / "black.png")
-    figures = truth_defaults.measure_defaults(tmp_path, tmp_path)
+    figures = defaults.measure_defaults(tmp_path, tmp_path)
     sizes = {name: figures[f"default_{name}_size"] for name in (COCO, "images_photographs", "images_all")}
     assert sizes == {COCO: 4, "images_photographs": 1, "images_all": 2}
     assert figures[f"default_{COCO}_quality_dropped"] == 0.25

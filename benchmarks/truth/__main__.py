@@ -1,10 +1,10 @@
 """Judge the verdicts on footage, pictures and text whose right verdict is known; the last line is one JSON object.
 
-    python benchmarks/truth.py [--corpus FOLDER] [--only overlay duplicates text defaults]
+    python -m benchmarks.truth [--corpus FOLDER] [--only overlay duplicates text defaults]
 
-Each set is made anew, in a temporary folder, by a module of its own: truth_overlay.py burns subtitles into real clips
-and draws pages of known words, truth_duplicates.py makes copies of real pictures, truth_text.py reads texts by people
-and draws blank pictures, truth_defaults.py counts what the filters drop of sets that people made. Their docstrings say
+Each set is made anew, in a temporary folder, by a module of its own: overlay.py burns subtitles into real clips
+and draws pages of known words, duplicates.py makes copies of real pictures, text.py reads texts by people
+and draws blank pictures, defaults.py counts what the filters drop of sets that people made. Their docstrings say
 how. --corpus: the folder of real media and texts; the default is the environment variable REELMILL_CORPUS.
 """
 
@@ -18,8 +18,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 SETS = ("overlay", "duplicates", "text", "defaults")
 
 
@@ -29,10 +27,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
     arguments = parser.parse_args()
     if arguments.corpus is None or not arguments.corpus.is_dir():
-        sys.exit("truth.py needs a folder of real media: --corpus FOLDER, or set REELMILL_CORPUS")
+        sys.exit("benchmarks.truth needs a folder of real media: --corpus FOLDER, or set REELMILL_CORPUS")
     figures: dict[str, float | int] = {}
     for name in arguments.only:
-        module = importlib.import_module(f"benchmarks.truth_{name}")
+        module = importlib.import_module(f"benchmarks.truth.{name}")
         with tempfile.TemporaryDirectory() as scratch:
             figures |= getattr(module, f"measure_{name}")(arguments.corpus, Path(scratch))
         print(f"{name}: done", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Draw the pictures on which the filter of blank ones errs, with its verdicts, for docs/accuracy.md.
 
-python benchmarks/truth_pictures.py docs/images/blank.png
+python -m benchmarks.truth.pictures docs/images/blank.png
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.truth_text import Picture, keep_pictures
+from benchmarks.truth.text import Picture, keep_pictures
 
 SIDE = 256
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import truth_text
+from benchmarks.truth import text
 
 CAPTIONS = [
     "A brown dog is running across the field with a ball.",
@@ -28,12 +28,12 @@ def write_rows(corpus: Path, name: str, rows: list[dict[str, str]]) -> None:
 
 def test_figures_are_of_the_odd_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = tmp_path / "corpus"
-    write_rows(corpus, truth_text.COCO, [{"lang": "en", "text": text} for text in CAPTIONS])
+    write_rows(corpus, text.COCO, [{"lang": "en", "text": text} for text in CAPTIONS])
     sentences = [{"lang": "xx", "text": text} for text in FOREIGN] + [{"lang": "en", "text": CAPTIONS[0]}]
     write_rows(corpus, "langid_sentences_a", sentences)
     write_rows(corpus, "longform_fiqa_150", [])
-    monkeypatch.setattr(truth_text, "DRAWN", 8)
-    figures = truth_text.measure_text(corpus, tmp_path / "scratch")
+    monkeypatch.setattr(text, "DRAWN", 8)
+    figures = text.measure_text(corpus, tmp_path / "scratch")
     assert figures["shouted_repaired_size"] == 3  # the second, fourth and sixth caption
     assert figures["shouting_repaired_size"] == 1
     assert figures["shouted_repaired_kept"] == figures["shouting_repaired_kept"] == 1.0
@@ -45,14 +45,14 @@ def test_figures_are_of_the_odd_texts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_sets_that_the_corpus_lacks_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(truth_text, "DRAWN", 0)
-    figures = truth_text.measure_text(tmp_path, tmp_path / "scratch")
+    monkeypatch.setattr(text, "DRAWN", 0)
+    figures = text.measure_text(tmp_path, tmp_path / "scratch")
     assert set(figures.values()) == {0.0}
     assert {"language_foreign_size", "language_alt_text_size", "quality_documents_size", "blank_size"} <= set(figures)
 
 
 def test_texts_are_judged_as_a_run_judges_them() -> None:
-    outcomes = truth_text.judge_texts(["ok", CAPTIONS[0], FOREIGN[0]], truth_text.TEXT_FILTERS)
+    outcomes = text.judge_texts(["ok", CAPTIONS[0], FOREIGN[0]], text.TEXT_FILTERS)
     assert outcomes["outcome"].to_pylist() == ["dropped", "kept", "dropped"]
     assert outcomes["filter"].to_pylist() == ["quality", None, "language"]
-    assert truth_text.keep_texts([CAPTIONS[0]], ["quality"], "text") == [False]  # too short for a document
+    assert text.keep_texts([CAPTIONS[0]], ["quality"], "text") == [False]  # too short for a document
