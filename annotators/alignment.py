@@ -123,7 +123,7 @@ class _Clip:
         return models.load_clip(s.source, s.device, s.dtype, s.batch)
 
     def picture(self, frames: Frames) -> NDArray[np.float64]:
-        return self._model().encode_images(frames.pixels)
+        return self._model().encode_images(frames.pictures)
 
     def text(self, text: str) -> NDArray[np.float64]:
         vector: NDArray[np.float64] = self._model().encode_texts([text])[0]
@@ -206,7 +206,7 @@ class _PairScore(FrameAnnotator):
         score = float(products.sum(axis=1).mean())
         if not np.isfinite(score):
             raise BadSample("model", "the embedding is not a finite, non-zero vector")
-        return {"score": round(score, 6), "frames": len(content.pixels)}
+        return {"score": round(score, 6), "frames": len(content.pictures)}
 
 
 class Alignment(_PairScore):

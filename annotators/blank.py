@@ -53,9 +53,9 @@ class Blank(FrameAnnotator):
         return FramePlan(times="uniform", size=self.settings.size, fit="long", count=self.settings.frames)
 
     def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
-        spreads = [float(picture.std(axis=(0, 1)).max()) for picture in content.pixels]
+        spreads = [float(picture.std(axis=(0, 1)).max()) for picture in content.pictures]
         # Plain frames say nothing about noise.
-        shown = [picture for picture, spread in zip(content.pixels, spreads, strict=True) if spread > 0]
+        shown = [picture for picture, spread in zip(content.pictures, spreads, strict=True) if spread > 0]
         sides = self.settings.size // 2, self.settings.size // 4
         smoothness = max(
             (measure_smoothness(shrink(picture, side)) for picture in shown for side in sides), default=1.0

@@ -38,7 +38,7 @@ class Facts(Annotator):
         "audio": Column(pa.bool_(), "whether there is a sound track"),
         "bit_rate": Column(pa.int64(), "bits per second of the video stream"),
         "bytes": Column(pa.int64(), "of the medium"),
-        "images": Column(pa.int32(), "of the sample, null for a video; the other facts are those of its first image"),
+        "images": Column(pa.int32(), "of the sample, null for a video; all other facts are of its smallest image"),
     }
     settings: FactsSettings
 

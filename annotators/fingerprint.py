@@ -9,7 +9,8 @@ these need a learned descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -133,7 +134,7 @@ class Fingerprint(FrameAnnotator):
         return maker
 
     def measure_one(self, sample: Mapping[str, Any], content: Frames) -> Mapping[str, Any]:
-        pictures = [np.ascontiguousarray(picture) for picture in content.pixels]
+        pictures = [np.ascontiguousarray(picture) for picture in content.pictures]
         describe = None if self.settings.engine == "pdq" else self._sscd()
         small = [_shrink(picture) for picture in pictures]
         deviation = np.array([(picture @ _GREY).std() for picture in small])
@@ -168,8 +169,7 @@ class Fingerprint(FrameAnnotator):
 
         def describe(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
             rows = []
-            for start in range(0, len(pictures), s.batch):
-                batch = list(pictures[start : start + s.batch])
+            for batch in _split_batches(pictures, s.batch):
                 full = np.stack(batch + batch[-1:] * (s.batch - len(batch)))
                 pixels = torch.from_numpy(full).permute(0, 3, 1, 2).float() / 255
                 with torch.inference_mode():
@@ -180,8 +180,16 @@ class Fingerprint(FrameAnnotator):
         return describe
 
 
-#: Pictures, uint8 RGB (h, w, 3) of one size, to float64 (n, dim): unit rows, or NaN where there is no descriptor.
+#: Pictures, uint8 RGB (h, w, 3), to float64 (n, dim): unit rows, or NaN where there is no descriptor.
 Describe = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float64]]
+
+
+def _split_batches(pictures: Sequence[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
+    """Split pictures, in order, into batches of at most `size` of one shape: several images of a sample differ."""
+    for _, group in itertools.groupby(pictures, key=lambda picture: picture.shape):
+        alike = list(group)
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
 
 
 def _pdq(pictures: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

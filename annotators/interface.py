@@ -128,7 +128,7 @@ class FrameAnnotator(Annotator):
     def content_of(self, medium: DecodedMedia | None) -> Frames:
         super().content_of(medium)
         frames = None if medium is None else medium.frames.get(self.name)
-        if frames is None or len(frames.pixels) == 0:
+        if frames is None or len(frames.pictures) == 0:
             raise BadSample("no_frames", "the medium gave no picture")
         return frames
 

@@ -31,7 +31,9 @@ import PIL.ImageFont
 from numpy.typing import NDArray
 
 from annotators.overlay import ocr
-from annotators.overlay.overlay import Overlay, OverlaySettings, look
+from annotators.overlay.overlay import Overlay
+from annotators.overlay.settings import OverlaySettings
+from annotators.overlay.videos import look_at_video
 from filters.overlay import OverlayThresholds
 from infra.hashing import fingerprint
 from infra.media.decoder import Decoder
@@ -91,7 +93,7 @@ def drops(clip: Frames) -> bool:
     long = settings.size
     pixels = np.stack([resize(p, *fit_size(p.shape[1], p.shape[0], long, "long")) for p in clip.pixels])
     with ocr.borrow(settings) as engine:
-        row = look(Frames(pixels, clip.times), True, engine, settings)
+        row = look_at_video(Frames(pixels, clip.times), engine, settings)
     return bool(row["area"] > OverlayThresholds().max_area)
 
 

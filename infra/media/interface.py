@@ -17,7 +17,8 @@ VISUAL: tuple[Modality, ...] = ("video", "image", "multi_image")
 
 #: Part of the fingerprint of every annotator that is given media: raised when the same bytes give other frames or
 #: facts. 2: joined recordings are one timeline, the default stream is decoded, pixels need not be square.
-DECODING_VERSION = 2
+#: 3: of a sample with several images each is decoded as if it were alone.
+DECODING_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,18 @@ class FramePlan:
 
 @dataclass(frozen=True)
 class Frames:
-    """pixels: uint8 RGB (n, height, width, 3); times: float64 (n,), seconds from the start, ascending."""
+    """pictures: n of uint8 RGB (height, width, 3); one array (n, height, width, 3), but of several images n arrays.
+    times: float64 (n,), seconds from the start, ascending; of several images their numbers from 0."""
 
-    pixels: NDArray[np.uint8]
+    pictures: NDArray[np.uint8] | tuple[NDArray[np.uint8], ...]
     times: NDArray[np.float64]
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The pictures of one video or image, (n, height, width, 3)."""
+        if isinstance(self.pictures, tuple):
+            raise TypeError("several images differ in shape: read `pictures`")
+        return self.pictures
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class UnitMeasurer:
         size = 0
         for row in rows.tolist():
             window[row] = media = self._media.decode(row, *self._plan_decoding(row))
-            size += sum(frames.pixels.nbytes for frames in media.frames.values())
+            size += sum(picture.nbytes for frames in media.frames.values() for picture in frames.pictures)
             if size >= self._resolved.measure.window_bytes:
                 yield np.array(list(window), dtype=np.int64), window
                 window, size = {}, 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +46,8 @@ class UnitMedia:
         }
 
     def probe(self, row: int) -> DecodedMedia:
-        """The header of a sample's first medium, with the number of its media; the first error of any of them."""
+        """The header of a sample's medium, of several images that of the smallest, with their number; the first error
+        of any of them."""
         headers = []
         for ref in self._refs(row):
             media = self._request(functools.partial(self._decoder.probe, ref))
@@ -52,7 +56,7 @@ class UnitMedia:
             headers.append(media.header)
         if not headers:
             return _NO_MEDIUM
-        return DecodedMedia(header={**headers[0], "images": len(headers)})
+        return DecodedMedia(header=_merge_headers(headers))
 
     def decode(self, row: int, plans: Mapping[str, FramePlan], observers: Mapping[str, StreamObserver]) -> DecodedMedia:
         """A sample's media, each decoded once; the first error of any of them."""
@@ -60,8 +64,8 @@ class UnitMedia:
         if not refs:
             return _NO_MEDIUM
         if len(refs) > 1:
-            # The images of a sample differ in shape, and one array needs one shape.
-            plans = {name: FramePlan("middle", plan.size, "skew") for name, plan in plans.items()}
+            most = self._decoder.limits.max_frame_bytes // len(refs)
+            plans = {name: _limit_bytes(plan, most) for name, plan in plans.items()}
         decoded = []
         for ref in refs:
             media = self._request(functools.partial(self._decoder.decode, ref, plans, observers))
@@ -87,10 +91,22 @@ class UnitMedia:
         return media
 
 
+def _limit_bytes(plan: FramePlan, most: int) -> FramePlan:
+    """Reduce image_size so that an image takes at most `most` bytes: many large ones are in memory together."""
+    if plan.image_size is None:
+        return plan
+    return dataclasses.replace(plan, image_size=min(plan.image_size, max(math.isqrt(most // 3), 1)))
+
+
 def _concatenate(images: Sequence[DecodedMedia]) -> DecodedMedia:
-    """Several images of one sample as one medium whose frames follow one another."""
+    """Several images of one sample as one medium whose frames follow one another, each as if it were alone."""
     frames = {}
     for name in images[0].frames:
-        pixels = np.concatenate([image.frames[name].pixels for image in images])
-        frames[name] = Frames(pixels, np.arange(len(pixels), dtype=np.float64))
-    return DecodedMedia(header={**images[0].header, "images": len(images)}, frames=frames)
+        pictures = tuple(picture for image in images for picture in image.frames[name].pixels)
+        frames[name] = Frames(pictures, np.arange(len(pictures), dtype=np.float64))
+    return DecodedMedia(header=_merge_headers([image.header for image in images]), frames=frames)
+
+
+def _merge_headers(headers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The header of the image with the shortest side, which is the one that a filter of sizes must see."""
+    return {**min(headers, key=lambda header: min(header["width"], header["height"])), "images": len(headers)}
