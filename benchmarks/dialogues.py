@@ -44,6 +44,8 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
 from annotators.dialogues import dialogue, evidence
 from annotators.dialogues.kinds import load_kinds, supports
 from infra import tables

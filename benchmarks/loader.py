@@ -44,8 +44,10 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from benchmarks import inputs
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
 from benchmarks.clock import cpu
+from benchmarks.sets import inputs
 from infra import tables
 from infra.hashing import canonical_json, sample_key
 from mixtures.loader import Loader

@@ -23,7 +23,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import inputs
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
+from benchmarks.sets import inputs
 from infra.commit import read_json
 from pipelines.core.resolve import resolve
 from pipelines.core.run import open_run

@@ -2,7 +2,7 @@
 
     python -m benchmarks.odd_inputs [--seed 0] [--show 20]
 
-The sources are those of odd_cases.py: 673 sources of five rows each over every reader and container, written anew from
+The sources are those of sets/odd_cases.py: 673 of five rows each over every reader and container, written anew from
 --seed into a temporary folder. `pipelines.ingest` runs over them in processes of their own, many sources in one config;
 where a config stops or hangs, it is halved until the source is known.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -26,7 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.odd_cases import ExpectedRow, OddCase, make_cases
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
+from benchmarks.sets.odd_cases import ExpectedRow, OddCase, make_cases
 
 #: Sources of one config.
 BUNDLE = 40

@@ -37,8 +37,10 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from benchmarks import inputs
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
 from benchmarks.clock import cpu
+from benchmarks.sets import inputs
 from infra import tables
 from infra.media.decoder import Decoder
 from infra.media.interface import DecodedMedia, MediaRef

@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
 from infra import storage, tables
 from infra.commit import collect_units, write_manifest
 from infra.hashing import canonical_json

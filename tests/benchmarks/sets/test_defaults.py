@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.truth import defaults
-from benchmarks.truth.text import COCO
-from tests.benchmarks.truth.test_text import CAPTIONS, write_rows
+from benchmarks.sets import defaults
+from benchmarks.sets.text import COCO
+from tests.benchmarks.sets.test_text import CAPTIONS, write_rows
 from tests.corpus import picture
 
 

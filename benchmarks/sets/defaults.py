@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.truth.text import HUMAN, judge_texts, read_documents, read_rows, share
+from benchmarks.sets.text import HUMAN, judge_texts, read_documents, read_rows, share
 from pipelines import api
 
 #: Names of the corpus's ordinary clips begin with these: all other videos are test files of libraries.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.truth [--corpus FOLDER] [--only overlay duplicates text defaults]
 
-Each set is made anew, in a temporary folder, by a module of its own: overlay.py burns subtitles into real clips
+Each set is made anew, in a temporary folder, by a module of sets/: overlay.py burns subtitles into real clips
 and draws pages of known words, duplicates.py makes copies of real pictures, text.py reads texts by people
 and draws blank pictures, defaults.py counts what the filters drop of sets that people made. Their docstrings say
 how. --corpus: the folder of real media and texts; the default is the environment variable REELMILL_CORPUS.
@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that its path can be given, too
+
 SETS = ("overlay", "duplicates", "text", "defaults")
 
 
@@ -30,7 +32,7 @@ def main() -> None:
         sys.exit("benchmarks.truth needs a folder of real media: --corpus FOLDER, or set REELMILL_CORPUS")
     figures: dict[str, float | int] = {}
     for name in arguments.only:
-        module = importlib.import_module(f"benchmarks.truth.{name}")
+        module = importlib.import_module(f"benchmarks.sets.{name}")
         with tempfile.TemporaryDirectory() as scratch:
             figures |= getattr(module, f"measure_{name}")(arguments.corpus, Path(scratch))
         print(f"{name}: done", file=sys.stderr)

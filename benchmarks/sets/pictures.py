@@ -1,6 +1,6 @@
 """Draw the pictures on which the filter of blank ones errs, with its verdicts, for docs/accuracy.md.
 
-python -m benchmarks.truth.pictures docs/images/blank.png
+python -m benchmarks.sets.pictures docs/images/blank.png
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from numpy.typing import NDArray
 
-from benchmarks.truth.text import Picture, keep_pictures
+from benchmarks.sets.text import Picture, keep_pictures
 
 SIDE = 256
 

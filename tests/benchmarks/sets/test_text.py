@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.truth import text
+from benchmarks.sets import text
 
 CAPTIONS = [
     "A brown dog is running across the field with a ball.",
