@@ -8,7 +8,7 @@ SEED ?= 1
 # The S3 server of the tests (Apache-2.0), built with Go 1.25 or newer in about three minutes.
 S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-.PHONY: install lock demo test docs vllm browser s3 lint types check clean
+.PHONY: install lock demo test docs vllm browser s3 flink lint types check clean
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,21 @@ s3: .s3-server/versitygw
 .s3-server/versitygw:
 	GOBIN=$(CURDIR)/.s3-server go install $(S3_SERVER)
 
+# Flink 1.19 from PyPI and Beam's job server for it, built by Maven and Java 17, for the tests of docs/clusters.md:
+# 400 MB, about two minutes. Without it those tests are skipped.
+flink: .flink/engine/pyflink/version.py .flink/flink-job-server.jar
+
+.flink/engine/pyflink/version.py: infra/deploy/flink/engine.lock | install
+	rm -rf .flink/engine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation \
+	  --target .flink/engine -r $<
+	touch $@
+
+.flink/flink-job-server.jar: infra/deploy/flink/job-server/pom.xml
+	mvn --quiet --batch-mode -f $< -Dbuild.folder=$(CURDIR)/.flink/build package
+	mv .flink/build/flink-job-server.jar $@
+	rm -rf .flink/build
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,4 +86,4 @@ types: install
 check: lint types test
 
 clean:
-	rm -rf $(VENV) .venv-vllm .s3-server build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .s3-server .flink build dist *.egg-info

@@ -20,7 +20,11 @@ from typing import Any
 
 from infra import storage
 from infra.commit import read_json
-from infra.errors import ConfigError, ReelmillError, StageError
+from infra.engines import failures
+from infra.engines.flink import cancel_jobs_of, name_job
+from infra.engines.job_server import find_job_server
+from infra.engines.options import PORTABLE, complete_options, needs_job_server
+from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
 
 
@@ -29,18 +33,21 @@ class Runner:
     """The Beam runner of a job.
 
     name: of a Beam runner. workers: processes on this machine (FnApiRunner only; 1 runs in this process).
-    options: further Beam options, passed on unchanged.
+    options: further Beam options, passed on unchanged. owner: URI of the run, which a command has to itself: its jobs
+    on a Flink cluster are named after it, and one that a killed command left behind is cancelled.
     """
 
     name: str = "FnApiRunner"
     workers: int = 1
     options: tuple[str, ...] = ()
+    owner: str = ""
 
 
-def check_runner(runner: Runner) -> None:
+def check_runner(runner: Runner) -> list[str]:
     """Raise ConfigError for a runner or an option that Beam does not know: it would ignore the option in silence.
 
-    Options of a runner are known once its module is imported, so it is made first.
+    Returns the options, with ours for an engine (see `complete_options`). Options of a runner are known once its module
+    is imported, so it is made first.
     """
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     from apache_beam.runners.runner import create_runner
@@ -70,6 +77,7 @@ def check_runner(runner: Runner) -> None:
         raise ConfigError(f"--beam: {last.partition('error: ')[2] or 'these options cannot be used'}") from None
     for name in unknown:
         raise ConfigError(f"--beam: Beam has no option --{name}", hint=_suggest(name, names, "options"))
+    return complete_options(runner.name, runner.options) if runner.name in PORTABLE else list(runner.options)
 
 
 def _suggest(name: str, names: Collection[str], what: str) -> str:
@@ -127,20 +135,24 @@ class _WorkerPool:
         )
 
 
-def build_engine(runner: Runner, pool: _WorkerPool | None = None) -> tuple[Any, Any]:
+def build_engine(
+    runner: Runner, pool: _WorkerPool | None = None, server: str | None = None, job: str = ""
+) -> tuple[Any, Any]:
     """(Beam runner, PipelineOptions). FnApiRunner is named, since "DirectRunner" may run something else.
 
-    Each of several workers is a process of this Python, in `pool`. Raises ConfigError as `check_runner` does.
+    Each of several workers is a process of this Python, in `pool`. server: HOST:PORT of a job server that takes the
+    jobs of this runner. Raises ConfigError as `check_runner` does.
     """
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
-    check_runner(runner)
+    given = [*check_runner(runner), *([f"--job_name={name_job(runner.owner, job)}"] if runner.owner else [])]
     local = runner.name == "FnApiRunner"
-    flags = [f"--direct_num_workers={max(1, runner.workers)}"] if local else [f"--runner={runner.name}"]
-    options = PipelineOptions([*flags, *runner.options])
+    name = runner.name if server is None else "PortableRunner"
+    flags = [f"--direct_num_workers={max(1, runner.workers)}"] if local else [f"--runner={name}"]
+    options = PipelineOptions([*flags, *given, *([f"--job_endpoint={server}"] if server else [])])
     options.view_as(SetupOptions).save_main_session = False  # every function lives in an importable module
     if not local:
-        return runner.name, options
+        return name, options
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
@@ -163,38 +175,68 @@ def build_engine(runner: Runner, pool: _WorkerPool | None = None) -> tuple[Any, 
     return WatchedRunner(default_environment=SubprocessSDKEnvironment(command_string=pool.command())), options
 
 
+class _Submission(threading.Thread):
+    """A pipeline in a thread of its own, so that this one can watch the processes that it needs."""
+
+    def __init__(self, job: str, build: Callable[[Any], object], name: Any, options: Any) -> None:
+        import apache_beam as beam
+
+        super().__init__(name=job, daemon=True)
+        self.pipeline = beam.Pipeline(runner=name, options=options)
+        self.build = build
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with self.pipeline as pipeline:
+                self.build(pipeline)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            self.failure = error
+
+    def cancel(self) -> None:
+        """Cancel a job on an engine, which would go on without this process."""
+        job = getattr(self.pipeline, "result", None)
+        if job is not None and hasattr(job, "cancel"):
+            job.cancel()
+
+
 def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
-    """Build a pipeline with `build(pipeline)` and run it to its end.
+    """Build a pipeline with `build(pipeline)` and run it to its end. Ctrl-C cancels it, on an engine too.
 
-    Raises StageError when a worker process dies, for which Beam itself may wait for ever. Reelmill's own errors in
-    tasks are raised unchanged where Beam preserves them, others as StageError.
+    Raises StageError when a worker process or the job server dies, for which Beam itself may wait for ever. Reelmill's
+    own errors in tasks are raised as such, others as StageError.
     """
-    import apache_beam as beam
-
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are raised, so need no log
+    # Threads: a filter that is there is not added again. Beam logs an engine's messages, the error too, without a name.
+    logging.getLogger().addFilter(_is_no_message_of_engine)
     with ExitStack() as stack:
         is_pool = runner.workers > 1 and runner.name == "FnApiRunner"
         pool = stack.enter_context(_WorkerPool()) if is_pool else None
-        name, options = build_engine(runner, pool)
-        failure: list[BaseException] = []
+        server = find_job_server(runner.options) if needs_job_server(runner.name, runner.options) else None
+        endpoint = None if server is None else server.endpoint
+        submission = _Submission(job, build, *build_engine(runner, pool, endpoint, job))
+        if runner.name in PORTABLE:
+            cancel_jobs_of(runner.owner, runner.options)
+        submission.start()
+        try:
+            while submission.is_alive():
+                submission.join(0.2)
+                if pool is not None and (status := pool.find_death()) is not None:
+                    raise pool.build_error(job, status)
+                if server is not None:
+                    server.check(job)
+        except KeyboardInterrupt:
+            submission.cancel()
+            raise
+        failure = submission.failure
+        if failure is not None and pool is not None and "Channel closed prematurely" in str(failure):
+            raise pool.build_error(job, None) from failure  # Beam was the first to notice
+    if failure is not None:
+        raise failures.explain(job, failure)
 
-        def work() -> None:
-            try:
-                with beam.Pipeline(runner=name, options=options) as pipeline:
-                    build(pipeline)
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
-                failure.append(error)
 
-        thread = threading.Thread(target=work, name=job, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
-            if pool is not None and (status := pool.find_death()) is not None:
-                raise pool.build_error(job, status)
-        if failure and pool is not None and "Channel closed prematurely" in str(failure[0]):
-            raise pool.build_error(job, None) from failure[0]  # Beam was the first to notice
-    if failure:
-        raise _explain(job, failure[0])
+def _is_no_message_of_engine(record: logging.LogRecord) -> bool:
+    return record.module != "portable_runner"
 
 
 def run_tasks(
@@ -235,23 +277,3 @@ def sum_counters(counters: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 def _write_json(uri: str, counters: Mapping[str, int]) -> None:
     storage.write_bytes(uri, canonical_json(dict(counters)))
-
-
-def _explain(job: str, error: BaseException) -> BaseException:
-    """The error to raise for a failed job: the task's own ReelmillError, otherwise a StageError."""
-    if isinstance(error, KeyboardInterrupt):
-        return error
-    # Beam raises a copy without place and hint; the original is further down the chain of causes.
-    original = None
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ReelmillError):
-            original = cause
-        cause = cause.__cause__ or cause.__context__
-    if original is not None:
-        return original
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    last = next((line.strip() for line in reversed(lines) if "Error" in line or ": " in line), str(error))
-    stage = StageError(f"{job} stopped: {last[:500]}")
-    stage.__cause__ = error
-    return stage

@@ -59,7 +59,7 @@ def open_for_work(
     Raises ConfigError for any mistake in it, and when its folder contains the finished run of another config.
     """
     run = open_run(path, text=text, overrides={"out": out}, runner=runner, quiet=quiet)
-    run = dataclasses.replace(run, batch=batch)
+    run = dataclasses.replace(run, batch=batch, runner=dataclasses.replace(runner, owner=run.out))
     _check_devices(run)
     check_readers(run.config.sources, run.document)
     for uri in (run.config.store, run.out):

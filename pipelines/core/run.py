@@ -16,8 +16,9 @@ from infra.config import Config, ConfigDocument, read_document, validate
 
 LOCAL = Runner()
 
-#: Number of table rows (not media) from which a job justifies the start of worker processes (ours).
-MIN_ROWS_FOR_POOL = 200_000
+#: Number of table rows (not media) from which a job justifies the start of worker processes or a job on an engine
+#: (ours).
+MIN_ROWS_FOR_WORKERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,9 @@ class Run:
         return frozenset(source.name for source in self.config.sources if source.captions.optional)
 
     def runner_for(self, rows: int) -> Runner:
-        """The runner of a job over a number of table rows: a small local job runs in this process, since a pool of
-        processes takes seconds to start. The results are the same bytes."""
-        is_small = self.runner.name == LOCAL.name and rows < MIN_ROWS_FOR_POOL
-        return LOCAL if is_small else self.runner
+        """The runner of a job over a number of table rows: a small job runs in this process, since a pool of processes
+        takes seconds to start, and a job on an engine ten or twenty. The results are the same bytes."""
+        return LOCAL if rows < MIN_ROWS_FOR_WORKERS else self.runner
 
     def at(self, *parts: str) -> str:
         """A path below the run's folder."""

@@ -64,16 +64,19 @@ def test_tasks_run_once_each_and_their_counters_are_summed(tmp_path: Path) -> No
     assert beam.run_tasks("job", bad_task, [], output, beam.Runner()) == {}
 
 
-def test_an_error_for_people_leaves_a_worker_unchanged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_for_people_leaves_a_worker_unchanged(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        beam.run_tasks("job", bad_task, ["known"], str(tmp_path / "r"), beam.Runner())
+        beam.run_tasks("job", bad_task, ["known"], str(tmp_path / "r"), beam.Runner(workers=workers))
     assert str(caught.value) == "c.yaml:7: a mistake\n  mend it"
 
 
-def test_a_bug_stops_the_stage_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"job stopped: .*a bug of ours") as caught:
-        beam.run_tasks("job", bad_task, ["other"], str(tmp_path / "r"), beam.Runner())
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bug_stops_the_stage_with_its_name_and_place(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(StageError, match=r"^job stopped: ValueError: a bug of ours\n") as caught:
+        beam.run_tasks("job", bad_task, ["other"], str(tmp_path / "r"), beam.Runner(workers=workers))
     assert caught.value.__cause__ is not None
+    assert caught.value.hint.count("in bad_task") == 1 and "apache_beam" not in caught.value.hint
 
 
 def test_the_runner_is_named_and_options_are_passed_on() -> None:
@@ -81,8 +84,12 @@ def test_the_runner_is_named_and_options_are_passed_on() -> None:
 
     runner, _ = beam.build_engine(beam.Runner())
     assert type(runner) is FnApiRunner
-    name, options = beam.build_engine(beam.Runner("FlinkRunner", options=("--flink_master=host:8081",)))
+    flink = beam.Runner("FlinkRunner", options=("--environment_type=DOCKER", "--parallelism=4"))
+    name, options = beam.build_engine(flink)
     assert name == "FlinkRunner" and options.get_all_options()["runner"] == "FlinkRunner"
+    name, options = beam.build_engine(flink, server="host:1")
+    assert name == "PortableRunner" and options.get_all_options()["job_endpoint"] == "host:1"
+    assert options.get_all_options()["parallelism"] == 4
     assert pickle.loads(pickle.dumps(beam.Runner(workers=3))) == beam.Runner(workers=3)
 
 
@@ -147,7 +154,7 @@ def test_options_that_beam_would_ignore_are_refused(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--flink_master=h:1", "--parallelism=4"),
+        ("--flink_master=[auto]", "--parallelism=4"),
         ("--parallelism", "4"),
         ("--experiments=a",),
         ("--streaming",),
@@ -157,7 +164,7 @@ def test_options_that_beam_would_ignore_are_refused(
 )
 def test_options_of_any_runner_are_accepted(options: tuple[str, ...]) -> None:
     beam.check_runner(beam.Runner(options=options))
-    beam.check_runner(beam.Runner("FlinkRunner", options=options))
+    beam.check_runner(beam.Runner("FlinkRunner", options=(*options, "--environment_type=DOCKER")))
 
 
 @pytest.mark.parametrize(
