@@ -6,13 +6,15 @@ A document marks a region by its name; everything between the two lines is repla
     <!-- /generated -->
 
 Names: `table NAME` (a table of a run, or a struct in one: "table samples", "table samples.media"), `columns annotators`
-(the columns of every annotator), `columns annotators.NAME` (those of one), `thresholds` (every filter's settings).
+(the columns of every annotator), `columns annotators.NAME` (those of one), `filters` (each filter's question and the
+annotators that it reads), `thresholds` (every filter's settings).
 Only what ships with Reelmill is listed, not what installed packages add.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ from filters import FILTERS
 from filters.interface import Filter, Threshold
 from infra import tables
 from infra.errors import ConfigError
+from infra.media.interface import MODALITIES
 from pipelines.core.console import print_text
 from pipelines.tools.schema import default_of, models_in, nested_settings
 
@@ -68,8 +71,8 @@ def update(text: str) -> str:
 def generate(name: str) -> str:
     """The table of one region, each line with its end. Raises ConfigError for an unknown name."""
     kind, _, subject = name.partition(" ")
-    if name == "thresholds":
-        return threshold_table({filter_name: FILTERS[filter_name] for filter_name in FILTERS.built_in})
+    if name in FILTER_TABLES:
+        return FILTER_TABLES[name]({filter_name: FILTERS[filter_name] for filter_name in FILTERS.built_in})
     if name == "columns annotators":
         return column_table(ANNOTATORS[annotator] for annotator in ANNOTATORS.built_in)
     annotator = subject.removeprefix("annotators.")
@@ -117,7 +120,20 @@ def _fields_of(name: str) -> list[pa.Field]:
     return list(schema.field(column).type.value_type if column else schema)
 
 
-# -- settings of filters ----------------------------------------------------------------------------------------
+# -- filters ----------------------------------------------------------------------------------------------------
+
+
+def filter_table(filters: Mapping[str, type[Filter]]) -> str:
+    """The question of each filter, with which its module's docstring begins, the annotators that it reads, and the
+    modalities that it judges."""
+    rows = []
+    for name, filter_class in filters.items():
+        question, mark, _ = (inspect.getdoc(inspect.getmodule(filter_class)) or "").partition("?")
+        annotators = dict.fromkeys(column.partition(".")[0] for column in filter_class.columns())
+        modalities = [modality for modality in MODALITIES if modality in filter_class.modalities]
+        judged = "all" if len(modalities) == len(MODALITIES) else ", ".join(modalities)
+        rows.append((f"`{name}`", question + mark, ", ".join(f"`{annotator}`" for annotator in annotators), judged))
+    return format_markdown(("filter", "question", "reads", "modalities"), rows)
 
 
 def threshold_table(filters: Mapping[str, type[Filter]]) -> str:
@@ -150,6 +166,10 @@ def _describe_limit(threshold: Threshold) -> tuple[str, str, str]:
     if threshold.modalities is not None:
         number += f" ({', '.join(sorted(threshold.modalities))})"
     return number, _DIRECTIONS[threshold.direction], f"`{threshold.reason}`" if threshold.reason else ""
+
+
+#: Name of a generated region -> its table of the filters.
+FILTER_TABLES = {"filters": filter_table, "thresholds": threshold_table}
 
 
 # -- Markdown ---------------------------------------------------------------------------------------------------

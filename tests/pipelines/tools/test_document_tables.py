@@ -27,6 +27,7 @@ def test_documents_contain_what_the_generator_writes() -> None:
 
 
 TABLES = {
+    "filters": "filters.md",
     "thresholds": "filters.md",
     "columns annotators": "run-layout.md",
     **{f"table {name}": "run-layout.md" for name in tables.MEANINGS},
@@ -59,6 +60,16 @@ class InventedFilter(Filter):
         Threshold("nested.max_width", "facts.width", "max", "too_wide", frozenset({"video"})),
     )
     settings: InventedThresholds
+
+
+def test_filters_are_listed_with_their_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = document_tables.generate("filters").splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(FILTERS.built_in)
+    assert "| `motion` | Does the video move, and not too much? | `motion` | video |" in rows
+    assert all(row.split(" | ")[1].endswith("?") for row in rows)
+    monkeypatch.setattr(InventedFilter, "reads", ("motion.score",))
+    listed = document_tables.filter_table({"invented": InventedFilter})
+    assert listed.splitlines()[-1].endswith(" | `facts`, `motion` | video |")
 
 
 def test_a_new_filter_is_in_the_table_by_its_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
