@@ -160,10 +160,11 @@ def mix(
     out: Annotated[str, typer.Option("--out", help="The mixture's folder.", show_default=False)],
     more: Annotated[list[str] | None, typer.Argument(help="Further runs.", show_default=False)] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A YAML file, or apollo (the default), shipped, best.")
+        str | None,
+        typer.Option("--recipe", help="A YAML file or a preset: apollo (default), shipped, best."),
     ] = None,
     ratio: Annotated[
-        str | None, typer.Option("--ratio", help="text=0.12,image=0.30,multi_image=0.18,video=0.40")
+        str | None, typer.Option("--ratio", help="Shares of the modalities, such as text=0.2,video=0.8.")
     ] = None,
     unit: Annotated[
         str | None, typer.Option("--unit", help="Unit of the shares: samples, tokens, seconds or bytes.")
@@ -180,7 +181,8 @@ def mix(
     ] = None,
     materialize: Annotated[bool, typer.Option("--materialize", help="Write tars, one per virtual shard.")] = False,
     emit: Annotated[
-        str | None, typer.Option("--emit", help="energon, llava: also write files that those trainers read.")
+        str | None,
+        typer.Option("--emit", help="Also write files for other trainers: energon, llava, or both."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a different mixture in the folder.")] = False,
     json: Json = False,
@@ -286,11 +288,11 @@ def diff(
 
 @app.command(rich_help_panel=INSPECT)
 def show(
-    what: Annotated[str, typer.Argument(help="dialogues.", show_default=False)],
+    what: Annotated[str, typer.Argument(help="What to show: dialogues.", show_default=False)],
     run: Annotated[str, typer.Argument(help="A run's folder.", show_default=False)],
     count: Annotated[int, typer.Option("--count", min=1, help="Number of dialogues, drawn by key.")] = 3,
     kind: Annotated[str | None, typer.Option("--kind", help="Only dialogues of this kind.")] = None,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Rejected dialogues.")] = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Show rejected dialogues instead.")] = False,
     json: Json = False,
 ) -> None:
     """Print some of a run's dialogues beside their evidence."""
@@ -347,7 +349,7 @@ def vocab(
     out: Annotated[str, typer.Option("--out", help="The vocabulary file to write (JSON list).", show_default=False)],
     titles: Annotated[str | None, typer.Option("--titles", help="A file of titles, one per line.")] = None,
     small: Annotated[
-        bool, typer.Option("--small", help="Limits for fewer than about 100 million words: 5, 5, 5.")
+        bool, typer.Option("--small", help="For fewer than about 100 million words: the three limits are 5 each.")
     ] = False,
     min_count: Annotated[int | None, typer.Option("--min-count", min=1, help="Minimum count of a word [100].")] = None,
     min_pmi: Annotated[float | None, typer.Option("--min-pmi", help="Minimum PMI of a word pair [30].")] = None,
@@ -378,10 +380,12 @@ def takedown(
         list[str], typer.Argument(help="Runs, mixtures, or folders that contain some at any depth.", show_default=False)
     ],
     keys: Annotated[list[str] | None, typer.Option("--key", help="A sample's key; may be repeated.")] = None,
-    sources: Annotated[list[str] | None, typer.Option("--source", help="All of a source; may be repeated.")] = None,
-    licences: Annotated[list[str] | None, typer.Option("--licence", help="All under a licence.")] = None,
+    sources: Annotated[list[str] | None, typer.Option("--source", help="All of this source; may be repeated.")] = None,
+    licences: Annotated[
+        list[str] | None, typer.Option("--licence", help="All under this licence; may be repeated.")
+    ] = None,
     url_lists: Annotated[
-        list[str] | None, typer.Option("--url-list", help="A file of URLs or paths, one per line.")
+        list[str] | None, typer.Option("--url-list", help="A file of URLs or paths of samples, one per line.")
     ] = None,
     with_duplicates: Annotated[
         bool, typer.Option("--with-duplicates", help="Also near-duplicates, and samples with the same bytes.")

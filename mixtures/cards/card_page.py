@@ -87,8 +87,8 @@ def render_shard_page(card: Mapping[str, Any]) -> str:
     made_by, ledger, dialogues = card["made_by"], card["ledger"], card["dialogues"]
     not_kept = sum(ledger["dropped"].values()) + ledger["duplicates"] + sum(ledger["failed"].values())
     details = [
-        ("Reasons for drops", build_share_rows(card["reasons"])),
-        ("Captions of media with several", [("not used", f"{card['unused_captions']:,}")]),
+        ("Why inputs are not kept", build_share_rows(card["reasons"])),
+        ("Captions that are not used", [("of media with several captions", f"{card['unused_captions']:,}")]),
         ("Dialogues", _describe_dialogues("none in this shard" if dialogues is None else dialogues)),
         ("Writer of the run's dialogues", _describe_dialogues(made_by["dialogues"])),
         ("Models", [(name, f"version {m['version']}", m["maker"]) for name, m in sorted(made_by["models"].items())]),
@@ -120,9 +120,9 @@ def render_shard_page(card: Mapping[str, Any]) -> str:
 def render_mixture_page(card: Mapping[str, Any]) -> str:
     """Render the HTML page of a mixture's card."""
     unit = card["unit"]
-    constraints = [(constraint["label"], *(f"{name} {constraint['achieved'][name]:.2%}" for name in UNITS))
+    constraints = [(constraint["label"], *(f"{name} {100 * constraint['achieved'][name]:.2f} %" for name in UNITS))
                    for constraint in card["constraints"]]  # fmt: skip
-    shares = [(modality, *(f"{name} {card['achieved'][name][modality]:.2%}" for name in UNITS))
+    shares = [(modality, *(f"{name} {100 * card['achieved'][name][modality]:.2f} %" for name in UNITS))
               for modality in filter(card["achieved"][unit].__contains__, MODALITIES)]  # fmt: skip
     details = [
         ("Shares of modalities", shares),
@@ -187,7 +187,9 @@ def build_share_rows(counts: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """Build (name, count, share) of counts, the most frequent first; "" is "not stated"."""
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [(name or "not stated", f"{count:,}", f"{count / total:.1%}" if total else "") for name, count in ordered]
+    return [
+        (name or "not stated", f"{count:,}", f"{100 * count / total:.1f} %" if total else "") for name, count in ordered
+    ]
 
 
 def _format_span(span: Sequence[int]) -> str:

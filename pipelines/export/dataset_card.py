@@ -102,7 +102,7 @@ def build_readme(
     for heading, field in (("Licences", "licences"), ("Sources", "sources"), ("Kinds of text", "kinds"),
                            ("Languages", "languages")):  # fmt: skip
         rows = [(name or "not stated", count) for name, count in croissant.sum_counts(cards, field).items()]
-        lines += _table(heading, (field, "samples"), rows)
+        lines += _table(heading, (field.removesuffix("s"), "samples"), rows)
     if cards:
         lines += ["", "## Processing steps, in order", ""]
         lines += [

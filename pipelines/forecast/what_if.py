@@ -129,8 +129,8 @@ def show(answer: Mapping[str, Any]) -> None:
     """Print the answer: what is kept by modality, and which filter stops the rest."""
     print_text(*(f"{change['key']}: {change['from']} -> {change['to']}" for change in answer["set"]))
     print_table(
-        "Kept with these settings",
-        ["modality", "inputs", "kept now", "kept then", "newly kept", "no longer kept"],
+        "Kept in the run, and with these settings",
+        ["modality", "inputs", "in the run", "with these settings", "newly kept", "no longer kept"],
         (
             (name, entry["inputs"], entry["kept"]["now"], _format_then(entry["kept"]), entry["gained"], entry["lost"])
             for name, entry in answer["modalities"].items()
@@ -144,7 +144,7 @@ def show(answer: Mapping[str, Any]) -> None:
     for name in dict.fromkeys([*ranges, *total["undecided"]]):
         numbers = (ranges[name]["now"], _format_then(ranges[name])) if name in ranges else (None, None)
         rows.append((name, *numbers, total["undecided"].get(name)))
-    print_table("Not kept, by reason", ["by", "now", "then", "not measured"], rows)
+    print_table("Not kept, by reason", ["by", "in the run", "with these settings", "not measured"], rows)
     if answer["exact"]:
         print_text("Exact: all that these settings need was measured.")
     print_text(*(f"- {note}" for note in answer["notes"]))

@@ -35,6 +35,9 @@ RM.charts = (() => {
     const bars = found.edges.length - 1;
     const x = Array.from({ length: bars }, (_, i) => i);
     const total = found.kept.map((n, i) => n + found.others[i]);
+    // Bars of whole numbers end between two of them: a tick shows the number beside its edge.
+    const edgeAt = (i) => found.edges[Math.round(i)];
+    const whole = bars > 1 && edgeAt(bars) - edgeAt(0) > 1 && found.edges.every((edge) => (edge - 0.5) % 1 === 0);
     let plot = null;
 
     const at = () => Math.max(160, Math.floor(box.clientWidth));
@@ -52,7 +55,7 @@ RM.charts = (() => {
         axes: [
           { ...axis, size: 20, gap: 2, space: 46,
             splits: () => ticks(bars, width),
-            values: (_, splits) => splits.map((i) => fmt.tick(found.edges[Math.round(i)])) },
+            values: (_, splits) => splits.map((i) => fmt.tick(whole ? Math.floor(edgeAt(i) + (i < bars ? 0.5 : 0)) : edgeAt(i))) },
           { ...axis, show: false },
         ],
         series: [

@@ -64,10 +64,11 @@ RM.pages.duplicates = (() => {
       for (const kind of ["all", ...kinds]) choose.append(el("button", { type: "button", value: kind, onclick: () => draw(kind) }, fmt.word(kind)));
       draw("all");
     })().catch((error) => box.replaceChildren(el("p", { class: "alarm" }, `${error.message}.`)));
-    const limits = Object.entries(data.meta.duplicates).map(([kind, settings]) => `${fmt.word(kind)} ${settings.threshold}`).join(", ");
+    const limits = Object.entries(data.meta.duplicates)
+      .map(([kind, { threshold, min_share: share }]) => `${fmt.word(kind)} ${share === undefined ? threshold : `${share}, of frames whose cosine is at least ${threshold}`}`).join("; ");
     const nodes = [
       el("section", { class: "head" }, el("h1", {}, "Duplicates"),
-        el("p", { class: "lead" }, `Groups among the samples that passed all filters. Similarity is the cosine of fingerprints for images, the share of matched frames for videos and the estimated Jaccard index for texts. ${limits ? `Thresholds: ${limits}.` : ""}`)),
+        el("p", { class: "lead" }, `Groups among the samples that passed all filters. Similarity is the cosine of fingerprints for images, the share of matched frames for videos and the estimated Jaccard index for texts. ${limits ? `Duplicates have at least: ${limits}.` : ""}`)),
       el("section", {}, choose, box),
     ];
     return { nodes, clean: () => { dead = true; stop(); } };

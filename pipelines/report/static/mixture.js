@@ -33,18 +33,21 @@ RM.pages.mixture = (() => {
     return box;
   }
 
+  /** Whether a share is in its range, as far as the digits on the page show it: samples are whole. */
+  const inRange = (at, low, high) => [low, at, high].map((share) => Math.round(1000 * share)).every((share, i, all) => i === 0 || all[i - 1] <= share);
+
   function constraints(meta) {
     if (!meta.constraints.length && !meta.ratios.length) return el("p", { class: "note" }, "The recipe sets no shares.");
     return el("table", { class: "numbers lines bands" },
       el("thead", {}, el("tr", {}, el("th", {}, "requested"), el("th", { class: "wide" }, ""), Object.keys(SHOW).map((unit) => el("th", {}, unit === meta.unit ? `${unit}, the recipe's unit` : unit)))),
       el("tbody", {}, meta.constraints.map((rule) => {
         const at = rule.achieved[meta.unit];
-        const holds = at >= (rule.low ?? 0) - 1e-6 && at <= (rule.high ?? 1) + 1e-6;
+        const holds = inRange(at, rule.low ?? 0, rule.high ?? 1);
         return el("tr", {}, el("th", {}, rule.label), el("td", { class: "wide" }, band(rule.low ?? 0, rule.high ?? 1, at)),
           Object.keys(SHOW).map((unit) => el("td", { class: unit === meta.unit ? (holds ? "more" : "alarm-text") : "" }, fmt.percent(rule.achieved[unit]))));
       }), meta.ratios.map((rule) => {
         const at = rule.achieved[meta.unit];
-        const holds = at === null || (at >= rule.low - 1e-6 && at <= rule.high + 1e-6);
+        const holds = at === null || inRange(at, rule.low, rule.high);
         return el("tr", {}, el("th", {}, `${rule.label} ${fmt.number(rule.low)} to ${fmt.number(rule.high)}`), el("td", { class: "wide" }),
           Object.keys(SHOW).map((unit) => el("td", { class: unit === meta.unit ? (holds ? "more" : "alarm-text") : "" }, fmt.number(rule.achieved[unit]))));
       })));

@@ -57,7 +57,7 @@ RM.pages.thresholds = (() => {
     // Modalities that this threshold does not affect appear in the sum only.
     const lines = [...then.map((c, i) => [c, now[i]]).filter((_, i) => parts[i].values.length), [sum(then), sum(now)]];
     return el("table", { class: "numbers yield" },
-      el("thead", {}, el("tr", {}, ["pass all filters", "now", "then", "change", "kept samples that still pass"].map((name) => el("th", {}, name)))),
+      el("thead", {}, el("tr", {}, ["pass all filters", "in the run", "at this value", "change", "kept samples that still pass"].map((name) => el("th", {}, name)))),
       el("tbody", {}, lines.map(([c, n]) => {
         const low = c.passes - n.passes;
         const high = c.passes + c.open - n.passes;
@@ -107,8 +107,8 @@ RM.pages.thresholds = (() => {
     if (found) chart = charts.histogram(box, found, { marks: () => [at], height: 120, label: entry.name });
     const node = el("article", { class: "threshold", id: `threshold-${entry.name}`, "data-name": entry.name },
       el("h3", {}, entry.name.slice(entry.filter.length + 1)),
-      el("p", { class: "note" }, off ? "This rule is off." : `Passes ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", computed from the share to keep" : ""}.`,
-        ` Decisive for ${fmt.plural(entry.decides, "input", "inputs")}, stops ${fmt.count(entry.stops)}.`),
+      el("p", { class: "note" }, off ? "This rule is off." : `Samples pass with ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", computed from the share to keep" : ""}.`,
+        off ? ` It would decide about ${fmt.plural(entry.decides, "input", "inputs")}.` : ` It decides about ${fmt.plural(entry.decides, "input", "inputs")} and stops ${fmt.count(entry.stops)}.`),
       box, slider,
       el("div", { class: "set" }, el("label", {}, off ? "set to" : SIGNS[entry.side], exact), reset),
       result,
