@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ def image_bytes(pixels: np.ndarray, kind: str = "JPEG", **how: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=kind, **how)
     return file.getvalue()
+
+
+def write_captioned_pictures(folder: Path, numbers: Iterable[int]) -> list[dict[str, Any]]:
+    """Write pictures and captions by number. Returns the sources of a config: one, called "a"."""
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        (folder / f"{number:02d}.jpg").write_bytes(image_bytes(picture(number)))
+        (folder / f"{number:02d}.txt").write_text(caption(number))
+    return [{"name": "a", "path": str(folder), "modality": "image"}]
 
 
 def write_clip(path: Path, number: int, *, frames: int = 16, speed: int = 3) -> Path:

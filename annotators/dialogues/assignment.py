@@ -42,16 +42,6 @@ def solve_probabilities(counts: Mapping[Kinds, int], shares: Mapping[str, float]
     return {supported: solution.get(names, {}) for supported, names in eligible.items()}
 
 
-def compute_expected_shares(counts: Mapping[Kinds, int], table: KindTable) -> Mapping[str, float]:
-    """Return the expected share (0 to 1) of each kind over all videos that get a dialogue."""
-    mass: dict[str, float] = {}
-    for supported in sorted(counts, key=sorted):
-        for name, p in table[supported].items():
-            mass[name] = mass.get(name, 0.0) + counts[supported] * p
-    total = sum(mass.values())
-    return {name: expected / total if total else 0.0 for name, expected in sorted(mass.items())}
-
-
 def assign_kind(key: str, supported: Kinds, table: KindTable, seed: int) -> str:
     """Return the kind of one video, drawn by (seed, key). Raises KeyError for a class that is not in the table, and
     ValueError for one without probabilities."""

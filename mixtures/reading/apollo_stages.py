@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from infra.errors import ConfigError
 from mixtures.reading.contract import RELEASED, Contract
 
 #: Sizes of the language models in the table, in billions of parameters.
@@ -98,10 +97,3 @@ STAGES: Mapping[str, ApolloStage] = {
         ),
     )
 }
-
-
-def get_stage(name: str) -> ApolloStage:
-    """Return the stage called `name`. Raises ConfigError where there is none."""
-    if name not in STAGES:
-        raise ConfigError(f"there is no stage {name!r}", where="stage", hint=f"one of: {', '.join(STAGES)}")
-    return STAGES[name]

@@ -45,11 +45,6 @@ def split_prompt(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
     return segments
 
 
-def build_prompt(turns: Sequence[Mapping[str, str]]) -> str:
-    """Join the whole text of a conversation."""
-    return "".join(text for text, _ in split_prompt(turns))
-
-
 def encode(text: str, tokenizer: Any) -> list[int]:
     """Encode a text; each visual token becomes X_TOKEN_INDEX, and no token is added at either end."""
     ids: list[int] = []

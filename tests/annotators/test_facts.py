@@ -24,11 +24,11 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> list[DecodedMedia]:
     write_video(folder / "a.mp4", degrees=-90)
     (folder / "a.png").write_bytes(encoded(Image.fromarray(arrow()), "PNG"))
     (folder / "empty").write_bytes(b"")
-    with Decoder() as door:
+    with Decoder() as decoder:
         return [
-            door.probe(MediaRef(str(folder / "a.mp4"))),
-            door.probe(MediaRef(str(folder / "a.png"), kind="image")),
-            door.probe(MediaRef(str(folder / "empty"))),
+            decoder.probe(MediaRef(str(folder / "a.mp4"))),
+            decoder.probe(MediaRef(str(folder / "a.png"), kind="image")),
+            decoder.probe(MediaRef(str(folder / "empty"))),
         ]
 
 

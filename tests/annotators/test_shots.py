@@ -210,9 +210,9 @@ def test_through_a_codec_and_the_decoder(tmp_path: Path) -> None:
     smooth = clips.write_video(tmp_path / "smooth.mp4", count=20)
     sound = clips.write_sound(tmp_path / "sound.mp4")
     shots = Shots()
-    with Decoder() as door:
-        media = [door.decode(MediaRef(str(p)), {}, {"shots": shots.observer()}) for p in (path, smooth, sound)]
-        excerpt = door.decode(MediaRef(str(path), start_s=1.0, end_s=2.0), {}, {"shots": shots.observer()})
+    with Decoder() as decoder:
+        media = [decoder.decode(MediaRef(str(p)), {}, {"shots": shots.observer()}) for p in (path, smooth, sound)]
+        excerpt = decoder.decode(MediaRef(str(path), start_s=1.0, end_s=2.0), {}, {"shots": shots.observer()})
     answer = shots.measure(pa.table({"key": ["a", "b", "c", "d", "e"]}), [*media, excerpt, None])
     assert answer.schema == Shots.schema()
     times, counts, errors = (answer[name].to_pylist() for name in ("times", "count", "error"))

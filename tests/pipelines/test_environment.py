@@ -28,14 +28,6 @@ from tests.tiny import read_json_of, rows
 HOW: dict[str, Any] = {"filters": {"facts": {"min_side": 32}}, "duplicates": {"image": {"threshold": 0.95}}}
 
 
-def pictures(folder: Path, numbers: list[int]) -> list[dict[str, Any]]:
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        (folder / f"{number:02d}.jpg").write_bytes(corpus.image_bytes(corpus.picture(number)))
-        (folder / f"{number:02d}.txt").write_text(corpus.caption(number))
-    return [{"name": "a", "path": str(folder), "modality": "image"}]
-
-
 def assert_same_as_undisturbed(run: Run, tmp_path: Path) -> None:
     """The files of a mended run are those of a run of its own store over the same sources."""
     content = run.config.model_dump(mode="json", exclude_unset=True)
@@ -92,7 +84,7 @@ FAULTS = [
 def test_ingest_stores_no_fault_of_the_storage(
     name: str, error: Any, failing: type[FailingFileSystem], tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
-    (source,) = pictures(tmp_path / "in", [0, 1])
+    (source,) = corpus.write_captioned_pictures(tmp_path / "in", [0, 1])
     source = {**source, "path": f"failing://{source['path']}", "modality": "image"}
     run = make_run([source])
     failing.error, failing.faults[name] = error, 100
@@ -107,7 +99,7 @@ def test_ingest_stores_no_fault_of_the_storage(
 def test_a_file_that_cannot_be_recognised_for_a_fault_of_the_storage_is_not_ignored(
     failing: type[FailingFileSystem], tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
-    (source,) = pictures(tmp_path / "in", [0, 1])
+    (source,) = corpus.write_captioned_pictures(tmp_path / "in", [0, 1])
     (tmp_path / "in" / "01.jpg").rename(tmp_path / "in" / "01")
     run = make_run([{**source, "path": f"failing://{source['path']}"}])
     failing.error, failing.faults["01"] = OSError(errno.EIO, os.strerror(errno.EIO)), 100
@@ -122,7 +114,7 @@ def test_a_file_that_cannot_be_recognised_for_a_fault_of_the_storage_is_not_igno
 def test_a_decoder_that_runs_out_of_memory(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = pictures(tmp_path / "in", [0])
+    sources = corpus.write_captioned_pictures(tmp_path / "in", [0])
     wide = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     PIL.Image.fromarray(np.tile(wide, (120, 120, 1))).save(tmp_path / "in" / "wide.png", compress_level=1)
     (tmp_path / "in" / "wide.txt").write_text(corpus.caption(9))
@@ -141,7 +133,7 @@ def test_a_decoder_that_runs_out_of_memory(
 def test_a_fault_that_passes_is_not_seen(
     failing: type[FailingFileSystem], tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
-    (source,) = pictures(tmp_path / "in", [0])
+    (source,) = corpus.write_captioned_pictures(tmp_path / "in", [0])
     run = make_run([{**source, "path": f"failing://{source['path']}"}])
     failing.error = OSError(errno.EIO, os.strerror(errno.EIO))
     failing.faults.update({"00.jpg": 2, "00.txt": 2})
@@ -151,7 +143,7 @@ def test_a_fault_that_passes_is_not_seen(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_folder_without_permissions(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(pictures(tmp_path / "in", [0, 1]), **HOW)
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", [0, 1]), **HOW)
     (tmp_path / "in" / "01.jpg").chmod(0)
     stages.run_all(run)
     assert find_failures(run).kinds == {"unavailable medium": 1}
@@ -161,7 +153,7 @@ def test_a_folder_without_permissions(tmp_path: Path, make_run: Callable[..., Ru
 
 
 def test_a_medium_that_is_away_while_it_is_measured(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(pictures(tmp_path / "in", [0, 1, 2]), **HOW)
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", [0, 1, 2]), **HOW)
     stages.STAGES["ingest"](run)
     shutil.move(tmp_path / "in" / "01.jpg", tmp_path / "away.jpg")
     for stage in ("measure", "decide", "export"):
@@ -175,7 +167,7 @@ def test_a_medium_that_is_away_while_it_is_measured(tmp_path: Path, make_run: Ca
 
 
 def test_a_file_that_changes_between_ingest_and_measure(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(pictures(tmp_path / "in", [0, 1, 2]), **HOW)
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", [0, 1, 2]), **HOW)
     stages.STAGES["ingest"](run)
     path = tmp_path / "in" / "01.jpg"
     before = path.stat()
@@ -192,7 +184,7 @@ def test_a_file_that_changes_between_ingest_and_measure(tmp_path: Path, make_run
 
 
 def test_a_file_that_changes_between_measure_and_export(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(pictures(tmp_path / "in", [0, 1]), filters={"caption": None}, duplicates={})
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", [0, 1]), filters={"caption": None}, duplicates={})
     for stage in ("ingest", "measure", "decide"):
         stages.STAGES[stage](run)
     path = tmp_path / "in" / "01.jpg"
@@ -244,7 +236,7 @@ def test_a_decoder_that_the_system_kills(
 
 @pytest.mark.parametrize("how", ["flip", "delete", "store"])
 def test_a_store_that_lost_cells_is_measured_again(how: str, tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(pictures(tmp_path / "in", [0, 1]), **HOW)
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", [0, 1]), **HOW)
     stages.STAGES["ingest"](run)
     stages.STAGES["measure"](run)
     damage_store(tmp_path / "store", how)

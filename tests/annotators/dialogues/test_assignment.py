@@ -1,4 +1,5 @@
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotators.dialogues.assignment import assign_kind, compute_expected_shares, solve_probabilities
+from annotators.dialogues.assignment import KindTable, assign_kind, solve_probabilities
 from annotators.dialogues.kinds import SHARES
 
 Classes = Mapping[frozenset[str], int]
@@ -16,10 +17,19 @@ def f(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def expected_shares(counts: Classes, table: KindTable) -> dict[str, float]:
+    """The expected share of each kind over all videos that get a dialogue."""
+    expected: defaultdict[str, float] = defaultdict(float)
+    for supported, count in counts.items():
+        for name, probability in table[supported].items():
+            expected[name] += count * probability
+    return {name: amount / (sum(expected.values()) or 1) for name, amount in expected.items()}
+
+
 def deviation(counts: Classes, shares: Mapping[str, float]) -> float:
     """Sum over the kinds of |expected - target| under the odds found."""
     table = solve_probabilities(counts, shares)
-    got = compute_expected_shares(counts, table)
+    got = expected_shares(counts, table)
     total = sum(shares.values())
     return sum(abs(got.get(name, 0.0) - share / total) for name, share in shares.items())
 
@@ -53,7 +63,7 @@ def test_rare_kinds_are_assigned_more_often_where_they_are_possible() -> None:
     counts = {f("a", "b"): 900, f("a", "b", "c"): 100}
     table = solve_probabilities(counts, {"a": 50, "b": 45, "c": 5})
     assert table[f("a", "b", "c")]["c"] == pytest.approx(0.5)
-    assert compute_expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.45, "c": 0.05})
+    assert expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.45, "c": 0.05})
     # What is left over is shared as near to the shares as can be.
     assert table[f("a", "b")]["a"] == pytest.approx(0.5, abs=0.03)
 
@@ -69,7 +79,7 @@ def test_videos_that_support_nothing_get_nothing_and_do_not_count() -> None:
     table = solve_probabilities(counts, {"a": 1, "b": 1, "z": 0})
     assert table[f()] == table[f("z")] == {}
     assert table[f("a", "b")] == pytest.approx({"a": 0.5, "b": 0.5})
-    assert compute_expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert expected_shares(counts, table) == pytest.approx({"a": 0.5, "b": 0.5})
 
 
 def test_a_class_without_videos_has_probabilities_too() -> None:

@@ -17,7 +17,7 @@ class Packet:
     duration: int = FRAME
 
 
-def placed(clocks: list[list[int]], may_leap: bool = True) -> list[tuple[int | None, int | None]]:
+def place_packets(clocks: list[list[int]], may_leap: bool = True) -> list[tuple[int | None, int | None]]:
     """(dts, pts) of recordings that are joined; packets are shown one frame after they are decoded."""
     timeline = Timeline(TICK, FRAME * TICK, may_leap)
     packets = [Packet(dts, dts + FRAME) for clock in clocks for dts in clock]
@@ -29,7 +29,7 @@ def placed(clocks: list[list[int]], may_leap: bool = True) -> list[tuple[int | N
 @given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(1, 30)), min_size=1, max_size=6))
 def test_joined_recordings_follow_each_other(parts: list[tuple[int, int]]) -> None:
     clocks = [[start + FRAME * number for number in range(count)] for start, count in parts]
-    times = placed(clocks)
+    times = place_packets(clocks)
     assert times[: parts[0][1]] == [(dts, dts + FRAME) for dts in clocks[0]]
     expected, shift = clocks[0][-1] + FRAME, 0
     index = parts[0][1]
@@ -45,13 +45,13 @@ def test_joined_recordings_follow_each_other(parts: list[tuple[int, int]]) -> No
 @given(st.lists(st.integers(1, 10_000), max_size=50))
 def test_one_recording_stays_as_it_is(steps: list[int]) -> None:
     clock = [sum(steps[:number]) for number in range(len(steps) + 1)]
-    assert placed([clock]) == [(dts, dts + FRAME) for dts in clock]
+    assert place_packets([clock]) == [(dts, dts + FRAME) for dts in clock]
 
 
 def test_a_slide_that_stands_for_a_minute_is_a_leap_only_where_clocks_may_leap() -> None:
     clock = [0, 40, 60_000, 60_040]
-    assert [dts for dts, _ in placed([clock], may_leap=False)] == clock
-    assert [dts for dts, _ in placed([clock], may_leap=True)] == [0, 40, 80, 120]
+    assert [dts for dts, _ in place_packets([clock], may_leap=False)] == clock
+    assert [dts for dts, _ in place_packets([clock], may_leap=True)] == [0, 40, 80, 120]
 
 
 def test_packets_without_times_do_not_start_a_new_clock() -> None:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from infra.errors import ConfigError
-from mixtures.reading.apollo_stages import STAGES, get_stage
+from mixtures.reading.apollo_stages import STAGES
 from mixtures.reading.contract import Contract
 
 
@@ -26,14 +24,9 @@ def test_stages_have_the_settings_of_the_papers_table() -> None:
 
 def test_a_contract_that_fits_its_context() -> None:
     # 200 clips of 16 tokens a frame are 12,800 tokens, but 0.65 of 16,384 are less; with all of it they fit.
-    sft = get_stage("sft")
+    sft = STAGES["sft"]
     long = np.array([3600.0])
     assert sft.contract(3).clips(long) == [167]
     assert sft.contract(3, Contract(clip_share=1.0)).clips(long) == [200]
     assert sft.contract(3).clip_tokens == 64
-    assert get_stage("align").contract().clips(long) == [25]
-
-
-def test_an_unknown_stage_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no stage 'sftt'"):
-        get_stage("sftt")
+    assert STAGES["align"].contract().clips(long) == [25]

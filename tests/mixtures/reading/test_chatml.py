@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, build_prompt, encode, split_prompt, tokenize
+from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, encode, split_prompt, tokenize
 from tests.mixtures.tokenizer import fast, tokenizer
 
 TALK = [
@@ -27,8 +28,12 @@ def wrapped() -> Any:
     return fast()
 
 
+def join_prompt(turns: Sequence[Mapping[str, str]]) -> str:
+    return "".join(text for text, _ in split_prompt(turns))
+
+
 def test_the_prompt_equals_the_chatml_template() -> None:
-    assert build_prompt(TALK) == (
+    assert join_prompt(TALK) == (
         "<|im_start|>system\n\nYou are a helpful vision-language assistant.<|im_end|>\n"
         "<|im_start|>user\n<|video_token|><|video_token|>\n\nWhat moves?<|im_end|>\n"
         "<|im_start|>assistant\nA red house.<|im_end|>\n"
@@ -60,11 +65,10 @@ TEXT = (
 def test_tokens_of_turns_equal_those_of_the_whole_prompt(small: Any, wrapped: Any, talk: list[tuple[str, str]]) -> None:
     turns = [{"from": who, "value": text} for pair in talk for who, text in zip(("human", "gpt"), pair, strict=True)]
     ids, labels = tokenize(turns, small)
-    assert ids == small.encode(build_prompt(turns), add_special_tokens=False).ids
+    assert ids == small.encode(join_prompt(turns), add_special_tokens=False).ids
     assert (ids, labels) == tokenize(turns, wrapped)
     learnt = small.decode([i for i in labels if i != IGNORE_INDEX], skip_special_tokens=False)
     assert learnt == "".join(f"{answer}<|im_end|>" for _, answer in talk)
-    assert "".join(text for text, _ in split_prompt(turns)) == build_prompt(turns)
 
 
 def test_visual_tokens_of_both_kinds(small: Any) -> None:

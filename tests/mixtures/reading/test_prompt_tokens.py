@@ -27,7 +27,7 @@ def test_token_counts_are_those_of_the_loaders_prompt_without_media(row: Row, pe
         "text": list,
     }[row.modality]()
     reader = tokenizer()
-    prompt = chatml.build_prompt(insert_media(record["conversations"], media, "<image>"))
+    prompt = "".join(text for text, _ in chatml.split_prompt(insert_media(record["conversations"], media, "<image>")))
     ids = chatml.encode(prompt, reader)
     seen = ids.count(chatml.X_TOKEN_INDEX)
     assert seen == {"video": 4, "image": 1, "multi_image": 2, "text": 0}[row.modality] * contract.clip_tokens

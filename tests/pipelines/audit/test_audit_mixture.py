@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import shutil
@@ -27,6 +26,7 @@ from mixtures.plan.recipe import UNITS, Recipe
 from pipelines.audit import audit
 from pipelines.mix import mix, mix_options
 from tests.mixtures.runs import Row, rows_of, write_run
+from tests.pipelines.audit.damage import change_number, edit_json, list_findings, list_numbers
 
 RATIO = "text=0.2,image=0.3,multi_image=0.1,video=0.4"
 
@@ -52,17 +52,6 @@ def copy(original: Path, tmp_path: Path) -> Path:
     return tmp_path / "all"
 
 
-def named(folder: Path) -> set[tuple[str, str]]:
-    (report,) = audit.run(str(folder / "mix"), quiet=True)
-    return {(finding.file, finding.field) for finding in report.findings}
-
-
-def edit(path: Path, change: Callable[[Any], None]) -> None:
-    content = json.loads(path.read_bytes())
-    change(content)
-    path.write_bytes(canonical_json(content))
-
-
 def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
     """Change rows of members.parquet, and the hash that mixture.json has of it."""
     path = folder / "mix" / "members.parquet"
@@ -70,7 +59,7 @@ def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> Non
     change(rows)
     path.write_bytes(tables.to_bytes(pa.Table.from_pylist(rows, schema=tables.MIXTURE)))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit(folder / "mix" / "mixture.json", lambda manifest: manifest["members"].update(sha256=digest))
+    edit_json(folder / "mix" / "mixture.json", lambda manifest: manifest["members"].update(sha256=digest))
 
 
 def test_a_mixture_as_it_is_made_has_nothing_to_find(original: Path) -> None:
@@ -97,14 +86,6 @@ def small_mixtures(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
     return rows, {"unit": draw(st.sampled_from(units)), "shares": shares, "repeats": repeats, "size": size}
 
 
-def list_numbers(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths of all numbers in a JSON value."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    if isinstance(content, int | float) and not isinstance(content, bool):
-        return [path]
-    return [number_path for name, child in items for number_path in list_numbers(child, (*path, name))]
-
-
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(small_mixtures(), st.data())
 def test_a_fresh_mixture_is_clean_and_with_any_number_changed_it_is_not(
@@ -123,17 +104,16 @@ def test_a_fresh_mixture_is_clean_and_with_any_number_changed_it_is_not(
             numbers = list_numbers(json.loads(original))
             if path.name == "croissant.json" or not numbers:
                 continue
-            *keys, last = data.draw(st.sampled_from(numbers), path.name)
+            number = data.draw(st.sampled_from(numbers), path.name)
             content = json.loads(original)
-            target = functools.reduce(lambda node, key: node[key], keys, content)
-            target[last] += 0.001 if isinstance(target[last], float) else 1
+            change_number(content, number)
             path.write_bytes(canonical_json(content))
             with contextlib.suppress(StageError):  # the number of its version
-                assert named(folder), f"{path.name}: {keys} {last}"
+                assert list_findings(folder / "mix"), f"{path.name}: {number}"
             path.write_bytes(original)
         column = data.draw(st.sampled_from(["offset", "size", "tokens", "seconds", "bytes", "repeat", "position"]))
         rewrite(folder, lambda table: table[0].update({column: table[0][column] + 1}))
-        assert any(file == "members.parquet" for file, _ in named(folder))
+        assert any(file == "members.parquet" for file, _ in list_findings(folder / "mix"))
 
 
 def test_published_files_of_a_mixture_match_their_schemas(original: Path) -> None:
@@ -191,7 +171,7 @@ def test_the_card_of_a_mixture_counts_its_rows(original: Path) -> None:
 )
 def test_a_row_that_contradicts_its_run_is_found(copy: Path, field: str, change: Any) -> None:
     rewrite(copy, change)
-    assert ("members.parquet", field) in named(copy)
+    assert ("members.parquet", field) in list_findings(copy / "mix")
 
 
 @pytest.mark.parametrize(
@@ -212,13 +192,13 @@ def test_a_row_that_contradicts_its_run_is_found(copy: Path, field: str, change:
     ],
 )
 def test_a_field_of_the_manifest_that_contradicts_its_rows_is_found(copy: Path, field: str, change: Any) -> None:
-    edit(copy / "mix" / "mixture.json", change)
-    assert ("mixture.json", field) in named(copy)
+    edit_json(copy / "mix" / "mixture.json", change)
+    assert ("mixture.json", field) in list_findings(copy / "mix")
 
 
 def test_a_forged_seed_differs_from_the_card(copy: Path) -> None:
-    edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(seed=4))
-    assert {("card.json", "manifest"), ("card.json", "seed")} <= named(copy)
+    edit_json(copy / "mix" / "mixture.json", lambda manifest: manifest.update(seed=4))
+    assert {("card.json", "manifest"), ("card.json", "seed")} <= list_findings(copy / "mix")
 
 
 def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
@@ -234,7 +214,7 @@ def test_any_byte_of_tars_manifest_rows_and_cards_is_found(copy: Path) -> None:
         path.write_bytes(bytes(content))
         try:
             names = {path.name, "card.json"} if path.name == "mixture.json" else {path.name}  # it has that file's hash
-            assert names & {Path(file).name for file, _ in named(copy)}, f"byte {offset} of {path.name}"
+            assert names & {Path(file).name for file, _ in list_findings(copy / "mix")}, f"byte {offset} of {path.name}"
         except StageError as error:  # the byte of its version
             assert path.name == "mixture.json" and "version" in error.what
         path.write_bytes(good)
@@ -249,16 +229,16 @@ def test_any_digit_changed_on_a_page_for_people_is_found(copy: Path, name: str) 
     for position in np.random.default_rng(8).choice(digits, 4, replace=False).tolist():
         digit = str((int(chr(original[position])) + 1) % 10).encode()
         path.write_bytes(original[:position] + digit + original[position + 1 :])
-        assert str(path.relative_to(folder)) in {file for file, _ in named(copy)}
+        assert str(path.relative_to(folder)) in {file for file, _ in list_findings(copy / "mix")}
     path.unlink()
-    assert (str(path.relative_to(folder)), "file") in named(copy)
+    assert (str(path.relative_to(folder)), "file") in list_findings(copy / "mix")
 
 
 def test_pages_of_another_version_are_not_compared(copy: Path) -> None:
     for name in ("README.md", "card.html"):
         (copy / "mix" / name).write_text("worded in another way")
-    edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(reelmill="0"))
-    assert {file for file, _ in named(copy)} == {"card.json"}  # it has the sha256 of mixture.json
+    edit_json(copy / "mix" / "mixture.json", lambda manifest: manifest.update(reelmill="0"))
+    assert {file for file, _ in list_findings(copy / "mix")} == {"card.json"}  # it has the sha256 of mixture.json
 
 
 def test_content_that_differs_from_the_run_is_found(copy: Path) -> None:
@@ -269,14 +249,14 @@ def test_content_that_differs_from_the_run_is_found(copy: Path) -> None:
     tar[offset] ^= 1
     path.write_bytes(bytes(tar))
     digest = hashlib.sha256(bytes(tar)).hexdigest()
-    edit(copy / "mix" / "mixture.json", lambda manifest: manifest["materialized"][0].update(sha256=digest))
-    assert (f"shards/{path.name}", "content") in named(copy)
+    edit_json(copy / "mix" / "mixture.json", lambda manifest: manifest["materialized"][0].update(sha256=digest))
+    assert (f"shards/{path.name}", "content") in list_findings(copy / "mix")
 
 
 def test_a_run_that_changed_after_the_mixture_was_made(copy: Path) -> None:
-    edit(copy / "a" / "members" / "_manifest.json", lambda content: content.update(input="1" * 32))
-    edit(copy / "a" / "checksums.json", lambda content: content.update(dict.fromkeys(content, "0" * 64)))
-    findings = named(copy)
+    edit_json(copy / "a" / "members" / "_manifest.json", lambda content: content.update(input="1" * 32))
+    edit_json(copy / "a" / "checksums.json", lambda content: content.update(dict.fromkeys(content, "0" * 64)))
+    findings = list_findings(copy / "mix")
     assert ("mixture.json", "parents.0.members") in findings
     assert any(field.startswith("shards.") and field.endswith(".sha256") for _, field in findings)
 
@@ -284,15 +264,15 @@ def test_a_run_that_changed_after_the_mixture_was_made(copy: Path) -> None:
 def test_missing_files_are_named(copy: Path) -> None:
     tar = sorted((copy / "mix" / "shards").glob("*.tar"))[0]
     tar.rename(tar.with_name("other.tar"))
-    assert {(f"shards/{tar.name}", "file"), ("shards/other.tar", "file")} <= named(copy)
+    assert {(f"shards/{tar.name}", "file"), ("shards/other.tar", "file")} <= list_findings(copy / "mix")
     (copy / "mix" / "members.parquet").unlink()
-    assert ("members.parquet", "file") in named(copy)
+    assert ("members.parquet", "file") in list_findings(copy / "mix")
 
 
 def test_another_version_is_refused(copy: Path) -> None:
-    edit(copy / "mix" / "mixture.json", lambda manifest: manifest.update(mixture=99))
+    edit_json(copy / "mix" / "mixture.json", lambda manifest: manifest.update(mixture=99))
     with pytest.raises(StageError, match="version 99"):
-        named(copy)
+        list_findings(copy / "mix")
 
 
 def test_deep_audit_decodes_the_media_of_a_mixture(original: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,117 +17,36 @@ from typer.testing import CliRunner
 from infra import tables
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
-from mixtures.cards import schemas
-from mixtures.cards.croissant import DatasetInfo
 from pipelines.audit import audit
-from pipelines.audit.audit import AuditReport
 from pipelines.cli import app
-from pipelines.core.run import Run
-from pipelines.export.dataset_card import build_description
-
-
-@pytest.fixture
-def copy(cold: Run, tmp_path: Path) -> Path:
-    """A finished run to damage."""
-    folder = tmp_path / "run"
-    shutil.copytree(cold.out, folder, ignore=shutil.ignore_patterns("work", ".lock"))
-    return folder
-
-
-def audited(folder: Path) -> AuditReport:
-    (report,) = audit.run(str(folder), quiet=True)
-    assert report.ok == (not report.findings) == (report.total == 0)
-    return report
-
-
-def named(folder: Path) -> set[tuple[str, str]]:
-    """(file, field) of all findings."""
-    return {(finding.file, finding.field) for finding in audited(folder).findings}
-
-
-def covered(folder: Path) -> list[Path]:
-    """Every covered file, and checksums.json itself."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "run.json")
-
-
-def edit_json(path: Path, change: Callable[[Any], None]) -> None:
-    content = json.loads(path.read_bytes())
-    change(content)
-    path.write_bytes(canonical_json(content))
-
-
-def edit_rows(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    change(rows)
-    again = pa.Table.from_pylist(rows, schema=table.schema)
-    path.write_bytes(tables.to_bytes(again))
-
-
-def reissue(folder: Path) -> None:
-    """Make every hash right again, as a forger would: manifests, cards, croissant.json, checksums.json."""
-    sha256 = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.parquet")}
-    for manifest in folder.glob("*/_manifest.json"):
-        stage = manifest.parent.name
-
-        def rehash(content: Any, stage: str = stage) -> None:
-            for unit in content["units"]:
-                unit["sha256"] = sha256.get(f"{stage}/{unit['name']}.parquet", unit["sha256"])
-
-        edit_json(manifest, rehash)
-    tars = {p.stem: p.read_bytes() for p in folder.glob("shards/*.tar")}
-    for card in folder.glob("shards/*.card.json"):
-        tar = tars.get(card.name.split(".")[0])
-        if tar is not None:
-            entry = {"sha256": hashlib.sha256(tar).hexdigest(), "bytes": len(tar)}
-            edit_json(card, lambda content, entry=entry: content.update(tar=entry))
-
-    def redistribute(content: Any) -> None:
-        for file in content["distribution"]:
-            tar = tars.get(Path(file.get("contentUrl", "")).stem)
-            if tar is not None:
-                file.update(sha256=hashlib.sha256(tar).hexdigest(), contentSize=f"{len(tar)} B")
-
-    edit_json(folder / "croissant.json", redistribute)
-    describe_again(folder)
-    resign(folder)
-
-
-def describe_again(folder: Path) -> None:
-    """Write README.md, croissant.json and the pages anew from the cards and the ledger, if these can be read."""
-    units = json.loads((folder / "members/_manifest.json").read_bytes())["units"]
-    cards = [folder / f"shards/{unit['name']}.card.json" for unit in units]
-    contents = [json.loads(path.read_bytes()) for path in cards]
-    if any(schemas.find_errors("shard-card", content) for content in contents):
-        return
-    old = json.loads((folder / "croissant.json").read_bytes())
-    ledger, members = (json.loads((folder / name).read_bytes()) for name in ("ledger.json", "samples/_members.json"))
-    about = DatasetInfo(old["name"], old["description"])
-    for path, content in build_description(about, contents, ledger, members).items():
-        (folder / path).write_bytes(content)
-
-
-def resign(folder: Path) -> None:
-    """Make checksums.json right again, and nothing else."""
-    sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in covered(folder) if p.name != "checksums.json"}  # fmt: skip
-    (folder / "checksums.json").write_bytes(canonical_json(sums))
-
+from tests.pipelines.audit.damage import (
+    audit_folder,
+    change_number,
+    edit_json,
+    edit_rows,
+    list_covered_files,
+    list_findings,
+    list_numbers,
+    read_first_record,
+    reissue,
+    replace_in_tar,
+    resign,
+)
 
 # -- as it is written -------------------------------------------------------------------------------------------
 
 
 def test_a_fresh_run_has_no_findings(copy: Path) -> None:
-    report = audited(copy)
+    report = audit_folder(copy)
     ledger = json.loads((copy / "ledger.json").read_bytes())["all"]
     assert report.ok, report.findings
     assert report.looked["samples"] == ledger["kept"] and report.looked["inputs"] == ledger["inputs"]
-    assert report.looked["bytes"] == sum(p.stat().st_size for p in [*covered(copy), copy / "run.json"])
+    assert report.looked["bytes"] == sum(p.stat().st_size for p in [*list_covered_files(copy), copy / "run.json"])
 
 
 def test_rewriting_a_run_without_changes_has_no_findings(copy: Path) -> None:
     reissue(copy)
-    assert audited(copy).ok
+    assert audit_folder(copy).ok
 
 
 # -- one byte ---------------------------------------------------------------------------------------------------
@@ -145,7 +62,7 @@ def flip(path: Path, offset: int, bit: int) -> None:
 
 def test_any_one_byte_of_any_covered_file_is_found(copy: Path) -> None:
     random = np.random.default_rng(4)
-    files = covered(copy)
+    files = list_covered_files(copy)
     sizes = np.array([path.stat().st_size for path in files])
     # Half of them as a disk would: by bytes; the others by file, so that small ones get their share.
     numbers = np.searchsorted(np.cumsum(sizes), random.integers(0, sizes.sum(), 15), side="right").tolist()
@@ -154,7 +71,7 @@ def test_any_one_byte_of_any_covered_file_is_found(copy: Path) -> None:
     for number in numbers:
         offset, bit = int(random.integers(sizes[number])), int(random.integers(8))
         flip(files[number], offset, bit)
-        report = audited(copy)
+        report = audit_folder(copy)
         name = str(files[number].relative_to(copy))
         assert not report.ok, f"bit {bit} of byte {offset} of {name}"
         if name != "checksums.json":
@@ -164,33 +81,16 @@ def test_any_one_byte_of_any_covered_file_is_found(copy: Path) -> None:
 
 def test_a_byte_in_every_file_at_once_names_every_file(copy: Path) -> None:
     random = np.random.default_rng(5)
-    files = [path for path in covered(copy) if path.name != "checksums.json"]
+    files = [path for path in list_covered_files(copy) if path.name != "checksums.json"]
     for path in files:
         flip(path, int(random.integers(path.stat().st_size)), int(random.integers(8)))
-    assert {str(path.relative_to(copy)) for path in files} <= {file for file, _ in named(copy)}
+    assert {str(path.relative_to(copy)) for path in files} <= {file for file, _ in list_findings(copy)}
 
 
 # -- what a forger changes --------------------------------------------------------------------------------------
 
 TEXT = "shards/text-000000"
 IMAGE = "shards/image-000000"
-
-
-def in_tar(folder: Path, shard: str, old: bytes, new: bytes) -> None:
-    """Replace the first occurrence of some bytes in a tar."""
-    assert len(old) == len(new)
-    path = folder / f"{shard}.tar"
-    tar = path.read_bytes()
-    assert old in tar
-    path.write_bytes(tar.replace(old, new, 1))
-
-
-def first(folder: Path, shard: str) -> dict[str, Any]:
-    """The JSON of a shard's first sample."""
-    row = pq.read_table(folder / "members" / f"{Path(shard).name}.parquet").slice(0, 1).to_pylist()[0]
-    member = next(m for m in row["members"] if m["name"].endswith(".json"))
-    tar = (folder / f"{shard}.tar").read_bytes()
-    return dict(json.loads(tar[member["offset"] : member["offset"] + member["size"]]))
 
 
 def test_columns_of_the_index_that_contradict_the_tar_are_found(copy: Path) -> None:
@@ -214,14 +114,14 @@ def test_columns_of_the_index_that_contradict_the_tar_are_found(copy: Path) -> N
 
     edit_rows(copy / "members" / "text-000000.parquet", forge)
     reissue(copy)
-    assert named(copy) == {("members/text-000000.parquet", column) for column in changes}
+    assert list_findings(copy) == {("members/text-000000.parquet", column) for column in changes}
 
 
 def test_a_licence_forged_everywhere_except_in_the_samples_is_found(copy: Path) -> None:
-    record = first(copy, TEXT)
+    record = read_first_record(copy, TEXT)
     old = record["licence"]
     new = "X" * len(old)
-    in_tar(copy, TEXT, f'"licence":"{old}"'.encode(), f'"licence":"{new}"'.encode())
+    replace_in_tar(copy, TEXT, f'"licence":"{old}"'.encode(), f'"licence":"{new}"'.encode())
     edit_rows(copy / "members" / "text-000000.parquet", lambda rows: rows[0].update(licence=new))
 
     def recount(card: Any) -> None:
@@ -231,29 +131,33 @@ def test_a_licence_forged_everywhere_except_in_the_samples_is_found(copy: Path) 
 
     edit_json(copy / f"{TEXT}.card.json", recount)
     reissue(copy)
-    assert named(copy) == {(f"{TEXT}.tar", "json.licence")}
+    assert list_findings(copy) == {(f"{TEXT}.tar", "json.licence")}
 
 
 def test_a_forged_hash_in_the_json_of_a_sample_is_found(copy: Path) -> None:
-    (old,) = first(copy, IMAGE)["sha256"]
-    in_tar(copy, IMAGE, old.encode(), b"0" * 64)
+    (old,) = read_first_record(copy, IMAGE)["sha256"]
+    replace_in_tar(copy, IMAGE, old.encode(), b"0" * 64)
     reissue(copy)
-    findings = audited(copy).findings
+    findings = audit_folder(copy).findings
     assert {(f.file, f.field) for f in findings} == {(f"{IMAGE}.tar", "json.sha256")}
-    assert (findings[0].expected, findings[0].actual, findings[0].key) == (old, "0" * 64, first(copy, IMAGE)["id"])
+    assert (findings[0].expected, findings[0].actual, findings[0].key) == (
+        old,
+        "0" * 64,
+        read_first_record(copy, IMAGE)["id"],
+    )
 
 
 def test_a_caption_that_differs_between_members_is_found(copy: Path) -> None:
-    caption = first(copy, TEXT)["caption"]
-    in_tar(copy, TEXT, f'"caption":"{caption[:10]}'.encode(), f'"caption":"{caption[:9]}~'.encode())
+    caption = read_first_record(copy, TEXT)["caption"]
+    replace_in_tar(copy, TEXT, f'"caption":"{caption[:10]}'.encode(), f'"caption":"{caption[:9]}~'.encode())
     reissue(copy)
-    assert named(copy) == {(f"{TEXT}.tar", "txt")}
+    assert list_findings(copy) == {(f"{TEXT}.tar", "txt")}
 
 
 def test_invalid_json_is_found(copy: Path) -> None:
-    in_tar(copy, TEXT, b'{"caption":', b'{"caption";')
+    replace_in_tar(copy, TEXT, b'{"caption":', b'{"caption";')
     reissue(copy)
-    assert (f"{TEXT}.tar", "json") in named(copy)
+    assert (f"{TEXT}.tar", "json") in list_findings(copy)
 
 
 def test_fields_of_a_card_that_contradict_the_bytes_are_found(copy: Path) -> None:
@@ -274,7 +178,7 @@ def test_fields_of_a_card_that_contradict_the_bytes_are_found(copy: Path) -> Non
     expected = ("samples", "tokens", "seconds", "media_bytes", "licences.forged", "kinds.forged", "sources.forged",
               "languages.forged", "scores.quality.words.p50", "shard", "made_by.manifests.verdicts",
               "made_by.lineage.0.kept", "ledger.inputs", "reasons")  # fmt: skip
-    assert {(f"{TEXT}.card.json", field) for field in expected} <= named(copy)
+    assert {(f"{TEXT}.card.json", field) for field in expected} <= list_findings(copy)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +194,7 @@ def test_fields_of_a_card_that_contradict_the_bytes_are_found(copy: Path) -> Non
 def test_an_invalid_card_is_found(copy: Path, field: str, change: Any) -> None:
     edit_json(copy / f"{TEXT}.card.json", change)
     reissue(copy)
-    assert (f"{TEXT}.card.json", field) in named(copy)
+    assert (f"{TEXT}.card.json", field) in list_findings(copy)
 
 
 def test_two_swapped_cards_are_found(copy: Path) -> None:
@@ -298,10 +202,10 @@ def test_two_swapped_cards_are_found(copy: Path) -> None:
     a, b = first_card.read_bytes(), second_card.read_bytes()
     first_card.write_bytes(b)
     second_card.write_bytes(a)
-    findings = named(copy)
+    findings = list_findings(copy)
     assert {(f"{TEXT}.card.json", "shard"), (f"{TEXT}.card.json", "tar.sha256")} <= findings
     reissue(copy)
-    assert (f"{TEXT}.card.json", "shard") in named(copy)
+    assert (f"{TEXT}.card.json", "shard") in list_findings(copy)
 
 
 def test_two_swapped_tars_are_found(copy: Path) -> None:
@@ -310,11 +214,11 @@ def test_two_swapped_tars_are_found(copy: Path) -> None:
     first_tar.write_bytes(b)
     second_tar.write_bytes(a)
     reissue(copy)
-    assert {file for file, _ in named(copy)} >= {f"{TEXT}.tar", "shards/text-000001.tar"}
+    assert {file for file, _ in list_findings(copy)} >= {f"{TEXT}.tar", "shards/text-000001.tar"}
 
 
 def test_a_reversed_verdict_is_found(copy: Path) -> None:
-    key = first(copy, TEXT)["id"]
+    key = read_first_record(copy, TEXT)["id"]
     for path in (copy / "verdicts").glob("*.parquet"):
         if key in pq.read_table(path)["key"].to_pylist():
             edit_rows(
@@ -322,7 +226,7 @@ def test_a_reversed_verdict_is_found(copy: Path) -> None:
             )
             name = f"verdicts/{path.name}"
     reissue(copy)
-    findings = named(copy)
+    findings = list_findings(copy)
     assert (name, "outcome") in findings and ("ledger.json", "all.kept") in findings
 
 
@@ -332,7 +236,7 @@ def test_a_dropped_sample_marked_as_kept_is_found(copy: Path) -> None:
             edit_rows(path, lambda rows: next(r for r in rows if r["outcome"] == "dropped").update(outcome="kept"))
             break
     reissue(copy)
-    assert (f"verdicts/{path.name}", "kept") in named(copy)
+    assert (f"verdicts/{path.name}", "kept") in list_findings(copy)
 
 
 def test_a_ledger_that_moves_samples_between_filters_is_found(copy: Path) -> None:
@@ -344,7 +248,7 @@ def test_a_ledger_that_moves_samples_between_filters_is_found(copy: Path) -> Non
 
     edit_json(copy / "ledger.json", move)
     reissue(copy)
-    findings = named(copy)
+    findings = list_findings(copy)
     assert ("ledger.json", "all.dropped.forged") in findings
     assert any(field.startswith("sum of cards and unsharded") for _, field in findings)
 
@@ -356,24 +260,10 @@ def test_a_tar_missing_from_croissant_is_found(copy: Path) -> None:
                 file["sha256"] = "0" * 64
 
     edit_json(copy / "croissant.json", forge)
-    assert ("croissant.json", f"distribution.{TEXT}.tar.sha256") in named(copy)
+    assert ("croissant.json", f"distribution.{TEXT}.tar.sha256") in list_findings(copy)
 
 
 # -- any one number, any one fact -------------------------------------------------------------------------------
-
-
-def list_numbers(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths of all numbers in a JSON value."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    if isinstance(content, int | float) and not isinstance(content, bool):
-        return [path]
-    return [number_path for name, child in items for number_path in list_numbers(child, (*path, name))]
-
-
-def change_number(content: Any, path: tuple[Any, ...]) -> None:
-    *keys, last = path
-    target = functools.reduce(lambda node, key: node[key], keys, content)
-    target[last] += 0.001 if isinstance(target[last], float) else 1
 
 
 @pytest.mark.parametrize("name", ["ledger.json", f"{TEXT}.card.json", "shards/video-000000.card.json",
@@ -387,7 +277,7 @@ def test_any_number_changed_with_checksums_made_right_is_found(copy: Path, name:
         change_number(content, numbers[number])
         (copy / name).write_bytes(canonical_json(content))
         resign(copy)
-        assert named(copy), numbers[number]
+        assert list_findings(copy), numbers[number]
 
 
 @pytest.mark.parametrize("name", ["README.md", "croissant.json", "cards/text-000000.html"])
@@ -399,7 +289,7 @@ def test_any_digit_of_a_description_changed_with_checksums_made_right_is_found(c
         digit = str((int(chr(original[position])) + 1) % 10).encode()
         (copy / name).write_bytes(original[:position] + digit + original[position + 1 :])
         resign(copy)
-        assert name in {file for file, _ in named(copy)}, original[position - 40 : position + 40]
+        assert name in {file for file, _ in list_findings(copy)}, original[position - 40 : position + 40]
 
 
 @pytest.mark.parametrize("name", sorted(set(tables.MEMBERS.names) - {"members"}))
@@ -412,7 +302,7 @@ def test_any_column_of_the_index_changed_in_any_row_is_found(copy: Path, name: s
 
     edit_rows(path, change)
     reissue(copy)
-    assert path.stem in {Path(file).stem for file, _ in named(copy)}  # offsets are findings of the tar
+    assert path.stem in {Path(file).stem for file, _ in list_findings(copy)}  # offsets are findings of the tar
 
 
 def test_a_reason_changed_in_a_verdict_is_found(copy: Path) -> None:
@@ -421,7 +311,7 @@ def test_a_reason_changed_in_a_verdict_is_found(copy: Path) -> None:
             edit_rows(path, lambda rows: next(r for r in rows if r["outcome"] == "dropped").update(reason="forged"))
             break
     reissue(copy)
-    assert any("reasons" in field for _, field in named(copy))
+    assert any("reasons" in field for _, field in list_findings(copy))
 
 
 # -- what is missing, torn or too much --------------------------------------------------------------------------
@@ -437,16 +327,16 @@ def test_a_file_that_is_missing_torn_or_empty_is_found(copy: Path, name: str) ->
     path = copy / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert name in {file for file, _ in named(copy)}
+    assert name in {file for file, _ in list_findings(copy)}
     path.unlink()
-    assert (name, "file") in named(copy)
+    assert (name, "file") in list_findings(copy)
 
 
 def test_files_that_are_empty_or_zeros_are_found_all_of_them(copy: Path) -> None:
-    files = covered(copy)
+    files = list_covered_files(copy)
     for number, path in enumerate(files):
         path.write_bytes(b"\0" * 100 * (number % 2))
-    named_files = {file for file, _ in named(copy)}
+    named_files = {file for file, _ in list_findings(copy)}
     # Without any manifest that could be read nobody knows of the tables; that is found instead.
     assert {"checksums.json", "ledger.json", "members/_manifest.json", "samples/_manifest.json"} <= named_files
 
@@ -456,24 +346,24 @@ def test_an_unreadable_table_with_a_correct_hash_is_found(copy: Path, name: str)
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-40] + content[-20:])
     reissue(copy)
-    assert (name, "parquet") in named(copy)
+    assert (name, "parquet") in list_findings(copy)
     (copy / name).write_bytes(tables.to_bytes(pa.table({"key": ["a"]})))
     reissue(copy)
-    assert (name, "schema") in named(copy)
+    assert (name, "schema") in list_findings(copy)
 
 
 def test_files_that_nothing_lists_are_named(copy: Path) -> None:
     names = ("shards/more.tar", "samples/u999999.parquet", "notes.txt", "members/x.parquet", "cards/more.html")
     for name in names:
         (copy / name).write_bytes(b"x")
-    assert named(copy) == {(name, "file") for name in names}
+    assert list_findings(copy) == {(name, "file") for name in names}
 
 
 def test_scratch_and_hidden_files_are_ignored(copy: Path) -> None:
     (copy / "work").mkdir()
     (copy / "work" / "a").write_bytes(b"x")
     (copy / ".lock").write_bytes(b"x")
-    assert audited(copy).ok
+    assert audit_folder(copy).ok
 
 
 def test_tables_of_another_version_are_refused(copy: Path) -> None:
@@ -513,6 +403,6 @@ def test_a_folder_of_runs_is_audited_run_by_run(copy: Path) -> None:
 
 def test_findings_are_in_the_same_order_every_time(copy: Path) -> None:
     random = np.random.default_rng(6)
-    for path in covered(copy)[::3]:
+    for path in list_covered_files(copy)[::3]:
         flip(path, int(random.integers(path.stat().st_size)), 3)
-    assert audited(copy) == audited(copy)
+    assert audit_folder(copy) == audit_folder(copy)

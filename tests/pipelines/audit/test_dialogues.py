@@ -14,7 +14,7 @@ from pipelines import stages
 from pipelines.audit import audit
 from pipelines.core.run import Run
 from tests import corpus
-from tests.pipelines.audit.test_audit_run import edit_json, edit_rows, named, reissue
+from tests.pipelines.audit.damage import edit_json, edit_rows, list_findings, reissue
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dialogues")
     videos = folder / "videos"
     videos.mkdir()
-    first = corpus.write_clip(videos / "v0.mp4", 1)
+    read_first_record = corpus.write_clip(videos / "v0.mp4", 1)
     for number in range(4):
         if number:
-            shutil.copyfile(first, videos / f"v{number}.mp4")
+            shutil.copyfile(read_first_record, videos / f"v{number}.mp4")
         sidecar: dict[str, Any] = {"text": f"{corpus.caption(number)} Beside it a painter mixes green colours."}
         sidecar["dense_captions"] = [
             {"start": 0.2, "end": 0.5, "text": "A tall man opens the heavy door slowly."},
@@ -41,15 +41,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cards_agree_with_the_table_of_dialogues(original: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(original, copy, ignore=shutil.ignore_patterns("work", ".lock"))
-    assert named(copy) == set()
+    assert list_findings(copy) == set()
     card = json.loads((copy / "shards" / "video-000000.card.json").read_bytes())
     assert card["dialogues"]["accepted"] > 0
     edit_rows(copy / "dialogues" / "u000000.parquet", lambda rows: rows[0].update(tokens_in=rows[0]["tokens_in"] + 1))
     reissue(copy)
-    assert named(copy) == {("shards/video-000000.card.json", "dialogues.tokens_in")}
+    assert list_findings(copy) == {("shards/video-000000.card.json", "dialogues.tokens_in")}
     edit_json(copy / "shards" / "video-000000.card.json", lambda card: card.update(dialogues=None))
     reissue(copy)
-    assert ("shards/video-000000.card.json", "dialogues") in named(copy)
+    assert ("shards/video-000000.card.json", "dialogues") in list_findings(copy)
 
 
 def test_a_run_behind_a_uri_is_audited_like_a_local_one(cold: Run) -> None:

@@ -11,16 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.audit import audit, media_auditor
-from tests.pipelines.audit.test_audit_run import copy, edit_rows, first, in_tar, reissue
-
-__all__ = ["copy"]  # a fixture
+from tests.pipelines.audit.damage import edit_rows, list_findings, read_first_record, reissue, replace_in_tar
 
 IMAGE, VIDEO = "shards/image-000000", "shards/video-000000"
-
-
-def named(folder: Path, deep: bool = True) -> set[tuple[str, str]]:
-    (report,) = audit.run(str(folder), deep=deep, quiet=True)
-    return {(finding.file, finding.field) for finding in report.findings}
 
 
 def medium(folder: Path, shard: str) -> dict[str, Any]:
@@ -50,8 +43,8 @@ def test_a_medium_replaced_together_with_all_file_hashes_is_found(copy: Path) ->
     tar[member["offset"] + member["size"] - 40] ^= 1
     path.write_bytes(bytes(tar))
     reissue(copy)
-    assert named(copy, deep=False) == set()
-    assert (f"{IMAGE}.tar", "media.sha256") in named(copy)
+    assert list_findings(copy) == set()
+    assert (f"{IMAGE}.tar", "media.sha256") in list_findings(copy, deep=True)
 
 
 def test_a_medium_that_this_machine_cannot_decode_is_not_called_broken(
@@ -64,34 +57,34 @@ def test_a_medium_that_this_machine_cannot_decode_is_not_called_broken(
 
 
 def test_a_broken_medium_with_every_hash_forged_is_found(copy: Path) -> None:
-    member, record = medium(copy, VIDEO), first(copy, VIDEO)
+    member, record = medium(copy, VIDEO), read_first_record(copy, VIDEO)
     path = copy / f"{VIDEO}.tar"
     tar = bytearray(path.read_bytes())
     tar[member["offset"] : member["offset"] + member["size"]] = bytes(member["size"])
     path.write_bytes(bytes(tar))
     (old,), new = record["sha256"], hashlib.sha256(bytes(member["size"])).hexdigest()
-    in_tar(copy, VIDEO, old.encode(), new.encode())
+    replace_in_tar(copy, VIDEO, old.encode(), new.encode())
     every_sample(copy, record["id"], "samples", lambda row: row["media"][0].update(sha256=new))
     reissue(copy)
-    assert named(copy, deep=False) == set()
-    findings = named(copy)
+    assert list_findings(copy) == set()
+    findings = list_findings(copy, deep=True)
     assert (f"{VIDEO}.tar", "media") in findings
     # A key is a hash of its media's hashes.
     assert any(field == "key" and file.startswith("samples/") for file, field in findings)
 
 
 def test_facts_that_contradict_the_medium_are_found(copy: Path) -> None:
-    record = first(copy, VIDEO)
+    record = read_first_record(copy, VIDEO)
     width, wrong = record["width"], record["width"] + 1
-    in_tar(copy, VIDEO, f'"width":{width}'.encode(), f'"width":{wrong}'.encode())
+    replace_in_tar(copy, VIDEO, f'"width":{width}'.encode(), f'"width":{wrong}'.encode())
     every_sample(copy, record["id"], "signals", lambda row: row.update({"facts.width": wrong}))
     reissue(copy)
-    assert (f"{VIDEO}.tar", "media.width") in named(copy)
+    assert (f"{VIDEO}.tar", "media.width") in list_findings(copy, deep=True)
 
 
 def test_a_text_that_contradicts_its_key_is_found(copy: Path) -> None:
-    key = first(copy, "shards/text-000000")["id"]
+    key = read_first_record(copy, "shards/text-000000")["id"]
     every_sample(copy, key, "samples", lambda row: row.update(text=row["text"] + " And more."))
     reissue(copy)
-    assert named(copy, deep=False) == set()
-    assert {field for _, field in named(copy)} == {"key"}
+    assert list_findings(copy) == set()
+    assert {field for _, field in list_findings(copy, deep=True)} == {"key"}

@@ -4,7 +4,6 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,26 +16,18 @@ from tests import corpus
 from tests.tiny import read_json_of, rows
 
 
-def images(folder: Path, count: int = 4) -> list[dict[str, Any]]:
-    folder.mkdir()
-    for number in range(count):
-        (folder / f"{number}.jpg").write_bytes(corpus.image_bytes(corpus.picture(number)))
-        (folder / f"{number}.txt").write_text(corpus.caption(number))
-    return [{"name": "a", "path": str(folder), "modality": "image"}]
-
-
 def test_a_medium_changed_after_ingest_stops_export_until_ingested_again(
     tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
-    run = make_run(images(tmp_path / "in"), filters={"caption": None})
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", range(4)), filters={"caption": None})
     for name in ("ingest", "measure", "decide"):
         stages.STAGES[name](run)
-    path = tmp_path / "in" / "2.jpg"
+    path = tmp_path / "in" / "02.jpg"
     good = path.read_bytes()
     path.write_bytes(good[:-1] + b"\0")
     with pytest.raises(StageError, match="not what it was at ingest") as caught:
         stages.STAGES["export"](run)
-    assert caught.value.where.endswith("2.jpg") and "reelmill run" in caught.value.hint
+    assert caught.value.where.endswith("02.jpg") and "reelmill run" in caught.value.hint
     assert not list(Path(run.at("shards")).glob("*")) and not Path(run.at("members", "_manifest.json")).exists()
     stages.run_all(run)
     assert read_json_of(run, "ledger.json")["all"]["kept"] == 4
@@ -58,7 +49,11 @@ def test_the_forecast_size_of_a_sample_is_its_size_in_the_shard(cold: Run) -> No
 
 
 def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(images(tmp_path / "in", 5), filters={"caption": None}, export={"shard_samples": 2})
+    run = make_run(
+        corpus.write_captioned_pictures(tmp_path / "in", range(5)),
+        filters={"caption": None},
+        export={"shard_samples": 2},
+    )
     stages.run_all(run)
     before = {path.name: path.read_bytes() for path in Path(run.at("shards")).iterdir()}
     assert len(before) == 6
@@ -70,11 +65,15 @@ def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, make_run: C
 
 
 def test_a_smaller_run_keeps_no_old_shard_in_the_checksums(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(images(tmp_path / "in", 5), filters={"caption": None}, export={"shard_samples": 2})
+    run = make_run(
+        corpus.write_captioned_pictures(tmp_path / "in", range(5)),
+        filters={"caption": None},
+        export={"shard_samples": 2},
+    )
     stages.run_all(run)
     for number in (2, 3, 4):
-        (tmp_path / "in" / f"{number}.jpg").unlink()
-        (tmp_path / "in" / f"{number}.txt").unlink()
+        (tmp_path / "in" / f"{number:02d}.jpg").unlink()
+        (tmp_path / "in" / f"{number:02d}.txt").unlink()
     stages.run_all(run)
     covered = read_json_of(run, "checksums.json")
     left_out = ("run.json", "checksums.json")
@@ -100,9 +99,9 @@ def test_text_in_the_picture_is_joined_as_configured(make_run: Callable[..., Run
 
 
 def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    images(tmp_path / "in")
+    corpus.write_captioned_pictures(tmp_path / "in", range(4))
     answer = {"from": "gpt", "value": "One is large."}
-    named = [["0.jpg", "1.jpg"], ["2.jpg", "3.jpg", "0.jpg"], ["1.jpg", "2.jpg"]]
+    named = [["00.jpg", "01.jpg"], ["02.jpg", "03.jpg", "00.jpg"], ["01.jpg", "02.jpg"]]
     questions = [{"from": "human", "value": "<image>" * len(names) + "\nCompare the boats."} for names in named]
     rows = [{"image": names, "conversations": [q, answer]} for names, q in zip(named, questions, strict=True)]
     (tmp_path / "in" / "rows.json").write_text(json.dumps(rows))
@@ -124,7 +123,7 @@ def test_samples_of_several_images_have_a_series_for_each_count(tmp_path: Path, 
 
 
 def test_a_run_that_keeps_no_sample_is_exported(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(images(tmp_path / "in", 2), filters={"facts": {"min_side": 5000}})
+    run = make_run(corpus.write_captioned_pictures(tmp_path / "in", range(2)), filters={"facts": {"min_side": 5000}})
     stages.run_all(run)
     ledger = read_json_of(run, "ledger.json")["all"]
     assert ledger["dropped"] == {"facts": 2} == ledger["unsharded"]["dropped"]
