@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from annotators.interface import Column, FrameAnnotator
-from infra import models
 from infra.config import Strict
 from infra.errors import BadSample, ConfigError
 from infra.media.interface import VISUAL, FramePlan, Frames
+from infra.weights import models
 
 
 class VideoText(Strict):

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from annotators.interface import Column, FrameAnnotator
-from infra import models
 from infra.config import Strict
 from infra.errors import BadSample
 from infra.media.interface import VISUAL, FramePlan, Frames
+from infra.weights import models
 
 #: A frame below either limit is not searched, because blank frames are all alike. The limits are ours.
 MIN_QUALITY = 50

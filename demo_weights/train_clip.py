@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra import models
 from infra.hashing import file_sha256
+from infra.weights import models
 from pipelines.demo import captions, scenes
 from pipelines.demo.film import Film, apply_tint, load_photo, make_plate, make_sprite
 from pipelines.demo.scenes import DemoScene

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra import models
 from infra.hashing import file_sha256
+from infra.weights import models
 from pipelines.demo import scenes
 from pipelines.demo.film import Film, make_sprite
 from pipelines.demo.scenes import DemoScene

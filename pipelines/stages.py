@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from infra import models, storage
+from infra import storage
 from infra.beam import Runner
 from infra.commit import MANIFEST, Manifest, lock, read_json, read_manifest
 from infra.errors import ConfigError, StageError
+from infra.weights import models
 from pipelines.annotate import annotate
 from pipelines.core.environment import find_failures
 from pipelines.core.finished_run import RUN_JSON, find_run_json

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infra import models, storage
+from infra import storage
 from infra.config import Source, validate
 from infra.errors import ConfigError, MissingExtra, ReelmillError, StageError
 from infra.hashing import file_sha256
+from infra.weights import models
 from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import check, resolve
 from pipelines.core.run import Run, open_run

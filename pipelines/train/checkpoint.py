@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra import models, storage
+from infra import storage
 from infra.errors import StageError
 from infra.hashing import canonical_json, file_sha256
+from infra.weights import models
 from pipelines.train.model import COMPONENTS, VideoLanguageModel
 
 #: Raised when the content of a checkpoint changes.

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from infra import models
 from infra.commit import read_json
 from infra.errors import ConfigError, MissingExtra, StageError
 from infra.hashing import draw_integers
+from infra.weights import models
 from mixtures.reading import apollo
 from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX
 from mixtures.reading.contract import Contract

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from infra import models
 from infra.errors import StageError
+from infra.weights import models
 from mixtures.reading.apollo_stages import STAGES
 from pipelines.train.model import COMPONENTS, VideoLanguageModel
 from pipelines.train.settings import Optimizer, TrainStage

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra import models, storage
+from infra import storage
 from infra.commit import lock, read_json
 from infra.config import ConfigDocument, read_document, validate
 from infra.errors import ConfigError
 from infra.hashing import canonical_json, draw_integers, file_sha256, fingerprint
 from infra.progress import watch
+from infra.weights import models
 from pipelines.train import checkpoint, curve, stages
 from pipelines.train.model import COMPONENTS, Collate, build, to_device, transformers
 from pipelines.train.settings import FREE, Training, identity

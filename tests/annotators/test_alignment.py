@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from annotators.alignment import Alignment, AlignmentSettings, VideoAlignment
 from annotators.interface import Annotator
-from infra import models
 from infra.errors import ConfigError
 from infra.media.interface import DecodedMedia, Frames
+from infra.weights import models
 
 torch = pytest.importorskip("torch")
 

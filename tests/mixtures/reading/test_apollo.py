@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from infra import models
 from infra.errors import StageError
+from infra.weights import models
 from mixtures.reading.apollo import VisionProcessor, pad_to_square, to_apollo
 from mixtures.reading.chatml import IGNORE_INDEX, X_TOKEN_INDEX, tokenize
 from mixtures.reading.clip_plan import build_image_text, build_video_text, insert_media

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from infra import models
 from infra.errors import ConfigError, MissingExtra
+from infra.weights import models
 from pipelines.core.run import open_run
 from pipelines.ingest import ingest
 from pipelines.tools import doctor

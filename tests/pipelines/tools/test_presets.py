@@ -10,9 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from infra import models, tables
+from infra import tables
 from infra.commit import Unit, write_manifest
 from infra.errors import ConfigError
+from infra.weights import models
 from pipelines.core.resolve import Resolved, resolve
 from pipelines.core.run import Run, open_run
 from pipelines.core.signals import read_signals

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra import models
 from infra.errors import ConfigError, MissingExtra, StageError
+from infra.weights import models
 
 torch = pytest.importorskip("torch")
 
@@ -74,7 +74,8 @@ def server(script: tuple[Path, str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_importing_the_module_loads_no_heavy_library() -> None:
-    code = "import sys, infra.models; print([m for m in ('torch', 'torchvision', 'open_clip') if m in sys.modules])"
+    heavy = ("torch", "torchvision", "open_clip")
+    code = f"import sys, infra.weights.models; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -185,7 +186,7 @@ def test_clip_loads_from_a_folder_without_the_network(tiny_clip: Path) -> None:
 
 def test_input_size_and_fingerprint_need_no_torch(tiny_clip: Path) -> None:
     code = (
-        "import sys; from infra import models; "
+        "import sys; from infra.weights import models; "
         f"s = models.ClipSource('local-dir:{tiny_clip}'); "
         "print(models.clip_input_size(s), models.clip_input_size(models.ClipSource('ViT-L-14-336', 'openai')), "
         "bool(models.clip_fingerprint_inputs(s, 'cpu', 'float32', 1)), 'torch' in sys.modules)"
@@ -318,7 +319,7 @@ def test_unit_rows() -> None:
     assert np.isnan(rows[1:]).all()
 
 
-WEIGHTS = Path(__file__).parents[2] / "pipelines" / "demo" / "weights"
+WEIGHTS = Path(__file__).parents[3] / "pipelines" / "demo" / "weights"
 
 
 @pytest.mark.parametrize(("kind", "file"), [("clip", "open_clip_model.safetensors"), ("copy", "copy.torchscript.pt")])
