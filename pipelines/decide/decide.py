@@ -67,7 +67,8 @@ def run(run: Run) -> Manifest:
             write_ledger(run, names)
         return current
     withdraw_checksums(run)
-    duplicates.run(run, names, search_stamp)
+    if unread := duplicates.run(run, names, search_stamp):
+        stamp = fingerprint([stamp, unread])  # so that the next run finds these verdicts out of date
     if resolved.resample is not None:
         for modality in resolved.resample.modalities:
             _count_ngrams(run, resolved, modality, names, stamp)
@@ -164,6 +165,11 @@ def judge_unit(run: Run, stamp: str, cutoffs: Mapping[str, float], name: str) ->
     return {"rows": judged.num_rows}
 
 
+def _read_judged(run: Run, name: str) -> pa.Table:
+    """A unit's judged rows after the search for duplicates."""
+    return duplicates.fail_unread(run, name, run.read_work("judged", name).replace_schema_metadata(None))
+
+
 # -- resampling -------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +205,7 @@ def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[s
 
 def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.NgramCounts:
     """Task: count in how many of a unit's surviving texts of this modality each n-gram occurs."""
-    judged = run.read_work("judged", name)
+    judged = _read_judged(run, name)
     survivors = mask_survivors(judged, duplicates.read_unit(run, name)) & equals(judged["modality"], modality)
     ids = run.read("signals", name, ["ngrams.ids"])["ngrams.ids"]
     return resampling.count_frequencies(ids.filter(pa.array(survivors)), size)
@@ -229,7 +235,7 @@ def write_verdicts(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     uri = run.at("verdicts", f"{name}.parquet")
     if tables.is_done(uri, stamp):
         return {}
-    judged = run.read_work("judged", name).replace_schema_metadata(None)
+    judged = _read_judged(run, name)
     groups = duplicates.read_unit(run, name)
     resolved = resolve(run)
     draws: dict[str, tuple[float, float, bool]] = {}

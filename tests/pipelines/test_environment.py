@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import StageError
 from pipelines import stages
+from pipelines.audit import audit
 from pipelines.core.environment import describe_failures, find_failures
 from pipelines.core.run import Run
 from tests import corpus
@@ -194,6 +195,59 @@ def test_a_file_that_changes_between_measure_and_export(tmp_path: Path, make_run
     with pytest.raises(StageError, match="not what it was at ingest"):
         stages.STAGES["export"](run)
     stages.run_all(run)
+    assert_same_as_undisturbed(run, tmp_path)
+
+
+def write_copies(folder: Path) -> list[dict[str, Any]]:
+    """Two copies of a picture, the better one second; two of another; and one without a copy."""
+    folder.mkdir()
+    for i, (number, quality) in enumerate([(0, 30), (0, 95), (1, 95), (1, 30), (2, 90)]):
+        (folder / f"{i}.jpg").write_bytes(corpus.image_bytes(corpus.picture(number), quality=quality))
+    return [{"name": "a", "path": str(folder), "modality": "image", "captions": "optional"}]
+
+
+def outcomes_of(run: Run) -> dict[str, str]:
+    container = {row["key"]: row["container"] for row in rows(run, "samples")}
+    return {container[row["key"]]: row["outcome"] for row in rows(run, "verdicts")}
+
+
+@pytest.mark.parametrize("away", [["1.jpg"], ["1.jpg", "4.jpg"], ["0.jpg", "1.jpg"]], ids=str)
+def test_a_copy_that_could_not_be_read_is_no_worse_for_it(
+    away: list[str], tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    """The storage goes away between `measure` and the reading of text in the pictures of copies, by which they are
+    ranked, and of kept samples."""
+    vocabulary = tmp_path / "vocabulary.json"
+    vocabulary.write_text('["morning", "garden"]')
+    run = make_run(
+        write_copies(tmp_path / "in"),
+        units={"target_rows": 2},
+        filters={"facts": {"min_side": 32}},
+        duplicates={"image": {}},
+        resample={"t": 1, "modalities": ["image"]},
+        measure={"late": ["overlay"], "ngrams": {"vocabulary": str(vocabulary)}},
+    )
+    sound = {"0.jpg": "duplicate", "1.jpg": "kept", "2.jpg": "kept", "3.jpg": "duplicate", "4.jpg": "kept"}
+    stages.STAGES["ingest"](run)
+    stages.STAGES["measure"](run)
+    for name in away:
+        (tmp_path / "in" / name).rename(tmp_path / name)
+    for _ in range(2):  # a second time, nothing has changed
+        stages.STAGES["decide"](run)
+        members = [name for name in away if name != "4.jpg"]
+        assert outcomes_of(run) == {**sound, "0.jpg": "kept", **dict.fromkeys(members, "failed")}
+        failures = find_failures(run)
+        assert failures.failed == {"unreadable": len(members)}
+        assert failures.unmeasured == ({"unreadable": 1} if "4.jpg" in away else {})
+        assert len(failures.named) == len(away)
+        assert failures.named[0].startswith(f"a {away[0]}: overlay: unreadable: ")
+    for name in away:
+        (tmp_path / name).rename(tmp_path / "in" / name)
+    stages.STAGES["export"](run)
+    (audited,) = audit.run(run.out, quiet=True)
+    assert audited.ok, audited.findings
+    stages.run_all(run)
+    assert find_failures(run).kinds == {} and outcomes_of(run) == sound
     assert_same_as_undisturbed(run, tmp_path)
 
 

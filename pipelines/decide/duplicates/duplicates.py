@@ -2,7 +2,8 @@
 
 RUN/duplicates contains the groups, one table per modality and partition. RUN/work/duplicates/MODALITY contains the
 intermediate files: sample/, times/, centroids.npy, cells/ (vectors by cell), hits/ (frames by pair of videos), bands/
-(texts by band), edges/, components.parquet, ranks/ (members by group) and by-unit/ (the groups' rows by unit).
+(texts by band), edges/, components.parquet, unread/ (members that the environment kept from being read), ranks/
+(members by group) and by-unit/ (the groups' rows by unit).
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from infra.hashing import fingerprint
 from infra.media.interface import MODALITIES
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
+from pipelines.core.verdicts import ENVIRONMENT
 from pipelines.decide.duplicates import components, picture_text, survivors, texts, vectors, videos
 from pipelines.decide.duplicates.search import DuplicateSearch, unit_indexes
 
 
-def run(run: Run, units: Sequence[str], inputs: str) -> None:
-    """Write RUN/duplicates. `inputs`: fingerprint of the judged tables (RUN/work/judged) and the settings."""
+def run(run: Run, units: Sequence[str], inputs: str) -> list[str]:
+    """Write RUN/duplicates. `inputs`: fingerprint of the judged tables (RUN/work/judged) and the settings.
+
+    Returns a fingerprint for each modality of whose members the environment kept some from being read.
+    """
     tables_: list[str] = []
+    unread: list[str] = []
     for modality in MODALITIES:
         settings = resolve(run).duplicates.for_modality(modality)
         if settings is None:
@@ -32,14 +38,17 @@ def run(run: Run, units: Sequence[str], inputs: str) -> None:
         stamp = fingerprint([inputs, modality, settings.model_dump(mode="json"), run.config.seed])
         search = DuplicateSearch(run, modality, tuple(units), stamp)
         write_scratch(search.at("units.json"), "", list(units))
-        search = _search(search)
-        picture_text.measure_members(search)
+        complete = _search(search)
+        search = picture_text.measure_members(complete)
+        if search != complete:
+            unread.append(search.inputs)
         search.run_tasks("ranks", survivors.write_ranks, search.units)
         search.run_tasks("survivors", survivors.write_survivors, search.partition_names)
         tables_ += [f"{modality}-{name}" for name in search.partition_names]
     folder = run.at("duplicates")
     groups = collect_units(folder, tables_, "decide")
     write_manifest(folder, "duplicates", fingerprint([inputs, [unit.sha256 for unit in groups]]), groups)
+    return unread
 
 
 def count_lost_cells(run: Run, unit: str) -> Mapping[str, int]:
@@ -69,6 +78,20 @@ def _search(search: DuplicateSearch) -> DuplicateSearch:
             search.run_tasks("match", videos.match_partition, search.partition_names)
     components.write_components(search)
     return search
+
+
+def fail_unread(run: Run, name: str, judged: pa.Table) -> pa.Table:
+    """A unit's judged rows, with those failed that the environment kept from being read for the search."""
+    unread: dict[int, str] = {}
+    for modality in MODALITIES:
+        if resolve(run).duplicates.for_modality(modality) is not None:
+            unread |= picture_text.read_unread(DuplicateSearch(run, modality, (), ""), name)
+    if not unread:
+        return judged
+    rows = judged.to_pylist()
+    for row, reason in unread.items():
+        rows[row].update(outcome="failed", filter=ENVIRONMENT, reason=reason)
+    return pa.Table.from_pylist(rows, schema=judged.schema)
 
 
 def read_unit(run: Run, name: str) -> dict[str, dict[str, Any]]:

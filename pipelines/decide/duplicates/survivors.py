@@ -3,7 +3,8 @@
 Texts: the longest, then the smallest key. Media: the one with a caption, the longest video, the best aligned, the one
 of most pixels (plain edges do not count), in colour, the least compressed, without letterbox, with the least text in
 the picture; then the smallest key. Measurements of copies differ a little, so members that are about as good as the
-best one of their group go on to the next criterion: otherwise noise would decide.
+best one of their group go on to the next criterion: otherwise noise would decide. A member that the environment kept
+from being read fails for this run and ranks below all others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from infra.columns import to_floats
 from infra.commit import unit_index
 from infra.hashing import mix64
 from pipelines.core import shuffle_files
-from pipelines.decide.duplicates.picture_text import read_text_area
+from pipelines.decide.duplicates.picture_text import read_text_area, read_unread
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, first_row_id, unit_indexes, unit_rows
 
 #: A picture with less chroma is grey: JPEG's noise (ours).
@@ -74,7 +75,9 @@ def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
     is_text = search.modality == "text"
     signals = signals if is_text else read_text_area(search, unit, rows, signals)
     samples = search.run.read("samples", unit, ["key", "text"]).take(positions)
-    ranks = [to_floats(signals["minhash.words"])] if is_text else [*rank_media(signals, samples["text"]).values()]
+    columns = [to_floats(signals["minhash.words"])] if is_text else [*rank_media(signals, samples["text"]).values()]
+    ranks = np.stack(columns, axis=1)
+    ranks[np.isin(unit_rows(rows), [*read_unread(search, unit)])] = -np.inf
     cells = search.read_cells(unit, "minhash" if is_text else "fingerprint", rows)
     vectors = cells["signature" if is_text else "vectors"].to_pylist()
     table = pa.table(
@@ -82,7 +85,7 @@ def write_ranks(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
             "row": rows,
             "root": roots,
             "key": samples["key"],
-            "ranks": list(np.stack(ranks, axis=1)),
+            "ranks": list(ranks),
             "vectors": [bytes(vector or b"") for vector in vectors],
             "frames": cells["words" if is_text else "frames"].cast(pa.int32()),
         },
