@@ -149,14 +149,11 @@ class _Script:
 
     def fingerprint_inputs(self) -> Mapping[str, object]:
         s = self._settings
+        models.check_script(s.weights, s.sha256, self._cache, ("encode_video", "encode_text"))
         return {"weights_sha256": s.sha256, "size": s.size, "context": s.context, "device": self._device}
 
     def _model(self) -> Any:
-        model = models.load_script(self._settings.weights, self._settings.sha256, self._device, self._cache)
-        for method in ("encode_video", "encode_text"):
-            if not hasattr(model, method):
-                raise ConfigError(f"{self._settings.weights} has no method {method}")
-        return model
+        return models.load_script(self._settings.weights, self._settings.sha256, self._device, self._cache)
 
     def _embed(self, method: str, tensor: Any) -> NDArray[np.float64]:
         with models.import_torch().inference_mode():

@@ -130,6 +130,7 @@ class Fingerprint(FrameAnnotator):
             "mirror": s.mirror,
         }
         if s.engine == "sscd":
+            models.check_script(str(s.weights), str(s.sha256), s.cache, ("forward",))
             maker |= {"weights_sha256": s.sha256, "device": s.device, "batch": s.batch}
         return maker
 

@@ -1,16 +1,20 @@
 """Check that a file contains a model of its format, without loading it: a wrong path is named before any work.
 
 Only the outer form is read: the fields of an ONNX message, the head of a fastText file, the header of safetensors, the
-directory of PyTorch's archives. A file cut short is found too, except for fastText's and PyTorch's older form.
+directory of PyTorch's archives, and the names of the methods of a TorchScript module. A file cut short is found too,
+except for fastText's and PyTorch's older form.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +28,9 @@ ONNX_GRAPH = 7
 MAX_HEADER = 100_000_000
 #: How torch.save began before it wrote zip archives: a pickled number.
 TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+
+#: Errors by which a damaged zip archive shows.
+ZIP_DAMAGE = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 
 def check_onnx(path: Path) -> None:
@@ -51,6 +58,29 @@ def check_weights(path: Path) -> None:
     elif path.suffix not in (".npz", ".npy"):  # open_clip reads these of other projects
         is_torch = _read_head(path, len(TORCH_LEGACY)) == TORCH_LEGACY or _is_torch_archive(path)
         _require(is_torch, path, "a file of PyTorch weights")
+
+
+def check_script(content: bytes, location: str, methods: Sequence[str]) -> None:
+    """Raise ConfigError unless the bytes of a file are a TorchScript module with these methods. No code is run."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            sources = [archive.read(name) for name in names if "/code/" in name and name.endswith(".py")]
+    except (*ZIP_DAMAGE, zlib.error):
+        names, sources = [], []
+    is_archive = any(name.endswith("/data.pkl") for name in names)
+    if not is_archive or not sources:
+        what = "PyTorch weights without the code of a module" if is_archive else f"{len(content):,} bytes"
+        raise ConfigError(
+            f"this is not a TorchScript module ({what}), or it is cut short",
+            where=location,
+            hint="a file that torch.jit.save wrote is needed, often named *.torchscript.pt; a page of HTML or a Git "
+            "LFS pointer in its place is a frequent cause",
+        )
+    for method in methods:
+        if not any(re.search(rf"\bdef {method}\(".encode(), source) for source in sources):
+            hint = "docs/models.md says what the module must offer"
+            raise ConfigError(f"this TorchScript module has no method {method}", where=location, hint=hint)
 
 
 def _require(is_model: bool, path: Path, what: str) -> None:
@@ -88,7 +118,7 @@ def _is_torch_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except ZIP_DAMAGE:
         return False
 
 

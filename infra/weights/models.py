@@ -20,7 +20,7 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,13 +63,18 @@ def _once(load: _Loader) -> _Loader:
     return locked  # type: ignore[return-value]
 
 
+def find_torch(purpose: str) -> None:
+    """Raise MissingExtra where torch is not installed, without importing it."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra("torch", "models", purpose)
+
+
 def import_torch(purpose: str = "this model") -> Any:
     """The torch module, set to one intra-op thread: with more, results change with the shape of the batch.
 
     Raises MissingExtra.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtra("torch", "models", purpose)
+    find_torch(purpose)
     import torch as module
 
     # Torch applies the number of the process to each of its threads.
@@ -155,7 +160,7 @@ def fetch(location: str, sha256: str, cache: str | None = None) -> bytes:
     sha256 = check_sha256(sha256)
     cached = Path(cache or _CACHE).expanduser() / sha256
     if not location.startswith(("http://", "https://")):
-        content = _read(Path(location).expanduser())
+        content = _read(location)
     elif cached.is_file() and hashlib.sha256(content := cached.read_bytes()).hexdigest() == sha256:
         return content
     else:
@@ -165,17 +170,19 @@ def fetch(location: str, sha256: str, cache: str | None = None) -> bytes:
     actual = hashlib.sha256(content).hexdigest()
     if actual != sha256:
         raise ConfigError(
-            f"{location} is not the pinned file: its sha256 is {actual}, the config says {sha256}",
+            f"this is not the pinned file: its sha256 is {actual}, the config says {sha256}",
+            where=location,
             hint="pin the sha256 that a trusted source publishes for this file",
         )
     return content
 
 
-def _read(path: Path) -> bytes:
+def _read(location: str) -> bytes:
     try:
-        return path.read_bytes()
+        return Path(location).expanduser().read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read the weights {path}: {error.strerror}") from None
+        hint = "docs/models.md lists sources of weights"
+        raise ConfigError(f"cannot read the weights: {error.strerror}", where=location, hint=hint) from None
 
 
 def _download(url: str) -> bytes:
@@ -194,6 +201,14 @@ def _download(url: str) -> bytes:
 
 
 @_once
+def check_script(location: str, sha256: str, cache: str | None, methods: Sequence[str]) -> None:
+    """Raise ConfigError unless a pinned file is there and is a TorchScript module with these methods; a URL is
+    downloaded. Nothing of it is loaded. Also raises StageError (see `fetch`), and MissingExtra without torch."""
+    find_torch("a TorchScript model")
+    model_files.check_script(fetch(location, sha256, cache), location, methods)
+
+
+@_once
 def load_script(location: str, sha256: str, device: Device = "cpu", cache: str | None = None) -> Any:
     """A TorchScript module in evaluation mode from a path or URL, after its sha256 has been checked.
 
@@ -204,7 +219,7 @@ def load_script(location: str, sha256: str, device: Device = "cpu", cache: str |
     try:
         module = library.jit.load(io.BytesIO(content), map_location=check_device(device))
     except RuntimeError as error:
-        raise ConfigError(f"{location} is not a TorchScript file: {_first_line(error)}") from None
+        raise ConfigError(f"torch cannot load this module: {_first_line(error)}", where=location) from None
     return module.eval()
 
 

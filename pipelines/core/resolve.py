@@ -170,14 +170,15 @@ def _naming_lines(document: ConfigDocument, name: str, settings: BaseModel) -> I
 
 
 def _find_key(settings: BaseModel, path: str) -> tuple[str, ...]:
-    """The key whose text is `path`, or names the folder that contains it; () for none."""
-    names = []
+    """The keys of the text that is `path`, or names the folder that contains it; () for none."""
     for name in type(settings).model_fields if path else ():
         text = getattr(settings, name)
+        if isinstance(text, BaseModel) and (inner := _find_key(text, path)):
+            return (name, *inner)
         is_folder = isinstance(text, str) and text.startswith("local-dir:")
         if text == path or (is_folder and Path(text.removeprefix("local-dir:")).expanduser() == Path(path).parent):
-            names.append(name)
-    return tuple(names[:1])
+            return (name,)
+    return ()
 
 
 def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str]) -> str:

@@ -20,7 +20,6 @@ from typing import Any
 from infra import storage
 from infra.config import Source, validate
 from infra.errors import ConfigError, MissingExtra, ReelmillError, StageError
-from infra.hashing import file_sha256
 from infra.weights import models
 from pipelines.core.console import print_table, print_text
 from pipelines.core.resolve import check, resolve
@@ -357,7 +356,8 @@ def _check_clip(name: str, settings: Any) -> list[DoctorFinding]:
     """Hash a CLIP on this machine; for one that would be downloaded only check the cache."""
     if getattr(settings, "video_text", None) is not None:
         video_text = settings.video_text
-        return [_check_pinned(f"{name}.video_text", video_text.weights, video_text.sha256, settings.cache)]
+        methods = ("encode_video", "encode_text")
+        return [_check_script(f"{name}.video_text", video_text.weights, video_text.sha256, settings.cache, methods)]
     source = settings.source
     label = f"{name}.model"
     what = f"{source.model} {source.pretrained or ''}".strip()
@@ -396,29 +396,25 @@ def _is_cached(source: models.ClipSource) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, file, cache_dir=source.cache), str) for file in names)
 
 
-def _check_pinned(name: str, uri: str, sha256: str, cache: str | None) -> DoctorFinding:
-    """Check a file that has a pinned hash; for a URL the downloaded copy."""
-    path = Path(uri).expanduser()
+def _check_script(name: str, uri: str, sha256: str, cache: str | None, methods: Sequence[str]) -> DoctorFinding:
+    """Check a TorchScript file against its pinned hash; for a URL the downloaded copy."""
     if uri.startswith(("http://", "https://")):
         path = Path(cache or "~/.cache/reelmill/models").expanduser() / sha256
         if not path.is_file():
-            fix = f"it is downloaded at first use; without a network: fetch {uri} elsewhere and give its path"
+            fix = f"it is downloaded before the first run; without a network: fetch {uri} elsewhere and give its path"
             return DoctorFinding(name, False, False, f"{uri} is not on this machine yet", fix)
-    if not path.is_file():
-        return DoctorFinding(
-            name, False, True, f"the file {path} does not exist", "docs/models.md lists sources of weights"
-        )
-    actual = file_sha256(path)
-    if actual != sha256:
-        fix = "pin the sha256 that a trusted source publishes, or fetch the file again"
-        return DoctorFinding(name, False, True, f"{path} has sha256 {actual}, the config says {sha256}", fix)
-    return DoctorFinding(name, True, True, f"{path.name}, sha256 {sha256[:12]}… as pinned")
+        uri = str(path)
+    try:
+        models.check_script(uri, sha256, None, methods)
+    except (ConfigError, MissingExtra) as error:
+        return DoctorFinding(name, False, True, f"{uri}: {error.what}", error.hint)
+    return DoctorFinding(name, True, True, f"{Path(uri).name}, sha256 {sha256[:12]}… as pinned")
 
 
 def _check_fingerprint(name: str, settings: Any) -> list[DoctorFinding]:
     if settings.engine == "pdq":
         return [DoctorFinding(name, True, True, "PDQ, built in")]
-    return [_check_pinned(f"{name}.weights", settings.weights, settings.sha256, settings.cache)]
+    return [_check_script(f"{name}.weights", settings.weights, settings.sha256, settings.cache, ("forward",))]
 
 
 def _check_vocabulary(name: str, settings: Any) -> list[DoctorFinding]:

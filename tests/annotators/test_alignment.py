@@ -238,7 +238,7 @@ def test_a_script_without_the_two_methods_is_explained(tmp_path: Path) -> None:
     setting = {"weights": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     annotator = VideoAlignment(AlignmentSettings(engine="video_text", video_text=setting))
     with pytest.raises(ConfigError, match="no method encode_video"):
-        measure(annotator, ["a boat"], [decoded("video_alignment", picture(1))])
+        annotator.fingerprint_inputs()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,16 @@ def make_archive() -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
         archive.writestr("archive/data/0", bytes(64))
+    return buffer.getvalue()
+
+
+def make_script(methods: Sequence[str] = ("forward",)) -> bytes:
+    """An archive as torch.jit.save writes it, of which only the names are right."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("copy/data.pkl", b"x")
+        source = "".join(f"  def {method}(self,\n    x: Tensor) -> Tensor:\n    return x\n" for method in methods)
+        archive.writestr("copy/code/__torch__/Descriptor.py", f"class Descriptor(Module):\n{source}")
     return buffer.getvalue()
 
 
@@ -95,3 +105,20 @@ def test_the_models_in_packages_pass() -> None:
                     check(path)
                     checked += 1
     assert checked
+
+
+def test_a_script_is_told_from_weights_and_from_what_is_cut_short() -> None:
+    script = make_script(("encode_video", "encode_text"))
+    model_files.check_script(script, "a.pt", ("encode_video", "encode_text"))
+    with pytest.raises(ConfigError, match=r"a\.pt: this TorchScript module has no method encode\n"):
+        model_files.check_script(script, "a.pt", ("encode_video", "encode"))
+    for content in (*NO_MODELS.values(), *(script[:size] for size in range(len(script)))):
+        with pytest.raises(ConfigError, match=rf"a\.pt: this is not a TorchScript module \({len(content):,} bytes\)"):
+            model_files.check_script(content, "a.pt", ())
+    with pytest.raises(ConfigError, match=r"\(PyTorch weights without the code of a module\)(.|\n)*torchscript\.pt"):
+        model_files.check_script(make_archive(), "a.pt", ())
+
+
+def test_the_script_of_the_demo_passes() -> None:
+    path = Path(__file__).parents[3] / "pipelines" / "demo" / "weights" / "copy" / "copy.torchscript.pt"
+    model_files.check_script(path.read_bytes(), str(path), ("forward",))

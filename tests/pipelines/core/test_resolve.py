@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pipelines.core import resolve as resolving
 from pipelines.core.resolve import ordered, resolve
 from pipelines.core.run import Run
 from pipelines.decide.duplicates.settings import PDQ_THRESHOLD
+from tests.infra.weights.test_model_files import make_archive, make_script
 from tests.tiny import Tiny
 
 SOURCES = [{"name": "a", "path": ".", "modality": "image"}]
@@ -72,6 +75,38 @@ def test_a_folder_of_a_model_without_weights_is_named_by_its_key(make_run: Calla
         make_run(SOURCES, measure={"alignment": {"model": f"local-dir:{folder}"}, "late": ["alignment"]})
 
 
+SCRIPTS = {
+    "a page": (b"<!DOCTYPE html>" + bytes(3000), "not a TorchScript module (3,015 bytes)"),
+    "cut short": (make_script(("forward", "encode_video", "encode_text"))[:-30], "not a TorchScript module"),
+    "weights": (make_archive(), "PyTorch weights without the code of a module"),
+    "another model": (make_script(("other",)), "has no method"),
+    "another file": (None, "not the pinned file"),
+    "no file": (None, "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+@pytest.mark.parametrize(
+    "keys", [("fingerprint", "weights"), ("video_alignment", "video_text", "weights")], ids=".".join
+)
+def test_a_script_is_checked_before_any_work(
+    make_run: Callable[..., Run], keys: tuple[str, ...], case: str, tmp_path: Path
+) -> None:
+    content, words = SCRIPTS[case]
+    path = tmp_path / "copy.pt"
+    if case != "no file":
+        path.write_bytes(content or b"x")
+    pinned = {"weights": str(path), "sha256": hashlib.sha256(content or b"").hexdigest()}
+    settings = {"fingerprint": {"engine": "sscd", **pinned},
+                "video_alignment": {"engine": "video_text", "video_text": pinned}}[keys[0]]  # fmt: skip
+    with pytest.raises(ConfigError, match=rf"measure\.{'.'.join(keys)}: .*{re.escape(words)}") as caught:
+        make_run(SOURCES, measure={keys[0]: settings, "late": [keys[0]]}, filters={"facts": {}})
+    file, _, line = caught.value.where.rpartition(":")
+    named = Path(file).read_text().splitlines()[int(line) - 1]
+    assert named.strip() == f"weights: {path}"
+    assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
 def test_resampling_needs_a_vocabulary(make_run: Callable[..., Run]) -> None:
     with pytest.raises(ConfigError, match=r"measure\.ngrams\.vocabulary: this key is required"):
         make_run(SOURCES, resample={"t": 1})
@@ -104,8 +139,9 @@ def test_fingerprints_of_annotators_do_not_depend_on_filters(make_run: Callable[
 
 
 def test_a_threshold_belongs_to_its_model(make_run: Callable[..., Run], tmp_path: Path) -> None:
-    (tmp_path / "w.pt").write_bytes(b"x")
-    sscd = {"fingerprint": {"engine": "sscd", "weights": str(tmp_path / "w.pt"), "sha256": "0" * 64}}
+    (tmp_path / "w.pt").write_bytes(make_script())
+    sha256 = hashlib.sha256(make_script()).hexdigest()
+    sscd = {"fingerprint": {"engine": "sscd", "weights": str(tmp_path / "w.pt"), "sha256": sha256}}
     with pytest.raises(ConfigError, match="threshold is required"):
         make_run(SOURCES, measure=sscd, duplicates={"image": {}})
     resolved = resolve(make_run(SOURCES, measure=sscd, duplicates={"image": {"threshold": 0.7}}))

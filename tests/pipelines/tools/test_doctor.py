@@ -15,8 +15,9 @@ from infra.weights import models
 from pipelines.core.run import open_run
 from pipelines.ingest import ingest
 from pipelines.tools import doctor
+from tests.infra.weights.test_model_files import make_script
 
-WEIGHTS = b"not really weights"
+WEIGHTS = make_script()
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 CONFIG = """
 name: test
@@ -116,6 +117,9 @@ def test_weights_must_have_their_hash(folder: Path) -> None:
     assert good["ok"]
     bad = run_doctor(folder, sscd(folder, f"{folder}/copy.pt", "0" * 64))
     assert bad["measure.fingerprint.weights"]["needed"] and SHA256 in bad["measure.fingerprint.weights"]["detail"]
+    (folder / "page.pt").write_bytes(b"<html>")
+    page = run_doctor(folder, sscd(folder, f"{folder}/page.pt", hashlib.sha256(b"<html>").hexdigest()))
+    assert "not a TorchScript module" in page["measure.fingerprint.weights"]["detail"]
     missing = run_doctor(folder, sscd(folder, f"{folder}/none.pt"))["measure.fingerprint.weights"]
     assert not missing["ok"] and missing["needed"]
 
