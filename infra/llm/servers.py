@@ -67,12 +67,13 @@ class Endpoint(Strict):
     """One server, or one address in front of several.
 
     url: where its /v1 is, with or without "/v1".
-    in_flight: maximum concurrent requests of one process; 64 is ours, about the batch of FP8 70B on one H200.
+    in_flight: maximum concurrent requests of one process; 64 is ours, about the batch of FP8 70B on one H200. At most
+        65,536 (ours), since each is a connection.
     api_key_env: the environment variable with its API key; None: no key.
     """
 
     url: str
-    in_flight: int = Field(default=64, ge=1)
+    in_flight: int = Field(default=64, ge=1, le=2**16)
     api_key_env: str | None = None
 
     @field_validator("url")

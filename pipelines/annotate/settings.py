@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from annotators.dialogues import dialogue, evidence
 from annotators.dialogues.checks import CheckSettings
@@ -20,6 +20,11 @@ RULES = "rules"
 LLM = "llm"
 #: The model that is requested by default.
 DEFAULT_MODEL = "meta-llama/Llama-3.1-70B-Instruct"
+#: Limits, ours: tokens of an answer, the whole context of Llama 3.1; seconds of one try, in less of which no server
+#: answers, and of any wait; bytes of the pictures of a video that go to the captioner, which are decoded at once.
+MAX_ANSWER_TOKENS = 2**17
+MIN_TIMEOUT_S, MAX_WAIT_S = 1.0, 1e7
+MAX_PICTURE_BYTES = 2**32
 
 
 class SamplingSettings(Strict):
@@ -27,7 +32,7 @@ class SamplingSettings(Strict):
 
     temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
-    max_tokens: int = Field(default=1024, gt=0)
+    max_tokens: int = Field(default=1024, gt=0, le=MAX_ANSWER_TOKENS)
 
 
 class BlindSettings(Strict):
@@ -40,7 +45,7 @@ class BlindSettings(Strict):
 
     samples: int = Field(default=5, ge=1, le=32)
     temperature: float = Field(default=0.7, ge=0, le=2)
-    max_tokens: int = Field(default=96, gt=0)
+    max_tokens: int = Field(default=96, gt=0, le=MAX_ANSWER_TOKENS)
     judge: bool = True
 
 
@@ -53,11 +58,21 @@ class CaptionerSettings(Strict):
 
     model: str
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
-    every_s: float = Field(default=10.0, gt=0)
+    every_s: float = Field(default=10.0, ge=0.1)
     frames: int = Field(default=4, ge=1, le=32)
     size: int = Field(default=448, ge=64, le=2048)
-    max_captions: int = Field(default=24, ge=1)
-    max_tokens: int = Field(default=160, gt=0)
+    max_captions: int = Field(default=24, ge=1, le=999)
+    max_tokens: int = Field(default=160, gt=0, le=MAX_ANSWER_TOKENS)
+
+    @model_validator(mode="after")
+    def _check_pictures(self) -> CaptionerSettings:
+        size = 3 * self.size**2 * self.frames * self.max_captions
+        if size > MAX_PICTURE_BYTES:
+            raise ValueError(
+                f"max_captions × frames pictures of this size need up to {size / 2**30:,.1f} GiB, and at most "
+                f"{MAX_PICTURE_BYTES / 2**30:,.0f} GiB are decoded at once"
+            )
+        return self
 
 
 class AnnotateSettings(Strict):
@@ -90,8 +105,8 @@ class AnnotateSettings(Strict):
     captioner: CaptionerSettings | None = None
     rationales: bool = False
     ocr_questions: bool = False
-    timeout_s: float = Field(default=600.0, gt=0)
-    patience_s: float = Field(default=900.0, gt=0)
+    timeout_s: float = Field(default=600.0, ge=MIN_TIMEOUT_S, le=MAX_WAIT_S)
+    patience_s: float = Field(default=900.0, gt=0, le=MAX_WAIT_S)
     tries: int = Field(default=6, ge=1)
     price_per_gpu_hour: float | None = Field(default=None, ge=0)
     gpus: int = Field(default=1, ge=1)

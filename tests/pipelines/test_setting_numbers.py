@@ -24,11 +24,14 @@ from pipelines.audit import audit
 from pipelines.core.run import Run
 from pipelines.decide.duplicates.settings import Duplicates
 from pipelines.mix import mix
-from tests import corpus
+from tests import corpus, fake_server
 from tests.mixtures import runs
 from tests.pipelines.test_settings import KeyPath, changed, models_of
+from tests.tiny import rows
 
 NUMBERS = (0, -1, 1, 2**63, 2**70, 0.5, 1e-300, 1.7976931348623157e308, float("nan"), float("inf"))
+#: Limits of settings of servers.
+LIMITS = (0.1, 16, 32, 64, 999, 2048, 2**16, 2**17, 1e7)
 OTHERS: tuple[Any, ...] = ("x", "", [], [1], {}, {"a": 1}, True)
 
 ENDPOINT = {"url": "http://127.0.0.1:9/v1"}
@@ -164,3 +167,29 @@ def test_numbers_of_a_recipe_are_refused_by_name_or_give_a_mixture(tmp_path: Pat
                 continue
             (report,) = audit.run(str(out), quiet=True)
             assert report.ok, (path, number, report.findings)
+
+
+@pytest.mark.parametrize("end", [min, max])
+def test_numbers_of_servers_at_the_ends_are_refused_by_name_or_work(
+    end: Any, base: dict[str, Any], tmp_path: Path
+) -> None:
+    """Dialogues by a server, with every setting at the lowest number that it takes, and with the highest."""
+    with fake_server.running("--answer", "tests.answers:answer_from_evidence") as server:
+        endpoints = [{"url": server.url}]
+        served = {"model": "fake", "endpoints": endpoints, "captioner": {"model": "fake", "endpoints": endpoints},
+                  "rationales": True, "blind": {}}  # fmt: skip
+        content = {**base, "out": str(tmp_path / "run"), "store": str(tmp_path / "store"), "annotate": served}
+        ends = {}
+        for path in list_numbers(AnnotateSettings, ("annotate",)):
+            numbers = [n for n in (*NUMBERS, *LIMITS) if open_config(changed(content, [(path, n)]), path) is not None]
+            assert numbers, path
+            ends[path] = end(numbers)
+        if end is max:  # fewer, as the pictures of all captions are decoded at once
+            ends["annotate", "captioner", "max_captions"] = 10
+        run = open_config(changed(content, ends.items()), ("",))
+        assert run is not None
+        stages.run_all(run)
+        assert server.counts()["answered"]
+    assert [row["outcome"] for row in rows(run, "dialogues")] == ["accepted"], ends
+    (report,) = audit.run(run.out, quiet=True)
+    assert report.ok, (ends, report.findings)
