@@ -135,7 +135,7 @@ def _resolve(key: _CacheKey) -> Resolved:
             if run.makers is not None:
                 makers[name] = run.makers.get(name, "")
             else:
-                makers[name] = _fingerprint_annotator(annotators[name], makers)
+                makers[name] = _fingerprint_annotator(annotators[name], makers, checked.measure)
     _need_copy_thresholds(run.document, checked)
     return Resolved(
         annotators,
@@ -181,11 +181,12 @@ def _find_key(settings: BaseModel, path: str) -> tuple[str, ...]:
     return ()
 
 
-def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str]) -> str:
+def _fingerprint_annotator(annotator: Annotator, makers: Mapping[str, str], measure: Measure) -> str:
     name = annotator.name
     depends_on = [makers[before] for before in with_dependencies([name]) if before != name]
     version = [CELLS_VERSION, annotator.VERSION, *([] if annotator.input == "text" else [DECODING_VERSION])]
-    inputs = annotator.fingerprint_inputs()
+    limits = {} if annotator.input == "text" else measure.list_changed_limits()
+    inputs = {**annotator.fingerprint_inputs(), **({"limits": limits} if limits else {})}
     return fingerprint({"annotator": name, "version": version, "maker": inputs, "reads": sorted(depends_on)})
 
 

@@ -20,3 +20,8 @@ class Measure(Strict):
     max_bytes: int = Field(default=16 * 2**30, gt=0)
     max_seconds: float = Field(default=6 * 3600.0, gt=0)
     decode_memory: int | None = Field(default=None, ge=2**28, lt=2**63)  # more is no limit of setrlimit(2)
+
+    def list_changed_limits(self) -> dict[str, float]:
+        """The limits of decoding that are not the default ones: a cell that failed by them belongs to them."""
+        limits = {name: getattr(self, name) for name in ("max_pixels", "max_frames", "max_seconds")}
+        return {name: limit for name, limit in limits.items() if limit != type(self).model_fields[name].default}

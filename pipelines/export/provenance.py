@@ -14,6 +14,7 @@ from filters import FILTERS
 from infra import storage, tables
 from infra.commit import read_manifest
 from infra.hashing import canonical_json, fingerprint
+from pipelines.annotate import annotate
 from pipelines.annotate.settings import describe_generator
 from pipelines.core import tombstones
 from pipelines.core.finished_run import find_run_json
@@ -114,11 +115,17 @@ def _extension_versions(run: Run) -> dict[str, str]:
 
 
 def fingerprint_config(run: Run) -> str:
-    """Fingerprint of everything in the config that outputs depend on, without the paths of inputs, store and run."""
-    content = run.config.model_dump(mode="json", exclude={"store", "out"})
+    """Fingerprint of everything in the config that outputs depend on. Of inputs, store, run, weights, vocabularies and
+    caches it contains no path, and of servers no address: annotators count by their fingerprints."""
+    resolved = resolve(run)
+    content = run.config.model_dump(mode="json", exclude={"store", "out", "measure", "annotate"})
     for source in content["sources"]:
         source.pop("path")
     content["filters"] = list(content["filters"].items())  # canonical JSON sorts keys, and their order matters
+    of_machine = {"window_bytes", "watchdog_s", "decode_memory"}
+    measure = resolved.measure.model_dump(mode="json", exclude=of_machine)
+    content["measure"] = {**measure, "makers": dict(resolved.makers)}
+    content["annotate"] = None if resolved.annotate is None else annotate.fingerprint_inputs(resolved.annotate)
     return fingerprint(content)
 
 
