@@ -24,6 +24,9 @@ from pipelines.ingest.sources.interface import (
 )
 from pipelines.ingest.sources.rows import Row, drop_keys, ends_table, name_columns, read_rows
 
+#: Reason for which a row is ignored.
+EXCLUDED = "caption of a medium that is not in include"
+
 
 @dataclass(frozen=True)
 class CaptionRow:
@@ -55,22 +58,22 @@ def match_captions(
     the file has not the columns that the config names, or none of its rows names a medium.
     """
     table = read_captions(source, captions_file)
-    names = MediaNames(media, excluded)
+    names = MediaNames(captions_file, media, excluded)
     rows_of: dict[int, list[CaptionRow]] = {}
-    unused: list[tuple[CaptionRow, bool]] = []
+    unused: list[tuple[CaptionRow, str]] = []
     for row in table.rows:
-        numbers, is_excluded = names.find(row.name)
+        numbers, reason = names.find(row.name)
         for number in numbers:
             rows_of.setdefault(number, []).append(row)
         if not numbers:
-            unused.append((row, is_excluded))
-    if table.rows and not rows_of and not any(is_excluded for _, is_excluded in unused):
+            unused.append((row, reason))
+    if table.rows and not rows_of and not any(reason == EXCLUDED for _, reason in unused):
         _report_no_match(source, captions_file, table, media)
     matcher = CaptionMatcher(source, captions_file, table.damage)
     for number, entry in enumerate(media):
         matcher.add(entry, rows_of.get(number, []))
-    for row, is_excluded in unused:
-        matcher.add_unused(row, is_excluded)
+    for row, reason in unused:
+        matcher.add_unused(row, reason)
     for position, error in table.broken:
         matcher.add_broken(position, error)
     read = len(media) + len(table.rows) + len(table.broken)
@@ -78,22 +81,32 @@ def match_captions(
 
 
 class MediaNames:
-    """The names that a captions file may use for media: path or base name, with or without suffix, in this order."""
+    """The names that a captions file may use for media: path from the source or from the file's own folder, or base
+    name, with or without suffix, in this order."""
 
-    def __init__(self, media: Sequence[storage.Entry], excluded: Sequence[storage.Entry]) -> None:
+    def __init__(self, captions_file: str, media: Sequence[storage.Entry], excluded: Sequence[storage.Entry]) -> None:
+        self._folder = PurePosixPath(_normalise(captions_file)).parent
+        self._folders = [PurePosixPath(entry.path).parent for entry in media]
         self._levels: list[dict[str, list[int]]] = [{}, {}, {}, {}]
         for number, entry in enumerate([*media, *excluded]):
             path = _normalise(entry.path)
             stem = stem_of(path)
-            for level, name in enumerate((path, PurePosixPath(path).name, stem, PurePosixPath(stem).name)):
+            for level, name in enumerate((path, stem, PurePosixPath(path).name, PurePosixPath(stem).name)):
                 self._levels[level].setdefault(name, []).append(number if number < len(media) else -1)
 
-    def find(self, name: str) -> tuple[list[int], bool]:
-        """(numbers of the media with a name, whether only media have it that `include` leaves out). A captions file may
-        serve several sources: such a medium is not missing."""
-        numbers = next((level[name] for level in self._levels if name in level), [])
+    def find(self, name: str) -> tuple[list[int], str]:
+        """(numbers of the media with a name, why there are none). A captions file may serve several sources: a medium
+        that `include` leaves out is not missing. A base name in several folders names none of them."""
+        paths, stems, names, base_stems = self._levels
+        beside = str(self._folder / name)
+        candidates = ((paths, name), (paths, beside), (names, name), (stems, name), (stems, beside), (base_stems, name))
+        numbers = next((level[key] for level, key in candidates if key in level), None)
+        if numbers is None:
+            return [], "orphan caption: the medium that it names is not there"
         used = [number for number in numbers if number >= 0]
-        return used, bool(numbers) and not used
+        if len(folders := {self._folders[number] for number in used}) > 1:
+            return [], f"orphan caption: media in {len(folders):,} folders have this name, the path is needed"
+        return used, "" if used else EXCLUDED
 
 
 @dataclass
@@ -150,17 +163,16 @@ class CaptionMatcher:
             return [(captions[0][0], "\n".join(text for _, text in captions if text is not None))]
         return [captions[draw_caption(self.source, len(captions), name) if many == "random" else 0]]
 
-    def add_unused(self, row: CaptionRow, is_excluded: bool) -> None:
-        """Add a row that names no medium of the source. is_excluded: it is of a medium that `include` leaves out."""
-        if is_excluded:
-            self._ignore(row, "caption of a medium that is not in include")
+    def add_unused(self, row: CaptionRow, reason: str) -> None:
+        """Add a row that names no medium of the source. reason: EXCLUDED, or an error."""
+        if reason == EXCLUDED:
+            self._ignore(row, reason)
             return
         extra = drop_keys(row.fields, (self.source.captions.text_column,))
         text = row.texts[0] if row.texts else None
         position = make_unique(row.name, self.positions, f"@row={row.number}")
-        error = "orphan caption: the medium that it names is not there"
         item = build_item(
-            self.source, self.captions_file, position, fields=row.fields, text=text, extra=extra, error=error
+            self.source, self.captions_file, position, fields=row.fields, text=text, extra=extra, error=reason
         )
         self.items.append(item)
 

@@ -72,7 +72,8 @@ def _recognise(modality: str, name: str, file: IO[bytes], size: int) -> frozense
 
 
 class _Archive:
-    """The records of one tar. captions: caption members by stem and suffix; unused: those that no medium has."""
+    """The records of one tar. captions: caption members by stem and suffix; unused: those that no medium has; stems: of
+    the samples."""
 
     def __init__(self, source: Source, path: str, uri: str, file: IO[bytes], index: ArchiveIndex) -> None:
         self.source = source
@@ -86,6 +87,7 @@ class _Archive:
         self.captions: dict[str, dict[str, TarMember]] = {}
         media = [member for member in index.members if not self._file_caption(member)]
         self.groups = self._group(media)
+        self.stems = {name if name != group[0].name else group[0].stem for name, group in self.groups.items()}
         self.unused = dict(self.captions)
 
     def _file_caption(self, member: TarMember) -> bool:
@@ -143,13 +145,14 @@ class _Archive:
         """(stem of the captions of a sample or None, number of caption members that no sample before it has).
 
         A caption has the medium's name up to its last dot, or up to an earlier one: WebDataset's key ends at the first.
+        What another medium is named after is that one's: 1.txt belongs to 1.jpg and not to 1.mask.png.
         """
         stem = name if name != member.name else member.stem
         folder, slash, base = stem.rpartition("/")
         parts = base.split(".")
         for count in range(len(parts), 0, -1):
             candidate = folder + slash + ".".join(parts[:count])
-            if candidate in self.captions:
+            if candidate in self.captions and (count == len(parts) or candidate not in self.stems):
                 return candidate, len(self.unused.pop(candidate, {}))
         return None, 0
 

@@ -119,6 +119,29 @@ def test_a_row_belongs_to_the_medium_that_it_names_most_exactly(tmp_path: Path) 
     ]  # fmt: skip
 
 
+def test_a_base_name_in_several_folders_names_none_of_the_media(tmp_path: Path) -> None:
+    """One split's caption must not become that of another split's picture."""
+    rows = [{"file": name, "text": name} for name in ("1.jpg", "2.jpg", "3")]
+    media = ["train/1.jpg", "test/1.jpg", "test/2.jpg", "train/3.jpg", "test/3.png"]
+    write_table(tmp_path / "c.csv", rows)
+    items, _, _ = listing_of(tmp_path, media, captions="c.csv")
+    assert {item.container: item.text for item in items if item.media} == {
+        **dict.fromkeys(media), "test/2.jpg": "2.jpg",
+    }  # fmt: skip
+    orphans = {item.position: item.error for item in items if not item.media}
+    ambiguous = "orphan caption: media in 2 folders have this name, the path is needed"
+    assert orphans == {"1.jpg": ambiguous, "3": ambiguous}
+
+
+def test_names_may_be_relative_to_the_captions_file(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write_table(tmp_path / "train" / "c.csv", [{"file": name, "text": name} for name in ("1.jpg", "d/2", "test/1.jpg")])
+    items, _, _ = listing_of(tmp_path, ["train/1.jpg", "train/d/2.jpg", "test/1.jpg"], captions="train/c.csv")
+    assert [(item.container, item.text) for item in items] == [
+        ("test/1.jpg", "test/1.jpg"), ("train/1.jpg", "1.jpg"), ("train/d/2.jpg", "d/2")
+    ]  # fmt: skip
+
+
 def test_a_broken_row_fails_with_its_line_and_its_medium_has_no_caption(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text('file,text\na.jpg,"not closed\nb.jpg,fine\nb.jpg\n')
     items, _, _ = listing_of(tmp_path, ["a.jpg", "b.jpg"], captions="c.csv")

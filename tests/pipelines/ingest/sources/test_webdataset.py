@@ -152,9 +152,17 @@ def test_captions_belong_to_the_longest_common_name(tmp_path: Path) -> None:
     ]
     write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names])
     assert {item.position: item.text for item in read_items(make_source(tmp_path))} == {
-        "v1.0.jpg": "v1.0.txt", "v1.1.jpg": "v1.1.txt", "a.jpg": "a.txt", "a.seg.jpg": "a.txt",
+        "v1.0.jpg": "v1.0.txt", "v1.1.jpg": "v1.1.txt", "a.jpg": "a.txt", "a.seg.jpg": None,
         "x.y/b.jpg": "x.y/b.txt", "k::v.jpg": None, "12:30.jpg": None, "at:1.jpg": None,
     }  # fmt: skip
+
+
+def test_a_caption_of_a_medium_is_not_that_of_its_mask(tmp_path: Path) -> None:
+    """WebDataset's key ends at the first dot, and a sample may have further pictures, such as maps and masks."""
+    write_tar(tmp_path / "a.tar", [("d/1.mask.png", b"m"), ("d/1.jpg", b"p"), ("d/1.txt", b"one"), ("2.a.png", b"q"),
+                                   ("2.b.png", b"r"), ("2.txt", b"two")])  # fmt: skip
+    items = {item.position: (item.text, item.members) for item in read_items(make_source(tmp_path))}
+    assert items == {"d/1.jpg": ("one", 2), "d/1.mask.png": (None, 1), "2.a.png": ("two", 2), "2.b.png": ("two", 1)}
 
 
 def test_members_that_are_no_input_are_counted_with_their_reason(tmp_path: Path) -> None:
