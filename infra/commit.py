@@ -205,7 +205,8 @@ def lock(run: str) -> Iterator[None]:
             with suppress(OSError, StageError):  # a disk that is full now may have space at the next heartbeat
                 beat()
 
-    beat()
+    with storage.report_unreachable(uri):  # the first write to the run
+        beat()
     thread = threading.Thread(target=keep_beating, daemon=True)
     thread.start()
     try:

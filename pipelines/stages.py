@@ -102,6 +102,7 @@ def _check_devices(run: Run) -> None:
 def run_stage(run: Run, name: str) -> Manifest:
     """Run one stage under the run's lock."""
     with lock(run.out):
+        _require_writable_store(run)
         begun = time.time()
         if damaged := _verify(run):
             raise StageError(
@@ -123,6 +124,7 @@ def run_stage(run: Run, name: str) -> Manifest:
 def run_all(run: Run) -> None:
     """Run every stage; finished work is not repeated."""
     with lock(run.out):
+        _require_writable_store(run)
         _verify(run)
         states = _read_states(run)
         for name, stage in STAGES.items():
@@ -131,6 +133,14 @@ def run_all(run: Run) -> None:
                 continue
             states[name] = {"seconds": round(time.time() - begun, 1)}
         write_run_json(run, states)
+
+
+def _require_writable_store(run: Run) -> None:
+    """Raise StageError where nothing can be written to the store, which otherwise shows after the first unit was
+    measured: there is no such bucket, for example."""
+    uri = storage.join(run.store, ".writable")
+    with storage.report_unreachable(uri):
+        storage.write_bytes(uri, b"")
 
 
 def _verify(run: Run) -> list[str]:

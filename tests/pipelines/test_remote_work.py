@@ -74,7 +74,7 @@ def test_everything_after_a_run_is_the_same_on_remote_storage(
     expected = work(str(tmp_path / "local"), local, tmp_path / "reports-a")
     (tmp_path / "nothing").mkdir()
     with remote.publish(kind, tmp_path / "nothing", request) as uri:
-        distant = make_run(sources, "distant", out=f"{uri}/run", store=f"{uri}-store", **how)
+        distant = make_run(sources, "distant", out=f"{uri}/run", store=f"{uri}/store", **how)
         assert work(uri, distant, tmp_path / "reports-b") == expected
         with pytest.raises(ConfigError, match="a folder on this machine"):
             report.run(distant.out, f"{uri}/report", quiet=True)
