@@ -260,11 +260,16 @@ def ignore_files(entries: Sequence[storage.Entry], reason: str) -> list[IgnoredM
 def find_file(source: Source, root: str, path: str) -> tuple[storage.Entry | None, str | None]:
     """(entry, None) of the file that a row names below `root`, the folder of the source, or (None, error).
 
-    A path in another Unicode form names the same file; the entry has the path that can be opened.
+    A path in another Unicode form, with Windows' separators or from the root of this machine names the same file; the
+    entry has the path that can be opened, in which object stores, too, find the file.
     """
+    if storage.is_local(root):
+        path = path.removeprefix(f"{storage.local_path(root)}/")
     if error := find_path_fault(path):
         return None, error
+    path = _drop_empty_names(path)
     forms = dict.fromkeys((path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))))
+    forms[_drop_empty_names(path.replace("\\", "/"))] = None
     entries = [storage.stat_file(root, form, outside_links=source.follow_links == "all") for form in forms]
     entry = next((entry for entry in entries if entry.fault != "no such file"), entries[0])
     return (None, describe_fault(entry)) if entry.fault else (entry, None)
@@ -293,6 +298,11 @@ def make_unique(position: str, used: set[str], mark: str) -> str:
         position += mark
     used.add(position)
     return position
+
+
+def _drop_empty_names(path: str) -> str:
+    """A relative path without "." and empty names, which only file systems ignore."""
+    return "/".join(name for name in path.split("/") if name not in ("", ".")) or path
 
 
 def leaves_source(path: str) -> bool:

@@ -29,9 +29,11 @@ class LlavaReader(SourceReader):
     def list_items(
         self, source: Source, entries: Sequence[storage.Entry], excluded: Sequence[storage.Entry]
     ) -> Listing:
-        # The other files are media: inputs through the rows that name them.
         listing = super().list_items(source, entries, excluded)
-        read = len(listing.containers) + len(excluded)
+        if not listing.containers:  # what is there is named in an error
+            return listing
+        # The other files are media: inputs through the rows that name them.
+        read = len(listing.containers) + len(listing.items) + len(excluded)
         return replace(listing, ignored=ignore_files(excluded, "not in include"), read=read)
 
     def scan(self, source: Source, container: storage.Entry) -> Iterator[ReaderRecord]:

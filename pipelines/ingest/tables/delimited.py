@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from pipelines.ingest.tables import streams
+from pipelines.ingest.tables.column_names import unique_names
 
 _DELIMITERS = (",", "\t", ";", "|")
 
@@ -96,7 +97,7 @@ def read_delimited(text: TextIO, name: str, text_column: str | None) -> Iterator
     if error:
         yield 0, None, f"unreadable table: the header is a {error} (line {lines.first})"
         return
-    names = _unique_names(header)
+    names = unique_names([name.strip() for name in header])
     dialect.columns = len(names)
     for number, (fields, error) in enumerate(records):
         if error is None and len(fields) != len(names):
@@ -131,16 +132,6 @@ def choose_dialect(header: str, name: str, text_column: str | None) -> TableDial
     delimiter = max(fitting or candidates, key=lambda delimiter: len(columns[delimiter]))
     following = header.split(delimiter)[1:]
     return TableDialect(delimiter, bool(following) and all(column.startswith(" ") for column in following))
-
-
-def _unique_names(header: Sequence[str]) -> list[str]:
-    """Names of columns; the second `text` becomes `text.1`, as in pandas."""
-    names: list[str] = []
-    for name in header:
-        name = name.strip()
-        copies = (f"{name}.{number}" for number in range(1, len(header) + 1))
-        names.append(next(copy for copy in copies if copy not in names) if name in names else name)
-    return names
 
 
 def _read_records(lines: LineReader, dialect: TableDialect) -> Iterator[tuple[list[str], str | None]]:

@@ -26,6 +26,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.ingest.tables.column_names import unique_names
+
 #: Bytes of decoded rows in a batch, as the file's own sizes have them (ours).
 _BATCH_BYTES = 32 * 2**20
 _MAX_BATCH_ROWS = 1024
@@ -103,7 +105,7 @@ def read_rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
         for batch in file.iter_batches(batch_size=size, row_groups=[group], use_threads=False):
             columns = [iterate_cells(batch.column(index)) for index in range(batch.num_columns)]
             for cells in zip(*columns, strict=True):
-                yield dict(zip(batch.schema.names, cells, strict=True))
+                yield dict(zip(unique_names(batch.schema.names), cells, strict=True))
 
 
 def iterate_cells(array: pa.Array) -> Iterator[Any]:
@@ -147,7 +149,9 @@ def main(request: Mapping[str, Any], output: IO[bytes]) -> None:
     error = None
     try:
         with pq.ParquetFile(request["path"], buffer_size=2**20) as file:
-            writer.write({"columns": {field.name: str(field.type) for field in file.schema_arrow}})
+            schema = file.schema_arrow
+            types = dict(zip(unique_names(schema.names), map(str, schema.types), strict=True))
+            writer.write({"columns": types})
             for row in read_rows(file):
                 writer.write_row(row)
     except MemoryError:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from infra import storage
+from infra.errors import ConfigError
 from pipelines.ingest.sources.interface import SourceItem
 from tests.pipelines.ingest.sources.items import make_source, read_items
 
@@ -107,3 +112,37 @@ def test_a_link_out_of_the_source_is_not_followed_and_names_are_compared_in_any_
     items = read_items(make_source(root, format="llava", follow_links="all"))
     assert [bool(item.media) for item in items] == [True] * 4 + [False]
     assert all((root / medium["uri"]).is_file() for item in items for medium in item.media)
+
+
+def test_a_table_that_cannot_be_opened_is_a_failed_input(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "a.jpg", "text": "t"}]))
+    (tmp_path / "gone.json").symlink_to("nothing")
+    os.mkfifo(tmp_path / "pipe.json")
+    items = read_items(make_source(tmp_path, format="llava"))
+    errors = {item.container: item.error for item in items}
+    assert errors == {"rows.json": None, "gone.json": "unreadable file: link to nothing",
+                      "pipe.json": "unreadable file: not a regular file"}  # fmt: skip
+
+
+def test_a_source_without_a_table_says_what_is_there(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "rows.parquet"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"is recognised: 2 × no known suffix, \.jpg; 1 × no known suffix, \.parquet"):
+        read_items(make_source(tmp_path, format="llava"))
+
+
+@pytest.mark.parametrize("kind", ["here", "memory"])
+def test_a_path_is_that_of_its_file_however_it_is_written(kind: str, tmp_path: Path) -> None:
+    names = ["./d/a.jpg", "d//a.jpg", "d\\a.jpg", ".\\d\\a.jpg", f"{tmp_path}/d/a.jpg"]
+    rows = json.dumps([{"image": name, "text": "t"} for name in names]).encode()
+    root = str(tmp_path) if kind == "here" else "memory://written"
+    for name, content in (("d/a.jpg", b"x"), ("rows.json", rows)):
+        storage.write_bytes(storage.join(root, *name.split("/")), content)
+    items = read_items(make_source(root, format="llava"))
+    known = names if kind == "here" else names[:-1]
+    assert [[medium["uri"] for medium in item.media] for item in items][: len(known)] == [["d/a.jpg"]] * len(known)
+    outside = [{"image": f"{root}/../b.jpg"}, {"image": f"{tmp_path}/d/../../b.jpg"}, {"image": "..\\b.jpg"}]
+    storage.write_bytes(storage.join(root, "rows.json"), json.dumps(outside).encode())
+    items = read_items(make_source(root, format="llava"))
+    assert all((item.error or "").startswith("hostile path") for item in items)

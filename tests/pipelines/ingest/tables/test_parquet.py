@@ -35,6 +35,13 @@ def test_text_of_every_type(tmp_path: Path) -> None:
     assert [row for row, _ in read(path)] == [{"text": text, "s": {"x": ["y"]}} for text in (["a", "b"], None, [None])]
 
 
+def test_columns_of_one_name_are_numbered(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["one"]), pa.array(["two"]), pa.array([3])], names=["text", "text", "n"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [({"text": "one", "text.1": "two", "n": 3}, None)]
+    assert parquet.list_columns(str(tmp_path / "a.parquet")) == {"text": "string", "text.1": "string", "n": "int64"}
+
+
 def test_bytes_that_are_no_text_fail_as_text_and_are_described_elsewhere(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", text=pa.array([b"a", b"\xff"]), blob=pa.array([b"\xff\xfe", b"b"]))
     assert read(path) == [
