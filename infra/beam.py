@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,7 +266,7 @@ def run_tasks(
     return dict(read_json(counters_uri))
 
 
-def sum_counters(counters: Sequence[Mapping[str, int]]) -> dict[str, int]:
+def sum_counters(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Add counters key by key."""
     total: dict[str, int] = {}
     for counter in counters:

@@ -28,9 +28,14 @@ from pipelines.takedown.staging import read_journal
 
 
 def _decide(run: Run) -> Manifest:
-    if lost := decide.find_lost_cells(run):
+    try:
+        manifest = decide.run(run)
+    except StageError:
+        lost = decide.read_lost_cells(run)
+        if not lost:
+            raise
         measure.run(run, again=lost)
-    manifest = decide.run(run)
+        manifest = decide.run(run)
     measure.run_late(run)
     return manifest
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from filters import resample as resampling
-from infra import beam, progress, storage, tables
+from infra import beam, storage, tables
 from infra.columns import Mask, equals
 from infra.commit import (
     Manifest,
@@ -25,6 +26,7 @@ from infra.commit import (
 )
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
+from infra.jobs import Phase, run_phases
 from infra.vocabulary import load
 from pipelines.core.cascade import apply_cutoffs, cascade_fingerprint, compute_cutoffs
 from pipelines.core.integrity import withdraw_checksums
@@ -33,51 +35,86 @@ from pipelines.core.run import Run
 from pipelines.core.verdicts import ALIVE, add_ledgers, judge_rows, tally
 from pipelines.decide.duplicates import duplicates, picture_text
 
-
-def _judge_and_stamp(run: Run) -> tuple[list[str], str, str]:
-    """(units, fingerprint of the inputs of the search for duplicates, fingerprint of those of verdicts), after judging
-    every unit."""
-    resolved = resolve(run)
-    names, stamp = judge_units(run)
-    settings = [stamp, resolved.duplicates.model_dump(mode="json"), run.config.seed]
-    if picture_text.is_measured_late(resolved):
-        settings.append(resolved.makers[picture_text.OVERLAY])
-    resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
-    return names, fingerprint(settings), fingerprint([*settings, resample])
+#: The file in which a job notes the units of which the store has lost cells.
+_LOST = "lost-cells.json"
 
 
-def find_lost_cells(run: Run) -> list[str]:
-    """Units of which the store has lost vectors that the search for duplicates is about to read, by damage or because
-    someone removed them; none where verdicts are up to date."""
-    names, _, stamp = _judge_and_stamp(run)
-    if _read_current_manifest(run, names, stamp) is not None:
-        return []
-    task, counters = functools.partial(duplicates.count_lost_cells, run), run.work("vectors.counters.json")
-    lost = beam.run_tasks("look up vectors", task, names, counters, _runner(run))
-    return [name for name in names if lost.get(name)]
+@dataclass(frozen=True)
+class _Inputs:
+    """What verdicts follow from. names: of the units. judged, search, verdicts: fingerprints of what the judged tables,
+    the search for duplicates and verdicts follow from."""
+
+    names: list[str]
+    cutoffs: Mapping[str, float]
+    judged: str
+    search: str
+    verdicts: str
+
+    @classmethod
+    def of(cls, run: Run) -> _Inputs:
+        resolved = resolve(run)
+        samples, signals = need_manifest(run.out, "samples"), need_manifest(run.out, "signals")
+        names = [unit.name for unit in signals.units]
+        cutoffs = _read_or_compute_cutoffs(run, resolved, names, signals.fingerprint)
+        judged = fingerprint(
+            {
+                "samples": samples.fingerprint,
+                "signals": signals.fingerprint,
+                "cascade": cascade_fingerprint(resolved, resolved.steps),
+                "cutoffs": cutoffs,
+            }
+        )
+        settings = [judged, resolved.duplicates.model_dump(mode="json"), run.config.seed]
+        if picture_text.is_measured_late(resolved):
+            settings.append(resolved.makers[picture_text.OVERLAY])
+        resample = None if resolved.resample is None else resolved.resample.model_dump(mode="json")
+        return cls(names, cutoffs, judged, fingerprint(settings), fingerprint([*settings, resample]))
 
 
 def run(run: Run) -> Manifest:
-    """Bring RUN/verdicts and RUN/ledger.json up to date and return the manifest."""
-    resolved = resolve(run)
-    names, search_stamp, stamp = _judge_and_stamp(run)
+    """Bring RUN/verdicts and RUN/ledger.json up to date and return the manifest.
+
+    Raises StageError where the store has lost cells that the search for duplicates reads; `read_lost_cells` says of
+    which units.
+    """
+    inputs = _Inputs.of(run)
+    names, stamp = inputs.names, inputs.verdicts
     if (current := _read_current_manifest(run, names, stamp)) is not None:
         if not _has_ledger(run, names):
             withdraw_checksums(run)
             write_ledger(run, names)
         return current
     withdraw_checksums(run)
-    if unread := duplicates.run(run, names, search_stamp):
-        stamp = fingerprint([stamp, unread])  # so that the next run finds these verdicts out of date
-    if resolved.resample is not None:
-        for modality in resolved.resample.modalities:
-            _count_ngrams(run, resolved, modality, names, stamp)
-    folder = run.at("verdicts")
-    _run_tasks(run, "decide", functools.partial(write_verdicts, run, stamp), names, folder)
-    units = collect_units(folder, names, "decide")
-    manifest = write_manifest(folder, "verdicts", stamp, units)
+    storage.write_bytes(run.work(_LOST), canonical_json([]))
+    look_up = functools.partial(duplicates.count_lost_cells, run)
+    phases = [
+        _judge_phase(run, inputs),
+        Phase("look up cells", functools.partial(list, names), look_up, finish=functools.partial(_refuse_lost, run)),
+        *duplicates.list_phases(run, names, inputs.search),
+        *_list_ngram_phases(run, inputs),
+        Phase("verdicts", functools.partial(list, names), functools.partial(write_verdicts, run, stamp)),
+    ]
+    runner = run.runner if picture_text.is_measured_late(resolve(run)) else _runner(run)
+    run_phases("decide", phases, runner, run.work("phases", "decide"), quiet=run.quiet)
+    units = collect_units(run.at("verdicts"), names, "decide")
+    manifest = write_manifest(run.at("verdicts"), "verdicts", duplicates.cover_unread(run, stamp), units)
     write_ledger(run, names)
     return manifest
+
+
+def _refuse_lost(run: Run, counters: Mapping[str, int] | None) -> None:
+    """Stop where the store has lost vectors that the search is about to read, by damage or because someone removed
+    them."""
+    lost = sorted(counters or {})
+    if lost:
+        storage.write_bytes(run.work(_LOST), canonical_json(lost))
+        what = f"the store has lost cells of {len(lost):,} units, {lost[0]} among them"
+        raise StageError(what, where=run.store, hint="run the same command again")
+
+
+def read_lost_cells(run: Run) -> list[str]:
+    """Units of which the last call of `run` found that the store has lost cells: they must be measured again."""
+    return list(find_json(run.work(_LOST)) or [])
 
 
 def _read_current_manifest(run: Run, names: Sequence[str], stamp: str) -> Manifest | None:
@@ -96,38 +133,22 @@ def _read_current_manifest(run: Run, names: Sequence[str], stamp: str) -> Manife
 
 
 def judge_units(run: Run) -> tuple[list[str], str]:
-    """Apply the filters to every unit, into RUN/work/judged.
+    """Apply the filters to every unit, into RUN/work/judged, in a job of its own.
 
     Returns the units' names, and the fingerprint of the judged tables.
     """
-    samples = need_manifest(run.out, "samples")
-    signals = need_manifest(run.out, "signals")
-    resolved = resolve(run)
-    names = [unit.name for unit in signals.units]
-    cutoffs = _read_or_compute_cutoffs(run, resolved, names, signals.fingerprint)
-    stamp = fingerprint(
-        {
-            "samples": samples.fingerprint,
-            "signals": signals.fingerprint,
-            "cascade": cascade_fingerprint(resolved, resolved.steps),
-            "cutoffs": cutoffs,
-        }
-    )
-    _run_tasks(run, "judge", functools.partial(judge_unit, run, stamp, cutoffs), names, run.work("judged"))
-    return names, stamp
+    inputs = _Inputs.of(run)
+    run_phases("judge", [_judge_phase(run, inputs)], _runner(run), run.work("phases", "judge"), quiet=run.quiet)
+    return inputs.names, inputs.judged
+
+
+def _judge_phase(run: Run, inputs: _Inputs) -> Phase:
+    task = functools.partial(judge_unit, run, inputs.judged, inputs.cutoffs)
+    return Phase("judge", functools.partial(list, inputs.names), task)
 
 
 def _runner(run: Run) -> beam.Runner:
     return run.runner_for(need_manifest(run.out, "samples").rows)
-
-
-def _run_tasks(run: Run, job: str, task: Any, names: Sequence[str], folder: str) -> None:
-    with progress.watch(job, len(names), functools.partial(_count_files, folder), what="units", quiet=run.quiet):
-        beam.run_tasks(job, task, names, run.work(f"{job}.counters.json"), _runner(run))
-
-
-def _count_files(folder: str) -> int:
-    return sum(name.endswith(".parquet") for name in storage.list_names(folder))
 
 
 # -- filters ----------------------------------------------------------------------------------------------------
@@ -180,27 +201,33 @@ def mask_survivors(judged: pa.Table, groups: Mapping[str, dict[str, Any]]) -> Ma
     return survivors
 
 
-def _count_ngrams(run: Run, resolved: Resolved, modality: str, names: Sequence[str], stamp: str) -> None:
-    """Count the document frequencies of the survivors of a modality, and write them with the threshold T."""
-    uri = run.at("resample", f"{modality}.parquet")
-    if tables.is_done(uri, stamp) and storage.is_file(run.at("resample", f"{modality}.json")):
-        return
-    settings: Any = resolved.annotators["ngrams"]
-    size = len(load(settings.settings.vocabulary).entries)
-
-    def build(pipeline: Any) -> object:
-        import apache_beam as ab
-
-        return (
-            pipeline
-            | "units" >> ab.Create(list(names))
-            | "spread" >> ab.Reshuffle()
-            | "count" >> ab.Map(functools.partial(count_unit, run, modality, size))
-            | "sum" >> ab.CombineGlobally(resampling.merge_frequencies)
-            | "write" >> ab.Map(functools.partial(_write_frequencies, run, modality, uri, stamp))
+def _list_ngram_phases(run: Run, inputs: _Inputs) -> list[Phase]:
+    """Phases that count the document frequencies of the survivors of each modality that is resampled, and write them
+    with the threshold T."""
+    resolved = resolve(run)
+    if resolved.resample is None:
+        return []
+    ngrams: Any = resolved.annotators["ngrams"]
+    size = len(load(ngrams.settings.vocabulary).entries)
+    return [
+        Phase(
+            f"count n-grams {modality}",
+            functools.partial(_list_uncounted, run, modality, inputs),
+            functools.partial(count_unit, run, modality, size),
+            resampling.merge_frequencies,
+            functools.partial(_write_frequencies, run, modality, inputs.verdicts),
         )
+        for modality in resolved.resample.modalities
+    ]
 
-    beam.run(f"count n-grams {modality}", build, _runner(run))
+
+def _is_counted(run: Run, modality: str, stamp: str) -> bool:
+    is_done = tables.is_done(run.at("resample", f"{modality}.parquet"), stamp)
+    return is_done and storage.is_file(run.at("resample", f"{modality}.json"))
+
+
+def _list_uncounted(run: Run, modality: str, inputs: _Inputs) -> list[str]:
+    return [] if _is_counted(run, modality, duplicates.cover_unread(run, inputs.verdicts)) else inputs.names
 
 
 def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.NgramCounts:
@@ -211,7 +238,12 @@ def count_unit(run: Run, modality: str, size: int, name: str) -> resampling.Ngra
     return resampling.count_frequencies(ids.filter(pa.array(survivors)), size)
 
 
-def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, frequencies: resampling.NgramCounts) -> None:
+def _write_frequencies(run: Run, modality: str, stamp: str, frequencies: resampling.NgramCounts | None) -> None:
+    stamp = duplicates.cover_unread(run, stamp)
+    if frequencies is None:
+        if _is_counted(run, modality, stamp):
+            return
+        frequencies = resampling.merge_frequencies([])
     settings = resolve(run).resample
     t = settings.compute_threshold(frequencies.counts)
     facts = {
@@ -224,7 +256,7 @@ def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, frequencie
         "ngrams": len(frequencies.ids),
     }
     storage.write_bytes(run.at("resample", f"{modality}.json"), canonical_json(facts))
-    tables.write(uri, frequencies.to_table(), fingerprint=stamp)
+    tables.write(run.at("resample", f"{modality}.parquet"), frequencies.to_table(), fingerprint=stamp)
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------------
@@ -232,6 +264,7 @@ def _write_frequencies(run: Run, modality: str, uri: str, stamp: str, frequencie
 
 def write_verdicts(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     """Task: write the final verdicts of one unit."""
+    stamp = duplicates.cover_unread(run, stamp)
     uri = run.at("verdicts", f"{name}.parquet")
     if tables.is_done(uri, stamp):
         return {}

@@ -18,9 +18,12 @@ import yaml
 from infra import beam, storage
 from infra.beam import Runner
 from infra.hashing import canonical_json
+from infra.jobs import Phase
 from mixtures.plan.recipe import Recipe, VirtualShardSettings
 from pipelines import stages
 from pipelines.core.run import Run
+from pipelines.decide import decide
+from pipelines.decide.duplicates import duplicates
 from pipelines.demo.demo import config_text
 from pipelines.demo.world import make_world
 from pipelines.mix import mix
@@ -95,18 +98,28 @@ def use_threads(patch: pytest.MonkeyPatch, count: int) -> set[str]:
     promised order. Returns a set that gets the names of the tasks' functions."""
     ran: set[str] = set()
 
-    def run_in_threads(
-        job: str, function: Callable[[str], Mapping[str, int]], tasks: Sequence[str], counters_uri: str, runner: Runner
-    ) -> dict[str, int]:
+    def run_in_threads(function: Callable[[str], Any], tasks: Sequence[str]) -> list[Any]:
         ran.update(list_task_names(function))
         payload = pickle.dumps(function)
         with ThreadPoolExecutor(count) as threads:
-            counters = threads.map(lambda task: pickle.loads(payload)(task), reversed(tasks))
-            total = beam.sum_counters(list(counters))
+            return list(threads.map(lambda task: pickle.loads(payload)(task), reversed(tasks)))
+
+    def run_tasks(
+        job: str, function: Callable[[str], Mapping[str, int]], tasks: Sequence[str], counters_uri: str, runner: Runner
+    ) -> dict[str, int]:
+        total = beam.sum_counters(run_in_threads(function, tasks))
         storage.write_bytes(counters_uri, canonical_json(total))
         return total
 
-    patch.setattr(beam, "run_tasks", run_in_threads)
+    def run_phases(job: str, phases: Sequence[Phase], runner: Runner, folder: str, *, quiet: bool = True) -> None:
+        for phase in phases:
+            results = run_in_threads(phase.task, phase.list_tasks())
+            if phase.finish is not None:
+                phase.finish(phase.combine(results) if results else None)
+
+    patch.setattr(beam, "run_tasks", run_tasks)
+    for module in (decide, duplicates):
+        patch.setattr(module, "run_phases", run_phases)
     return ran
 
 

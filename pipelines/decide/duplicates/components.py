@@ -6,65 +6,45 @@ Workers exchange packed pairs of row ids, at most one pair per row that has a du
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 from filters.dedup import components as dedup
-from infra import beam, tables
+from infra import tables
+from infra.jobs import Phase
 from pipelines.decide.duplicates.search import DuplicateSearch
 
 
-def write_components(search: DuplicateSearch) -> None:
-    """Write components.parquet: each row that has a duplicate, and the smallest row id of its component."""
-    uri = search.at("components.parquet")
-    if tables.is_intact(uri, search.inputs):
-        return
-    uris = [search.at("edges", f"{name}.parquet") for name in search.partition_names]
-
-    def build(pipeline: Any) -> object:
-        import apache_beam as ab
-
-        return (
-            pipeline
-            | "partitions" >> ab.Create(uris)
-            | "spread" >> ab.Reshuffle()
-            | "edges" >> ab.Map(pack_edges)
-            | "merge" >> ab.CombineGlobally(_merge_forests())
-            | "write" >> ab.Map(functools.partial(_write, uri, search.inputs))
-        )
-
-    beam.run(f"duplicates {search.modality} components", build, search.runner)
+def make_phase(search: DuplicateSearch) -> Phase:
+    """The phase that writes components.parquet: each row that has a duplicate, and the smallest row id of its
+    component."""
+    finish = functools.partial(_write, search)
+    return search.phase("components", pack_edges, _list_edges, combine=merge_edges, finish=finish)
 
 
-def pack_edges(uri: str) -> bytes:
-    """Reduce one partition's edges to a forest and pack it."""
-    table = tables.read(uri, ["a", "b"])
+def _list_edges(search: DuplicateSearch) -> Sequence[str]:
+    is_done = tables.is_intact(search.at("components.parquet"), search.inputs)
+    return [] if is_done else search.partition_names
+
+
+def pack_edges(search: DuplicateSearch, name: str) -> bytes:
+    """Task: reduce one partition's edges to a forest and pack it."""
+    table = tables.read(search.at("edges", f"{name}.parquet"), ["a", "b"])
     return dedup.pack(*dedup.build_forest(table["a"].to_numpy(), table["b"].to_numpy()))
 
 
-def _merge_forests() -> Any:
-    import apache_beam as ab
-
-    class MergeForests(ab.CombineFn):  # type: ignore[misc]
-        """Merge packed pairs into a packed spanning forest, which does not depend on the order of merging."""
-
-        def create_accumulator(self) -> dedup.Forest:
-            return dedup.Forest()
-
-        def add_input(self, forest: dedup.Forest, block: bytes) -> dedup.Forest:
-            return forest.add(*dedup.unpack(block))
-
-        def merge_accumulators(self, forests: Iterable[dedup.Forest]) -> dedup.Forest:
-            return dedup.merge_forests(forests)
-
-        def extract_output(self, forest: dedup.Forest) -> bytes:
-            return dedup.pack(*forest.reduce())
-
-    return MergeForests()  # type: ignore[no-untyped-call]
+def merge_edges(blocks: Iterable[bytes]) -> bytes:
+    """Merge packed pairs into a packed spanning forest, which does not depend on the order of merging."""
+    forest = dedup.Forest()
+    for block in blocks:
+        forest.add(*dedup.unpack(block))
+    return dedup.pack(*forest.reduce())
 
 
-def _write(uri: str, inputs: str, block: bytes) -> None:
+def _write(search: DuplicateSearch, block: bytes | None) -> None:
+    if block is None:  # it is there
+        return
+    cut = search.read_cut()
     rows, roots = dedup.list_members(*dedup.unpack(block))
-    tables.write(uri, pa.table({"row": rows, "root": roots}), fingerprint=inputs)
+    tables.write(cut.at("components.parquet"), pa.table({"row": rows, "root": roots}), fingerprint=cut.inputs)

@@ -8,47 +8,85 @@ intermediate files: sample/, times/, centroids.npy, cells/ (vectors by cell), hi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from infra import tables
-from infra.commit import collect_units, need_manifest, read_scratch, unit_index, write_manifest, write_scratch
-from infra.hashing import fingerprint
+from infra import storage, tables
+from infra.commit import (
+    collect_units,
+    need_manifest,
+    read_json,
+    read_manifest,
+    read_scratch,
+    unit_index,
+    write_manifest,
+    write_scratch,
+)
+from infra.hashing import canonical_json, fingerprint
+from infra.jobs import Phase, run_phases
 from infra.media.interface import MODALITIES
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run
 from pipelines.core.verdicts import ENVIRONMENT
 from pipelines.decide.duplicates import components, picture_text, survivors, texts, vectors, videos
-from pipelines.decide.duplicates.search import DuplicateSearch, unit_indexes
+from pipelines.decide.duplicates.search import DuplicateSearch, list_partitions, list_units, unit_indexes
+
+#: The file that names the searches some of whose members could not be read.
+_UNREAD = "unread.json"
 
 
-def run(run: Run, units: Sequence[str], inputs: str) -> list[str]:
-    """Write RUN/duplicates. `inputs`: fingerprint of the judged tables (RUN/work/judged) and the settings.
+def run(run: Run, units: Sequence[str], inputs: str) -> None:
+    """Write RUN/duplicates, in a job of its own. `inputs`: as of `list_phases`."""
+    samples = read_manifest(run.at("samples"))
+    runner = run.runner_for(0 if samples is None else samples.rows)
+    run_phases("duplicates", list_phases(run, units, inputs), runner, run.work("phases", "duplicates"))
 
-    Returns a fingerprint for each modality of whose members the environment kept some from being read.
-    """
-    tables_: list[str] = []
-    unread: list[str] = []
+
+def list_phases(run: Run, units: Sequence[str], inputs: str) -> list[Phase]:
+    """The phases that write RUN/duplicates. `inputs`: fingerprint of the judged tables (RUN/work/judged) and the
+    settings."""
+    phases, searches = [], []
     for modality in MODALITIES:
         settings = resolve(run).duplicates.for_modality(modality)
         if settings is None:
             continue
         stamp = fingerprint([inputs, modality, settings.model_dump(mode="json"), run.config.seed])
         search = DuplicateSearch(run, modality, tuple(units), stamp)
-        write_scratch(search.at("units.json"), "", list(units))
-        complete = _search(search)
-        search = picture_text.measure_members(complete)
-        if search != complete:
-            unread.append(search.inputs)
-        search.run_tasks("ranks", survivors.write_ranks, search.units)
-        search.run_tasks("survivors", survivors.write_survivors, search.partition_names)
-        tables_ += [f"{modality}-{name}" for name in search.partition_names]
+        searches.append(search)
+        phases += [
+            *_list_links(search),
+            components.make_phase(search),
+            *([] if modality == "text" else [picture_text.make_phase(search)]),
+            search.phase("ranks", survivors.write_ranks, list_units),
+            search.phase("survivors", survivors.write_survivors, list_partitions),
+        ]
+    task = functools.partial(write_groups, run, searches, inputs)
+    return [*phases, Phase("duplicates", functools.partial(list, ["groups"]), task)]
+
+
+def write_groups(run: Run, searches: Sequence[DuplicateSearch], inputs: str, _: str) -> Mapping[str, int]:
+    """Task: write the manifest of the groups, and note the searches some of whose members could not be read."""
+    names: list[str] = []
+    unread: list[str] = []
+    for search in searches:
+        write_scratch(search.at("units.json"), "", list(search.units))
+        unread += [search.read_cut().inputs] if search.has_unread else []
+        names += [f"{search.modality}-{name}" for name in search.read_cut().partition_names]
     folder = run.at("duplicates")
-    groups = collect_units(folder, tables_, "decide")
+    groups = collect_units(folder, names, "decide")
     write_manifest(folder, "duplicates", fingerprint([inputs, [unit.sha256 for unit in groups]]), groups)
-    return unread
+    storage.write_bytes(run.work("duplicates", _UNREAD), canonical_json(unread))
+    return {}
+
+
+def cover_unread(run: Run, stamp: str) -> str:
+    """A fingerprint of what follows from the groups, which the next run finds out of date where members of groups could
+    not be read, for no fault of their own."""
+    unread = read_json(run.work("duplicates", _UNREAD))
+    return fingerprint([stamp, unread]) if unread else stamp
 
 
 def count_lost_cells(run: Run, unit: str) -> Mapping[str, int]:
@@ -62,22 +100,18 @@ def count_lost_cells(run: Run, unit: str) -> Mapping[str, int]:
     return {unit: count} if count else {}
 
 
-def _search(search: DuplicateSearch) -> DuplicateSearch:
-    """Link and group one modality's rows; returns the search with its partitions."""
+def _list_links(search: DuplicateSearch) -> list[Phase]:
+    """The phases that link one modality's rows."""
     if search.modality == "text":
-        search = texts.partition(search)
-        search.run_tasks("bands", texts.write_bands, search.units)
-        search.run_tasks("buckets", texts.link_bands, search.partition_names)
-    else:
-        search = vectors.partition(search)
-        search.run_tasks("cells", vectors.write_cells, search.units)
-        if search.modality == "image":
-            search.run_tasks("search", vectors.link_partition, search.partition_names)
-        else:
-            search.run_tasks("search", videos.write_hits, search.partition_names)
-            search.run_tasks("match", videos.match_partition, search.partition_names)
-    components.write_components(search)
-    return search
+        return texts.list_phases(search)
+    cells = vectors.list_phases(search)
+    if search.modality == "image":
+        return [*cells, search.phase("search", vectors.link_partition, list_partitions)]
+    return [
+        *cells,
+        search.phase("search", videos.write_hits, list_partitions),
+        search.phase("match", videos.match_partition, list_partitions),
+    ]
 
 
 def fail_unread(run: Run, name: str, judged: pa.Table) -> pa.Table:

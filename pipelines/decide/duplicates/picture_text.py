@@ -10,17 +10,16 @@ the search covers it, the next run reads it and chooses again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra import beam, storage, tables
+from infra import storage, tables
 from infra.columns import is_environment
 from infra.commit import unit_index
-from infra.hashing import fingerprint
+from infra.jobs import Phase
 from pipelines.core.environment import request_ingest
 from pipelines.core.resolve import Resolved, Step, ordered, resolve, with_dependencies
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, unit_indexes, unit_rows
@@ -37,27 +36,29 @@ def is_measured_late(resolved: Resolved) -> bool:
     return OVERLAY in ordered(resolved.late)
 
 
-def measure_members(search: DuplicateSearch) -> DuplicateSearch:
-    """Add what the store lacks of text in the pictures of every member of a group.
+def make_phase(search: DuplicateSearch) -> Phase:
+    """The phase that adds what the store lacks of text in the pictures of every member of a group."""
+    finish = functools.partial(_cover_unread, search)
+    return search.phase("overlay", measure_unit_members, _list_units_of_members, finish=finish)
 
-    Returns the search; its fingerprint covers the members that the environment kept from being read, where there are
-    any.
-    """
-    folder = search.at("unread")
-    storage.remove(folder)
-    if search.modality == "text" or not is_measured_late(resolve(search.run)):
-        return search
+
+def _list_units_of_members(search: DuplicateSearch) -> Sequence[str]:
+    storage.remove(search.at("unread"))
+    if not is_measured_late(resolve(search.run)):
+        return []
     units = np.unique(unit_indexes(tables.read(search.at("components.parquet"), ["row"])["row"].to_numpy()))
-    names = [name for name in search.units if unit_index(name) in units]
-    counters = search.at("overlay.counters.json")
-    task = functools.partial(measure_unit_members, search)
-    beam.run_tasks(f"duplicates {search.modality} overlay", task, names, counters, search.run.runner)
-    unread = [[name, storage.sha256(storage.join(folder, name))] for name in storage.list_names(folder)]
-    return replace(search, inputs=fingerprint([search.inputs, unread])) if unread else search
+    return [name for name in search.units if unit_index(name) in units]
+
+
+def _cover_unread(search: DuplicateSearch, _: Mapping[str, int] | None) -> None:
+    """Make the fingerprint of the search cover the members that the environment kept from being read, if any."""
+    folder = search.at("unread")
+    if unread := [[name, storage.sha256(storage.join(folder, name))] for name in storage.list_names(folder)]:
+        search.cover_unread(unread)
 
 
 def measure_unit_members(search: DuplicateSearch, name: str) -> Mapping[str, int]:
-    """Task: the same for one unit."""
+    """Task: add them for one unit."""
     rows = tables.read(search.at("components.parquet"), ["row"])["row"].to_numpy()
     rows = rows[unit_indexes(rows) == unit_index(name)]
     samples = search.run.read("samples", name)

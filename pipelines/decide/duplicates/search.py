@@ -9,16 +9,17 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra import beam
 from infra.columns import equals
-from infra.commit import read_manifest, unit_index
+from infra.commit import read_scratch, unit_index, write_scratch
 from infra.errors import StageError
 from infra.hashing import fingerprint, rows_fingerprint
+from infra.jobs import Phase
 from infra.store import Cells, align, content_ids
 from pipelines.core import shuffle_files
 from pipelines.core.resolve import resolve
@@ -62,22 +63,45 @@ class DuplicateSearch:
     def at(self, *parts: str) -> str:
         return self.run.work("duplicates", self.modality, *parts)
 
-    def with_partitions(self, rows: float, trained: object) -> DuplicateSearch:
-        """This search with enough partitions for `rows`. trained: further inputs that its fingerprint must cover."""
+    def write_cut(self, rows: float, trained: object) -> None:
+        """Cut the search into enough partitions for `rows`. trained: further inputs that its fingerprint must cover."""
         count = self.settings.buckets or max(1, math.ceil(rows / PARTITION_ROWS))
-        return replace(self, partitions=count, inputs=fingerprint([self.inputs, trained]))
+        self._write_cut({"partitions": count, "inputs": fingerprint([self.inputs, trained]), "unread": False})
+
+    def cover_unread(self, unread: object) -> None:
+        """Make the fingerprint of the cut search cover members that could not be read, for the phases that follow."""
+        cut = self.read_cut()
+        inputs = fingerprint([cut.inputs, unread])
+        self._write_cut({"partitions": cut.partitions, "inputs": inputs, "unread": True})
+
+    def _write_cut(self, cut: Mapping[str, object]) -> None:
+        write_scratch(self.at("cut.json"), self.inputs, cut)
 
     @property
-    def runner(self) -> beam.Runner:
-        samples = read_manifest(self.run.at("samples"))
-        return self.run.runner_for(0 if samples is None else samples.rows)
+    def has_unread(self) -> bool:
+        """Whether some members could not be read, for no fault of their own."""
+        return bool(self._read_cut()["unread"])
 
-    def run_tasks(
-        self, step: str, task: Callable[[DuplicateSearch, str], Mapping[str, int]], names: Sequence[str]
-    ) -> dict[str, int]:
-        """Run a task for every unit or partition and return the summed counters; finished tasks are not redone."""
-        function, counters = functools.partial(task, self), self.at(f"{step}.counters.json")
-        return beam.run_tasks(f"duplicates {self.modality} {step}", function, names, counters, self.runner)
+    def read_cut(self) -> DuplicateSearch:
+        """This search with the partitions that `write_cut` gave it. Raises StageError where they are not known."""
+        cut = self._read_cut()
+        return replace(self, partitions=cut["partitions"], inputs=cut["inputs"])
+
+    def _read_cut(self) -> dict[str, Any]:
+        cut = read_scratch(self.at("cut.json"), self.inputs)
+        if cut is None:
+            what = f"the partitions of the search for duplicates ({self.modality}) are not known"
+            raise StageError(what, where=self.at("cut.json"), hint="run the same command again")
+        return dict(cut)
+
+    def phase(
+        self, step: str, task: Task, of: Callable[[DuplicateSearch], Sequence[str]], **further: Callable[[Any], Any]
+    ) -> Phase:
+        """A phase after the cut. of: lists its tasks, of which finished ones are not redone. further: as of a Phase."""
+        return Phase(self.name(step), functools.partial(_list, self, of), functools.partial(_do, self, task), **further)
+
+    def name(self, step: str) -> str:
+        return f"duplicates {self.modality} {step}"
 
     def write_shuffled(self, uri: str, table: pa.Table, hashes: Ids) -> None:
         """Write the rows of a table by partition. hashes: uint64 (n,), each modulo the number of partitions."""
@@ -119,6 +143,26 @@ class DuplicateSearch:
         ids = content_ids(samples)[resolved.annotators[annotator].keyed_by]
         cells = Cells(self.run.store, annotator, resolved.makers[annotator]).read(rows_fingerprint(ids), columns)
         return cells, align(ids.take(pa.array(unit_rows(row_ids))), cells)
+
+
+#: A task of a phase: the search, with its partitions, and a unit or a partition.
+Task = Callable[[DuplicateSearch, str], Any]
+
+
+def list_units(search: DuplicateSearch) -> Sequence[str]:
+    return search.units
+
+
+def list_partitions(search: DuplicateSearch) -> Sequence[str]:
+    return search.partition_names
+
+
+def _list(search: DuplicateSearch, of: Callable[[DuplicateSearch], Sequence[str]]) -> Sequence[str]:
+    return of(search.read_cut())
+
+
+def _do(search: DuplicateSearch, task: Task, name: str) -> Any:
+    return task(search.read_cut(), name)
 
 
 def first_row_id(unit: str) -> np.uint64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,16 +13,27 @@ from numpy.typing import NDArray
 from filters.dedup import texts as dedup
 from infra import tables
 from infra.hashing import mix64
+from infra.jobs import Phase
 from pipelines.core import shuffle_files
-from pipelines.decide.duplicates.search import DuplicateSearch
+from pipelines.decide.duplicates.search import DuplicateSearch, list_partitions, list_units
 
 BANDS = pa.schema([("band", pa.uint64()), ("row", pa.uint64()), ("signature", pa.binary())])
 
 
-def partition(search: DuplicateSearch) -> DuplicateSearch:
+def list_phases(search: DuplicateSearch) -> list[Phase]:
+    """The phases that link texts."""
+    names, count = functools.partial(list_units, search), functools.partial(count_rows, search)
+    return [
+        Phase(search.name("count"), names, count, finish=functools.partial(_cut, search)),
+        search.phase("bands", write_bands, list_units),
+        search.phase("buckets", link_bands, list_partitions),
+    ]
+
+
+def _cut(search: DuplicateSearch, counters: Mapping[str, int] | None) -> None:
     """Cut the search into partitions by the number of texts."""
-    total = search.run_tasks("count", count_rows, search.units).get("rows", 0)
-    return search.with_partitions(total, total)
+    total = (counters or {}).get("rows", 0)
+    search.write_cut(total, total)
 
 
 def count_rows(search: DuplicateSearch, unit: str) -> Mapping[str, int]:

@@ -5,6 +5,7 @@ A vector's id is its sample's number in the partition << FRAME_BITS | frame, plu
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Mapping
@@ -21,9 +22,10 @@ from infra import storage, tables
 from infra.commit import read_json, read_scratch, write_scratch
 from infra.errors import StageError
 from infra.hashing import mix64
+from infra.jobs import Phase
 from pipelines.core import shuffle_files
 from pipelines.decide.duplicates.equal_bytes import link_equal_media, write_media_ids
-from pipelines.decide.duplicates.search import DuplicateSearch, Ids
+from pipelines.decide.duplicates.search import DuplicateSearch, Ids, list_units
 
 #: Bits of a frame's number: twice the frames that `measure.fingerprint.max_frames` allows, plain and mirrored.
 FRAME_BITS = 14
@@ -69,11 +71,20 @@ class PartitionVectors(NamedTuple):
         return self.rows[(ids >> np.uint64(FRAME_BITS)).astype(np.int64)]
 
 
-def partition(search: DuplicateSearch) -> DuplicateSearch:
+def list_phases(search: DuplicateSearch) -> list[Phase]:
+    """The phases that send vectors to the partitions that search them."""
+    names, sample = functools.partial(list_units, search), functools.partial(write_sample, search)
+    return [
+        Phase(search.name("sample"), names, sample, finish=functools.partial(_cut, search)),
+        search.phase("cells", write_cells, list_units),
+    ]
+
+
+def _cut(search: DuplicateSearch, counters: Mapping[str, int] | None) -> None:
     """Train cells, and set the number of partitions from the number of vectors that all cells receive."""
-    total = search.run_tasks("sample", write_sample, search.units).get("vectors", 0)
+    total = (counters or {}).get("vectors", 0)
     training = _train(search, total)
-    return search.with_partitions(total * training["probed"], training)
+    search.write_cut(total * training["probed"], training)
 
 
 def read_fingerprints(search: DuplicateSearch, unit: str) -> Fingerprints:
@@ -113,7 +124,7 @@ def write_sample(search: DuplicateSearch, unit: str) -> Mapping[str, int]:
 
 
 def _train(search: DuplicateSearch, total: int) -> dict[str, Any]:
-    """Train centroids in this process, on one sample of bounded size.
+    """Train centroids in one process, on one sample of bounded size.
 
     Returns the number of cells, the margin within which a further cell is searched, and `probed`: the mean number of
     cells in which a vector is searched.

@@ -1,6 +1,7 @@
 """Phases of one job: each begins when the one before is done."""
 
 import functools
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra import beam
 from infra.errors import ConfigError
-from infra.phases import Phase, run_phases
+from infra.jobs import Phase, run_phases
 
 
 def list_names(folder: Path, names: Sequence[str]) -> Sequence[str]:
@@ -27,8 +28,8 @@ def merge(results: Iterable[list[str]]) -> list[str]:
     return sorted(name for names in results for name in names)
 
 
-def keep(uri: Path, names: list[str]) -> None:
-    uri.write_text(" ".join(names))
+def keep(uri: Path, names: list[str] | None) -> None:
+    uri.write_text("none" if names is None else " ".join(names))
 
 
 def refuse() -> Sequence[str]:
@@ -53,27 +54,36 @@ def test_tasks_follow_from_all_results_of_the_phase_before(
                 functools.partial(keep, notes / str(number)),
             )
         )
-    run_phases("job", phases, beam.Runner())
+    run_phases("job", phases, beam.Runner(), str(notes / "phases"))
     made = 0
     for number, count in enumerate(counts):
         note = notes / str(number)
-        assert note.exists() is (count > 0), "a phase without tasks has no result"
-        if count:
-            assert note.read_text().split() == [f"{number}-{task:02d}-{made}" for task in range(count)]
+        names = [f"{number}-{task:02d}-{made}" for task in range(count)]
+        assert note.read_text() == (" ".join(names) if names else "none")
         made += count
 
 
-def test_counters_are_summed_and_need_no_end(tmp_path: Path) -> None:
-    def count(name: str) -> dict[str, int]:
-        return {"rows": int(name)}
+def count(name: str) -> dict[str, int]:
+    return {"rows": int(name)}
 
-    seen: list[dict[str, int]] = []
+
+def write_counters(uri: Path, counters: dict[str, int] | None) -> None:
+    uri.write_text(json.dumps(counters))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_counters_are_summed_and_phases_counted(tmp_path: Path, workers: int) -> None:
     tasks = functools.partial(list, [str(number) for number in range(40)])
-    run_phases("job", [Phase("a", tasks, count), Phase("b", tasks, count, finish=seen.append)], beam.Runner())
-    assert seen == [] or seen == [{"rows": 780}]  # a worker has its own copy of the list
+    end = functools.partial(write_counters, tmp_path / "counters.json")
+    phases = [Phase("a", tasks, count), Phase("b", tasks, count, finish=end)]
+    (tmp_path / "phases").mkdir()
+    (tmp_path / "phases" / "07.json").touch()  # of another job
+    run_phases("job", phases, beam.Runner(workers=workers), str(tmp_path / "phases"))
+    assert json.loads((tmp_path / "counters.json").read_text()) == {"rows": 780}
+    assert sorted(path.name for path in (tmp_path / "phases").iterdir()) == ["01.json", "02.json"]
 
 
 def test_an_error_for_people_in_a_list_of_tasks_keeps_its_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        run_phases("job", [Phase("a", refuse, functools.partial(write, tmp_path))], beam.Runner())
+        run_phases("job", [Phase("a", refuse, functools.partial(write, tmp_path))], beam.Runner(), str(tmp_path))
     assert str(caught.value) == "c.yaml:3: nothing fits\n  mend it"
