@@ -24,25 +24,26 @@ PartPath = tuple[str, str]  # (unitset, name of the part)
 
 
 def copy_stored_cells(run: Run, steps: tuple[Step, ...], units: list[str]) -> int:
-    """For units without a folder in the store, copy their cells from the folders of other units.
+    """For units without a folder in the store, copy their cells from the folders of other units, in one job.
 
     Returns the number of (annotator, unit) pairs without a folder; if there are none, no job runs.
     """
     resolved = resolve(run)
-    folders = {}
-    for name in ordered(steps):
-        if unitsets := set(storage.list_folders(Cells(run.store, name, resolved.makers[name]).folder)):
-            folders[name] = unitsets
+    stores = {name: Cells(run.store, name, resolved.makers[name]) for name in ordered(steps)}
+    folders = {name: found for name, cells in stores.items() if (found := set(storage.list_folders(cells.folder)))}
     # Hashing the content of every sample only pays if the store has any cells.
     unitsets_of = {unit: _hash_unit(run, unit) for unit in units} if folders else {}
-    count = 0
-    for name in sorted(folders):
+    missing: dict[str, list[Unit]] = {}
+    for name, unitsets in sorted(folders.items()):
         keyed_by = resolved.annotators[name].keyed_by
-        missing = [(unit, keyed_by) for unit in units if unitsets_of[unit][keyed_by] not in folders[name]]
-        if missing:
-            _copy_cells(run, Cells(run.store, name, resolved.makers[name]), missing)
-        count += len(missing)
-    return count
+        lacking: list[Unit] = [(unit, keyed_by) for unit in units if unitsets_of[unit][keyed_by] not in unitsets]
+        if lacking:
+            missing[name] = lacking
+    if missing:
+        copies = [(stores[name], lacking) for name, lacking in missing.items()]
+        runner = run.runner_for(need_manifest(run.out, "samples").rows)
+        beam.run("reuse cells", functools.partial(_build, run, copies), runner)
+    return sum(map(len, missing.values()))
 
 
 def _read_ids(run: Run, unit: str) -> dict[str, pa.Array]:
@@ -54,32 +55,31 @@ def _hash_unit(run: Run, unit: str) -> dict[str, str]:
     return {keyed_by: rows_fingerprint(ids) for keyed_by, ids in _read_ids(run, unit).items()}
 
 
-def _copy_cells(run: Run, cells: Cells, units: Sequence[Unit]) -> None:
-    report = run.work("borrow", f"{cells.annotator}.json")
+def _build(run: Run, copies: Sequence[tuple[Cells, Sequence[Unit]]], pipeline: Any) -> None:
+    """copies: cells of an annotator, and the units that lack them."""
+    import apache_beam as ab
 
-    def build(pipeline: Any) -> object:
-        import apache_beam as ab
-
+    for cells, units in copies:
+        name = cells.annotator
         stored = (
             pipeline
-            | "parts" >> ab.Create(cells.parts())
-            | "stored ids" >> ab.FlatMap(functools.partial(_stored_ids, cells))
+            | f"{name}: parts" >> ab.Create(cells.parts())
+            | f"{name}: stored ids" >> ab.FlatMap(functools.partial(_stored_ids, cells))
         )
         missing = (
-            pipeline | "units" >> ab.Create(units) | "missing ids" >> ab.FlatMap(functools.partial(_unit_ids, run))
+            pipeline
+            | f"{name}: units" >> ab.Create(units)
+            | f"{name}: missing ids" >> ab.FlatMap(functools.partial(_unit_ids, run))
         )
-        return (
+        _ = (
             {"stored": stored, "missing": missing}
-            | "join" >> ab.CoGroupByKey()
-            | "matches" >> ab.FlatMap(_match)
-            | "by unit" >> ab.GroupByKey()
-            | "copy" >> ab.Map(functools.partial(_write_part, run, cells))
-            | "sum" >> ab.CombineGlobally(sum)
-            | "report" >> ab.Map(functools.partial(_write_report, report))
+            | f"{name}: join" >> ab.CoGroupByKey()
+            | f"{name}: matches" >> ab.FlatMap(_match)
+            | f"{name}: by unit" >> ab.GroupByKey()
+            | f"{name}: copy" >> ab.Map(functools.partial(_write_part, run, cells))
+            | f"{name}: sum" >> ab.CombineGlobally(sum)
+            | f"{name}: report" >> ab.Map(functools.partial(_write_report, run.work("borrow", f"{name}.json")))
         )
-
-    runner = run.runner_for(need_manifest(run.out, "samples").rows)
-    beam.run(f"reuse cells of {cells.annotator}", build, runner)
 
 
 def _stored_ids(cells: Cells, part_path: PartPath) -> Iterator[tuple[bytes, PartPath]]:
