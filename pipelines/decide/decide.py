@@ -24,9 +24,9 @@ from infra.commit import (
     write_manifest,
     write_scratch,
 )
+from infra.engines.jobs import Phase, run_phases
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint
-from infra.jobs import Phase, run_phases
 from infra.vocabulary import load
 from pipelines.core.cascade import apply_cutoffs, cascade_fingerprint, compute_cutoffs
 from pipelines.core.integrity import withdraw_checksums
@@ -41,7 +41,7 @@ _LOST = "lost-cells.json"
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What verdicts follow from. names: of the units. judged, search, verdicts: fingerprints of what the judged tables,
+    """Inputs of verdicts. names: of the units. judged, search, verdicts: fingerprints of what the judged tables,
     the search for duplicates and verdicts follow from."""
 
     names: list[str]

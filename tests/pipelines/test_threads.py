@@ -17,8 +17,8 @@ import yaml
 
 from infra import beam, storage
 from infra.beam import Runner
+from infra.engines.jobs import Phase
 from infra.hashing import canonical_json
-from infra.jobs import Phase
 from mixtures.plan.recipe import Recipe, VirtualShardSettings
 from pipelines import stages
 from pipelines.core.run import Run

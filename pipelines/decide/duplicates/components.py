@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from filters.dedup import components as dedup
 from infra import tables
-from infra.jobs import Phase
+from infra.engines.jobs import Phase
 from pipelines.decide.duplicates.search import DuplicateSearch
 
 

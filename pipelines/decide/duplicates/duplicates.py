@@ -25,8 +25,8 @@ from infra.commit import (
     write_manifest,
     write_scratch,
 )
+from infra.engines.jobs import Phase, run_phases
 from infra.hashing import canonical_json, fingerprint
-from infra.jobs import Phase, run_phases
 from infra.media.interface import MODALITIES
 from pipelines.core.resolve import resolve
 from pipelines.core.run import Run

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from infra import storage, tables
 from infra.columns import is_environment
 from infra.commit import unit_index
-from infra.jobs import Phase
+from infra.engines.jobs import Phase
 from pipelines.core.environment import request_ingest
 from pipelines.core.resolve import Resolved, Step, ordered, resolve, with_dependencies
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, unit_indexes, unit_rows

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from infra.columns import equals
 from infra.commit import read_scratch, unit_index, write_scratch
+from infra.engines.jobs import Phase
 from infra.errors import StageError
 from infra.hashing import fingerprint, rows_fingerprint
-from infra.jobs import Phase
 from infra.store import Cells, align, content_ids
 from pipelines.core import shuffle_files
 from pipelines.core.resolve import resolve

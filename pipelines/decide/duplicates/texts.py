@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from filters.dedup import texts as dedup
 from infra import tables
+from infra.engines.jobs import Phase
 from infra.hashing import mix64
-from infra.jobs import Phase
 from pipelines.core import shuffle_files
 from pipelines.decide.duplicates.search import DuplicateSearch, list_partitions, list_units
 

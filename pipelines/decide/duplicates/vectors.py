@@ -20,9 +20,9 @@ from filters.dedup import vectors as dedup
 from filters.dedup.components import build_forest
 from infra import storage, tables
 from infra.commit import read_json, read_scratch, write_scratch
+from infra.engines.jobs import Phase
 from infra.errors import StageError
 from infra.hashing import mix64
-from infra.jobs import Phase
 from pipelines.core import shuffle_files
 from pipelines.decide.duplicates.equal_bytes import link_equal_media, write_media_ids
 from pipelines.decide.duplicates.search import DuplicateSearch, Ids, list_units

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import beam
+from infra.engines.jobs import Phase, run_phases
 from infra.errors import ConfigError
-from infra.jobs import Phase, run_phases
 
 
 def list_names(folder: Path, names: Sequence[str]) -> Sequence[str]:
