@@ -24,23 +24,27 @@ from infra.engines import failures
 from infra.engines.flink import cancel_jobs_of, name_job
 from infra.engines.job_server import find_job_server
 from infra.engines.options import PORTABLE, complete_options, needs_job_server
+from infra.engines.share import Share
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json
 
 
 @dataclass(frozen=True)
 class Runner:
-    """The Beam runner of a job.
+    """The Beam runner of a job, and which of a stage's tasks it is for.
 
     name: of a Beam runner. workers: processes on this machine (FnApiRunner only; 1 runs in this process).
     options: further Beam options, passed on unchanged. owner: URI of the run, which a command has to itself: its jobs
-    on a Flink cluster are named after it, and one that a killed command left behind is cancelled.
+    on a Flink cluster are named after it, and one that a killed command left behind is cancelled. share: do a share of
+    the tasks and end. finish: do none, others have done them.
     """
 
     name: str = "FnApiRunner"
     workers: int = 1
     options: tuple[str, ...] = ()
     owner: str = ""
+    share: Share | None = None
+    finish: bool = False
 
 
 def check_runner(runner: Runner) -> list[str]:

@@ -188,13 +188,8 @@ def lock(run: str) -> Iterator[None]:
     """
     uri = storage.join(run, ".lock")
     own = _current_process()
-    holder = None if _create_lock(uri, own) else _read_holder(uri)
-    if holder is not None and holder.is_alive(own):
-        raise StageError(
-            f"process {holder.pid} on {holder.host} is at work in this run",
-            where=run,
-            hint=f"wait for it, or remove {uri} if you are sure that it has ended",
-        )
+    if not _create_lock(uri, own):
+        refuse_locked(run)
     stop = threading.Event()
 
     def beat() -> None:
@@ -215,6 +210,18 @@ def lock(run: str) -> Iterator[None]:
         stop.set()
         thread.join()
         storage.remove(uri)
+
+
+def refuse_locked(run: str) -> None:
+    """Raise StageError when another process holds the lock of this run."""
+    uri = storage.join(run, ".lock")
+    holder = _read_holder(uri)
+    if holder is not None and holder.is_alive(_current_process()):
+        raise StageError(
+            f"process {holder.pid} on {holder.host} is at work in this run",
+            where=run,
+            hint=f"wait for it, or remove {uri} if you are sure that it has ended",
+        )
 
 
 def _current_process() -> _LockHolder:

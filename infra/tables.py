@@ -332,6 +332,12 @@ def is_done(uri: str, fingerprint: str) -> bool:
     return footer is not None and footer[0] == fingerprint and not footer[2]
 
 
+def is_written(uri: str, fingerprint: str) -> bool:
+    """Whether a task's table was computed from these inputs, whether or not the next run is to recompute it."""
+    footer = read_footer(uri)
+    return footer is not None and footer[0] == fingerprint
+
+
 def is_intact(uri: str, fingerprint: str) -> bool:
     """`is_done` of a table below RUN/work, which no manifest covers; also whether every byte of it is as written.
 

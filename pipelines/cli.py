@@ -30,16 +30,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdo
 RunnerName = Annotated[str, typer.Option("--runner", help="A Beam runner by name.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine (FnApiRunner).")]
 BeamOptions = Annotated[list[str] | None, typer.Option("--beam", help="Another Beam option, as --beam=--name=value.")]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", help="i/N, i from 0 to N - 1: do this share of the work and no more.", show_default=False),
+]
+Finish = Annotated[bool, typer.Option("--finish", help="Check that all shares are done, and write the manifest.")]
 Out = Annotated[str | None, typer.Option("--out", help="Folder of the run, instead of the config's.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Overwrite a run of another config.")]
 
 
-def _runner(name: str, workers: int, options: list[str] | None = None) -> Any:
+def _runner(
+    name: str, workers: int, options: list[str] | None = None, shard: str | None = None, finish: bool = False
+) -> Any:
     """The runner that the options name, checked before any work."""
     from infra.beam import Runner, check_runner
+    from infra.engines.share import parse_share
 
-    runner = Runner(name, workers, tuple(options or ()))
-    if runner != Runner(workers=workers):
+    share = None if shard is None else parse_share(shard)
+    runner = Runner(name, workers, tuple(options or ()), share=share, finish=finish)
+    if runner.share is not None and (finish or name != Runner().name):
+        other = "--finish" if finish else f"--runner {name}"
+        raise typer.BadParameter(f"not together with {other}", param_hint="--shard")
+    if (runner.name, runner.options) != (Runner().name, ()):
         check_runner(runner)
     return runner
 
@@ -85,11 +97,18 @@ def run_(
 
 
 def _run_stage(name: str, config: Path, json: bool, **options: Any) -> Any:
-    """Run one stage, print its summary and return the run."""
+    """Run one stage, or a share of it, print its summary and return the run."""
     from pipelines import stages
     from pipelines.core import summary
 
     run = stages.open_for_work(str(config), quiet=json, **options)
+    if (share := run.runner.share) is not None:
+        tasks = stages.run_share(run, name)
+        if json:
+            _print_json({"stage": name, "shard": str(share), "tasks": tasks})
+        else:
+            sys.stdout.write(f"{name}: the {tasks:,} tasks of share {share} are done\n")
+        return run
     stage_summary = stages.summarize_stage(name, stages.run_stage(run, name))
     _print_json(stage_summary) if json else summary.print_stage(stage_summary)
     return run
@@ -104,12 +123,28 @@ def _stage(name: str, help_: str) -> Callable[..., None]:
         runner: RunnerName = "FnApiRunner",
         workers: Workers = 1,
         beam: BeamOptions = None,
+        shard: Shard = None,
+        finish: Finish = False,
     ) -> None:
-        _run_stage(name, config, json, out=out, replace=replace, runner=_runner(runner, workers, beam))
+        engine = _runner(runner, workers, beam, shard, finish)
+        _run_stage(name, config, json, out=out, replace=replace, runner=engine)
 
     command.__doc__ = help_
     command.__name__ = name
     return command
+
+
+def _decide(
+    config: ConfigPath,
+    out: Out = None,
+    replace: Replace = False,
+    json: Json = False,
+    runner: RunnerName = "FnApiRunner",
+    workers: Workers = 1,
+    beam: BeamOptions = None,
+) -> None:
+    """Judge, deduplicate and resample what was measured."""
+    _run_stage("decide", config, json, out=out, replace=replace, runner=_runner(runner, workers, beam))
 
 
 app.command("ingest", rich_help_panel=STAGES)(
@@ -118,7 +153,7 @@ app.command("ingest", rich_help_panel=STAGES)(
 app.command("measure", rich_help_panel=STAGES)(
     _stage("measure", "Measure what the config asks for and the store lacks.")
 )
-app.command("decide", rich_help_panel=STAGES)(_stage("decide", "Judge, deduplicate and resample what was measured."))
+app.command("decide", rich_help_panel=STAGES)(_decide)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -136,11 +171,13 @@ def annotate(
     runner: RunnerName = "FnApiRunner",
     workers: Workers = 1,
     beam: BeamOptions = None,
+    shard: Shard = None,
+    finish: Finish = False,
 ) -> None:
     """Write dialogues about kept videos, with a served language model or by rules."""
-    options = {"out": out, "replace": replace, "runner": _runner(runner, workers, beam), "batch": batch}
-    run = _run_stage("annotate", config, json, **options)
-    if not json:
+    engine = _runner(runner, workers, beam, shard, finish)
+    run = _run_stage("annotate", config, json, out=out, replace=replace, runner=engine, batch=batch)
+    if not json and shard is None:
         from pipelines.core import summary
 
         summary.print_dialogues(run)

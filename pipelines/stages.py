@@ -9,7 +9,8 @@ from typing import Any
 
 from infra import storage
 from infra.beam import Runner
-from infra.commit import MANIFEST, Manifest, lock, read_json, read_manifest
+from infra.commit import MANIFEST, Manifest, lock, read_json, read_manifest, refuse_locked
+from infra.engines.share import ShareDone
 from infra.errors import ConfigError, StageError
 from infra.weights import models
 from pipelines.annotate import annotate
@@ -124,6 +125,21 @@ def run_stage(run: Run, name: str) -> Manifest:
             )
         write_run_json(run, {**_read_states(run), name: {"seconds": round(time.time() - begun, 1)}})
         return manifest
+
+
+#: Stages that can be done in shares; `decide` compares all samples and is one command.
+SHARED = ("ingest", "measure", "annotate", "export")
+
+
+def run_share(run: Run, name: str) -> int:
+    """Do the share of a stage that the runner is for; returns the number of its tasks. Any number of shares may be
+    at work, also twice the same; `run_stage` with a runner that is to `finish` writes the manifest."""
+    refuse_locked(run.out)
+    try:
+        STAGES[name](run)
+    except ShareDone as done:
+        return done.tasks
+    raise ConfigError(f"there is nothing to {name}: the config has no key {name!r}", where=run.document.path)
 
 
 def run_all(run: Run) -> None:

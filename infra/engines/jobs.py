@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infra import beam, progress, storage
+from infra import beam, progress, storage, tables
+from infra.engines.share import ShareDone
+from infra.errors import StageError
 from infra.hashing import canonical_json
 
 
@@ -87,3 +89,40 @@ def _finish(phase: Phase, done: str, results: Sequence[Any]) -> str:
         phase.finish(results[0] if results else None)
     storage.write_bytes(done, canonical_json({"phase": phase.name}))
     return _BEGIN
+
+
+#: The URI of a task's table, and the fingerprint of its inputs.
+TableOf = Callable[[str], tuple[str, str]]
+
+
+def select_own(job: str, names: Sequence[str], runner: beam.Runner, table_of: TableOf) -> Sequence[str]:
+    """Select those of a stage's tasks that a runner is for: all, those of its share, or none where others have done
+    them. Raises StageError where these others have left some out."""
+    if not runner.finish:
+        return names if runner.share is None else runner.share.select(names)
+    missing = [name for name in names if not tables.is_written(*table_of(name))]
+    if missing:
+        raise StageError(
+            f"{len(missing):,} of {len(names):,} tasks of {job} are not done, {missing[0]} among them",
+            where=table_of(missing[0])[0],
+            hint="run the same command with --shard i/N, for every share: what is done is not done again",
+        )
+    return []
+
+
+def run_own_tasks(
+    job: str,
+    task: Callable[[str], Mapping[str, int]],
+    names: Sequence[str],
+    counters_uri: str,
+    runner: beam.Runner,
+    table_of: TableOf,
+) -> dict[str, int]:
+    """Run those of a stage's tasks that the runner is for; returns the summed counters. Of a share, ShareDone ends the
+    stage here."""
+    own = select_own(job, names, runner, table_of)
+    if runner.share is None:
+        return beam.run_tasks(job, task, own, counters_uri, runner)
+    uri = f"{counters_uri.removesuffix('.json')}.{runner.share.number}-of-{runner.share.of}.json"
+    beam.run_tasks(job, task, own, uri, runner)
+    raise ShareDone(len(own))

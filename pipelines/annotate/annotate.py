@@ -31,6 +31,8 @@ from infra.commit import (
     write_manifest,
     write_scratch,
 )
+from infra.engines.jobs import select_own
+from infra.engines.share import ShareDone
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.llm.batch_files import import_answers, remove_requests
@@ -70,11 +72,18 @@ def run(run: Run) -> Manifest | None:
         unit.name: fingerprint([stamp, odds, removed.original_sha256("verdicts", unit)]) for unit in verdicts.units
     }
     folder = run.at("dialogues")
-    todo = [name for name in names if not tables.is_done(storage.join(folder, f"{name}.parquet"), inputs[name])]
+
+    def table_of(name: str) -> tuple[str, str]:
+        return storage.join(folder, f"{name}.parquet"), inputs[name]
+
+    own = select_own("annotate", names, run.runner, table_of)
+    todo = [name for name in own if not tables.is_done(*table_of(name))]
     if todo:
         withdraw_checksums(run)
     started = time.monotonic()
     totals = _write_dialogues(run, settings, inputs, odds, todo)
+    if run.runner.share is not None:
+        raise ShareDone(len(own))
     units = collect_units(folder, names, "annotate")
     manifest = write_manifest(folder, "dialogues", stage_fingerprint([stamp, odds], units), units)
     if todo:
@@ -121,8 +130,9 @@ def _prepare_sheets(
 ) -> tuple[int, dict[str, dict[str, float]]]:
     """Make the evidence sheets. Return how many there are, and for each set of supported kinds, joined by JOIN, the
     probabilities of its kinds."""
+    in_turn = names if run.runner.share is None else run.runner.share.rotate(names)  # every share needs all counts
     counts = beam.run_tasks(
-        "evidence", functools.partial(make_sheets, run, stamp), names, run.work("evidence.counters.json"), run.runner
+        "evidence", functools.partial(make_sheets, run, stamp), in_turn, run.work("evidence.counters.json"), run.runner
     )
     classes = {split_kinds(name): count for name, count in counts.items() if not name.startswith("_")}
     drawn = {supported: count for supported, count in classes.items() if supported and supported != {IMAGE_TEXT}}
@@ -143,7 +153,7 @@ def _write_dialogues(
     are not answered yet."""
     if run.batch is not None:
         _import_batch(run, settings, run.batch)
-    for name in storage.list_names(run.work("annotate")):
+    for name in storage.list_names(run.work("annotate")) if run.runner.share is None else ():
         storage.remove(run.work("annotate", name))
     spans = _split_units(todo, run.runner.workers)
     task = functools.partial(write_span, run, inputs, odds, len(spans))

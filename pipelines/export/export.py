@@ -15,6 +15,7 @@ import pyarrow as pa
 from infra import beam, progress, storage
 from infra.columns import to_strings
 from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
+from infra.engines.jobs import run_own_tasks
 from infra.hashing import canonical_json, fingerprint
 from mixtures.cards import cards
 from pipelines.core.integrity import withdraw_checksums
@@ -23,7 +24,7 @@ from pipelines.core.verdicts import add_ledgers, tally
 from pipelines.export.dataset_card import write_dataset_card
 from pipelines.export.provenance import write_checksums, write_run_json
 from pipelines.export.shard_plan import ExportPlan, plan_layout, plan_unit
-from pipelines.export.write_shard import write_shard
+from pipelines.export.write_shard import members_table, write_shard
 
 
 def run(run: Run) -> Manifest:
@@ -43,11 +44,13 @@ def run(run: Run) -> Manifest:
     if before is None or before.fingerprint != stamp:
         withdraw_checksums(run)
     plan, plan_counters = functools.partial(plan_unit, run, stamp), run.work("export-plan.json")
-    beam.run_tasks("plan shards", plan, units, plan_counters, run.runner_for(verdicts.rows))
+    in_turn = units if run.runner.share is None else run.runner.share.rotate(units)  # every share needs the whole plan
+    beam.run_tasks("plan shards", plan, in_turn, plan_counters, run.runner_for(verdicts.rows))
     names = plan_layout(run, units).layout.names()
     with progress.watch("export", len(names), functools.partial(_count_cards, run), what="shards", quiet=run.quiet):
         write, counters = functools.partial(write_shard, run, stamp), run.work("export.counters.json")
-        beam.run_tasks("export", write, names, counters, run.runner)
+        table_of = functools.partial(members_table, run, stamp)
+        run_own_tasks("export", write, names, counters, run.runner, table_of)
     members = collect_units(run.at("members"), names, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, members)
     _remove_stale(run, names)

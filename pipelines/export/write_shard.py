@@ -61,13 +61,20 @@ class CardInputs:
         self.lineage.append({"unit": unit, "rows": rows, "kept": len(kept)})
 
 
-def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
-    """Task: write one shard, its card last."""
-    members_uri, card_uri = run.at("members", f"{name}.parquet"), run.at("shards", f"{name}.card.json")
-    tar_uri = run.at("shards", f"{name}.tar")
+def members_table(run: Run, stamp: str, name: str) -> tuple[str, str]:
+    """The URI of a shard's members, and the fingerprint of what they depend on."""
     plan = ExportPlan.need(run)
     series, index = plan.locate(name)
     inputs = fingerprint([stamp, series, index, plan.layout.capacity, plan.layout.used[series]])
+    return run.at("members", f"{name}.parquet"), inputs
+
+
+def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
+    """Task: write one shard, its card last."""
+    card_uri, tar_uri = run.at("shards", f"{name}.card.json"), run.at("shards", f"{name}.tar")
+    members_uri, inputs = members_table(run, stamp, name)
+    plan = ExportPlan.need(run)
+    series, index = plan.locate(name)
     if tables.is_done(members_uri, inputs) and storage.is_file(card_uri) and storage.is_file(tar_uri):
         return {"shards_kept": 1}
     rows, card_inputs = _read_rows(run, plan, series, index)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from infra import beam, progress, storage, tables
+from infra import progress, storage, tables
 from infra.columns import is_environment
 from infra.commit import Manifest, Unit, collect_units, read_json, read_scratch, write_manifest, write_scratch
 from infra.config import Source
+from infra.engines.jobs import run_own_tasks
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
 from pipelines.core import tombstones
@@ -39,7 +41,8 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], accounts: Sequence[Me
     folder = run.at("samples")
     task = functools.partial(ingest_unit, run)
     with progress.watch("ingest", len(units), lambda: _count_tables(folder), what="units", quiet=run.quiet):
-        beam.run_tasks("ingest", task, sorted(units), run.work("ingest.counters.json"), run.runner)
+        counters, table_of = run.work("ingest.counters.json"), functools.partial(_table, run)
+        run_own_tasks("ingest", task, sorted(units), counters, run.runner, table_of)
     committed_units = collect_units(folder, sorted(units), "ingest")
     _check_keys(folder, committed_units)
     members = _write_accounts(run, accounts, units)
@@ -83,19 +86,39 @@ def _check_keys(folder: str, units: Sequence[Unit]) -> None:
             raise StageError(f"unit {unit.name} has two samples with one key", where=folder)
 
 
-def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
-    """Task: write one unit's samples; a unit whose files have not changed is left as it is."""
-    begun = time.monotonic()
+@dataclass(frozen=True)
+class _UnitItems:
+    """The items of a unit as rows, and the stamps of their files. inputs: fingerprint of what samples depend on."""
+
+    source: Source
+    rows: list[dict[str, Any]]
+    stamps: list[str]
+    inputs: str
+    max_bytes: int
+
+
+def _read_items(run: Run, name: str) -> _UnitItems:
     (number,), *slices = read_json(run.work("units.json"))[name]
     source = run.config.sources[number]
     items = pa.concat_tables([tables.read(uri).slice(start, count) for uri, start, count in slices])
-    stamps = items["stamp"].to_pylist()
     rows = items.drop_columns(["stamp"]).to_pylist()
     # Samples depend on the settings of their source, but not on its location.
     settings = source.model_dump(mode="json", exclude={"path", "mean_bytes"})
     max_bytes = check_measure(run.document, run.config).max_bytes
     inputs = fingerprint({"source": settings, "items": rows, "max_bytes": max_bytes})
-    inputs_and_stamps = fingerprint({"input": inputs, "stamps": stamps})
+    return _UnitItems(source, rows, items["stamp"].to_pylist(), inputs, max_bytes)
+
+
+def _table(run: Run, name: str) -> tuple[str, str]:
+    return run.at("samples", f"{name}.parquet"), _read_items(run, name).inputs
+
+
+def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
+    """Task: write one unit's samples; a unit whose files have not changed is left as it is."""
+    begun = time.monotonic()
+    items = _read_items(run, name)
+    source, rows, inputs, max_bytes = items.source, items.rows, items.inputs, items.max_bytes
+    inputs_and_stamps = fingerprint({"input": inputs, "stamps": items.stamps})
     uri, stamp_uri = run.at("samples", f"{name}.parquet"), run.work("ingest", f"{name}.json")
     takedowns = tombstones.load(run.out)
     is_done = tables.is_done(uri, inputs) and bool(read_scratch(stamp_uri, inputs_and_stamps))

@@ -11,6 +11,8 @@ import pyarrow as pa
 from infra import beam, progress, tables
 from infra.columns import Mask, equals, is_null
 from infra.commit import Manifest, collect_units, need_manifest, stage_fingerprint, write_manifest
+from infra.engines.jobs import select_own
+from infra.engines.share import ShareDone
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, content_ids
 from pipelines.core import tombstones
@@ -49,24 +51,28 @@ def _run_stage(run: Run, stage: str, before: Manifest, job: str, again: Sequence
         unit.name: fingerprint({"before": takedowns.original_sha256(before.stage, unit), "cascade": cascade})
         for unit in before.units
     }
-    outdated = [name for name in inputs if name in again or not _is_done(run, stage, inputs, name)]
+    table_of = functools.partial(_table, run, stage, inputs)
+    own = select_own(job, [*inputs], run.runner, table_of)
+    outdated = [name for name in own if name in again or not tables.is_done(*table_of(name))]
     if outdated:
         withdraw_checksums(run)
     copy_stored_cells(run, steps, outdated)
     task = functools.partial(measure_unit, run, stage, inputs)
 
     def count_done() -> int:
-        return sum(_is_done(run, stage, inputs, name) for name in inputs)
+        return sum(tables.is_done(*table_of(name)) for name in own)
 
-    with progress.watch(job, len(inputs), count_done, what="units", quiet=run.quiet):
+    with progress.watch(job, len(own), count_done, what="units", quiet=run.quiet):
         beam.run_tasks(job, task, outdated, run.work(f"{stage}.counters.json"), run.runner)
+    if run.runner.share is not None:
+        raise ShareDone(len(own))
     units = collect_units(run.at(stage), [*inputs], job)
     stamp = stage_fingerprint({"before": before.fingerprint, "cascade": cascade}, units)
     return write_manifest(run.at(stage), stage, stamp, units)
 
 
-def _is_done(run: Run, stage: str, inputs: Mapping[str, str], unit: str) -> bool:
-    return tables.is_done(run.at(stage, f"{unit}.parquet"), inputs[unit])
+def _table(run: Run, stage: str, inputs: Mapping[str, str], unit: str) -> tuple[str, str]:
+    return run.at(stage, f"{unit}.parquet"), inputs[unit]
 
 
 def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> Mapping[str, int]:
