@@ -65,7 +65,7 @@ def encode(frames: Any, codec: str = "libx264", fmt: str = "mp4", step: int = 1,
     return out.getvalue()
 
 
-def watch(video: bytes | str, **header: object) -> dict[str, Any]:
+def observe_video(video: bytes | str, **header: object) -> dict[str, Any]:
     """Drives the observer as the decoder does: pickled, told the header, shown every frame, asked once."""
     observer = pickle.loads(pickle.dumps(Motion().observer()))
     with av.open(io.BytesIO(video) if isinstance(video, bytes) else video) as container:
@@ -86,7 +86,7 @@ def watch(video: bytes | str, **header: object) -> dict[str, Any]:
 @pytest.mark.parametrize("b_frames", ["0", "1", "3"])
 @pytest.mark.parametrize("speed", [1.0, 3.0])
 def test_a_pan_has_its_speed_with_and_without_b_frames(speed: float, b_frames: str) -> None:
-    motion = watch(encode(pan(speed), bf=b_frames, crf="20"))
+    motion = observe_video(encode(pan(speed), bf=b_frames, crf="20"))
     assert motion["method"] == "vectors"
     assert motion["score"] == pytest.approx(speed * RATE / DIAGONAL, rel=0.25)
     assert motion["score"] == round(motion["score"], 6)
@@ -108,7 +108,7 @@ def test_a_pan_has_its_speed_with_and_without_b_frames(speed: float, b_frames: s
 def test_every_codec_path_gives_the_same_unit(codec: str, fmt: str, method: str, options: dict[str, str]) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV has no {codec}")
-    motion = watch(encode(pan(2.0), codec, fmt, **options))
+    motion = observe_video(encode(pan(2.0), codec, fmt, **options))
     assert motion["method"] == method
     assert motion["score"] == pytest.approx(2.0 * RATE / DIAGONAL, rel=0.3)
 
@@ -119,37 +119,37 @@ def test_a_still_picture_scores_next_to_nothing() -> None:
     noisy = [np.clip(f + noise.normal(0, 2, f.shape), 0, 255).astype(np.uint8) for f in still]
     black = [np.zeros((HEIGHT, WIDTH), np.uint8)] * 25
     for frames, codec in [(still, "libx264"), (noisy, "libx264"), (black, "libx264"), (still, "libvpx")]:
-        assert watch(encode(frames, codec, "mp4" if codec == "libx264" else "webm"))["score"] < 0.002
+        assert observe_video(encode(frames, codec, "mp4" if codec == "libx264" else "webm"))["score"] < 0.002
 
 
 def test_a_faster_pan_has_a_higher_score() -> None:
-    scores = [watch(encode(pan(speed, 16)))["score"] for speed in (0.1, 0.5, 1.5, 4)]
+    scores = [observe_video(encode(pan(speed, 16)))["score"] for speed in (0.1, 0.5, 1.5, 4)]
     assert scores == sorted(scores)
     assert scores[0] > 0.002
 
 
 def test_repeated_frames_are_not_mistaken_for_a_still_video() -> None:
-    once = watch(encode(pan(2.0, 40)))
-    twice = watch(encode([frame for frame in pan(2.0, 20) for _ in range(2)]))
+    once = observe_video(encode(pan(2.0, 40)))
+    twice = observe_video(encode([frame for frame in pan(2.0, 20) for _ in range(2)]))
     assert 0.4 * once["score"] / 2 < twice["score"] < 1.2 * once["score"] / 2
     # Flow looks at few pairs: falling in step with the repetition it would see nothing, or twice the speed.
     frames = [frame for frame in pan(2.0, 50) for _ in range(2)]
-    assert 0 < watch(encode(frames, g="1"))["score"] < 2.0 * RATE / DIAGONAL
+    assert 0 < observe_video(encode(frames, g="1"))["score"] < 2.0 * RATE / DIAGONAL
 
 
 def test_a_cut_between_the_frames_of_a_pair_is_no_motion() -> None:
     dark, light = scene(1)[:HEIGHT, :WIDTH] // 4, 255 - scene(2)[:HEIGHT, :WIDTH] // 4
     cuts = [dark, light] * 12
-    assert watch(encode(cuts, g="1")) == {"error": "no_motion: 24 frames, none comparable"}
+    assert observe_video(encode(cuts, g="1")) == {"error": "no_motion: 24 frames, none comparable"}
 
 
 # Errors
 
 
 def test_what_cannot_be_compared_is_an_error_and_no_score() -> None:
-    assert watch(encode(pan(1.0, 1))) == {"error": "no_motion: single frame"}
-    assert watch(encode(pan(1.0, 5)), fps=0.0) == {"error": "no_motion: no frame rate"}
-    assert watch(encode(pan(1.0, 5)), fps=math.inf) == {"error": "no_motion: no frame rate"}
+    assert observe_video(encode(pan(1.0, 1))) == {"error": "no_motion: single frame"}
+    assert observe_video(encode(pan(1.0, 5)), fps=0.0) == {"error": "no_motion: no frame rate"}
+    assert observe_video(encode(pan(1.0, 5)), fps=math.inf) == {"error": "no_motion: no frame rate"}
     empty = MotionObserver()
     empty.start({"codec": "h264", "fps": 25.0})
     assert empty.finish() == {"error": "no_motion: no frames"}
@@ -295,7 +295,7 @@ def test_flicker_and_grain_are_no_motion() -> None:
     grain = [np.clip(still + noise.normal(0, 3, still.shape), 0, 255).astype(np.uint8) for _ in range(40)]
     for frames in (flicker, grain):
         for group, method in (("250", "vectors"), ("1", "flow")):
-            motion = watch(encode(frames, g=group, crf="5"))
+            motion = observe_video(encode(frames, g=group, crf="5"))
             assert motion["method"] == method
             assert motion["score"] < 0.0005
 
@@ -307,7 +307,7 @@ def test_a_slow_subject_before_a_still_background_moves() -> None:
         picture[90:145, 100 + round(0.7 * i) : 155 + round(0.7 * i)] = scene(3)[:55, :55]
         frames.append(picture)
     for group in ("250", "1"):
-        assert watch(encode(frames, g=group))["score"] > 0.001
+        assert observe_video(encode(frames, g=group))["score"] > 0.001
 
 
 def test_motion_counts_only_between_pictures_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +345,7 @@ def test_motion_vectors_are_released_as_soon_as_they_are_read() -> None:
     gc.disable()
     try:
         before = sum(isinstance(container, SideDataContainer) for container in gc.get_objects())
-        assert watch(video)["method"] == "vectors"
+        assert observe_video(video)["method"] == "vectors"
         assert sum(isinstance(container, SideDataContainer) for container in gc.get_objects()) == before
     finally:
         gc.enable()
@@ -378,11 +378,11 @@ def corpus() -> Path:
 
 
 def test_real_clips(corpus: Path) -> None:
-    assert watch(str(corpus / "androidx_mp4_silent-black-10s.mp4"))["score"] < 0.001
-    still = watch(str(corpus / "decord_rotation_0.mov"))
-    turned = watch(str(corpus / "decord_rotation_90.mov"))
+    assert observe_video(str(corpus / "androidx_mp4_silent-black-10s.mp4"))["score"] < 0.001
+    still = observe_video(str(corpus / "decord_rotation_0.mov"))
+    turned = observe_video(str(corpus / "decord_rotation_90.mov"))
     assert {"error", "score"} & still.keys()
     assert turned.get("method") == still.get("method") == "vectors"
-    assert watch(str(corpus / "mmaction_part_0.mp4"))["score"] > 0.05
-    assert watch(str(corpus / "androidx_mkv_sample_av1.mkv"))["method"] == "flow"
-    assert watch(str(corpus / "androidx_vp9_bear-vp9-odd-dimensions.webm"))["method"] == "flow"
+    assert observe_video(str(corpus / "mmaction_part_0.mp4"))["score"] > 0.05
+    assert observe_video(str(corpus / "androidx_mkv_sample_av1.mkv"))["method"] == "flow"
+    assert observe_video(str(corpus / "androidx_vp9_bear-vp9-odd-dimensions.webm"))["method"] == "flow"

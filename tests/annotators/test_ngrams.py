@@ -13,7 +13,7 @@ from infra.errors import ConfigError
 from infra.vocabulary import pad_words
 
 
-def plain(entries, texts, case):
+def match_plainly(entries, texts, case):
     """`entry in text`, all against all; of entries that come to the same words only the first."""
     needles = [pad_words(entry, case) for entry in entries]
     first = [needles.index(needle) == i for i, needle in enumerate(needles)]
@@ -35,7 +35,7 @@ CASES = st.sampled_from(["lower", "keep"])
 def test_equal_to_entry_in_text(entries, texts, case):
     matches = Matcher(entries, case).match(pa.array(texts, pa.string()))
     assert matches.type == pa.list_(pa.int32())
-    assert matches.to_pylist() == plain(entries, texts, case)
+    assert matches.to_pylist() == match_plainly(entries, texts, case)
 
 
 @settings(max_examples=50, deadline=None)

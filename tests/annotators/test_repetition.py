@@ -15,7 +15,7 @@ def oracle(tokens: list[str]) -> dict[str, float]:
     """The same shares, one text and one n-gram at a time."""
     total = sum(map(len, tokens))
 
-    def covered(starts: list[int], width: int) -> float:
+    def covered_share(starts: list[int], width: int) -> float:
         inside = {position for start in starts for position in range(start, start + width)}
         return sum(len(tokens[position]) for position in inside) / total if total else 0.0
 
@@ -26,9 +26,9 @@ def oracle(tokens: list[str]) -> dict[str, float]:
         if width in TOP:
             best = max(counts, key=lambda g: (counts[g], sum(map(len, g)), -grams.index(g)), default=None)
             starts = [i for i, g in enumerate(grams) if g == best] if best and counts[best] > 1 else []
-            shares[f"top_{width}gram"] = covered(starts, width)
+            shares[f"top_{width}gram"] = covered_share(starts, width)
         if width in REPEATED:
-            shares[f"dup_{width}gram"] = covered([i for i, g in enumerate(grams) if g in grams[:i]], width)
+            shares[f"dup_{width}gram"] = covered_share([i for i, g in enumerate(grams) if g in grams[:i]], width)
     return shares
 
 

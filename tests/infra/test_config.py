@@ -40,12 +40,12 @@ class Outer(Strict):
     anything: Any = None
 
 
-def checked(text: str) -> Config:
+def parse_config(text: str) -> Config:
     document = read_document("c.yaml", text)
     return validate(document, Config, document.content)
 
 
-def failure(text: str, kind: type[Strict] = Config, path: config.Place = ()) -> ConfigError:
+def catch_config_error(text: str, kind: type[Strict] = Config, path: config.Place = ()) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         document = read_document("c.yaml", text)
         section = document.content
@@ -125,7 +125,7 @@ def test_aliases_that_multiply_are_stopped() -> None:
 
 
 def test_an_empty_file_lacks_its_required_keys() -> None:
-    error = failure("# nothing\n")
+    error = catch_config_error("# nothing\n")
     assert "name: this key is required" in error.what and error.where == "c.yaml:1"
     assert "(3 more after this one)" in error.hint
 
@@ -159,14 +159,14 @@ def test_variables_are_filled_in_values_once_and_only_there(monkeypatch: pytest.
 
 def test_an_unset_variable_is_an_error_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REELMILL_NOWHERE", raising=False)
-    error = failure("a: 1\nb:\n  - x\n  - ${REELMILL_NOWHERE}/y\n")
+    error = catch_config_error("a: 1\nb:\n  - x\n  - ${REELMILL_NOWHERE}/y\n")
     assert error.where == "c.yaml:4"
     assert "${REELMILL_NOWHERE} is not set" in error.what and "export REELMILL_NOWHERE" in error.hint
 
 
 def test_a_number_may_come_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "7")
-    assert checked(BASE + "seed: ${SEED}\n").seed == 7
+    assert parse_config(BASE + "seed: ${SEED}\n").seed == 7
 
 
 # -- checking --
@@ -192,13 +192,13 @@ def test_a_number_may_come_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_a_mistake_names_line_key_and_nearest(more: str, where: int, what: str, hint: str) -> None:
-    error = failure(BASE + more)
+    error = catch_config_error(BASE + more)
     assert error.where == f"c.yaml:{where}"
     assert what in error.what and hint in error.hint
 
 
 def test_the_same_with_the_message_that_people_see() -> None:
-    text = str(failure(BASE + "export:\n  shard_byts: 5\n"))
+    text = str(catch_config_error(BASE + "export:\n  shard_byts: 5\n"))
     assert text == "c.yaml:9: export.shard_byts: there is no such key\n  did you mean 'shard_bytes'?"
 
 
@@ -213,7 +213,7 @@ def test_the_same_with_the_message_that_people_see() -> None:
     ],
 )
 def test_errors_inside_tuples_optionals_and_unions_name_the_key(text: str, where: int, what: str, hint: str) -> None:
-    error = failure(text, Outer, ("x",))
+    error = catch_config_error(text, Outer, ("x",))
     assert error.where == f"c.yaml:{where}"
     assert what in error.what and hint in error.hint
     # Names of types, which pydantic puts into the places of unions, are none of the person's keys.
@@ -221,7 +221,7 @@ def test_errors_inside_tuples_optionals_and_unions_name_the_key(text: str, where
 
 
 def test_a_wrong_word_where_a_word_or_number_is_expected() -> None:
-    error = failure("resample:\n  rule: sqrt\n  unmatched: maybe\n", Resample, ("resample",))
+    error = catch_config_error("resample:\n  rule: sqrt\n  unmatched: maybe\n", Resample, ("resample",))
     assert error.where == "c.yaml:3" and error.what.startswith("resample.unmatched: ")
 
 
@@ -232,24 +232,24 @@ def test_booleans_stay_booleans() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        checked(BASE).seed = 3  # type: ignore[misc]
+        parse_config(BASE).seed = 3  # type: ignore[misc]
 
 
 def test_short_forms_of_sources() -> None:
     text = BASE + "    captions: {}\n    include: '*.mp4'\n"
-    assert checked(text.format("sidecar")).sources[0].captions.file is None
-    assert checked(text.format("optional")).sources[0].captions.optional
-    assert checked(text.format("words.jsonl")).sources[0].captions.file == "words.jsonl"
-    assert checked(text.format("{text_column: t}")).sources[0].include == ("*.mp4",)
+    assert parse_config(text.format("sidecar")).sources[0].captions.file is None
+    assert parse_config(text.format("optional")).sources[0].captions.optional
+    assert parse_config(text.format("words.jsonl")).sources[0].captions.file == "words.jsonl"
+    assert parse_config(text.format("{text_column: t}")).sources[0].include == ("*.mp4",)
 
 
 def test_sections_left_empty_are_their_defaults() -> None:
-    empty = checked(BASE + "filters:\nmeasure:\nduplicates:\nresample:\n")
+    empty = parse_config(BASE + "filters:\nmeasure:\nduplicates:\nresample:\n")
     assert (empty.filters, empty.measure, empty.duplicates, empty.resample) == ({}, {}, {}, None)
 
 
 def test_the_order_of_filters_is_the_file_s() -> None:
-    assert list(checked(BASE + "filters: {motion: {}, caption: {}, alignment: {}}\n").filters) == [
+    assert list(parse_config(BASE + "filters: {motion: {}, caption: {}, alignment: {}}\n").filters) == [
         "motion",
         "caption",
         "alignment",

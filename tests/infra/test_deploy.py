@@ -127,7 +127,7 @@ def kustomize() -> list[str] | None:
     return ["kubectl", "kustomize"] if shutil.which("kubectl") else None
 
 
-def built(folder: str) -> dict[str, Any]:
+def build_overlay(folder: str) -> dict[str, Any]:
     """The objects of an overlay by kind, as kustomize merges them."""
     command = kustomize()
     if command is None:
@@ -143,7 +143,7 @@ def built(folder: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_adds_gpus_and_nothing_else(overlay: str) -> None:
-    objects = built(overlay)
+    objects = build_overlay(overlay)
     assert set(objects) == {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy", "ConfigMap"}
     pod = objects["StatefulSet"]["spec"]["template"]["spec"]
     (server,) = pod["containers"]
@@ -165,7 +165,7 @@ def test_an_overlay_adds_gpus_and_nothing_else(overlay: str) -> None:
 
 
 def test_the_weights_are_built_alone() -> None:
-    assert set(built("weights")) == {"PersistentVolumeClaim", "Job"}
+    assert set(build_overlay("weights")) == {"PersistentVolumeClaim", "Job"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -85,12 +85,12 @@ def test_file_sha256(tmp_path: Path) -> None:
 
 
 def test_fingerprints_of_rows_depend_on_order_and_cell_boundaries_but_not_on_chunks() -> None:
-    def of(*values: str) -> str:
+    def hash_rows(*values: str) -> str:
         return hashing.rows_fingerprint(pa.array(values, pa.string()))
 
-    assert of("a", "b") != of("b", "a") and of("ab", "c") != of("a", "bc")
-    assert hashing.rows_fingerprint(pa.chunked_array([["a"], ["b"]])) == of("a", "b")
-    assert hashing.rows_fingerprint(pa.array([b"a", b"b"], pa.binary())) == of("a", "b")
+    assert hash_rows("a", "b") != hash_rows("b", "a") and hash_rows("ab", "c") != hash_rows("a", "bc")
+    assert hashing.rows_fingerprint(pa.chunked_array([["a"], ["b"]])) == hash_rows("a", "b")
+    assert hashing.rows_fingerprint(pa.array([b"a", b"b"], pa.binary())) == hash_rows("a", "b")
 
 
 def test_mix64_is_splitmix64() -> None:

@@ -137,12 +137,12 @@ def test_a_torch_dataloader_reads_the_same_batches(mix: Mixture, planned: Counte
 
 
 def test_collate_runs_in_the_worker_that_reads(mix: Mixture) -> None:
-    there = set(Loader(mix, batch=8).batches(workers=2, collate=where))
+    there = set(Loader(mix, batch=8).batches(workers=2, collate=get_worker_pid))
     assert len(there) == 2 and os.getpid() not in there
-    assert set(Loader(mix, batch=8).batches(collate=where)) == {os.getpid()}
+    assert set(Loader(mix, batch=8).batches(collate=get_worker_pid)) == {os.getpid()}
 
 
-def where(samples: list[Any]) -> int:
+def get_worker_pid(samples: list[Any]) -> int:
     return os.getpid()
 
 
@@ -179,7 +179,7 @@ def test_resuming_with_another_split(mix: Mixture, before: tuple[int, int], afte
 @settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 200))
 def test_resuming_at_any_sample(mix: Mixture, world: int, batch: int, stop: int) -> None:
-    def some(loader: Loader, count: int) -> list[str]:
+    def read_some(loader: Loader, count: int) -> list[str]:
         read = []
         while len(read) < count:
             for sample in loader:
@@ -189,13 +189,13 @@ def test_resuming_at_any_sample(mix: Mixture, world: int, batch: int, stop: int)
         return read
 
     first = Loader(mix, rank=world - 1, world=world, batch=batch)
-    some(first, stop)
+    read_some(first, stop)
     second = Loader(mix, rank=world - 1, world=world, batch=batch)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert second.state_dict() == first.state_dict()
-    straight = some(Loader(mix, rank=world - 1, world=world, batch=batch), stop + 30)
-    assert some(second, 30) == straight[stop:]
-    assert some(first, 30) == straight[stop:]
+    straight = read_some(Loader(mix, rank=world - 1, world=world, batch=batch), stop + 30)
+    assert read_some(second, 30) == straight[stop:]
+    assert read_some(first, 30) == straight[stop:]
 
 
 def test_resuming_in_the_middle_of_a_step(mix: Mixture) -> None:
@@ -281,7 +281,7 @@ def test_composition_counts_what_was_read(mix: Mixture, count: int) -> None:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Mixture:
+def fresh_mixture(tmp_path: Path) -> Mixture:
     return small.write(tmp_path, COUNTS, vshards=3)
 
 
@@ -290,51 +290,51 @@ def tar(mix: Mixture, name: str) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_missing_shard(fresh: Mixture, workers: int) -> None:
-    tar(fresh, "image").unlink()
+def test_a_missing_shard(fresh_mixture: Mixture, workers: int) -> None:
+    tar(fresh_mixture, "image").unlink()
     with pytest.raises(
         StageError, match=r"image-000000\.tar: the shard of sample [a-z2-7]{26} cannot be opened"
     ) as caught:
-        list(Loader(fresh, batch=2).batches(workers=workers))
+        list(Loader(fresh_mixture, batch=2).batches(workers=workers))
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_truncated_shard(fresh: Mixture) -> None:
-    os.truncate(tar(fresh, "video"), 10_000)
+def test_a_truncated_shard(fresh_mixture: Mixture) -> None:
+    os.truncate(tar(fresh_mixture, "video"), 10_000)
     with pytest.raises(StageError, match=r"video-000000\.tar: the shard is truncated: .* of .* bytes of sample"):
-        list(Loader(fresh))
+        list(Loader(fresh_mixture))
 
 
-def test_a_swapped_shard(fresh: Mixture) -> None:
-    video, image = tar(fresh, "video"), tar(fresh, "image")
+def test_a_swapped_shard(fresh_mixture: Mixture) -> None:
+    video, image = tar(fresh_mixture, "video"), tar(fresh_mixture, "image")
     bytes_ = video.read_bytes(), image.read_bytes()
     video.write_bytes(bytes_[1])
     image.write_bytes(bytes_[0])
     with pytest.raises(StageError, match=r"\.tar, byte \d+: sample [a-z2-7]{26} is not here"):
-        list(Loader(fresh))
+        list(Loader(fresh_mixture))
 
 
-def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh: Mixture) -> None:
-    path = tar(fresh, "video")
+def test_a_flipped_byte_of_media_is_seen_when_asked_for(fresh_mixture: Mixture) -> None:
+    path = tar(fresh_mixture, "video")
     content = bytearray(path.read_bytes())
     at = content.index(b".mp4\0") // 512 * 512 + 512 + 7
     content[at] ^= 1
     path.write_bytes(content)
-    assert len(list(Loader(fresh))) == 51
+    assert len(list(Loader(fresh_mixture))) == 51
     with pytest.raises(StageError, match=r"the media of sample .* differ from the sha256 in its JSON \(mp4\)"):
-        list(Loader(fresh, verify=True))
+        list(Loader(fresh_mixture, verify=True))
 
 
-def test_missing_rows_are_an_error(fresh: Mixture) -> None:
-    shorter = {**fresh.manifest, "members": {"rows": 50, "sha256": "x"}}
+def test_missing_rows_are_an_error(fresh_mixture: Mixture) -> None:
+    shorter = {**fresh_mixture.manifest, "members": {"rows": 50, "sha256": "x"}}
     with pytest.raises(StageError, match=r"there are 51 rows, 50 in mixture\.json"):
-        Loader(Mixture(fresh.uri, shorter))
+        Loader(Mixture(fresh_mixture.uri, shorter))
     with pytest.raises(StageError, match="there is no mixture here"):
-        Loader(fresh.uri + "/nowhere")
-    path = Path(fresh.uri) / manifest.MANIFEST
+        Loader(fresh_mixture.uri + "/nowhere")
+    path = Path(fresh_mixture.uri) / manifest.MANIFEST
     path.write_text(path.read_text().replace('"mixture":1', '"mixture":0'))
     with pytest.raises(StageError, match="this mixture is of version 0"):
-        open_mixture(fresh.uri)
+        open_mixture(fresh_mixture.uri)
 
 
 def test_a_killed_reader_loses_no_sample_that_was_delivered(mix: Mixture) -> None:
@@ -381,12 +381,12 @@ def test_composition_describes_a_whole_epoch_at_its_end(mix: Mixture, world: int
 # -- decoded ----------------------------------------------------------------------------------------------------
 
 
-def test_media_that_cannot_be_shown_stop_or_are_counted(fresh: Mixture) -> None:
+def test_media_that_cannot_be_shown_stop_or_are_counted(fresh_mixture: Mixture) -> None:
     with pytest.raises(StageError, match=r"media of sample [a-z2-7]{26} cannot be decoded \((decode|empty)") as caught:
-        list(Loader(fresh, decode=True))
+        list(Loader(fresh_mixture, decode=True))
     assert "on_error" in str(caught.value)
     for workers in (0, 2):
-        loader = Loader(fresh, batch=4, decode=True, on_error="skip", contract=Contract(tokens_per_frame=8))
+        loader = Loader(fresh_mixture, batch=4, decode=True, on_error="skip", contract=Contract(tokens_per_frame=8))
         batches = list(loader.batches(workers=workers))
         assert len(batches) == 13  # no step is lost, some are shorter
         assert [sample.modality for batch in batches for sample in batch] == ["text"] * 7

@@ -31,7 +31,7 @@ def runner() -> CliRunner:
     return CliRunner()
 
 
-def written(folder: Path, key: str = "document") -> Path:
+def write_config(folder: Path, key: str = "document") -> Path:
     (folder / "texts").mkdir(exist_ok=True)
     (folder / "texts" / "a.txt").write_text("some words\n")
     config = folder / "config.yaml"
@@ -46,7 +46,7 @@ def reelmill(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_misspelt_key_stops_run_with_file_line_and_suggestion(tmp_path: Path) -> None:
-    config = written(tmp_path, "docment")
+    config = write_config(tmp_path, "docment")
     done = reelmill("run", str(config))
     assert done.returncode == 2
     assert done.stdout == ""
@@ -58,7 +58,7 @@ def test_a_misspelt_key_stops_run_with_file_line_and_suggestion(tmp_path: Path) 
 
 @pytest.mark.parametrize("verb", ["run", "ingest", "measure", "decide", "export"])
 def test_every_verb_that_works_checks_the_config_first(verb: str, runner: CliRunner, tmp_path: Path) -> None:
-    done = runner.invoke(cli.app, [verb, str(written(tmp_path, "docment"))])
+    done = runner.invoke(cli.app, [verb, str(write_config(tmp_path, "docment"))])
     assert isinstance(done.exception, ConfigError)
     assert done.exception.where.endswith("config.yaml:8")
     assert not (tmp_path / "out").exists() and not (tmp_path / "store").exists()
@@ -127,7 +127,7 @@ def test_init_without_a_name_prints_apollo(runner: CliRunner) -> None:
 
 def test_json_is_one_value_on_stdout(runner: CliRunner, tmp_path: Path) -> None:
     assert list(json.loads(runner.invoke(cli.app, ["schema", "members", "--json"]).stdout)) == ["members"]
-    config = str(written(tmp_path))
+    config = str(write_config(tmp_path))
     explained = json.loads(runner.invoke(cli.app, ["run", config, "--explain", "--json"]).stdout)
     (entry,) = explained["filters"]
     assert entry["settings"]["document"]["min_words"] == 1 and entry["settings"]["min_words"] == 3

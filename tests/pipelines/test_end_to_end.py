@@ -46,7 +46,7 @@ def same_bytes(first: Run, second: Run) -> None:
     assert [name for name in a if a[name] != b[name]] == []
 
 
-def measured(counters: dict[str, int]) -> dict[str, int]:
+def count_measured(counters: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counters.items() if name.endswith("_cells") and count}
 
 
@@ -261,7 +261,7 @@ def test_a_second_run_measures_nothing_and_writes_the_same_bytes(cold: Run, tiny
     again = tiny.run("again")
     counters = read_json_of(again, "work/signals.counters.json")
     assert counters["samples"] == 79
-    assert measured(counters) == {} and counters["decodes"] == 0 and counters["probes"] == 0
+    assert count_measured(counters) == {} and counters["decodes"] == 0 and counters["probes"] == 0
     same_bytes(cold, again)
 
 
@@ -275,7 +275,7 @@ def test_a_loosened_threshold_measures_only_the_newly_admitted(cold: Run, tiny: 
     counters = read_json_of(run, "work/signals.counters.json")
     # A shouted image and a clip called "hm" come further; nothing else is looked at.
     assert counters["decodes"] == counters["probes"] == 2
-    assert measured(counters) == {"facts_cells": 2, "fingerprint_cells": 2, "motion_cells": 1, "ngrams_cells": 2}
+    assert count_measured(counters) == {"facts_cells": 2, "fingerprint_cells": 2, "motion_cells": 1, "ngrams_cells": 2}
 
 
 def test_a_finished_run_is_not_made_into_another(
@@ -370,7 +370,7 @@ def test_a_new_file_disturbs_one_unit_whose_cells_are_borrowed(tiny: Tiny, cold:
     counters = read_json_of(run, "work/signals.counters.json")
     assert counters["decodes"] == counters["probes"] == 1
     names = ("clean", "language", "quality", "facts", "fingerprint", "ngrams")
-    assert measured(counters) == {f"{name}_cells": 1 for name in names}
+    assert count_measured(counters) == {f"{name}_cells": 1 for name in names}
 
 
 def rows_of(run: Run, unit: str) -> list[dict[str, Any]]:

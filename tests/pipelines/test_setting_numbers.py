@@ -26,7 +26,7 @@ from pipelines.decide.duplicates.settings import Duplicates
 from pipelines.mix import mix
 from tests import corpus, fake_server
 from tests.mixtures import runs
-from tests.pipelines.test_settings import KeyPath, changed, models_of
+from tests.pipelines.test_settings import KeyPath, change_settings, models_of
 from tests.tiny import rows
 
 NUMBERS = (0, -1, 1, 2**63, 2**70, 0.5, 1e-300, 1.7976931348623157e308, float("nan"), float("inf"))
@@ -110,12 +110,12 @@ def test_numbers_that_are_none_are_refused_by_name(section: str, base: dict[str,
         (("annotate", "endpoints"), [ENDPOINT]),
         (("annotate", "captioner"), {"model": "m", "endpoints": [ENDPOINT]}),
     ]
-    content = changed(base, served) if section == "annotate" else base
+    content = change_settings(base, served) if section == "annotate" else base
     paths = list(list_numbers(model, at))
     assert paths
     for path in paths:
         for number in (float("nan"), float("inf"), *OTHERS):
-            refused = open_config(changed(content, [(path, number)]), path) is None
+            refused = open_config(change_settings(content, [(path, number)]), path) is None
             assert refused or number in ("", "x", True, {}) or number == [], (path, number)
 
 
@@ -125,7 +125,7 @@ def list_accepted(base: Mapping[str, Any]) -> dict[KeyPath, list[Any]]:
     for model, at in SECTIONS.values():
         for path in list_numbers(model, at):
             if not any(key in SERVED for key in path):
-                numbers = [n for n in NUMBERS if open_config(changed(base, [(path, n)]), path) is not None]
+                numbers = [n for n in NUMBERS if open_config(change_settings(base, [(path, n)]), path) is not None]
                 assert numbers, path
                 accepted[path] = numbers
     return accepted
@@ -136,7 +136,7 @@ def test_numbers_at_the_ends_are_refused_by_name_or_work(end: Any, base: dict[st
     """A run with every setting at the lowest number that it takes, and one with the highest."""
     ends = {path: end(numbers) for path, numbers in list_accepted(base).items()}
     ends.pop(("resample", "t" if end is min else "tail_share"))  # they exclude one another
-    run = open_config(changed({**base, "out": str(tmp_path / "run")}, ends.items()), ("",))
+    run = open_config(change_settings({**base, "out": str(tmp_path / "run")}, ends.items()), ("",))
     assert run is not None
     stages.run_all(run)
     (report,) = audit.run(run.out, quiet=True)
@@ -149,7 +149,7 @@ def test_numbers_of_a_recipe_are_refused_by_name_or_give_a_mixture(tmp_path: Pat
     shares = {"shares": {"modality": {"text": 0.3}, "seconds": {"0..3": [0.0, 1.0]}}}
     for path in [*list_numbers(Recipe, ("recipe",)), ("recipe", "size"), ("recipe", "shares", "modality", "text")]:
         for number in (*NUMBERS, *OTHERS):
-            content = changed({"recipe": shares}, [(path, number)])["recipe"]
+            content = change_settings({"recipe": shares}, [(path, number)])["recipe"]
             file = tmp_path / "recipe.yaml"
             file.write_text(yaml.safe_dump(content))
             try:
@@ -181,12 +181,14 @@ def test_numbers_of_servers_at_the_ends_are_refused_by_name_or_work(
         content = {**base, "out": str(tmp_path / "run"), "store": str(tmp_path / "store"), "annotate": served}
         ends = {}
         for path in list_numbers(AnnotateSettings, ("annotate",)):
-            numbers = [n for n in (*NUMBERS, *LIMITS) if open_config(changed(content, [(path, n)]), path) is not None]
+            numbers = [
+                n for n in (*NUMBERS, *LIMITS) if open_config(change_settings(content, [(path, n)]), path) is not None
+            ]
             assert numbers, path
             ends[path] = end(numbers)
         if end is max:  # fewer, as the pictures of all captions are decoded at once
             ends["annotate", "captioner", "max_captions"] = 10
-        run = open_config(changed(content, ends.items()), ("",))
+        run = open_config(change_settings(content, ends.items()), ("",))
         assert run is not None
         stages.run_all(run)
         assert server.counts()["answered"]

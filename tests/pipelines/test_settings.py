@@ -64,9 +64,9 @@ def extremes_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[Any]:
     if annotation is bool:
         return [False, True]
     if annotation is int:
-        return [*map(int, _ends(metadata, step=1))]
+        return [*map(int, _find_limits(metadata, step=1))]
     if annotation is float:
-        return [*map(float, _ends(metadata, step=5e-324))]
+        return [*map(float, _find_limits(metadata, step=5e-324))]
     if annotation is str:
         return list(TEXTS)
     if origin is tuple and arguments[-1] is ...:
@@ -81,7 +81,7 @@ def extremes_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[Any]:
     return []
 
 
-def _ends(metadata: Iterable[Any], step: float) -> list[Any]:
+def _find_limits(metadata: Iterable[Any], step: float) -> list[Any]:
     """The lowest and the highest numbers that constraints allow; where there are none, and beyond them."""
     low: list[Any] = [-ENDLESS, -(2**64) + 1, -1, 0] if step == 1 else [-LARGEST, -1.0, 0.0]
     high: list[Any] = [2**31, 2**63 - 1, 2**63, 2**64 - 1, HUGE, ENDLESS] if step == 1 else [1e9, LARGEST]
@@ -120,7 +120,7 @@ def changes_of(model: type[BaseModel], at: KeyPath = ()) -> Iterator[Change]:
             yield from changes_of(nested, (*at, name, 0) if is_list else (*at, name))
 
 
-def changed(content: Mapping[str, Any], changes: Iterable[Change]) -> dict[str, Any]:
+def change_settings(content: Mapping[str, Any], changes: Iterable[Change]) -> dict[str, Any]:
     """A config with some settings replaced."""
     content = copy.deepcopy(dict(content))
     for path, value in changes:
@@ -148,7 +148,7 @@ class World:
 
     def open(self, changes: Iterable[Change]) -> Run | None:
         """The run of a config with these changes; None where it is refused, by file, line and key."""
-        content = changed(self.config, changes)
+        content = change_settings(self.config, changes)
         content.setdefault("out", str(self.folder / "run"))
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         try:
@@ -200,7 +200,7 @@ def section_of(content: Any, model: type[BaseModel], at: KeyPath) -> dict[str, A
 def is_allowed(base: Mapping[str, Any], model: type[BaseModel], at: KeyPath, changes: Iterable[Change]) -> bool:
     """Whether the schema of a section allows these changes."""
     try:
-        model.model_validate(section_of(changed(base, changes), model, at))
+        model.model_validate(section_of(change_settings(base, changes), model, at))
     except ValidationError:
         return False
     return True
@@ -308,7 +308,7 @@ def test_filters(name: str) -> None:
     signals, kind = make_signals(), FILTERS[name]
     base = {name: {"min_score": 0.1} if "keep_top" in kind.settings_class().model_fields else {}}
     for changes in [[], *rounds_of(base, kind.settings_class(), (name,))]:
-        judge = kind(kind.settings_class().model_validate(changed(base, changes)[name]))
+        judge = kind(kind.settings_class().model_validate(change_settings(base, changes)[name]))
         for table in (signals, signals.slice(0, 0)):
             if not judge.needs_min_score:
                 assert len(judge.judge(table).passed) == table.num_rows, changes

@@ -25,21 +25,21 @@ SKI = sheet(
 )
 
 
-def reasons(*turns: Turn, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> tuple[str | None, ...]:
+def check_turns(*turns: Turn, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any) -> tuple[str | None, ...]:
     return check_dialogue(Dialogue(of.name, turns), on, of, CheckSettings(**options), lambda text: "en").turns
 
 
 def reason_of(
     question: str, answer: str, *cited: str, on: EvidenceSheet = SKI, of: Any = TALK, **options: Any
 ) -> str | None:
-    return reasons(Turn(question, answer, cited or ("c1",)), on=on, of=of, **options)[0]
+    return check_turns(Turn(question, answer, cited or ("c1",)), on=on, of=of, **options)[0]
 
 
 def name(reason: str | None) -> str | None:
     return None if reason is None else reason.partition(":")[0]
 
 
-def about(text: str, question: str, answer: str) -> str | None:
+def check_against_caption(text: str, question: str, answer: str) -> str | None:
     """The reason against a turn that rests on one caption."""
     return reason_of(question, answer, on=sheet(("caption", text)))
 
@@ -100,7 +100,7 @@ def test_turns_too_short_or_too_long_are_rejected() -> None:
 
 
 def test_unknown_citations_are_rejected() -> None:
-    assert reasons(Turn("What does he do?", "The man skis.", ()))[0] == "uncited"
+    assert check_turns(Turn("What does he do?", "The man skis.", ()))[0] == "uncited"
     assert reason_of("What does he do?", "The man skis.", "c1", "c9") == "unknown_citation"
     assert reason_of("What does he do?", "The man skis.", "c1\n") == "unknown_citation"
 
@@ -135,7 +135,7 @@ def test_evidence_ids_in_the_text_are_rejected(answer: str) -> None:
     ],
 )
 def test_what_looks_like_an_id_and_is_not(text: str, answer: str) -> None:
-    assert about(text, "What is there to see?", answer) is None
+    assert check_against_caption(text, "What is there to see?", answer) is None
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_words_of_the_prompt_are_rejected(answer: str) -> None:
     ],
 )
 def test_what_looks_like_prompt_words_and_is_not(text: str, answer: str) -> None:
-    assert about(text, "What is there to see?", answer) is None
+    assert check_against_caption(text, "What is there to see?", answer) is None
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_refusals_are_rejected(answer: str) -> None:
     ],
 )
 def test_what_looks_like_a_refusal_and_is_not(text: str, answer: str) -> None:
-    assert about(text, "What is there to see or hear?", answer) is None
+    assert check_against_caption(text, "What is there to see or hear?", answer) is None
 
 
 # Repetition
@@ -251,15 +251,15 @@ def test_repeated_questions_and_answers() -> None:
     b = Turn("What does the man on the slope do now?", "He adjusts his goggles.", ("d1",))
     c = Turn("Who is to be seen here?", "He skis down a steep slope, in a red jacket!", ("c1",))
     d = Turn("Where is he going?", "Down a steep slope.", ("c1",))
-    assert [name(r) for r in reasons(a, a, b, c, d)] == [None, "repeated", "repeated", "repeated", None]
-    assert reasons(a, a)[1] == "repeated: question"
-    assert reasons(a, c)[1] == "repeated: answer"
+    assert [name(r) for r in check_turns(a, a, b, c, d)] == [None, "repeated", "repeated", "repeated", None]
+    assert check_turns(a, a)[1] == "repeated: question"
+    assert check_turns(a, c)[1] == "repeated: answer"
 
 
 def test_short_answers_may_be_the_same() -> None:
     text = sheet(("caption", "Two dogs and two cats run over the grass."))
     turns = [Turn("How many dogs run?", "Two.", ("c1",)), Turn("And how many cats?", "Two.", ("c1",))]
-    assert reasons(*turns, on=text) == (None, None)
+    assert check_turns(*turns, on=text) == (None, None)
 
 
 def test_an_answer_that_its_question_gives_away_is_rejected() -> None:
@@ -343,13 +343,13 @@ def test_spans_of_time_must_lie_in_the_cited_evidence(
     start: float | None, end: float | None, reason: str | None
 ) -> None:
     turn = Turn("What is he doing there?", "He skis down the slope.", ("d2",), start, end)
-    assert name(reasons(turn, of=TIMED)[0]) == reason
+    assert name(check_turns(turn, of=TIMED)[0]) == reason
 
 
 def test_a_span_needs_an_item_with_times_and_only_where_the_kind_has_one() -> None:
-    assert name(reasons(Turn("What is he doing?", "He skis.", ("c1",), 1.0, 2.0), of=TIMED)[0]) == "span_uncovered"
-    assert reasons(Turn("What is he doing?", "He skis down.", ("c1",)))[0] is None
-    assert reasons(Turn("What is he doing?", "He skis down.", ("d2",), 4.0, 9.0))[0] is None
+    assert name(check_turns(Turn("What is he doing?", "He skis.", ("c1",), 1.0, 2.0), of=TIMED)[0]) == "span_uncovered"
+    assert check_turns(Turn("What is he doing?", "He skis down.", ("c1",)))[0] is None
+    assert check_turns(Turn("What is he doing?", "He skis down.", ("d2",), 4.0, 9.0))[0] is None
 
 
 # Coverage
@@ -425,19 +425,19 @@ def test_other_scripts_on_both_sides_can_be_compared() -> None:
 # The whole
 
 
-def whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", label: str = "en") -> str | None:
+def check_whole(dialogue: Dialogue, of: Any = TALK, language: str | None = "en", label: str = "en") -> str | None:
     return check_dialogue(dialogue, SKI, of, CheckSettings(language=language), lambda text: label).whole
 
 
 def test_reasons_against_a_whole_dialogue() -> None:
     turn = Turn("What does he do?", "The man skis.", ("c1",))
-    assert whole(Dialogue("conversation", ())) == "empty"
-    assert whole(Dialogue("reasoning", (turn,))) == "wrong_kind: reasoning"
-    assert whole(Dialogue("conversation", (turn,) * 7)) == "too_many_turns: 7"
-    assert whole(Dialogue("conversation", (turn,)), label="de") == "language: de"
-    assert whole(Dialogue("conversation", (turn,)), label="") == "language: none"
-    assert whole(Dialogue("conversation", (turn,)), label="de", language=None) is None
-    assert whole(Dialogue("conversation", (turn,) * 6)) is None
+    assert check_whole(Dialogue("conversation", ())) == "empty"
+    assert check_whole(Dialogue("reasoning", (turn,))) == "wrong_kind: reasoning"
+    assert check_whole(Dialogue("conversation", (turn,) * 7)) == "too_many_turns: 7"
+    assert check_whole(Dialogue("conversation", (turn,)), label="de") == "language: de"
+    assert check_whole(Dialogue("conversation", (turn,)), label="") == "language: none"
+    assert check_whole(Dialogue("conversation", (turn,)), label="de", language=None) is None
+    assert check_whole(Dialogue("conversation", (turn,) * 6)) is None
 
 
 def test_languages_are_told_apart() -> None:

@@ -38,7 +38,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def make(
+def make_sheet(
     text: str | None = None, extra: Any = None, further: Any = (), limits: Any = None, **signals: Any
 ) -> EvidenceSheet:
     sample = {"modality": "video", "text": text, "extra": json.dumps(extra) if extra is not None else ""}
@@ -54,7 +54,7 @@ def read_items(sheet: EvidenceSheet) -> list[tuple[Any, ...]]:
 
 
 def test_a_full_sheet() -> None:
-    sheet = make(
+    sheet = make_sheet(
         "A man skis.",
         {"dense_captions": [{"start": 4, "end": 9.04, "text": "He jumps."}], "transcript": "Here we go"},
         facts_duration=12.4,
@@ -78,9 +78,9 @@ def test_a_full_sheet() -> None:
 
 
 def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
-    assert read_items(make("A DOG", clean_text="A dog runs")) == [("c1", None, None, "A dog runs")]
-    assert read_items(make("A dog", clean_text="")) == [("c1", None, None, "A dog")]
-    assert read_items(make(None)) == []
+    assert read_items(make_sheet("A DOG", clean_text="A dog runs")) == [("c1", None, None, "A dog runs")]
+    assert read_items(make_sheet("A dog", clean_text="")) == [("c1", None, None, "A dog")]
+    assert read_items(make_sheet(None)) == []
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
     ],
 )
 def test_forms_of_sources(extra: Any, expected: list[tuple[Any, ...]]) -> None:
-    assert read_items(make(None, extra)) == expected
+    assert read_items(make_sheet(None, extra)) == expected
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_forms_of_sources(extra: Any, expected: list[tuple[Any, ...]]) -> None:
     ],
 )
 def test_extra_fields_of_unknown_form_are_ignored(extra: Any) -> None:
-    assert [item.kind for item in make(None, extra, facts_duration=9.0).items] == ["facts"]
+    assert [item.kind for item in make_sheet(None, extra, facts_duration=9.0).items] == ["facts"]
 
 
 def test_broken_extra_json_is_ignored() -> None:
@@ -171,38 +171,38 @@ def test_a_picture_has_no_times() -> None:
 
 def test_a_captioners_captions_get_ids_of_their_own() -> None:
     further = [EvidenceItem("x7", "dense", 5.0, 9.0, "B."), EvidenceItem("x8", "dense", 0.0, 5.0, "<b>A.</b>")]
-    assert read_items(make(None, None, further)) == [("d1", 0.0, 5.0, "A."), ("d2", 5.0, 9.0, "B.")]
+    assert read_items(make_sheet(None, None, further)) == [("d1", 0.0, 5.0, "A."), ("d2", 5.0, 9.0, "B.")]
 
 
 def test_the_same_caption_twice_is_one_item() -> None:
-    assert len(make("A dog.", {"captions": ["a dog.", "A cat."]}).items) == 2
+    assert len(make_sheet("A dog.", {"captions": ["a dog.", "A cat."]}).items) == 2
 
 
 @pytest.mark.parametrize(
     ("score", "word"), [(0.0, "nothing"), (0.0007, "little"), (0.01, "some"), (0.1, "much"), (9, "fast")]
 )
 def test_motion_in_words(score: float, word: str) -> None:
-    (item,) = make(None, motion_score=score).items
+    (item,) = make_sheet(None, motion_score=score).items
     assert (item.id, word in item.text) == ("m1", True)
 
 
 def test_no_motion_without_a_score() -> None:
     for score in (None, math.nan, -1.0, "much"):
-        assert make(None, motion_score=score).items == ()
+        assert make_sheet(None, motion_score=score).items == ()
 
 
 def test_shots_become_an_evidence_item() -> None:
-    assert [i.text for i in make(None, shots_times=[], facts_duration=4.0).of_kinds("shot")] == [
+    assert [i.text for i in make_sheet(None, shots_times=[], facts_duration=4.0).of_kinds("shot")] == [
         "There is no hard cut in the video."
     ]
-    assert make(None, shots_times=None, facts_duration=4.0).of_kinds("shot") == ()
-    assert make(None, shots_times=[2.0]).of_kinds("shot") == ()  # without the length the last shot has no end
-    many = make(None, shots_times=[i / 10 for i in range(1, 200)], facts_duration=20.0)
+    assert make_sheet(None, shots_times=None, facts_duration=4.0).of_kinds("shot") == ()
+    assert make_sheet(None, shots_times=[2.0]).of_kinds("shot") == ()  # without the length the last shot has no end
+    many = make_sheet(None, shots_times=[i / 10 for i in range(1, 200)], facts_duration=20.0)
     assert [i.text for i in many.of_kinds("shot")] == ["The video has 200 shots."]
 
 
 def test_a_first_person_view_that_the_source_states_is_a_fact() -> None:
-    assert "first-person" in make(None, {"view": "Egocentric"}).items[0].text
+    assert "first-person" in make_sheet(None, {"view": "Egocentric"}).items[0].text
 
 
 # How much
@@ -234,7 +234,7 @@ def captions(count: int) -> dict[str, Any]:
 
 
 def test_a_sheet_is_bounded_and_stays_spread_over_the_video() -> None:
-    sheet = make("A film.", captions(256), facts_duration=256.0, limits={"max_tokens": 300})
+    sheet = make_sheet("A film.", captions(256), facts_duration=256.0, limits={"max_tokens": 300})
     starts = [item.start_s for item in sheet.of_kinds("dense")]
     assert 8 <= len(starts) < 64
     assert sum(estimate_tokens(i.text) for i in sheet.items) <= 300
@@ -249,7 +249,7 @@ def test_the_least_informative_items_are_removed_first() -> None:
     signals = {"facts_duration": 20.0, "motion_score": 0.1, "shots_times": [10.0]}
     kept = []
     for most in range(64, 200, 4):
-        sheet = make("A caption.", {"transcript": "Spoken words."}, limits={"max_tokens": most}, **signals)
+        sheet = make_sheet("A caption.", {"transcript": "Spoken words."}, limits={"max_tokens": most}, **signals)
         kept.append({item.kind for item in sheet.items})
     assert all(a <= b for a, b in itertools.pairwise(kept))
     order = ["caption", "transcript", "facts", "motion", "shot"]
@@ -258,7 +258,9 @@ def test_the_least_informative_items_are_removed_first() -> None:
 
 
 def test_hundred_kilobytes_of_text_and_a_million_entries() -> None:
-    sheet = make("A dog & a cat. " * 7_000, {"captions": ["x" * 100_000] * 50 + [f"y {i}" for i in range(100_000)]})
+    sheet = make_sheet(
+        "A dog & a cat. " * 7_000, {"captions": ["x" * 100_000] * 50 + [f"y {i}" for i in range(100_000)]}
+    )
     assert sum(estimate_tokens(item.text) for item in sheet.items) <= EvidenceSettings().max_tokens
     assert all(estimate_tokens(item.text) <= EvidenceSettings().item_tokens for item in sheet.items)
 
@@ -268,9 +270,9 @@ def test_hundred_kilobytes_of_text_and_a_million_entries() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_captions_cannot_close_the_evidence_block_or_contain_special_tokens(text: str) -> None:
-    for sheet in (make(text), make(None, {"captions": [text]}), make(None, {"transcript": text}),
-                  make(None, overlay_boxes=[{"text": text, "time": 0.0}]), make(None, clean_text=text),
-                  make(None, None, [EvidenceItem("d1", "dense", None, None, text)])):  # fmt: skip
+    for sheet in (make_sheet(text), make_sheet(None, {"captions": [text]}), make_sheet(None, {"transcript": text}),
+                  make_sheet(None, overlay_boxes=[{"text": text, "time": 0.0}]), make_sheet(None, clean_text=text),
+                  make_sheet(None, None, [EvidenceItem("d1", "dense", None, None, text)])):  # fmt: skip
         lines = format_sheet(sheet)
         assert len(lines.splitlines()) == len(sheet.items) <= 1
         for item in sheet.items:

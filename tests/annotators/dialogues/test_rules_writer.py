@@ -17,13 +17,13 @@ ALL = [*SHARES, IMAGE_TEXT]
 ANY_LANGUAGE = checks.CheckSettings(language=None)
 
 
-def make(text: str | None = None, extra: Any = None, **signals: Any) -> EvidenceSheet:
+def make_sheet(text: str | None = None, extra: Any = None, **signals: Any) -> EvidenceSheet:
     sample = {"modality": "video", "text": text, "extra": json.dumps(extra) if extra is not None else ""}
     named = {name.replace("_", ".", 1): signal for name, signal in signals.items()}
     return evidence.build_sheet(sample, named, evidence.EvidenceSettings())
 
 
-FULL = make(
+FULL = make_sheet(
     "A man in a red jacket skis down a steep slope and jumps over a ramp.",
     {
         "dense_captions": [
@@ -40,7 +40,9 @@ FULL = make(
 )
 
 
-def sound(name: str, sheet: EvidenceSheet, dialogue: Dialogue, options: checks.CheckSettings = ANY_LANGUAGE) -> None:
+def assert_accepted(
+    name: str, sheet: EvidenceSheet, dialogue: Dialogue, options: checks.CheckSettings = ANY_LANGUAGE
+) -> None:
     """Every turn passes and the whole does, and a server's schema would have allowed it, save that it may be short."""
     findings = checks.check_dialogue(dialogue, sheet, load_kind(name), options)
     assert findings.turns == (None,) * len(dialogue.turns)
@@ -60,7 +62,7 @@ def test_a_full_sheet_gives_every_kind_in_english_and_in_many_words(name: str) -
     for dialogue in written:
         assert load_kind(name).least <= len(dialogue.turns) <= load_kind(name).most
         assert dialogue.kind == name
-        sound(name, FULL, dialogue)
+        assert_accepted(name, FULL, dialogue)
     assert len({turn.question for dialogue in written for turn in dialogue.turns}) >= 5
     assert len(set(written)) >= 8
 
@@ -84,12 +86,12 @@ def test_the_same_key_gives_the_same_dialogue_and_another_one_another() -> None:
 
 def test_an_empty_sheet_gives_no_dialogue() -> None:
     for name in ALL:
-        assert rules_writer.write(load_kind(name), make(), 0, "a").turns == ()
+        assert rules_writer.write(load_kind(name), make_sheet(), 0, "a").turns == ()
 
 
 def test_a_question_that_follows_on_stands_right_after_its_topic() -> None:
     texts = ["A red dog sleeps.", "Two cats drink milk.", "A horse eats hay.", "Some birds sing loudly."]
-    sheet = make(None, {"captions": [{"start": i, "end": i + 1, "text": text} for i, text in enumerate(texts)]})
+    sheet = make_sheet(None, {"captions": [{"start": i, "end": i + 1, "text": text} for i, text in enumerate(texts)]})
     order = {item.id: i for i, item in enumerate(sheet.of_kinds("dense"))}
     for i in range(100):
         cited = [turn.evidence[0] for turn in rules_writer.write(load_kind("conversation"), sheet, 0, f"key{i}").turns]
@@ -105,10 +107,12 @@ def test_whatever_supports_a_kind_gives_a_dialogue(name: str) -> None:
     ]
     baking = [{"start": 0, "end": 2, "text": "Add flour and sugar"}, {"start": 2, "end": 4, "text": "then stir slowly"}]
     sheets = [
-        make("A first-person view of two men who play chess near an old fountain while children watch and cheer."),
-        make(None, {"captions": cutting}, facts_duration=9.0),
-        make(None, {"transcript": baking}),
-        make(None, overlay_boxes=[{"time": 1.0, "text": "EXIT"}, {"time": 3.0, "text": "SALE 50"}]),
+        make_sheet(
+            "A first-person view of two men who play chess near an old fountain while children watch and cheer."
+        ),
+        make_sheet(None, {"captions": cutting}, facts_duration=9.0),
+        make_sheet(None, {"transcript": baking}),
+        make_sheet(None, overlay_boxes=[{"time": 1.0, "text": "EXIT"}, {"time": 3.0, "text": "SALE 50"}]),
     ]
     supported = [sheet for sheet in sheets if supports(name, sheet)]
     assert supported
@@ -116,7 +120,7 @@ def test_whatever_supports_a_kind_gives_a_dialogue(name: str) -> None:
         for i in range(20):
             dialogue = rules_writer.write(load_kind(name), sheet, 0, f"key{i}")
             assert dialogue.turns
-            sound(name, sheet, dialogue)
+            assert_accepted(name, sheet, dialogue)
 
 
 TEXTS = st.sampled_from(
@@ -144,7 +148,7 @@ SPANS = st.tuples(st.floats(0, 30), st.floats(0, 30))
 LISTS = st.lists(st.tuples(TEXTS, SPANS, st.booleans()), max_size=7)
 
 
-def entries(drawn: list[tuple[str, tuple[float, float], bool]]) -> list[dict[str, Any]]:
+def make_captions(drawn: list[tuple[str, tuple[float, float], bool]]) -> list[dict[str, Any]]:
     return [{"text": text} | ({"start": min(span), "end": max(span)} if timed else {}) for text, span, timed in drawn]
 
 
@@ -164,9 +168,9 @@ def test_whatever_is_written_passes_all_checks(
     text: Any, dense: Any, spoken: Any, seen: Any, length: Any, motion: Any, cuts: Any, name: str, seed: int
 ) -> None:
     boxes = [{"text": text, "time": span[0]} for text, span, _ in seen]
-    extra = {"captions": entries(dense), "transcript": entries(spoken)}
-    sheet = make(text, extra, facts_duration=length, motion_score=motion, shots_times=cuts, overlay_boxes=boxes)
-    sound(name, sheet, rules_writer.write(load_kind(name), sheet, seed, "key"))
+    extra = {"captions": make_captions(dense), "transcript": make_captions(spoken)}
+    sheet = make_sheet(text, extra, facts_duration=length, motion_score=motion, shots_times=cuts, overlay_boxes=boxes)
+    assert_accepted(name, sheet, rules_writer.write(load_kind(name), sheet, seed, "key"))
 
 
 def test_stricter_settings_are_kept() -> None:
@@ -177,7 +181,7 @@ def test_stricter_settings_are_kept() -> None:
 
 
 def test_a_long_caption_is_cut_after_a_sentence() -> None:
-    sheet = make(" ".join(f"Dog number {i} runs over the wet grass with its {i} friends." for i in range(40)))
+    sheet = make_sheet(" ".join(f"Dog number {i} runs over the wet grass with its {i} friends." for i in range(40)))
     dialogue = rules_writer.write(load_kind("conversation"), sheet, 0, "a")
     assert dialogue.turns
     assert dialogue.turns[0].answer.endswith(("friends.", "…"))
@@ -196,7 +200,7 @@ def test_shots_are_those_of_the_video_and_not_those_on_the_sheet() -> None:
         for i in range(40):
             for name in ("conversation", "reasoning"):
                 dialogue = rules_writer.write(load_kind(name), sheet, 0, f"key{i}")
-                sound(name, sheet, dialogue)
+                assert_accepted(name, sheet, dialogue)
                 answers |= {turn.answer for turn in dialogue.turns if "shots" in turn.answer}
         assert answers
         assert all(f" {cuts + 1} shots" in answer for answer in answers)
@@ -204,5 +208,5 @@ def test_shots_are_those_of_the_video_and_not_those_on_the_sheet() -> None:
 
 @pytest.mark.parametrize("signals", [{"motion_score": 0.01}, {"shots_times": [], "facts_duration": 4.0}, {}])
 def test_a_caption_alone_is_enough_for_reasoning(signals: Any) -> None:
-    sheet = make("A man in a red jacket skis down a steep slope and jumps over a ramp.", **signals)
+    sheet = make_sheet("A man in a red jacket skis down a steep slope and jumps over a ramp.", **signals)
     assert rules_writer.write(load_kind("reasoning"), sheet, 0, "a").turns

@@ -54,18 +54,18 @@ def test_scripts_without_blanks_are_pairs_of_characters() -> None:
 
 
 def test_shingles_and_their_similarity() -> None:
-    def alike(a: str, b: str) -> float:
+    def compare_texts(a: str, b: str) -> float:
         return wording.jaccard(
             wording.make_shingles(extract_features(a).words), wording.make_shingles(extract_features(b).words)
         )
 
     sentence = "the dog runs over the grass"
     assert len(wording.make_shingles(extract_features(sentence).words)) == 4
-    assert alike(sentence, "The dog runs over the grass!") == 1.0
-    assert alike(sentence, "a cat sleeps on the sofa") == 0.0
-    assert alike("Yes.", "yes") == 1.0
-    assert alike("", "") == 0.0
-    assert 0 < alike(sentence, "the dog runs over the road") < 1
+    assert compare_texts(sentence, "The dog runs over the grass!") == 1.0
+    assert compare_texts(sentence, "a cat sleeps on the sofa") == 0.0
+    assert compare_texts("Yes.", "yes") == 1.0
+    assert compare_texts("", "") == 0.0
+    assert 0 < compare_texts(sentence, "the dog runs over the road") < 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from filters.dedup import components
 EDGES = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), max_size=40)
 
 
-def plain(edges):
+def find_roots_plainly(edges):
     """{id: smallest id of its component}, for ids with an edge to another one; one edge at a time."""
     root = {}
     for edge in edges:
@@ -37,7 +37,7 @@ def as_dict(ids, roots):
 @given(EDGES)
 def test_components_are_those_of_plain_union_find(edges):
     ids, roots = components.list_members(*pairs(edges))
-    assert as_dict(ids, roots) == plain(edges)
+    assert as_dict(ids, roots) == find_roots_plainly(edges)
     assert (np.diff(ids.astype(np.int64)) > 0).all()
 
 
@@ -52,7 +52,7 @@ def test_forest_does_not_depend_on_order_or_direction(edges, chance):
 @given(EDGES)
 def test_forest_is_canonical_and_minimal(edges):
     a, b = components.build_forest(*pairs(edges))
-    expected = plain(edges)
+    expected = find_roots_plainly(edges)
     assert as_dict(b, a) == {node: r for node, r in expected.items() if node != r}
     assert np.array_equal(components.build_forest(a, b), (a, b))
 
@@ -98,7 +98,7 @@ def test_a_chain_is_one_component_whatever_the_order():
 
 @given(EDGES, EDGES)
 def test_joined_pairs_are_those_of_one_component(edges, asked):
-    root = plain(edges)
+    root = find_roots_plainly(edges)
     connected = components.are_connected(*pairs(asked), components.build_forest(*pairs(edges)))
     assert connected.tolist() == [root.get(a, a) == root.get(b, b) for a, b in asked]
 

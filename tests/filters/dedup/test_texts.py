@@ -44,11 +44,11 @@ def test_groups_are_those_of_all_pairs_that_share_a_band(n, seed, dtype):
     rows = texts.longest_band(0.8, 32)
     bands = table[:, : 32 // rows * rows].reshape(n, -1, rows)
 
-    def meet(i, j):
+    def share_band(i, j):
         return bool((bands[i] == bands[j]).all(axis=1).any())
 
     forest = find_text_edges(table, ids, 0.8)
-    assert np.array_equal(forest, all_pairs(table, ids, 0.8, meet))
+    assert np.array_equal(forest, all_pairs(table, ids, 0.8, share_band))
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,21 +13,21 @@ from filters.dedup.vectors import Edges, VectorTable
 THRESHOLD = 0.75
 
 
-def unit(rows):
+def normalise(rows):
     rows = np.asarray(rows, dtype=np.float64)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
-def crowded(n, d, seed):
+def make_crowded_rows(n, d, seed):
     """Unit rows with many pairs on either side of the threshold, some identical."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((max(1, n // 6), d))
     rows = centres[rng.integers(0, len(centres), n)] + rng.standard_normal((n, d)) * rng.uniform(0, 0.7, (n, 1))
     rows[rng.integers(0, n, n // 8)] = rows[rng.integers(0, n, n // 8)]
-    return unit(rows)
+    return normalise(rows)
 
 
-def names(n, seed):
+def make_row_ids(n, seed):
     """Row ids as the pipeline makes them (unit << 32 | row), in no order."""
     return np.random.default_rng(seed).permutation(n).astype(np.uint64) * np.uint64((1 << 32) + 1)
 
@@ -57,7 +57,7 @@ def one_cell(vectors, ids):
     return VectorTable(vectors, ids, np.zeros((len(ids), 1), dtype=np.int32))
 
 
-def collect(blocks):
+def join_edges(blocks):
     """All edges, ascending by (a, b), each once."""
     none = Edges(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.float64))
     a, b, similarity = (np.concatenate(column) for column in zip(none, *blocks, strict=True))
@@ -70,13 +70,13 @@ def collect(blocks):
 def search_cell(vectors, ids, threshold, **options):
     """All pairs over the threshold, in one cell."""
     rows = one_cell(vectors, ids)
-    return collect(dedup.search_cells(rows, rows, threshold, **options))
+    return join_edges(dedup.search_cells(rows, rows, threshold, **options))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([3, 8, 32]), st.integers(0, 10**6), st.sampled_from([1, 7, 100, 1 << 20]))
 def test_search_finds_exactly_the_pairs_over_the_threshold(n, d, seed, tile):
-    vectors, ids = crowded(n, d, seed), names(n, seed)
+    vectors, ids = make_crowded_rows(n, d, seed), make_row_ids(n, seed)
     edges = search_cell(vectors, ids, THRESHOLD, tile=tile)
     assert as_dict(edges) == all_pairs(vectors, ids, THRESHOLD)
     assert list(as_dict(edges)) == sorted(as_dict(edges))
@@ -85,7 +85,7 @@ def test_search_finds_exactly_the_pairs_over_the_threshold(n, d, seed, tile):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([3, 8, 32]), st.integers(0, 10**6), st.sampled_from([1, 7, 100, 1 << 20]))
 def test_links_are_the_components_of_all_pairs(n, d, seed, tile):
-    vectors, ids = crowded(n, d, seed), names(n, seed)
+    vectors, ids = make_crowded_rows(n, d, seed), make_row_ids(n, seed)
     expected = forest_of(all_pairs(vectors, ids, THRESHOLD))
     rows = one_cell(vectors, ids)
     assert np.array_equal(dedup.link_cells(rows, rows, THRESHOLD, tile=tile), expected)
@@ -101,18 +101,18 @@ def test_links_are_the_components_of_all_pairs(n, d, seed, tile):
 @given(st.integers(2, 80), st.integers(0, 10**6), st.integers(1, 4))
 def test_pairs_are_compared_exactly_when_they_share_a_probed_cell(n, seed, probes):
     """A pair is compared if and only if one of the two probes the home of the other; partitions add up."""
-    vectors, ids = crowded(n, 8, seed), names(n, seed)
-    centroids = unit(np.random.default_rng(seed).standard_normal((7, 8))).astype(np.float32)
+    vectors, ids = make_crowded_rows(n, 8, seed), make_row_ids(n, seed)
+    centroids = normalise(np.random.default_rng(seed).standard_normal((7, 8))).astype(np.float32)
     cells = dedup_cells.nearest_cells(vectors, centroids, probes)
     row_of = {int(name): row for row, name in enumerate(ids)}
 
-    def meet(a, b):
+    def share_cell(a, b):
         a, b = cells[row_of[a]], cells[row_of[b]]
         return a[0] in b or b[0] in a
 
-    expected = {pair: cosine for pair, cosine in all_pairs(vectors, ids, THRESHOLD).items() if meet(*pair)}
+    expected = {pair: cosine for pair, cosine in all_pairs(vectors, ids, THRESHOLD).items() if share_cell(*pair)}
     rows = VectorTable(vectors, ids, cells)
-    assert as_dict(collect(dedup.search_cells(rows, rows, THRESHOLD))) == expected
+    assert as_dict(join_edges(dedup.search_cells(rows, rows, THRESHOLD))) == expected
     forest = components.Forest()
     for partition in range(3):
         base = cells[:, 0] % 3 == partition
@@ -148,14 +148,14 @@ def test_rounding_to_six_decimals_comes_before_the_comparison():
 
 def test_a_chain_merges_its_ends():
     angle = np.arccos(0.8)
-    vectors = unit([[np.cos(i * angle), np.sin(i * angle)] for i in range(3)])
+    vectors = normalise([[np.cos(i * angle), np.sin(i * angle)] for i in range(3)])
     ids = np.array([9, 5, 7], dtype=np.uint64)
     assert set(as_dict(search_cell(vectors, ids, THRESHOLD))) == {(5, 9), (5, 7)}
     assert [side.tolist() for side in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [[5, 5], [7, 9]]
 
 
 def test_frames_of_one_video_are_no_pair():
-    vectors = unit(np.ones((6, 4)))
+    vectors = normalise(np.ones((6, 4)))
     ids = np.array([1 << 8, 1 << 8 | 1, 1 << 8 | 2, 2 << 8, 2 << 8 | 1, 3 << 8], dtype=np.uint64)
     edges = as_dict(search_cell(vectors, ids, THRESHOLD, shift=8))
     assert set(edges) == set(all_pairs(vectors, ids, THRESHOLD, shift=8))
@@ -170,7 +170,7 @@ def test_a_huge_clique_is_a_forest(noise, monkeypatch):
     exact = dedup._cosines
     monkeypatch.setattr(dedup, "_cosines", lambda *args: measured.append(len(args[1])) or exact(*args))
     rng = np.random.default_rng(0)
-    vectors = unit(np.eye(1, 32) + noise * rng.standard_normal((4000, 32)) / np.sqrt(32))
+    vectors = normalise(np.eye(1, 32) + noise * rng.standard_normal((4000, 32)) / np.sqrt(32))
     ids = np.arange(4000, dtype=np.uint64)
     rows = one_cell(vectors, ids)
     a, b = dedup.link_cells(rows, rows, THRESHOLD)
@@ -179,7 +179,7 @@ def test_a_huge_clique_is_a_forest(noise, monkeypatch):
 
 
 def test_identical_vectors_are_one_star_in_whatever_cells():
-    vectors = np.repeat(unit(np.eye(2)), [5, 4], axis=0)
+    vectors = np.repeat(normalise(np.eye(2)), [5, 4], axis=0)
     ids = np.arange(9, dtype=np.uint64)[::-1].copy()
     rows = VectorTable(vectors, ids, np.arange(9, dtype=np.int32)[:, None])
     assert [side.tolist() for side in dedup.link_cells(rows, rows, THRESHOLD)] == [
@@ -189,7 +189,7 @@ def test_identical_vectors_are_one_star_in_whatever_cells():
 
 
 def test_search_joins_all_copies_of_equal_vectors_to_what_is_like_one_of_them():
-    vectors = unit([[1, 0], [1, 0], [0.8, 0.6], [0, 1], [0.8, 0.6]])
+    vectors = normalise([[1, 0], [1, 0], [0.8, 0.6], [0, 1], [0.8, 0.6]])
     ids = np.array([3, 1, 4, 0, 2], dtype=np.uint64)
     rows = one_cell(vectors, ids)
     expected = forest_of(all_pairs(vectors, ids, THRESHOLD))
@@ -198,7 +198,10 @@ def test_search_joins_all_copies_of_equal_vectors_to_what_is_like_one_of_them():
 
 def test_cells_of_a_row_do_not_depend_on_the_rows_beside_it():
     rng = np.random.default_rng(1)
-    vectors, centroids = unit(rng.standard_normal((2500, 48))), unit(rng.standard_normal((96, 48))).astype(np.float32)
+    vectors, centroids = (
+        normalise(rng.standard_normal((2500, 48))),
+        normalise(rng.standard_normal((96, 48))).astype(np.float32),
+    )
     whole = dedup_cells.nearest_cells(vectors, centroids, 4, margin=0.1, most=16)
     assert whole.dtype == np.int32 and whole.shape == (2500, 16)
     pieces = [
@@ -209,7 +212,10 @@ def test_cells_of_a_row_do_not_depend_on_the_rows_beside_it():
 
 def test_cells_are_home_then_probes_then_what_the_margin_admits():
     rng = np.random.default_rng(2)
-    vectors, centroids = unit(rng.standard_normal((300, 16))), unit(rng.standard_normal((40, 16))).astype(np.float32)
+    vectors, centroids = (
+        normalise(rng.standard_normal((300, 16))),
+        normalise(rng.standard_normal((40, 16))).astype(np.float32),
+    )
     near = vectors.astype(np.float64) @ centroids.astype(np.float64).T
     order = np.argsort(-near, axis=1)
     assert np.array_equal(dedup_cells.nearest_cells(vectors, centroids, 3), order[:, :3])
@@ -222,7 +228,7 @@ def test_cells_are_home_then_probes_then_what_the_margin_admits():
 
 
 def test_training_is_repeatable_and_gives_unit_rows():
-    sample = crowded(1500, 24, 3)
+    sample = make_crowded_rows(1500, 24, 3)
     centroids, again = (dedup_cells.train_centroids(sample, 16, seed=5) for _ in range(2))
     assert centroids.dtype == np.float32 and centroids.shape == (16, 24)
     assert np.array_equal(centroids, again)
@@ -234,7 +240,7 @@ def test_training_is_repeatable_and_gives_unit_rows():
 
 
 def test_sample_does_not_depend_on_order_and_can_be_drawn_in_parts():
-    ids = names(3000, 4)
+    ids = make_row_ids(3000, 4)
     sample = ids[dedup_cells.sample_rows(ids, 200, seed=1)]
     assert len(sample) == 200 and (np.diff(sample.astype(np.int64)) > 0).all()
     shuffled = np.random.default_rng(5).permutation(ids)
@@ -260,12 +266,12 @@ def test_cluster_count_is_the_power_of_two_nearest_to_the_root():
     assert dedup_cells.sample_size(512) == 32_768
 
 
-def planted(n, d, clumps, seed):
+def make_planted_rows(n, d, clumps, seed):
     """n unit rows, evenly spread or in clumps, of which a tenth lie at a cosine of 0.75 to 0.99 from another."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((n - n // 10, d))
     if clumps:
-        rows = unit(rows) * np.sqrt(0.55) + unit(rng.standard_normal((clumps, d)))[
+        rows = normalise(rows) * np.sqrt(0.55) + normalise(rng.standard_normal((clumps, d)))[
             rng.integers(0, clumps, len(rows))
         ] * np.sqrt(0.45)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -273,14 +279,14 @@ def planted(n, d, clumps, seed):
     away = rng.standard_normal((n // 10, d))
     away -= (away * rows[: n // 10]).sum(axis=1, keepdims=True) * rows[: n // 10]
     twins = cosine * rows[: n // 10] + np.sqrt(1 - cosine**2) * away / np.linalg.norm(away, axis=1, keepdims=True)
-    return unit(np.concatenate([rows, twins]))
+    return normalise(np.concatenate([rows, twins]))
 
 
 @pytest.mark.parametrize("clumps", [0, 60])
 def test_recall_of_cells_against_all_pairs(clumps):
     """Through training, calibration and probing: the recall of pairs against all pairs, and what it took."""
     n = 6000
-    vectors, ids = planted(n, 128, clumps, 7), names(n, 7)
+    vectors, ids = make_planted_rows(n, 128, clumps, 7), make_row_ids(n, 7)
     expected = all_pairs(vectors, ids, THRESHOLD)
     assert len(expected) > 500
     a, b = dedup.find_edges(vectors, ids, THRESHOLD, seed=0)
@@ -295,9 +301,9 @@ def test_recall_of_cells_against_all_pairs(clumps):
 @pytest.mark.parametrize("clumps", [0, 5])
 def test_ruling_out_by_half_of_a_vector_loses_no_pair(scale, clumps):
     """Whether the first half of the places tells vectors apart, tells nothing, or is all there is."""
-    vectors = planted(1500, 128, clumps, 12).astype(np.float64)
-    vectors = unit(vectors * np.repeat(scale, 64))
-    ids = names(1500, 12)
+    vectors = make_planted_rows(1500, 128, clumps, 12).astype(np.float64)
+    vectors = normalise(vectors * np.repeat(scale, 64))
+    ids = make_row_ids(1500, 12)
     expected = all_pairs(vectors, ids, THRESHOLD)
     assert len(expected) > 100
     assert as_dict(search_cell(vectors, ids, THRESHOLD, tile=100_000)) == expected
@@ -306,7 +312,7 @@ def test_ruling_out_by_half_of_a_vector_loses_no_pair(scale, clumps):
 def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
     probes = {}
     for clumps in (0, 60):
-        vectors = planted(6000, 128, clumps, 8)
+        vectors = make_planted_rows(6000, 128, clumps, 8)
         train, calibration = dedup_cells.split_sample(vectors[:4096])
         centroids = dedup_cells.train_centroids(train, 64, seed=0)
         margin = dedup_cells.probe_margin(calibration, centroids, THRESHOLD)
@@ -319,7 +325,7 @@ def test_margin_is_wide_where_data_is_even_and_narrow_where_it_is_clumped():
 
 
 def test_result_does_not_depend_on_the_order_of_rows():
-    vectors, ids = planted(5000, 32, 40, 9), names(5000, 9)
+    vectors, ids = make_planted_rows(5000, 32, 40, 9), make_row_ids(5000, 9)
     shuffled = np.random.default_rng(0).permutation(5000)
     forest = dedup.find_edges(vectors, ids, THRESHOLD, seed=3)
     assert len(forest[0]) > 400
@@ -328,7 +334,7 @@ def test_result_does_not_depend_on_the_order_of_rows():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_to_compare(n):
-    vectors, ids = unit(np.ones((n, 4))) if n else np.zeros((0, 4), np.float16), names(n, 0)
+    vectors, ids = normalise(np.ones((n, 4))) if n else np.zeros((0, 4), np.float16), make_row_ids(n, 0)
     assert [len(side) for side in dedup.find_edges(vectors, ids, THRESHOLD, seed=0)] == [0, 0]
     assert [len(side) for side in search_cell(vectors, ids, THRESHOLD)] == [0, 0, 0]
     rows = one_cell(vectors, ids)
@@ -340,4 +346,4 @@ def test_rows_that_are_not_of_unit_length_are_refused(bad):
     vectors = np.eye(3, dtype=np.float32)
     vectors[1, 1] = bad
     with pytest.raises(ValueError, match="row 1 "):
-        search_cell(vectors, names(3, 0), THRESHOLD)
+        search_cell(vectors, make_row_ids(3, 0), THRESHOLD)

@@ -10,7 +10,7 @@ from filters.dedup.videos import NO_MATCH, MatchedSpan, match_videos, ordered_ma
 ONE_A_SECOND = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), max_size=40)
 
 
-def longest(hits, uses, short, long):
+def longest_subsequence(hits, uses, short, long):
     """Longest common subsequence by the textbook table, each frame of the longer video repeated `uses` times."""
     table = np.zeros((short + 1, long * uses + 1), dtype=int)
     for i in range(short):
@@ -23,7 +23,7 @@ def longest(hits, uses, short, long):
 def test_share_is_that_of_the_longest_chain(hits):
     a, b = np.array(hits, dtype=int).reshape(-1, 2).T
     match = ordered_match(a, b, np.arange(8.0), np.arange(10.0))
-    assert match.frames == longest(set(hits), 2, 8, 10)
+    assert match.frames == longest_subsequence(set(hits), 2, 8, 10)
     assert match.share == round(match.frames / 8, 6)
 
 

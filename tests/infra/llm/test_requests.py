@@ -40,7 +40,7 @@ answers = st.builds(
 
 
 @contextmanager
-def fresh() -> Iterator[RequestCache]:
+def open_cache() -> Iterator[RequestCache]:
     with tempfile.TemporaryDirectory() as folder, RequestCache(Path(folder) / "cache") as cache:
         yield cache
 
@@ -89,7 +89,7 @@ def test_half_a_surrogate_pair_is_the_samples_fault() -> None:
 @given(answers)
 def test_answers_survive_the_cache(completion: Completion) -> None:
     assert Completion.from_json(completion.to_json()) == completion
-    with fresh() as cache:
+    with open_cache() as cache:
         sent = make_request(1)
         assert cache.get(sent.key) is None and len(cache) == 0
         assert cache.put(sent.key, sent.model, completion) == completion
@@ -116,7 +116,7 @@ def test_the_first_answer_stays(tmp_path: Path) -> None:
 
 
 def test_requests_that_were_given_up_are_never_cached() -> None:
-    with fresh() as cache, pytest.raises(ValueError, match="not a cacheable completion"):
+    with open_cache() as cache, pytest.raises(ValueError, match="not a cacheable completion"):
         cache.put(make_request(1).key, "fake", Completion((), (), "fake", error="gave_up: 500"))
 
 
@@ -212,7 +212,7 @@ class Counting:
 def test_what_is_in_flight_or_in_the_cache_is_not_sent_again() -> None:
     async def job() -> None:
         engine = Counting()
-        with fresh() as cache:
+        with open_cache() as cache:
             client = CachedClient(cache, engine)
             got = await asyncio.gather(*(client.complete(make_request(i % 4)) for i in range(12)))
             got += await asyncio.gather(*(client.complete(make_request(i % 4)) for i in range(4)))
@@ -231,7 +231,7 @@ def test_what_is_in_flight_or_in_the_cache_is_not_sent_again() -> None:
 def test_an_engines_failure_reaches_everyone_who_waits() -> None:
     async def job() -> None:
         engine = Counting(StageError("no server"))
-        with fresh() as cache:
+        with open_cache() as cache:
             client = CachedClient(cache, engine)
             got = await asyncio.gather(*(client.complete(make_request(1)) for _ in range(3)), return_exceptions=True)
             assert [str(error) for error in got] == ["no server"] * 3
@@ -245,7 +245,7 @@ def test_an_engines_failure_reaches_everyone_who_waits() -> None:
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 4)), max_size=8))
 def test_cancelling_one_never_costs_another(cancelled: list[tuple[int, int]]) -> None:
     async def job() -> None:
-        with fresh() as cache:
+        with open_cache() as cache:
             engine = Counting()
             client = CachedClient(cache, engine)
             tasks = [asyncio.create_task(client.complete(make_request(i % 3))) for i in range(9)]
@@ -278,20 +278,20 @@ async def work(
         await asyncio.gather(*(worker() for _ in range(2 * in_flight)))
 
 
-def process(url: str, path: str, numbers: list[int], in_flight: int, report: str) -> None:
+def run_worker(url: str, path: str, numbers: list[int], in_flight: int, report: str) -> None:
     """What a worker does: requests, and writes the key of each answer that it was given."""
     with RequestCache(path) as cache, open(report, "ab", buffering=0) as file:
         asyncio.run(work(url, cache, numbers, in_flight, lambda request, got: file.write(request.key + b"\n")))
 
 
-def start(url: str, path: Path, numbers: list[int], in_flight: int, report: Path) -> SpawnProcess:
+def start_worker(url: str, path: Path, numbers: list[int], in_flight: int, report: Path) -> SpawnProcess:
     report.touch()
-    worker = SPAWN.Process(target=process, args=(url, str(path), numbers, in_flight, str(report)))
+    worker = SPAWN.Process(target=run_worker, args=(url, str(path), numbers, in_flight, str(report)))
     worker.start()
     return worker
 
 
-def reported(report: Path) -> list[bytes]:
+def read_report(report: Path) -> list[bytes]:
     raw = report.read_bytes()
     return [raw[at : at + 16] for at in range(0, len(raw) - 16, 17)]
 
@@ -304,8 +304,8 @@ def test_killed_anywhere_only_what_was_in_flight_is_paid_again(tmp_path: Path) -
         kills = (1, 40, 90, 130)
         for number, until in enumerate(kills):
             report = tmp_path / f"report {number}"
-            worker = start(server.url, path, numbers, in_flight, report)
-            while len(set(reported(report)) - set(committed)) < until - (kills[number - 1] if number else 0):
+            worker = start_worker(server.url, path, numbers, in_flight, report)
+            while len(set(read_report(report)) - set(committed)) < until - (kills[number - 1] if number else 0):
                 assert worker.is_alive()
                 time.sleep(0.002)
             worker.kill()
@@ -315,12 +315,12 @@ def test_killed_anywhere_only_what_was_in_flight_is_paid_again(tmp_path: Path) -
             assert server.counts()["most_in_flight"] <= in_flight
             with RequestCache(path) as cache:
                 cached_keys = {make_request(i).key for i in numbers if cache.get(make_request(i).key) is not None}
-                assert set(reported(report)) <= cached_keys and len(cache) == len(cached_keys)
+                assert set(read_report(report)) <= cached_keys and len(cache) == len(cached_keys)
             for key in cached_keys - set(committed):
                 committed[key] = received[key.hex()]
-        last = start(server.url, path, numbers, in_flight, tmp_path / "report")
+        last = start_worker(server.url, path, numbers, in_flight, tmp_path / "report")
         last.join()
-        assert last.exitcode == 0 and len(reported(tmp_path / "report")) == len(numbers)
+        assert last.exitcode == 0 and len(read_report(tmp_path / "report")) == len(numbers)
         received = server.counts()["received"]
         # No request whose completion was committed went out again …
         assert {key: received[key.hex()] for key in committed} == committed
@@ -331,16 +331,18 @@ def test_killed_anywhere_only_what_was_in_flight_is_paid_again(tmp_path: Path) -
             for i in numbers:
                 assert cache.get(make_request(i).key) is not None
         before = server.counts()
-        third = start(server.url, path, numbers, in_flight, tmp_path / "finished")
+        third = start_worker(server.url, path, numbers, in_flight, tmp_path / "finished")
         third.join()
-        assert len(reported(tmp_path / "finished")) == len(numbers) and server.counts() == before
+        assert len(read_report(tmp_path / "finished")) == len(numbers) and server.counts() == before
 
 
 def test_two_processes_on_one_cache_end_with_the_same(tmp_path: Path) -> None:
     numbers = list(range(150))
     with running("--delay", "0.01") as server:
         orders = [numbers, numbers[::-1]]
-        workers = [start(server.url, tmp_path / "cache", order, 4, tmp_path / f"{i}") for i, order in enumerate(orders)]
+        workers = [
+            start_worker(server.url, tmp_path / "cache", order, 4, tmp_path / f"{i}") for i, order in enumerate(orders)
+        ]
         for worker in workers:
             worker.join()
             assert worker.exitcode == 0

@@ -82,7 +82,7 @@ def test_runs_have_nearly_equal_lengths(values: list[int], parts: int) -> None:
         assert (np.abs(np.cumsum(sums) - sum(values) * np.arange(1, parts + 1) / parts) <= max(values) / 2 + 1e-9).all()
 
 
-def plainly(
+def draw_plainly(
     orders: list[list[int]], counts: list[int], lie: list[int], vshards: int
 ) -> list[tuple[int, int, int, int]]:
     """(row, repeat, group, vshard) in order, the way the design says it, with plain lists."""
@@ -106,7 +106,7 @@ def test_the_layout_is_that_of_plain_lists(data: st.DataObject, rows: int, group
     counts = [data.draw(st.integers(0, 3 * len(rows_of_group))) for rows_of_group in orders]
     arrays = [np.array(rows_of_group, dtype=np.int64) for rows_of_group in orders]
     layout = draw.lay_out(arrays, counts, np.array(lie, dtype=np.int64), vshards)
-    plain_layout = plainly(orders, counts, list(lie), vshards)
+    plain_layout = draw_plainly(orders, counts, list(lie), vshards)
     columns = (layout.row, layout.repeat, layout.group, layout.vshard)
     assert list(zip(*(x.tolist() for x in columns), strict=True)) == plain_layout
     for v in range(vshards):

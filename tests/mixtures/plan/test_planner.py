@@ -40,7 +40,7 @@ def plan(cells: dict[str, int], *, size: int | str | None = None, repeats: int =
     return dict(zip(cells, amounts.astype(int).tolist(), strict=True))
 
 
-def beyond(n: NDArray[np.float64], asked: list[Constraint]) -> Any:
+def measure_violation(n: NDArray[np.float64], asked: list[Constraint]) -> Any:
     """By how many samples the worst constraint is missed: of a mixture (cells,), or of each of (n, cells)."""
     worst = np.zeros(n.shape[:-1])
     total = n.sum(axis=-1)
@@ -53,7 +53,7 @@ def beyond(n: NDArray[np.float64], asked: list[Constraint]) -> Any:
     return worst
 
 
-def near(n: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+def is_near(n: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
     """Whether one of the others differs from n by no more than a sample a cell."""
     return bool((np.abs(others - n).max(axis=1, initial=0) <= 1).any())
 
@@ -62,7 +62,7 @@ MODALITIES = ("video", "image", "text")
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Any]]:
+def planning_problems(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Any]]:
     cells = {name: draw(st.integers(0, 9)) for name in MODALITIES}
     assume(sum(cells.values()))
     bands = {}
@@ -77,20 +77,20 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Any]]:
     return cells, {"shares": {"modality": bands}, "ratios": ratios}
 
 
-def every(most: list[int], asked: list[Constraint]) -> NDArray[np.float64]:
+def enumerate_mixtures(most: list[int], asked: list[Constraint]) -> NDArray[np.float64]:
     """All mixtures that keep every constraint exactly."""
     amounts = np.array(list(itertools.product(*(range(n + 1) for n in most))), dtype=float)
-    return amounts[(beyond(amounts, asked) < 1e-9) & (amounts.sum(axis=1) > 0)]
+    return amounts[(measure_violation(amounts, asked) < 1e-9) & (amounts.sum(axis=1) > 0)]
 
 
 @settings(max_examples=40)
-@given(worlds(), st.integers(1, 2))
+@given(planning_problems(), st.integers(1, 2))
 def test_the_largest_mixture_is_no_smaller_than_the_best_of_all_and_keeps_its_bands(
     world: tuple[dict[str, int], dict[str, Any]], repeats: int
 ) -> None:
     cells, recipe = world
     asked = constraints(cells, **recipe)
-    exact = every([n * repeats for n in cells.values()], asked)
+    exact = enumerate_mixtures([n * repeats for n in cells.values()], asked)
     best = exact.sum(axis=1).max(initial=0)
     try:
         mixture = plan(cells, size="max", repeats=repeats, **recipe)
@@ -99,19 +99,19 @@ def test_the_largest_mixture_is_no_smaller_than_the_best_of_all_and_keeps_its_ba
         return
     n = np.array(list(mixture.values()), dtype=float)
     assert n.sum() >= best and (n <= [c * repeats for c in cells.values()]).all()
-    assert beyond(n, asked) < len(cells) + 1e-9
-    if near(n, exact[exact.sum(axis=1) == n.sum()]):  # where whole numbers nearby can keep every band, they do
-        assert beyond(n, asked) < 1e-6
+    assert measure_violation(n, asked) < len(cells) + 1e-9
+    if is_near(n, exact[exact.sum(axis=1) == n.sum()]):  # where whole numbers nearby can keep every band, they do
+        assert measure_violation(n, asked) < 1e-6
 
 
 @settings(max_examples=40)
-@given(worlds(), st.integers(1, 30), st.integers(1, 2))
+@given(planning_problems(), st.integers(1, 30), st.integers(1, 2))
 def test_a_mixture_of_a_size_has_that_size_the_fewest_repeats_and_its_bands(
     world: tuple[dict[str, int], dict[str, Any]], size: int, repeats: int
 ) -> None:
     cells, recipe = world
     asked = constraints(cells, **recipe)
-    exact = every([n * repeats for n in cells.values()], asked)
+    exact = enumerate_mixtures([n * repeats for n in cells.values()], asked)
     exact = exact[exact.sum(axis=1) == size]
     try:
         mixture = plan(cells, size=size, repeats=repeats, **recipe)
@@ -119,9 +119,9 @@ def test_a_mixture_of_a_size_has_that_size_the_fewest_repeats_and_its_bands(
         assert not len(exact)
         return
     n, once = np.array(list(mixture.values()), dtype=float), np.array(list(cells.values()))
-    assert n.sum() == size and (n <= once * repeats).all() and beyond(n, asked) < len(cells) + 1e-9
-    if near(n, exact):
-        assert beyond(n, asked) < 1e-6
+    assert n.sum() == size and (n <= once * repeats).all() and measure_violation(n, asked) < len(cells) + 1e-9
+    if is_near(n, exact):
+        assert measure_violation(n, asked) < 1e-6
         fewest = np.maximum(exact - once, 0).sum(axis=1).min()
         assert np.maximum(n - once, 0).sum() <= fewest + len(cells)  # within rounding
 

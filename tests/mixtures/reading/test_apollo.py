@@ -33,11 +33,11 @@ def transformers() -> Any:
     return transformers
 
 
-def plain(size: Any) -> Any:
+def make_processor(size: Any) -> Any:
     return SimpleNamespace(image_mean=MEAN, image_std=STD, size=size)
 
 
-def decoded(modality: str, count: int, height: int = 30, width: int = 50) -> TrainingSample:
+def make_sample(modality: str, count: int, height: int = 30, width: int = 50) -> TrainingSample:
     rng = np.random.default_rng(count)
     clips = [rng.integers(0, 256, (4, height, width, 3), dtype=np.uint8) for _ in range(count)]
     if modality != "video":
@@ -60,11 +60,11 @@ def decoded(modality: str, count: int, height: int = 30, width: int = 50) -> Tra
     )
 
 
-BATCH = [decoded("video", 3), decoded("image", 1), decoded("text", 0), decoded("multi_image", 2)]
+BATCH = [make_sample("video", 3), make_sample("image", 1), make_sample("text", 0), make_sample("multi_image", 2)]
 
 
 def test_shapes_and_counts(small: Any) -> None:
-    encoders = [VisionProcessor(plain({"height": 24, "width": 24}), video=True), plain(32)]
+    encoders = [VisionProcessor(make_processor({"height": 24, "width": 24}), video=True), make_processor(32)]
     batch = to_apollo(BATCH, encoders, small, contract=CONTRACT)
     assert batch["data_types"] == ["video", "image", "text", "image"]
     assert [[tuple(tensor.shape) for tensor in sample] for sample in batch["vision_input"]] == [
@@ -81,7 +81,7 @@ def test_shapes_and_counts(small: Any) -> None:
         tokens, targets = tokenize(sample.conversations, small)
         assert ids[row][mask[row]].tolist() == tokens and labels[row][mask[row]].tolist() == targets
     # Both encoders' views of one clip are the same pictures, turned.
-    again = to_apollo(BATCH[:1], [plain(24)], small, contract=CONTRACT)["vision_input"][0][0]
+    again = to_apollo(BATCH[:1], [make_processor(24)], small, contract=CONTRACT)["vision_input"][0][0]
     assert torch.equal(batch["vision_input"][0][0].transpose(1, 2), again)
     assert all(torch.equal(again[i][0], again[i][1]) is False for i in range(3))
     image = batch["vision_input"][1][1][0]
@@ -90,14 +90,14 @@ def test_shapes_and_counts(small: Any) -> None:
 
 def test_frames_are_padded_with_the_processors_mean() -> None:
     frames = np.full((2, 10, 20, 3), 7, dtype=np.uint8)
-    colour = VisionProcessor(plain(20)).colour
+    colour = VisionProcessor(make_processor(20)).colour
     assert colour == (122, 114, 102)
     square = pad_to_square(frames, colour)
     assert square.shape == (2, 20, 20, 3)
     assert (square[:, 5:15] == 7).all() and (square[:, :5] == colour).all() and (square[:, 15:] == colour).all()
     tall = pad_to_square(frames.transpose(0, 2, 1, 3), colour)
     assert (tall[:, :, 5:15] == 7).all() and (tall[:, :, 15:] == colour).all()
-    padded = VisionProcessor(plain(20)).pixels(frames)
+    padded = VisionProcessor(make_processor(20)).pixels(frames)
     assert torch.allclose(padded[0, :, 10, 10], (torch.tensor([7 / 255] * 3) - torch.tensor(MEAN)) / torch.tensor(STD))
     assert padded[0, :, 0, 0].abs().max() < 0.02  # padding is near the mean, which is 0
 

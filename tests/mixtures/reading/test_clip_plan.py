@@ -15,7 +15,7 @@ from mixtures.reading.contract import Contract
 RELEASED = Contract()
 
 
-def printed(frames: int, fps: float) -> tuple[list[int], list[str], int]:
+def describe_plan(frames: int, fps: float) -> tuple[list[int], list[str], int]:
     seconds = frames / fps
     plan = plan_clips(frames, fps, seconds, RELEASED)
     text = build_video_text(plan.times, seconds, RELEASED).replace(X_TOKEN["video"], "")
@@ -24,10 +24,10 @@ def printed(frames: int, fps: float) -> tuple[list[int], list[str], int]:
 
 
 def test_rows_measured_on_the_released_sampler() -> None:
-    first, spans, clips = printed(250, 25.0)
+    first, spans, clips = describe_plan(250, 25.0)
     assert (first, spans[:2], spans[-1], clips) == ([1, 13, 25, 37], ["0.0-1.5", "2.0-3.5"], "8.0-9.5", 5)
-    assert printed(30, 30.0) == ([0, 15, 29, 29], ["0.0-1.0"], 1)
-    first, spans, clips = printed(504, 24.0)
+    assert describe_plan(30, 30.0) == ([0, 15, 29, 29], ["0.0-1.0"], 1)
+    first, spans, clips = describe_plan(504, 24.0)
     assert (first, spans[-1], clips) == ([0, 12, 24, 36], "18.8-20.2", 11)
 
 
@@ -52,7 +52,7 @@ def test_the_context_caps_clips(share: float, clips: int) -> None:
     assert len(plan_clips(25 * 3600, 25.0, 3600.0, Contract(max_clips=25)).frames) == 25
 
 
-def by_hand(frames: int, fps: Fraction, count: int) -> list[list[int]]:
+def list_frames_by_hand(frames: int, fps: Fraction, count: int) -> list[list[int]]:
     """The rule in words, one frame after the other, for rates above one frame a second."""
     apart = max(1, math.floor(fps / 2))
     length = 4 * apart
@@ -73,7 +73,7 @@ def test_plans_follow_the_rule(frames: int, rate: Fraction) -> None:
     seconds = frames / fps
     plan = plan_clips(frames, fps, seconds, RELEASED)
     count = int(RELEASED.clips(np.array([seconds]))[0])
-    assert plan.frames.tolist() == by_hand(frames, Fraction(rate), count)
+    assert plan.frames.tolist() == list_frames_by_hand(frames, Fraction(rate), count)
     assert np.allclose(plan.times, plan.frames[:, [0, -1]] / fps)
     assert plan.frames.min() >= 0 and plan.frames.max() < frames
     assert (np.diff(plan.frames, axis=1) >= 0).all() and (np.diff(plan.frames[:, 0]) >= 0).all()

@@ -25,22 +25,22 @@ from tests.mixtures import small
 SIZE = 6000
 
 
-def contents(number: int) -> bytes:
+def tar_content(number: int) -> bytes:
     return np.random.default_rng(number).bytes(SIZE)
 
 
 @pytest.fixture(scope="module")
-def near(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def local_tars(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("near")
     for i in range(3):
-        (folder / f"{i}.tar").write_bytes(contents(i))
+        (folder / f"{i}.tar").write_bytes(tar_content(i))
     return [str(folder / f"{i}.tar") for i in range(3)]
 
 
 @pytest.fixture(scope="module")
-def afar() -> list[str]:
+def remote_tars() -> list[str]:
     for i in range(3):
-        fsspec.filesystem("memory").pipe_file(f"/fetch/{i}.tar", contents(i))
+        fsspec.filesystem("memory").pipe_file(f"/fetch/{i}.tar", tar_content(i))
     return [f"memory://fetch/{i}.tar" for i in range(3)]
 
 
@@ -54,36 +54,38 @@ SPANS = st.lists(
 
 @given(SPANS, st.integers(1, 4000), st.integers(0, 500), st.integers(1, 3000))
 def test_bytes_come_in_order_and_within_the_bound(
-    near: list[str], afar: list[str], spans: list[ByteRange], cache: int, gap: int, block: int
+    local_tars: list[str], remote_tars: list[str], spans: list[ByteRange], cache: int, gap: int, block: int
 ) -> None:
-    whole = [contents(i) for i in range(3)]
-    for files in (near, afar, [near[0], afar[1], near[2]]):
+    whole = [tar_content(i) for i in range(3)]
+    for files in (local_tars, remote_tars, [local_tars[0], remote_tars[1], local_tars[2]]):
         fetcher = Fetcher(files, cache_bytes=cache, gap_bytes=gap, block_bytes=block, threads=2)
         read = [(span, bytes(content)) for span, content in fetcher.stream(iter(spans))]
         assert read == [(span, whole[span.file][span.offset : span.offset + span.size]) for span in spans]
         largest = max((span.size for span in spans), default=0)
         assert fetcher.peak <= max(cache, 2 * largest)
         assert fetcher.buffered == 0
-        assert (fetcher.requests == 0) == (files is near or not any(s.file == 1 or files is afar for s in spans))
+        assert (fetcher.requests == 0) == (
+            files is local_tars or not any(s.file == 1 or files is remote_tars for s in spans)
+        )
         fetcher.close()
 
 
-def test_neighbours_are_one_request(afar: list[str]) -> None:
-    fetcher = Fetcher(afar)
+def test_neighbours_are_one_request(remote_tars: list[str]) -> None:
+    fetcher = Fetcher(remote_tars)
     spans = [ByteRange(1, i * 512, 512, "k") for i in np.random.default_rng(1).permutation(10)]
     assert [bytes(content) for _, content in fetcher.stream(spans)] == [
-        contents(1)[s.offset : s.offset + 512] for s in spans
+        tar_content(1)[s.offset : s.offset + 512] for s in spans
     ]
     assert fetcher.requests == 1
     # A hole of 1,000 bytes is read over when that is allowed, and not when it is not.
     for gap, requests in ((1000, 1), (999, 2)):
-        fetcher = Fetcher(afar, gap_bytes=gap)
+        fetcher = Fetcher(remote_tars, gap_bytes=gap)
         assert len(list(fetcher.stream([ByteRange(0, 0, 500), ByteRange(0, 1500, 500)]))) == 2
         assert fetcher.requests == requests
 
 
-def test_reading_continues_while_the_first_ranges_are_used(afar: list[str]) -> None:
-    fetcher = Fetcher(afar, cache_bytes=2000)
+def test_reading_continues_while_the_first_ranges_are_used(remote_tars: list[str]) -> None:
+    fetcher = Fetcher(remote_tars, cache_bytes=2000)
     stream = fetcher.stream(ByteRange(0, i * 500, 500) for i in range(12))
     next(stream)
     assert fetcher.requests == 2  # two segments of two spans each, neighbours joined
@@ -92,21 +94,23 @@ def test_reading_continues_while_the_first_ranges_are_used(afar: list[str]) -> N
     assert not [t for t in threading.enumerate() if t.name.startswith("fetch")]
 
 
-def test_errors_on_missing_and_short_files_name_the_sample(near: list[str], afar: list[str], tmp_path: Path) -> None:
+def test_errors_on_missing_and_short_files_name_the_sample(
+    local_tars: list[str], remote_tars: list[str], tmp_path: Path
+) -> None:
     for files in ([str(tmp_path / "no.tar")], ["memory://fetch/no.tar"]):
         with pytest.raises(StageError, match=r"no\.tar: the shard of sample abc cannot be opened"):
             list(Fetcher(files).stream([ByteRange(0, 0, 10, "abc")]))
-    for files in (near, afar):
+    for files in (local_tars, remote_tars):
         stream = Fetcher(files).stream([ByteRange(0, 0, 10, "first"), ByteRange(1, SIZE - 10, 20, "abc")])
-        assert bytes(next(stream)[1]) == contents(0)[:10]
+        assert bytes(next(stream)[1]) == tar_content(0)[:10]
         with pytest.raises(StageError, match=r"1\.tar: .* 10 of 20 bytes of sample abc from byte 5,990 exist"):
             next(stream)
 
 
-def test_a_reader_that_is_dropped_leaves_no_file_open(near: list[str]) -> None:
+def test_a_reader_that_is_dropped_leaves_no_file_open(local_tars: list[str]) -> None:
     before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    fetcher = Fetcher(near)
-    for _ in fetcher.stream(ByteRange(file, 0, 1, "k") for file in range(len(near))):
+    fetcher = Fetcher(local_tars)
+    for _ in fetcher.stream(ByteRange(file, 0, 1, "k") for file in range(len(local_tars))):
         pass
     assert set(os.listdir("/proc/self/fd")) > before  # noqa: PTH208
     del fetcher
@@ -167,7 +171,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("http")
     for i in range(3):
-        (folder / f"{i}.tar").write_bytes(contents(i))
+        (folder / f"{i}.tar").write_bytes(tar_content(i))
     host = Server(folder)
     loop = asyncio.new_event_loop()
     started = threading.Event()
@@ -197,12 +201,12 @@ def test_ranges_over_http(server: Server, spans: list[ByteRange]) -> None:
     fetcher = Fetcher([f"{server.base}/good/{i}.tar" for i in range(3)], cache_bytes=3000, gap_bytes=100, threads=3)
     filled = [span for span in spans if span.size]
     read = [bytes(content) for _, content in fetcher.stream(filled)]
-    assert read == [contents(span.file)[span.offset : span.offset + span.size] for span in filled]
+    assert read == [tar_content(span.file)[span.offset : span.offset + span.size] for span in filled]
 
 
 def test_requests_that_fail_over_http_are_retried(server: Server) -> None:
     pauses: list[float] = []
-    assert fetch_range(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == contents(0)[100:150]
+    assert fetch_range(f"{server.base}/shaky/0.tar", 100, 50, pause=pauses.append) == tar_content(0)[100:150]
     assert len(pauses) == 2 and pauses[0] < pauses[1]
 
 

@@ -18,7 +18,7 @@ from mixtures.shards.ustar import parse_header, rename_header
 from tests.mixtures.runs import Row, sample
 
 
-def make(path: Path, rows: list[Row]) -> dict[str, shards.WrittenSample]:
+def write_samples(path: Path, rows: list[Row]) -> dict[str, shards.WrittenSample]:
     _, written = shards.write_tar(path, [(row.key, sample(row)[0]) for row in rows])
     return {sample_info.key: sample_info for sample_info in written}
 
@@ -31,7 +31,7 @@ def spans_of(tar: Path, written: dict[str, shards.WrittenSample], repeats: int =
     ]
 
 
-def copied(path: Path, spans: list[SampleSpan]) -> tuple[str, int]:
+def copy_spans(path: Path, spans: list[SampleSpan]) -> tuple[str, int]:
     sources = SourceTars()
     try:
         return copy_samples(path, spans, sources)
@@ -47,9 +47,9 @@ def test_a_mixture_s_tar_is_the_spans_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int
 ) -> None:
     monkeypatch.setattr(copying, "BUFFER_BYTES", buffer_bytes)
-    written = make(tmp_path / "a.tar", ROWS)
+    written = write_samples(tmp_path / "a.tar", ROWS)
     spans = spans_of(tmp_path / "a.tar", written)[::-1]
-    digest, size = copied(tmp_path / "mix.tar", spans)
+    digest, size = copy_spans(tmp_path / "mix.tar", spans)
     copy, source = (tmp_path / "mix.tar").read_bytes(), (tmp_path / "a.tar").read_bytes()
     body = b"".join(source[span.offset : span.offset + span.size] for span in spans)
     assert copy == body + bytes(len(copy) - len(body)) and len(copy) - len(body) >= 1024
@@ -61,9 +61,9 @@ def test_a_repeat_has_a_key_of_its_own_and_the_same_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int
 ) -> None:
     monkeypatch.setattr(copying, "BUFFER_BYTES", buffer_bytes)
-    written = make(tmp_path / "a.tar", ROWS)
+    written = write_samples(tmp_path / "a.tar", ROWS)
     spans = spans_of(tmp_path / "a.tar", written, repeats=3)
-    copied(tmp_path / "mix.tar", spans)
+    copy_spans(tmp_path / "mix.tar", spans)
     with tarfile.open(tmp_path / "mix.tar") as tar, tarfile.open(tmp_path / "a.tar") as source:
         names = tar.getnames()
         assert len(set(names)) == len(names) == 3 * len(source.getnames())
@@ -89,7 +89,7 @@ def test_headers_are_read_and_renamed_as_tarfile_would(name: str, size: int) -> 
 
 
 def test_a_span_without_the_sample_is_an_error(tmp_path: Path) -> None:
-    written = make(tmp_path / "a.tar", ROWS)
+    written = write_samples(tmp_path / "a.tar", ROWS)
     first, second = list(written.values())[:2]
     tar = str(tmp_path / "a.tar")
     cases = {
@@ -100,10 +100,10 @@ def test_a_span_without_the_sample_is_an_error(tmp_path: Path) -> None:
     }
     for words, span in cases.items():
         with pytest.raises(StageError, match=words) as caught:
-            copied(tmp_path / "mix.tar", [span])
+            copy_spans(tmp_path / "mix.tar", [span])
         assert caught.value.where == tar
     with pytest.raises(StageError, match="a shard is missing"):
-        copied(tmp_path / "mix.tar", [SampleSpan(first.key, 0, str(tmp_path / "b.tar"), 0, 512)])
+        copy_spans(tmp_path / "mix.tar", [SampleSpan(first.key, 0, str(tmp_path / "b.tar"), 0, 512)])
 
 
 @given(st.integers(0, 2**32))
@@ -111,7 +111,7 @@ def test_a_flipped_bit_in_a_header_or_medium_is_found(tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("flip")
     rng = np.random.default_rng(seed)
     row = Row(int(rng.integers(50)), ("video", "image", "multi_image")[int(rng.integers(3))], size=700)
-    (written,) = make(folder / "a.tar", [row]).values()
+    (written,) = write_samples(folder / "a.tar", [row]).values()
     content = bytearray((folder / "a.tar").read_bytes())
     inside = []
     for name, offset, size in written.members:
@@ -122,14 +122,14 @@ def test_a_flipped_bit_in_a_header_or_medium_is_found(tmp_path_factory: pytest.T
     (folder / "a.tar").write_bytes(content)
     span = SampleSpan(row.key, 0, str(folder / "a.tar"), written.offset, written.size)
     with pytest.raises(StageError):
-        copied(folder / "mix.tar", [span])
+        copy_spans(folder / "mix.tar", [span])
         verify_copies(str(folder / "mix.tar"), [(span, 0)])
 
 
 def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) -> None:
-    written = make(tmp_path / "a.tar", ROWS)
+    written = write_samples(tmp_path / "a.tar", ROWS)
     spans = spans_of(tmp_path / "a.tar", written, repeats=2)
-    copied(tmp_path / "mix.tar", spans)
+    copy_spans(tmp_path / "mix.tar", spans)
     starts = np.cumsum([0, *(span.size for span in spans)]).tolist()
     verify_copies(str(tmp_path / "mix.tar"), zip(spans, starts, strict=False))
     with pytest.raises(StageError, match="is not here"):
@@ -138,7 +138,7 @@ def test_sound_media_pass_and_another_samples_record_does_not(tmp_path: Path) ->
 
 def test_members_of_a_sample(tmp_path: Path) -> None:
     parts, _ = sample(ROWS[2])
-    written = make(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
+    written = write_samples(tmp_path / "a.tar", [ROWS[2]])[ROWS[2].key]
     block = (tmp_path / "a.tar").read_bytes()[written.offset : written.offset + written.size]
     members = unpack_members(memoryview(block), ROWS[2].key, "a.tar", written.offset)
     assert list(members.items()) == [(member.suffix, member.content) for member in parts]
@@ -150,8 +150,8 @@ def test_more_tars_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(copying, "MAX_OPEN_TARS", 2)
     spans = []
     for number in range(5):
-        written = make(tmp_path / f"{number}.tar", [Row(number, "text")])
+        written = write_samples(tmp_path / f"{number}.tar", [Row(number, "text")])
         spans += spans_of(tmp_path / f"{number}.tar", written)
-    copied(tmp_path / "mix.tar", spans * 2)  # the same key twice is for the caller to see to
+    copy_spans(tmp_path / "mix.tar", spans * 2)  # the same key twice is for the caller to see to
     with tarfile.open(tmp_path / "mix.tar") as tar:
         assert [name.split(".")[0] for name in tar.getnames()] == [span.key for span in spans * 2]

@@ -47,7 +47,7 @@ def test_fields_are_those_that_export_writes(cold: Run) -> None:
     assert canonical_json(msgspec.to_builtins(parse_record(line))) == line
 
 
-def sound() -> dict[str, Any]:
+def make_record() -> dict[str, Any]:
     values: dict[type, Any] = {str: "", int: 0, float: 0.0}
     record = {name: values.get(kind, "") for name, kind in Record.__annotations__.items() if isinstance(kind, type)}
     return {**dict.fromkeys(FIELDS, ""), **record, "conversations": [], "sha256": [""],
@@ -66,9 +66,9 @@ def sound() -> dict[str, Any]:
     ],
 )
 def test_a_field_of_another_type_is_named(change: dict[str, Any], words: str) -> None:
-    parse_record(canonical_json(sound()))
+    parse_record(canonical_json(make_record()))
     with pytest.raises(ValueError, match=words):
-        parse_record(canonical_json({**sound(), **change}))
+        parse_record(canonical_json({**make_record(), **change}))
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])

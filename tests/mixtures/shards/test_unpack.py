@@ -16,7 +16,7 @@ from tests.mixtures import small
 KEY = small.key_of(1)
 
 
-def packed(folder: Path, parts: list[Member], key: str = KEY) -> memoryview:
+def pack_sample(folder: Path, parts: list[Member], key: str = KEY) -> memoryview:
     _, (written,) = write_tar(folder / "one.tar", [(key, parts)])
     return memoryview((folder / "one.tar").read_bytes()[written.offset : written.offset + written.size])
 
@@ -29,7 +29,7 @@ def test_members_are_those_that_tarfile_finds(
     tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]
 ) -> None:
     folder = tmp_path_factory.mktemp("unpack")
-    block = packed(folder, [Member(name, content=content) for name, content in contents.items()])
+    block = pack_sample(folder, [Member(name, content=content) for name, content in contents.items()])
     assert unpack_members(block, KEY, "a.tar", 0) == contents
     with tarfile.open(folder / "one.tar") as tar:
         assert {m.name.partition(".")[2]: tar.extractfile(m).read() for m in tar.getmembers()} == contents  # type: ignore[union-attr]
@@ -40,7 +40,7 @@ def test_a_changed_byte_of_a_header_is_detected_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int
 ) -> None:
     block = bytearray(
-        packed(tmp_path_factory.mktemp("flip"), [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
+        pack_sample(tmp_path_factory.mktemp("flip"), [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
     )
     before = unpack_members(memoryview(block), KEY, "a.tar", 0)
     block[at] ^= change
@@ -51,7 +51,7 @@ def test_a_changed_byte_of_a_header_is_detected_or_harmless(
 
 
 def test_errors_name_shard_byte_and_key(tmp_path: Path) -> None:
-    block = packed(tmp_path, [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
+    block = pack_sample(tmp_path, [Member("json", content=b"{}"), Member("mp4", content=b"x" * 600)])
     with pytest.raises(StageError, match=r"b\.tar, byte 4096: sample zzz is not here: found a member called") as caught:
         unpack_members(block, "zzz", "b.tar", 4096)
     assert "reelmill audit" in str(caught.value)

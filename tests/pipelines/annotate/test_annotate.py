@@ -51,16 +51,16 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(videos: Path, tmp_path: Path) -> Callable[..., Run]:
+def open_videos(videos: Path, tmp_path: Path) -> Callable[..., Run]:
     """Opens a run over the videos: make(name, annotate, workers=1, batch=None)."""
 
-    def make_(name: str, annotate: Any, workers: int = 1, batch: str | None = None, **changes: Any) -> Run:
+    def open_named(name: str, annotate: Any, workers: int = 1, batch: str | None = None, **changes: Any) -> Run:
         changes = {"units": {"target_rows": 5}, **changes}
         return corpus.open_videos(
             tmp_path, name, videos, annotate, runner=Runner(workers=workers), batch=batch, **changes
         )
 
-    return make_
+    return open_named
 
 
 @pytest.fixture
@@ -69,22 +69,22 @@ def server() -> Iterator[Running]:
         yield records
 
 
-def served(url: str, **more: Any) -> dict[str, Any]:
+def make_settings(url: str, **more: Any) -> dict[str, Any]:
     return {"model": "fake", "endpoints": [{"url": url, "in_flight": 4}], "patience_s": 20.0, **more}
 
 
-def annotated(run: Run) -> Run:
+def run_to_annotate(run: Run) -> Run:
     for stage in ("ingest", "measure", "decide", "annotate"):
         stages.run_stage(run, stage)
     return run
 
 
-def covered(run: Run) -> dict[str, bytes]:
+def read_dialogue_files(run: Run) -> dict[str, bytes]:
     root = Path(run.at("dialogues"))
     return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
-def members(run: Run) -> list[dict[str, Any]]:
+def read_records(run: Run) -> list[dict[str, Any]]:
     records = []
     for path in sorted(Path(run.at("shards")).glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -96,8 +96,8 @@ def members(run: Run) -> list[dict[str, Any]]:
     return records
 
 
-def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[..., Run]) -> None:
-    run = make("rules", {})
+def test_without_a_server_the_rules_write_and_every_card_says_so(open_videos: Callable[..., Run]) -> None:
+    run = open_videos("rules", {})
     stages.run_all(run)
     records = rows(run, "dialogues")
     assert len(records) == VIDEOS and {row["outcome"] for row in records} == {"accepted"}
@@ -106,7 +106,7 @@ def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[
         card = json.loads(path.read_text())
         assert "by rule" in card["made_by"]["dialogues"] and card["dialogues"]["generators"].keys() == {"rules"}
     by_key = {row["key"]: row for row in records}
-    for record in members(run):
+    for record in read_records(run):
         turns = [turn for turn in by_key[record["id"]]["turns"] if turn["outcome"] == "accepted"]
         assert record["kind"] == by_key[record["id"]]["kind"] and len(record["conversations"]) == 2 * len(turns)
         assert [turn["from"] for turn in record["conversations"]] == ["human", "gpt"] * len(turns)
@@ -115,8 +115,8 @@ def test_without_a_server_the_rules_write_and_every_card_says_so(make: Callable[
     assert "dialogues/_manifest.json" in read_json_of(run, "checksums.json")
 
 
-def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Run], server: Running) -> None:
-    run = make("served", served(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}))
+def test_a_served_model_writes_them_and_the_card_names_it(open_videos: Callable[..., Run], server: Running) -> None:
+    run = open_videos("served", make_settings(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}))
     stages.run_all(run)
     records = rows(run, "dialogues")
     assert len(records) == VIDEOS
@@ -134,39 +134,41 @@ def test_a_served_model_writes_them_and_the_card_names_it(make: Callable[..., Ru
     assert card["dialogues"]["blind"]["answerable"] == 0
     asked = [turn for row in records for turn in row["turns"] if turn["blind_rate"] is not None]
     assert asked and all(turn["blind_rate"] == 0.0 for turn in asked)
-    again = make("again", served(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}),
+    again = open_videos("again", make_settings(server.url, revision="r1", kinds={"conversation": 1, "captioning": 1}),
                  store="store-served", workers=2)  # fmt: skip
     before = server.counts()["received"]
     stages.run_all(again)  # another place, two processes, everything from the cache
-    assert server.counts()["received"] == before and covered(again) == covered(run)
+    assert server.counts()["received"] == before and read_dialogue_files(again) == read_dialogue_files(run)
     assert read_json_of(again, "checksums.json") == read_json_of(run, "checksums.json")
 
 
-def test_turns_that_are_answered_without_the_video_are_rejected(make: Callable[..., Run]) -> None:
+def test_turns_that_are_answered_without_the_video_are_rejected(open_videos: Callable[..., Run]) -> None:
     with running("--answer", "tests.answers:judge_all_right") as knowing:
-        run = annotated(make("blind", served(knowing.url, kinds={"conversation": 1})))
+        run = run_to_annotate(open_videos("blind", make_settings(knowing.url, kinds={"conversation": 1})))
     turns = [turn for row in rows(run, "dialogues") for turn in row["turns"]]
     asked = [turn for turn in turns if turn["blind_rate"] is not None]
     assert asked and all(turn["blind_rate"] == 1.0 and turn["outcome"] == "rejected" for turn in asked)
     assert {turn["reason"].partition(":")[0] for turn in asked} == {"blind_answerable"}
-    run = annotated(make("unasked", served("http://127.0.0.1:1", blind=None, kinds={"conversation": 1}),
-                         store="store-blind"))  # fmt: skip
+    unasked = make_settings("http://127.0.0.1:1", blind=None, kinds={"conversation": 1})
+    run = run_to_annotate(open_videos("unasked", unasked, store="store-blind"))
     assert all(turn["blind_rate"] is None for row in rows(run, "dialogues") for turn in row["turns"])
 
 
-def test_shares_are_met_where_the_evidence_allows_them(make: Callable[..., Run], server: Running) -> None:
+def test_shares_are_met_where_the_evidence_allows_them(open_videos: Callable[..., Run], server: Running) -> None:
     shares = {"conversation": 3, "temporal_perception": 1, "egocentric": 2, "text_recognition": 2}
-    run = annotated(make("shares", served(server.url, kinds=shares, blind=None)))
+    run = run_to_annotate(open_videos("shares", make_settings(server.url, kinds=shares, blind=None)))
     kinds = Counter(row["kind"] for row in rows(run, "dialogues"))
     assert set(kinds) == {"conversation", "temporal_perception"}  # nothing supports the other two
     assert 2 <= kinds["temporal_perception"] <= 8  # a third of the videos have two timed items
 
 
-def test_killed_anywhere_it_ends_with_the_same_bytes_and_pays_once(make: Callable[..., Run], tmp_path: Path) -> None:
+def test_killed_anywhere_it_ends_with_the_same_bytes_and_pays_once(
+    open_videos: Callable[..., Run], tmp_path: Path
+) -> None:
     with running(*SERVER, "--delay", "0.05") as slow:
-        calm = annotated(make("calm", served(slow.url)))
+        calm = run_to_annotate(open_videos("calm", make_settings(slow.url)))
     with running(*SERVER, "--delay", "0.05") as slow:
-        run = make("killed", served(slow.url))
+        run = open_videos("killed", make_settings(slow.url))
         for stage in ("ingest", "measure", "decide"):
             stages.run_stage(run, stage)
         committed: Counter[str] = Counter()
@@ -189,16 +191,16 @@ def test_killed_anywhere_it_ends_with_the_same_bytes_and_pays_once(make: Callabl
         received = slow.counts()["received"]
         assert all(received[key] == times for key, times in committed.items())
         assert sum(received.values()) - len(received) <= 4 * 4
-    assert covered(run) == covered(calm)
+    assert read_dialogue_files(run) == read_dialogue_files(calm)
 
 
 def test_batch_files_go_out_and_come_back_until_nothing_waits(
-    make: Callable[..., Run], server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    open_videos: Callable[..., Run], server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    live = annotated(make("live", served(server.url, model="fake")))
+    live = run_to_annotate(open_videos("live", make_settings(server.url, model="fake")))
     folder = tmp_path / "batch"
-    annotate = {name: setting for name, setting in served(server.url).items() if name != "endpoints"}
-    run = make("batched", annotate, batch=str(folder))
+    annotate = {name: setting for name, setting in make_settings(server.url).items() if name != "endpoints"}
+    run = open_videos("batched", annotate, batch=str(folder))
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
     for number in range(6):
@@ -237,61 +239,63 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     return {"model": body["model"], "choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
 
 
-def test_an_invalid_answer_is_a_row_with_its_reason(make: Callable[..., Run]) -> None:
+def test_an_invalid_answer_is_a_row_with_its_reason(open_videos: Callable[..., Run]) -> None:
     with running("--chars", "300") as babbling:  # made-up words, no JSON
-        run = annotated(make("babble", served(babbling.url)))
+        run = run_to_annotate(open_videos("babble", make_settings(babbling.url)))
     records = rows(run, "dialogues")
     assert len(records) == VIDEOS and {row["outcome"] for row in records} == {"rejected"}
     assert {row["reason"].partition(":")[0] for row in records} == {"not_json"}
     stages.run_stage(run, "export")
-    assert {record["kind"] for record in members(run)} == {"caption"}  # the caption is still there to train on
+    assert {record["kind"] for record in read_records(run)} == {"caption"}  # the caption is still there to train on
     card = json.loads(next(Path(run.at("shards")).glob("*.card.json")).read_text())
     assert card["dialogues"]["accepted"] == 0 and set(card["dialogues"]["rejected"]) == {"not_json"}
 
 
-def test_one_bad_sample_costs_no_other_and_is_asked_again_by_the_next_run(make: Callable[..., Run]) -> None:
+def test_one_bad_sample_costs_no_other_and_is_asked_again_by_the_next_run(open_videos: Callable[..., Run]) -> None:
     with running(*SERVER, "--poison", "fence number 7.=500") as sick:
-        run = annotated(make("sick", served(sick.url, tries=2, blind=None)))
+        run = run_to_annotate(open_videos("sick", make_settings(sick.url, tries=2, blind=None)))
     records = rows(run, "dialogues")
     bad = [row for row in records if row["outcome"] == "rejected"]
     assert len(records) == VIDEOS and len(bad) == 1 and bad[0]["reason"].startswith("gave_up")
     with running(*SERVER) as well:
-        again = make("sick", served(well.url, tries=2, blind=None))
+        again = open_videos("sick", make_settings(well.url, tries=2, blind=None))
         stages.run_stage(again, "annotate")
         assert sum(well.counts()["received"].values()) == 1
     assert {row["outcome"] for row in rows(again, "dialogues")} == {"accepted"}
 
 
-def test_faults_of_every_class_lose_nothing(make: Callable[..., Run], server: Running) -> None:
-    calm = annotated(make("without", served(server.url)))
+def test_faults_of_every_class_lose_nothing(open_videos: Callable[..., Run], server: Running) -> None:
+    calm = run_to_annotate(open_videos("without", make_settings(server.url)))
     with running(*SERVER, "--faults", "0.05") as faulty:
-        run = annotated(make("faulty", served(faulty.url, timeout_s=2.0)))
+        run = run_to_annotate(open_videos("faulty", make_settings(faulty.url, timeout_s=2.0)))
         assert sum(faulty.counts()["faults"].values()) > 5
-    assert covered(run) == covered(calm)
+    assert read_dialogue_files(run) == read_dialogue_files(calm)
 
 
 def test_without_any_endpoint_the_job_stops_and_answers_are_kept(
-    make: Callable[..., Run], capfd: pytest.CaptureFixture[str]
+    open_videos: Callable[..., Run], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = make("gone", served("http://127.0.0.1:1", patience_s=0.5))
+    run = open_videos("gone", make_settings("http://127.0.0.1:1", patience_s=0.5))
     with pytest.raises(StageError, match=r"127\.0\.0\.1:1"):
-        annotated(run)
+        run_to_annotate(run)
     assert "127.0.0.1:1" in capfd.readouterr().err
 
 
-def test_a_captioner_is_shown_frames_and_its_words_are_evidence(make: Callable[..., Run], server: Running) -> None:
+def test_a_captioner_is_shown_frames_and_its_words_are_evidence(
+    open_videos: Callable[..., Run], server: Running
+) -> None:
     eyes = {"model": "fake", "endpoints": [{"url": server.url}], "every_s": 0.2, "frames": 2, "size": 64}
-    run = annotated(make("eyes", served(server.url, captioner=eyes, blind=None)))
+    run = run_to_annotate(open_videos("eyes", make_settings(server.url, captioner=eyes, blind=None)))
     dense = [item for row in rows(run, "dialogues") for item in row["evidence"] if item["kind"] == "dense"]
     assert sum("red ball" in item["text"] for item in dense) >= VIDEOS
     assert all(item["start_s"] is not None and item["end_s"] > item["start_s"] for item in dense)
 
 
 def test_a_video_that_was_away_is_shown_to_the_captioner_by_the_next_run(
-    make: Callable[..., Run], server: Running, tmp_path: Path
+    open_videos: Callable[..., Run], server: Running, tmp_path: Path
 ) -> None:
     eyes = {"model": "fake", "endpoints": [{"url": server.url}], "every_s": 0.2, "frames": 2, "size": 64}
-    run = make("away", served(server.url, captioner=eyes, blind=None))
+    run = open_videos("away", make_settings(server.url, captioner=eyes, blind=None))
     for stage in ("ingest", "measure", "decide"):
         stages.STAGES[stage](run)
     kept = [row["outcome"] == "kept" for row in rows(run, "verdicts")]
@@ -311,13 +315,17 @@ def _dense_captions(row: dict[str, Any]) -> list[str]:
     return [item["text"] for item in row["evidence"] if item["kind"] == "dense" and "red ball" in item["text"]]
 
 
-def test_rationales_and_several_candidates(make: Callable[..., Run], server: Running) -> None:
-    run = annotated(make("more", served(server.url, kinds={"reasoning": 1}, candidates=3, rationales=True, blind=None)))
+def test_rationales_and_several_candidates(open_videos: Callable[..., Run], server: Running) -> None:
+    run = run_to_annotate(
+        open_videos(
+            "more", make_settings(server.url, kinds={"reasoning": 1}, candidates=3, rationales=True, blind=None)
+        )
+    )
     records = [row for row in rows(run, "dialogues") if row["outcome"] == "accepted"]
     assert records and {row["candidates"] for row in records} == {3}
 
 
-def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run], tmp_path: Path) -> None:
+def test_images_with_text_in_them_get_questions_about_it(open_videos: Callable[..., Run], tmp_path: Path) -> None:
     folder = tmp_path / "signs"
     folder.mkdir()
     for i, words in enumerate(("OPEN DAILY", "MIND THE STEP", "")):
@@ -325,13 +333,13 @@ def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run
         (folder / f"{i}.png").write_bytes(corpus.image_bytes(picture, "PNG"))
         (folder / f"{i}.txt").write_text(corpus.caption(i))
     sources = [{"name": "signs", "path": str(folder), "modality": "image"}]
-    run = make("signs", {"ocr_questions": True}, sources=sources, measure={"late": ["overlay"]})
+    run = open_videos("signs", {"ocr_questions": True}, sources=sources, measure={"late": ["overlay"]})
     stages.run_all(run)
     records = rows(run, "dialogues")
     assert len(records) == 2 and {row["kind"] for row in records} == {"image_text"}
     answer_text = " ".join(turn["answer"] for row in records for turn in row["turns"]).upper()
     assert "OPEN DAILY" in answer_text and "STEP" in answer_text
-    assert Counter(record["kind"] for record in members(run)) == {"image_text": 2, "caption": 1}
+    assert Counter(record["kind"] for record in read_records(run)) == {"image_text": 2, "caption": 1}
 
 
 @pytest.mark.parametrize(
@@ -344,25 +352,25 @@ def test_images_with_text_in_them_get_questions_about_it(make: Callable[..., Run
         ({"endpoint": []}, "did you mean 'endpoints'"),
     ],
 )
-def test_a_wrong_config_starts_no_work(make: Callable[..., Run], annotate: Any, what: str) -> None:
+def test_a_wrong_config_starts_no_work(open_videos: Callable[..., Run], annotate: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
-        make("wrong", annotate)
+        open_videos("wrong", annotate)
 
 
-def test_a_model_that_no_endpoint_serves_is_an_error(make: Callable[..., Run]) -> None:
+def test_a_model_that_no_endpoint_serves_is_an_error(open_videos: Callable[..., Run]) -> None:
     with pytest.raises(ConfigError, match="nothing serves fake"):
-        annotated(make("unserved", {"model": "fake"}))
+        run_to_annotate(open_videos("unserved", {"model": "fake"}))
 
 
-def test_annotate_without_its_key_says_what_to_write(make: Callable[..., Run]) -> None:
+def test_annotate_without_its_key_says_what_to_write(open_videos: Callable[..., Run]) -> None:
     with pytest.raises(ConfigError, match="nothing to annotate"):
-        annotated(make("none", None))
+        run_to_annotate(open_videos("none", None))
 
 
 def test_show_prints_dialogues_with_their_evidence(
-    make: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+    open_videos: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = annotated(make("shown", {}))
+    run = run_to_annotate(open_videos("shown", {}))
     show.show(show.run(run.out, count=2, kind=None, rejected=False), run.out)
     out = capsys.readouterr().out
     picked = show.run(run.out, count=2, kind=None, rejected=False)
@@ -372,12 +380,12 @@ def test_show_prints_dialogues_with_their_evidence(
 
 
 def test_doctor_proves_structured_output(
-    make: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    open_videos: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.tools.doctor_servers import check_servers
 
     with running("--answer", "tests.pipelines.annotate.test_annotate:obeying") as server:
-        run = make("doctor", served(server.url))
+        run = open_videos("doctor", make_settings(server.url))
         endpoints = yaml.safe_load(Path(tmp_path / "doctor.yaml").read_text())["annotate"]["endpoints"]
         assert endpoints[0]["url"] == server.url
         from pipelines.core.resolve import resolve
@@ -387,7 +395,7 @@ def test_doctor_proves_structured_output(
         another = check_servers(asked, "other")[0]
         assert not another["ok"] and "serves fake" in another["detail"]
     with running(*SERVER) as ignoring:  # answers 200, and as if no schema had been given
-        asked = resolve(make("doctor2", served(ignoring.url))).annotate.endpoints
+        asked = resolve(open_videos("doctor2", make_settings(ignoring.url))).annotate.endpoints
         assert not check_servers(asked, "fake")[0]["ok"] and "not honoured" in check_servers(asked, "fake")[0]["detail"]
     unreachable = check_servers(asked, "fake")[0]
     assert not unreachable["ok"] and "does not answer" in unreachable["detail"]
@@ -403,7 +411,7 @@ def test_doctor_proves_structured_output(
     assert not findings["annotate"]["ok"]
 
 
-def obeying(body: dict[str, Any]) -> str:
+def answer_by_schema(body: dict[str, Any]) -> str:
     schema = body["response_format"]["json_schema"]["schema"]
     return json.dumps({name: setting["enum"][0] for name, setting in schema["properties"].items()})
 
@@ -423,8 +431,8 @@ def test_the_fingerprint_of_the_rules_covers_all_that_they_read() -> None:
     )
 
 
-def test_batch_files_are_refused_where_rules_write(make: Callable[..., Run], tmp_path: Path) -> None:
-    run = make("rulesbatch", {}, batch=str(tmp_path / "files"))
+def test_batch_files_are_refused_where_rules_write(open_videos: Callable[..., Run], tmp_path: Path) -> None:
+    run = open_videos("rulesbatch", {}, batch=str(tmp_path / "files"))
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
     with pytest.raises(ConfigError, match="--batch has no requests to write"):

@@ -66,7 +66,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     process = subprocess.Popen(command, env=ENV, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        while not healthy(url):
+        while not is_healthy(url):
             assert process.poll() is None, Path(log.name).read_text()[-3000:]
             time.sleep(0.5)
         yield url
@@ -76,7 +76,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         log.close()
 
 
-def healthy(url: str) -> bool:
+def is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
             return bool(response.status == 200)
@@ -84,7 +84,7 @@ def healthy(url: str) -> bool:
         return False
 
 
-def served(server: str, **more: Any) -> dict[str, Any]:
+def make_settings(server: str, **more: Any) -> dict[str, Any]:
     return {
         "model": NAME,
         "endpoints": [{"url": server, "in_flight": 16}],
@@ -95,7 +95,7 @@ def served(server: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def make(tmp_path: Path, videos: Path, name: str, annotate: dict[str, Any], store: str = "store") -> Run:
+def open_videos(tmp_path: Path, videos: Path, name: str, annotate: dict[str, Any], store: str = "store") -> Run:
     return corpus.open_videos(tmp_path, name, videos, annotate, store=store, units={"target_rows": 10})
 
 
@@ -118,7 +118,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_five_times_every_video_is_accounted_for_and_nothing_is_paid_twice(
     server: str, videos: Path, tmp_path: Path
 ) -> None:
-    run = make(tmp_path, videos, "run", served(server))
+    run = open_videos(tmp_path, videos, "run", make_settings(server))
     for stage in ("ingest", "measure", "decide"):
         stages.run_stage(run, stage)
     cache = tmp_path / "store" / "requests.sqlite"
@@ -127,18 +127,18 @@ def test_killed_five_times_every_video_is_accounted_for_and_nothing_is_paid_twic
     for kill in range(5):
         command = [sys.executable, "-m", "pipelines.cli", "annotate", str(tmp_path / "run.yaml"), "--json"]
         process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-        while process.poll() is None and answers(cache) < len(cached_keys) + 3 + kill:
+        while process.poll() is None and count_answers(cache) < len(cached_keys) + 3 + kill:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        now = keys(cache)
+        now = read_keys(cache)
         assert cached_keys <= now
         cached_keys = now
     stages.run_stage(run, "annotate")
     records = rows(run, "dialogues")
     assert len(records) == VIDEOS
     # Whatever was answered is asked for once; the server counts what it finished, aborted requests are not among it.
-    assert requests_served(server) - before <= len(keys(cache)) + 5 * 16
+    assert requests_served(server) - before <= len(read_keys(cache)) + 5 * 16
     reasons = Counter((row["reason"] or "accepted").partition(":")[0] for row in records)
     assert "gave_up" not in reasons and "refused" not in reasons
     for row in records:  # noise, but of the right form wherever it was not cut off
@@ -147,10 +147,10 @@ def test_killed_five_times_every_video_is_accounted_for_and_nothing_is_paid_twic
             properties = schema["properties"]["turns"]["items"]["properties"]
             turns = [{k: v for k, v in turn.items() if k in properties and v is not None} for turn in row["turns"]]
             jsonschema.validate({"turns": turns}, schema)
-    again = make(tmp_path, videos, "again", served(server))
+    again = open_videos(tmp_path, videos, "again", make_settings(server))
     stages.run_all(again)
     stages.run_stage(run, "export")
-    assert requests_served(server) - before <= len(keys(cache)) + 5 * 16
+    assert requests_served(server) - before <= len(read_keys(cache)) + 5 * 16
     assert Path(again.at("checksums.json")).read_bytes() == Path(run.at("checksums.json")).read_bytes()
 
 
@@ -171,17 +171,17 @@ def test_a_prompt_that_is_too_long_is_the_reason_of_its_row(server: str, videos:
     dense = [{"start": i / 40, "end": (i + 1) / 40, "text": f"Man number {i} in a {words}."} for i in range(40)]
     (folder / "v.json").write_text(json.dumps({"text": corpus.caption(1), "dense_captions": dense}))
     evidence = {"max_tokens": 40_000, "item_tokens": 1_000}
-    run = make(tmp_path, folder, "long", served(server, evidence=evidence), store="long-store")
+    run = open_videos(tmp_path, folder, "long", make_settings(server, evidence=evidence), store="long-store")
     for stage in ("ingest", "measure", "decide", "annotate"):
         stages.run_stage(run, stage)
     assert [row["reason"].partition(":")[0] for row in rows(run, "dialogues")] == ["too_long"]
 
 
-def answers(path: Path) -> int:
-    return len(keys(path))
+def count_answers(path: Path) -> int:
+    return len(read_keys(path))
 
 
-def keys(path: Path) -> set[bytes]:
+def read_keys(path: Path) -> set[bytes]:
     if not path.is_file():
         return set()
     import sqlite3

@@ -22,7 +22,7 @@ from tests import corpus
 NOT_COMPARED = ("run.json",)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def read_covered_files(folder: Path) -> dict[str, bytes]:
     """The files that audit covers, by path."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     names = {str(path.relative_to(folder)): path for path in paths}
@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def flip(path: Path, position: int) -> None:
+def flip_bit(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
@@ -51,19 +51,19 @@ def texts(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
 
 def test_a_flipped_bit_in_any_file_of_a_finished_run_is_mended(texts: Run, tmp_path: Path) -> None:
     folder = Path(texts.out)
-    expected = contents(folder)
+    expected = read_covered_files(folder)
     assert {name.split("/")[0] for name in expected} >= {"samples", "signals", "verdicts", "duplicates", "members"}
     for name, content in expected.items():
-        flip(folder / name, len(content) // 2)
+        flip_bit(folder / name, len(content) // 2)
         stages.run_all(texts)
-        assert contents(folder) == expected, name
+        assert read_covered_files(folder) == expected, name
     assert all(report.ok for report in audit.run(str(folder), quiet=True))
     # Of each file that was damaged a copy is kept.
     assert len(list((folder / "work" / "damaged").iterdir())) >= len(expected) - 1
 
 
 @pytest.fixture
-def everything(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
+def complete_run(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
     """A run with every stage and modality: shards of images, videos and texts, dialogues, late signals, resampling."""
     for modality in ("image", "video", "text"):
         (tmp_path / modality).mkdir()
@@ -89,10 +89,10 @@ def everything(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
     return run
 
 
-def test_a_flipped_bit_in_any_kind_of_file_of_a_whole_run_is_mended(everything: Run) -> None:
+def test_a_flipped_bit_in_any_kind_of_file_of_a_whole_run_is_mended(complete_run: Run) -> None:
     """One file of each kind: its folder, its suffix, and the modality of a shard."""
-    folder = Path(everything.out)
-    expected = contents(folder)
+    folder = Path(complete_run.out)
+    expected = read_covered_files(folder)
     kinds = {re.sub(r"\d+", "N", name): name for name in expected if not name.startswith("samples/u")}
     assert {name.split("/")[0] for name in kinds.values()} >= {*COVERED} - {"samples"}
     assert {"shards/image-N.tar", "shards/video-N.tar", "dialogues/uN.parquet", "late/uN.parquet",
@@ -100,31 +100,31 @@ def test_a_flipped_bit_in_any_kind_of_file_of_a_whole_run_is_mended(everything: 
     names = sorted(kinds.values())
     for number in range(4):  # files of four stages at a time
         for name in names[number::4]:
-            flip(folder / name, len(expected[name]) // 2)
-        stages.run_all(everything)
-        assert contents(folder) == expected, names[number::4]
+            flip_bit(folder / name, len(expected[name]) // 2)
+        stages.run_all(complete_run)
+        assert read_covered_files(folder) == expected, names[number::4]
     (report,) = audit.run(str(folder), quiet=True)
     assert report.ok, report.findings
 
 
 def test_a_stage_by_itself_names_damage_and_the_whole_run_mends_it(texts: Run) -> None:
     folder = Path(texts.out)
-    expected = contents(folder)
-    flip(folder / "signals" / "u000000.parquet", 40)
+    expected = read_covered_files(folder)
+    flip_bit(folder / "signals" / "u000000.parquet", 40)
     with pytest.raises(ReelmillError, match=r"signals/u000000\.parquet"):
         stages.run_stage(texts, "export")
     stages.run_all(texts)
-    assert contents(folder) == expected
+    assert read_covered_files(folder) == expected
 
 
 def test_damage_is_seen_before_a_run_was_finished_too(texts: Run) -> None:
     folder = Path(texts.out)
-    expected = contents(folder)
+    expected = read_covered_files(folder)
     for name in ("signals/u000000.parquet", "verdicts/_manifest.json", "shards/text-000000.tar"):
         (folder / "checksums.json").unlink()
         (folder / name).write_bytes((folder / name).read_bytes()[:-100])
         stages.run_all(texts)
-        assert contents(folder) == expected, name
+        assert read_covered_files(folder) == expected, name
 
 
 GARBLED = (b"", b"{", b"[]", b"{}\n", b"null", b'{"config":{}}\n', b"\xff\xfe", b"[" * 100_000)
@@ -141,17 +141,17 @@ JSON_FILES = (
 @pytest.mark.parametrize("name", [*JSON_FILES, "README.md", "run.json"])
 def test_a_garbled_file_is_written_again(name: str, texts: Run) -> None:
     folder = Path(texts.out)
-    expected = contents(folder)
+    expected = read_covered_files(folder)
     for content in (b"{", b"[]"):
         (folder / name).write_bytes(content)
         stages.run_all(texts)
-        assert contents(folder) == expected, content
+        assert read_covered_files(folder) == expected, content
     assert json.loads((folder / "run.json").read_bytes())["config_fingerprint"]
 
 
 def test_a_garbled_run_json_is_written_again_on_request_only(texts: Run) -> None:
     folder, config = Path(texts.out), texts.document.path
-    expected = contents(folder)
+    expected = read_covered_files(folder)
     for content in GARBLED:
         (folder / "run.json").write_bytes(content)
         with pytest.raises(ConfigError, match=r"run\.json: the description of this run is damaged") as caught:
@@ -160,7 +160,7 @@ def test_a_garbled_run_json_is_written_again_on_request_only(texts: Run) -> None
         with pytest.raises(StageError, match="damaged"):
             read_run_json(str(folder))
     stages.run_all(stages.open_for_work(config, replace=True, quiet=True))
-    assert contents(folder) == expected
+    assert read_covered_files(folder) == expected
     stages.open_for_work(config)
 
 
@@ -176,8 +176,8 @@ def test_a_folder_in_place_of_a_file_is_named(name: str, texts: Run) -> None:
 
 def test_folders_that_were_removed_are_made_again(texts: Run) -> None:
     folder = Path(texts.out)
-    expected = contents(folder)
+    expected = read_covered_files(folder)
     for name in ("signals", "duplicates", "shards", "work"):
         shutil.rmtree(folder / name)
         stages.run_all(texts)
-        assert contents(folder) == expected, name
+        assert read_covered_files(folder) == expected, name

@@ -24,7 +24,7 @@ def resolved(make_run: Callable[..., Run]) -> Resolved:
     )
 
 
-def judged(resolved: Resolved, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[bool]]:
+def judge_samples(resolved: Resolved, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[bool]]:
     """Rows from a few words: text, size, motion and errors; None is not measured."""
     samples, signals = [], []
     for number, row in enumerate(rows):
@@ -40,8 +40,8 @@ def judged(resolved: Resolved, rows: Sequence[dict[str, Any]]) -> tuple[list[dic
     return verdicts.to_pylist(), unknown.tolist()
 
 
-def fate(resolved: Resolved, **row: Any) -> tuple[Any, Any, Any, bool]:
-    (verdict,), (unknown,) = judged(resolved, [row])
+def judge_sample(resolved: Resolved, **row: Any) -> tuple[Any, Any, Any, bool]:
+    (verdict,), (unknown,) = judge_samples(resolved, [row])
     return verdict["outcome"], verdict["filter"], verdict["reason"], unknown
 
 
@@ -50,24 +50,34 @@ NOTHING = dict.fromkeys([f"facts.{name}" for name in ("width", "height", "pixel_
 
 def test_outcomes_with_their_step_and_reason(resolved: Resolved) -> None:
     none = {**NOTHING, "motion.score": None}
-    assert fate(resolved) == ("alive", None, None, False)
-    assert fate(resolved, error="missing medium: x", **none) == ("failed", "ingest", "missing medium: x", False)
-    assert fate(resolved, **{"clean.text": "", **none}) == ("dropped", "caption", "no_caption", False)
-    assert fate(resolved, **{"facts.width": 50, "motion.score": None}) == ("dropped", "facts", "too_small", False)
-    assert fate(resolved, **{**none, "facts.error": "decode: x"}) == ("failed", "measure", "facts: decode: x", False)
-    assert fate(resolved, **{"motion.score": math.nan}) == ("failed", "measure", "motion: missing value", False)
-    assert fate(resolved, **{"motion.score": None, "motion.error": "model: NaN"})[:2] == ("failed", "measure")
+    assert judge_sample(resolved) == ("alive", None, None, False)
+    assert judge_sample(resolved, error="missing medium: x", **none) == ("failed", "ingest", "missing medium: x", False)
+    assert judge_sample(resolved, **{"clean.text": "", **none}) == ("dropped", "caption", "no_caption", False)
+    assert judge_sample(resolved, **{"facts.width": 50, "motion.score": None}) == (
+        "dropped",
+        "facts",
+        "too_small",
+        False,
+    )
+    assert judge_sample(resolved, **{**none, "facts.error": "decode: x"}) == (
+        "failed",
+        "measure",
+        "facts: decode: x",
+        False,
+    )
+    assert judge_sample(resolved, **{"motion.score": math.nan}) == ("failed", "measure", "motion: missing value", False)
+    assert judge_sample(resolved, **{"motion.score": None, "motion.error": "model: NaN"})[:2] == ("failed", "measure")
     # What this cascade reaches and nobody measured is not known, and is neither kept nor dropped.
-    assert fate(resolved, **{"motion.score": None}) == ("alive", None, None, True)
-    assert fate(resolved, **NOTHING) == ("alive", None, None, True)
+    assert judge_sample(resolved, **{"motion.score": None}) == ("alive", None, None, True)
+    assert judge_sample(resolved, **NOTHING) == ("alive", None, None, True)
     # An image has no motion to be asked for; a source may say that it needs no captions.
-    assert fate(resolved, modality="image", **{"motion.score": None}) == ("alive", None, None, False)
-    assert fate(resolved, source="free", text=" ", **{"clean.text": None}) == ("alive", None, None, False)
-    assert fate(resolved, source="free", text="x", **{"clean.text": ""})[:2] == ("dropped", "caption")
+    assert judge_sample(resolved, modality="image", **{"motion.score": None}) == ("alive", None, None, False)
+    assert judge_sample(resolved, source="free", text=" ", **{"clean.text": None}) == ("alive", None, None, False)
+    assert judge_sample(resolved, source="free", text="x", **{"clean.text": ""})[:2] == ("dropped", "caption")
 
 
 def test_the_first_filter_is_named_and_the_others_are_listed(resolved: Resolved) -> None:
-    (verdict,), _ = judged(resolved, [{"clean.text": "", "facts.width": 50, "motion.score": 0.01}])
+    (verdict,), _ = judge_samples(resolved, [{"clean.text": "", "facts.width": 50, "motion.score": 0.01}])
     assert (verdict["filter"], verdict["value"], verdict["threshold"]) == ("caption", 0.0, 1.0)
     assert [(o["filter"], o["value"], o["threshold"]) for o in verdict["others"]] == [
         ("facts", 50.0, 100.0),
@@ -91,7 +101,7 @@ def test_the_order_of_filters_changes_reasons_but_not_which_samples_remain(
     rows = [
         {values[name][0]: values[name][1 if bad else 2] for name, bad in zip(names, row, strict=True)} for row in faults
     ]
-    verdicts, _ = judged(resolved, rows)
+    verdicts, _ = judge_samples(resolved, rows)
     for row, bad in zip(verdicts, faults, strict=True):
         broken = [name for name, wrong in zip(names, bad, strict=True) if wrong]
         assert row["outcome"] == ("dropped" if broken else "alive")

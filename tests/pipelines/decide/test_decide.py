@@ -24,7 +24,7 @@ def texts(tmp_path: Path) -> list[dict[str, str]]:
     return [{"name": "t", "path": str(tmp_path / "in"), "modality": "text"}]
 
 
-def decided(run: Run) -> Run:
+def run_to_decide(run: Run) -> Run:
     for name in ("ingest", "measure", "decide"):
         STAGES[name](run)
     return run
@@ -53,13 +53,13 @@ def test_decide_again_changes_nothing_and_a_setting_changes_only_what_it_must(
     texts: list[dict[str, str]], make_run: Callable[..., Run]
 ) -> None:
     filters = {"quality": {"document": {"min_words": 10}}}
-    run = decided(make_run(texts, filters=filters, units={"target_rows": 4}))
+    run = run_to_decide(make_run(texts, filters=filters, units={"target_rows": 4}))
     before = {path: path.stat().st_mtime_ns for path in Path(run.at("verdicts")).glob("*.parquet")}
     assert len(before) > 2
     STAGES["decide"](run)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     strict = {"quality": {"document": {"min_words": 10_000}}}
-    decided(make_run(texts, filters=strict, units={"target_rows": 4}))
+    run_to_decide(make_run(texts, filters=strict, units={"target_rows": 4}))
     assert read_json_of(run, "ledger.json")["text"]["dropped"] == {"quality": 30}
 
 
@@ -93,7 +93,7 @@ def test_shares_become_cutoffs_over_all_rows(make_run: Callable[..., Run], tmp_p
 
     if "keep_top" not in MotionThresholds.model_fields:
         pytest.skip("motion has no share")
-    run = decided(make_run(sources, filters={"motion": {"keep_top": 0.5}}))
+    run = run_to_decide(make_run(sources, filters={"motion": {"keep_top": 0.5}}))
     scores = [row["motion.score"] for row in rows(run, "signals")]
     kept = [row["outcome"] == "kept" for row in rows(run, "verdicts")]
     assert kept == [score >= np.sort(scores)[2] for score in scores]

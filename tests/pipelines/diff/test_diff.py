@@ -150,7 +150,7 @@ ROW = st.tuples(
     st.lists(ROW, unique_by=lambda row: row[0], max_size=25), st.lists(ROW, unique_by=lambda row: row[0], max_size=25)
 )
 def test_pairs_by_key_against_dictionaries(a: list[tuple[int, str, Any]], b: list[tuple[int, str, Any]]) -> None:
-    def side(rows: list[tuple[int, str, Any]]) -> pa.Table:
+    def make_table(rows: list[tuple[int, str, Any]]) -> pa.Table:
         n = len(rows)
         text = {
             name: pa.nulls(n, pa.string())
@@ -163,7 +163,7 @@ def test_pairs_by_key_against_dictionaries(a: list[tuple[int, str, Any]], b: lis
                          "x": pa.array([x for _, _, x in rows], pa.float64())})  # fmt: skip
 
     changes = diff_rows.RowChanges(["x"])
-    only_a, only_b = changes.add_pairs_by_key(side(a), side(b))
+    only_a, only_b = changes.add_pairs_by_key(make_table(a), make_table(b))
     rows_a, rows_b = ({f"{k:02d}": (o, x) for k, o, x in rows} for rows in (a, b))
     assert set(only_a["key"].to_pylist()) == rows_a.keys() - rows_b.keys()
     assert set(only_b["key"].to_pylist()) == rows_b.keys() - rows_a.keys()

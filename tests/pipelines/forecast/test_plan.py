@@ -28,7 +28,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quarter(path: Path) -> dict[str, Any]:
+def forecast_of_quarter(path: Path) -> dict[str, Any]:
     """The forecast from a quarter, made while there is neither run nor store."""
     forecast = plan.run(str(path), share=0.25, quiet=True)
     assert not (path.parent / "run").exists()
@@ -36,7 +36,7 @@ def quarter(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def truth(quarter: dict[str, Any], path: Path) -> dict[str, Any]:
+def real_ledger(forecast_of_quarter: dict[str, Any], path: Path) -> dict[str, Any]:
     run = stages.open_for_work(str(path), out=None, replace=False, runner=Runner(), quiet=True)
     stages.run_all(run)
     entry = json.loads(Path(run.at("ledger.json")).read_text())["text"]
@@ -45,35 +45,37 @@ def truth(quarter: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**entry, **sums, "failed": sum(entry["failed"].values())}
 
 
-def counts(entry: dict[str, Any]) -> dict[str, dict[str, float]]:
+def flatten_counts(entry: dict[str, Any]) -> dict[str, dict[str, float]]:
     names = ("kept", "duplicates", "failed", "bytes", "tokens")
     return {**{name: entry[name] for name in names}, **{f"dropped {k}": v for k, v in entry["dropped"].items()}}
 
 
-def real(truth: dict[str, Any], name: str) -> int:
-    return int(truth["dropped"].get(name[8:], 0) if name.startswith("dropped ") else truth[name])
+def real_count(real_ledger: dict[str, Any], name: str) -> int:
+    return int(real_ledger["dropped"].get(name[8:], 0) if name.startswith("dropped ") else real_ledger[name])
 
 
-def test_intervals_of_a_sample_contain_the_true_counts(quarter: dict[str, Any], truth: dict[str, Any]) -> None:
-    text = quarter["modalities"]["text"]
-    assert text["inputs"] == truth["inputs"] == 300
+def test_intervals_of_a_sample_contain_the_true_counts(
+    forecast_of_quarter: dict[str, Any], real_ledger: dict[str, Any]
+) -> None:
+    text = forecast_of_quarter["modalities"]["text"]
+    assert text["inputs"] == real_ledger["inputs"] == 300
     assert 50 <= text["sampled"] <= 110
-    assert truth["duplicates"] > 30
-    assert truth["dropped"]["resample"] > 10
-    for name, entry in counts(text).items():
-        assert entry["low"] <= real(truth, name) <= entry["high"], name
+    assert real_ledger["duplicates"] > 30
+    assert real_ledger["dropped"]["resample"] > 10
+    for name, entry in flatten_counts(text).items():
+        assert entry["low"] <= real_count(real_ledger, name) <= entry["high"], name
         assert entry["low"] <= entry["value"] <= entry["high"]
-    assert quarter["modalities"]["all"]["kept"] == text["kept"]
-    assert quarter["hours"]["value"] > 0
-    canonical_json(quarter)
+    assert forecast_of_quarter["modalities"]["all"]["kept"] == text["kept"]
+    assert forecast_of_quarter["hours"]["value"] > 0
+    canonical_json(forecast_of_quarter)
 
 
-def test_a_full_sample_gives_the_counts_of_the_run(truth: dict[str, Any], path: Path) -> None:
+def test_a_full_sample_gives_the_counts_of_the_run(real_ledger: dict[str, Any], path: Path) -> None:
     forecast = plan.run(str(path), share=1.0, quiet=True)
     text = forecast["modalities"]["text"]
     assert text["sampled"] == 300
-    for name, entry in counts(text).items():
-        assert entry["low"] == entry["value"] == entry["high"] == real(truth, name), name
+    for name, entry in flatten_counts(text).items():
+        assert entry["low"] == entry["value"] == entry["high"] == real_count(real_ledger, name), name
     # The run has measured everything, so there is nothing to time but reading.
     assert any("hours leave out" in note for note in forecast["notes"])
     plan.show(forecast)

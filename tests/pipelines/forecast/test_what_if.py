@@ -100,7 +100,7 @@ def decide_run(path: Path) -> str:
     return run.out
 
 
-def truth(folder: Path, settings: list[str]) -> dict[str, Any]:
+def run_for_real(folder: Path, settings: list[str]) -> dict[str, Any]:
     """The ledger of a real run with these settings, which shares nothing with the other run but its inputs."""
     document = yaml.safe_load((folder / "config.yaml").read_text())
     for setting in settings:
@@ -154,7 +154,7 @@ def test_stricter_settings_are_predicted_exactly(folder: Path) -> None:
     assert answer["exact"]
     assert answer["modalities"]["text"]["lost"] > 10
     assert [(change["from"], change["to"]) for change in answer["set"]] == [(12, 20), (0.8, 0.95), (20, 5)]
-    assert_holds(answer, truth(folder, settings))
+    assert_holds(answer, run_for_real(folder, settings))
     assert snapshot(folder) == before
 
 
@@ -167,7 +167,7 @@ def test_looser_settings_are_an_interval_with_the_truth_in_it(folder: Path) -> N
     # What is newly admitted passed the only filter, and was never given a fingerprint or n-grams.
     assert sum(text["undecided"].values()) == newly > 10
     assert text["dropped"]["quality"]["then"][0] == text["dropped"]["quality"]["then"][1]
-    ledger = truth(folder, settings)
+    ledger = run_for_real(folder, settings)
     assert_holds(answer, ledger)
     assert ledger["text"]["dropped"]["quality"] == text["dropped"]["quality"]["then"][0]
     what_if.show(answer)
@@ -175,7 +175,7 @@ def test_looser_settings_are_an_interval_with_the_truth_in_it(folder: Path) -> N
 
 def test_no_setting_changes_nothing_and_needs_no_other_files(folder: Path, tmp_path: Path) -> None:
     """Not the vocabulary, not the sources, not the store."""
-    run = moved(folder, tmp_path)
+    run = move_run(folder, tmp_path)
     answer = what_if.run(str(run), ["filters.quality.document.min_words=12", "resample.t=20"])
     ledger = json.loads((run / "ledger.json").read_text())
     assert answer["exact"]
@@ -187,7 +187,7 @@ def test_no_setting_changes_nothing_and_needs_no_other_files(folder: Path, tmp_p
 
 
 def test_without_the_store_groups_give_an_interval(folder: Path, tmp_path: Path) -> None:
-    run = moved(folder, tmp_path)
+    run = move_run(folder, tmp_path)
     settings = ["filters.quality.document.min_words=20", "resample.t=1000000"]
     with_store = what_if.run(str(folder / "run"), settings)
     assert with_store["exact"]
@@ -199,7 +199,7 @@ def test_without_the_store_groups_give_an_interval(folder: Path, tmp_path: Path)
         what_if.run(str(run), ["duplicates.text.threshold=0.5", *settings])
 
 
-def moved(folder: Path, tmp_path: Path) -> Path:
+def move_run(folder: Path, tmp_path: Path) -> Path:
     """The finished run alone, elsewhere, its config naming places that are gone."""
     run = tmp_path / "elsewhere"
     shutil.copytree(folder / "run", run, ignore=shutil.ignore_patterns("work"))

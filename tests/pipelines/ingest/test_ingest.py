@@ -81,12 +81,12 @@ def test_a_medium_that_cannot_be_read_is_a_failed_row(
     run = make_run(folder(tmp_path, 2))
     read_blocks = storage.read_blocks
 
-    def refused(uri: str, *rest: int) -> object:
+    def refuse_one(uri: str, *rest: int) -> object:
         if uri.endswith("01.jpg"):
             raise PermissionError(13, "Permission denied")
         return read_blocks(uri, *rest)
 
-    monkeypatch.setattr(storage, "read_blocks", refused)
+    monkeypatch.setattr(storage, "read_blocks", refuse_one)
     ingest.run(run)
     good, bad = rows(run, "samples")
     assert good["error"] is None and bad["error"] == "unavailable medium: Permission denied"

@@ -14,7 +14,7 @@ from pipelines.ingest.units import UnitCutter
 SOURCE = Source(name="s", path="x", modality="image")
 
 
-def cutter(target_bytes: int = 2**40, target_rows: int = 4) -> UnitCutter:
+def make_cutter(target_bytes: int = 2**40, target_rows: int = 4) -> UnitCutter:
     return UnitCutter.for_source(SOURCE, target_bytes, target_rows)
 
 
@@ -25,7 +25,7 @@ def table(sizes: Sequence[tuple[str, int]]) -> pa.Table:
     return pa.Table.from_pylist([{"container": n, "position": "", "size": s} for n, s in sizes], schema=SCHEMA)
 
 
-def units(items: Sequence[tuple[str, int]], unit_cutter: UnitCutter) -> list[tuple[tuple[str, int], ...]]:
+def cut_units(items: Sequence[tuple[str, int]], unit_cutter: UnitCutter) -> list[tuple[tuple[str, int], ...]]:
     ends = unit_cutter.find_ends(table(items))
     edges = [0, *ends, *([len(items)] if not ends or ends[-1] < len(items) else [])]
     return [tuple(items[a:b]) for a, b in itertools.pairwise(edges) if a < b]
@@ -38,13 +38,13 @@ ITEMS = st.lists(
 
 @given(ITEMS, ITEMS)
 def test_later_items_move_no_boundary(items: list[tuple[str, int]], more: list[tuple[str, int]]) -> None:
-    short = cutter().find_ends(table(items))
-    assert cutter().find_ends(table([*items, *more]))[: len(short)] == short
+    short = make_cutter().find_ends(table(items))
+    assert make_cutter().find_ends(table([*items, *more]))[: len(short)] == short
 
 
 @given(ITEMS, st.integers(0, 60))
 def test_units_do_not_depend_on_how_the_listing_is_split(items: list[tuple[str, int]], cut: int) -> None:
-    whole, split = cutter(), cutter()
+    whole, split = make_cutter(), make_cutter()
     cut = min(cut, len(items))
     first, second = split.find_ends(table(items[:cut])), split.find_ends(table(items[cut:]))
     assert whole.find_ends(table(items)) == [*first, *(cut + end for end in second)]
@@ -54,10 +54,10 @@ def test_units_do_not_depend_on_how_the_listing_is_split(items: list[tuple[str, 
 def test_a_new_item_disturbs_nothing_beyond_the_next_boundary_by_hash(
     items: list[tuple[str, int]], at: int, size: int
 ) -> None:
-    modulus = cutter().modulus
+    modulus = make_cutter().modulus
     at = min(at, len(items))
     new = ("new", size)
-    before, after = units(items, cutter()), units([*items[:at], new, *items[at:]], cutter())
+    before, after = cut_units(items, make_cutter()), cut_units([*items[:at], new, *items[at:]], make_cutter())
 
     def ends_by_hash(item: tuple[str, int]) -> bool:
         name = digest(b"s", item[0].encode(), b"", size=8)
@@ -72,10 +72,10 @@ def test_a_new_item_disturbs_nothing_beyond_the_next_boundary_by_hash(
 
 @given(ITEMS, st.integers(1, 200), st.integers(1, 6))
 def test_units_are_bounded(items: list[tuple[str, int]], target_bytes: int, target_rows: int) -> None:
-    for unit in units(items, cutter(target_bytes, target_rows)):
+    for unit in cut_units(items, make_cutter(target_bytes, target_rows)):
         assert len(unit) <= 4 * target_rows
         assert sum(size for _, size in unit[:-1]) < 4 * target_bytes
-    assert [item for unit in units(items, cutter(target_bytes, target_rows)) for item in unit] == items
+    assert [item for unit in cut_units(items, make_cutter(target_bytes, target_rows)) for item in unit] == items
 
 
 def test_modulus_comes_from_the_config() -> None:

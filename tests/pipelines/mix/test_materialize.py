@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own(world: Path, tmp_path: Path) -> Path:
+def own_copy(world: Path, tmp_path: Path) -> Path:
     """A copy of that world to do harm in, without the mixture."""
     shutil.copytree(world / "run", tmp_path / "run")
     return tmp_path
@@ -93,22 +93,22 @@ def test_plain_webdataset_reads_every_sample_once(world: Path) -> None:
     assert all(sample["json"]["id"] == row["key"] for sample, row in zip(read, rows, strict=True))
 
 
-def test_a_killed_command_resumes_to_the_same_bytes(own: Path, world: Path) -> None:
-    write_tars(own)
-    whole = files(own)
+def test_a_killed_command_resumes_to_the_same_bytes(own_copy: Path, world: Path) -> None:
+    write_tars(own_copy)
+    whole = files(own_copy)
     assert whole == files(world)
-    manifest = (own / "mix" / "mixture.json").read_bytes()
-    stay = own / "mix" / "shards" / "mix-000003.tar"
+    manifest = (own_copy / "mix" / "mixture.json").read_bytes()
+    stay = own_copy / "mix" / "shards" / "mix-000003.tar"
     before = stay.stat().st_mtime_ns
-    (own / "mix" / "shards" / "mix-000001.tar").unlink()
-    (own / "mix" / "work" / "materialize" / "mix-000002.json").unlink()
-    short = own / "mix" / "shards" / "mix-000004.tar"
+    (own_copy / "mix" / "shards" / "mix-000001.tar").unlink()
+    (own_copy / "mix" / "work" / "materialize" / "mix-000002.json").unlink()
+    short = own_copy / "mix" / "shards" / "mix-000004.tar"
     short.write_bytes(short.read_bytes()[:-512])
-    (own / "mix" / "shards" / ".mix-000001.tar.99-abc.tmp").write_bytes(b"what a kill leaves")
-    write_tars(own)
-    assert files(own) == whole and (own / "mix" / "mixture.json").read_bytes() == manifest
+    (own_copy / "mix" / "shards" / ".mix-000001.tar.99-abc.tmp").write_bytes(b"what a kill leaves")
+    write_tars(own_copy)
+    assert files(own_copy) == whole and (own_copy / "mix" / "mixture.json").read_bytes() == manifest
     assert stay.stat().st_mtime_ns == before
-    assert told_counters(own) == {
+    assert told_counters(own_copy) == {
         "made": 2,
         "kept": 3,
         "bytes": sum(len(whole[f"mix-00000{i}.tar"]) for i in (1, 4)),
@@ -119,20 +119,20 @@ def told_counters(folder: Path) -> dict[str, int]:
     return dict(json.loads((folder / "mix" / "work" / "materialize" / "counters.json").read_bytes()))
 
 
-def test_workers_give_the_same_bytes(own: Path, world: Path) -> None:
-    write_tars(own, workers=2)
-    assert files(own) == files(world)
+def test_workers_give_the_same_bytes(own_copy: Path, world: Path) -> None:
+    write_tars(own_copy, workers=2)
+    assert files(own_copy) == files(world)
 
 
-def test_replanning_keeps_the_tars_and_another_mixture_in_the_folder_removes_them(own: Path) -> None:
-    write_tars(own)
-    again = mix.run([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
-    assert again.manifest["materialized"] is not None and len(files(own)) == 5
-    replacement = mix.run([str(own / "run")], recipe(size=24), str(own / "mix"), replace=True, quiet=True)
-    assert replacement.manifest["materialized"] is None and not (own / "mix" / "shards").exists()
+def test_replanning_keeps_the_tars_and_another_mixture_in_the_folder_removes_them(own_copy: Path) -> None:
+    write_tars(own_copy)
+    again = mix.run([str(own_copy / "run")], recipe(), str(own_copy / "mix"), quiet=True)
+    assert again.manifest["materialized"] is not None and len(files(own_copy)) == 5
+    replacement = mix.run([str(own_copy / "run")], recipe(size=24), str(own_copy / "mix"), replace=True, quiet=True)
+    assert replacement.manifest["materialized"] is None and not (own_copy / "mix" / "shards").exists()
 
 
-def harmed(folder: Path) -> StageError:
+def catch_mix_error(folder: Path) -> StageError:
     mix.run([str(folder / "run")], recipe(), str(folder / "mix"), quiet=True)
     with pytest.raises(StageError) as caught:
         write_tars(folder)
@@ -145,30 +145,30 @@ def harmed(folder: Path) -> StageError:
 
 @pytest.mark.parametrize("name", ["text-000000", "image-000001", "video-000000"])
 def test_a_flipped_byte_in_a_shard_is_an_error_and_the_repaired_shard_resumes(
-    own: Path, world: Path, name: str
+    own_copy: Path, world: Path, name: str
 ) -> None:
-    path = own / "run" / "shards" / f"{name}.tar"
+    path = own_copy / "run" / "shards" / f"{name}.tar"
     content = bytearray(path.read_bytes())
     at = int(np.random.default_rng(len(name)).integers(len(content)))
     content[at] ^= 4
     path.write_bytes(content)
-    error = harmed(own)
+    error = catch_mix_error(own_copy)
     assert Path(error.where).resolve() == path.resolve() and error.exit_code == 1 and "audit" in error.hint
     content[at] ^= 4
     path.write_bytes(content)
-    write_tars(own)
-    assert files(own) == files(world)
+    write_tars(own_copy)
+    assert files(own_copy) == files(world)
 
 
-def test_media_of_sparsely_used_tars_are_verified(own: Path) -> None:
+def test_media_of_sparsely_used_tars_are_verified(own_copy: Path) -> None:
     asked = {"size": 6, "repeats": 1, "shares": {"modality": {"video": 1.0}}}
-    good = mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
+    good = mix.run([str(own_copy / "run")], recipe(**asked), str(own_copy / "mix"), materialize=True, quiet=True)
     rows = good.members().to_pylist()
     taken = {(row["shard"], row["offset"]) for row in rows}
-    plan = json.loads((own / "mix" / "work" / "materialize" / "plan.json").read_bytes())
+    plan = json.loads((own_copy / "mix" / "work" / "materialize" / "plan.json").read_bytes())
     few = next(i for i in range(len(good.manifest["shards"])) if i not in plan["whole"])
-    shutil.rmtree(own / "mix")
-    path = own / "run" / "shards" / f"{good.manifest['shards'][few]['name']}.tar"
+    shutil.rmtree(own_copy / "mix")
+    path = own_copy / "run" / "shards" / f"{good.manifest['shards'][few]['name']}.tar"
     content = bytearray(path.read_bytes())
     offset = next(at for shard, at in taken if shard == few)
     with tarfile.open(path) as tar:
@@ -176,14 +176,14 @@ def test_media_of_sparsely_used_tars_are_verified(own: Path) -> None:
     content[medium.offset_data + 5] ^= 1
     path.write_bytes(content)
     with pytest.raises(StageError, match="differ from the sha256 in its JSON") as caught:
-        mix.run([str(own / "run")], recipe(**asked), str(own / "mix"), materialize=True, quiet=True)
+        mix.run([str(own_copy / "run")], recipe(**asked), str(own_copy / "mix"), materialize=True, quiet=True)
     assert Path(caught.value.where.split(", byte")[0]).name == path.name
 
 
-def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
-    shards = own / "run" / "shards"
-    mix.run([str(own / "run")], recipe(), str(own / "mix"), quiet=True)
-    mixture = open_mixture(str(own / "mix"))
+def test_a_swapped_a_short_and_a_missing_shard_are_named(own_copy: Path) -> None:
+    shards = own_copy / "run" / "shards"
+    mix.run([str(own_copy / "run")], recipe(), str(own_copy / "mix"), quiet=True)
+    mixture = open_mixture(str(own_copy / "mix"))
     from pipelines.mix.materialize import materialize
 
     first, second = shards / "text-000000.tar", shards / "text-000001.tar"
@@ -203,7 +203,7 @@ def test_a_swapped_a_short_and_a_missing_shard_are_named(own: Path) -> None:
     assert materialize(mixture, quiet=True).manifest["materialized"]
 
 
-def test_after_a_full_disk_the_same_command_resumes(own: Path, world: Path) -> None:
+def test_after_a_full_disk_the_same_command_resumes(own_copy: Path, world: Path) -> None:
     sizes = sorted(tar_fields["bytes"] for tar_fields in read_manifest(world / "mix")["materialized"])
     limit = sizes[-1] - 512  # a real limit of the system on the size of a file: the largest tar does not fit
     program = (
@@ -212,16 +212,25 @@ def test_after_a_full_disk_the_same_command_resumes(own: Path, world: Path) -> N
         "from pipelines.cli import main\n"
         "main()\n"
     )
-    yaml = own / "recipe.yaml"
+    yaml = own_copy / "recipe.yaml"
     yaml.write_text("size: 60\nrepeats: 2\nname: mixture\nvirtual: {samples: 12}\n")
-    arguments = ["mix", "--from", str(own / "run"), "--recipe", str(yaml), "--out", str(own / "mix"), "--materialize"]
+    arguments = [
+        "mix",
+        "--from",
+        str(own_copy / "run"),
+        "--recipe",
+        str(yaml),
+        "--out",
+        str(own_copy / "mix"),
+        "--materialize",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=Path.cwd(), check=False
     )
     assert (
         done.returncode == 1 and "cannot write here: File too large" in done.stderr and "smaller shards" in done.stderr
     )
-    assert read_manifest(own / "mix")["materialized"] is None
-    assert set(files(own).values()) <= set(files(world).values())  # those that fitted, whole
-    assert write_tars(own).manifest["materialized"] == read_manifest(world / "mix")["materialized"]
-    assert files(own) == files(world)
+    assert read_manifest(own_copy / "mix")["materialized"] is None
+    assert set(files(own_copy).values()) <= set(files(world).values())  # those that fitted, whole
+    assert write_tars(own_copy).manifest["materialized"] == read_manifest(world / "mix")["materialized"]
+    assert files(own_copy) == files(world)

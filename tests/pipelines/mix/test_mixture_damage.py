@@ -14,7 +14,7 @@ from mixtures.plan.recipe import Recipe
 from pipelines.audit import audit
 from pipelines.mix import mix
 from tests.mixtures.runs import rows_of, write_run
-from tests.pipelines.core.test_integrity import flip
+from tests.pipelines.core.test_integrity import flip_bit
 
 COUNTS = {"video": 2, "image": 2, "text": 4}
 
@@ -52,7 +52,7 @@ def test_a_flipped_bit_in_any_file_of_a_mixture_is_mended(way: str, folder: Path
     write_mixture(folder, way)
     expected = every_file(folder)
     for number, (name, content) in enumerate(sorted(expected.items())):
-        flip(folder / "mix" / name, 37 * number % len(content))
+        flip_bit(folder / "mix" / name, 37 * number % len(content))
         write_mixture(folder, way)
         assert every_file(folder) == expected, name
     assert all(report.ok for report in audit.run(str(folder / "mix"), quiet=True))
@@ -62,7 +62,7 @@ def test_scratch_of_a_mixture_may_be_damaged_or_removed(folder: Path) -> None:
     write_mixture(folder, "tars")
     expected = every_file(folder)
     for path in sorted((folder / "mix" / "work").rglob("*.json")):
-        flip(path, path.stat().st_size // 2)
+        flip_bit(path, path.stat().st_size // 2)
         write_mixture(folder, "tars")
         assert every_file(folder) == expected, path
     shutil.rmtree(folder / "mix" / "work")
@@ -73,7 +73,7 @@ def test_scratch_of_a_mixture_may_be_damaged_or_removed(folder: Path) -> None:
 def test_a_plan_does_not_sign_damaged_tars(folder: Path) -> None:
     write_mixture(folder, "tars")
     expected = every_file(folder)
-    flip(folder / "mix" / "shards" / "mix-000001.tar", 700)
+    flip_bit(folder / "mix" / "shards" / "mix-000001.tar", 700)
     for _ in range(2):
         with pytest.raises(StageError, match=r"mix-000001\.tar: a tar of this mixture is missing or damaged") as caught:
             write_mixture(folder, "plan")

@@ -20,7 +20,7 @@ from pipelines.report.report_rows import ReportRows, read_rows
 from pipelines.report.thresholds import thresholds
 from tests.chromium import ARGUMENTS
 from tests.pipelines.report import world
-from tests.pipelines.report.test_thresholds import recounted
+from tests.pipelines.report.test_thresholds import judge_again
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or make browser")
@@ -73,7 +73,7 @@ class Visit:
 
     def go(self, fragment: str) -> Any:
         self.page.goto(f"{self.base}/index.html#/{fragment}")
-        until(self.page, "RM.rows.ready === RM.rows.count && !RM.rows.missing")
+        wait_until(self.page, "RM.rows.ready === RM.rows.count && !RM.rows.missing")
         self.page.wait_for_selector("main > *")
         return self.page
 
@@ -98,7 +98,7 @@ def rows(run: Run) -> ReportRows:
     return read_rows(open_judged_run(run.out))
 
 
-def until(page: Any, condition: str) -> None:
+def wait_until(page: Any, condition: str) -> None:
     """Wait until a condition holds. (Playwright's own way evaluates strings in the page, which the page forbids.)"""
     page.evaluate(f"async () => {{ while (!({condition})) await new Promise((next) => setTimeout(next, 10)); }}")
 
@@ -218,7 +218,7 @@ def test_the_list_is_navigated_by_keyboard(visit: Visit, rows: ReportRows) -> No
     )
     page.keyboard.press("/")
     page.keyboard.type("kettle")
-    until(page, "+document.querySelector('.count').dataset.found < RM.rows.count")
+    wait_until(page, "+document.querySelector('.count').dataset.found < RM.rows.count")
     page.fill("input[type=search]", "")
     page.keyboard.press("Escape")
     assert selected_key() == "" and page.evaluate("document.activeElement.className") == "list"
@@ -246,10 +246,10 @@ def test_clips_play_and_pictures_load(visit: Visit, rows: ReportRows) -> None:
     row.click()
     page.wait_for_selector(".panel video")
     page.evaluate("document.querySelector('.panel video').play()")
-    until(page, "document.querySelector('.panel video').currentTime > 0.1")
+    wait_until(page, "document.querySelector('.panel video').currentTime > 0.1")
     assert page.evaluate("document.querySelector('.panel video').error") is None
     page = visit.go("samples?modality=image&outcome=kept")
-    until(page, "[...document.querySelectorAll('.row img')].some((i) => i.complete && i.naturalWidth > 0)")
+    wait_until(page, "[...document.querySelectorAll('.row img')].some((i) => i.complete && i.naturalWidth > 0)")
 
 
 #: Types values into each threshold's field and reads its answer: {name: [value]} -> {name: [[passes, open, kept]]}.
@@ -283,7 +283,7 @@ def test_sliders_give_what_the_judge_gives(visit: Visit, run: Run, rows: ReportR
         asked[name] = [float(np.median(threshold.value[np.isfinite(threshold.value)])), 2.0]
         expected[name] = []
         for at in asked[name]:
-            certain, possible = recounted(finished, rows, threshold, at)
+            certain, possible = judge_again(finished, rows, threshold, at)
             kept = int((certain & (rows.outcome == "kept")).sum())
             expected[name].append([int(certain.sum()), int(possible.sum()), kept])
     assert page.locator("article.threshold").count() == len(asked)

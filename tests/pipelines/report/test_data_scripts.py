@@ -44,7 +44,7 @@ def test_a_script_contains_no_tag_and_no_line_separator(document: Any) -> None:
     assert not set(text) & set("<>\u2028\u2029") and text.count("\n") == 1
 
 
-def unpacked(packed: dict[str, Any]) -> np.ndarray:
+def unpack(packed: dict[str, Any]) -> np.ndarray:
     """As base.js does it."""
     kinds = {"u8": "u1", "u16": "<u2", "u32": "<u4", "i32": "<i4", "f64": "<f8"}
     stored = np.frombuffer(base64.b64decode(packed["data"]), dtype=kinds[packed["kind"]])
@@ -61,7 +61,7 @@ WHOLE = st.integers(-(2**40), 2**40).map(float)
 @given(st.lists(st.none() | SCORES | WHOLE | st.floats(allow_nan=False), max_size=20))
 def test_numbers_are_unpacked_to_identical_doubles(values: list[float | None]) -> None:
     column = np.array([np.nan if number is None else number for number in values], dtype=np.float64)
-    np.testing.assert_array_equal(unpacked(pack_numbers(column)), column)
+    np.testing.assert_array_equal(unpack(pack_numbers(column)), column)
 
 
 @given(st.lists(st.none() | SCORES, min_size=1, max_size=20))
@@ -73,4 +73,4 @@ def test_scores_take_four_bytes_at_most(values: list[float | None]) -> None:
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20))
 def test_codes_are_unpacked_unchanged(values: list[int]) -> None:
-    assert unpacked(pack_codes(np.array(values, dtype=np.int64))).tolist() == values
+    assert unpack(pack_codes(np.array(values, dtype=np.int64))).tolist() == values

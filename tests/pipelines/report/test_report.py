@@ -139,10 +139,10 @@ def test_a_mixture_against_its_recipe(run: Run, tmp_path: Path) -> None:
 def test_without_the_chart_library_no_report_is_started(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(name: str) -> None:
+    def raise_not_installed(name: str) -> None:
         raise report.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(report.metadata, "distribution", absent)
+    monkeypatch.setattr(report.metadata, "distribution", raise_not_installed)
     with pytest.raises(MissingExtra, match="uplot-python"):
         report.run(run.out, str(tmp_path / "report"), quiet=True)
     assert not (tmp_path / "report").exists()

@@ -19,7 +19,7 @@ from pipelines.core.verdicts import ALIVE, judge_rows
 from pipelines.report import sliders
 from pipelines.report.report_rows import ReportRows, read_rows
 from pipelines.report.thresholds import OPEN, PASSES, ThresholdEffect, thresholds, with_value
-from tests.pipelines.report.test_data_scripts import unpacked
+from tests.pipelines.report.test_data_scripts import unpack
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def world(run: Run) -> tuple[JudgedRun, ReportRows, list[ThresholdEffect]]:
     return finished, rows, list(thresholds(finished.resolved, rows, finished.run.captions_optional))
 
 
-def changed(resolved: Resolved, threshold: ThresholdEffect, at: float) -> Resolved:
+def change_threshold(resolved: Resolved, threshold: ThresholdEffect, at: float) -> Resolved:
     steps = []
     for step in resolved.steps:
         if step.filter is not None and step.filter.name == threshold.filter:
@@ -39,11 +39,11 @@ def changed(resolved: Resolved, threshold: ThresholdEffect, at: float) -> Resolv
     return replace(resolved, steps=tuple(steps))
 
 
-def recounted(
+def judge_again(
     finished: JudgedRun, rows: ReportRows, threshold: ThresholdEffect, at: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """bool (n,): rows that certainly pass all filters, and rows that no one can tell of."""
-    resolved = changed(finished.resolved, threshold, at)
+    resolved = change_threshold(finished.resolved, threshold, at)
     judged, unknown = judge_rows(resolved, rows.samples, rows.signals, finished.run.captions_optional)
     alive = np.array([outcome == ALIVE for outcome in judged["outcome"].to_pylist()])
     return alive & ~unknown, alive & unknown
@@ -63,7 +63,7 @@ def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.
     threshold = data.draw(st.sampled_from(effects))
     values = sorted({float(x) for x in threshold.value if np.isfinite(x)})
     at = data.draw(st.sampled_from(values) | st.floats(values[0] - 1, values[-1] + 1))
-    certain, possible = recounted(finished, rows, threshold, at)
+    certain, possible = judge_again(finished, rows, threshold, at)
     passed = threshold.passed(at)
     np.testing.assert_array_equal(passed & (threshold.rest == PASSES), certain)
     np.testing.assert_array_equal(passed & (threshold.rest == OPEN), possible)
@@ -72,7 +72,7 @@ def test_any_threshold_anywhere_keeps_what_the_judge_keeps(world: Any, data: st.
 def test_missing_cells_widen_the_count_to_an_interval(world: Any) -> None:
     finished, rows, effects = world
     words = next(t for t in effects if t.filter == "quality" and t.path == ("min_words",))
-    _, possible = recounted(finished, rows, words, 2.0)
+    _, possible = judge_again(finished, rows, words, 2.0)
     assert possible.sum() == 1  # the clip of two words was never asked how it moves
     np.testing.assert_array_equal(words.passed(2.0) & (words.rest == OPEN), possible)
 
@@ -91,11 +91,11 @@ def test_counts_by_value_add_up_to_the_rows(world: Any) -> None:
     for threshold in effects:
         for counts in sliders.count_by_value(threshold, rows):
             of_modality = rows.modality == counts["modality"]
-            values = unpacked(counts["value"])
+            values = unpack(counts["value"])
             for at in [*values.tolist()[:5], 0.0]:
                 side = {"min": values >= at, "max": values <= at, "below": values < at}[threshold.side]
                 for i, (name, rest) in enumerate((("passes", PASSES), ("open", OPEN))):
-                    total = counts["fixed"][i] + int(unpacked(counts[name])[side].sum())
+                    total = counts["fixed"][i] + int(unpack(counts[name])[side].sum())
                     assert total == int((of_modality & threshold.passed(at) & (threshold.rest == rest)).sum())
 
 

@@ -29,7 +29,7 @@ from tests import corpus
 from tests.pipelines.takedown.world import World, holders, tree
 
 
-def sound(world: World) -> None:
+def assert_sound(world: World) -> None:
     """The run's own proof holds, and its sums reconcile."""
     for report in audit.run(str(world.run), quiet=True):
         assert report.ok, report.to_json()
@@ -66,7 +66,7 @@ def test_one_sample_is_removed_and_nothing_else_changes(world: World) -> None:
     shard = world.rows("members")[key]["shard"]
     before = tree(world.run)
     remove(world, key)
-    sound(world)
+    assert_sound(world)
     after = tree(world.run)
     parts = sorted((world.run / "verdicts").glob("u*.parquet"))
     unit = next(p.stem for p in parts if key in tables.read(str(p), ["key"])["key"].to_pylist())
@@ -119,7 +119,7 @@ def test_only_the_accounting_row_of_a_removed_sample_remains(world: World) -> No
     assert holders(world.root / "store", needles) == []
     assert store_bytes(world, keys) == []
     assert set(keys) <= set(world.rows("samples"))
-    sound(world)
+    assert_sound(world)
 
 
 def store_bytes(world: World, keys: list[str]) -> list[str]:
@@ -147,7 +147,7 @@ def test_the_same_run_again_changes_nothing_and_a_lost_shard_comes_back_without_
         (world.run / name).unlink()
     stages.run_all(world.open())
     assert tree(world.run) == after
-    sound(world)
+    assert_sound(world)
 
 
 def test_removed_samples_stay_out_of_a_new_run(world: World) -> None:
@@ -165,7 +165,7 @@ def test_removed_samples_stay_out_of_a_new_run(world: World) -> None:
     assert {verdicts[key]["filter"] for key in (removed, copy)} == {"takedown"}
     assert world.rows("samples")[removed]["text"] is None
     assert {removed, copy}.isdisjoint(world.rows("members"))
-    sound(world)
+    assert_sound(world)
 
 
 def test_the_list_alone_keeps_a_sample_out_of_a_new_folder(world: World) -> None:
@@ -186,7 +186,7 @@ def test_with_duplicates_the_whole_group_is_removed(world: World) -> None:
     for key in (removed, copy):
         assert world.rows("samples")[key]["text"] is None
     assert world.rows("verdicts")[copy]["reason"] == tombstones.COPY_REASON
-    sound(world)
+    assert_sound(world)
 
 
 def test_a_kept_copy_is_listed(world: World) -> None:
@@ -232,7 +232,7 @@ def test_a_source_a_licence_and_a_list_of_urls(world: World, tmp_path: Path) -> 
     assert run["reasons"] == {"source=clips": 3, "licence=zero": 8, "url": 1}
     assert world.rows("verdicts")[odd]["reason"] == "licence=zero"
     assert "clips" not in {row["source"] for row in world.rows("members").values()}
-    sound(world)
+    assert_sound(world)
     readme = (world.run / "README.md").read_text()
     assert "shards/video-000000.tar" not in readme and "video-000000 | 0 |" in readme
 

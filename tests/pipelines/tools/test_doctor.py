@@ -30,11 +30,11 @@ sources:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*arguments: Any, **options: Any) -> None:
+    def refuse_network(*arguments: Any, **options: Any) -> None:
         raise AssertionError("doctor asks the network")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refused)
-    monkeypatch.setattr(models, "_hub_folder", refused)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse_network)
+    monkeypatch.setattr(models, "_hub_folder", refuse_network)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def run_doctor(folder: Path, more: str = "") -> dict[str, dict[str, Any]]:
     return {finding["name"]: finding for finding in doctor.run(str(config))["findings"]}
 
 
-def sscd(folder: Path, weights: str, sha256: str = SHA256) -> str:
+def sscd_config(folder: Path, weights: str, sha256: str = SHA256) -> str:
     settings = f"engine: sscd, weights: '{weights}', sha256: '{sha256}', cache: '{folder}/cache'"
     return f"measure: {{fingerprint: {{{settings}}}}}\nduplicates: {{image: {{threshold: 0.75}}}}\n"
 
@@ -94,12 +94,12 @@ def test_wrong_versions_and_absent_packages_are_named_with_the_pip_line(monkeypa
 
 
 def test_an_extra_is_needed_when_the_config_needs_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(purpose: str = "") -> None:
+    def raise_missing_torch(purpose: str = "") -> None:
         raise MissingExtra("torch", "models", purpose)
 
-    monkeypatch.setattr(models, "import_torch", absent)
+    monkeypatch.setattr(models, "import_torch", raise_missing_torch)
     assert not run_doctor(folder)["torch"]["needed"]
-    finding = run_doctor(folder, sscd(folder, f"{folder}/copy.pt"))["torch"]
+    finding = run_doctor(folder, sscd_config(folder, f"{folder}/copy.pt"))["torch"]
     assert finding["needed"] and not finding["ok"] and "[models]" in finding["fix"]
 
 
@@ -113,32 +113,32 @@ def test_the_pins_are_those_of_the_repository(tmp_path: Path) -> None:
 
 
 def test_weights_must_have_their_hash(folder: Path) -> None:
-    good = run_doctor(folder, sscd(folder, f"{folder}/copy.pt"))["measure.fingerprint.weights"]
+    good = run_doctor(folder, sscd_config(folder, f"{folder}/copy.pt"))["measure.fingerprint.weights"]
     assert good["ok"]
-    bad = run_doctor(folder, sscd(folder, f"{folder}/copy.pt", "0" * 64))
+    bad = run_doctor(folder, sscd_config(folder, f"{folder}/copy.pt", "0" * 64))
     assert bad["measure.fingerprint.weights"]["needed"] and SHA256 in bad["measure.fingerprint.weights"]["detail"]
     (folder / "page.pt").write_bytes(b"<html>")
-    page = run_doctor(folder, sscd(folder, f"{folder}/page.pt", hashlib.sha256(b"<html>").hexdigest()))
+    page = run_doctor(folder, sscd_config(folder, f"{folder}/page.pt", hashlib.sha256(b"<html>").hexdigest()))
     assert "not a TorchScript module" in page["measure.fingerprint.weights"]["detail"]
-    missing = run_doctor(folder, sscd(folder, f"{folder}/none.pt"))["measure.fingerprint.weights"]
+    missing = run_doctor(folder, sscd_config(folder, f"{folder}/none.pt"))["measure.fingerprint.weights"]
     assert not missing["ok"] and missing["needed"]
 
 
 def test_weights_by_url_are_looked_for_and_not_fetched(folder: Path) -> None:
     url = "https://example.org/copy.pt"
-    absent = run_doctor(folder, sscd(folder, url))["measure.fingerprint.weights"]
-    assert (absent["ok"], absent["needed"]) == (False, False) and url in absent["fix"]
+    finding = run_doctor(folder, sscd_config(folder, url))["measure.fingerprint.weights"]
+    assert (finding["ok"], finding["needed"]) == (False, False) and url in finding["fix"]
     (folder / "cache").mkdir()
     (folder / "cache" / SHA256).write_bytes(WEIGHTS)
-    assert run_doctor(folder, sscd(folder, url))["measure.fingerprint.weights"]["ok"]
+    assert run_doctor(folder, sscd_config(folder, url))["measure.fingerprint.weights"]["ok"]
 
 
 def test_a_clip_by_tag_is_looked_for_and_not_fetched(folder: Path) -> None:
     pytest.importorskip("torch")
     text = "measure: {{alignment: {{model: ViT-B-32-quickgelu, pretrained: {}, cache: '{}'}}}}\n"
     text += "filters: {{alignment: {{min_score: 0.2}}}}\n"
-    absent = run_doctor(folder, text.format("openai", folder / "cache"))["measure.alignment.model"]
-    assert (absent["ok"], absent["needed"]) == (False, False) and "downloaded at first use" in absent["fix"]
+    finding = run_doctor(folder, text.format("openai", folder / "cache"))["measure.alignment.model"]
+    assert (finding["ok"], finding["needed"]) == (False, False) and "downloaded at first use" in finding["fix"]
     wrong = run_doctor(folder, text.format("opneai", folder / "cache"))["measure.alignment.model"]
     assert wrong["needed"] and not wrong["ok"] and "openai" in wrong["fix"]
     missing = "measure: {alignment: {model: 'local-dir:/nowhere'}}\nfilters: {alignment: {min_score: 0.2}}\n"

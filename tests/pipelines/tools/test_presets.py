@@ -37,13 +37,13 @@ def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(models, "check_script", lambda *pinned: None)
 
-    def loaded(purpose: str = "") -> None:
+    def refuse_torch(purpose: str = "") -> None:
         raise AssertionError(f"resolving a config loads torch for {purpose}")
 
-    monkeypatch.setattr(models, "import_torch", loaded)
+    monkeypatch.setattr(models, "import_torch", refuse_torch)
 
 
-def opened(name: str, folder: Path) -> Run:
+def open_preset(name: str, folder: Path) -> Run:
     config = folder / f"{name}.yaml"
     config.write_text(preset_text(name))
     return open_run(str(config))
@@ -51,7 +51,7 @@ def opened(name: str, folder: Path) -> Run:
 
 @pytest.fixture
 def presets(variables: None, tmp_path: Path) -> dict[str, Resolved]:
-    return {name: resolve(opened(name, tmp_path)) for name in PRESETS}
+    return {name: resolve(open_preset(name, tmp_path)) for name in PRESETS}
 
 
 def test_video_filters_are_in_the_papers_order(presets: dict[str, Resolved]) -> None:
@@ -99,7 +99,7 @@ def test_unset_variables_are_named_with_their_line(
 ) -> None:
     monkeypatch.delenv("SSCD_SHA256")
     with pytest.raises(ConfigError, match="SSCD_SHA256") as caught:
-        opened(name, tmp_path)
+        open_preset(name, tmp_path)
     line = next(i for i, row in enumerate(preset_text(name).splitlines(), 1) if row.strip().startswith("sha256: "))
     assert caught.value.where == f"{tmp_path / name}.yaml:{line}"
 
@@ -116,7 +116,7 @@ def test_an_annotator_in_the_cascade_of_videos_runs_late_for_images(
 ) -> None:
     """In apollo, overlay text is measured of videos in the cascade and of images only when they are kept."""
     monkeypatch.chdir(tmp_path)
-    run = opened("apollo", tmp_path)
+    run = open_preset("apollo", tmp_path)
     tables.write(
         run.at("signals", "u000000.parquet"), pa.table({"key": ["a", "b", "c"], "overlay.text": ["A", None, "C"]})
     )

@@ -31,7 +31,7 @@ def dereference(schema: dict, node: dict) -> dict:
             return node
 
 
-def at(schema: dict, *path: str) -> dict:
+def get_node(schema: dict, *path: str) -> dict:
     node = schema
     for key in path:
         node = dereference(schema, dereference(schema, node)["properties"][key])
@@ -40,13 +40,13 @@ def at(schema: dict, *path: str) -> dict:
 
 def test_every_annotator_and_filter_has_its_settings_in_the_config_schema() -> None:
     schema = schemas.run("config")["config"]
-    assert set(ANNOTATORS) < set(at(schema, "measure")["properties"])
-    assert set(at(schema, "filters")["properties"]) == set(FILTERS)
-    assert at(schema, "filters", "motion")["properties"]["min_score"]["default"] == 0.0007
-    assert at(schema, "filters", "quality", "document", "repetition")["properties"]["max_top_2gram"]
-    assert at(schema, "measure", "video_alignment", "video_text")["required"] == ["weights", "sha256"]
-    assert at(schema, "duplicates", "video")["properties"]["min_share"]["default"] == 0.5
-    assert at(schema, "resample")["properties"]["rule"]["enum"] == ["sqrt", "linear"]
+    assert set(ANNOTATORS) < set(get_node(schema, "measure")["properties"])
+    assert set(get_node(schema, "filters")["properties"]) == set(FILTERS)
+    assert get_node(schema, "filters", "motion")["properties"]["min_score"]["default"] == 0.0007
+    assert get_node(schema, "filters", "quality", "document", "repetition")["properties"]["max_top_2gram"]
+    assert get_node(schema, "measure", "video_alignment", "video_text")["required"] == ["weights", "sha256"]
+    assert get_node(schema, "duplicates", "video")["properties"]["min_share"]["default"] == 0.5
+    assert get_node(schema, "resample")["properties"]["rule"]["enum"] == ["sqrt", "linear"]
 
 
 def test_every_reference_leads_somewhere_and_no_key_is_left_open() -> None:

@@ -88,11 +88,11 @@ def test_the_old_checkpoint_remains_until_the_new_one_is_complete(
     path = tmp_path / "c"
     checkpoint.save(path, checkpoint.weights(built, ("connector",)), {"step": 1})
 
-    def full(*_: Any) -> None:
+    def raise_disk_full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full)
+        patch.setattr("os.fsync", raise_disk_full)
         with pytest.raises(StageError, match="No space"):
             checkpoint.save(path, checkpoint.weights(built, ("connector",)), {"step": 2})
     assert checkpoint.load(path, state_only=True) == ({}, {"step": 1})

@@ -49,7 +49,7 @@ def sample(clips: int, before: int, after: int, seed: int) -> dict[str, Any]:
     }
 
 
-def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def stack_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples in one batch, padded on the right."""
     import torch
 
@@ -84,7 +84,7 @@ def by_transformers(model: VideoLanguageModel, batch: dict[str, Any]) -> float:
 
 def test_loss_of_a_padded_batch_is_that_of_its_samples_by_transformers(model: VideoLanguageModel) -> None:
     samples = [sample(2, 5, 9, 1), sample(0, 3, 20, 2), sample(1, 11, 4, 3), sample(0, 0, 6, 4)]
-    total, count = model.loss(together(samples))
+    total, count = model.loss(stack_samples(samples))
     assert count == 9 + 20 + 4 + 5  # the first id of all has nothing before it to be predicted from
     assert float(total.detach()) == pytest.approx(sum(by_transformers(model, batch) for batch in samples), rel=1e-5)
 

@@ -14,7 +14,7 @@ from infra.errors import StageError
 from pipelines.train import stages
 from pipelines.train.model import COMPONENTS, VideoLanguageModel, build
 from pipelines.train.settings import Connector, LearningRates, Optimizer, TrainStage
-from tests.pipelines.train.test_model import TOKENS, sample, together
+from tests.pipelines.train.test_model import TOKENS, sample, stack_samples
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_step_is_the_same_however_its_samples_are_distributed(built: VideoLang
     samples = [sample(2, 5, 9, 1), sample(0, 3, 20, 2), sample(1, 11, 4, 3)]
     peak = {"vision": 0.0, "connector": 1e-3, "language": 1e-3}
     results = []
-    for batches in ([together(samples)], samples, [together(samples[:2]), samples[2]]):
+    for batches in ([stack_samples(samples)], samples, [stack_samples(samples[:2]), samples[2]]):
         model = copy_model(built)
         metrics = take_step(model, stages.begin(model, peak, Optimizer()), peak, batches)
         results.append((metrics, model))

@@ -63,7 +63,7 @@ def test_the_loss_falls_below_that_of_a_model_without_pictures(tmp_path: Path, t
 # -- killing ----------------------------------------------------------------------------------------------------
 
 
-def dies(config: str, where: str, times: int) -> None:
+def train_and_kill(config: str, where: str, times: int) -> None:
     """Train, and be killed when a function of the training is called for the `times`-th time."""
     owner, name = {
         "write": (training.Trainer, "_write"),
@@ -89,7 +89,9 @@ def two_stages(texts: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path, texts: Path) -> tuple[dict[str, Any], Path]:
+def undisturbed_training(
+    tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path, texts: Path
+) -> tuple[dict[str, Any], Path]:
     """Models with dropout, so that chance has to be the same, too; and what an undisturbed training left."""
     folder = tmp_path_factory.mktemp("calm")
     models = worlds.models(folder / "models", dropout=0.2)
@@ -99,9 +101,9 @@ def calm(tmp_path_factory: pytest.TempPathFactory, tiny_mixture: Path, texts: Pa
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_killed_training_resumes_to_the_same_weights(
-    workers: int, tmp_path: Path, calm: tuple[dict[str, Any], Path], tiny_mixture: Path, texts: Path
+    workers: int, tmp_path: Path, undisturbed_training: tuple[dict[str, Any], Path], tiny_mixture: Path, texts: Path
 ) -> None:
-    models, undisturbed = calm
+    models, undisturbed = undisturbed_training
     assert [(line["stage"], line["step"]) for line in lines(undisturbed / "log.jsonl")] == [
         *(("align", i) for i in range(3)),
         *(("sft", i) for i in range(6)),
@@ -115,7 +117,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
         ("write", 5),  # in the middle of sft's second epoch, one step behind a checkpoint
     ]
     for where, times in kills[1:2] if workers else kills:
-        assert in_child(dies, killed, where, times) == -signal.SIGKILL
+        assert in_child(train_and_kill, killed, where, times) == -signal.SIGKILL
     training.run(killed, quiet=True)
     for name in ("keys.jsonl", "log.jsonl"):
         for ended, expected in zip(lines(tmp_path / "killed" / name), lines(undisturbed / name), strict=True):
@@ -168,7 +170,7 @@ def test_two_processes_continue_with_the_same_steps_as_one(
     single = worlds.config(tmp_path / "one.yaml", tiny_models, str(tiny_mixture), **same)
     two = worlds.config(tmp_path / "two.yaml", tiny_models, str(tiny_mixture), **same)
     training.run(single, quiet=True)
-    assert in_child(dies, two, "write", 2) == -signal.SIGKILL  # the first step is one process's alone
+    assert in_child(train_and_kill, two, "write", 2) == -signal.SIGKILL  # the first step is one process's alone
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -225,7 +227,7 @@ def test_only_keys_without_effect_on_the_weights_may_change_in_a_folder(
 ) -> None:
     same = {"stages": worlds.only("sft", batch=2), "checkpoint_every": 2}
     config = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), **same)
-    assert in_child(dies, config, "write", 3) == -signal.SIGKILL
+    assert in_child(train_and_kill, config, "write", 3) == -signal.SIGKILL
     changed = worlds.config(tmp_path / "run.yaml", tiny_models, str(texts), seed=1, **same)
     with pytest.raises(ConfigError, match="contains a training run with another config"):
         training.run(changed, quiet=True)

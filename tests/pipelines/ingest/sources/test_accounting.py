@@ -65,12 +65,18 @@ def test_an_account_adds_up_containers_and_names_some_of_what_is_ignored() -> No
     records = [SourceItem("a.tar", "1.jpg", "image", members=3), IgnoredMember("a.tar", "d", "folder", 4)]
     assert list(container.count(records)) == records[:1]
     account.add(container.to_json())
-    assert (account.inputs, account.members, account.ignored_members) == (1, 3, MAX_EXAMPLES + 6)
+    assert (account.inputs, account.members, account.ignored_members) == (
+        1,
+        3,
+        MAX_EXAMPLES + 6,
+    )
     assert account.ignored["folder"].examples == ["a.tar: d"]
     assert len(account.ignored["no known suffix"].examples) == MAX_EXAMPLES
 
 
-def account(folder: Path, modality: str, **settings: Any) -> tuple[MemberAccount, Counter[str], list[SourceItem]]:
+def account_for_source(
+    folder: Path, modality: str, **settings: Any
+) -> tuple[MemberAccount, Counter[str], list[SourceItem]]:
     """The account of a source, the number of times that each container is named by an item or ignored member, and the
     items."""
     source = make_source(folder, modality, **settings)
@@ -113,7 +119,7 @@ def test_every_member_of_a_tar_is_in_an_item_or_ignored(archives: list[list[tupl
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
         (Path(folder) / "in" / name).write_bytes(COMPRESSIONS[name.removeprefix("a.tar")](content))
-        total, containers, _ = account(Path(folder) / "in", modality)
+        total, containers, _ = account_for_source(Path(folder) / "in", modality)
     assert containers[name] == 1 + count
     assert total.members + total.ignored_members == 1 + count
 
@@ -141,7 +147,7 @@ def test_every_file_of_a_folder_is_in_an_item_or_ignored(
                 path.write_bytes(content)
         names = [path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
         hidden = {path for path in names if path.relative_to(root).parts[0] == ".h"}
-        total, _, _ = account(root, modality, format="folder")
+        total, _, _ = account_for_source(root, modality, format="folder")
         expected = len(names) - len(hidden) + (root / ".h").exists()  # a hidden folder is one member
     if total.inputs:
         assert total.members + total.ignored_members == expected
@@ -162,7 +168,9 @@ def test_every_row_of_a_table_is_in_an_item_or_ignored(name: str, drawn: Any, ma
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
         (Path(folder) / "in" / name).write_bytes(content)
-        total, containers, items = account(Path(folder) / "in", "text", format="table", captions={"many": many})
+        total, containers, items = account_for_source(
+            Path(folder) / "in", "text", format="table", captions={"many": many}
+        )
     assert containers[name] == 1 + count
     assert total.members + total.ignored_members == 1 + count
     check_captions(rows, items, total)
@@ -176,7 +184,7 @@ def account_beside_media(name: str, content: bytes, **how: Any) -> Any:
         (root / name).write_bytes(content)
         for medium in "abc":
             (root / f"{medium}.jpg").write_bytes(JPEG)
-        return account(root, "image", **how)
+        return account_for_source(root, "image", **how)
 
 
 @settings(max_examples=50, deadline=None)
@@ -213,7 +221,7 @@ def test_every_row_with_embedded_media_is_in_an_item_or_ignored(drawn: Any, many
         root.mkdir()
         (root / "t.parquet").write_bytes(encode_parquet(rows))
         (Path(folder) / "scratch").mkdir()
-        total, containers, items = account(root, "image", format="table", captions={"many": many})
+        total, containers, items = account_for_source(root, "image", format="table", captions={"many": many})
     assert containers["t.parquet"] == 1 + len(rows) == total.members + total.ignored_members
     check_captions([row for row in rows if row["id"] != "d.jpg"], [item for item in items if item.media], total)
 
