@@ -99,11 +99,10 @@ def _tile(run: Run, decoder: Decoder, sample: dict[str, Any]) -> Image.Image:
 
 
 def _text(name: str, sample: dict[str, Any]) -> str:
-    caption = textwrap.shorten(sample["text"] or "", 62, placeholder="…")
-    lines = textwrap.wrap(caption, 30)[:2]
+    lines = textwrap.wrap(sample["text"] or "", 30, max_lines=2, placeholder=" …")
     decided = sample["outcome"] == "duplicate" if name == "duplicates" else name != "kept"
     if decided and sample["value"] is not None:
-        lines.append(f"{sample['reason']}: {sample['value']:.4g} against {sample['threshold']:.4g}")
+        lines.append(f"{sample['reason']}: {sample['value']:.4g}, limit {sample['threshold']:.4g}")
     return "\n".join(lines)
 
 
