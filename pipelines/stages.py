@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from infra import storage
@@ -108,7 +109,7 @@ def _check_devices(run: Run) -> None:
 def run_stage(run: Run, name: str) -> Manifest:
     """Run one stage under the run's lock."""
     with lock(run.out):
-        _require_writable_store(run)
+        _require_store(run)
         begun = time.time()
         if damaged := _verify(run):
             raise StageError(
@@ -145,7 +146,7 @@ def run_share(run: Run, name: str) -> int:
 def run_all(run: Run) -> None:
     """Run every stage; finished work is not repeated."""
     with lock(run.out):
-        _require_writable_store(run)
+        _require_store(run)
         _verify(run)
         states = _read_states(run)
         for name, stage in STAGES.items():
@@ -156,12 +157,13 @@ def run_all(run: Run) -> None:
         write_run_json(run, states)
 
 
-def _require_writable_store(run: Run) -> None:
-    """Raise StageError where nothing can be written to the store, which otherwise shows after the first unit was
-    measured: there is no such bucket, for example."""
+def _require_store(run: Run) -> None:
+    """Raise StageError where the store cannot be on its remote storage, which otherwise shows after the first unit was
+    measured: there is no such bucket, for example. One that may only be read will do while it has every cell."""
     uri = storage.join(run.store, ".writable")
-    with storage.report_unreachable(uri):
-        storage.write_bytes(uri, b"")
+    if not storage.is_local(uri):
+        with storage.report_unreachable(uri), suppress(PermissionError):
+            storage.write_bytes(uri, b"")
 
 
 def _verify(run: Run) -> list[str]:

@@ -37,7 +37,7 @@ from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.llm.batch_files import import_answers, remove_requests
 from infra.llm.requests import CachedClient, RequestCache
-from pipelines.annotate.evidence_sheets import JOIN, make_sheets, split_kinds
+from pipelines.annotate.evidence_sheets import JOIN, MISSING, make_sheets, split_kinds
 from pipelines.annotate.llm_client import cache_path, notify, open_client, share_endpoints
 from pipelines.annotate.settings import RULES, AnnotateSettings
 from pipelines.annotate.writing import DialogueDraft, build_row, write_dialogue
@@ -134,6 +134,10 @@ def _prepare_sheets(
     counts = beam.run_tasks(
         "evidence", functools.partial(make_sheets, run, stamp), in_turn, run.work("evidence.counters.json"), run.runner
     )
+    missing = {name.removeprefix(MISSING): count for name, count in counts.items() if name.startswith(MISSING)}
+    if missing:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(missing.items()))
+        notify(f"evidence lacks {sum(missing.values()):,} captions that the captioner was to write: {kinds}")
     classes = {split_kinds(name): count for name, count in counts.items() if not name.startswith("_")}
     drawn = {supported: count for supported, count in classes.items() if supported and supported != {IMAGE_TEXT}}
     table = solve_probabilities(drawn, settings.kinds) if drawn else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ SHEETS = pa.schema(
 
 #: Joins the kinds in the name of a class of videos.
 JOIN = "+"
+#: Begins the names of counters of captions that sheets lack.
+MISSING = "_missing "
 
 
 def split_kinds(name: str) -> frozenset[str]:
@@ -47,22 +50,26 @@ def split_kinds(name: str) -> frozenset[str]:
 
 
 def make_sheets(run: Run, stamp: str, name: str) -> Mapping[str, int]:
-    """Task: make the evidence sheets of a unit's kept videos and count the sets of kinds that they support."""
+    """Task: make the evidence sheets of a unit's kept videos and count the sets of kinds that they support; and the
+    errors for which sheets that were made now lack captions, by kind, below MISSING."""
     uri = run.work("evidence", f"{name}.parquet")
     inputs = fingerprint([stamp, name])
-    if not tables.is_intact(uri, inputs):
-        lacking: list[str] = []
-        table = asyncio.run(_build_table(run, name, lacking))
-        tables.write(uri, table, fingerprint=inputs, retry=bool(lacking))
     counts: dict[str, int] = {"_units": 1}
+    if not tables.is_intact(uri, inputs):
+        errors: list[str] = []
+        table = asyncio.run(_build_table(run, name, errors))
+        retry = any(error.startswith(GAVE_UP) or is_environment_error(error) for error in errors)
+        tables.write(uri, table, fingerprint=inputs, retry=retry)
+        counts |= Counter(MISSING + error.partition(":")[0] for error in errors)
     for supported in tables.read(uri, ["supports"])["supports"].to_pylist():
         joined = JOIN.join(supported)
         counts[joined] = counts.get(joined, 0) + 1
     return counts
 
 
-async def _build_table(run: Run, name: str, lacking: list[str]) -> pa.Table:
-    """lacking: is given the errors of the environment for which sheets lack captions; the next run tries again."""
+async def _build_table(run: Run, name: str, missing: list[str]) -> pa.Table:
+    """missing: is given the errors for which sheets lack captions; after those of servers and of the environment the
+    next run tries again."""
     settings = resolve(run).annotate
     assert settings is not None
     verdicts = run.read("verdicts", name, ["modality", "outcome"])
@@ -71,8 +78,8 @@ async def _build_table(run: Run, name: str, lacking: list[str]) -> pa.Table:
     indices = pa.array(np.flatnonzero(kept))
     samples = run.read("samples", name).take(indices).to_pylist()
     signals = read_signals(run, name).take(indices).to_pylist()
-    captions = await _caption_videos(run, settings, samples, signals, lacking)
-    if any(error.startswith("changed:") for error in lacking):
+    captions = await _caption_videos(run, settings, samples, signals, missing)
+    if any(error.startswith("changed:") for error in missing):
         request_ingest(run, name)
     rows = []
     for i, sample in enumerate(samples):
@@ -90,7 +97,7 @@ async def _caption_videos(
     settings: AnnotateSettings,
     samples: Sequence[Mapping[str, Any]],
     signals: Sequence[Mapping[str, Any]],
-    lacking: list[str],
+    missing: list[str],
 ) -> dict[int, Sequence[EvidenceItem]]:
     """Dense captions by the captioner, by the index of each video in `samples`; {} without a captioner."""
     captioner = settings.captioner
@@ -104,10 +111,10 @@ async def _caption_videos(
         async def caption(i: int) -> Sequence[EvidenceItem]:
             async with limit:
                 seconds = float(signals[i].get("facts.duration") or 0.0)
-                segments = _build_requests(run, captioner, samples[i], seconds, lacking)
+                segments = _build_requests(run, captioner, samples[i], seconds, missing)
                 completions = await asyncio.gather(*(client.complete(request) for _, _, request in segments))
             errors = [completion.error for completion in completions if completion.error is not None]
-            lacking.extend(error for error in errors if error.startswith(GAVE_UP))
+            missing.extend(errors)
             return [
                 EvidenceItem(f"d{number}", "dense", start, end, completion.texts[0].strip())
                 for number, ((start, end, _), completion) in enumerate(zip(segments, completions, strict=True), 1)
@@ -119,7 +126,7 @@ async def _caption_videos(
 
 
 def _build_requests(
-    run: Run, captioner: CaptionerSettings, sample: Mapping[str, Any], seconds: float, lacking: list[str]
+    run: Run, captioner: CaptionerSettings, sample: Mapping[str, Any], seconds: float, missing: list[str]
 ) -> list[tuple[float, float, Request]]:
     """(start, end, request) per segment of `every_s` seconds; none if the video cannot be decoded, which measure
     reports."""
@@ -133,7 +140,7 @@ def _build_requests(
         decoded = decoder.decode(ref, {"captioner": plan}, {})
     if decoded.error is not None:
         if is_environment_error(decoded.error):
-            lacking.append(decoded.error)
+            missing.append(decoded.error)
         return []
     jpegs = [
         base64.b64encode(cv2.imencode(".jpg", p[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()

@@ -291,6 +291,17 @@ def test_a_captioner_is_shown_frames_and_its_words_are_evidence(
     assert all(item["start_s"] is not None and item["end_s"] > item["start_s"] for item in dense)
 
 
+def test_captions_that_the_captioner_refuses_are_counted(
+    open_videos: Callable[..., Run], server: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(*SERVER, "--max-context", "100") as small:
+        eyes = {"model": "fake", "endpoints": [{"url": small.url}], "max_captions": 1, "frames": 2, "size": 64}
+        run = run_to_annotate(open_videos("small", make_settings(server.url, captioner=eyes, blind=None)))
+    line = f"evidence lacks {VIDEOS} captions that the captioner was to write: too_long {VIDEOS}"
+    assert line in capfd.readouterr().err
+    assert not [item for row in rows(run, "dialogues") for item in row["evidence"] if "red ball" in item["text"]]
+
+
 def test_a_video_that_was_away_is_shown_to_the_captioner_by_the_next_run(
     open_videos: Callable[..., Run], server: Running, tmp_path: Path
 ) -> None:
