@@ -17,6 +17,7 @@ import pytest
 from infra import beam
 from infra.beam import Runner
 from infra.errors import ConfigError, StageError
+from pipelines.core import run as core_run
 from tests import corpus
 from tests.flink_cluster import FlinkCluster, run_cluster
 from tests.pipelines import test_threads
@@ -36,11 +37,12 @@ def options_of(cluster: FlinkCluster) -> list[str]:
     return [f"--flink_master={cluster.master}", f"--flink_job_server_jar={cluster.jar}"]
 
 
-def test_every_verb_has_the_bytes_of_one_thread(
-    cluster: FlinkCluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+def test_every_job_of_every_verb_has_the_bytes_of_one_thread(
+    cluster: FlinkCluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = test_threads.write_corpus(tmp_path_factory.mktemp("corpus") / "in")
     test_threads.work(root, tmp_path / "local", Runner())
+    monkeypatch.setattr(core_run, "MIN_ROWS_FOR_WORKERS", 0)
     test_threads.work(root, tmp_path / "flink", runner_of(cluster))
     assert test_threads.read_files(tmp_path / "flink") == test_threads.read_files(tmp_path / "local")
 
