@@ -221,6 +221,7 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
         submission = _Submission(job, build, *build_engine(runner, pool, endpoint, job))
         if runner.name in PORTABLE:
             cancel_jobs_of(runner.owner, runner.options)
+            threading.excepthook = _report_thread  # threads: of the process, the same function each time
         submission.start()
         try:
             while submission.is_alive():
@@ -237,6 +238,12 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
             raise pool.build_error(job, None) from failure  # Beam was the first to notice
     if failure is not None:
         raise failures.explain(job, failure)
+
+
+def _report_thread(error: threading.ExceptHookArgs) -> None:
+    """Report the error of a thread, but not of Beam's reader of an engine's messages: the job's error says the same."""
+    if error.thread is None or error.thread.name != "wait_until_finish_read":
+        threading.__excepthook__(error)
 
 
 def _is_no_message_of_engine(record: logging.LogRecord) -> bool:

@@ -110,14 +110,19 @@ class FlinkCluster:
     def start_task_manager(self) -> None:
         """Start one more task manager and wait until the cluster has its slots."""
         self.count += 1
-        name = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+        name = f"task-manager-{self.count}"
+        main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
         heap = ["-Xmx640m", "-XX:MaxDirectMemorySize=512m", "-XX:MaxMetaspaceSize=512m"]
-        process = self._start_flink(f"task-manager-{self.count}", name, heap, [])
-        before = len(self.ask("taskmanagers")["taskmanagers"])
+        process = self._start_flink(name, main, heap, ["-D", f"taskmanager.resource-id={name}"])
         self.task_managers.append(process)
         self._wait_until(
-            lambda: len(self.ask("taskmanagers")["taskmanagers"]) > before, process, f"task-manager-{self.count}"
+            lambda: name in [manager["id"] for manager in self.ask("taskmanagers")["taskmanagers"]], process, name
         )
+
+    def wait_for_task_managers(self, count: int) -> None:
+        """Wait until `count` task managers have come back to a new job manager."""
+        while len(self.ask("taskmanagers")["taskmanagers"]) < count:
+            time.sleep(0.2)
 
     def start_job_server(self) -> None:
         """Start Beam's job server at `job_port`."""
@@ -144,8 +149,8 @@ class FlinkCluster:
 
     def _start_flink(self, name: str, main: str, java: list[str], arguments: list[str]) -> subprocess.Popen[bytes]:
         folder = self.folder / name
-        (folder / "conf").mkdir(parents=True)
-        (folder / "tmp").mkdir()
+        for name_of_folder in ("conf", "tmp"):
+            (folder / name_of_folder).mkdir(parents=True, exist_ok=True)
         settings = {
             **MEMORY,
             **RECOVERY,

@@ -52,9 +52,8 @@ def _explain_text(job: str, error: BaseException) -> ReelmillError:
 
     text = str(error)
     if isinstance(error, grpc.RpcError):
-        return StageError(
-            f"{job} stopped: the job server ended or cannot be reached", hint=f"start it again, and {AGAIN}"
-        )
+        what = f"{job} stopped: Beam's job server ended or cannot be reached"
+        return StageError(what, hint=f"{AGAIN}; a job server of your own must be up before")
     if _TRACEBACK not in text and not _is_message_of_engine(text):
         text = "".join(traceback.format_exception(error))
     if ours := find_own_error(text):

@@ -41,7 +41,7 @@ class JobServer:
         """Raise StageError if the process has ended."""
         if (status := self.process.poll()) is not None:
             raise StageError(
-                f"{job} stopped: Beam's job server for Flink ended (exit status {status}): {read_end(self.log)}",
+                f"{job} stopped: Beam's job server ended (exit status {status}): {read_end(self.log)}",
                 hint="run the same command again: committed work is reused",
             )
 

@@ -5,6 +5,7 @@ Skipped without Java or without what `make flink` brings.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -17,10 +18,13 @@ import pytest
 from infra import beam
 from infra.beam import Runner
 from infra.errors import ConfigError, StageError
+from pipelines import stages
 from pipelines.core import run as core_run
 from tests import corpus
 from tests.flink_cluster import FlinkCluster, run_cluster
 from tests.pipelines import test_threads
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "corpus.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +98,22 @@ def expected(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "run" / "checksums.json").read_bytes()
 
 
-def start(config: Path, cluster: FlinkCluster | None = None) -> subprocess.Popen[str]:
-    """`reelmill run`, on a cluster where there is one."""
-    options = [] if cluster is None else ["--runner", "FlinkRunner", *(f"--beam={o}" for o in options_of(cluster))]
+def use_job_server(cluster: FlinkCluster) -> Runner:
+    """The runner for the job server of the cluster."""
+    endpoint = f"--job_endpoint=127.0.0.1:{cluster.job_port}"
+    return Runner("PortableRunner", options=(f"--flink_master={cluster.master}", endpoint))
+
+
+def start(config: Path, runner: Runner | None = None) -> subprocess.Popen[str]:
+    """Start `reelmill run`."""
+    options = [] if runner is None else ["--runner", runner.name, *(f"--beam={option}" for option in runner.options)]
     command = [sys.executable, "-m", "pipelines.cli", "run", str(config), "--json", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def start_and_wait_for_measuring(config: Path, cluster: FlinkCluster) -> subprocess.Popen[str]:
+def start_and_wait_for_measuring(config: Path, runner: Runner) -> subprocess.Popen[str]:
     """Start a run and return when it has measured some of its units, but not all."""
-    process = start(config, cluster)
+    process = start(config, runner)
     signals = config.with_suffix("") / "signals"
     while len(list(signals.glob("*.parquet"))) < 2:
         assert process.poll() is None, process.communicate()
@@ -127,7 +137,7 @@ def find_job_server(process: subprocess.Popen[str]) -> psutil.Process:
 def test_a_job_goes_on_without_what_was_killed(
     cluster: FlinkCluster, sources: Path, expected: bytes, tmp_path: Path, victim: str
 ) -> None:
-    process = start_and_wait_for_measuring(write_config(sources, tmp_path, "run"), cluster)
+    process = start_and_wait_for_measuring(write_config(sources, tmp_path, "run"), runner_of(cluster))
     workers = psutil.Process(cluster.task_managers[0].pid).children(recursive=True)
     assert workers
     if victim == "worker":
@@ -147,13 +157,56 @@ def test_the_same_command_finishes_what_a_kill_ended(
     cluster: FlinkCluster, sources: Path, expected: bytes, tmp_path: Path, victim: str
 ) -> None:
     config = write_config(sources, tmp_path, "run")
-    process = start_and_wait_for_measuring(config, cluster)
+    process = start_and_wait_for_measuring(config, runner_of(cluster))
     server = find_job_server(process)
     (process if victim == "launcher" else server).kill()
     code, errors = finish(process)
     psutil.wait_procs([server])  # it ends with the launcher
     if victim == "job server":
-        assert code == 1 and errors.count("reelmill: ") == 1 and "java" not in errors
-        assert "measure stopped: Beam's job server for Flink ended" in errors and "run the same command again" in errors
-    assert finish(start(config, cluster)) == (0, "")
+        assert code == 1 and errors.startswith("reelmill: measure stopped: Beam's job server ended")
+        assert errors.count("\n") == 2 and "run the same command again" in errors
+    assert finish(start(config, runner_of(cluster))) == (0, "")
     assert (tmp_path / "run" / "checksums.json").read_bytes() == expected
+
+
+def test_a_run_goes_on_after_the_job_manager_was_killed(
+    cluster: FlinkCluster, sources: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = write_config(sources, tmp_path, "run")
+    process = start_and_wait_for_measuring(config, runner_of(cluster))
+    assert cluster.job_manager is not None
+    cluster.job_manager.kill()
+    code, errors = finish(process)
+    assert code == 1 and errors.count("\n") == 2 and errors.startswith("reelmill: measure stopped"), errors
+    cluster.start_job_manager()
+    cluster.wait_for_task_managers(2)
+    assert finish(start(config, runner_of(cluster))) == (0, "")
+    assert (tmp_path / "run" / "checksums.json").read_bytes() == expected
+
+
+def test_a_job_server_that_was_up_is_named_when_it_ends(
+    cluster: FlinkCluster, sources: Path, expected: bytes, tmp_path: Path
+) -> None:
+    config = write_config(sources, tmp_path, "run")
+    process = start_and_wait_for_measuring(config, use_job_server(cluster))
+    assert cluster.job_server is not None
+    cluster.job_server.kill()
+    code, errors = finish(process)
+    assert code == 1 and errors.count("\n") == 2
+    assert errors.startswith("reelmill: measure stopped: Beam's job server ended or cannot be reached")
+    code, errors = finish(start(config, use_job_server(cluster)))
+    assert code == 2 and "no job server answers at" in errors
+    cluster.start_job_server()
+    assert finish(start(config, use_job_server(cluster))) == (0, "")
+    assert (tmp_path / "run" / "checksums.json").read_bytes() == expected
+
+
+@pytest.mark.skipif("REELMILL_FLINK_CORPUS" not in os.environ, reason="minutes: REELMILL_FLINK_CORPUS=1 runs it")
+@pytest.mark.skipif("REELMILL_CORPUS" not in os.environ, reason="no real media: REELMILL_CORPUS names their folder")
+def test_the_corpus_of_the_example_has_the_bytes_of_a_local_run(cluster: FlinkCluster, tmp_path: Path) -> None:
+    for name, runner in (("local", Runner(workers=2)), ("flink", runner_of(cluster))):
+        text = EXAMPLE.read_text("utf-8").replace("out/corpus", str(tmp_path / name))
+        run = stages.open_for_work(str(EXAMPLE), text=text, runner=runner, quiet=True)
+        stages.run_all(run)
+    local, flink = (tmp_path / name / "run" / "checksums.json" for name in ("local", "flink"))
+    assert flink.read_bytes() == local.read_bytes()
