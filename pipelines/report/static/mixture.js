@@ -33,10 +33,10 @@ RM.pages.mixture = (() => {
     return box;
   }
 
-  /** Whether a share is in its range, as far as the digits on the page show it: samples are whole. */
-  const inRange = (at, low, high) => [low, at, high].map((share) => Math.round(1000 * share)).every((share, i, all) => i === 0 || all[i - 1] <= share);
-
   function constraints(meta) {
+    // Samples are whole: the planner may miss a share by a sample of each group.
+    const slack = meta.groups.length / Math.max(1, meta.totals.samples);
+    const inRange = (at, low, high) => at >= low - slack && at <= high + slack;
     if (!meta.constraints.length && !meta.ratios.length) return el("p", { class: "note" }, "The recipe sets no shares.");
     return el("table", { class: "numbers lines bands" },
       el("thead", {}, el("tr", {}, el("th", {}, "requested"), el("th", { class: "wide" }, ""), Object.keys(SHOW).map((unit) => el("th", {}, unit === meta.unit ? `${unit}, the recipe's unit` : unit)))),

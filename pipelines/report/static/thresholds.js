@@ -107,8 +107,8 @@ RM.pages.thresholds = (() => {
     if (found) chart = charts.histogram(box, found, { marks: () => [at], height: 120, label: entry.name });
     const node = el("article", { class: "threshold", id: `threshold-${entry.name}`, "data-name": entry.name },
       el("h3", {}, entry.name.slice(entry.filter.length + 1)),
-      el("p", { class: "note" }, off ? "This rule is off." : `Samples pass with ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", computed from the share to keep" : ""}.`,
-        off ? ` It would decide about ${fmt.plural(entry.decides, "input", "inputs")}.` : ` It decides about ${fmt.plural(entry.decides, "input", "inputs")} and stops ${fmt.count(entry.stops)}.`),
+      el("p", { class: "note" }, off ? "This rule is off." : `Passes: ${SIGNS[entry.side]} ${fmt.number(entry.now, true)}${entry.share ? ", computed from the share to keep" : ""}.`,
+        off ? ` Would decide ${fmt.plural(entry.decides, "input", "inputs")}.` : ` Decides ${fmt.plural(entry.decides, "input", "inputs")} and stops ${fmt.count(entry.stops)}.`),
       box, slider,
       el("div", { class: "set" }, el("label", {}, off ? "set to" : SIGNS[entry.side], exact), reset),
       result,
