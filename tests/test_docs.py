@@ -72,7 +72,7 @@ def test_commands_and_their_options_exist(name: str) -> None:
             assert option in options, f"{name}: `reelmill {verb}` has no {option}"
 
 
-def test_every_command_stands_in_the_readme() -> None:
+def test_every_command_is_in_the_readme() -> None:
     listed = {row[0].split()[1] for row in first_table(section(read("README.md"), "## Commands"))}
     assert listed == set(COMMANDS)
 

@@ -72,7 +72,7 @@ def test_facts_of_each_kind(media: list[DecodedMedia]) -> None:
     assert {name: fact for name, fact in broken.items() if fact is not None} == {"error": "empty: 0 bytes"}
 
 
-def test_columns_are_as_declared_and_rows_stand_alone(media: list[DecodedMedia]) -> None:
+def test_columns_are_as_declared_and_rows_are_independent(media: list[DecodedMedia]) -> None:
     together = Facts().measure(rows(3), media)
     assert together.schema == Facts.schema()
     for i, medium in enumerate(media):

@@ -96,7 +96,7 @@ def chunk(texts, clean):
     )
 
 
-def test_measure(annotator):
+def test_rows_get_the_ids_of_their_entries_or_an_error(annotator):
     assert isinstance(annotator, Annotator)
     rows = chunk(["a", "b", "", None, "e"], ["A brown dog.", "nothing", "", None, None])
     measured = annotator.measure(rows, [None] * 5)

@@ -44,7 +44,9 @@ def table(*rows: dict[str, object]) -> pa.Table:
         ({"codec": "mjpeg"}, "codec", 0, 1),
     ],
 )
-def test_every_rule(fault: dict[str, object], reason: str, number: float, threshold: float) -> None:
+def test_every_rule_drops_with_its_reason_number_and_threshold(
+    fault: dict[str, object], reason: str, number: float, threshold: float
+) -> None:
     verdicts = judge(table(VIDEO, VIDEO | fault), ALL)
     assert verdicts.reason.tolist() == ["", reason]
     assert (verdicts.numbers[1], verdicts.threshold[1]) == (pytest.approx(number), threshold)

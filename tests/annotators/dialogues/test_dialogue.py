@@ -192,7 +192,7 @@ def test_the_judge_sees_text_between_tags_that_cannot_be_closed() -> None:
         ("null", None),
     ],
 )
-def test_verdicts(text: str, verdict: bool | None) -> None:
+def test_yes_and_no_are_parsed_as_verdicts(text: str, verdict: bool | None) -> None:
     assert parse_verdict(text) is verdict
 
 

@@ -53,7 +53,7 @@ def read_items(sheet: EvidenceSheet) -> list[tuple[Any, ...]]:
 # What goes in
 
 
-def test_a_full_sheet() -> None:
+def test_a_sheet_has_an_item_of_every_kind_of_evidence() -> None:
     sheet = make_sheet(
         "A man skis.",
         {"dense_captions": [{"start": 4, "end": 9.04, "text": "He jumps."}], "transcript": "Here we go"},
@@ -113,7 +113,7 @@ def test_the_cleaned_caption_is_preferred_to_the_raw_one() -> None:
         ({"asr": ["Hi", "you"]}, [("t1", None, None, "Hi"), ("t2", None, None, "you")]),
     ],
 )
-def test_forms_of_sources(extra: Any, expected: list[tuple[Any, ...]]) -> None:
+def test_dense_captions_and_transcripts_are_read_in_every_form(extra: Any, expected: list[tuple[Any, ...]]) -> None:
     assert read_items(make_sheet(None, extra)) == expected
 
 

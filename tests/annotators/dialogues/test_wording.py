@@ -93,7 +93,7 @@ def test_shingles_and_their_similarity() -> None:
         ("", []),
     ],
 )
-def test_times(text: str, seconds: list[float]) -> None:
+def test_times_are_extracted_in_seconds(text: str, seconds: list[float]) -> None:
     assert [number for number, _ in extract_features(text).times] == seconds
     for _, words in extract_features(text).times:
         assert words in text.lower()
@@ -111,7 +111,7 @@ def test_times(text: str, seconds: list[float]) -> None:
         ("tense oxen", set()),
     ],
 )
-def test_numbers(text: str, values: set[float]) -> None:
+def test_numbers_are_extracted_from_digits_and_words(text: str, values: set[float]) -> None:
     assert extract_features(text).numbers == values
 
 
@@ -119,7 +119,7 @@ def test_numbers(text: str, values: set[float]) -> None:
     ("text", "non_latin"),
     [("", False), ("12 !", False), ("A dog", False), ("naïve café", False), ("犬が走る", True), ("Собака", True)],
 )
-def test_scripts(text: str, non_latin: bool) -> None:
+def test_text_that_is_not_in_latin_letters_is_recognised(text: str, non_latin: bool) -> None:
     assert wording.is_non_latin(text) is non_latin
 
 
