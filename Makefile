@@ -8,7 +8,7 @@ SEED ?= 1
 # The S3 server of the tests (Apache-2.0), built with Go 1.25 or newer in about three minutes.
 S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-.PHONY: install lock demo test docs vllm browser s3 flink lint types check clean
+.PHONY: install lock demo test docs vllm browser s3 flink conformance lint types check clean
 
 install: $(VENV)/.installed
 
@@ -75,6 +75,10 @@ flink: .flink/engine/pyflink/version.py .flink/flink-job-server.jar
 	mvn --quiet --batch-mode -f $< -Dbuild.folder=$(CURDIR)/.flink/build package
 	mv .flink/build/flink-job-server.jar $@
 	rm -rf .flink/build
+
+# Every job of every stage on a Beam runner, compared with one process: RUNNER is its name, BEAM its options.
+conformance: install
+	REELMILL_RUNNER="$(RUNNER)" REELMILL_BEAM="$(BEAM)" $(BIN)/python -m pytest -n 0 tests/pipelines/test_conformance.py
 
 lint: install
 	$(BIN)/ruff check .

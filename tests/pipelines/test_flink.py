@@ -19,10 +19,9 @@ from infra import beam
 from infra.beam import Runner
 from infra.errors import ConfigError, StageError
 from pipelines import stages
-from pipelines.core import run as core_run
 from tests import corpus
 from tests.flink_cluster import FlinkCluster, run_cluster
-from tests.pipelines import test_threads
+from tests.pipelines import test_conformance, test_threads
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "corpus.yaml"
 
@@ -41,14 +40,11 @@ def options_of(cluster: FlinkCluster) -> list[str]:
     return [f"--flink_master={cluster.master}", f"--flink_job_server_jar={cluster.jar}"]
 
 
-def test_every_job_of_every_verb_has_the_bytes_of_one_thread(
-    cluster: FlinkCluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+def test_every_job_of_every_verb_has_the_bytes_of_one_process(
+    cluster: FlinkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = test_threads.write_corpus(tmp_path_factory.mktemp("corpus") / "in")
-    test_threads.work(root, tmp_path / "local", Runner())
-    monkeypatch.setattr(core_run, "MIN_ROWS_FOR_WORKERS", 0)
-    test_threads.work(root, tmp_path / "flink", runner_of(cluster))
-    assert test_threads.read_files(tmp_path / "flink") == test_threads.read_files(tmp_path / "local")
+    root = test_threads.write_corpus(tmp_path / "in")
+    assert test_conformance.find_differences(root, tmp_path, runner_of(cluster), monkeypatch) == []
 
 
 def bad_task(task: str) -> Mapping[str, int]:
