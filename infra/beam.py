@@ -232,6 +232,8 @@ def run(job: str, build: Callable[[Any], object], runner: Runner) -> None:
                     server.check(job)
         except KeyboardInterrupt:
             submission.cancel()
+            if runner.name in PORTABLE:
+                cancel_jobs_of(runner.owner, runner.options)  # the job server only passes the wish on, and ends with us
             raise
         failure = submission.failure
         if failure is not None and pool is not None and "Channel closed prematurely" in str(failure):
