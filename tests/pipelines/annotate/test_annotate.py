@@ -52,7 +52,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_videos(videos: Path, tmp_path: Path) -> Callable[..., Run]:
-    """Opens a run over the videos: make(name, annotate, workers=1, batch=None)."""
+    """Opens a run over the videos: open_videos(name, annotate, workers=1, batch=None)."""
 
     def open_named(name: str, annotate: Any, workers: int = 1, batch: str | None = None, **changes: Any) -> Run:
         changes = {"units": {"target_rows": 5}, **changes}
@@ -395,7 +395,7 @@ def test_doctor_proves_structured_output(
 ) -> None:
     from pipelines.tools.doctor_servers import check_servers
 
-    with running("--answer", "tests.pipelines.annotate.test_annotate:obeying") as server:
+    with running("--answer", "tests.pipelines.annotate.test_annotate:answer_by_schema") as server:
         run = open_videos("doctor", make_settings(server.url))
         endpoints = yaml.safe_load(Path(tmp_path / "doctor.yaml").read_text())["annotate"]["endpoints"]
         assert endpoints[0]["url"] == server.url
