@@ -25,7 +25,9 @@ MANIFEST = "_manifest.json"
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 30.0
 
-#: Seconds by which another host's clock may be ahead; a heartbeat later than that is damage (ours).
+#: Seconds that the lock of another host is watched where its time says nothing: clocks may be hours apart.
+WATCH_S = 3 * HEARTBEAT_S
+#: Seconds by which this host's clock may have been set back; a heartbeat later than that is damage (ours).
 MAX_CLOCK_SKEW_S = 24 * 3600.0
 
 
@@ -162,13 +164,12 @@ class _LockHolder(BaseModel):
     time: float = Field(ge=0, allow_inf_nan=False)
 
     def is_alive(self, own: _LockHolder) -> bool:
-        """Whether the holder may be at work: it is not `own` process, has a fresh heartbeat, and exists if it is on
-        this host."""
-        if not -MAX_CLOCK_SKEW_S < own.time - self.time < DEAD_AFTER_S:
-            return False
+        """Whether the holder is at work, by what it says: it is not `own` process, has a fresh heartbeat, and exists if
+        it is on this host."""
+        age = own.time - self.time
         if self.host != own.host:
-            return True
-        if self.pid == own.pid:
+            return abs(age) < DEAD_AFTER_S
+        if self.pid == own.pid or not -MAX_CLOCK_SKEW_S < age < DEAD_AFTER_S:
             return False
         try:
             os.kill(self.pid, 0)
@@ -184,7 +185,8 @@ def lock(run: str) -> Iterator[None]:
     """Hold RUN/.lock with a heartbeat while the block runs.
 
     A lock without a heartbeat for 30 seconds, or of a dead process of this machine, is taken over, and so is a file
-    that is no lock: one is never visible half-written. Raises StageError when another process works in this run.
+    that is no lock: one is never visible half-written. Where the time of another host's heartbeat says nothing, it is
+    watched for a while. Raises StageError when another process works in this run.
     """
     uri = storage.join(run, ".lock")
     own = _current_process()
@@ -215,13 +217,24 @@ def lock(run: str) -> Iterator[None]:
 def refuse_locked(run: str) -> None:
     """Raise StageError when another process holds the lock of this run."""
     uri = storage.join(run, ".lock")
-    holder = _read_holder(uri)
-    if holder is not None and holder.is_alive(_current_process()):
+    holder, own = _read_holder(uri), _current_process()
+    if holder is not None and (holder.is_alive(own) or (holder.host != own.host and _is_beating(uri, holder))):
         raise StageError(
             f"process {holder.pid} on {holder.host} is at work in this run",
             where=run,
             hint=f"wait for it, or remove {uri} if you are sure that it has ended",
         )
+
+
+def _is_beating(uri: str, holder: _LockHolder) -> bool:
+    """Whether a holder renews its lock while we watch."""
+    end = time.monotonic() + WATCH_S
+    while time.monotonic() < end:
+        time.sleep(HEARTBEAT_S / 10)
+        seen = _read_holder(uri)
+        if seen is None or seen != holder:
+            return seen is not None
+    return False
 
 
 def _current_process() -> _LockHolder:

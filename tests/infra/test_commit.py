@@ -7,12 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from infra import commit
+from infra import commit, storage
 from infra.errors import StageError
 
 
@@ -68,14 +69,46 @@ def test_a_live_process_keeps_others_out(tmp_path: Path) -> None:
     assert path.exists()
 
 
-@pytest.mark.parametrize("age", [commit.DEAD_AFTER_S + 1, 0.0])
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, age: float) -> None:
+@pytest.mark.parametrize("age", [commit.DEAD_AFTER_S + 1, 3600.0, -3600.0, None])
+def test_the_lock_of_a_dead_process_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float | None
+) -> None:
+    monkeypatch.setattr(commit, "WATCH_S", 0.2)
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.1)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = "elsewhere" if age else socket.gethostname()
-    lock_file(tmp_path, host=host, pid=dead.pid, time=time.time() - age)
+    host = socket.gethostname() if age is None else "elsewhere"
+    lock_file(tmp_path, host=host, pid=dead.pid, time=time.time() - (age or 0.0))
     with commit.lock(str(tmp_path)):
         assert json.loads((tmp_path / ".lock").read_bytes())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_a_live_process_with_another_clock_keeps_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.1)
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        content = json.dumps({"host": "elsewhere", "pid": 1, "time": float(int(time.time()) + ahead + beats)})
+        storage.write_bytes(str(tmp_path / ".lock"), content.encode())
+
+    beat()
+    stop = threading.Event()
+
+    def keep_beating() -> None:
+        while not stop.wait(0.2):
+            beat()
+
+    thread = threading.Thread(target=keep_beating)
+    thread.start()
+    with pytest.raises(StageError, match="process 1 on elsewhere is at work"), commit.lock(str(tmp_path)):
+        pass
+    stop.set()
+    thread.join()
 
 
 def whole_lock() -> dict[str, object]:
