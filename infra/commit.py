@@ -171,13 +171,18 @@ class _LockHolder(BaseModel):
             return abs(age) < DEAD_AFTER_S
         if self.pid == own.pid or not -MAX_CLOCK_SKEW_S < age < DEAD_AFTER_S:
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # it exists, as another user's
-            return True
+        return is_running(self.pid)
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it exists, as another user's
         return True
+    return True
 
 
 @contextmanager
@@ -212,6 +217,13 @@ def lock(run: str) -> Iterator[None]:
         stop.set()
         thread.join()
         storage.remove(uri)
+
+
+def read_holder(run: str) -> dict[str, Any] | None:
+    """The host, process and last heartbeat (seconds since 1970) of the command that holds a run; None where none does.
+    It may have died."""
+    holder = _read_holder(storage.join(run, ".lock"))
+    return None if holder is None else holder.model_dump()
 
 
 def refuse_locked(run: str) -> None:

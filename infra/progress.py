@@ -1,18 +1,27 @@
-"""Progress on stderr: counts, rate and remaining time, from the committed work."""
+"""Progress on stderr, and in a file for others: counts, rate and remaining time, from the committed work."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from infra import storage
+from infra.errors import StageError
+from infra.hashing import canonical_json
 from infra.terminal import escape_controls, write_line
 
 #: Seconds between two lines where stderr is no terminal.
 LINE_EVERY_S = 15.0
+#: Seconds between two notes in a file.
+NOTE_EVERY_S = 5.0
+
+#: States of a job in its file.
+AT_WORK, DONE, STOPPED = "at work", "done", "stopped"
 
 
 @dataclass
@@ -67,6 +76,21 @@ class _WatchedJob:
                 f"{self.job}: {done:,} of {self.total:,} {self.what}, {rate:,.1f}/s{remaining}{self.format_note()}"
             )
 
+    def write_notes(self, uri: str) -> None:
+        """Write the count to a file until stopped."""
+        self.write_note(uri, AT_WORK)
+        while not self.stop.wait(NOTE_EVERY_S):
+            self.write_note(uri, AT_WORK)
+
+    def write_note(self, uri: str, state: str) -> None:
+        """Write a JSON object: job, state, total, done, first (what was done when it began), what, and two times in
+        seconds since 1970: begun, and time of the note."""
+        seconds = time.monotonic() - self.begun
+        note = {"job": self.job, "state": state, "total": self.total, "done": self.count(), "first": self.first,
+                "what": self.what, "begun": int(time.time() - seconds), "time": int(time.time())}  # fmt: skip
+        with suppress(OSError, StageError):  # the work goes on without it
+            storage.write_bytes(uri, canonical_json(note))
+
     def print_summary(self) -> None:
         seconds = time.monotonic() - self.begun
         new = self.total - self.first
@@ -83,19 +107,32 @@ def watch(
     what: str,
     quiet: bool = False,
     note: Callable[[], str] | None = None,
+    uri: str | None = None,
 ) -> Iterator[None]:
     """Show how many of `total` `what` are done while the block runs. `count` counts the committed ones, `note` adds a
-    remark."""
-    if quiet or total <= 0:
+    remark. uri: a file that says the same, `quiet` or not."""
+    if (quiet and uri is None) or total <= 0:
         yield
         return
     watched = _WatchedJob(job, total, what, count, note)
     watched.first = count()
-    thread = threading.Thread(target=watched.show_bar if sys.stderr.isatty() else watched.print_lines, daemon=True)
-    thread.start()
+    targets: list[Callable[[], None]] = []
+    if not quiet:
+        targets.append(watched.show_bar if sys.stderr.isatty() else watched.print_lines)
+    if uri is not None:
+        targets.append(functools.partial(watched.write_notes, uri))
+    threads = [threading.Thread(target=target, daemon=True) for target in targets]
+    for thread in threads:
+        thread.start()
+    state = STOPPED
     try:
         yield
+        state = DONE
     finally:
         watched.stop.set()
-        thread.join()
-    watched.print_summary()
+        for thread in threads:
+            thread.join()
+        if uri is not None:
+            watched.write_note(uri, state)
+    if not quiet:
+        watched.print_summary()

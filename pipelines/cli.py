@@ -284,6 +284,18 @@ def what_if(
 
 
 @app.command(rich_help_panel=INSPECT)
+def status(
+    run: Annotated[str, typer.Argument(help="A run's folder.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Tell how far the commands at work in a run are, and which units take long."""
+    from pipelines.status import status
+
+    answer = status.run(run)
+    _print_json(answer) if json else status.show(answer)
+
+
+@app.command(rich_help_panel=INSPECT)
 def audit(
     folder: Annotated[
         str, typer.Argument(metavar="DIR", help="A run, a mixture, or a folder that contains some.", show_default=False)

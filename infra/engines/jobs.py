@@ -29,10 +29,13 @@ class Phase:
     finish: Callable[[Any], object] | None = None
 
 
-def run_phases(job: str, phases: Sequence[Phase], runner: beam.Runner, folder: str, *, quiet: bool = True) -> None:
+def run_phases(
+    job: str, phases: Sequence[Phase], runner: beam.Runner, folder: str, *, quiet: bool = True, uri: str | None = None
+) -> None:
     """Run phases in their order, as one Beam job. Only task ids and results travel through Beam.
 
-    folder: gets a file for each phase that is done, by which progress is counted. Raises as `beam.run` does.
+    folder: gets a file for each phase that is done, by which progress is counted. uri: as of `progress.watch`. Raises
+    as `beam.run` does.
     """
     for name in storage.list_names(folder):
         storage.remove(storage.join(folder, name))
@@ -43,7 +46,7 @@ def run_phases(job: str, phases: Sequence[Phase], runner: beam.Runner, folder: s
     def name_current() -> str:
         return phases[min(count_done(), len(phases) - 1)].name
 
-    with progress.watch(job, len(phases), count_done, what="phases", quiet=quiet, note=name_current):
+    with progress.watch(job, len(phases), count_done, what="phases", quiet=quiet, note=name_current, uri=uri):
         beam.run(job, functools.partial(_build, phases, folder), runner)
 
 

@@ -170,6 +170,7 @@ def _write_dialogues(
         what="videos",
         quiet=run.quiet,
         note=lambda: _format_note(_sum_notes(run), time.monotonic() - started),
+        uri=run.progress("annotate"),
     ):
         totals = beam.run_tasks("annotate", task, spans, run.work("annotate.counters.json"), run.runner)
     if run.batch is not None and totals.get("gave_up"):

@@ -84,6 +84,11 @@ class Run:
         uri = self.at("samples", "_members.json")
         return dict(read_json(uri)) if storage.is_file(uri) else {}
 
+    def progress(self, job: str) -> str:
+        """The file that says how far a job, or this command's share of it, is."""
+        share = self.runner.share
+        return self.work("progress", f"{job}.json" if share is None else f"{job}.{share.number}-of-{share.of}.json")
+
     def work(self, *parts: str) -> str:
         """A path for intermediate files, which no checksum covers and which may be deleted."""
         return storage.join(self.out, "work", *parts)

@@ -95,7 +95,8 @@ def run(run: Run) -> Manifest:
         Phase("verdicts", functools.partial(list, names), functools.partial(write_verdicts, run, stamp)),
     ]
     runner = run.runner if picture_text.is_measured_late(resolve(run)) else _runner(run)
-    run_phases("decide", phases, runner, run.work("phases", "decide"), quiet=run.quiet)
+    folder = run.work("phases", "decide")
+    run_phases("decide", phases, runner, folder, quiet=run.quiet, uri=run.progress("decide"))
     units = collect_units(run.at("verdicts"), names, "decide")
     manifest = write_manifest(run.at("verdicts"), "verdicts", duplicates.cover_unread(run, stamp), units)
     write_ledger(run, names)

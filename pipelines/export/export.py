@@ -47,7 +47,14 @@ def run(run: Run) -> Manifest:
     in_turn = units if run.runner.share is None else run.runner.share.rotate(units)  # every share needs the whole plan
     beam.run_tasks("plan shards", plan, in_turn, plan_counters, run.runner_for(verdicts.rows))
     names = plan_layout(run, units).layout.names()
-    with progress.watch("export", len(names), functools.partial(_count_cards, run), what="shards", quiet=run.quiet):
+    with progress.watch(
+        "export",
+        len(names),
+        functools.partial(_count_cards, run),
+        what="shards",
+        quiet=run.quiet,
+        uri=run.progress("export"),
+    ):
         write, counters = functools.partial(write_shard, run, stamp), run.work("export.counters.json")
         table_of = functools.partial(members_table, run, stamp)
         run_own_tasks("export", write, names, counters, run.runner, table_of)

@@ -20,6 +20,7 @@ from mixtures.cards import cards
 from mixtures.shards.series import Series
 from mixtures.shards.shards import WrittenSample, write_tar
 from pipelines.core import tombstones
+from pipelines.core.at_work import note_unit
 from pipelines.core.environment import kind_of_reason, request_ingest
 from pipelines.core.run import Run
 from pipelines.core.signals import read_signals
@@ -71,6 +72,11 @@ def members_table(run: Run, stamp: str, name: str) -> tuple[str, str]:
 
 def write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     """Task: write one shard, its card last."""
+    with note_unit(run, "export", name):
+        return _write_shard(run, stamp, name)
+
+
+def _write_shard(run: Run, stamp: str, name: str) -> Mapping[str, int]:
     card_uri, tar_uri = run.at("shards", f"{name}.card.json"), run.at("shards", f"{name}.tar")
     members_uri, inputs = members_table(run, stamp, name)
     plan = ExportPlan.need(run)

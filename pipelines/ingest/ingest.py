@@ -18,6 +18,7 @@ from infra.engines.jobs import run_own_tasks
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
 from pipelines.core import tombstones
+from pipelines.core.at_work import note_unit
 from pipelines.core.integrity import withdraw_checksums
 from pipelines.core.resolve import check_measure
 from pipelines.core.run import Run
@@ -40,7 +41,9 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], accounts: Sequence[Me
     storage.write_bytes(run.work("units.json"), canonical_json(units))
     folder = run.at("samples")
     task = functools.partial(ingest_unit, run)
-    with progress.watch("ingest", len(units), lambda: _count_tables(folder), what="units", quiet=run.quiet):
+    with progress.watch(
+        "ingest", len(units), lambda: _count_tables(folder), what="units", quiet=run.quiet, uri=run.progress("ingest")
+    ):
         counters, table_of = run.work("ingest.counters.json"), functools.partial(_table, run)
         run_own_tasks("ingest", task, sorted(units), counters, run.runner, table_of)
     committed_units = collect_units(folder, sorted(units), "ingest")
@@ -115,6 +118,11 @@ def _table(run: Run, name: str) -> tuple[str, str]:
 
 def ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     """Task: write one unit's samples; a unit whose files have not changed is left as it is."""
+    with note_unit(run, "ingest", name):
+        return _ingest_unit(run, name)
+
+
+def _ingest_unit(run: Run, name: str) -> Mapping[str, int]:
     begun = time.monotonic()
     items = _read_items(run, name)
     source, rows, inputs, max_bytes = items.source, items.rows, items.inputs, items.max_bytes

@@ -16,6 +16,7 @@ from infra.engines.share import ShareDone
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, content_ids
 from pipelines.core import tombstones
+from pipelines.core.at_work import note_unit
 from pipelines.core.cascade import cascade_fingerprint, stage_steps
 from pipelines.core.environment import request_ingest
 from pipelines.core.integrity import withdraw_checksums
@@ -62,7 +63,7 @@ def _run_stage(run: Run, stage: str, before: Manifest, job: str, again: Sequence
     def count_done() -> int:
         return sum(tables.is_done(*table_of(name)) for name in own)
 
-    with progress.watch(job, len(own), count_done, what="units", quiet=run.quiet):
+    with progress.watch(job, len(own), count_done, what="units", quiet=run.quiet, uri=run.progress(job)):
         beam.run_tasks(job, task, outdated, run.work(f"{stage}.counters.json"), run.runner)
     if run.runner.share is not None:
         raise ShareDone(len(own))
@@ -77,6 +78,11 @@ def _table(run: Run, stage: str, inputs: Mapping[str, str], unit: str) -> tuple[
 
 def measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> Mapping[str, int]:
     """Task: write one unit's signals and add the new cells to the store. inputs: unit -> fingerprint of its inputs."""
+    with note_unit(run, "measure" if stage == "signals" else "measure late", name):
+        return _measure_unit(run, stage, inputs, name)
+
+
+def _measure_unit(run: Run, stage: str, inputs: Mapping[str, str], name: str) -> Mapping[str, int]:
     begun = time.monotonic()
     steps = stage_steps(run, stage)
     samples = run.read("samples", name)

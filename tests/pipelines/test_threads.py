@@ -111,7 +111,7 @@ def use_threads(patch: pytest.MonkeyPatch, count: int) -> set[str]:
         storage.write_bytes(counters_uri, canonical_json(total))
         return total
 
-    def run_phases(job: str, phases: Sequence[Phase], runner: Runner, folder: str, *, quiet: bool = True) -> None:
+    def run_phases(job: str, phases: Sequence[Phase], runner: Runner, folder: str, **further: object) -> None:
         for phase in phases:
             results = run_in_threads(phase.task, phase.list_tasks())
             if phase.finish is not None:
