@@ -20,6 +20,7 @@ _SCALAR = re.compile(r"[^\s,\]}]*+")
 _BLOCK = 2**20
 
 _MAX_OPENING_LINES = 100
+_OPENING_SIZE = 2**20
 
 
 def read_json(text: TextIO, name: str) -> Iterator[tuple[int, Any, str | None]]:
@@ -38,24 +39,36 @@ def read_json(text: TextIO, name: str) -> Iterator[tuple[int, Any, str | None]]:
 
 
 def _read_opening(text: TextIO) -> Iterator[str]:
-    """The first lines, with two that are not blank unless there are too many blank ones."""
-    count = 0
+    """The first lines: at least two that are not blank, and one after the first that is no JSON by itself, unless that
+    comes late or there are too many blank ones."""
+    count, size, is_last = 0, 0, False
     for _ in range(_MAX_OPENING_LINES):
         line = text.readline(streams.MAX_ROW_BYTES + 1)
-        count += bool(line.strip())
         yield line
-        if not line or count == 2:
+        if not line:
             return
+        if content := _strip(line):
+            count, size = count + 1, size + len(line)
+            if count > 1 and (is_last or size >= _OPENING_SIZE):
+                return
+            is_last = is_last or not _is_json(content)
+
+
+def _strip(line: str) -> str:
+    return line.strip().lstrip("\ufeff")
 
 
 def _has_lines(opening: list[str], name: str) -> bool:
-    """Whether a file has one row per line, judged by its first two lines with content."""
-    lines = [line.strip().lstrip("\ufeff") for line in opening if line.strip()]
+    """Whether a file has one row per line, judged by its first two lines with content, and by those where an object
+    begins that goes on in the next line."""
+    lines = [content for line in opening if (content := _strip(line))]
     if not lines:
         return True
     if len(lines[0]) > streams.MAX_ROW_BYTES:
         return not lines[0].startswith("[")
     is_json = [_is_json(line) for line in lines]
+    if len(lines) > 2 and lines[-2] == "{" and not is_json[-1]:
+        return False
     if lines[0].startswith("["):
         return is_json[0] and len(lines) > 1
     if not lines[0].startswith("{") and name.endswith(".json"):

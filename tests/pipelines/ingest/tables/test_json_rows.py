@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.ingest.tables import json_rows, streams
@@ -29,6 +29,8 @@ ROWS = st.lists(
 LAYOUTS = ["array", "pretty array", "lines", "pretty objects", "objects without a break", "lines of arrays"]
 
 
+@example([{}, {"": None}], "pretty objects", "a.json", 1)
+@example([{}, {}, {"a": 1}, {"b": 2}], "pretty objects", "a.jsonl", 7)
 @given(ROWS, st.sampled_from(LAYOUTS), st.sampled_from(["a.json", "a.jsonl"]), st.integers(1, 40))
 def test_every_layout_of_json_gives_its_rows(rows: list[Any], layout: str, name: str, block: int) -> None:
     text = {
