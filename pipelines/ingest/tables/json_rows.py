@@ -67,7 +67,7 @@ def _has_lines(opening: list[str], name: str) -> bool:
     if len(lines[0]) > streams.MAX_ROW_BYTES:
         return not lines[0].startswith("[")
     is_json = [_is_json(line) for line in lines]
-    if len(lines) > 2 and lines[-2] == "{" and not is_json[-1]:
+    if len(lines) > 2 and lines[-2] == "{" and lines[-1].startswith(('"', "}")) and not is_json[-1]:
         return False
     if lines[0].startswith("["):
         return is_json[0] and len(lines) > 1
