@@ -80,6 +80,6 @@ def show(status: dict[str, Any]) -> None:
     if units:
         table = [(unit["stage"], unit["unit"], f"{unit['seconds']:,} s", unit["pid"], unit["host"]) for unit in units]
         print_table(
-            f"Units at work: the longest of {len(status['units']):,}", ("stage", "unit", "for", "process", "host"),
+            f"Units at work ({len(status['units']):,}), the longest first", ("stage", "unit", "for", "process", "host"),
             [(*row[:3], str(row[3]), row[4]) for row in table], left_aligned=("stage", "unit", "host"),
         )  # fmt: skip
