@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,19 +113,12 @@ def select_own(job: str, names: Sequence[str], runner: beam.Runner, table_of: Ta
     return []
 
 
-def run_own_tasks(
-    job: str,
-    task: Callable[[str], Mapping[str, int]],
-    names: Sequence[str],
-    counters_uri: str,
-    runner: beam.Runner,
-    table_of: TableOf,
-) -> dict[str, int]:
-    """Run those of a stage's tasks that the runner is for; returns the summed counters. Of a share, ShareDone ends the
-    stage here."""
-    own = select_own(job, names, runner, table_of)
-    if runner.share is None:
-        return beam.run_tasks(job, task, own, counters_uri, runner)
-    uri = f"{counters_uri.removesuffix('.json')}.{runner.share.number}-of-{runner.share.of}.json"
-    beam.run_tasks(job, task, own, uri, runner)
-    raise ShareDone(len(own))
+def end_share(runner: beam.Runner, own: Sequence[str]) -> None:
+    """End a stage here, by ShareDone, of which a runner does a share. own: the tasks of the share."""
+    if runner.share is not None:
+        raise ShareDone(len(own))
+
+
+def take_turns(names: Sequence[str], runner: beam.Runner) -> Sequence[str]:
+    """All tasks that every share needs done, for a share in an order of its own: who finds one done leaves it."""
+    return names if runner.share is None else runner.share.rotate(names)

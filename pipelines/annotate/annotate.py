@@ -31,8 +31,7 @@ from infra.commit import (
     write_manifest,
     write_scratch,
 )
-from infra.engines.jobs import select_own
-from infra.engines.share import ShareDone
+from infra.engines.jobs import end_share, select_own, take_turns
 from infra.errors import ConfigError, StageError
 from infra.hashing import canonical_json, fingerprint
 from infra.llm.batch_files import import_answers, remove_requests
@@ -82,8 +81,7 @@ def run(run: Run) -> Manifest | None:
         withdraw_checksums(run)
     started = time.monotonic()
     totals = _write_dialogues(run, settings, inputs, odds, todo)
-    if run.runner.share is not None:
-        raise ShareDone(len(own))
+    end_share(run.runner, own)
     units = collect_units(folder, names, "annotate")
     manifest = write_manifest(folder, "dialogues", stage_fingerprint([stamp, odds], units), units)
     if todo:
@@ -130,7 +128,7 @@ def _prepare_sheets(
 ) -> tuple[int, dict[str, dict[str, float]]]:
     """Make the evidence sheets. Return how many there are, and for each set of supported kinds, joined by JOIN, the
     probabilities of its kinds."""
-    in_turn = names if run.runner.share is None else run.runner.share.rotate(names)  # every share needs all counts
+    in_turn = take_turns(names, run.runner)
     counts = beam.run_tasks(
         "evidence", functools.partial(make_sheets, run, stamp), in_turn, run.work("evidence.counters.json"), run.runner
     )

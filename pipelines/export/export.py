@@ -15,7 +15,7 @@ import pyarrow as pa
 from infra import beam, progress, storage
 from infra.columns import to_strings
 from infra.commit import Manifest, collect_units, need_manifest, read_json, read_manifest, write_manifest
-from infra.engines.jobs import run_own_tasks
+from infra.engines.jobs import end_share, select_own, take_turns
 from infra.hashing import canonical_json, fingerprint
 from mixtures.cards import cards
 from pipelines.core.integrity import withdraw_checksums
@@ -44,9 +44,9 @@ def run(run: Run) -> Manifest:
     if before is None or before.fingerprint != stamp:
         withdraw_checksums(run)
     plan, plan_counters = functools.partial(plan_unit, run, stamp), run.work("export-plan.json")
-    in_turn = units if run.runner.share is None else run.runner.share.rotate(units)  # every share needs the whole plan
-    beam.run_tasks("plan shards", plan, in_turn, plan_counters, run.runner_for(verdicts.rows))
+    beam.run_tasks("plan shards", plan, take_turns(units, run.runner), plan_counters, run.runner_for(verdicts.rows))
     names = plan_layout(run, units).layout.names()
+    own = select_own("export", names, run.runner, functools.partial(members_table, run, stamp))
     with progress.watch(
         "export",
         len(names),
@@ -56,8 +56,8 @@ def run(run: Run) -> Manifest:
         uri=run.progress("export"),
     ):
         write, counters = functools.partial(write_shard, run, stamp), run.work("export.counters.json")
-        table_of = functools.partial(members_table, run, stamp)
-        run_own_tasks("export", write, names, counters, run.runner, table_of)
+        beam.run_tasks("export", write, own, counters, run.runner)
+    end_share(run.runner, own)
     members = collect_units(run.at("members"), names, "export")
     manifest = write_manifest(run.at("members"), "members", stamp, members)
     _remove_stale(run, names)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra import progress, storage, tables
+from infra import beam, progress, storage, tables
 from infra.columns import is_environment
 from infra.commit import Manifest, Unit, collect_units, read_json, read_scratch, write_manifest, write_scratch
 from infra.config import Source
-from infra.engines.jobs import run_own_tasks
+from infra.engines.jobs import end_share, select_own
 from infra.errors import StageError
 from infra.hashing import canonical_json, fingerprint, sample_key
 from pipelines.core import tombstones
@@ -41,11 +41,12 @@ def ingest_parts(run: Run, parts: Sequence[Sequence[str]], accounts: Sequence[Me
     storage.write_bytes(run.work("units.json"), canonical_json(units))
     folder = run.at("samples")
     task = functools.partial(ingest_unit, run)
+    own = select_own("ingest", sorted(units), run.runner, functools.partial(_table, run))
     with progress.watch(
         "ingest", len(units), lambda: _count_tables(folder), what="units", quiet=run.quiet, uri=run.progress("ingest")
     ):
-        counters, table_of = run.work("ingest.counters.json"), functools.partial(_table, run)
-        run_own_tasks("ingest", task, sorted(units), counters, run.runner, table_of)
+        beam.run_tasks("ingest", task, own, run.work("ingest.counters.json"), run.runner)
+    end_share(run.runner, own)
     committed_units = collect_units(folder, sorted(units), "ingest")
     _check_keys(folder, committed_units)
     members = _write_accounts(run, accounts, units)

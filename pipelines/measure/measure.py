@@ -11,8 +11,7 @@ import pyarrow as pa
 from infra import beam, progress, tables
 from infra.columns import Mask, equals, is_null
 from infra.commit import Manifest, collect_units, need_manifest, stage_fingerprint, write_manifest
-from infra.engines.jobs import select_own
-from infra.engines.share import ShareDone
+from infra.engines.jobs import end_share, select_own
 from infra.hashing import fingerprint, rows_fingerprint
 from infra.store import Cells, content_ids
 from pipelines.core import tombstones
@@ -65,8 +64,7 @@ def _run_stage(run: Run, stage: str, before: Manifest, job: str, again: Sequence
 
     with progress.watch(job, len(own), count_done, what="units", quiet=run.quiet, uri=run.progress(job)):
         beam.run_tasks(job, task, outdated, run.work(f"{stage}.counters.json"), run.runner)
-    if run.runner.share is not None:
-        raise ShareDone(len(own))
+    end_share(run.runner, own)
     units = collect_units(run.at(stage), [*inputs], job)
     stamp = stage_fingerprint({"before": before.fingerprint, "cascade": cascade}, units)
     return write_manifest(run.at(stage), stage, stamp, units)
